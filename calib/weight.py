@@ -1,0 +1,65 @@
+"""A quantized weight as numpy arrays, and its packed form."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekiln.calib.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight [N, K] as `scale * (code - zero_point)`.
+
+    Attributes:
+        scheme: what it was quantized to.
+        codes: one code an element, [N, K]; uint8 in groups (0..15 at 4 bits), int8 (-127..127) per channel.
+        scales: float32, all positive; [N, K / group_size], or [N] per channel.
+        zero_points: uint8 [N, K / group_size]; None when symmetric, which is 0.
+        relative_error: sum of squared differences over sum of squared weights.
+        clipped: share of the weights more than half a step outside the range of their codes.
+    """
+
+    scheme: Scheme
+    codes: npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    zero_points: npt.NDArray[np.uint8] | None
+    relative_error: float
+    clipped: float
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """The float32 [N, K] weight that the codes stand for."""
+        rows = self.scales.shape[0]
+        values = self.codes.astype(np.float32).reshape(rows, -1, self.scheme.group_size or self.codes.shape[1])
+        if self.zero_points is not None:
+            values -= self.zero_points[..., None]
+        values *= self.scales.reshape(rows, -1, 1)
+        return values.reshape(self.codes.shape)
+
+    def statistics(self) -> dict[str, Any]:
+        """What quantization.json records of a layer."""
+        return {
+            "bits": self.scheme.bits,
+            "group_size": self.scheme.group_size,
+            "symmetric": self.scheme.symmetric,
+            "activation": self.scheme.activation,
+            "scale_min": float(self.scales.min()),
+            "scale_max": float(self.scales.max()),
+            "clipped": self.clipped,
+            "relative_error": self.relative_error,
+        }
+
+
+def pack_int4(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pack 4-bit codes [..., K] into bytes [..., ceil(K / 2)], low nibble first; an odd K is padded with a zero nibble.
+
+    Raises:
+        ValueError: a code is above 15.
+    """
+    if codes.size and codes.max() > 15:
+        raise ValueError(f"4-bit codes must be in 0..15, got {codes.max()}")
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
