@@ -1,0 +1,197 @@
+"""Reading a GGUF file: metadata, the tensor table, and one tensor at a time from a memory map.
+
+The `gguf` package reads every vocabulary entry through numpy and takes seconds on a real file; this reader walks the
+header with `struct` in a fraction of that and checks every offset, so a damaged file is named as such. Block formats
+and their dequantization stay with the `gguf` package.
+"""
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekiln.errors import SourceError, UnsupportedModelError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_MAX_DIMS = 4
+_DEFAULT_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One row of the tensor table."""
+
+    name: str
+    shape: tuple[int, ...]  # row-major, as torch has it
+    type: int  # gguf.GGMLQuantizationType
+    start: int  # bytes from the beginning of the file
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """One metadata entry; `element` is the value type inside an array."""
+
+    type: int
+    value: Any
+    element: int | None = None
+
+
+class _Cursor:
+    """Bounds-checked little-endian reads."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data = data
+        self.position = 0
+        self.path = path
+
+    def _advance(self, size: int) -> int:
+        start = self.position
+        if size > len(self.data) - start:
+            raise SourceError(
+                f"{self.path} is truncated: its header needs {size} bytes at {start}, the file ends at {len(self.data)};"
+                " download it again"
+            )
+        self.position = start + size
+        return start
+
+    def scalars(self, code: str, count: int = 1) -> tuple[Any, ...]:
+        start = self._advance(struct.calcsize(f"<{code}") * count)
+        return struct.unpack_from(f"<{count}{code}", self.data, start)
+
+    def string(self) -> str:
+        (length,) = self.scalars("Q")
+        start = self._advance(length)
+        try:
+            return self.data[start : start + length].decode("utf-8")
+        except UnicodeDecodeError:
+            raise SourceError(
+                f"{self.path} is damaged: the string at byte {start} is not UTF-8; download it again"
+            ) from None
+
+    def field(self) -> Field:
+        (kind,) = self.scalars("I")
+        if kind == _STRING:
+            return Field(kind, self.string())
+        if kind == _ARRAY:
+            element, count = self.scalars("I")[0], self.scalars("Q")[0]
+            return Field(kind, self._array(element, count), element)
+        return Field(kind, self.scalars(self._code(kind))[0])
+
+    def _array(self, element: int, count: int) -> list[Any]:
+        if element == _STRING:
+            # Each string takes at least its length's 8 bytes: a damaged count fails here, not after a long walk.
+            if count * 8 > len(self.data) - self.position:
+                self._advance(count * 8)
+            return [self.string() for _ in range(count)]
+        return list(self.scalars(self._code(element), count))
+
+    def _code(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise SourceError(
+                f"{self.path} is damaged: unknown metadata type {kind} before byte {self.position}; download it again"
+            )
+        return _SCALARS[kind]
+
+
+class GgufFile:
+    """A parsed GGUF header over a memory map of the file.
+
+    Attributes:
+        metadata: key -> Field, in file order.
+        tensors: name -> TensorInfo, in file order.
+
+    Raises:
+        SourceError: not a GGUF file, of an unknown version, truncated or damaged.
+        UnsupportedModelError: a tensor in a block format this release of `gguf` does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                if file.read(len(_MAGIC)) != _MAGIC:
+                    raise SourceError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        cursor = _Cursor(self._data, path)
+        cursor.position = len(_MAGIC)
+        (version,) = cursor.scalars("I")
+        if version not in _VERSIONS:
+            raise SourceError(f"{path} has GGUF version {version}, edgekiln reads 2 and 3 (little-endian): convert it")
+        tensor_count, field_count = cursor.scalars("Q", 2)
+        self.metadata: dict[str, Field] = {}
+        for _ in range(field_count):
+            key = cursor.string()
+            self.metadata[key] = cursor.field()
+        rows = [_tensor_row(cursor) for _ in range(tensor_count)]
+        alignment = self.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise SourceError(f"{path} is damaged: general.alignment is {alignment!r}; download it again")
+        base = -(-cursor.position // alignment) * alignment
+        self.tensors = {name: self._info(name, shape, kind, base + offset) for name, shape, kind, offset in rows}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a metadata key, or `default`."""
+        field = self.metadata.get(key)
+        return default if field is None else field.value
+
+    def read(self, name: str) -> np.ndarray:
+        """Dequantize one tensor: float32, a new array in `tensors[name].shape`."""
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        info = self.tensors[name]
+        raw = np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.start)
+        kind = GGMLQuantizationType(info.type)
+        if kind == GGMLQuantizationType.F32:
+            return raw.view("<f4").reshape(info.shape).copy()
+        if kind == GGMLQuantizationType.F16:
+            return raw.view("<f2").reshape(info.shape).astype(np.float32)
+        rows = math.prod(info.shape[:-1])
+        return dequantize(raw.reshape(rows, -1), kind).reshape(info.shape).astype(np.float32, copy=False)
+
+    def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        try:
+            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        except (ValueError, KeyError):
+            raise UnsupportedModelError(
+                f"{self.path} stores {name} in ggml type {kind}, which this gguf package does not know: upgrade gguf"
+            ) from None
+        elements = math.prod(shape)
+        if shape[-1] % block:
+            raise SourceError(
+                f"{self.path} is damaged: {name} has rows of {shape[-1]} values, not a multiple of {block}; "
+                "download it again"
+            )
+        nbytes = elements // block * size
+        if start + nbytes > len(self._data):
+            raise SourceError(
+                f"{self.path} is truncated: {name} ends at byte {start + nbytes}, the file at {len(self._data)}; "
+                "download it again"
+            )
+        return TensorInfo(name, shape, kind, start, nbytes)
+
+
+def _tensor_row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    name = cursor.string()
+    (dims,) = cursor.scalars("I")
+    if not 1 <= dims <= _MAX_DIMS:
+        raise SourceError(f"{cursor.path} is damaged: tensor {name!r} has {dims} dimensions; download it again")
+    shape = cursor.scalars("Q", dims)
+    (kind,) = cursor.scalars("I")
+    (offset,) = cursor.scalars("Q")
+    if 0 in shape:
+        raise SourceError(f"{cursor.path} is damaged: tensor {name!r} has shape {shape}; download it again")
+    # ggml lists the fastest dimension first.
+    return name, shape[::-1], kind, offset
