@@ -28,7 +28,6 @@ from edgekiln.tokenizer_source import TokenizerSource, finish
 
 _EMBEDDING = "token_embd.weight"
 _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
-# Tensors that hold no weights of their own.
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -67,7 +66,7 @@ class MappedTensors:
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         architecture = file.get("general.architecture")
         self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed)
-        self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
+        self._names: dict[str, str] = get_gguf_hf_weights_map(_Names(model), self._processor)
         self._parts: dict[str, list[str]] = {}
         self.unused = []
         for name in file.tensors:
@@ -98,6 +97,27 @@ class MappedTensors:
             if result.name is not None:
                 collected[name] = torch.from_numpy(np.ascontiguousarray(result.weights))
         return collected[name]
+
+
+class _Names:
+    """The part of a model that transformers' name mapping looks at.
+
+    Given the model it builds gguf's whole table again for each module (14 s for 30 layers); only the model itself and
+    its decoder, whose names some files use, can matter.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: PretrainedConfig | None = None) -> None:
+        self.config = config or model.config
+        self._model = model
+        self._is_root = config is None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._model.state_dict()
+
+    def named_children(self) -> list[tuple[str, "_Names"]]:
+        prefix = getattr(self._model, "base_model_prefix", "")
+        decoder = getattr(self._model, prefix, None) if self._is_root and prefix else None
+        return [(prefix, _Names(decoder, self.config))] if isinstance(decoder, torch.nn.Module) else []
 
 
 def _parse_config(file: GgufFile) -> dict[str, Any]:
