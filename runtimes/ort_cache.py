@@ -1,0 +1,117 @@
+"""The key-value cache of the ONNX Runtime adapter: one buffer a layer, bound to the graph as past and as present.
+
+The graph writes new keys and values in place and reads no position a row does not hold, so growing and rewinding are
+bookkeeping. A layer's buffer is [B, KV, capacity, D]; the batch is outermost, so one row is a contiguous slice and can
+be prefilled alone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession, IOBinding, OrtValue
+
+from edgekiln.bundle import GraphIO
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
+
+SMALLEST_CAPACITY = 256
+
+
+class OrtCache:
+    """Keys and values of `batch_size` ragged rows, allocated as tokens come; see `edgekiln.runtimes.base.Cache`."""
+
+    def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
+        self.capacity = 0
+        self.layers: list[tuple[NDArray, NDArray]] = []
+        self.decode: Binding | None = None
+        self._properties = properties
+        self._dtype = dtype
+        self._rows = np.arange(batch_size)
+        self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)
+
+    def tokens(self, row: int) -> Ids:
+        """int64[lengths[row]], the ids the row holds, as a view."""
+        return self._tokens[row, : self.lengths[row]]
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget the row's tokens after the first `length`."""
+        held = int(self.lengths[row])
+        if not 0 <= length <= held:
+            raise RequestError(f"cannot rewind row {row} to {length} tokens: it holds {held}")
+        self.lengths[row] = length
+
+    def append(self, row: int, tokens: Ids) -> None:
+        """Count `tokens`, int64[S], whose keys and values the graph has just written, as held by the row."""
+        held = int(self.lengths[row])
+        self._tokens[row, held : held + tokens.size] = tokens
+        self.lengths[row] = held + tokens.size
+
+    def append_each(self, tokens: Ids) -> None:
+        """As `append`, one token of int64[B] for each row."""
+        self._tokens[self._rows, self.lengths] = tokens
+        self.lengths += 1
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens in every row: the next power of two, up to the engine's max_length.
+
+        Raises:
+            RequestError: the engine holds fewer than `length`.
+        """
+        if length <= self.capacity:
+            return
+        limit = self._properties.max_length
+        if length > limit:
+            raise RequestError(too_long(length, limit))
+        capacity = min(max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length()), limit)
+        held = int(self.lengths.max())
+        # Zeros come from calloc: a page costs memory only once a token is written to it.
+        layers = []
+        for layer, (heads, size) in enumerate(zip(self._properties.kv_heads, self._properties.head_dims, strict=True)):
+            shape = (self.batch_size, heads, capacity, size)
+            key, value = np.zeros(shape, self._dtype), np.zeros(shape, self._dtype)
+            if held:
+                key[:, :, :held] = self.layers[layer][0][:, :, :held]
+                value[:, :, :held] = self.layers[layer][1][:, :, :held]
+            layers.append((key, value))
+        tokens: Ids = np.zeros((self.batch_size, capacity), dtype=np.int64)
+        tokens[:, :held] = self._tokens[:, :held]
+        self.layers, self._tokens, self.capacity = layers, tokens, capacity
+        self.decode = None
+
+
+class Binding:
+    """One session's inputs and outputs bound to rows of a cache, reused from run to run.
+
+    Binding costs a few microseconds a name and a model has four names a layer, so only what changes is bound again.
+    It owns references to every array it binds: ONNX Runtime reads and writes their memory directly.
+    """
+
+    def __init__(self, session: InferenceSession, names: GraphIO, cache: OrtCache, rows: slice) -> None:
+        self._session = session
+        self._names = names
+        self._binding = IOBinding(session)
+        self._arrays: list[NDArray] = []
+        for layer, (key, value) in enumerate(cache.layers):
+            self._share(key[rows], names.past_key.format(layer=layer), names.present_key.format(layer=layer))
+            self._share(value[rows], names.past_value.format(layer=layer), names.present_value.format(layer=layer))
+        self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
+        self.position_ids: Ids = self.input_ids
+        self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
+
+    def _share(self, array: NDArray, past: str, present: str) -> None:
+        value = OrtValue.ortvalue_from_numpy(array)
+        self._binding.bind_ortvalue_input(past, value)
+        self._binding.bind_ortvalue_output(present, value)
+        self._arrays.append(array)
+
+    def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
+        """Read from int64[B, S] `input_ids` and `position_ids`, write to float32[B, 1 or S, V] `logits`."""
+        self._binding.bind_ortvalue_input(self._names.input_ids, OrtValue.ortvalue_from_numpy(input_ids))
+        self._binding.bind_ortvalue_input(self._names.position_ids, OrtValue.ortvalue_from_numpy(position_ids))
+        self._binding.bind_ortvalue_output(self._names.logits, OrtValue.ortvalue_from_numpy(logits))
+        self.input_ids, self.position_ids, self.logits = input_ids, position_ids, logits
+
+    def run(self) -> None:
+        """Run the graph on what is bound."""
+        self._session.run_with_iobinding(self._binding)

@@ -1,0 +1,45 @@
+"""From the target an engine was built for to the adapter that runs it."""
+
+import importlib
+from pathlib import Path
+
+from edgekiln.bundle import read_manifest
+from edgekiln.errors import BundleError, EdgekilnError
+from edgekiln.runtimes.base import Runtime
+
+# target -> (adapter "module:class", extra that installs what it needs); imported only when an engine asks for it
+ADAPTERS = {"ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu")}
+
+
+def open_engine(
+    engine: str | Path, threads: int | None = None, chunk: int | None = None, verify: bool = True
+) -> Runtime:
+    """Load an engine directory with the adapter of its target.
+
+    Args:
+        engine: the engine directory.
+        threads: compute threads; by default the physical cores this process may use.
+        chunk: tokens a prefill run takes at once; by default what the adapter finds best.
+        verify: check the SHA-256 of every file first (about 1 s a GB).
+
+    Raises:
+        BundleError: the directory is missing, damaged, or of a target this edgekiln does not know.
+        EdgekilnError: the library that runs the target is not installed, or an option is out of range.
+    """
+    for name, value in (("threads", threads), ("chunk", chunk)):
+        if value is not None and value < 1:
+            raise EdgekilnError(f"{name} must be at least 1, got {value}")
+    manifest = read_manifest(engine, verify=verify)
+    if manifest.target not in ADAPTERS:
+        known = ", ".join(sorted(ADAPTERS))
+        raise BundleError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
+    path, extra = ADAPTERS[manifest.target]
+    module_name, class_name = path.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise EdgekilnError(
+            f"target {manifest.target} needs the module {error.name}: pip install 'edgekiln[{extra}]'"
+        ) from error
+    adapter: Runtime = getattr(module, class_name)(Path(engine), manifest, threads=threads, chunk=chunk)
+    return adapter
