@@ -1,0 +1,204 @@
+"""The engine directory: engine.json, graphs, one weights file, tokenizer and records.
+
+Written to a temporary directory beside the target and renamed, so an interrupted build leaves nothing half done.
+Reading checks the schema version, that each file is there, and its SHA-256.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekiln.errors import BundleError
+
+SCHEMA_VERSION = 1
+ENGINE_FILE = "engine.json"
+WEIGHTS_FILE = "weights.bin"
+TOKENIZER_FILE = "tokenizer.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+QUANTIZATION_FILE = "quantization.json"
+REPORT_FILE = "report.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Record):
+    """What the loop and the runtimes need to know of the model; sizes in elements, lengths in tokens."""
+
+    model_type: str
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    kv_heads: list[int] = Field(description="key-value heads of each layer")
+    head_dims: list[int] = Field(description="head size of each layer")
+    max_length: int = Field(gt=0, description="positions one sequence may hold, prompt and answer together")
+    parameters: int = Field(gt=0)
+
+
+class KeyValueLayout(_Record):
+    """How past and present are laid out: `shared-buffer` is one [B, KV, capacity, D] buffer bound as both."""
+
+    kind: Literal["shared-buffer", "growing"]
+    dtype: Literal["float32", "float16", "bfloat16", "int8"]
+
+
+class GraphIO(_Record):
+    """Names of the graph's inputs and outputs; `past_key` and the like carry `{layer}`."""
+
+    input_ids: str = "input_ids"
+    position_ids: str = "position_ids"
+    logits: str = "logits"
+    past_key: str = "past.{layer}.key"
+    past_value: str = "past.{layer}.value"
+    present_key: str = "present.{layer}.key"
+    present_value: str = "present.{layer}.value"
+
+
+class SpecialTokens(_Record):
+    bos: int | None = None
+    eos: list[int] = Field(default_factory=list, description="any of these ends the answer")
+    pad: int | None = None
+    add_bos: bool = Field(default=False, description="the tokenizer's post-processor adds bos to plain text")
+
+
+class SamplingDefaults(_Record):
+    """From the model's generation_config; the command line overrides."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+class QuantizationRecipe(_Record):
+    scheme: Literal["none", "int8", "int4"]
+    group_size: int | None = None
+
+
+class EngineManifest(_Record):
+    """engine.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    source: str = Field(description="the reference the engine was built from")
+    target: str
+    architecture: Architecture
+    graphs: dict[str, str] = Field(
+        description="role -> file; `generate` gives last-position logits, `score` gives all positions"
+    )
+    io: GraphIO = GraphIO()
+    kv: KeyValueLayout
+    quantization: QuantizationRecipe
+    tokens: SpecialTokens
+    sampling: SamplingDefaults
+    versions: dict[str, str]
+    files: dict[str, str] = Field(description="file name -> SHA-256, every file of the engine but engine.json")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `target` that takes its name when the block ends well.
+
+    An existing engine at `target` is replaced only then; anything else there is left alone.
+
+    Raises:
+        BundleError: `target` holds something that is not an engine, or the disk is full or read-only.
+    """
+    if target.exists() and not (target / ENGINE_FILE).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not an engine directory: choose another output with -o")
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        replaced = None
+        if target.exists():
+            replaced = temporary.with_name(temporary.name + ".old")
+            target.rename(replaced)
+        temporary.rename(target)
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BundleError(f"no space left on the disk of {target.parent}: free some or choose another -o") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise BundleError(f"cannot write {target}: {os.strerror(error.errno)}, choose another output with -o") from error
+        raise
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_manifest(directory: Path, **fields: Any) -> EngineManifest:
+    """Hash every file in `directory` and write engine.json beside them; `fields` are EngineManifest's but `files`."""
+    files = {path.name: sha256(path) for path in sorted(directory.iterdir()) if path.name != ENGINE_FILE}
+    manifest = EngineManifest(files=files, **fields)
+    write_json(directory / ENGINE_FILE, manifest.model_dump())
+    return manifest
+
+
+def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
+    """Read and check an engine directory.
+
+    Args:
+        directory: the engine directory.
+        verify: also hash every file (about 1 s a GB).
+
+    Raises:
+        BundleError: naming what is missing, damaged, edited or newer than this edgekiln.
+    """
+    directory = Path(directory)
+    path = directory / ENGINE_FILE
+    if not directory.is_dir():
+        raise BundleError(f"no engine directory at {directory}: build one with `edgekiln engine MODEL -o {directory}`")
+    if not path.is_file():
+        raise BundleError(f"{directory} has no {ENGINE_FILE}, so it is not an engine directory")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        version = raw["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is damaged ({type(error).__name__}): build the engine again") from error
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}, this edgekiln reads up to {SCHEMA_VERSION}: upgrade edgekiln"
+        )
+    try:
+        manifest = EngineManifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path} is damaged: {where}: {first['msg']}, build the engine again") from error
+    for name, expected in manifest.files.items():
+        file = directory / name
+        if Path(name).name != name or not file.is_file():
+            raise BundleError(f"{file} is missing from the engine: build it again")
+        if verify and sha256(file) != expected:
+            raise BundleError(f"{file} is damaged or was edited (its SHA-256 differs): build the engine again")
+    for role, name in manifest.graphs.items():
+        if name not in manifest.files:
+            raise BundleError(f"{path} names {name} as its {role} graph but lists no such file: build the engine again")
+    return manifest

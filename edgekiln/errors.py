@@ -1,0 +1,21 @@
+"""Errors whose message a user reads: one sentence with the value and the fix. The command line prints it and exits 2."""
+
+
+class EdgekilnError(Exception):
+    """Base of every expected failure. `str(error)` is one clear sentence."""
+
+
+class SourceError(EdgekilnError):
+    """A model reference that cannot be found, read or trusted."""
+
+
+class UnsupportedModelError(EdgekilnError):
+    """A model with something the graph cannot carry yet; the message names it."""
+
+
+class BundleError(EdgekilnError):
+    """An engine directory that is missing, damaged, edited or from a newer edgekiln."""
+
+
+class RequestError(EdgekilnError):
+    """A generation request that cannot be served: empty or too long prompt, option out of range."""
