@@ -42,6 +42,8 @@ def open_directory(reference: str, name: str, directory: Path, trust_remote_code
     stored = SafetensorsFiles(directory)
     model = meta_model(config, trust_remote_code)
     weights = ConvertedWeights(stored, model, str(directory), key_mapping)
+    if weights.untied:
+        config.tie_word_embeddings = False
     generation = read_json(directory / GENERATION_FILE) if (directory / GENERATION_FILE).is_file() else {}
     tokenizer = load_tokenizer(directory, config, generation, trust_remote_code)
     notes = tuple(f"{key} in the checkpoint is not part of {type(model).__name__}" for key in weights.unused)

@@ -77,6 +77,8 @@ class ConvertedWeights:
         key_mapping: extra renamings, pattern -> replacement, before the model's own.
 
     Attributes:
+        untied: the configuration ties tensors that the checkpoint stores with different values; as in transformers,
+            they are then two tensors, and the model must be built with `tie_word_embeddings=False`.
         unused: stored names that the model has no place for, as in transformers' loading report.
 
     Raises:
@@ -96,6 +98,7 @@ class ConvertedWeights:
         self.nbytes = stored.nbytes
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self._recipes, self.unused = self._plan(dict(key_mapping or {}))
+        self.untied = False
         self._aliases = self._tie()
         self._converted: dict[str, torch.Tensor] = {}
         self._check()
@@ -157,17 +160,23 @@ class ConvertedWeights:
         for target, source in self._model.all_tied_weights_keys.items():
             if source not in self._recipes and target in self._recipes:
                 self._recipes[source] = self._recipes[target]
-            if source in self._recipes:
+            if source in self._recipes and target in self._recipes and not self._same(source, target):
+                self.untied = True
+            elif source in self._recipes:
                 self._recipes.pop(target, None)
                 aliases[target] = source
         return aliases
 
+    def _same(self, source: str, target: str) -> bool:
+        first, second = self._recipes[source], self._recipes[target]
+        if first is second:
+            return True
+        return torch.equal(self._stored.read(first.sources[0][1]), self._stored.read(second.sources[0][1]))
+
     def _check(self) -> None:
         may_miss = self._model._keys_to_ignore_on_load_missing or ()
         missing = [
-            name
-            for name in self._shapes
-            if name not in self and not any(re.search(entry, name) for entry in may_miss)
+            name for name in self._shapes if name not in self and not any(re.search(entry, name) for entry in may_miss)
         ]
         if missing:
             hint = f"; it holds {_some(self.unused)}, which the model has no place for" if self.unused else ""
@@ -200,7 +209,8 @@ class ConvertedWeights:
         converter = copy.deepcopy(recipe.converter)
         assert converter is not None
         for pattern, stored_name in recipe.sources:
-            read = partial(self._stored.read, stored_name)
+            # Typed as a future, but a callable is what it takes for reading without threads.
+            read: Any = partial(self._stored.read, stored_name)
             converter.add_tensor(recipe.first_target, stored_name, pattern, read)
         found: dict[str, Any] = converter.convert(recipe.first_target, model=self._model, config=self._model.config)
         tensors = {name: value[0] if isinstance(value, list) else value for name, value in found.items()}

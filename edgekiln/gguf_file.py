@@ -56,8 +56,8 @@ class _Cursor:
         start = self.position
         if size > len(self.data) - start:
             raise SourceError(
-                f"{self.path} is truncated: its header needs {size} bytes at {start}, the file ends at {len(self.data)};"
-                " download it again"
+                f"{self.path} is truncated: its header needs {size} bytes at {start}, the file ends at "
+                f"{len(self.data)}; download it again"
             )
         self.position = start + size
         return start

@@ -49,7 +49,9 @@ def load_tokenizer(
     if loaded.eos_token_id is not None and (not end or loaded.eos_token_id != loaded.bos_token_id):
         end += _ids(loaded.eos_token_id)
     begin = loaded.bos_token_id if loaded.bos_token_id is not None else config.bos_token_id
-    pad = next((x for x in (loaded.pad_token_id, generation.get("pad_token_id"), config.pad_token_id) if x is not None), None)
+    pad = next(
+        (x for x in (loaded.pad_token_id, generation.get("pad_token_id"), config.pad_token_id) if x is not None), None
+    )
     return finish(loaded.backend_tokenizer, _default_template(loaded.chat_template), begin, end, pad)
 
 
