@@ -34,9 +34,12 @@ def byte_tokenizer() -> Tokenizer:
 
 @dataclass
 class TinyDecoder:
-    """Embedding, `LAYERS` residual attention layers with rotary positions, tied head."""
+    """Embedding, `LAYERS` residual attention layers with rotary positions, a head of its own.
+
+    With a tied head a random decoder only repeats itself."""
 
     embedding: np.ndarray
+    head: np.ndarray
     qkv: list[list[np.ndarray]]
     cos: np.ndarray
     sin: np.ndarray
@@ -48,6 +51,7 @@ class TinyDecoder:
         angle = np.arange(MAX_LENGTH)[:, None] * 100.0 ** (-np.arange(HEAD_DIM // 2) * 2 / HEAD_DIM)
         return cls(
             embedding=generator.normal(0, 1, (vocab_size, HIDDEN)).astype(np.float32),
+            head=generator.normal(0, 1, (HIDDEN, vocab_size)).astype(np.float32),
             qkv=[[generator.normal(0, 0.2, (HIDDEN, w)).astype(np.float32) for w in widths] for _ in range(LAYERS)],
             cos=np.cos(angle).astype(np.float32),
             sin=np.sin(angle).astype(np.float32),
@@ -66,7 +70,7 @@ class TinyDecoder:
             weight = np.exp(scores - scores.max(-1, keepdims=True))
             weight /= weight.sum(-1, keepdims=True)
             x = x + (weight @ value).transpose(1, 0, 2).reshape(length, HIDDEN)
-        return x @ self.embedding.T
+        return x @ self.head
 
     def _rotate(self, x: np.ndarray) -> np.ndarray:
         half = HEAD_DIM // 2
@@ -79,7 +83,7 @@ class TinyDecoder:
         vocab_size = len(self.embedding)
         constants = {
             "embedding": self.embedding,
-            "head": np.ascontiguousarray(self.embedding.T),
+            "head": self.head,
             "cos": self.cos,
             "sin": self.sin,
             "last": np.array([-1]),
