@@ -127,7 +127,10 @@ class StreamingDecoder:
         if not unfinished:
             return self._give(len(self._window), text)
         if min(unfinished, len(self._window) - self._given) > 2 * LONGEST_WAIT:
-            return self._give_broken(text)
+            # Bytes of no character: waiting for more would decode all of them again and again. The last tokens may yet
+            # be the beginning of one.
+            stable = len(self._window) - LONGEST_WAIT
+            return self._give(stable, self._tokenizer.decode(self._window[:stable]))
         return ""
 
     def flush(self) -> str:
@@ -143,12 +146,3 @@ class StreamingDecoder:
         self._given = count - self._given
         self._given_text = self._tokenizer.decode(self._window[: self._given])
         return piece
-
-    def _give_broken(self, text: str) -> str:
-        """Give up on bytes of no character: waiting for more would decode all of them again and again."""
-        last = len(self._window) - LONGEST_WAIT
-        for count in range(last, last - LONGEST_WAIT, -1):
-            head = self._tokenizer.decode(self._window[:count])
-            if head + self._tokenizer.decode(self._window[count:]) == text:
-                return self._give(count, head)
-        return ""
