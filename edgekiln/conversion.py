@@ -186,8 +186,8 @@ class ConvertedWeights:
                 found, wanted = tuple(self._stored.shape(recipe.sources[0][1])), self._shapes[name]
                 if found != wanted:
                     raise SourceError(
-                        f"{self._where} holds {recipe.sources[0][1]} of shape {list(found)}, its config.json asks for "
-                        f"{list(wanted)}: the two do not belong together"
+                        f"{self._where} holds {recipe.sources[0][1]} of shape {list(found)}, its configuration asks "
+                        f"for {list(wanted)}: the two do not belong together"
                     )
             else:
                 self._check_merge(name, recipe, recipe.converter)

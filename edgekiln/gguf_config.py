@@ -26,6 +26,8 @@ _SUPPLEMENTS = {
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "context_length": "max_position_embeddings",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     "final_logit_softcapping": "final_logit_softcapping",
     "rope.freq_base": "rope_theta",
 }
@@ -51,8 +53,14 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
     # Files may pad the vocabulary beyond the tokenizer's; the tensor is what the model has.
     parsed["vocab_size"] = file.tensors[EMBEDDING].shape[0]
     for field, key in _TOKENS.items():
-        if f"tokenizer.ggml.{key}" in file.metadata:
-            parsed[field] = file.get(f"tokenizer.ggml.{key}")
+        token = file.get(f"tokenizer.ggml.{key}")
+        if token is not None and not 0 <= token < parsed["vocab_size"]:
+            raise SourceError(
+                f"{file.path} is damaged: {key} is {token}, the model has {parsed['vocab_size']} tokens; "
+                "download it again"
+            )
+        if token is not None:
+            parsed[field] = token
     _supplement(file, architecture, parsed)
     if ROPE_FREQUENCIES in file.tensors:
         scaling = _llama3_scaling(file, parsed)
@@ -80,6 +88,8 @@ def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
                 writer.add_key_value(
                     key, field.value, gguf.GGUFValueType(field.type), gguf.GGUFValueType(field.element)
                 )
+        # It counts tokens where the vocabulary's size is not given; the real count follows.
+        writer.add_token_list(["-"])
         for name in file.tensors:
             writer.add_tensor(name, np.zeros(1, dtype=np.float32))
         writer.write_header_to_file()

@@ -38,7 +38,7 @@ def download(reference: str, trust_remote_code: bool, progress: Progress) -> Pat
         UnsupportedModelError: as `check_config`.
     """
     name, _, revision = reference.partition("@")
-    progress(f"downloading {name}", 0.0)
+    progress(f"downloading {reference}", 0.0)
     config = _fetch(reference, hf_hub_download, name, CONFIG_FILE, revision=revision or None)
     check_config(read_json(Path(config)), name, trust_remote_code)
     options: dict[str, Any] = {
@@ -46,13 +46,13 @@ def download(reference: str, trust_remote_code: bool, progress: Progress) -> Pat
         "allow_patterns": [*_WANTED, *(["*.py"] if trust_remote_code else [])],
         "ignore_patterns": _UNWANTED,
     }
-    reporter = _reporter(f"downloading {name}", _bytes_to_come(name, options), progress)
+    reporter = _reporter(f"downloading {reference}", _bytes_to_come(name, options), progress)
     directory = Path(_fetch(reference, snapshot_download, name, tqdm_class=reporter, **options))
     if not any(directory.glob("*.safetensors")):
         raise SourceError(
             f"{reference} has no safetensors weights, and pickled ones are never loaded: use another model"
         )
-    progress(f"downloading {name}", 1.0)
+    progress(f"downloading {reference}", 1.0)
     return directory
 
 

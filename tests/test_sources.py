@@ -141,7 +141,8 @@ def test_vision_language_checkpoint_gives_its_text_decoder(tmp_path: Path) -> No
     source = resolve(str(directory))
     assert source.config.model_type == "gemma3_text"
     decoder = whole.model.language_model.state_dict()
-    assert {name.removeprefix("model.") for name in source.weights.keys()} == set(decoder)
+    names = source.weights.keys()
+    assert {name.removeprefix("model.") for name in names} == set(decoder)
     for name, tensor in decoder.items():
         assert torch.equal(source.weights.read(f"model.{name}"), tensor)
     assert torch.equal(source.weights.read("lm_head.weight"), whole.lm_head.weight)
