@@ -9,10 +9,20 @@ from edgekiln.calib.rows import map_rows
 
 # (span, place) of the starting points: the codes span `span` times the block's min-max range, and the code grid sits
 # `place` steps from centred on it. Chosen greedily, each the one that lowered the error most given those before it, on
-# weights of a real model and on Gaussian and Laplace samples at groups of 32, 64 and 128. At 8 bits rounding hardly
-# moves the range, so min-max is start enough.
+# weights of a real model and on Gaussian and Laplace samples at groups of 32, 64 and 128; together they come within
+# 0.4% of a search over 80 scales and all zero points. At 8 bits the range hardly matters.
 _STARTS = {
-    4: ((0.96, 0.0), (1.15, -0.5), (1.02, 0.0), (0.92, 0.0), (1.1, -0.5), (0.85, 0.0)),
+    4: (
+        (0.97, 0.0),
+        (1.06, 0.0),
+        (0.91, 0.0),
+        (1.22, -1.0),
+        (1.0, 0.0),
+        (1.15, -0.5),
+        (0.94, 0.0),
+        (0.88, -0.5),
+        (0.88, 0.5),
+    ),
     8: ((1.0, 0.0),),
 }
 _TINY = 1e-30
@@ -84,8 +94,7 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
         torch.mul(x, 1 / span, out=steps)
         grid.take_better(*_correlate(x, steps, zero, levels, product), zero)
     torch.div(x, grid.scale, out=steps)
-    cross, norm = _correlate(x, steps, grid.zero, levels, product)
-    _refit(grid, cross, norm, x.sum(0), steps.sum(0), levels, len(x))
+    _refit(grid, x, steps, levels, product)
     grid.scale *= unit
     grid.scale[empty] = 1.0
     return grid
@@ -102,21 +111,15 @@ def _correlate(
     return cross, norm
 
 
-def _refit(
-    grid: _Grid,
-    cross: torch.Tensor,
-    norm: torch.Tensor,
-    total: torch.Tensor,
-    total_steps: torch.Tensor,
-    levels: int,
-    size: int,
-) -> None:
-    """Give `grid` the best zero point and scale for fixed codes.
+def _refit(grid: _Grid, x: torch.Tensor, steps: torch.Tensor, levels: int, scratch: torch.Tensor) -> None:
+    """Round `steps` to the codes of `grid`, and give it the best zero point and scale for those codes.
 
     Lowering the zero point by d raises every step by d, so the gain becomes (cross + d total)^2 /
     (norm + 2 d total_steps + d^2 size), with one maximum in d: the whole numbers beside it and d = 0 are compared.
     """
-    zero = grid.zero
+    zero, size = grid.zero, len(x)
+    cross, norm = _correlate(x, steps, zero, levels, scratch)
+    total, total_steps = x.sum(0), steps.sum(0)
     grid.take_better(cross, norm, zero)
     slope = cross * size - total * total_steps
     best = (total * norm - cross * total_steps) / torch.where(slope.abs() < _TINY, 1.0, slope)

@@ -7,7 +7,7 @@ from edgekiln.calib.rows import map_rows
 
 _LIMIT = 127
 # Candidates for the share of max|w| that code 127 stands for.
-_SPANS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
+_SPANS = (1.0, 0.95, 0.9, 0.8)
 _TINY = 1e-30
 
 

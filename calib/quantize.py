@@ -41,8 +41,8 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
 
 
 def _energy(weight: torch.Tensor) -> float:
-    """Sum of squares in float64, by rows, so that no copy of the matrix is made."""
-    norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)
+    """Sum of squares; norms by rows need no squared copy of the matrix."""
+    norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
     if not bool(torch.isfinite(norms).all()):
         raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")
-    return float(norms.double().square().sum())
+    return float(norms.square().sum())

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from edgekiln.calib.scheme import Scheme
 
+Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+
 
 @dataclass(frozen=True)
 class QuantizedWeight:
@@ -23,7 +25,7 @@ class QuantizedWeight:
     """
 
     scheme: Scheme
-    codes: npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+    codes: Codes
     scales: npt.NDArray[np.float32]
     zero_points: npt.NDArray[np.uint8] | None
     relative_error: float
@@ -52,14 +54,17 @@ class QuantizedWeight:
         }
 
 
-def pack_int4(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def pack_int4(codes: Codes) -> npt.NDArray[np.uint8]:
     """Pack 4-bit codes [..., K] into bytes [..., ceil(K / 2)], low nibble first; an odd K is padded with a zero nibble.
 
     Raises:
-        ValueError: a code is above 15.
+        ValueError: a code is outside 0..15.
     """
-    if codes.size and codes.max() > 15:
-        raise ValueError(f"4-bit codes must be in 0..15, got {codes.max()}")
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+    if codes.size and (codes.min() < 0 or codes.max() > 15):
+        raise ValueError(f"4-bit codes must be in 0..15, got {codes.min()}..{codes.max()}")
+    nibbles = codes.astype(np.uint8, copy=False)
+    if nibbles.shape[-1] % 2:
+        nibbles = np.concatenate([nibbles, np.zeros_like(nibbles[..., :1])], axis=-1)
+    packed = nibbles[..., 1::2] << 4
+    packed |= nibbles[..., 0::2]
+    return packed
