@@ -43,7 +43,7 @@ def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int) -> Quantiz
         steps = (x / grid.scale).round_()
         kept = torch.clamp(steps, -grid.zero, levels - grid.zero)
         clipped = int((steps != kept).sum())
-        error = torch.mul(kept, grid.scale, out=steps).sub_(x).square_().sum(dtype=torch.float64)
+        error = torch.linalg.vector_norm(torch.mul(kept, grid.scale, out=steps).sub_(x), dtype=torch.float64).square()
         codes[part] = kept.add_(grid.zero).to(torch.uint8).t().reshape(-1, columns)
         scales[part] = grid.scale.reshape(-1, columns // group_size)
         zero_points[part] = grid.zero.to(torch.uint8).reshape(-1, columns // group_size)

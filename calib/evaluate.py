@@ -55,7 +55,7 @@ def perplexity(
         progress: called with the share done after each window.
 
     Raises:
-        RequestError: window, limit or text of fewer than two tokens, or scores that do not fit the tokens or each other.
+        RequestError: window, limit or text below two tokens, or scores that do not fit the tokens or each other.
         EdgekilnError: the model gives NaN.
     """
     if window < 2:

@@ -23,7 +23,7 @@ def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
         steps = (x / scale).round_()
         kept = steps.clamp(-_LIMIT, _LIMIT)
         clipped = int((steps != kept).sum())
-        error = torch.mul(kept, scale, out=steps).sub_(x).square_().sum(dtype=torch.float64)
+        error = torch.linalg.vector_norm(torch.mul(kept, scale, out=steps).sub_(x), dtype=torch.float64).square()
         codes[part] = kept.to(torch.int8)
         scales[part] = scale[:, 0]
         return float(error), clipped

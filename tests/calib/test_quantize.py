@@ -1,0 +1,186 @@
+"""Both quantizers through `quantize`, against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgekiln.calib.quantize import quantize
+from edgekiln.calib.scheme import Scheme
+from edgekiln.calib.weight import QuantizedWeight
+from edgekiln.errors import SourceError
+
+INT8 = Scheme(8, None, True, "int8-per-token")
+SCHEMES = [Scheme(4, 32, False, "none"), Scheme(4, 64, False, "none"), Scheme(8, 32, False, "none"), INT8]
+
+
+def expand(quantized: QuantizedWeight) -> np.ndarray:
+    """Dequantized element by element's own scale and zero point, in float64."""
+    columns = quantized.codes.shape[1]
+    width = quantized.scheme.group_size or columns
+    scales = quantized.scales.astype(np.float64).reshape(len(quantized.codes), -1)
+    group = np.arange(columns) // width
+    zero = 0.0 if quantized.zero_points is None else quantized.zero_points[:, group].astype(np.float64)
+    return (quantized.codes.astype(np.float64) - zero) * scales[:, group]
+
+
+def min_max(weight: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Round to nearest on the grid that spans the extremes: what every quantizer does by default."""
+    blocks = weight.astype(np.float64).reshape(-1, scheme.group_size or weight.shape[1])
+    if scheme.symmetric:
+        scale = np.abs(blocks).max(1, keepdims=True) / 127
+        scale[scale == 0] = 1
+        values = np.clip(np.rint(blocks / scale), -127, 127) * scale
+    else:
+        levels = 2**scheme.bits - 1
+        low, high = np.minimum(blocks.min(1, keepdims=True), 0), np.maximum(blocks.max(1, keepdims=True), 0)
+        scale = (high - low) / levels
+        scale[scale == 0] = 1
+        zero = np.rint(-low / scale)
+        values = (np.clip(np.rint(blocks / scale) + zero, 0, levels) - zero) * scale
+    return values.reshape(weight.shape)
+
+
+def block_errors(weight: np.ndarray, values: np.ndarray, scheme: Scheme) -> np.ndarray:
+    return ((weight.astype(np.float64) - values) ** 2).reshape(-1, scheme.group_size or weight.shape[1]).sum(1)
+
+
+weights = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 4), st.sampled_from([64, 128, 192])),
+    elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False) | st.sampled_from([0.0, 1e-20, -3e-25, 7.0]),
+    fill=st.just(0.0) | st.just(0.5) | st.just(-2.0),
+)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@settings(deadline=None, max_examples=60)
+@given(weight=weights)
+def test_no_block_is_worse_than_min_max_and_every_figure_is_true(scheme: Scheme, weight: np.ndarray) -> None:
+    quantized = quantize(torch.from_numpy(weight), scheme)
+    assert quantized.codes.shape == weight.shape
+    assert quantized.scales.dtype == np.float32
+    assert np.isfinite(quantized.scales).all()
+    assert (quantized.scales > 0).all()
+    if scheme.symmetric:
+        assert quantized.codes.dtype == np.int8
+        assert quantized.codes.min() >= -127
+        assert quantized.zero_points is None
+    else:
+        assert quantized.codes.dtype == np.uint8
+        assert quantized.zero_points is not None
+        assert quantized.zero_points.dtype == np.uint8
+        assert max(quantized.codes.max(), quantized.zero_points.max()) < 2**scheme.bits
+    values = expand(quantized)
+    np.testing.assert_allclose(quantized.dequantize(), values, rtol=1e-6)
+    energy = block_errors(weight, np.zeros_like(weight), scheme)
+    ours, theirs = block_errors(weight, values, scheme), block_errors(weight, min_max(weight, scheme), scheme)
+    # 1e-11: float32 arithmetic at 8 bits. 1e-58: blocks below 1e-30 are zero to us.
+    assert (ours <= theirs * (1 + 1e-4) + energy * 1e-11 + 1e-58).all()
+    if energy.sum() > 0:
+        assert quantized.relative_error == pytest.approx(ours.sum() / energy.sum(), rel=1e-3, abs=1e-11)
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_int4_comes_close_to_an_exhaustive_search(group_size: int) -> None:
+    weight = np.random.default_rng(3).standard_normal((64, 128)).astype(np.float32)
+    blocks = weight.astype(np.float64).reshape(-1, group_size)
+    best = np.full(len(blocks), np.inf)
+    unit = np.maximum(blocks.max(1, keepdims=True), 0) - np.minimum(blocks.min(1, keepdims=True), 0)
+    for span in np.linspace(0.5, 1.4, 91):
+        scale = unit * span / 15
+        for zero in range(16):
+            values = (np.clip(np.rint(blocks / scale) + zero, 0, 15) - zero) * scale
+            best = np.minimum(best, ((blocks - values) ** 2).sum(1))
+    scheme = Scheme(4, group_size, False, "none")
+    ours = block_errors(weight, expand(quantize(torch.from_numpy(weight), scheme)), scheme).sum()
+    plain = block_errors(weight, min_max(weight, scheme), scheme).sum()
+    assert ours <= best.sum() * 1.01
+    assert ours <= plain * 0.95
+
+
+def test_int8_clips_an_outlier_that_would_cost_more_to_keep() -> None:
+    weight = np.random.default_rng(5).standard_normal((4, 1 << 16)).astype(np.float32)
+    weight[:, 7] = 7.0
+    ours = block_errors(weight, expand(quantize(torch.from_numpy(weight), INT8)), INT8)
+    assert (ours < 0.95 * block_errors(weight, min_max(weight, INT8), INT8)).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_weight_on_a_grid_comes_back(bits: int) -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 2**bits, (16, 4, 32))
+    codes[..., 0], codes[..., 1] = 0, 2**bits - 1
+    zero, scale = rng.integers(1, 2**bits - 1, (16, 4, 1)), rng.uniform(0.01, 0.02, (16, 4, 1))
+    weight = ((codes - zero) * scale).astype(np.float32).reshape(16, 128)
+    quantized = quantize(torch.from_numpy(weight), Scheme(bits, 32, False, "none"))
+    np.testing.assert_array_equal(quantized.codes.reshape(codes.shape), codes)
+    np.testing.assert_allclose(quantized.dequantize(), weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_zero_rows_stay_zero(scheme: Scheme) -> None:
+    quantized = quantize(torch.zeros(2, 64), scheme)
+    assert not quantized.dequantize().any()
+    assert quantized.relative_error == 0.0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_rows_do_not_influence_each_other_and_threads_change_nothing(scheme: Scheme) -> None:
+    weight = torch.randn(3000, 192, generator=torch.Generator().manual_seed(2))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = quantize(weight, scheme)
+        torch.set_num_threads(2)
+        together = quantize(weight, scheme)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(alone.codes, together.codes)
+    np.testing.assert_array_equal(alone.scales, together.scales)
+    assert alone.statistics() == together.statistics()
+    some = quantize(weight[1500:1510], scheme)
+    np.testing.assert_array_equal(some.codes, alone.codes[1500:1510])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_half_precision_is_read_as_its_float_values(scheme: Scheme) -> None:
+    half = torch.randn(8, 64, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    np.testing.assert_array_equal(quantize(half, scheme).codes, quantize(half.float(), scheme).codes)
+
+
+def test_clipped_counts_weights_more_than_half_a_step_outside() -> None:
+    weight = np.random.default_rng(6).standard_normal((50, 128)).astype(np.float32)
+    scheme = Scheme(4, 128, False, "none")
+    quantized = quantize(torch.from_numpy(weight), scheme)
+    assert quantized.zero_points is not None
+    low = (-quantized.zero_points.astype(float) - 0.5) * quantized.scales
+    high = (15.5 - quantized.zero_points) * quantized.scales
+    assert quantized.clipped == pytest.approx(((weight < low) | (weight > high)).mean())
+    assert quantized.clipped > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_damaged_weight_is_refused(value: float) -> None:
+    weight = torch.ones(4, 64)
+    weight[2, 3] = value
+    with pytest.raises(SourceError, match="NaN or infinite"):
+        quantize(weight, INT8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scheme", "said"),
+    [
+        ((4, 40), Scheme(4, 32, False, "none"), "32 does not divide 40"),
+        ((64,), INT8, r"\(64,\)"),
+        ((0, 64), INT8, r"\(0, 64\)"),
+        ((4, 64), Scheme(4, None, True, "none"), "8 bit only"),
+        ((4, 64), Scheme(4, 32, True, "none"), "asymmetric"),
+    ],
+)
+def test_what_no_quantizer_makes_is_refused(shape: tuple[int, ...], scheme: Scheme, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        quantize(torch.ones(shape), scheme)
