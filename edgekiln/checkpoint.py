@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from edgekiln.conversion import ConvertedWeights, meta_model
+from edgekiln.conversion import ConvertedWeights, meta_model, one_line
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources import ModelSource
 from edgekiln.tokenizer_source import load_tokenizer, sampling_defaults
@@ -108,8 +108,7 @@ def _load_config(directory: Path, trust_remote_code: bool) -> tuple[PretrainedCo
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:
         # transformers validates each field with errors of many kinds.
-        summary = " ".join(str(error).split())[:200]
-        raise SourceError(f"{directory / CONFIG_FILE} is not usable: {summary}") from error
+        raise SourceError(f"{directory / CONFIG_FILE} is not usable: {one_line(error)}") from error
     if config.is_encoder_decoder:
         raise UnsupportedModelError(
             f"model type {config.model_type} is an encoder-decoder: give a decoder-only text model"

@@ -54,17 +54,26 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
     """The causal language model of `config` without memory for its weights.
 
     Raises:
+        SourceError: the configuration contradicts itself.
         UnsupportedModelError: transformers has no causal language model for this configuration.
     """
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise UnsupportedModelError(
-            f"model type {config.model_type} is not a causal language model: give a decoder-only text model"
+    except Exception as error:
+        # Each model class checks its configuration in its own way.
+        if "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(
+                f"model type {config.model_type} is not a causal language model: give a decoder-only text model"
+            ) from error
+        raise SourceError(
+            f"the configuration of this {config.model_type} model does not make one: {one_line(error)}"
         ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of an error's text, for a message of ours."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class ConvertedWeights:

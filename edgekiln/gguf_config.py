@@ -11,10 +11,11 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from edgekiln.conversion import one_line
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.gguf_file import GgufFile
 
@@ -69,6 +70,19 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
     return parsed
 
 
+def build_config(file: GgufFile, parsed: dict[str, Any]) -> PretrainedConfig:
+    """The configuration object of `parse_config`'s fields.
+
+    Raises:
+        SourceError: a field has a value that the model type does not take.
+    """
+    try:
+        return AutoConfig.for_model(**parsed)
+    except Exception as error:
+        # Validation raises errors of many kinds.
+        raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
+
+
 def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
     """What transformers reads from the metadata.
 
@@ -98,7 +112,10 @@ def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
         writer.close()
         try:
             return load_gguf_checkpoint(str(small))["config"]
-        except (ValueError, KeyError) as error:
+        except Exception as error:
+            # Its parser trusts the metadata and fails in as many ways as metadata can be wrong.
+            if "is not supported yet" not in str(error):
+                raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
             supported = ", ".join(sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"}))
             raise UnsupportedModelError(
                 f"{file.path} has the architecture {architecture}, which cannot be read from GGUF yet (can: "

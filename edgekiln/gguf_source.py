@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from edgekiln.bundle import SamplingDefaults
 from edgekiln.conversion import ConvertedWeights, meta_model
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.gguf_config import ROPE_FREQUENCIES, parse_config
+from edgekiln.gguf_config import ROPE_FREQUENCIES, build_config, parse_config
 from edgekiln.gguf_file import GgufFile
 from edgekiln.gguf_tokenizer import convert_tokenizer
 from edgekiln.sources import ModelSource
@@ -27,7 +27,7 @@ def open_gguf(reference: str, name: str, path: Path) -> ModelSource:
     """
     file = GgufFile(path)
     parsed = parse_config(file)
-    config = AutoConfig.for_model(**parsed)
+    config = build_config(file, parsed)
     stored = MappedTensors(file, meta_model(config), parsed)
     weights = ConvertedWeights(stored, stored.model, str(path))
     tokenizer, notes = convert_tokenizer(file, config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,12 +20,14 @@ from huggingface_hub.errors import (
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from edgekiln.checkpoint import CONFIG_FILE, check_config, read_json
+from edgekiln.conversion import one_line
 from edgekiln.errors import SourceError
 from edgekiln.sources import Progress
 
 _WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 # Folders hold other formats of the same weights; consolidated files are Mistral's second copy.
 _UNWANTED = ["*/*", "consolidated*"]
+_PATIENCE_S = 15.0
 
 
 def download(reference: str, trust_remote_code: bool, progress: Progress) -> Path:
@@ -39,6 +41,9 @@ def download(reference: str, trust_remote_code: bool, progress: Progress) -> Pat
     """
     name, _, revision = reference.partition("@")
     progress(f"downloading {reference}", 0.0)
+    if not constants.HF_HUB_OFFLINE and try_to_load_from_cache(name, CONFIG_FILE, revision=revision or None) is None:
+        # A download retries for half a minute before it says that there is no network or no such model; this does not.
+        _fetch(reference, HfApi().model_info, name, revision=revision or None, timeout=_PATIENCE_S)
     config = _fetch(reference, hf_hub_download, name, CONFIG_FILE, revision=revision or None)
     check_config(read_json(Path(config)), name, trust_remote_code)
     options: dict[str, Any] = {
@@ -90,7 +95,7 @@ def _fetch(reference: str, call: Any, *args: Any, **options: Any) -> Any:
     except HFValidationError as error:
         raise SourceError(f"{reference!r} is not a hub id (owner/name)") from error
     except HfHubHTTPError as error:
-        raise SourceError(f"the hub refused {reference} ({' '.join(str(error).split())[:160]}): try again") from error
+        raise SourceError(f"the hub refused {reference} ({one_line(error)}): try again") from error
     except OSError as error:
         where = constants.HF_HUB_CACHE
         raise SourceError(

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from edgekiln.bundle import TOKENIZER_FILE, SamplingDefaults, SpecialTokens
+from edgekiln.conversion import one_line
 from edgekiln.errors import SourceError
 
 
@@ -39,8 +40,7 @@ def load_tokenizer(
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:
         # The Rust tokenizer raises bare Exceptions on a damaged file.
-        summary = " ".join(str(error).split())[:200]
-        raise SourceError(f"{path} cannot be read ({summary}): download it again") from error
+        raise SourceError(f"{path} cannot be read ({one_line(error)}): download it again") from error
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise SourceError(f"{directory} has a {type(loaded).__name__}, which is not a fast tokenizer")
     end = _ids(generation.get("eos_token_id")) or _ids(config.eos_token_id)

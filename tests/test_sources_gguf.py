@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.ggml import GGUFTokenizerSkeleton
 
 from edgekiln.errors import EdgekilnError, SourceError, UnsupportedModelError
 from edgekiln.gguf_file import GgufFile
+from edgekiln.gguf_tokenizer import merges_by_score
 from edgekiln.sources import resolve
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB, LAYERS = 64, 4, 2, 16, 96, 300, 2
@@ -41,17 +43,24 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
     if arch != "gpt2":
         writer.add_rope_freq_base(10000.0)
         writer.add_rope_dimension_count(HEAD_DIM)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in TOKENS])
-    writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(BEGIN)
-    writer.add_eos_token_id(END)
-    writer.add_eot_token_id(TURN)
-    for key, value in settings_.items():
+    vocabulary = {
+        "model": "gpt2",
+        "tokens": TOKENS,
+        "token_type": [3 if token.startswith("<|") else 1 for token in TOKENS],
+        "merges": MERGES,
+        "bos_token_id": BEGIN,
+        "eos_token_id": END,
+        "eot_token_id": TURN,
+    }
+    metadata = {f"tokenizer_{key}": value for key, value in vocabulary.items()} | settings_
+    for key, value in metadata.items():
+        if value is None:
+            continue
         name = f"tokenizer.ggml.{key[10:]}" if key.startswith("tokenizer_") else f"{arch}.{key.replace('__', '.')}"
-        kind = gguf.GGUFValueType.get_type(value)
-        writer.add_key_value(name, value, kind)
+        kind, element = gguf.GGUFValueType.get_type(value), None
+        if isinstance(value, list):
+            element = gguf.GGUFValueType.get_type(value[0])
+        writer.add_key_value(name, value, kind, element)
     for name, tensor in tensors.items():
         data, quantized = tensor if isinstance(tensor, tuple) else (tensor, None)
         writer.add_tensor(name, data, raw_dtype=quantized)
@@ -239,6 +248,30 @@ def test_text_is_split_as_the_file_says(tmp_path: Path, rule: str, text: str, ex
     assert tokenizer.decode(tokenizer.encode("Grüße 12 🙂").ids) == "Grüße 12 🙂"
 
 
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁helo", "ll", "he", "hell", "▁hell"]
+PIECE_SCORES = [0.0] * 259 + [-9.0, -8.0, -7.0, -6.0, -5.0, -1.0, -2.0, -3.0, -4.0]
+
+
+def test_sentencepiece_vocabulary(tmp_path: Path) -> None:
+    changes = {"tokenizer_model": "llama", "tokenizer_tokens": PIECES, "tokenizer_scores": PIECE_SCORES}
+    changes["tokenizer_token_type"] = [2, 3, 3, *[6] * 256, *[1] * 9]
+    ids = {"tokenizer_bos_token_id": 1, "tokenizer_eos_token_id": 2, "tokenizer_merges": None}
+    path = write(tmp_path / "spm.gguf", "llama", llama_tensors()[1], **{**changes, **ids})
+    source = resolve(str(path))
+    tokenizer = Tokenizer.from_str(source.tokenizer_json)
+    # SentencePiece puts a space before the text and bytes for what it lacks; llama.cpp's default begins with bos.
+    assert tokenizer.encode("hello ü").tokens == ["<s>", "▁hell", "o", "▁", "<0xC3>", "<0xBC>"]
+    assert tokenizer.decode(tokenizer.encode("hello ü").ids) == "hello ü"
+    assert (source.tokens.add_bos, source.tokens.eos) == (True, [2, TURN])
+
+
+@given(st.dictionaries(st.text("▁abc", min_size=1, max_size=5), st.integers(-9, 0).map(float), min_size=1, max_size=30))
+def test_merges_are_those_transformers_derives(scores: dict[str, float]) -> None:
+    words = {"tokens": list(scores), "scores": list(scores.values())}
+    expected = [f"{left} {right}" for left, right in GGUFTokenizerSkeleton(words).merges]
+    assert merges_by_score(list(scores), list(scores.values())) == expected
+
+
 def test_unknown_splitting_rule_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], tokenizer_pre="new-rule")
     assert "new-rule" in resolve(str(path)).notes[0]
@@ -313,6 +346,26 @@ def test_damaged_header_never_surprises(tmp_path: Path, image: bytes, data: st.D
         return
     for info in tensors.values():
         assert 0 < info.start <= info.start + info.nbytes <= len(damaged)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_odd_metadata_is_refused_with_a_reason(tmp_path: Path, image: bytes, data: st.DataObject) -> None:
+    # The numbers of the header: each follows its key, one type word between.
+    keys = [f"llama.{key}".encode() for key in ("embedding_length", "attention.head_count", "block_count")]
+    keys += [f"llama.{key}".encode() for key in ("context_length", "rope.dimension_count", "attention.head_count_kv")]
+    key = data.draw(st.sampled_from(keys))
+    at = image.index(key) + len(key) + 4
+    damaged = image[:at] + struct.pack("<I", data.draw(st.integers(0, 400))) + image[at + 4 :]
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(damaged)
+    try:
+        source = resolve(str(path))
+    except EdgekilnError:
+        return
+    names = source.weights.keys()
+    for name in names:
+        assert source.weights.read(name).shape == source.weights.shape(name)
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
             directory = repositories.get(f"{owner}/{name}")
             if directory is None:
                 self.answer(401, X_Error_Code="RepoNotFound")
-            elif revision not in ("main", COMMIT):
+            elif revision not in ("main", COMMIT) and not (about and kind == ""):
                 self.answer(404, X_Error_Code="RevisionNotFound")
             else:
                 files = {str(file.relative_to(directory)): file for file in directory.rglob("*") if file.is_file()}
