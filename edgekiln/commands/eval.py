@@ -1,0 +1,99 @@
+"""`edgekiln eval`: how well an engine predicts a text, and how near it is to a reference."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekiln.bundle import ENGINE_FILE
+from edgekiln.commands.common import (
+    engine_argument,
+    extra,
+    json_option,
+    print_json,
+    progress_report,
+    quiet_libraries,
+    read_text,
+    threads_option,
+    verbose_option,
+)
+
+if TYPE_CHECKING:
+    from edgekiln.calib.evaluate import Scorer
+
+
+@click.command("eval", short_help="Measure quality on a text.")
+@engine_argument
+@click.option("--text", type=click.Path(path_type=Path), required=True, metavar="FILE", help="UTF-8 text to predict.")
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens predicted from an empty cache, at most.",
+)
+@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Use only so many tokens of the text.")
+@click.option(
+    "--reference",
+    metavar="ENGINE_OR_MODEL",
+    help="Compare with another engine, or with a model in float32 (needs the export extra).",
+)
+@threads_option
+@json_option
+@verbose_option
+def command(
+    *,
+    engine: Path,
+    text: Path,
+    window: int,
+    max_tokens: int | None,
+    reference: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure ENGINE's perplexity on a text; with --reference also how far its predictions are from that one's."""
+    from edgekiln.calib.evaluate import perplexity
+    from edgekiln.commands.generation import load
+
+    content = read_text(text)
+    loaded = load(engine, threads)
+    with progress_report() as report:
+        other = None
+        if reference is not None:
+            report("loading reference", 0.0)
+            other = _reference_scorer(reference, threads)
+            report("loading reference", 1.0)
+        result = perplexity(
+            loaded.runtime.score,
+            loaded.tokenizer.encode(content),
+            window=window,
+            max_tokens=max_tokens,
+            reference=other,
+            progress=lambda done: report("predicting", done),
+        )
+    if as_json:
+        figures = vars(result)
+        if not math.isfinite(result.perplexity):
+            figures = {**figures, "perplexity": None}  # JSON has no infinity, which a broken engine can reach
+        print_json({"engine": str(engine), "reference": reference, "window": window, **figures})
+        return
+    click.echo(f"perplexity     {result.perplexity:.6g} over {result.tokens} tokens")
+    if result.kl_divergence is not None and result.same_top is not None:
+        click.echo(f"KL divergence  {result.kl_divergence:.5f} nats from {reference}")
+        click.echo(f"same top token {result.same_top:.2%}")
+
+
+def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
+    if (Path(reference) / ENGINE_FILE).is_file():
+        from edgekiln import runtimes
+
+        return runtimes.open(reference, threads=threads).score
+    from edgekiln.sources import resolve
+
+    quiet_libraries()
+    source = resolve(reference)
+    with extra("export"):
+        from edgekiln.calib.reference import reference_scorer
+    return reference_scorer(source)

@@ -1,0 +1,103 @@
+"""`edgekiln inspect`: what an engine directory holds."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekiln import bundle
+from edgekiln.commands.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.errors import BundleError
+
+
+@click.command("inspect", short_help="Show what an engine holds.")
+@engine_argument
+@json_option
+@verbose_option
+def command(engine: Path, as_json: bool) -> None:
+    """Show what ENGINE is: model, sizes, the ops of its graphs, the quantization of each layer."""
+    manifest = bundle.read_manifest(engine)
+    facts = manifest.model_dump(exclude={"files", "io"})
+    facts["sizes"] = {name: (engine / name).stat().st_size for name in sorted(manifest.files)}
+    facts["ops"] = {role: _ops(engine / name) for role, name in manifest.graphs.items()}
+    facts["layers"] = _read(engine, bundle.QUANTIZATION_FILE).get("layers", {})
+    facts["report"] = _read(engine, bundle.REPORT_FILE)
+    if as_json:
+        print_json(facts)
+    else:
+        _show(engine, manifest, facts)
+
+
+def _read(engine: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads((engine / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BundleError(f"{engine / name} is damaged ({error}): build the engine again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _ops(graph: Path) -> dict[str, int] | None:
+    """How often each op occurs, most frequent first; None where the graph cannot be read here."""
+    if graph.suffix != ".onnx":
+        return None
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return None
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in nodes)
+    return dict(counts.most_common())
+
+
+def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    model, recipe = manifest.architecture, manifest.quantization
+    group = f", group {recipe.group_size}" if recipe.group_size else ""
+    console.print(Text(str(engine), style="bold"), soft_wrap=True)
+    for name, value in (
+        ("model", f"{manifest.name} ({model.model_type}, {model.parameters / 1e6:.1f} M parameters)"),
+        ("source", manifest.source),
+        ("target", manifest.target),
+        ("quantization", f"{recipe.scheme}{group}"),
+        ("layers", f"{model.layers}, hidden {model.hidden_size}, heads {model.heads}, vocabulary {model.vocab_size}"),
+        ("KV cache", f"{manifest.kv.kind}, {manifest.kv.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token"),
+        ("length", f"{model.max_length} tokens, prompt and answer together"),
+        ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
+    ):
+        console.print(Text(f"  {name:<13} {value}"), soft_wrap=True)
+
+    console.print(Text("files", style="bold"))
+    for name, size in facts["sizes"].items():
+        console.print(Text(f"  {size / 1e6:>10.3f} MB  {name}"), soft_wrap=True)
+    for role, counts in facts["ops"].items():
+        console.print(Text(f"ops of the {role} graph", style="bold"))
+        if counts is None:
+            console.print("  not shown: install onnx to list them, `pip install 'edgekiln[export]'`", soft_wrap=True)
+        for op, count in (counts or {}).items():
+            console.print(Text(f"  {count:>6}  {op}"), soft_wrap=True)
+    if facts["layers"]:
+        table = Table("bits", "group", "grid", "relative error", "clipped", "layer", title_justify="left", box=None)
+        for name, layer in facts["layers"].items():
+            table.add_row(
+                str(layer["bits"]),
+                str(layer["group_size"] or "channel"),
+                "symmetric" if layer["symmetric"] else "asymmetric",
+                f"{layer['relative_error']:.2e}",
+                f"{layer['clipped']:.2%}",
+                Text(name),
+            )
+        console.print(table)
+
+
+def _kv_bytes(manifest: bundle.EngineManifest) -> int:
+    width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv.dtype]
+    model = manifest.architecture
+    return sum(2 * heads * size * width for heads, size in zip(model.kv_heads, model.head_dims, strict=True))

@@ -1,0 +1,205 @@
+"""`edgekiln engine`: a small model goes through the real build; failures and signals leave nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edgekiln import bundle
+from edgekiln.cli import main
+from edgekiln.errors import BundleError
+from edgekiln.export.options import BuildOptions
+
+
+def edgekiln(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def sentence(result: Result) -> str:
+    """The one line of a failure that exits with 2."""
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory of a random two-layer llama with a byte tokenizer."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
+    vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return directory
+
+
+def test_builds_an_engine_that_runs(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "engine"
+    result = edgekiln(
+        "engine", checkpoint, "-o", output, "--quant", "int4", "--group-size", "64", "--max-length", "100"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{output}: tiny-llama int4 for ort-cpu, ")
+    manifest = bundle.read_manifest(output)
+    assert manifest.quantization == bundle.QuantizationRecipe(scheme="int4", group_size=64)
+    assert manifest.architecture.max_length == 100
+    assert "96" in result.stderr, "a layer 96 wide falls back to groups of 32, and that is said"
+    assert os.listdir(output.parent) == ["engine"]
+    assert edgekiln("run", output, "-p", "hello", "--max-tokens", "4").exit_code == 0
+
+
+def test_default_output_and_json(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = edgekiln("engine", checkpoint, "--quant", "none", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["engine"] == str(Path("engines/tiny-llama-none"))
+    engine = tmp_path / report["engine"]
+    assert report["bytes"] == sum(path.stat().st_size for path in engine.iterdir())
+    assert report["build_seconds"] > 0
+    assert report["peak_rss_mb"] > 10
+
+
+def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def build_engine(source: object, output: Path, options: BuildOptions, _progress: object) -> None:
+        calls.append((source, output, options))
+        raise BundleError("far enough")
+
+    def resolve(reference: str, trust_remote_code: bool, progress: Callable[[str, float], None]) -> SimpleNamespace:
+        progress("reading model", 0.5)
+        return SimpleNamespace(name=reference.upper(), trusted=trust_remote_code)
+
+    monkeypatch.setattr("edgekiln.export.build.build_engine", build_engine)
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", resolve)
+    assert sentence(edgekiln("engine", "m", "--trust-remote-code")) == "Error: far enough"
+    assert sentence(edgekiln("engine", "--quant", "int4", "--group-size", "128", "--max-length", "9", "-o", tmp_path))
+    assert calls == [
+        (SimpleNamespace(name="M", trusted=True), Path("engines/M-int8"), BuildOptions()),
+        (
+            SimpleNamespace(name="SMOLLM2-135M", trusted=False),
+            tmp_path,
+            BuildOptions(quant="int4", group_size=128, max_length=9),
+        ),
+    ]
+
+
+def test_unknown_model(tmp_path: Path) -> None:
+    assert "no model 'no-such-model'" in sentence(edgekiln("engine", "no-such-model", "-o", tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_truncated_safetensors(checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in checkpoint.iterdir():
+        data = path.read_bytes()
+        (broken / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
+    assert "model.safetensors" in sentence(edgekiln("engine", broken, "-o", tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize("content", [b"GGUF\x03\x00\x00\x00\x05", b"not a model", b""])
+def test_damaged_gguf(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    assert str(path) in sentence(edgekiln("engine", path, "-o", tmp_path / "engine"))
+    assert os.listdir(tmp_path) == ["model.gguf"]
+
+
+def test_longer_than_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    result = edgekiln("engine", checkpoint, "-o", tmp_path / "engine", "--max-length", "129")
+    assert "128" in sentence(result)
+    assert os.listdir(tmp_path) == []
+
+
+def test_output_that_is_something_else_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "is not an engine directory" in sentence(edgekiln("engine", checkpoint, "-o", tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("name", [bundle.WEIGHTS_FILE, bundle.TOKENIZER_FILE])
+def test_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    output = tmp_path / "out" / "engine"
+
+    def mkdtemp(prefix: str, dir: Path) -> str:
+        directory = dir / f"{prefix}test"
+        directory.mkdir()
+        (directory / name).symlink_to("/dev/full")
+        return str(directory)
+
+    monkeypatch.setattr(bundle.tempfile, "mkdtemp", mkdtemp)
+    assert "no space left on the disk" in sentence(edgekiln("engine", checkpoint, "-o", output))
+    assert os.listdir(output.parent) == []
+
+
+def test_without_the_export_extra(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['onnx_ir'] = None\n"
+        "from edgekiln.cli import main\n"
+        f"main(['engine', 'smollm2-135m', '-o', {str(tmp_path / 'engine')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_the_middle_of_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    # Stops at the last step, when all files but engine.json have been written.
+    script = (
+        "import os, sys, time\n"
+        "from edgekiln import bundle\n"
+        "from edgekiln.cli import main\n"
+        "def write_manifest(directory, **_):\n"
+        "    print(sorted(os.listdir(directory)), flush=True)\n"
+        "    time.sleep(60)\n"
+        "bundle.write_manifest = write_manifest\n"
+        f"main(['engine', {str(checkpoint)!r}, '-o', {str(tmp_path / 'engine')!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert bundle.WEIGHTS_FILE in process.stdout.readline()
+        process.send_signal(number)
+        process.send_signal(number)  # impatience must not cut the cleaning up short
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == status
+    assert errors == ("Interrupted\n" if number == signal.SIGINT else "")
+    assert os.listdir(tmp_path) == []
