@@ -65,6 +65,6 @@ def pack_int4(codes: Codes) -> npt.NDArray[np.uint8]:
     nibbles = codes.astype(np.uint8, copy=False)
     if nibbles.shape[-1] % 2:
         nibbles = np.concatenate([nibbles, np.zeros_like(nibbles[..., :1])], axis=-1)
-    packed = nibbles[..., 1::2] << 4
+    packed: npt.NDArray[np.uint8] = np.left_shift(nibbles[..., 1::2], 4, dtype=np.uint8)
     packed |= nibbles[..., 0::2]
     return packed
