@@ -98,7 +98,8 @@ def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) ->
         return
     if raw.get("auto_map"):
         raise SourceError(
-            f"{where} wants to run model code of its own ({model_type}): read it, then allow it with trust_remote_code"
+            f"{where} wants to run model code of its own ({model_type}): read it, then allow it with "
+            "--trust-remote-code"
         )
     raise UnsupportedModelError(f"{where} has model type {model_type!r}, which this transformers does not know")
 
