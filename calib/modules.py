@@ -37,6 +37,10 @@ class QuantizedWeightModule(torch.nn.Module):
         self.scales = _stand_in(groups, torch.float32)
         self.zero_points = None if scheme.symmetric else _stand_in(groups, torch.uint8)
 
+    def extra_repr(self) -> str:
+        """Part of what tells one layer from another when the tracer looks for equal ones."""
+        return str(self.scheme)
+
 
 def _stand_in(shape: tuple[int, ...], dtype: torch.dtype) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
@@ -89,10 +93,15 @@ class QuantizedEmbedding(torch.nn.Module):
 
 @dataclass
 class LayerPlan:
-    """One weight to quantize: its name in the checkpoint, the tensors it becomes and whether it is stored [K, N]."""
+    """One weight to quantize.
 
-    source: str
-    prefix: str
+    Attributes:
+        names: what the weight is called in the model, more than one when it is tied.
+        scheme: what it is quantized to.
+        transposed: the checkpoint stores it [K, N].
+    """
+
+    names: list[str]
     scheme: Scheme
     transposed: bool = False
 
@@ -125,6 +134,7 @@ def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPl
         is_head = module is head
         if is_head and tied and shared is not None:
             _swap(model, name, QuantizedLinear(shared, module.bias))
+            result.layers[0].names.append(f"{name}.weight")
             continue
         try:
             scheme = (embedding_scheme if is_head else linear_scheme)(options, columns)
@@ -138,7 +148,7 @@ def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPl
             )
         weight = QuantizedWeightModule(rows, columns, scheme)
         _swap(model, name, QuantizedLinear(weight, module.bias))
-        result.layers.append(LayerPlan(f"{name}.weight", f"{name}.weight", scheme, isinstance(module, Conv1D)))
+        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D)))
     return result
 
 
@@ -157,7 +167,7 @@ def _plan_embedding(
     weight = QuantizedWeightModule(rows, columns, scheme)
     scale = getattr(module, "embed_scale", None)
     _swap(model, name, QuantizedEmbedding(weight, None if scale is None else torch.as_tensor(scale)))
-    result.layers.append(LayerPlan(f"{name}.weight", f"{name}.weight", scheme))
+    result.layers.append(LayerPlan([f"{name}.weight"], scheme))
     return weight
 
 
@@ -174,20 +184,17 @@ def _swap(model: PreTrainedModel, name: str, module: torch.nn.Module) -> None:
 def quantized_tensors(
     plan: QuantizationPlan, read: Callable[[str], torch.Tensor]
 ) -> Iterator[tuple[LayerPlan, QuantizedWeight, dict[str, npt.NDArray[np.generic]]]]:
-    """Quantize layer after layer; yields the tensors by the name they have in the graph.
+    """Quantize layer after layer; yields the tensors by what they are appended to the weight's name in the graph.
 
     Args:
         plan: what `plan` returned.
-        read: name in the checkpoint to weight, float [N, K] (or [K, N] where the layer plan says transposed).
+        read: name in the model to weight, float [N, K] (or [K, N] where the layer plan says transposed).
     """
     for layer in plan.layers:
-        weight = read(layer.source).float()
+        weight = read(layer.names[0]).float()
         quantized = quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
-        tensors: dict[str, npt.NDArray[np.generic]] = {
-            f"{layer.prefix}.qweight": codes,
-            f"{layer.prefix}.scales": quantized.scales,
-        }
+        tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         if quantized.zero_points is not None:
-            tensors[f"{layer.prefix}.zero_points"] = quantized.zero_points
+            tensors["zero_points"] = quantized.zero_points
         yield layer, quantized, tensors

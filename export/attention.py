@@ -1,0 +1,125 @@
+"""How a Hugging Face decoder's attention becomes `edgekiln::Attention`.
+
+transformers lets an attention function be registered by name. Ours emits one canonical op a layer and keeps past and
+present of the graph being traced. Masks are not built: the mask function hands the attention a note of what it would
+have masked, so that a window is taken from the mask that the model asked for, not guessed from its config.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.export import canonical
+
+IMPLEMENTATION = "edgekiln"
+
+
+@dataclass(frozen=True)
+class MaskNote:
+    """Stands where transformers passes the mask: causal, and with `window` only the last that many keys."""
+
+    window: int | None
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Key-value cache of one layer, in elements."""
+
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass
+class AttentionTrace:
+    """Past going into, and present coming out of, the graph being traced; `past` None only records shapes."""
+
+    past: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    start: torch.Tensor | None = None
+    present: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    shapes: dict[int, LayerShape] = field(default_factory=dict)
+
+
+_current: ContextVar[AttentionTrace] = ContextVar("attention_trace")
+
+# Arguments of an attention call that change its result and that the canonical op does not carry.
+_UNSUPPORTED_ARGUMENTS = {"s_aux": "attention sinks", "head_mask": "head masks", "position_bias": "a position bias"}
+
+
+@contextlib.contextmanager
+def tracing(trace: AttentionTrace) -> Iterator[AttentionTrace]:
+    """Attention calls inside the block go to `trace`."""
+    token = _current.set(trace)
+    try:
+        yield trace
+    finally:
+        _current.reset(token)
+
+
+def _mask(*, local_size: int | None = None, use_vmap: bool = False, config: Any, **_: Any) -> MaskNote:
+    """Called by transformers in place of building a mask."""
+    if use_vmap:
+        raise UnsupportedModelError(
+            f"{config.model_type} overlays its own attention mask, which the graph cannot carry yet"
+        )
+    if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
+        raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which the graph cannot carry yet")
+    return MaskNote(local_size)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: MaskNote | torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Called by transformers for each layer; shapes as in `canonical.attention`, returns [B, S, H, D]."""
+    trace = _current.get()
+    model_type = module.config.model_type
+    for name, what in _UNSUPPORTED_ARGUMENTS.items():
+        if kwargs.get(name) is not None:
+            raise UnsupportedModelError(f"{model_type} uses {what}, which the graph cannot carry yet")
+    if not isinstance(mask, MaskNote):
+        raise UnsupportedModelError(
+            f"{model_type} builds its own attention mask (ALiBi, for one), which the graph cannot carry yet"
+        )
+    if key.shape[-1] != value.shape[-1]:
+        raise UnsupportedModelError(
+            f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head (latent attention), "
+            "which the graph cannot carry yet"
+        )
+    layer: int = module.layer_idx
+    if layer in trace.shapes:
+        raise UnsupportedModelError(f"{model_type} attends twice in layer {layer}, which the graph cannot carry yet")
+    trace.shapes[layer] = LayerShape(key.shape[1], key.shape[-1])
+    if trace.past is None:
+        return query.transpose(1, 2), None
+    past_key, past_value = trace.past[layer]
+    assert trace.start is not None
+    out, present_key, present_value = canonical.attention(
+        query,
+        key,
+        value,
+        past_key,
+        past_value,
+        trace.start,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=mask.window,
+        softcap=softcap,
+    )
+    trace.present[layer] = (present_key, present_value)
+    return out, None
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _mask)

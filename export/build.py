@@ -1,0 +1,227 @@
+"""From a model source to an engine directory: skeleton, quantization plan, trace, weights, lowering, files."""
+
+import importlib.metadata
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from transformers import PreTrainedModel
+
+from edgekiln import bundle
+from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
+from edgekiln.calib.scheme import QuantizationOptions
+from edgekiln.errors import RequestError, SourceError
+from edgekiln.export.attention import LayerShape
+from edgekiln.export.lower import ort_cpu
+from edgekiln.export.options import BuildOptions
+from edgekiln.export.passes.scoring import all_positions
+from edgekiln.export.passes.tensors import set_lazily
+from edgekiln.export.skeleton import build_skeleton, normalized
+from edgekiln.export.trace import layer_shapes, trace
+from edgekiln.export.weights_file import WeightsFile, save_graph
+from edgekiln.sources import ModelSource, WeightReader
+
+Progress = Callable[[str, float], None]
+_GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
+_PACKAGES = ("edgekiln", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass
+class Canonical:
+    """A traced model with its weights attached, and what was recorded on the way."""
+
+    graph: ir.Model
+    skeleton: PreTrainedModel
+    plan: QuantizationPlan
+    shapes: list[LayerShape]
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Clock:
+    """Seconds by step, and the caller's progress."""
+
+    progress: Progress = lambda step, done: None
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: tuple[str, float] | None = None
+
+    def step(self, name: str) -> None:
+        """Begin the step `name` and end the one before."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self.seconds[self._last[0]] = round(now - self._last[1], 2)
+        self._last = (name, now)
+        self.progress(name, 0.0)
+
+
+def build_engine(
+    source: ModelSource, output: Path, options: BuildOptions, progress: Progress | None = None
+) -> bundle.EngineManifest:
+    """Build an engine directory at `output`, whole or not at all.
+
+    Args:
+        source: the model.
+        output: directory to make; an engine there is replaced.
+        options: target, quantization and length.
+        progress: called with the name of the step and how much of it is done, 0 to 1.
+
+    Raises:
+        UnsupportedModelError: the graph or the target cannot carry the model.
+        RequestError: a length beyond the model's context.
+        BundleError: `output` cannot be written.
+    """
+    clock = Clock(progress) if progress else Clock()
+    _max_length(source, options.max_length)
+    with bundle.atomic_directory(output) as directory:
+        canonical = canonical_graph(source, options, clock)
+        manifest = write_engine(canonical, source, directory, options, clock)
+    clock.progress("done", 1.0)
+    return manifest
+
+
+def write_engine(
+    canonical: Canonical, source: ModelSource, directory: Path, options: BuildOptions, clock: Clock
+) -> bundle.EngineManifest:
+    """Lower a canonical graph, which is used up, and write the engine's files into an empty `directory`."""
+    max_length = _max_length(source, options.max_length)
+    clock.step("lower")
+    ort_cpu.lower(canonical.graph, max_length)
+    clock.step("write")
+    with WeightsFile(directory, bundle.WEIGHTS_FILE) as weights:
+        weights.store(canonical.graph)
+    save_graph(canonical.graph, directory / _GRAPHS["generate"])
+    all_positions(canonical.graph)
+    save_graph(canonical.graph, directory / _GRAPHS["score"])
+    (directory / bundle.TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
+    if source.chat_template:
+        (directory / bundle.CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
+    recipe = bundle.QuantizationRecipe(
+        scheme=options.quant, group_size=options.group_size if options.quant == "int4" else None
+    )
+    bundle.write_json(directory / bundle.QUANTIZATION_FILE, {**recipe.model_dump(), "layers": canonical.statistics})
+    clock.step("finish")
+    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, canonical, directory))
+    config = normalized(source.config)
+    return bundle.write_manifest(
+        directory,
+        name=source.name,
+        source=source.reference,
+        target=options.target,
+        architecture=bundle.Architecture(
+            model_type=source.config.model_type,
+            vocab_size=canonical.skeleton.config.vocab_size,
+            hidden_size=config.hidden_size,
+            layers=len(canonical.shapes),
+            heads=config.num_attention_heads,
+            kv_heads=[shape.kv_heads for shape in canonical.shapes],
+            head_dims=[shape.head_dim for shape in canonical.shapes],
+            max_length=max_length,
+            parameters=_parameters(source.weights),
+        ),
+        graphs=_GRAPHS,
+        kv=bundle.KeyValueLayout(kind=ort_cpu.KEY_VALUE_KIND, dtype="float32"),
+        quantization=recipe,
+        tokens=source.tokens,
+        sampling=source.sampling,
+        versions=_versions(),
+    )
+
+
+def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | None = None) -> Canonical:
+    """Trace `source` and attach its weights, quantized as `options` say.
+
+    Raises:
+        UnsupportedModelError: the graph cannot carry the model.
+        SourceError: the checkpoint lacks a weight.
+    """
+    clock = clock or Clock()
+    clock.step("trace")
+    skeleton = build_skeleton(source.config)
+    shapes = layer_shapes(skeleton)
+    tied = _tied_names(skeleton)
+    quantization = plan(skeleton, QuantizationOptions(options.quant, options.group_size))
+    graph = trace(skeleton, shapes)
+    result = Canonical(graph, skeleton, quantization, shapes)
+    clock.step("quantize")
+    _attach(result, source.weights, tied, clock)
+    return result
+
+
+def _attach(result: Canonical, weights: WeightReader, tied: dict[str, set[str]], clock: Clock) -> None:
+    """Give every initializer without values those of the checkpoint, read when they are written."""
+
+    def stored(name: str) -> str:
+        found = next((alias for alias in (name, *sorted(tied.get(name, ()))) if alias in weights), None)
+        if found is None:
+            raise SourceError(f"the checkpoint has no weight {name}: it is incomplete or of another architecture")
+        return found
+
+    initializers = result.graph.graph.initializers
+    total = len(result.plan.layers)
+    for done, (layer, quantized, tensors) in enumerate(
+        quantized_tensors(result.plan, lambda name: weights.read(stored(name)))
+    ):
+        result.statistics[layer.names[0].removesuffix(".weight")] = quantized.statistics()
+        for kind, array in tensors.items():
+            # torch.export keeps one name of a tied weight, and does not say which.
+            value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
+            set_lazily(value, array.shape, ir.DataType.from_numpy(array.dtype), lambda array=array: array)  # type: ignore[misc]
+        clock.progress("quantize", (done + 1) / total)
+    for value in initializers.values():
+        if value.const_value is None:
+            assert value.name is not None and value.dtype is not None
+            name = stored(value.name)
+            set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
+
+
+def _float32(tensor: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+    return tensor.detach().float().numpy()
+
+
+def _tied_names(model: PreTrainedModel) -> dict[str, set[str]]:
+    """For each parameter the other names it has: a checkpoint stores it under one of them."""
+    by_identity: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_identity.setdefault(id(parameter), set()).add(name)
+    return {name: names - {name} for names in by_identity.values() for name in names if len(names) > 1}
+
+
+def _max_length(source: ModelSource, wanted: int | None) -> int:
+    context = getattr(source.config, "max_position_embeddings", None)
+    if context is None:
+        if wanted is None:
+            raise RequestError(f"{source.name} does not say its context length: give --max-length")
+        return wanted
+    if wanted is not None and wanted > context:
+        raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
+    return int(wanted or context)
+
+
+def _parameters(weights: WeightReader) -> int:
+    return sum(int(np.prod(weights.shape(name))) for name in weights.keys())
+
+
+def _report(clock: Clock, canonical: Canonical, directory: Path) -> dict[str, Any]:
+    return {
+        "build_seconds": round(sum(clock.seconds.values()), 2),
+        "steps": clock.seconds,
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "sizes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
+        "notes": canonical.plan.notes,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

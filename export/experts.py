@@ -1,0 +1,46 @@
+"""Mixture-of-experts blocks, run densely: every expert sees every token and the router's weight, often zero, scales it.
+
+A graph with data-dependent expert shapes runs on few runtimes; the dense form is right on all of them. transformers
+lets an experts function be registered by name, as for attention.
+"""
+
+from typing import Any
+
+import torch
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+IMPLEMENTATION = "edgekiln"
+
+
+def _dense_experts(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Sum of all experts' outputs weighted by the router.
+
+    Args:
+        self: the experts module, with stacked weights [E, out, in] (or [E, in, out] when `is_transposed`).
+        hidden_states: [T, K].
+        top_k_index: int64 [T, k], the experts chosen for each token.
+        top_k_weights: [T, k].
+
+    Returns:
+        [T, K].
+    """
+    experts = torch.arange(self.num_experts, device=hidden_states.device)
+    chosen = top_k_index.unsqueeze(-1) == experts
+    weights = (top_k_weights.unsqueeze(-1) * chosen).sum(dim=1)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        weight = getattr(self, name)
+        x = torch.matmul(x, weight if self.is_transposed else weight.transpose(1, 2))
+        return x + getattr(self, f"{name}_bias").unsqueeze(1) if self.has_bias else x
+
+    x = hidden_states.unsqueeze(0)
+    if self.has_gate:
+        x = self._apply_gate(linear(x, "gate_up_proj"))
+    else:
+        x = self.act_fn(linear(x, "up_proj"))
+    return (linear(x, "down_proj") * weights.t().unsqueeze(-1)).sum(dim=0)
+
+
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _dense_experts)

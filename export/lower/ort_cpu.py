@@ -1,0 +1,29 @@
+"""Lower the canonical graph to what ONNX Runtime runs fastest on a CPU."""
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
+from edgekiln.export.passes.group_query_attention import lower_attention
+from edgekiln.export.passes.quantized_ops import lower_quantized_ops
+from edgekiln.export.passes.rms_norm import fuse_rms_norm
+from edgekiln.export.passes.transpose_weights import transpose_weights
+
+KEY_VALUE_KIND = "shared-buffer"
+
+
+def lower(model: ir.Model, max_length: int) -> None:
+    """Lower in place; `max_length` positions get rotary angles.
+
+    Raises:
+        UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
+    """
+    fuse_shared_inputs(model)
+    lower_attention(model, max_length)
+    common.RemoveUnusedNodesPass()(model)
+    fuse_rms_norm(model)
+    lower_quantized_ops(model)
+    transpose_weights(model)
+    common.RemoveUnusedNodesPass()(model)
+    model.opset_imports["com.microsoft"] = 1
+    model.opset_imports.pop("edgekiln", None)

@@ -1,0 +1,127 @@
+"""Quantized canonical ops as ONNX Runtime's CPU kernels want them.
+
+Cases:
+    1. QuantizedMatMul in groups: MatMulNBits at accuracy level 4 (activations quantized to int8 a block inside);
+    2. QuantizedMatMul with int8 activations a token: the row-normalize identity around DynamicQuantizeMatMul;
+    3. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekiln.export import canonical
+from edgekiln.export.passes.tensors import (
+    attribute,
+    constant,
+    make,
+    new_initializer,
+    replace_node,
+    shape_of,
+    values_of,
+)
+
+MICROSOFT = "com.microsoft"
+# Keeps the quotient finite where a row is all zero; far below any row that carries information.
+_SMALLEST_ROW_MAXIMUM = 1e-10
+
+
+def lower_quantized_ops(model: ir.Model) -> None:
+    """Lower every quantized canonical op, in place."""
+    normalized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for node in list(model.graph):
+        if node.domain != canonical.DOMAIN:
+            continue
+        if node.op_type == "QuantizedGather":
+            _gather(model.graph, node)
+        elif node.op_type == "QuantizedMatMul" and int(attribute(node, "group_size")):
+            _matmul_n_bits(model.graph, node)
+        elif node.op_type == "QuantizedMatMul":
+            _per_token(model.graph, node, normalized_rows)
+
+
+def _packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.Value:
+    """Zero points as MatMulNBits packs them: 4-bit ones two a byte along the groups, low nibble first."""
+    if bits == 8:
+        return zero_points
+    rows, groups = shape_of(zero_points)
+
+    def pack() -> np.ndarray:  # type: ignore[type-arg]
+        values = np.pad(values_of(zero_points), ((0, 0), (0, groups % 2)))
+        return values[:, 0::2] | (values[:, 1::2] << 4)  # type: ignore[operator, no-any-return]
+
+    return new_initializer(graph, f"{zero_points.name}.packed", (rows, (groups + 1) // 2), ir.DataType.UINT8, pack)
+
+
+def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
+    x, qweight, scales = node.inputs[:3]
+    assert qweight is not None and scales is not None
+    bits, group_size = int(attribute(node, "bits")), int(attribute(node, "group_size"))
+    rows, groups = shape_of(scales)
+    name = node.outputs[0].name or "matmul"
+    blob = group_size * bits // 8
+    # The same bytes in another shape: the writer stores bytes once, however many tensors they are.
+    weight = new_initializer(
+        graph,
+        f"{qweight.name}.blocks",
+        (rows, groups, blob),
+        ir.DataType.UINT8,
+        lambda: values_of(qweight).reshape(rows, groups, blob),
+    )
+    zero_points = node.inputs[3] if len(node.inputs) > 3 else None
+    inputs = [x, weight, scales]
+    if zero_points is not None:
+        inputs.append(_packed_zero_points(graph, zero_points, bits))
+    new = make(
+        "MatMulNBits",
+        inputs,
+        name + ".nbits",
+        domain=MICROSOFT,
+        K=groups * group_size,
+        N=rows,
+        bits=bits,
+        block_size=group_size,
+        accuracy_level=4,
+    )
+    replace_node(node, [new], [new.outputs[0]])
+
+
+def _per_token(graph: ir.Graph, node: ir.Node, normalized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
+    """y = r · MatMul8(x / r) with r = max|x| of each row: after the division one scale fits all rows."""
+    x, qweight, scales = node.inputs[:3]
+    assert x is not None and qweight is not None and scales is not None
+    rows, columns = shape_of(qweight)
+    name = node.outputs[0].name or "matmul"
+    new: list[ir.Node] = []
+    if x not in normalized_rows:
+        axis = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+        smallest = constant(graph, "smallest_row_maximum", np.array(_SMALLEST_ROW_MAXIMUM, dtype=np.float32))
+        magnitude = make("Abs", [x], f"{x.name}.magnitude")
+        largest = make("ReduceMax", [magnitude.outputs[0], axis], f"{x.name}.largest", keepdims=1)
+        maximum = make("Max", [largest.outputs[0], smallest], f"{x.name}.row_maximum")
+        quotient = make("Div", [x, maximum.outputs[0]], f"{x.name}.row_normalized")
+        new += [magnitude, largest, maximum, quotient]
+        normalized_rows[x] = (quotient.outputs[0], maximum.outputs[0])
+    row, maximum_value = normalized_rows[x]
+    weight = new_initializer(
+        graph, f"{qweight.name}.transposed", (columns, rows), ir.DataType.INT8, lambda: values_of(qweight).T
+    )
+    product = make("DynamicQuantizeMatMul", [row, weight, scales], name + ".int8", domain=MICROSOFT)
+    scaled = make("Mul", [product.outputs[0], maximum_value], name + ".rescaled")
+    replace_node(node, [*new, product, scaled], [scaled.outputs[0]])
+
+
+def _gather(graph: ir.Graph, node: ir.Node) -> None:
+    indices, qweight, scales, zero_points = node.inputs[:4]
+    assert zero_points is not None
+    bits = int(attribute(node, "bits"))
+    new = make(
+        "GatherBlockQuantized",
+        [qweight, indices, scales, _packed_zero_points(graph, zero_points, bits)],
+        (node.outputs[0].name or "gather") + ".rows",
+        domain=MICROSOFT,
+        bits=bits,
+        block_size=int(attribute(node, "group_size")),
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    replace_node(node, [new], [new.outputs[0]])

@@ -1,0 +1,30 @@
+"""Engines that several test modules use, built once a session."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama in a Hugging Face directory."""
+    from models import save_checkpoint
+
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
+    save_checkpoint(directory, "llama")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random llama as an ort-cpu engine in int4."""
+    from edgekiln.export.build import build_engine
+    from edgekiln.export.options import BuildOptions
+    from edgekiln.sources import resolve
+
+    engine = tmp_path_factory.mktemp("engines") / "tiny"
+    build_engine(resolve(str(tiny_checkpoint)), engine, BuildOptions(quant="int4"))
+    return engine

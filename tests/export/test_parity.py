@@ -1,0 +1,120 @@
+"""Every family's graph gives Hugging Face's own logits: one row of `models.FAMILIES` a family."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from edgekiln import runtimes
+from edgekiln.export.build import Clock, canonical_graph, write_engine
+from edgekiln.export.options import BuildOptions
+from edgekiln.export.reference import evaluator
+from edgekiln.sources import resolve
+from models import FAMILIES, VOCABULARY, save_checkpoint
+
+TOLERANCE = 1e-3
+PROMPTS = (23, 14, 19)
+CHUNK = 7
+DECODE = 16
+
+
+@dataclass
+class Family:
+    name: str
+    tokens: list[np.ndarray]
+    logits: list[np.ndarray]
+    """Hugging Face's logits [S, V] of each row by itself."""
+    padded: np.ndarray
+    """The same of all rows in one left-padded batch, [B, S, V]; padding positions mean nothing."""
+    canonical: ir.Model
+    engine: Path
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    directory = tmp_path_factory.mktemp("parity") / request.param
+    model = save_checkpoint(directory, request.param)
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, VOCABULARY, prompt + DECODE) for prompt in PROMPTS]
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor(row)[None], use_cache=False).logits[0].numpy() for row in tokens]
+        ids, positions, mask = left_padded(tokens)
+        padded = model(
+            input_ids=torch.tensor(ids),
+            position_ids=torch.tensor(positions),
+            attention_mask=torch.tensor(mask),
+            use_cache=False,
+        ).logits.numpy()
+    source = resolve(str(directory))
+    options = BuildOptions(quant="none")
+    canonical = canonical_graph(source, options)
+    traced = canonical.graph.clone()
+    engine = directory / "engine"
+    engine.mkdir()
+    write_engine(canonical, source, engine, options, Clock())
+    return Family(request.param, tokens, logits, padded, traced, engine)
+
+
+def left_padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, positions and mask [B, S] as Hugging Face's generate prepares them."""
+    length = max(len(row) for row in rows)
+    ids = np.stack([np.pad(row, (length - len(row), 0)) for row in rows])
+    mask = np.stack([np.pad(np.ones(len(row), np.int64), (length - len(row), 0)) for row in rows])
+    return ids, np.maximum(mask.cumsum(axis=1) - 1, 0), mask
+
+
+def test_canonical_graph_is_hugging_face_with_left_padding(family: Family) -> None:
+    graph = family.canonical
+    run = evaluator(ir.to_proto(graph))
+    ids, positions, _ = left_padded(family.tokens)
+    # Prefill past the longest padding in one chunk, prefill another, then a token at a time.
+    split = max(PROMPTS)
+    steps = [
+        slice(0, split - CHUNK),
+        slice(split - CHUNK, split),
+        *(slice(i, i + 1) for i in range(split, ids.shape[1])),
+    ]
+    past = {
+        value.name: np.zeros((len(PROMPTS), value.shape[1], 0, value.shape[3]), np.float32)
+        for value in graph.graph.inputs[2:]
+    }
+    assert len(steps) == DECODE + 2
+    for step in steps:
+        logits, *present = run.run(None, {"input_ids": ids[:, step], "position_ids": positions[:, step], **past})
+        past = dict(zip(past, present, strict=True))
+        np.testing.assert_allclose(logits[:, 0], family.padded[:, step.stop - 1], atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def runtime(family: Family) -> Any:
+    return runtimes.open(family.engine, chunk=CHUNK)
+
+
+def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Any) -> None:
+    tokens, expected = family.tokens[0], family.logits[0]
+    cache = runtime.new_cache(1)
+    logits = runtime.prefill(cache, 0, tokens[: PROMPTS[0]])
+    np.testing.assert_allclose(logits, expected[PROMPTS[0] - 1], atol=TOLERANCE, rtol=0)
+    for position in range(PROMPTS[0], len(tokens)):
+        logits = runtime.step(cache, tokens[position : position + 1])[0]
+        np.testing.assert_allclose(logits, expected[position], atol=TOLERANCE, rtol=0)
+
+
+def test_ort_cpu_engine_is_hugging_face_in_a_ragged_batch(family: Family, runtime: Any) -> None:
+    cache = runtime.new_cache(len(PROMPTS))
+    for row, (tokens, prompt) in enumerate(zip(family.tokens, PROMPTS, strict=True)):
+        logits = runtime.prefill(cache, row, tokens[:prompt])
+        np.testing.assert_allclose(logits, family.logits[row][prompt - 1], atol=TOLERANCE, rtol=0)
+    for step in range(DECODE):
+        new = np.array([tokens[prompt + step] for tokens, prompt in zip(family.tokens, PROMPTS, strict=True)])
+        logits = runtime.step(cache, new)
+        expected = [family.logits[row][prompt + step] for row, prompt in enumerate(PROMPTS)]
+        np.testing.assert_allclose(logits, np.stack(expected), atol=TOLERANCE, rtol=0)
+
+
+def test_ort_cpu_engine_scores_every_position(family: Family, runtime: Any) -> None:
+    np.testing.assert_allclose(runtime.score(family.tokens[1]), family.logits[1], atol=TOLERANCE, rtol=0)
