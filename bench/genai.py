@@ -18,6 +18,7 @@ from typing import Any
 import click
 import genai_model
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -155,10 +156,10 @@ def add_perplexity(
 
 
 def show(record: dict[str, Any], path: Path) -> None:
-    """Print the record as a table: medians, smallest and largest, ratios to the peer."""
-    columns = ["", "prefill tokens/s", "× peer", "decode tokens/s", "× peer", "first token ms", "perplexity", "× fp32"]
+    """Print the record as a table: medians, smallest and largest, × the peer."""
+    columns = ["", "prefill tokens/s", "×", "decode tokens/s", "×", "perplexity", "× fp32"]
     title = "{model}: prompt {prompt_tokens}, generate {gen_tokens}, batch {batch}, {threads} threads".format(**record)
-    table = Table(*columns, title=title)
+    table = Table(*columns, title=title, box=SIMPLE)
     for label, result in record["results"].items():
 
         def spread(name: str, result: dict[str, Any] = result) -> str:
@@ -176,7 +177,6 @@ def show(record: dict[str, Any], path: Path) -> None:
             number("prefill_ratio"),
             spread("decode_tokens_per_s"),
             number("decode_ratio"),
-            spread("ttft_ms"),
             number("perplexity"),
             number("perplexity_ratio"),
         )

@@ -2,10 +2,11 @@
 
 import builtins
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,14 +141,24 @@ def test_interrupt_from_outside_leaves_the_program_running(tiny_engine: Path) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        bufsize=0,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as process:
-        assert process.stdin
-        assert process.stderr
+        stdin, stderr = process.stdin, process.stderr
+        assert stdin
+        assert stderr
+
+        def until(words: bytes, push: Callable[[], object]) -> None:
+            seen = b""
+            while words not in seen:
+                assert process.poll() is None, seen
+                if select.select([stderr], [], [], 0.5)[0]:
+                    seen += stderr.read(4096)
+                else:
+                    push()
+
         for _ in range(2):
-            print("hello", file=process.stdin, flush=True)
-            assert "first token after" in process.stderr.readline()
-            process.send_signal(signal.SIGINT)  # wherever it is by now
-        process.stdin.close()
+            until(b"first token after", lambda: stdin.write(b"hello\n"))
+            until(b"Ctrl-D leaves", lambda: process.send_signal(signal.SIGINT))
+        stdin.close()
         assert process.wait(timeout=60) == 0

@@ -54,14 +54,9 @@ def _ops(graph: Path) -> dict[str, int] | None:
 
 
 def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
     model, recipe = manifest.architecture, manifest.quantization
     group = f", group {recipe.group_size}" if recipe.group_size else ""
-    console.print(Text(str(engine), style="bold"), soft_wrap=True)
+    _heading(str(engine))
     for name, value in (
         ("model", f"{manifest.name} ({model.model_type}, {model.parameters / 1e6:.1f} M parameters)"),
         ("source", manifest.source),
@@ -72,29 +67,29 @@ def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) 
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
-        console.print(Text(f"  {name:<13} {value}"), soft_wrap=True)
-
-    console.print(Text("files", style="bold"))
+        click.echo(f"  {name:<13} {value}")
+    _heading("files")
     for name, size in facts["sizes"].items():
-        console.print(Text(f"  {size / 1e6:>10.3f} MB  {name}"), soft_wrap=True)
+        click.echo(f"  {size / 1e6:>10.3f} MB  {name}")
     for role, counts in facts["ops"].items():
-        console.print(Text(f"ops of the {role} graph", style="bold"))
+        _heading(f"ops of the {role} graph")
         if counts is None:
-            console.print("  not shown: install onnx to list them, `pip install 'edgekiln[export]'`", soft_wrap=True)
+            click.echo("  not shown: install onnx to list them, `pip install 'edgekiln[export]'`")
         for op, count in (counts or {}).items():
-            console.print(Text(f"  {count:>6}  {op}"), soft_wrap=True)
+            click.echo(f"  {count:>6}  {op}")
     if facts["layers"]:
-        table = Table("bits", "group", "grid", "relative error", "clipped", "layer", title_justify="left", box=None)
-        for name, layer in facts["layers"].items():
-            table.add_row(
-                str(layer["bits"]),
-                str(layer["group_size"] or "channel"),
-                "symmetric" if layer["symmetric"] else "asymmetric",
-                f"{layer['relative_error']:.2e}",
-                f"{layer['clipped']:.2%}",
-                Text(name),
-            )
-        console.print(table)
+        _heading("quantization of each layer")
+        click.echo("  bits  group    grid        relative error  clipped  layer")
+    for name, layer in facts["layers"].items():
+        grid = "symmetric" if layer["symmetric"] else "asymmetric"
+        click.echo(
+            f"  {layer['bits']:<4}  {layer['group_size'] or 'channel':<7}  {grid:<10}  "
+            f"{layer['relative_error']:<14.2e}  {layer['clipped']:<7.2%}  {name}"
+        )
+
+
+def _heading(text: str) -> None:
+    click.secho(text, bold=True)
 
 
 def _kv_bytes(manifest: bundle.EngineManifest) -> int:
