@@ -53,7 +53,7 @@ def command(
     runtime = open_runtime(engine, threads)
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
-    with progress_report() as report:
+    with progress_report(animated=False) as report:
         figures = measure(runtime, workload, seed, lambda done: report("measuring", done))
     peak = peak_rss_mb()
     if as_json:

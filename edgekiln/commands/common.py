@@ -83,7 +83,9 @@ def open_runtime(engine: Path, threads: int | None) -> "Runtime":
     """Load an engine; raises EdgekilnError in one sentence."""
     from edgekiln import runtimes
 
-    return runtimes.open(engine, threads=threads)
+    with progress_report() as report:
+        report("loading engine", 0.0)
+        return runtimes.open(engine, threads=threads)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -106,8 +108,11 @@ def read_text(path: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def progress_report() -> Iterator[Callable[[str, float], None]]:
+def progress_report(animated: bool = True) -> Iterator[Callable[[str, float], None]]:
     """A rich progress display on stderr, nothing where that is no terminal.
+
+    Args:
+        animated: redraw ten times a second; otherwise only at a report, which leaves a measurement alone.
 
     Yields:
         `report(step, done)`: the step under way and the share of it that is done, in [0, 1].
@@ -119,7 +124,7 @@ def progress_report() -> Iterator[Callable[[str, float], None]]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=animated) as display:
         current, task = "", TaskID(0)
 
         def report(step: str, done: float) -> None:
@@ -130,5 +135,7 @@ def progress_report() -> Iterator[Callable[[str, float], None]]:
                 current, task = step, display.add_task(step, total=None)
             if done > 0:
                 display.update(task, total=1.0, completed=done)
+            if not animated:
+                display.refresh()
 
         yield report
