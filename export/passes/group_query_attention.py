@@ -61,12 +61,15 @@ class _Rotated:
 
 def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[ir.Value, ir.Value]) -> None:
     query, key, value, past_key, past_value = node.inputs[:5]
-    assert query is not None and key is not None and value is not None
+    assert query is not None
+    assert key is not None
+    assert value is not None
     heads, head_dim = _heads(query)
     kv_heads, _ = _heads(key)
     if head_dim % _HEAD_DIM_MULTIPLE:
         raise UnsupportedModelError(
-            f"heads of {head_dim} elements are not a multiple of {_HEAD_DIM_MULTIPLE}, which ONNX Runtime's attention needs"
+            f"heads of {head_dim} elements are not a multiple of {_HEAD_DIM_MULTIPLE}, "
+            "which ONNX Runtime's attention needs"
         )
     name = node.outputs[0].name or "attention"
     rotated_query, rotated_key = _unrotated(query, caches), _unrotated(key, caches)
@@ -79,7 +82,8 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
     cos = sin = None
     attributes: dict[str, object] = {}
     if fold:
-        assert rotated_query is not None and rotated_key is not None
+        assert rotated_query is not None
+        assert rotated_key is not None
         query, key = rotated_query.value, rotated_key.value
         cos, sin = rotated_query.cache.cos, rotated_query.cache.sin
         attributes = {"do_rotary": 1, "rotary_interleaved": rotated_query.interleaved}
@@ -115,7 +119,8 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
 def _heads(value: ir.Value) -> tuple[int, int]:
     assert value.shape is not None
     heads, head_dim = value.shape[1], value.shape[3]
-    assert isinstance(heads, int) and isinstance(head_dim, int)
+    assert isinstance(heads, int)
+    assert isinstance(head_dim, int)
     return heads, head_dim
 
 
@@ -131,7 +136,9 @@ def _unrotated(value: ir.Value, caches: RotaryCaches) -> _Rotated | None:
     if node is None or node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
         return None
     x, cos, sin = node.inputs
-    assert x is not None and cos is not None and sin is not None
+    assert x is not None
+    assert cos is not None
+    assert sin is not None
     cache = caches.of(cos, sin)
     if cache is None:
         return None

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgekiln.export import canonical
 from edgekiln.export.passes.tensors import (
+    Array,
     attribute,
     constant,
     make,
@@ -45,16 +46,17 @@ def _packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir
         return zero_points
     rows, groups = shape_of(zero_points)
 
-    def pack() -> np.ndarray:  # type: ignore[type-arg]
-        values = np.pad(values_of(zero_points), ((0, 0), (0, groups % 2)))
-        return values[:, 0::2] | (values[:, 1::2] << 4)  # type: ignore[operator, no-any-return]
+    def pack() -> Array:
+        values = np.pad(values_of(zero_points).astype(np.uint8, copy=False), ((0, 0), (0, groups % 2)))
+        return values[:, 0::2] | (values[:, 1::2] << 4)
 
     return new_initializer(graph, f"{zero_points.name}.packed", (rows, (groups + 1) // 2), ir.DataType.UINT8, pack)
 
 
 def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
     x, qweight, scales = node.inputs[:3]
-    assert qweight is not None and scales is not None
+    assert qweight is not None
+    assert scales is not None
     bits, group_size = int(attribute(node, "bits")), int(attribute(node, "group_size"))
     rows, groups = shape_of(scales)
     name = node.outputs[0].name or "matmul"
@@ -88,7 +90,9 @@ def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
 def _per_token(graph: ir.Graph, node: ir.Node, normalized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
     """y = r · MatMul8(x / r) with r = max|x| of each row: after the division one scale fits all rows."""
     x, qweight, scales = node.inputs[:3]
-    assert x is not None and qweight is not None and scales is not None
+    assert x is not None
+    assert qweight is not None
+    assert scales is not None
     rows, columns = shape_of(qweight)
     name = node.outputs[0].name or "matmul"
     new: list[ir.Node] = []
