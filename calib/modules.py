@@ -71,6 +71,8 @@ class QuantizedLinear(torch.nn.Module):
 class QuantizedEmbedding(torch.nn.Module):
     """Embedding that traces as `edgekiln::QuantizedGather`."""
 
+    embed_scale: torch.Tensor | None
+
     def __init__(self, weight: QuantizedWeightModule, embed_scale: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = weight
@@ -155,7 +157,9 @@ def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPl
 def _plan_embedding(
     model: PreTrainedModel, name: str, module: torch.nn.Module, options: QuantizationOptions, result: QuantizationPlan
 ) -> QuantizedWeightModule | None:
-    rows, columns = module.weight.shape
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    rows, columns = weight.shape
     known = type(module) is torch.nn.Embedding or hasattr(module, "embed_scale")
     try:
         scheme = embedding_scheme(options, columns) if known else None
@@ -164,11 +168,11 @@ def _plan_embedding(
     if scheme is None:
         result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
         return None
-    weight = QuantizedWeightModule(rows, columns, scheme)
+    quantized = QuantizedWeightModule(rows, columns, scheme)
     scale = getattr(module, "embed_scale", None)
-    _swap(model, name, QuantizedEmbedding(weight, None if scale is None else torch.as_tensor(scale)))
+    _swap(model, name, QuantizedEmbedding(quantized, None if scale is None else torch.as_tensor(scale)))
     result.layers.append(LayerPlan([f"{name}.weight"], scheme))
-    return weight
+    return quantized
 
 
 def _shape(module: torch.nn.Linear | Conv1D) -> tuple[int, int]:

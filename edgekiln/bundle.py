@@ -139,9 +139,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BundleError(f"no space left on the disk of {target.parent}: free some or choose another -o") from error
+            raise BundleError(
+                f"no space left on the disk of {target.parent}: free some or choose another -o"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise BundleError(f"cannot write {target}: {os.strerror(error.errno)}, choose another output with -o") from error
+            raise BundleError(
+                f"cannot write {target}: {os.strerror(error.errno)}, choose another output with -o"
+            ) from error
         raise
     finally:
         if temporary is not None and temporary.exists():

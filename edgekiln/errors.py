@@ -1,4 +1,4 @@
-"""Errors whose message a user reads: one sentence with the value and the fix. The command line prints it and exits 2."""
+"""Errors whose message a user reads: one sentence, the value and the fix. The command line prints it and exits 2."""
 
 
 class EdgekilnError(Exception):

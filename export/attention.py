@@ -74,7 +74,7 @@ def _mask(*, local_size: int | None = None, use_vmap: bool = False, config: Any,
 
 
 def _attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -95,8 +95,8 @@ def _attention(
         )
     if key.shape[-1] != value.shape[-1]:
         raise UnsupportedModelError(
-            f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head (latent attention), "
-            "which the graph cannot carry yet"
+            f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head "
+            "(latent attention), which the graph cannot carry yet"
         )
     layer: int = module.layer_idx
     if layer in trace.shapes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
@@ -175,12 +176,13 @@ def _attach(result: Canonical, weights: WeightReader, tied: dict[str, set[str]],
         clock.progress("quantize", (done + 1) / total)
     for value in initializers.values():
         if value.const_value is None:
-            assert value.name is not None and value.dtype is not None
+            assert value.name is not None
+            assert value.dtype is not None
             name = stored(value.name)
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
 
 
-def _float32(tensor: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     return tensor.detach().float().numpy()
 
 
@@ -204,7 +206,7 @@ def _max_length(source: ModelSource, wanted: int | None) -> int:
 
 
 def _parameters(weights: WeightReader) -> int:
-    return sum(int(np.prod(weights.shape(name))) for name in weights.keys())
+    return sum(int(np.prod(weights.shape(name))) for name in weights.keys())  # noqa: SIM118 - a WeightReader has no other iterator
 
 
 def _report(clock: Clock, canonical: Canonical, directory: Path) -> dict[str, Any]:

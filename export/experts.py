@@ -36,10 +36,7 @@ def _dense_experts(
         return x + getattr(self, f"{name}_bias").unsqueeze(1) if self.has_bias else x
 
     x = hidden_states.unsqueeze(0)
-    if self.has_gate:
-        x = self._apply_gate(linear(x, "gate_up_proj"))
-    else:
-        x = self.act_fn(linear(x, "up_proj"))
+    x = self._apply_gate(linear(x, "gate_up_proj")) if self.has_gate else self.act_fn(linear(x, "up_proj"))
     return (linear(x, "down_proj") * weights.t().unsqueeze(-1)).sum(dim=0)
 
 

@@ -66,7 +66,7 @@ def only(layers: Sequence[torch.nn.Module], traced: set[int]) -> Iterator[None]:
             handles.append(layer.register_forward_pre_hook(_begin(index), with_kwargs=True))
             handles.append(layer.register_forward_hook(_end(index)))
         else:
-            layer.forward = _pass_through  # type: ignore[assignment]
+            layer.forward = _pass_through
     try:
         yield
     finally:
@@ -220,10 +220,10 @@ class _Region:
             nodes.append(copy)
         present = []
         for value, kind in zip(self.present, ("key", "value"), strict=True):
-            new = mapped(value)
-            assert new is not None
-            new.name = f"present.{layer}.{kind}"
-            present.append(new)
+            result = mapped(value)
+            assert result is not None
+            result.name = f"present.{layer}.{kind}"
+            present.append(result)
         output = mapped(self.end.inputs[0])
         assert output is not None
         return nodes, output, past, present

@@ -51,9 +51,9 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
     Raises:
         UnsupportedModelError: some layers keep another kind of state than keys and values.
     """
-    buffers = {name: buffer for name, buffer in model.named_buffers()}
+    buffers = dict(model.named_buffers())
     try:
-        model.to("meta")
+        torch.nn.Module.to(model, "meta")
         tokens = torch.zeros(1, 2, dtype=torch.int64, device="meta")
         with tracing(AttentionTrace()) as trace, torch.no_grad():
             # A mask of ones keeps transformers from reading position values, which a meta tensor has not.
@@ -91,8 +91,8 @@ def trace(model: PreTrainedModel, shapes: list[LayerShape]) -> ir.Model:
     if found is None:
         return _trace(model, shapes, list(range(len(shapes))))
     prefix, layers = found
-    kinds = representatives(layers, model.config)
-    with only(layers, set(kinds)):
+    kinds = representatives(list(layers), model.config)
+    with only(list(layers), set(kinds)):
         graph = _trace(model, shapes, sorted(set(kinds)))
     expand(graph, prefix, kinds)
     return graph

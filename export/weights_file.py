@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -55,8 +56,8 @@ class WeightsFile:
                 base_dir=self._directory,
             )
 
-    def _write(self, array: np.ndarray) -> int:  # type: ignore[type-arg]
-        data = memoryview(array).cast("B")
+    def _write(self, array: npt.NDArray[np.generic]) -> int:
+        data = array.reshape(-1).view(np.uint8).data
         key = (array.nbytes, hashlib.blake2b(data, digest_size=16).digest())
         if key not in self._at:
             end = self._file.tell()

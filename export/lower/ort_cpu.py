@@ -1,5 +1,7 @@
 """Lower the canonical graph to what ONNX Runtime runs fastest on a CPU."""
 
+from typing import Final
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -9,7 +11,7 @@ from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.rms_norm import fuse_rms_norm
 from edgekiln.export.passes.transpose_weights import transpose_weights
 
-KEY_VALUE_KIND = "shared-buffer"
+KEY_VALUE_KIND: Final = "shared-buffer"
 
 
 def lower(model: ir.Model, max_length: int) -> None:

@@ -16,7 +16,8 @@ def fuse_rms_norm(model: ir.Model) -> None:
         if node.op_type != "RMSNormalization" or node.domain != "":
             continue
         x, scale = node.inputs[:2]
-        assert x is not None and scale is not None
+        assert x is not None
+        assert scale is not None
         epsilon = float(attribute(node, "epsilon")) if "epsilon" in node.attributes else 1e-5
         add = x.producer()
         name = node.outputs[0].name or "norm"

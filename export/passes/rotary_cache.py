@@ -32,10 +32,10 @@ class RotaryCaches:
         self._by_bytes: dict[bytes, ir.Value] = {}
 
     def of(self, cos: ir.Value, sin: ir.Value) -> RotaryCache | None:
-        """The cache for RotaryEmbedding's cos and sin [B, S, rotary_dim / 2], None if they depend on more than position."""
+        """The cache for RotaryEmbedding's cos and sin [B, S, rotary_dim / 2]; None if they depend on more."""
         if (cos, sin) not in self._found:
             arrays = self._evaluate(cos, sin)
-            self._found[cos, sin] = arrays and RotaryCache(*(self._store(array) for array in arrays))
+            self._found[cos, sin] = None if arrays is None else RotaryCache(*map(self._store, arrays))
         return self._found[cos, sin]
 
     def _store(self, array: npt.NDArray[np.float32]) -> ir.Value:

@@ -13,7 +13,8 @@ def all_positions(model: ir.Model) -> None:
         UnsupportedModelError: the way from the last hidden state to the logits holds no such slice.
     """
     value: ir.Value | None = model.graph.outputs[0]
-    assert value is not None and value.shape is not None
+    assert value is not None
+    assert value.shape is not None
     vocabulary = value.shape[2]
     dropped = False
     while value is not None and (node := value.producer()) is not None:

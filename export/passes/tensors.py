@@ -48,7 +48,7 @@ def values_of(value: ir.Value) -> Array:
 def shape_of(value: ir.Value) -> tuple[int, ...]:
     """The static shape of an initializer."""
     assert value.shape is not None
-    return tuple(int(size) for size in value.shape)
+    return value.shape.numpy()
 
 
 def concatenated(graph: ir.Graph, name: str, parts: Sequence[ir.Value]) -> ir.Value:
@@ -69,7 +69,7 @@ def is_weight(value: ir.Value | None) -> bool:
 def attribute(node: ir.Node, name: str) -> int | float | str:
     """The value of a scalar attribute; a string attribute as str."""
     value = node.attributes[name].value
-    return value.decode() if isinstance(value, bytes) else value  # type: ignore[no-any-return]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def replace_node(node: ir.Node, new_nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> None:

@@ -12,7 +12,8 @@ def transpose_weights(model: ir.Model) -> None:
         weight = node.inputs[0] if node.inputs else None
         if node.op_type != "Transpose" or not is_weight(weight):
             continue
-        assert weight is not None and weight.dtype is not None
+        assert weight is not None
+        assert weight.dtype is not None
         shape = shape_of(weight)
         perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else tuple(reversed(range(len(shape))))
         value = new_initializer(
