@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from edgekiln.calib.quantize import quantize
 from edgekiln.calib.scheme import QuantizationOptions, Scheme, embedding_scheme, linear_scheme
 from edgekiln.calib.weight import QuantizedWeight, pack_int4
-from edgekiln.errors import UnsupportedModelError
+from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.export import canonical
 
 
@@ -193,10 +193,16 @@ def quantized_tensors(
     Args:
         plan: what `plan` returned.
         read: name in the model to weight, float [N, K] (or [K, N] where the layer plan says transposed).
+
+    Raises:
+        SourceError: a weight holds NaN or infinity; the message names it.
     """
     for layer in plan.layers:
         weight = read(layer.names[0]).float()
-        quantized = quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
+        try:
+            quantized = quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
+        except SourceError as error:
+            raise SourceError(f"{layer.names[0]}: {error}") from error
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         if quantized.zero_points is not None:

@@ -1,7 +1,6 @@
 """From a model source to an engine directory: skeleton, quantization plan, trace, weights, lowering, files."""
 
 import importlib.metadata
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from edgekiln.export.passes.tensors import set_lazily
 from edgekiln.export.skeleton import build_skeleton, normalized
 from edgekiln.export.trace import layer_shapes, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
+from edgekiln.measure import peak_rss_mb
 from edgekiln.sources import ModelSource, WeightReader
 
 Progress = Callable[[str, float], None]
@@ -107,7 +107,7 @@ def write_engine(
     )
     bundle.write_json(directory / bundle.QUANTIZATION_FILE, {**recipe.model_dump(), "layers": canonical.statistics})
     clock.step("finish")
-    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, canonical, directory))
+    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory))
     config = normalized(source.config)
     return bundle.write_manifest(
         directory,
@@ -209,13 +209,13 @@ def _parameters(weights: WeightReader) -> int:
     return sum(int(np.prod(weights.shape(name))) for name in weights.keys())  # noqa: SIM118 - a WeightReader has no other iterator
 
 
-def _report(clock: Clock, canonical: Canonical, directory: Path) -> dict[str, Any]:
+def _report(clock: Clock, source: ModelSource, canonical: Canonical, directory: Path) -> dict[str, Any]:
     return {
         "build_seconds": round(sum(clock.seconds.values()), 2),
         "steps": clock.seconds,
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
         "sizes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
-        "notes": canonical.plan.notes,
+        "notes": [*source.notes, *canonical.plan.notes],
     }
 
 

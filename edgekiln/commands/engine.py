@@ -69,7 +69,7 @@ def command(
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
         directory = output or Path("engines") / f"{source.name}-{quant}"
         manifest = build_engine(source, directory, options, report)
-    _summarize(directory, manifest, source.notes, as_json)
+    _summarize(directory, manifest, as_json)
 
 
 @contextlib.contextmanager
@@ -101,9 +101,8 @@ def _stopped_once() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _summarize(directory: Path, manifest: bundle.EngineManifest, notes: tuple[str, ...], as_json: bool) -> None:
+def _summarize(directory: Path, manifest: bundle.EngineManifest, as_json: bool) -> None:
     report = json.loads((directory / bundle.REPORT_FILE).read_text(encoding="utf-8"))
-    report["notes"] = [*notes, *report["notes"]]
     size = sum(file.stat().st_size for file in directory.iterdir())
     if as_json:
         print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report})
