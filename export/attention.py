@@ -6,7 +6,7 @@ have masked, so that a window is taken from the mask that the model asked for, n
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,14 @@ def tracing(trace: AttentionTrace) -> Iterator[AttentionTrace]:
         _current.reset(token)
 
 
-def _mask(*, local_size: int | None = None, use_vmap: bool = False, config: Any, **_: Any) -> MaskNote:
+def _mask(
+    *,
+    mask_function: Callable[..., torch.Tensor],
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    config: Any,
+    **_: Any,
+) -> MaskNote:
     """Called by transformers in place of building a mask."""
     if use_vmap:
         raise UnsupportedModelError(
@@ -70,7 +77,17 @@ def _mask(*, local_size: int | None = None, use_vmap: bool = False, config: Any,
         )
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
         raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which the graph cannot carry yet")
+    # Asked once, on the forward that records shapes: under torch.export no value can be looked at.
+    if _current.get().past is None and _sees_the_next_token(mask_function):
+        raise UnsupportedModelError(
+            f"{config.model_type} attends in both directions, which a graph that generates cannot carry"
+        )
     return MaskNote(local_size)
+
+
+def _sees_the_next_token(mask_function: Callable[..., torch.Tensor]) -> bool:
+    zero, one = torch.tensor(0), torch.tensor(1)
+    return bool(mask_function(zero, zero, zero, one))
 
 
 def _attention(

@@ -19,7 +19,7 @@ from edgekiln.export import canonical
 from edgekiln.export.attention import AttentionTrace, LayerShape, tracing
 from edgekiln.export.layers import expand, find_layers, only, representatives
 from edgekiln.export.passes.simplify import simplify
-from edgekiln.export.skeleton import normalized, takes
+from edgekiln.export.skeleton import explained, first_line, normalized, takes, unsupported
 
 # Sizes of the example inputs: distinct, and none is 0 or 1, which torch.export would take for constants.
 BATCH, LENGTH, PAST = 2, 3, 5
@@ -55,7 +55,7 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
     try:
         torch.nn.Module.to(model, "meta")
         tokens = torch.zeros(1, 2, dtype=torch.int64, device="meta")
-        with tracing(AttentionTrace()) as trace, torch.no_grad():
+        with tracing(AttentionTrace()) as trace, torch.no_grad(), explained(type(model), model.config):
             # A mask of ones keeps transformers from reading position values, which a meta tensor has not.
             model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
     finally:
@@ -64,13 +64,8 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
             model.get_submodule(owner)._buffers[attribute] = buffer
     expected = normalized(model.config).num_layers
     if sorted(trace.shapes) != list(range(expected)):
-        missing = [layer for layer in range(expected) if layer not in trace.shapes]
-        kinds = getattr(model.config, "layer_types", None)
-        what = f" ({', '.join(sorted({kinds[layer] for layer in missing}))})" if kinds and missing else ""
-        raise UnsupportedModelError(
-            f"{model.config.model_type} keeps keys and values in {len(trace.shapes)} of {expected} layers{what}; "
-            "the graph cannot carry other state yet"
-        )
+        error = ValueError(f"keys and values are kept by {len(trace.shapes)} of {expected} layers")
+        raise unsupported(type(model), model.config, error)
     return [trace.shapes[layer] for layer in range(expected)]
 
 
@@ -117,8 +112,7 @@ def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) 
         except UnsupportedModelError:
             raise
         except Exception as error:
-            cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UnsupportedModelError(f"cannot trace {model.config.model_type}: {cause}") from error
+            raise UnsupportedModelError(f"cannot trace {model.config.model_type}: {first_line(error)}") from error
         assert onnx_program is not None
         graph = onnx_program.model
         _name(graph, traced, set(model.state_dict()))
