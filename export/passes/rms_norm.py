@@ -46,4 +46,7 @@ def _same_shape(add: ir.Node) -> bool:
     a, b = add.inputs
     if a is None or b is None or a.is_initializer() or b.is_initializer() or a.shape is None or b.shape is None:
         return False
-    return len(a.shape) == len(b.shape) == 3 and a.shape[2] == b.shape[2]
+    if not len(a.shape) == len(b.shape) == 3:
+        return False
+    # Two unknown sizes are the same batch or length under different names; a known one is compared.
+    return all(p == q or not (isinstance(p, int) or isinstance(q, int)) for p, q in zip(a.shape, b.shape, strict=True))

@@ -1,0 +1,108 @@
+"""Linear layers that read one input become one."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgekiln.calib.scheme import Scheme
+from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
+from edgekiln.export.passes.transpose_weights import transpose_weights
+from graphs import graph, node, ops, quantized, run_ort, run_reference
+
+RNG = np.random.default_rng(0)
+WIDTH = 64
+INT4 = Scheme(bits=4, group_size=32, symmetric=False, activation="none")
+INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+# Outputs of each layer: all different, so that parts handed to the wrong reader show.
+ROWS = {"q": 24, "k": 8, "v": 16}
+
+
+def layers(
+    scheme: Scheme | None, biased: set[str], bias_first: bool = False
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """One linear layer for each of ROWS on input x; outputs are called as the layers."""
+    nodes, weights = [], {}
+    for name, rows in ROWS.items():
+        weight = RNG.standard_normal((rows, WIDTH), dtype=np.float32)
+        out = f"{name}.product" if name in biased else name
+        if scheme is None:
+            weights[f"{name}.w"] = weight
+            nodes += [
+                node("Transpose", [f"{name}.w"], f"{name}.t", perm=[1, 0]),
+                node("MatMul", ["x", f"{name}.t"], out),
+            ]
+        else:
+            tensors, _ = quantized(name, weight, scheme)
+            weights |= tensors
+            attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+            nodes.append(node("QuantizedMatMul", ["x", *tensors], out, **attributes))
+        if name in biased:
+            weights[f"{name}.b"] = RNG.standard_normal(rows, dtype=np.float32)
+            terms = [f"{name}.b", out] if bias_first else [out, f"{name}.b"]
+            nodes.append(node("Add", terms, name))
+    return nodes, weights
+
+
+def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> ir.Model:
+    """`nodes` and a reader of each layer, so that none is a graph output itself."""
+    readers = [node("Neg", [name], f"{name}.out") for name in ROWS]
+    outputs = {f"{name}.out": ["B", "S", rows] for name, rows in ROWS.items()}
+    inside = {f"{name}{suffix}": ["B", "S", rows] for name, rows in ROWS.items() for suffix in ("", ".product")}
+    return graph([*nodes, *readers], {"x": ["B", "S", WIDTH]}, outputs, weights, inside)
+
+
+@pytest.mark.parametrize("scheme", [None, INT4, INT8], ids=["float", "int4", "int8"])
+@pytest.mark.parametrize("biased", [set(), {"q", "k", "v"}, {"q"}], ids=["plain", "biases", "one-bias"])
+@pytest.mark.parametrize("bias_first", [False, True])
+def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str], bias_first: bool) -> None:
+    fused = model(*layers(scheme, biased, bias_first))
+    feeds = {"x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32)}
+    expected = run_reference(fused, feeds)
+    fuse_shared_inputs(fused)
+    kinds = ops(fused)
+    assert kinds.count("MatMul") + kinds.count("QuantizedMatMul") == 1
+    assert kinds.count("Split") == 1
+    assert kinds.count("Add") == {0: 0, 1: 1, 3: 1}[len(biased)]
+    assert kinds.count("Neg") == len(ROWS)
+    for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-5)
+    if scheme is None:
+        transpose_weights(fused)
+        for result, wanted in zip(run_ort(fused, feeds), expected, strict=True):
+            np.testing.assert_allclose(result, wanted, atol=1e-4)
+
+
+def test_parts_keep_their_shapes() -> None:
+    fused = model(*layers(INT4, set()))
+    fuse_shared_inputs(fused)
+    (split,) = [n for n in fused.graph if n.op_type == "Split"]
+    assert [value.shape and value.shape[2] for value in split.outputs] == list(ROWS.values())
+
+
+def test_layers_of_different_schemes_or_inputs_stay_apart() -> None:
+    coarse = Scheme(bits=4, group_size=64, symmetric=False, activation="none")
+    weight = RNG.standard_normal((8, WIDTH), dtype=np.float32)
+    nodes, weights = [node("Abs", ["x"], "positive")], {}
+    for name, scheme, source in (("a", INT4, "x"), ("b", coarse, "x"), ("c", INT4, "positive")):
+        tensors, _ = quantized(name, weight, scheme)
+        weights |= tensors
+        attributes = {"bits": 4, "group_size": scheme.group_size, "activation": "none"}
+        nodes += [node("QuantizedMatMul", [source, *tensors], name, **attributes), node("Neg", [name], f"{name}.out")]
+    outputs = {f"{name}.out": ["B", "S", 8] for name in "abc"}
+    apart = graph(nodes, {"x": ["B", "S", WIDTH]}, outputs, weights)
+    before = ops(apart)
+    fuse_shared_inputs(apart)
+    assert ops(apart) == before
+
+
+def test_a_product_of_two_computed_values_stays() -> None:
+    nodes = [
+        node("Transpose", ["y"], "t", perm=[1, 0]),
+        node("MatMul", ["x", "t"], "a"),
+        node("MatMul", ["x", "t"], "b"),
+        node("Add", ["a", "b"], "out"),
+    ]
+    apart = graph(nodes, {"x": [3, WIDTH], "y": [8, WIDTH]}, {"out": [3, 8]}, {})
+    fuse_shared_inputs(apart)
+    assert ops(apart) == ["Add", "MatMul", "MatMul", "Transpose"]

@@ -1,0 +1,146 @@
+"""Quantized ops in ONNX Runtime's kernels against numpy, within the rounding of the activations and no more."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgekiln.calib.scheme import Scheme
+from edgekiln.export.passes.quantized_ops import lower_quantized_ops
+from edgekiln.export.weights_file import WeightsFile, save_graph
+from graphs import graph, node, ops, quantized, run_ort, run_reference
+
+RNG = np.random.default_rng(0)
+ROWS = 40
+PER_TOKEN = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+
+
+def grouped(bits: int, group_size: int) -> Scheme:
+    return Scheme(bits=bits, group_size=group_size, symmetric=False, activation="none")
+
+
+def matmul(scheme: Scheme, columns: int) -> tuple[ir.Model, np.ndarray]:
+    """One QuantizedMatMul of x to y, and the float weight that its codes stand for."""
+    tensors, weight = quantized("w", RNG.standard_normal((ROWS, columns), dtype=np.float32), scheme)
+    attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+    nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
+    return graph(nodes, {"x": ["B", "S", columns]}, {"y": ["B", "S", ROWS]}, tensors), weight
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("group_size", "groups"), [(32, 1), (32, 2), (32, 3), (32, 5), (64, 1), (64, 2), (64, 3), (128, 1), (128, 3)]
+)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_groups(bits: int, group_size: int, groups: int, tokens: int) -> None:
+    model, weight = matmul(grouped(bits, group_size), group_size * groups)
+    x = RNG.standard_normal((2, tokens, group_size * groups), dtype=np.float32)
+    (expected,) = run_reference(model, {"x": x})
+    np.testing.assert_allclose(expected, x @ weight.T, atol=1e-4)
+    lower_quantized_ops(model)
+    assert ops(model) == ["MatMulNBits"]
+    # The kernel may round each block of activations to int8: half a step of max|x| / 127 an element.
+    step = np.abs(x).reshape(2, tokens, groups, group_size).max(axis=-1) / 127
+    bound = np.repeat(step, group_size, axis=-1) / 2 @ np.abs(weight).T
+    (result,) = run_ort(model, {"x": x})
+    assert (np.abs(result - expected) <= bound + 1e-4).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_int8_a_token_with_outliers(tokens: int) -> None:
+    model, weight = matmul(PER_TOKEN, 96)
+    x = RNG.standard_normal((2, tokens, 96), dtype=np.float32)
+    x[0, 0] *= 1e4  # one token whose scale would cost every other token all its digits
+    x[1, -1] *= 1e-4
+    (expected,) = run_reference(model, {"x": x})
+    lower_quantized_ops(model)
+    (result,) = run_ort(model, {"x": x})
+    # Half a step of both: the reference's 1/127 of the row's maximum, and a step of the kernel's 2/255 for where its
+    # zero point lies.
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    bound = largest * (0.5 / 127 + 1.0 * 2 / 255) * np.abs(weight).sum(axis=1)
+    assert (np.abs(result - expected) <= bound).all()
+    # The bound is for the worst signs; errors of a real product are far below.
+    error = np.linalg.norm(result - x @ weight.T, axis=-1) / np.linalg.norm(x @ weight.T, axis=-1)
+    assert error.max() < 0.03
+
+
+def test_rows_of_zeros_give_zeros() -> None:
+    model, _ = matmul(PER_TOKEN, 96)
+    lower_quantized_ops(model)
+    x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
+    x[0] = 0
+    (result,) = run_ort(model, {"x": x})
+    assert np.isfinite(result).all()
+    assert (result[0] == 0).all()
+    (result,) = run_ort(model, {"x": np.zeros((1, 4, 96), np.float32)})
+    assert (result == 0).all()
+
+
+def test_extreme_codes_do_not_saturate() -> None:
+    # All products of one sign and as large as they get: pairs summed in 16 bits would overflow.
+    weight = np.full((ROWS, 96), 1.0, np.float32)
+    tensors, stored = quantized("w", weight, PER_TOKEN)
+    assert (tensors["w.qweight"] == 127).all()
+    nodes = [node("QuantizedMatMul", ["x", *tensors], "y", bits=8, group_size=0, activation="int8-per-token")]
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, tensors)
+    lower_quantized_ops(model)
+    x = np.full((1, 4, 96), 3.0, np.float32)
+    np.testing.assert_allclose(run_ort(model, {"x": x})[0], x @ stored.T, rtol=0.01)
+
+
+def test_layers_that_read_one_input_share_its_row_maxima() -> None:
+    nodes, weights = [], {}
+    for name in "ab":
+        tensors, _ = quantized(name, RNG.standard_normal((ROWS, 96), dtype=np.float32), PER_TOKEN)
+        weights |= tensors
+        attributes = {"bits": 8, "group_size": 0, "activation": "int8-per-token"}
+        nodes.append(node("QuantizedMatMul", ["x", *tensors], name, **attributes))
+    nodes.append(node("Sub", ["a", "b"], "y"))
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, weights)
+    x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
+    (expected,) = run_reference(model, {"x": x})
+    lower_quantized_ops(model)
+    assert ops(model).count("ReduceMax") == 1
+    np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("columns", [32, 64, 96])
+def test_gather(bits: int, columns: int) -> None:
+    tensors, weight = quantized("e", RNG.standard_normal((50, columns), dtype=np.float32), grouped(bits, 32))
+    nodes = [node("QuantizedGather", ["ids", *tensors], "y", bits=bits, group_size=32)]
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", columns]}, tensors)
+    ids = np.array([[0, 49, 7], [7, 1, 48]])
+    np.testing.assert_array_equal(run_reference(model, {"ids": ids})[0], weight[ids])
+    lower_quantized_ops(model)
+    np.testing.assert_allclose(run_ort(model, {"ids": ids})[0], weight[ids], rtol=1e-6)
+
+
+def test_a_tied_head_shares_the_bytes_of_the_embedding(tmp_path: Path) -> None:
+    tensors, _ = quantized("e", RNG.standard_normal((320, 64), dtype=np.float32), grouped(8, 32))
+    nodes = [
+        node("QuantizedGather", ["ids", *tensors], "x", bits=8, group_size=32),
+        node("QuantizedMatMul", ["x", *tensors], "y", bits=8, group_size=32, activation="none"),
+    ]
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", 320]}, tensors, {"x": ["B", "S", 64]})
+    ids = np.array([[3, 5]])
+    (expected,) = run_reference(model, {"ids": ids})
+    lower_quantized_ops(model)
+    (result,) = run_ort(model, {"ids": ids})
+    assert np.abs(result - expected).max() < 0.02 * np.abs(expected).max()
+    with WeightsFile(tmp_path, "weights.bin") as weights:
+        weights.store(model)
+    save_graph(model, tmp_path / "graph.onnx")
+    stored = onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.initializer
+    offsets = [
+        next(entry.value for entry in tensor.external_data if entry.key == "offset")
+        for tensor in stored
+        if tensor.external_data and np.prod(tensor.dims) == 320 * 64
+    ]
+    assert len(offsets) == 2, "in two shapes"
+    assert len(set(offsets)) == 1, "in one place"
+    size = (tmp_path / "weights.bin").stat().st_size
+    assert size < 320 * 64 * 1.5
