@@ -15,11 +15,13 @@ import onnx_ir as ir
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.passes.rotary_cache import RotaryCache, RotaryCaches
-from edgekiln.export.passes.tensors import attribute, constant, make, replace_node, values_of
+from edgekiln.export.passes.tensors import attribute, constant, make, replace_node, shape_of, values_of
 
 MICROSOFT = "com.microsoft"
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
 _HEAD_DIM_MULTIPLE = 8
+# It refuses half a rotated head that is not a multiple of this, too; the rotation then stays an op of its own.
+_ROTARY_MULTIPLE = 8
 
 
 def lower_attention(model: ir.Model, max_length: int) -> None:
@@ -140,7 +142,7 @@ def _unrotated(value: ir.Value, caches: RotaryCaches) -> _Rotated | None:
     assert cos is not None
     assert sin is not None
     cache = caches.of(cos, sin)
-    if cache is None:
+    if cache is None or shape_of(cache.cos)[1] % _ROTARY_MULTIPLE:
         return None
     return _Rotated(x, cache, int(attribute(node, "interleaved")) if "interleaved" in node.attributes else 0)
 
