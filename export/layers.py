@@ -146,7 +146,11 @@ def expand(model: ir.Model, prefix: str, kinds: Sequence[int]) -> None:
     for layer, values in shape_sources.items():
         for old, new in zip(values, past[2 * layer : 2 * layer + 2], strict=True):
             ir.convenience.replace_all_uses_with(old, new)
-    graph.remove(originals, safe=False)
+    for node in originals:
+        # A node that is gone must not count as a user of what it read, or nothing there is ever found unused.
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+    graph.remove(originals)
     inputs = [*graph.inputs[:2], *past]
     graph.inputs.clear()
     graph.inputs.extend(inputs)

@@ -1,7 +1,8 @@
 """Linear layers that read the same input become one: query, key and value; gate and up.
 
 Their weights are concatenated along the outputs and a Split hands each consumer its part. Biases go along when every
-layer of the group has one.
+layer of the group has one. Layers with int8 activations share their quantized input anyway, so there only query, key
+and value are fused, which attention then takes packed; for gate and up the Split's copy would be a loss.
 """
 
 from collections import defaultdict
@@ -10,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekiln.export import canonical
-from edgekiln.export.passes.tensors import concatenated, constant, is_weight, make, shape_of
+from edgekiln.export.passes.tensors import attribute, concatenated, constant, is_weight, make, shape_of
 
 
 def fuse_shared_inputs(model: ir.Model) -> None:
@@ -21,8 +22,26 @@ def fuse_shared_inputs(model: ir.Model) -> None:
             kind = [str(node.attributes[key].value) for key in sorted(node.attributes)]
             groups[node.inputs[0], node.op_type, len(node.inputs), *kind].append(node)
     for nodes in groups.values():
-        if len(nodes) > 1:
+        if len(nodes) > 1 and (not _shares_codes(nodes[0]) or all(_feeds_attention(node) for node in nodes)):
             _fuse(model.graph, nodes)
+
+
+def _shares_codes(node: ir.Node) -> bool:
+    return node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-per-token"
+
+
+def _feeds_attention(node: ir.Node) -> bool:
+    """Whether an output reaches Attention with no linear layer between."""
+    pending, seen = [node], {node}
+    while pending:
+        for output in pending.pop().outputs:
+            for user, _ in output.uses():
+                if user.op_type == "Attention":
+                    return True
+                if user not in seen and user.op_type not in ("MatMul", "QuantizedMatMul"):
+                    seen.add(user)
+                    pending.append(user)
+    return False
 
 
 def _rows(node: ir.Node) -> int | None:

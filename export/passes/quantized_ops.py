@@ -2,7 +2,8 @@
 
 Cases:
     1. QuantizedMatMul in groups: MatMulNBits at accuracy level 4 (activations quantized to int8 a block inside);
-    2. QuantizedMatMul with int8 activations a token: the row-normalize identity around DynamicQuantizeMatMul;
+    2. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
+       scale is known beforehand, so no kernel has to look for it;
     3. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
 """
 
@@ -28,7 +29,7 @@ _SMALLEST_ROW_MAXIMUM = 1e-10
 
 def lower_quantized_ops(model: ir.Model) -> None:
     """Lower every quantized canonical op, in place."""
-    normalized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for node in list(model.graph):
         if node.domain != canonical.DOMAIN:
             continue
@@ -37,7 +38,7 @@ def lower_quantized_ops(model: ir.Model) -> None:
         elif node.op_type == "QuantizedMatMul" and int(attribute(node, "group_size")):
             _matmul_n_bits(model.graph, node)
         elif node.op_type == "QuantizedMatMul":
-            _per_token(model.graph, node, normalized_rows)
+            _per_token(model.graph, node, quantized_rows)
 
 
 def _packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.Value:
@@ -87,29 +88,35 @@ def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
     replace_node(node, [new], [new.outputs[0]])
 
 
-def _per_token(graph: ir.Graph, node: ir.Node, normalized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
-    """y = r · MatMul8(x / r) with r = max|x| of each row: after the division one scale fits all rows."""
+def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
+    """y = r · MatMul8(x / r) with r = max|x| of each row: after the division one static scale fits all rows.
+
+    Layers that read the same x share its quantized form.
+    """
     x, qweight, scales = node.inputs[:3]
     assert x is not None
     assert qweight is not None
     assert scales is not None
     rows, columns = shape_of(qweight)
     name = node.outputs[0].name or "matmul"
+    unit = constant(graph, "row_scale", np.array(1 / 127, dtype=np.float32))
+    zero = constant(graph, "row_zero_point", np.array(128, dtype=np.uint8))
     new: list[ir.Node] = []
-    if x not in normalized_rows:
+    if x not in quantized_rows:
         axis = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
         smallest = constant(graph, "smallest_row_maximum", np.array(_SMALLEST_ROW_MAXIMUM, dtype=np.float32))
         magnitude = make("Abs", [x], f"{x.name}.magnitude")
         largest = make("ReduceMax", [magnitude.outputs[0], axis], f"{x.name}.largest", keepdims=1)
         maximum = make("Max", [largest.outputs[0], smallest], f"{x.name}.row_maximum")
         quotient = make("Div", [x, maximum.outputs[0]], f"{x.name}.row_normalized")
-        new += [magnitude, largest, maximum, quotient]
-        normalized_rows[x] = (quotient.outputs[0], maximum.outputs[0])
-    row, maximum_value = normalized_rows[x]
+        codes = make("QuantizeLinear", [quotient.outputs[0], unit, zero], f"{x.name}.codes")
+        new += [magnitude, largest, maximum, quotient, codes]
+        quantized_rows[x] = (codes.outputs[0], maximum.outputs[0])
+    row, maximum_value = quantized_rows[x]
     weight = new_initializer(
         graph, f"{qweight.name}.transposed", (columns, rows), ir.DataType.INT8, lambda: values_of(qweight).T
     )
-    product = make("DynamicQuantizeMatMul", [row, weight, scales], name + ".int8", domain=MICROSOFT)
+    product = make("MatMulIntegerToFloat", [row, weight, unit, scales, zero], name + ".int8", domain=MICROSOFT)
     scaled = make("Mul", [product.outputs[0], maximum_value], name + ".rescaled")
     replace_node(node, [*new, product, scaled], [scaled.outputs[0]])
 

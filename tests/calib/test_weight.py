@@ -58,7 +58,7 @@ def test_onnxruntime_reads_the_packed_weight_as_we_do(columns: int) -> None:
 
 def test_statistics_are_plain_values_of_the_weight() -> None:
     quantized = quantize(
-        torch.tensor([[127.0, -64.0], [1.0, -254.0]]).repeat(1, 16), Scheme(8, None, True, "int8-per-token")
+        torch.tensor([[127.0, -1.0], [128.0, -254.0]]).repeat(1, 16), Scheme(8, None, True, "int8-per-token")
     )
     statistics = quantized.statistics()
     assert statistics == {
