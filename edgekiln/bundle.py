@@ -26,6 +26,14 @@ TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 QUANTIZATION_FILE = "quantization.json"
 REPORT_FILE = "report.json"
+_REFUSALS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,  # a directory above the target is a file
+    errno.ENAMETOOLONG,
+)
 
 
 class _Record(BaseModel):
@@ -130,19 +138,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o755)
         yield temporary
-        replaced = None
-        if target.exists():
-            replaced = temporary.with_name(temporary.name + ".old")
-            target.rename(replaced)
-        temporary.rename(target)
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
+        _replace(target, temporary)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BundleError(
                 f"no space left on the disk of {target.parent}: free some or choose another -o"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in _REFUSALS:
             raise BundleError(
                 f"cannot write {target}: {os.strerror(error.errno)}, choose another output with -o"
             ) from error
@@ -150,6 +152,21 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(target: Path, temporary: Path) -> None:
+    """Give `temporary` the name of `target`; what had it comes back if that fails and is removed if it does not."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    replaced = temporary.with_name(temporary.name + ".old")
+    target.rename(replaced)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -184,7 +201,7 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         version = raw["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} is damaged ({type(error).__name__}): build the engine again") from error
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise BundleError(
