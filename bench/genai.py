@@ -1,7 +1,9 @@
 """edgekiln beside onnxruntime-genai: the same checkpoint, prompts, machine and run.
 
 `make bench` runs this in an environment of its own. The candidates take turns at each prompt, so that a machine whose
-speed drifts is unfair to none of them; ratios are taken prompt by prompt.
+speed drifts is unfair to none of them; ratios are taken prompt by prompt. Each is loaded for its turn alone and warmed
+up, because threads that wait spinning for one would take the cores of another. The peer runs twice: as its builder
+leaves it, and told to use as many threads as edgekiln.
 """
 
 import datetime
@@ -11,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,16 @@ from rich.console import Console
 from rich.table import Table
 
 from edgekiln import runtimes
+from edgekiln.bundle import read_manifest
 from edgekiln.calib.evaluate import perplexity
 from edgekiln.measure import Figures, Sample, Workload, measure_request, random_prompts
 from edgekiln.runtimes.base import Ids, Logits
 
-PEER = "genai int4"
+PEER = "genai int4 as built"
 WINDOW = 512
 
 Request = Callable[[Ids, int], Sample]
+Opener = Callable[[], Request]
 Scorer = Callable[[Ids], Logits]
 
 
@@ -61,21 +66,27 @@ def main(
     """Build both, measure both, print a table and write OUT/NAME.json."""
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     name = model.rstrip("/").rpartition("/")[2]
-    hf_directory, engines = prepare(model, name, out, threads)
-    peer = genai_model.GenaiModel(out / f"{name}-genai-int4", threads)
-    opened = {f"edgekiln {quant}": runtimes.open(path, threads=threads) for quant, path in engines.items()}
-    requests: dict[str, Request] = {PEER: peer.measure_request}
-    for label, runtime in opened.items():
-        requests[label] = lambda prompts, count, runtime=runtime: measure_request(runtime, prompts, count)
-    vocab_size = min(runtime.properties.vocab_size for runtime in opened.values())
-    samples = interleave(requests, workload, vocab_size, seed)
+    hf_directory, engines = prepare(model, name, out)
+    genai_directory = out / f"{name}-genai-int4"
+
+    def open_engine(path: Path) -> Request:
+        runtime = runtimes.open(path, threads=threads)
+        return lambda prompts, count: measure_request(runtime, prompts, count)
+
+    openers: dict[str, Opener] = {
+        PEER: lambda: genai_model.GenaiModel(genai_directory, None).measure_request,
+        f"genai int4, {threads} threads": lambda: genai_model.GenaiModel(genai_directory, threads).measure_request,
+    }
+    openers |= {f"edgekiln {quant}": partial(open_engine, path) for quant, path in engines.items()}
+    vocab_size = min(read_manifest(path).architecture.vocab_size for path in engines.values())
+    samples = interleave(openers, workload, vocab_size, seed)
     results: dict[str, dict[str, Any]] = {
         label: {**Figures.of(rows, workload).as_json(), **ratios(rows, samples[PEER])}
         for label, rows in samples.items()
     }
     if text:
-        scorers: dict[str, Scorer] = {PEER: peer.scorer()}
-        scorers |= {label: runtime.score for label, runtime in opened.items()}
+        scorers: dict[str, Scorer] = {PEER: genai_model.GenaiScorer(genai_directory, threads)}
+        scorers |= {f"edgekiln {quant}": runtimes.open(path, threads=threads).score for quant, path in engines.items()}
         add_perplexity(results, scorers, hf_directory, text, windows)
     record = {
         "model": model,
@@ -91,7 +102,7 @@ def main(
     show(record, path)
 
 
-def prepare(model: str, name: str, out: Path, threads: int) -> tuple[Path, dict[str, Path]]:
+def prepare(model: str, name: str, out: Path) -> tuple[Path, dict[str, Path]]:
     """Build the peer's model where it is missing, and edgekiln's engines anew; returns HF directory and engines."""
     out.mkdir(parents=True, exist_ok=True)
     hf_directory = out / f"{name}-hf"
@@ -100,7 +111,7 @@ def prepare(model: str, name: str, out: Path, threads: int) -> tuple[Path, dict[
         genai_model.write_hf_directory(model, hf_directory)
     genai_directory = out / f"{name}-genai-int4"
     if not genai_directory.is_dir():
-        genai_model.build(hf_directory, genai_directory, threads)
+        genai_model.build(hf_directory, genai_directory)
     engines = {quant: out / f"{name}-{quant}" for quant in ("int8", "int4")}
     for quant, path in engines.items():
         # In a process of its own: building leaves this one's memory and threads as they are.
@@ -110,21 +121,18 @@ def prepare(model: str, name: str, out: Path, threads: int) -> tuple[Path, dict[
     return hf_directory, engines
 
 
-def interleave(requests: dict[str, Request], workload: Workload, vocab_size: int, seed: int) -> dict[str, list[Sample]]:
-    """Measure every candidate on each prompt in turn, after one round that is not counted.
-
-    The order rotates, so that none always follows the same one.
-    """
+def interleave(openers: dict[str, Opener], workload: Workload, vocab_size: int, seed: int) -> dict[str, list[Sample]]:
+    """Load, warm up and measure every candidate on each prompt in turn; the order rotates."""
     generator = np.random.default_rng(seed)
-    labels = list(requests)
+    labels = list(openers)
     samples: dict[str, list[Sample]] = {label: [] for label in labels}
-    for repeat in range(workload.repeat + 1):
-        prompts = random_prompts(workload, vocab_size, generator)
+    for repeat in range(workload.repeat):
+        warm_up, prompts = (random_prompts(workload, vocab_size, generator) for _ in range(2))
         first = repeat % len(labels)
         for label in labels[first:] + labels[:first]:
-            sample = requests[label](prompts, workload.gen_tokens)
-            if repeat:
-                samples[label].append(sample)
+            request = openers[label]()
+            request(warm_up, 8)
+            samples[label].append(request(prompts, workload.gen_tokens))
     return samples
 
 

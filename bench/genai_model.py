@@ -42,8 +42,8 @@ def _architectures(config: object) -> list[str]:
     return [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
 
 
-def build(hf_directory: Path, directory: Path, threads: int) -> None:
-    """Build int4, block 32, accuracy level 4, for the CPU; its sessions get `threads` threads.
+def build(hf_directory: Path, directory: Path) -> None:
+    """Build int4, block 32, accuracy level 4, for the CPU.
 
     Raises:
         subprocess.CalledProcessError: genai's builder failed; its output is beside `directory`, in `.log`.
@@ -55,21 +55,23 @@ def build(hf_directory: Path, directory: Path, threads: int) -> None:
     command += ["--extra_options", "block_size=32", "accuracy_level=4"]
     with directory.with_name(directory.name + ".log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    path = temporary / "genai_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
-    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
     temporary.rename(directory)
 
 
 class GenaiModel:
     """A built model, timed through genai's own loop, and scored as the bare graph in ONNX Runtime."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, directory: Path, threads: int | None) -> None:
+        """Load for `threads` threads; None leaves the builder's own choice."""
         import onnxruntime_genai as genai
 
-        self._directory = directory
-        self._threads = threads
+        path = directory / "genai_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        options = config["model"]["decoder"]["session_options"]
+        options.pop("intra_op_num_threads", None)
+        if threads is not None:
+            options["intra_op_num_threads"] = threads
+        path.write_text(json.dumps(config, indent=1), encoding="utf-8")
         self._genai = genai
         self._model = genai.Model(str(directory))
 
@@ -89,10 +91,6 @@ class GenaiModel:
             generator.generate_next_token()
             times.append(time.perf_counter())
         return Sample(times[0] - start, tuple(np.diff(times).tolist()))
-
-    def scorer(self) -> "GenaiScorer":
-        """What gives the graph's logits of every position."""
-        return GenaiScorer(self._directory, self._threads)
 
 
 class GenaiScorer:
