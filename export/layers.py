@@ -6,7 +6,7 @@ found by comparing everything else about them; one of each kind is traced, the o
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +17,10 @@ from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 
 BEGIN, END = "LayerBegin", "LayerEnd"
+
+
+class EntangledLayersError(UnsupportedModelError):
+    """The layers share more than one tensor handed from each to the next, so each has to be traced by itself."""
 
 
 def find_layers(model: PreTrainedModel, count: int) -> tuple[str, torch.nn.ModuleList] | None:
@@ -58,27 +62,58 @@ def _signature(layer: torch.nn.Module, index: int, count: int, config: Any) -> s
 
 
 @contextlib.contextmanager
-def only(layers: Sequence[torch.nn.Module], traced: set[int]) -> Iterator[None]:
-    """Inside the block layers outside `traced` return their input and the others are marked in the graph."""
+def only(layers: Sequence[torch.nn.Module], kinds: Sequence[int]) -> Iterator[None]:
+    """Inside the block layers that equal an earlier one return their input and the others are marked in the graph.
+
+    Args:
+        layers: all layers, in order.
+        kinds: what `representatives` said of them.
+
+    Raises:
+        EntangledLayersError: inside the block, when a layer is called with other tensors than the one it equals.
+    """
+    calls: dict[int, tuple[Any, ...]] = {}
     handles = []
     for index, layer in enumerate(layers):
-        if index in traced:
-            handles.append(layer.register_forward_pre_hook(_begin(index), with_kwargs=True))
+        if index == kinds[index]:
+            handles.append(layer.register_forward_pre_hook(_begin(index, calls), with_kwargs=True))
             handles.append(layer.register_forward_hook(_end(index)))
         else:
-            layer.forward = _pass_through
+            layer.forward = _pass_through(index, kinds[index], calls)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
         for index, layer in enumerate(layers):
-            if index not in traced:
+            if index != kinds[index]:
                 del layer.forward
 
 
-def _pass_through(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return hidden_states
+def _pass_through(index: int, kind: int, calls: dict[int, tuple[Any, ...]]) -> Callable[..., torch.Tensor]:
+    def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+        # A model that computes something for each layer outside of it would have the copies read what layer `kind` got.
+        if not _same(calls[kind], _beside_hidden(args, kwargs)):
+            raise EntangledLayersError(f"layer {index} is called with other tensors than layer {kind}")
+        hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+        return hidden
+
+    return forward
+
+
+def _beside_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    return args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, tensors by identity."""
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return a is b
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return bool(a == b)
 
 
 def _mark(op: str, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -92,10 +127,11 @@ def _mark(op: str, index: int, hidden: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _begin(index: int) -> Any:
+def _begin(index: int, calls: dict[int, tuple[Any, ...]]) -> Any:
     def hook(
         _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        calls[index] = _beside_hidden(args, kwargs)
         if args:
             return (_mark(BEGIN, index, args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": _mark(BEGIN, index, kwargs["hidden_states"])}
@@ -106,7 +142,7 @@ def _begin(index: int) -> Any:
 def _end(index: int) -> Any:
     def hook(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> torch.Tensor:
         if not isinstance(output, torch.Tensor):
-            raise UnsupportedModelError(f"a decoder layer returns {type(output).__name__} where a tensor is expected")
+            raise EntangledLayersError(f"a decoder layer returns {type(output).__name__} where a tensor is expected")
         return _mark(END, index, output)
 
     return hook
@@ -119,6 +155,9 @@ def expand(model: ir.Model, prefix: str, kinds: Sequence[int]) -> None:
         model: graph whose past and present are named `past.N.key` and so on, for the traced layers only.
         prefix: name of the layer list, so that initializer `{prefix}.N.x` belongs to layer N.
         kinds: for each layer the traced layer it is equal to.
+
+    Raises:
+        EntangledLayersError: a layer cannot be copied; the graph is then as it was.
     """
     graph = model.graph
     regions = {layer: _Region(graph, prefix, layer) for layer in sorted(set(kinds))}
@@ -239,12 +278,12 @@ def _check_disjoint(regions: dict[int, _Region]) -> None:
         inside = {*region.nodes, region.begin, region.end}
         for node in region.nodes:
             if node in seen:
-                raise UnsupportedModelError(
+                raise EntangledLayersError(
                     f"layers {seen[node]} and {layer} share {node.op_type}, so they cannot be copied"
                 )
             seen[node] = layer
             for value in node.outputs:
                 if any(use.node not in inside for use in value.uses()):
-                    raise UnsupportedModelError(
+                    raise EntangledLayersError(
                         f"layer {layer} hands {node.op_type} to later layers, so it cannot be copied"
                     )

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.attention import AttentionTrace, LayerShape, tracing
-from edgekiln.export.layers import expand, find_layers, only, representatives
+from edgekiln.export.layers import EntangledLayersError, expand, find_layers, only, representatives
 from edgekiln.export.passes.simplify import simplify
 from edgekiln.export.skeleton import explained, first_line, normalized, takes, unsupported
 
@@ -83,14 +83,15 @@ def trace(model: PreTrainedModel, shapes: list[LayerShape]) -> ir.Model:
         UnsupportedModelError: torch.export cannot follow the model.
     """
     found = find_layers(model, len(shapes))
-    if found is None:
-        return _trace(model, shapes, list(range(len(shapes))))
-    prefix, layers = found
-    kinds = representatives(list(layers), model.config)
-    with only(list(layers), set(kinds)):
-        graph = _trace(model, shapes, sorted(set(kinds)))
-    expand(graph, prefix, kinds)
-    return graph
+    if found is not None:
+        prefix, layers = found
+        kinds = representatives(list(layers), model.config)
+        with contextlib.suppress(EntangledLayersError):
+            with only(list(layers), kinds):
+                graph = _trace(model, shapes, sorted(set(kinds)))
+            expand(graph, prefix, kinds)
+            return graph
+    return _trace(model, shapes, list(range(len(shapes))))
 
 
 def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) -> ir.Model:

@@ -10,7 +10,7 @@ import torch
 
 from edgekiln.export import trace as tracer
 from edgekiln.export.build import canonical_graph
-from edgekiln.export.layers import find_layers, only, representatives
+from edgekiln.export.layers import EntangledLayersError, find_layers, only, representatives
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.skeleton import build_skeleton
 from edgekiln.sources import resolve
@@ -70,11 +70,46 @@ def test_a_list_of_something_else_is_not_taken_for_the_layers() -> None:
 def test_only_leaves_the_layers_as_they_were() -> None:
     _, layers, _ = layers_of("llama")
     forward = layers[1].forward
-    with only(layers, {0}):
+    with only(layers, [0, 0, 0, 0]):
         assert layers[1].forward != forward
     assert layers[1].forward == forward
     assert not layers[0]._forward_hooks
     assert not layers[0]._forward_pre_hooks
+
+
+class Doubling(torch.nn.Module):
+    """Stands for a decoder layer."""
+
+    def forward(self, hidden_states: torch.Tensor, extra: object = None, **_: object) -> torch.Tensor:
+        return hidden_states * 2
+
+
+def test_a_layer_that_gets_other_tensors_than_the_one_it_equals_is_not_passed_over() -> None:
+    # As where a model computes something for each layer outside of the layers.
+    layers = [Doubling(), Doubling()]
+    hidden, extra = torch.ones(1, 2, 3), torch.zeros(2)
+    with only(layers, [0, 0]):
+        layers[0](hidden, (extra, 1), name=[extra])
+        assert layers[1](hidden, (extra, 1), name=[extra]) is hidden
+        for arguments in (((extra.clone(), 1), [extra]), ((extra, 2), [extra]), ((extra, 1), []), (None, [extra])):
+            with pytest.raises(EntangledLayersError, match="layer 1 is called with other tensors than layer 0"):
+                layers[1](hidden, arguments[0], name=arguments[1])
+    assert torch.equal(layers[1](hidden), hidden * 2)
+
+
+def test_entangled_layers_are_traced_one_by_one(tmp_path: Path) -> None:
+    # Each of gemma3n's layers takes its own part of a second embedding and hands on four states as one tensor.
+    options = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "head_dim": 16}
+    model = save_checkpoint(
+        tmp_path / "model", "gemma3n_text", **options, num_kv_shared_layers=2, intermediate_size=[128] * 4
+    )
+    graph = canonical_graph(resolve(str(tmp_path / "model")), BuildOptions(quant="none")).graph
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, 12))
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(ids), use_cache=False).logits[:, -1:].numpy()
+    past = {v.name: np.zeros((1, v.shape[1], 0, v.shape[3]), np.float32) for v in graph.graph.inputs[2:]}
+    logits = run_reference(graph, {"input_ids": ids, "position_ids": np.arange(12)[None], **past})[0]
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
