@@ -42,7 +42,8 @@ class WeightsFile:
             assert tensor is not None, f"{value.name} has no values"
             if isinstance(tensor, ir.ExternalTensor) and tensor.location == self._name:
                 continue
-            array = np.ascontiguousarray(tensor.numpy())
+            # Not ascontiguousarray, which would make a scalar index a vector.
+            array = np.asarray(tensor.numpy(), order="C")
             if array.nbytes <= _INLINE_BYTES:
                 value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
                 continue

@@ -46,7 +46,7 @@ def graph(
             "test",
             [info(*item) for item in inputs.items()],
             [info(*item) for item in outputs.items()],
-            [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()],
+            [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in weights.items()],
             value_info=[info(*item) for item in (shapes or {}).items()],
         ),
         opset_imports=[helper.make_opsetid("", canonical.OPSET), helper.make_opsetid(canonical.DOMAIN, 1)],

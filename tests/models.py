@@ -43,6 +43,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"partial_rotary_factor": 0.25},
     "mixtral": {**_EXPERTS, "sliding_window": None},
     "qwen3_moe": {**_EXPERTS, "head_dim": 16, "decoder_sparse_step": 1},
+    # Layers that take a part of a second embedding each, and later layers that read keys and values of earlier ones.
+    "gemma3n_text": {
+        "head_dim": 16,
+        "sliding_window": 8,
+        "intermediate_size": [128] * 4,
+        "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "num_kv_shared_layers": 2,
+    },
+    "gemma4_text": {
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "sliding_window": 8,
+        "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": VOCABULARY,
+    },
 }
 _WITHOUT_COMMON = {
     "gpt2": {

@@ -94,7 +94,8 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
     if softcap := float(attribute(node, "softcap")):
         attributes["softcap"] = softcap
     new: list[ir.Node] = []
-    flat: list[ir.Value | None] = [_flat(graph, part, new) for part in (query, key, value)]
+    parts = {"query": query, "key": key, "value": value}
+    flat: list[ir.Value | None] = [_flat(graph, part, f"{name}.{what}", new) for what, part in parts.items()]
     packed = _packed(flat)
     if packed is not None:
         flat = [packed, None, None]
@@ -147,7 +148,7 @@ def _unrotated(value: ir.Value, caches: RotaryCaches) -> _Rotated | None:
     return _Rotated(x, cache, int(attribute(node, "interleaved")) if "interleaved" in node.attributes else 0)
 
 
-def _flat(graph: ir.Graph, value: ir.Value, new: list[ir.Node]) -> ir.Value:
+def _flat(graph: ir.Graph, value: ir.Value, name: str, new: list[ir.Node]) -> ir.Value:
     """[B, heads, S, D] as [B, S, heads · D]: the tensor it was reshaped and transposed from, if it was."""
     heads, head_dim = _heads(value)
     producer = value.producer()
@@ -163,11 +164,11 @@ def _flat(graph: ir.Graph, value: ir.Value, new: list[ir.Node]) -> ir.Value:
             assert source.inputs[0] is not None
             return source.inputs[0]
     else:
-        transpose = make("Transpose", [value], f"{value.name}.by_position", perm=[0, 2, 1, 3])
+        transpose = make("Transpose", [value], f"{name}.by_position", perm=[0, 2, 1, 3])
         new.append(transpose)
         split = transpose.outputs[0]
     shape = constant(graph, f"flat.{heads * head_dim}", np.array([0, 0, heads * head_dim], dtype=np.int64))
-    reshape = make("Reshape", [split, shape], f"{value.name}.flat")
+    reshape = make("Reshape", [split, shape], f"{name}.flat")
     new.append(reshape)
     return reshape.outputs[0]
 

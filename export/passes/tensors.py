@@ -14,7 +14,7 @@ def set_lazily(value: ir.Value, shape: Sequence[int], dtype: ir.DataType, make: 
     value.shape = ir.Shape(shape)
     value.dtype = dtype
     value.const_value = ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(make()), dtype=dtype),
+        lambda: ir.tensor(np.asarray(make(), order="C"), dtype=dtype),
         dtype=dtype,
         shape=ir.Shape(shape),
         name=value.name,

@@ -97,21 +97,6 @@ def test_a_layer_that_gets_other_tensors_than_the_one_it_equals_is_not_passed_ov
     assert torch.equal(layers[1](hidden), hidden * 2)
 
 
-def test_entangled_layers_are_traced_one_by_one(tmp_path: Path) -> None:
-    # Each of gemma3n's layers takes its own part of a second embedding and hands on four states as one tensor.
-    options = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY, "head_dim": 16}
-    model = save_checkpoint(
-        tmp_path / "model", "gemma3n_text", **options, num_kv_shared_layers=2, intermediate_size=[128] * 4
-    )
-    graph = canonical_graph(resolve(str(tmp_path / "model")), BuildOptions(quant="none")).graph
-    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, 12))
-    with torch.no_grad():
-        expected = model(input_ids=torch.tensor(ids), use_cache=False).logits[:, -1:].numpy()
-    past = {v.name: np.zeros((1, v.shape[1], 0, v.shape[3]), np.float32) for v in graph.graph.inputs[2:]}
-    logits = run_reference(graph, {"input_ids": ids, "position_ids": np.arange(12)[None], **past})[0]
-    np.testing.assert_allclose(logits, expected, atol=1e-3)
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[ir.Model, ir.Model]:
     """One model of two kinds of layer, by `expand` and by tracing all layers."""

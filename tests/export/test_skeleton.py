@@ -23,16 +23,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in FAMILIES),
     ("llama", {"rope_parameters": _YARN}),
     ("llama", {"rope_parameters": _LLAMA3}),
-    (
-        "gemma3n_text",
-        {
-            "hidden_size_per_layer_input": 16,
-            "vocab_size_per_layer_input": 320,
-            "num_kv_shared_layers": 2,
-            "head_dim": 16,
-            "intermediate_size": [128] * 4,
-        },
-    ),
 ]
 
 
