@@ -57,12 +57,9 @@ def test_int8_a_token_with_outliers(tokens: int) -> None:
     (expected,) = run_reference(model, {"x": x})
     lower_quantized_ops(model)
     (result,) = run_ort(model, {"x": x})
-    # Half a step of both: the reference's 1/127 of the row's maximum, and a step of the kernel's 2/255 for where its
-    # zero point lies.
+    # Reference and kernel may round one element in a while to different sides, a step of 1/127 of the row's maximum.
     largest = np.abs(x).max(axis=-1, keepdims=True)
-    bound = largest * (0.5 / 127 + 1.0 * 2 / 255) * np.abs(weight).sum(axis=1)
-    assert (np.abs(result - expected) <= bound).all()
-    # The bound is for the worst signs; errors of a real product are far below.
+    assert (np.abs(result - expected) <= largest / 127 * 3 * np.abs(weight).max()).all()
     error = np.linalg.norm(result - x @ weight.T, axis=-1) / np.linalg.norm(x @ weight.T, axis=-1)
     assert error.max() < 0.03
 
@@ -80,10 +77,9 @@ def test_rows_of_zeros_give_zeros() -> None:
 
 
 def test_extreme_codes_do_not_saturate() -> None:
-    # All products of one sign and as large as they get: pairs summed in 16 bits would overflow.
+    # All products of one sign and as large as they get: CPUs without VNNI sum pairs of them in 16 bits.
     weight = np.full((ROWS, 96), 1.0, np.float32)
     tensors, stored = quantized("w", weight, PER_TOKEN)
-    assert (tensors["w.qweight"] == 127).all()
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", bits=8, group_size=0, activation="int8-per-token")]
     model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, tensors)
     lower_quantized_ops(model)
