@@ -110,7 +110,10 @@ def _reporter(step: str, total: int, progress: Progress) -> type[tqdm]:
         def __init__(self, *args: Any, **options: Any) -> None:
             self._counts_bytes = options.get("unit") == "B"
             options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": False, "file": io.StringIO()})
+            # Without an interval every update is shown; with one a quick download would go from nothing to all.
+            super().__init__(
+                *args, **{**options, "disable": False, "file": io.StringIO(), "mininterval": 0, "miniters": 1}
+            )
 
         def display(self, *_args: Any, **_options: Any) -> bool:
             # The hub's own total grows while files are started; the planned one does not.

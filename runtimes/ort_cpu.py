@@ -17,7 +17,7 @@ from edgekiln.errors import BundleError, EdgekilnError, RequestError
 from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
 from edgekiln.runtimes.ort_cache import Binding, OrtCache
 
-DEFAULT_CHUNK = 256
+DEFAULT_CHUNK = 128
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 LOG_ERRORS_ONLY = 3
 
