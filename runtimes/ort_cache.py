@@ -53,7 +53,9 @@ class OrtCache:
         self.lengths += 1
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row: the next power of two, up to the engine's max_length.
+        """Make room for `length` tokens in every row: the next larger power of two, up to the engine's max_length.
+
+        Larger even if `length` is one itself, so that a prompt of 512 tokens does not grow at its first answer token.
 
         Raises:
             RequestError: the engine holds fewer than `length`.
@@ -63,7 +65,7 @@ class OrtCache:
         limit = self._properties.max_length
         if length > limit:
             raise RequestError(too_long(length, limit))
-        capacity = min(max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length()), limit)
+        capacity = min(max(SMALLEST_CAPACITY, 1 << length.bit_length()), limit)
         held = int(self.lengths.max())
         # Zeros come from calloc: a page costs memory only once a token is written to it.
         layers = []
