@@ -117,11 +117,7 @@ class QuantizationPlan:
 
 
 def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPlan:
-    """Swap the modules of a model without weights, in place.
-
-    Raises:
-        UnsupportedModelError: the embedding is of a kind that cannot be quantized.
-    """
+    """Swap the modules of a model without weights, in place; what cannot be quantized stays float and is noted."""
     result = QuantizationPlan()
     if options.quant == "none":
         return result

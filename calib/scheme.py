@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekiln.errors import RequestError, UnsupportedModelError
-from edgekiln.export.options import GROUP_SIZES
 
+GROUP_SIZES = (32, 64, 128)
 _EMBEDDING_GROUP = 32
 
 

@@ -19,3 +19,8 @@ class BundleError(EdgekilnError):
 
 class RequestError(EdgekilnError):
     """A generation request that cannot be served: empty or too long prompt, option out of range."""
+
+
+def first_line(error: Exception | None) -> str:
+    """The first line with something in it of a library's error, which may go on for pages; else its kind."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

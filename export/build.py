@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from edgekiln import bundle
 from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
-from edgekiln.calib.scheme import QuantizationOptions
-from edgekiln.errors import RequestError, SourceError
+from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
 from edgekiln.export.lower import ort_cpu
 from edgekiln.export.options import BuildOptions
@@ -139,35 +138,25 @@ def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | N
 
     Raises:
         UnsupportedModelError: the graph cannot carry the model.
-        SourceError: the checkpoint lacks a weight.
+        SourceError: a weight is damaged.
     """
     clock = clock or Clock()
     clock.step("trace")
     skeleton = build_skeleton(source.config)
     shapes = layer_shapes(skeleton)
-    tied = _tied_names(skeleton)
-    quantization = plan(skeleton, QuantizationOptions(options.quant, options.group_size))
+    quantization = plan(skeleton, options.quantization)
     graph = trace(skeleton, shapes)
     result = Canonical(graph, skeleton, quantization, shapes)
     clock.step("quantize")
-    _attach(result, source.weights, tied, clock)
+    _attach(result, source.weights, clock)
     return result
 
 
-def _attach(result: Canonical, weights: WeightReader, tied: dict[str, set[str]], clock: Clock) -> None:
+def _attach(result: Canonical, weights: WeightReader, clock: Clock) -> None:
     """Give every initializer without values those of the checkpoint, read when they are written."""
-
-    def stored(name: str) -> str:
-        found = next((alias for alias in (name, *sorted(tied.get(name, ()))) if alias in weights), None)
-        if found is None:
-            raise SourceError(f"the checkpoint has no weight {name}: it is incomplete or of another architecture")
-        return found
-
     initializers = result.graph.graph.initializers
     total = len(result.plan.layers)
-    for done, (layer, quantized, tensors) in enumerate(
-        quantized_tensors(result.plan, lambda name: weights.read(stored(name)))
-    ):
+    for done, (layer, quantized, tensors) in enumerate(quantized_tensors(result.plan, weights.read)):
         result.statistics[layer.names[0].removesuffix(".weight")] = quantized.statistics()
         for kind, array in tensors.items():
             # torch.export keeps one name of a tied weight, and does not say which.
@@ -178,20 +167,12 @@ def _attach(result: Canonical, weights: WeightReader, tied: dict[str, set[str]],
         if value.const_value is None:
             assert value.name is not None
             assert value.dtype is not None
-            name = stored(value.name)
+            name = value.name
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
 
 
 def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     return tensor.detach().float().numpy()
-
-
-def _tied_names(model: PreTrainedModel) -> dict[str, set[str]]:
-    """For each parameter the other names it has: a checkpoint stores it under one of them."""
-    by_identity: dict[int, set[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        by_identity.setdefault(id(parameter), set()).add(name)
-    return {name: names - {name} for names in by_identity.values() for name in names if len(names) > 1}
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from edgekiln.calib.scheme import QuantizationOptions
 from edgekiln.errors import RequestError
 
 Target = Literal["ort-cpu"]
 Quant = Literal["none", "int8", "int4"]
-GROUP_SIZES = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise RequestError(f"target must be one of {', '.join(get_args(Target))}, got {self.target}")
-        if self.quant not in get_args(Quant):
-            raise RequestError(f"quant must be one of {', '.join(get_args(Quant))}, got {self.quant}")
-        if self.group_size not in GROUP_SIZES:
-            raise RequestError(f"group size must be 32, 64 or 128, got {self.group_size}")
+        _ = self.quantization
         if self.max_length is not None and self.max_length < 1:
             raise RequestError(f"max length must be at least 1 token, got {self.max_length}")
+
+    @property
+    def quantization(self) -> QuantizationOptions:
+        """The part of the options that the quantizers read; making it checks it."""
+        return QuantizationOptions(self.quant, self.group_size)

@@ -14,7 +14,7 @@ import torch
 from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
 from transformers import PretrainedConfig, PreTrainedModel
 
-from edgekiln.errors import UnsupportedModelError
+from edgekiln.errors import UnsupportedModelError, first_line
 from edgekiln.export import attention, experts
 
 
@@ -73,11 +73,6 @@ def unsupported(
             f"{config.model_type} makes its attention mask by itself, which the graph cannot carry yet"
         )
     return UnsupportedModelError(f"cannot trace {config.model_type}: {first_line(error)}")
-
-
-def first_line(error: Exception | None) -> str:
-    """The first line of an error that has something in it, else the error's kind."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

@@ -14,12 +14,12 @@ import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
 
-from edgekiln.errors import UnsupportedModelError
+from edgekiln.errors import UnsupportedModelError, first_line
 from edgekiln.export import canonical
 from edgekiln.export.attention import AttentionTrace, LayerShape, tracing
 from edgekiln.export.layers import EntangledLayersError, expand, find_layers, only, representatives
 from edgekiln.export.passes.simplify import simplify
-from edgekiln.export.skeleton import explained, first_line, normalized, takes, unsupported
+from edgekiln.export.skeleton import explained, normalized, takes, unsupported
 
 # Sizes of the example inputs: distinct, and none is 0 or 1, which torch.export would take for constants.
 BATCH, LENGTH, PAST = 2, 3, 5

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import psutil
 
 from edgekiln.bundle import EngineManifest
-from edgekiln.errors import BundleError, EdgekilnError, RequestError
+from edgekiln.errors import BundleError, EdgekilnError, RequestError, first_line
 from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
 from edgekiln.runtimes.ort_cache import Binding, OrtCache
 
@@ -110,7 +110,7 @@ class OrtCpuRuntime:
         try:
             binding.run()
         except Exception as error:
-            raise EdgekilnError(f"ONNX Runtime failed while running the engine: {_first_line(error)}") from error
+            raise EdgekilnError(f"ONNX Runtime failed while running the engine: {first_line(error)}") from error
 
     @cached_property
     def _score(self) -> ort.InferenceSession:
@@ -132,15 +132,10 @@ class OrtCpuRuntime:
         try:
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error
+            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
 
 
 def _own(cache: Cache) -> OrtCache:
     if not isinstance(cache, OrtCache):
         raise RequestError(f"the cache is a {type(cache).__name__}, take one from this runtime's new_cache()")
     return cache
-
-
-def _first_line(error: Exception) -> str:
-    """ONNX Runtime's errors go on for lines; the first says what happened."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

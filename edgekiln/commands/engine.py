@@ -12,8 +12,9 @@ from typing import NoReturn, get_args
 import click
 
 from edgekiln import bundle
+from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
-from edgekiln.export.options import GROUP_SIZES, BuildOptions, Quant, Target
+from edgekiln.export.options import BuildOptions, Quant, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
 
 

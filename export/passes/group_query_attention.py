@@ -1,6 +1,6 @@
 """`edgekiln::Attention` as ONNX Runtime's GroupQueryAttention over one shared buffer.
 
-Rows are right-aligned in nothing: each row's length follows from its own positions, so a batch needs no padding and
+Rows are not padded: each row's length follows from its own positions, so a batch needs no padding and
 no mask. Cases:
     1. query and key come from RotaryEmbedding whose angles depend on the position alone: rotary is folded in;
     2. query, key and value are the parts of one tensor, in that order: it is passed packed;
