@@ -3,7 +3,7 @@ MODEL  = smollm2-135m
 TARGET = ort-cpu
 QUANT  = int8
 OUT    = engines/$(notdir $(MODEL:/=))-$(QUANT)
-PROMPT = What is the capital of France?
+PROMPT = What is the capital of Japan?
 # A text file for `make bench` to measure perplexity on.
 TEXT   =
 
