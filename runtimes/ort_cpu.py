@@ -15,9 +15,10 @@ import psutil
 from edgekiln.bundle import EngineManifest
 from edgekiln.errors import BundleError, EdgekilnError, RequestError, first_line
 from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
+from edgekiln.runtimes.native import STOCK, native_kernels
 from edgekiln.runtimes.ort_cache import Binding, OrtCache
 
-DEFAULT_CHUNK = 128
+DEFAULT_CHUNK = 256
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 LOG_ERRORS_ONLY = 3
 
@@ -32,9 +33,16 @@ class OrtCpuRuntime:
     """An engine loaded in ONNX Runtime; see `edgekiln.runtimes.base.Runtime`."""
 
     def __init__(
-        self, directory: Path, manifest: EngineManifest, threads: int | None = None, chunk: int | None = None
+        self,
+        directory: Path,
+        manifest: EngineManifest,
+        threads: int | None = None,
+        chunk: int | None = None,
+        native: bool = True,
     ) -> None:
         """Load the `generate` graph of a checked engine.
+
+        With `native`, edgekiln's own kernels are used where they are built and take the graph.
 
         Raises:
             BundleError: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
@@ -49,7 +57,13 @@ class OrtCpuRuntime:
         self._manifest = manifest
         self._threads = threads or default_threads()
         self._chunk = chunk or DEFAULT_CHUNK
+        self._native = native_kernels() if native and manifest.kv.dtype == "float32" else None
         self._generate = self._load("generate")
+
+    @property
+    def kernels(self) -> str:
+        """`stock`, or the instruction set of edgekiln's own kernels."""
+        return self._native.instruction_set if self._native else STOCK
 
     def new_cache(self, batch_size: int = 1) -> OrtCache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
@@ -129,8 +143,17 @@ class OrtCpuRuntime:
         # Work is handed out in small blocks, so that a core that other programs slow down does not hold up the rest:
         # 3% more tokens/s in decode on two shared cores, nothing lost in prefill.
         options.add_session_config_entry("session.dynamic_block_base", "4")
+        providers = ["CPUExecutionProvider"]
+        if self._native is not None:
+            options.register_custom_ops_library(str(self._native.library))
+            try:
+                return ort.InferenceSession(str(path), options, providers=providers)
+            except Exception:
+                # They refuse what they do not implement; ONNX Runtime's own say what is wrong with anything else.
+                self._native = None
+                return self._load(role)
         try:
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
 

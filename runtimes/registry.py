@@ -12,7 +12,11 @@ ADAPTERS = {"ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu")}
 
 
 def open_engine(
-    engine: str | Path, threads: int | None = None, chunk: int | None = None, verify: bool = True
+    engine: str | Path,
+    threads: int | None = None,
+    chunk: int | None = None,
+    native: bool = True,
+    verify: bool = True,
 ) -> Runtime:
     """Load an engine directory with the adapter of its target.
 
@@ -20,6 +24,7 @@ def open_engine(
         engine: the engine directory.
         threads: compute threads; by default the physical cores this process may use.
         chunk: tokens a prefill run takes at once; by default what the adapter finds best.
+        native: use edgekiln's own kernels where they are built; without, only those of the runtime.
         verify: check the SHA-256 of every file first (about 1 s a GB).
 
     Raises:
@@ -41,5 +46,5 @@ def open_engine(
         raise EdgekilnError(
             f"target {manifest.target} needs the module {error.name}: pip install 'edgekiln[{extra}]'"
         ) from error
-    adapter: Runtime = getattr(module, class_name)(Path(engine), manifest, threads=threads, chunk=chunk)
+    adapter: Runtime = getattr(module, class_name)(Path(engine), manifest, threads=threads, chunk=chunk, native=native)
     return adapter

@@ -8,6 +8,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="session", params=[True, False], ids=["native", "stock"])
+def native(request: pytest.FixtureRequest) -> bool:
+    """Whether to use edgekiln's own kernels; a test that asks for it runs with both."""
+    from edgekiln.runtimes.native import native_kernels
+
+    if request.param and native_kernels() is None:
+        pytest.fail("edgekiln's own kernels are not built: make native")
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama in a Hugging Face directory."""

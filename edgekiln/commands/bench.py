@@ -31,6 +31,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--batch", type=_COUNT, default=1, show_default=True, metavar="N", help="Prompts at a time.")
 @click.option("--repeat", type=_COUNT, default=5, show_default=True, metavar="N", help="Counted measurements.")
+@click.option("--native/--no-native", default=True, help="Use edgekiln's own kernels where they are built.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
 @threads_option
 @json_option
@@ -42,6 +43,7 @@ def command(
     gen_tokens: int,
     batch: int,
     repeat: int,
+    native: bool,
     seed: int,
     threads: int | None,
     as_json: bool,
@@ -50,14 +52,19 @@ def command(
     from edgekiln.measure import Spread, Workload, measure, peak_rss_mb
 
     start = time.perf_counter()
-    runtime = open_runtime(engine, threads)
+    runtime = open_runtime(engine, threads, native)
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     with progress_report(animated=False) as report:
         figures = measure(runtime, workload, seed, lambda done: report("measuring", done))
     peak = peak_rss_mb()
     if as_json:
-        about = {"engine": str(engine), "target": runtime.properties.target, **vars(workload)}
+        about = {
+            "engine": str(engine),
+            "target": runtime.properties.target,
+            "kernels": runtime.kernels,
+            **vars(workload),
+        }
         print_json({**about, "load_ms": load_ms, **figures.as_json(), "peak_rss_mb": peak})
         return
 
@@ -67,6 +74,7 @@ def command(
         return f"{name:<16}{value.median:>10.1f} {unit:<9}({value.low:.1f} to {value.high:.1f})"
 
     click.echo(f"{engine}: {prompt_tokens} prompt tokens, {gen_tokens} generated, batch {batch}, {repeat} repeats")
+    click.echo(f"{'kernels':<16}{runtime.kernels:>10}")
     click.echo(line("load", load_ms, "ms"))
     click.echo(line("first token", figures.ttft_ms, "ms"))
     click.echo(line("prefill", figures.prefill_tokens_per_s, "tokens/s"))

@@ -79,13 +79,13 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def open_runtime(engine: Path, threads: int | None) -> "Runtime":
-    """Load an engine; raises EdgekilnError in one sentence."""
+def open_runtime(engine: Path, threads: int | None, native: bool = True) -> "Runtime":
+    """Load an engine, with `runtimes.open`; raises EdgekilnError in one sentence."""
     from edgekiln import runtimes
 
     with progress_report() as report:
         report("loading engine", 0.0)
-        return runtimes.open(engine, threads=threads)
+        return runtimes.open(engine, threads=threads, native=native)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from edgekiln import runtimes
 from edgekiln.export.build import Clock, canonical_graph, write_engine
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.reference import evaluator
+from edgekiln.runtimes.native import STOCK
 from edgekiln.sources import resolve
 from models import FAMILIES, VOCABULARY, save_checkpoint
 
@@ -90,8 +91,10 @@ def test_canonical_graph_is_hugging_face_with_left_padding(family: Family) -> No
 
 
 @pytest.fixture(scope="module")
-def runtime(family: Family) -> Any:
-    return runtimes.open(family.engine, chunk=CHUNK)
+def runtime(family: Family, native: bool) -> Any:
+    runtime = runtimes.open(family.engine, chunk=CHUNK, native=native)
+    assert (runtime.kernels != STOCK) == native
+    return runtime
 
 
 def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Any) -> None:

@@ -12,8 +12,8 @@ SCALES = np.full(259, 1 / 127, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
-def runtime(engine):
-    return runtimes.open(engine, threads=1, chunk=7)
+def runtime(engine, native):
+    return runtimes.open(engine, threads=1, chunk=7, native=native)
 
 
 def ids(length: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,56 @@
+// Causal grouped-query attention over a key-value cache in place: what the kernels of each instruction set share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace edgekiln {
+
+// One call. Tensors are float32, row-major; the caller owns all memory.
+struct AttentionCall {
+  std::size_t batch, length, heads, kv_heads, head_dim;
+  std::size_t capacity;  // slots of the cache's rows
+  // [batch, length, ...]: rows of heads * head_dim (query) and kv_heads * head_dim (key, value), `*_stride` floats apart.
+  const float* query;
+  const float* key;
+  const float* value;
+  std::size_t query_stride, key_stride, value_stride;
+  // [batch, kv_heads, capacity, head_dim], read up to each row's past and appended to.
+  float* cached_key;
+  float* cached_value;
+  const std::int32_t* last_position;  // [batch], of the last new token; its past is last_position + 1 - length
+  // [positions, rotary_dim / 2], null without rotary.
+  const float* cosine;
+  const float* sine;
+  std::size_t rotary_dim;
+  bool interleaved;  // rotated pairs are neighbours, not halves
+  float scale;
+  float softcap;       // 0 is none
+  std::size_t window;  // keys a query sees, itself included; 0 is all
+  float* out;          // [batch, length, heads * head_dim]
+
+  std::size_t past(std::size_t row) const { return static_cast<std::size_t>(last_position[row]) + 1 - length; }
+};
+
+// Runs `task(context, i)` for each i below `count`, on as many threads as the caller has; returns when all are done.
+struct Parallel {
+  void (*run)(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context);
+  void* self;
+};
+
+// Scratch memory that a kernel keeps from call to call.
+using Scratch = std::vector<float>;
+
+using AttentionKernel = void (*)(const AttentionCall&, const Parallel&, Scratch&);
+
+// The kernels of one instruction set.
+struct Kernels {
+  AttentionKernel attention;
+  const char* instruction_set;
+};
+
+// Those that the processor this runs on has, the fastest first.
+const std::vector<Kernels>& kernels();
+
+}  // namespace edgekiln

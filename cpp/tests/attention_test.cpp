@@ -1,0 +1,178 @@
+// Every kernel that this processor runs, against attention written out in double precision over the whole sequence.
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr double kTolerance = 2e-5;
+
+struct Case {
+  std::string name;
+  std::size_t batch, length, heads, kv_heads, head_dim, capacity;
+  std::vector<std::int32_t> past;
+  std::size_t rotary_dim;
+  bool interleaved, packed;
+  float scale, softcap;
+  std::size_t window;
+};
+
+using Doubles = std::vector<double>;
+
+std::vector<float> random_floats(std::mt19937& generator, std::size_t count, float spread = 1.0f) {
+  std::normal_distribution<float> normal(0.0f, spread);
+  std::vector<float> values(count);
+  std::generate(values.begin(), values.end(), [&] { return normal(generator); });
+  return values;
+}
+
+Doubles rotated(const Case& c, const float* x, const float* cosine, const float* sine, std::size_t position) {
+  Doubles y(x, x + c.head_dim);
+  const std::size_t half = c.rotary_dim / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    const std::size_t a = c.interleaved ? 2 * i : i, b = c.interleaved ? 2 * i + 1 : half + i;
+    const double cos = cosine[position * half + i], sin = sine[position * half + i];
+    y[a] = x[a] * cos - x[b] * sin;
+    y[b] = x[a] * sin + x[b] * cos;
+  }
+  return y;
+}
+
+void on_threads(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < count; ++i) threads.emplace_back(task, context, i);
+}
+
+// The largest difference from the truth, of the output and of the appended keys and values.
+double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) {
+  std::mt19937 generator(seed);
+  const std::size_t dim = c.head_dim, widths[] = {c.heads * dim, c.kv_heads * dim, c.kv_heads * dim};
+  const std::size_t stride = widths[0] + widths[1] + widths[2], tokens = c.batch * c.length;
+  const std::vector<float> packed = random_floats(generator, tokens * stride);
+  std::vector<float> parts[3];
+  std::size_t offset = 0;
+  for (int i = 0; i < 3; ++i) {
+    for (std::size_t t = 0; t < tokens; ++t)
+      parts[i].insert(parts[i].end(), &packed[t * stride + offset], &packed[t * stride + offset] + widths[i]);
+    offset += widths[i];
+  }
+  std::vector<float> keys = random_floats(generator, c.batch * c.kv_heads * c.capacity * dim);
+  std::vector<float> values = random_floats(generator, keys.size());
+  const std::vector<float> cosine = random_floats(generator, c.capacity * std::max<std::size_t>(c.rotary_dim / 2, 1));
+  const std::vector<float> sine = random_floats(generator, cosine.size());
+  Doubles true_keys(keys.begin(), keys.end()), true_values(values.begin(), values.end());
+  const auto slot = [&](std::size_t b, std::size_t head, std::size_t position) {
+    return ((b * c.kv_heads + head) * c.capacity + position) * dim;
+  };
+
+  std::vector<std::int32_t> last(c.batch);
+  for (std::size_t b = 0; b < c.batch; ++b) {
+    last[b] = c.past[b] + static_cast<std::int32_t>(c.length) - 1;
+    for (std::size_t s = 0; s < c.length; ++s) {
+      for (std::size_t head = 0; head < c.kv_heads; ++head) {
+        const std::size_t from = (b * c.length + s) * widths[1] + head * dim, to = slot(b, head, c.past[b] + s);
+        const Doubles key = rotated(c, &parts[1][from], cosine.data(), sine.data(), c.past[b] + s);
+        std::copy(key.begin(), key.end(), &true_keys[to]);
+        std::copy_n(&parts[2][from], dim, &true_values[to]);
+      }
+    }
+  }
+
+  std::vector<float> out(tokens * widths[0], NAN);
+  edgekiln::AttentionCall call{};
+  call.batch = c.batch, call.length = c.length, call.heads = c.heads, call.kv_heads = c.kv_heads;
+  call.head_dim = dim, call.capacity = c.capacity;
+  call.query = c.packed ? packed.data() : parts[0].data();
+  call.key = c.packed ? packed.data() + widths[0] : parts[1].data();
+  call.value = c.packed ? packed.data() + widths[0] + widths[1] : parts[2].data();
+  call.query_stride = c.packed ? stride : widths[0];
+  call.key_stride = call.value_stride = c.packed ? stride : widths[1];
+  call.cached_key = keys.data(), call.cached_value = values.data();
+  call.last_position = last.data();
+  call.cosine = c.rotary_dim ? cosine.data() : nullptr, call.sine = c.rotary_dim ? sine.data() : nullptr;
+  call.rotary_dim = c.rotary_dim, call.interleaved = c.interleaved;
+  call.scale = c.scale, call.softcap = c.softcap, call.window = c.window;
+  call.out = out.data();
+  edgekiln::Scratch scratch;
+  kernel(call, {on_threads, nullptr}, scratch);
+
+  double worst = 0.0;
+  const auto compare = [&](double got, double expected) {
+    const double difference = std::abs(got - expected);
+    worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
+  };
+  for (std::size_t i = 0; i < keys.size(); ++i) compare(keys[i], true_keys[i]), compare(values[i], true_values[i]);
+  for (std::size_t b = 0; b < c.batch; ++b) {
+    for (std::size_t s = 0; s < c.length; ++s) {
+      const std::size_t position = c.past[b] + s;
+      const std::size_t first = c.window && position + 1 > c.window ? position + 1 - c.window : 0;
+      for (std::size_t head = 0; head < c.heads; ++head) {
+        const std::size_t kv_head = head / (c.heads / c.kv_heads), at = ((b * c.length + s) * c.heads + head) * dim;
+        const Doubles query = rotated(c, &parts[0][at], cosine.data(), sine.data(), position);
+        Doubles weights, sum(dim);
+        for (std::size_t k = first; k <= position; ++k) {
+          double score = 0.0;
+          for (std::size_t j = 0; j < dim; ++j) score += query[j] * true_keys[slot(b, kv_head, k) + j];
+          score *= c.scale;
+          weights.push_back(c.softcap != 0.0f ? c.softcap * std::tanh(score / c.softcap) : score);
+        }
+        const double largest = *std::max_element(weights.begin(), weights.end());
+        double total = 0.0;
+        for (std::size_t k = 0; k < weights.size(); ++k) {
+          const double weight = std::exp(weights[k] - largest);
+          total += weight;
+          for (std::size_t j = 0; j < dim; ++j) sum[j] += weight * true_values[slot(b, kv_head, first + k) + j];
+        }
+        for (std::size_t j = 0; j < dim; ++j) compare(out[at + j], sum[j] / total);
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<Case> cases = {
+      {"a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0},
+      {"a chunk after others", 1, 70, 4, 2, 64, 512, {301}, 64, false, true, 0.125f, 0, 0},
+      {"several blocks of queries and keys", 1, 150, 6, 2, 32, 512, {190}, 32, false, false, 0.2f, 0, 0},
+      {"one token", 1, 1, 9, 3, 64, 1024, {640}, 64, false, true, 0.125f, 0, 0},
+      {"the first token", 1, 1, 4, 4, 64, 16, {0}, 64, false, true, 0.125f, 0, 0},
+      {"ragged rows step together", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0},
+      {"ragged rows in chunks", 2, 9, 8, 2, 64, 256, {200, 5}, 64, false, false, 0.125f, 0, 0},
+      {"a window over chunks", 1, 90, 4, 1, 64, 512, {170}, 64, false, true, 0.125f, 0, 33},
+      {"a window over one token", 2, 1, 4, 1, 64, 512, {400, 7}, 64, false, true, 0.125f, 0, 40},
+      {"a window longer than the past", 1, 20, 4, 2, 64, 64, {0}, 64, false, true, 0.125f, 0, 50},
+      {"softcap", 1, 40, 4, 2, 64, 128, {60}, 64, false, true, 1.0f, 5.0f, 0},
+      {"softcap, one token", 1, 1, 4, 2, 64, 128, {90}, 64, false, true, 1.0f, 5.0f, 0},
+      {"no rotary", 1, 30, 4, 4, 64, 128, {20}, 0, false, false, 0.125f, 0, 0},
+      {"half a head rotated", 1, 30, 4, 4, 64, 128, {20}, 32, false, false, 0.125f, 0, 0},
+      {"interleaved rotary", 1, 30, 4, 4, 64, 128, {20}, 64, true, false, 0.125f, 0, 0},
+      {"heads narrower than a vector", 1, 30, 4, 2, 8, 128, {20}, 8, false, true, 0.3f, 0, 0},
+      {"heads that do not fill a vector", 2, 21, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
+      {"heads that do not fill a vector, one token", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
+      {"wide heads", 1, 65, 8, 1, 256, 256, {100}, 256, false, true, 0.0625f, 0, 0},
+      {"many splits", 1, 1, 4, 1, 128, 4096, {4000}, 128, false, true, 0.09f, 0, 0},
+      {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
+  };
+  int failures = 0;
+  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+    for (const Case& c : cases) {
+      const double error = error_of(c, kernels.attention, 7);
+      // The scores' own rounding grows with their size.
+      if (!(error <= kTolerance * std::max(1.0f, c.scale * 8))) {
+        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
+        ++failures;
+      }
+    }
+    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
+  }
+  return failures != 0;
+}
