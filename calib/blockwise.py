@@ -1,4 +1,4 @@
-"""Asymmetric block quantization that minimises squared error: float scale, integer zero point, a pair a block."""
+"""Block quantization that minimises squared error: a block has a float scale and, unless symmetric, a zero point."""
 
 from dataclasses import dataclass
 
@@ -28,8 +28,11 @@ _STARTS = {
 _TINY = 1e-30
 
 
-def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int) -> QuantizedArrays:
-    """Quantize float [N, K] in groups of `group_size` consecutive columns, which must divide K, to 4 or 8 bits."""
+def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False) -> QuantizedArrays:
+    """Quantize float [N, K] in groups of `group_size` consecutive columns, which must divide K, to 4 or 8 bits.
+
+    Symmetric, the middle code is the zero point of every block and none are returned.
+    """
     rows, columns = weight.shape
     codes = torch.empty((rows, columns), dtype=torch.uint8)
     scales = torch.empty((rows, columns // group_size), dtype=torch.float32)
@@ -39,7 +42,7 @@ def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int) -> Quantiz
     def quantize(part: slice) -> tuple[float, int]:
         # Blocks as columns: sums over a block then run along the vector lanes.
         x = weight[part].to(torch.float32).reshape(-1, group_size).t().contiguous()
-        grid = _search(x, levels, _STARTS[bits])
+        grid = _search(x, levels, _STARTS[bits], symmetric)
         steps = (x / grid.scale).round_()
         kept = torch.clamp(steps, -grid.zero, levels - grid.zero)
         clipped = int((steps != kept).sum())
@@ -50,7 +53,7 @@ def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int) -> Quantiz
         return float(error), clipped
 
     errors, clipped = zip(*map_rows(quantize, rows, columns), strict=True)
-    return QuantizedArrays(codes, scales, zero_points, sum(errors), sum(clipped))
+    return QuantizedArrays(codes, scales, None if symmetric else zero_points, sum(errors), sum(clipped))
 
 
 @dataclass
@@ -71,7 +74,7 @@ class _Grid:
         self.gain = torch.where(better, gain, self.gain)
 
 
-def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float], ...]) -> _Grid:
+def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float], ...], symmetric: bool) -> _Grid:
     """Grid for each column of float32 [group_size, blocks].
 
     For given steps y = code - zero_point the best scale is <x, y> / <y, y>, which leaves the squared error
@@ -81,6 +84,11 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
     """
     low = blocks.amin(0).clamp_(max=0)
     high = blocks.amax(0).clamp_(min=0)
+    if symmetric:
+        # A range about 0 has the middle code for its zero point at every span.
+        high = torch.maximum(high, -low)
+        low = -high
+        starts = tuple((span, 0.0) for span in sorted({span for span, _ in starts}))
     unit = high / levels - low / levels
     empty = unit < _TINY
     unit[empty] = 1.0
@@ -94,7 +102,7 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
         torch.mul(x, 1 / span, out=steps)
         grid.take_better(*_correlate(x, steps, zero, levels, product), zero)
     torch.div(x, grid.scale, out=steps)
-    _refit(grid, x, steps, levels, product)
+    _refit(grid, x, steps, levels, product, symmetric)
     grid.scale *= unit
     grid.scale[empty] = 1.0
     return grid
@@ -111,8 +119,10 @@ def _correlate(
     return cross, norm
 
 
-def _refit(grid: _Grid, x: torch.Tensor, steps: torch.Tensor, levels: int, scratch: torch.Tensor) -> None:
-    """Round `steps` to the codes of `grid`, and give it the best zero point and scale for those codes.
+def _refit(
+    grid: _Grid, x: torch.Tensor, steps: torch.Tensor, levels: int, scratch: torch.Tensor, symmetric: bool
+) -> None:
+    """Round `steps` to the codes of `grid`, and give it the best scale and zero point, which may move, for those codes.
 
     Lowering the zero point by d raises every step by d, so the gain becomes (cross + d total)^2 /
     (norm + 2 d total_steps + d^2 size), with one maximum in d: the whole numbers beside it and d = 0 are compared.
@@ -121,6 +131,8 @@ def _refit(grid: _Grid, x: torch.Tensor, steps: torch.Tensor, levels: int, scrat
     cross, norm = _correlate(x, steps, zero, levels, scratch)
     total, total_steps = x.sum(0), steps.sum(0)
     grid.take_better(cross, norm, zero)
+    if symmetric:
+        return
     slope = cross * size - total * total_steps
     best = (total * norm - cross * total_steps) / torch.where(slope.abs() < _TINY, 1.0, slope)
     for shift in (best.floor(), best.ceil()):

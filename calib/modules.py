@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgekiln.calib.quantize import quantize
-from edgekiln.calib.scheme import QuantizationOptions, Scheme, embedding_scheme, linear_scheme
+from edgekiln.calib.recipe import Recipe
+from edgekiln.calib.scheme import Scheme
+from edgekiln.calib.stored import StoredWeight
 from edgekiln.calib.weight import QuantizedWeight, pack_int4
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.export import canonical
@@ -101,11 +103,13 @@ class LayerPlan:
         names: what the weight is called in the model, more than one when it is tied.
         scheme: what it is quantized to.
         transposed: the checkpoint stores it [K, N].
+        stored: the weight as it arrives; None where it has to be quantized.
     """
 
     names: list[str]
     scheme: Scheme
     transposed: bool = False
+    stored: StoredWeight | None = None
 
 
 @dataclass
@@ -116,15 +120,27 @@ class QuantizationPlan:
     notes: list[str] = field(default_factory=list)
 
 
-def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPlan:
-    """Swap the modules of a model without weights, in place; what cannot be quantized stays float and is noted."""
+def plan(
+    model: PreTrainedModel, recipe: Recipe, stored: Callable[[str], StoredWeight | None] = lambda _name: None
+) -> QuantizationPlan:
+    """Swap the modules of a model without weights, in place; what cannot be quantized stays float and is noted.
+
+    Args:
+        model: the skeleton.
+        recipe: what each layer gets.
+        stored: weight name to the weight as it arrives, which has the last word on its scheme; None for a float one.
+
+    Raises:
+        RequestError: a pattern of the recipe matches no layer.
+    """
     result = QuantizationPlan()
-    if options.quant == "none":
+    recipe.check_names(quantizable(model))
+    if recipe.default is None and not recipe.overrides:
         return result
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules(remove_duplicate=False)}
     tied = head is not None and getattr(head, "weight", None) is embedding.weight
-    shared = _plan_embedding(model, names[embedding], embedding, options, result)
+    shared = _plan_embedding(model, names[embedding], embedding, recipe, stored, result)
     for name, module in list(model.named_modules()):
         if not isinstance(module, torch.nn.Linear | Conv1D):
             continue
@@ -135,39 +151,64 @@ def plan(model: PreTrainedModel, options: QuantizationOptions) -> QuantizationPl
             result.layers[0].names.append(f"{name}.weight")
             continue
         try:
-            scheme = (embedding_scheme if is_head else linear_scheme)(options, columns)
+            scheme = recipe.scheme(name, columns, "head" if is_head else "linear")
         except UnsupportedModelError:
             result.notes.append(f"{name} is {columns} wide, which no group size divides: left in floating point")
             continue
-        assert scheme is not None
-        if not is_head and scheme.group_size and scheme.group_size != options.group_size:
+        if scheme is None:
+            continue
+        arrived = stored(f"{name}.weight")
+        if arrived is not None:
+            scheme = arrived.scheme
+        elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
             result.notes.append(
-                f"{name} is {columns} wide, which {options.group_size} does not divide: group size {scheme.group_size}"
+                f"{name} is {columns} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
             )
         weight = QuantizedWeightModule(rows, columns, scheme)
         _swap(model, name, QuantizedLinear(weight, module.bias))
-        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D)))
+        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), arrived))
     return result
 
 
+def quantizable(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that a recipe's patterns may match, each once: the embedding and all linear layers."""
+    embedding = model.get_input_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if module is embedding or isinstance(module, torch.nn.Linear | Conv1D)
+    ]
+
+
 def _plan_embedding(
-    model: PreTrainedModel, name: str, module: torch.nn.Module, options: QuantizationOptions, result: QuantizationPlan
+    model: PreTrainedModel,
+    name: str,
+    module: torch.nn.Module,
+    recipe: Recipe,
+    stored: Callable[[str], StoredWeight | None],
+    result: QuantizationPlan,
 ) -> QuantizedWeightModule | None:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     rows, columns = weight.shape
     known = type(module) is torch.nn.Embedding or hasattr(module, "embed_scale")
     try:
-        scheme = embedding_scheme(options, columns) if known else None
+        wanted = recipe.scheme(name, columns, "embedding")
+        if wanted is None:
+            return None
+        scheme = wanted if known else None
     except UnsupportedModelError:
         scheme = None
     if scheme is None:
         result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
         return None
+    arrived = stored(f"{name}.weight")
+    if arrived is not None:
+        scheme = arrived.scheme
     quantized = QuantizedWeightModule(rows, columns, scheme)
     scale = getattr(module, "embed_scale", None)
     _swap(model, name, QuantizedEmbedding(quantized, None if scale is None else torch.as_tensor(scale)))
-    result.layers.append(LayerPlan([f"{name}.weight"], scheme))
+    result.layers.append(LayerPlan([f"{name}.weight"], scheme, stored=arrived))
     return quantized
 
 
@@ -194,13 +235,16 @@ def quantized_tensors(
         SourceError: a weight holds NaN or infinity; the message names it.
     """
     for layer in plan.layers:
-        weight = read(layer.names[0]).float()
-        try:
-            quantized = quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
-        except SourceError as error:
-            raise SourceError(f"{layer.names[0]}: {error}") from error
+        quantized = layer.stored.read() if layer.stored else _quantize(layer, read(layer.names[0]).float())
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         if quantized.zero_points is not None:
             tensors["zero_points"] = quantized.zero_points
         yield layer, quantized, tensors
+
+
+def _quantize(layer: LayerPlan, weight: torch.Tensor) -> QuantizedWeight:
+    try:
+        return quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
+    except SourceError as error:
+        raise SourceError(f"{layer.names[0]}: {error}") from error

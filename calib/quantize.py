@@ -25,11 +25,11 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
             raise ValueError(f"per channel is symmetric 8 bit only, got {scheme}")
         arrays = quantize_rows(weight)
     else:
-        if scheme.symmetric or scheme.bits not in (4, 8):
-            raise ValueError(f"groups are asymmetric 4 or 8 bit only, got {scheme}")
+        if scheme.bits not in (4, 8):
+            raise ValueError(f"groups are 4 or 8 bit only, got {scheme}")
         if weight.shape[1] % scheme.group_size:
             raise ValueError(f"group size {scheme.group_size} does not divide {weight.shape[1]} columns")
-        arrays = quantize_blocks(weight, scheme.bits, scheme.group_size)
+        arrays = quantize_blocks(weight, scheme.bits, scheme.group_size, scheme.symmetric)
     return QuantizedWeight(
         scheme=scheme,
         codes=arrays.codes.numpy(),

@@ -19,7 +19,8 @@ class QuantizedWeight:
         scheme: what it was quantized to.
         codes: one code an element, [N, K]; uint8 in groups (0..15 at 4 bits), int8 (-127..127) per channel.
         scales: float32, all positive; [N, K / group_size], or [N] per channel.
-        zero_points: uint8 [N, K / group_size]; None when symmetric, which is 0.
+        zero_points: uint8 [N, K / group_size]; None when symmetric, which is the middle code: 8 of 4 bits and 128 of 8
+            bits in groups, 0 per channel.
         relative_error: sum of squared differences over sum of squared weights.
         clipped: share of the weights more than half a step outside the range of their codes.
     """
@@ -37,6 +38,8 @@ class QuantizedWeight:
         values = self.codes.astype(np.float32).reshape(rows, -1, self.scheme.group_size or self.codes.shape[1])
         if self.zero_points is not None:
             values -= self.zero_points[..., None]
+        elif self.scheme.group_size:
+            values -= 1 << (self.scheme.bits - 1)
         values *= self.scales.reshape(rows, -1, 1)
         return values.reshape(self.codes.shape)
 

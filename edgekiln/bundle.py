@@ -91,8 +91,8 @@ class SamplingDefaults(_Record):
 
 
 class QuantizationRecipe(_Record):
-    scheme: Literal["none", "int8", "int4"]
-    group_size: int | None = None
+    scheme: str = Field(description="the name of the recipe")
+    group_size: int | None = Field(default=None, description="inputs that share a scale in most layers")
 
 
 class EngineManifest(_Record):

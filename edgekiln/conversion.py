@@ -23,6 +23,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from edgekiln.calib.stored import StoredWeight
 from edgekiln.errors import SourceError, UnsupportedModelError
 
 # Buffers that old checkpoints carry and no model reads any more.
@@ -130,6 +131,10 @@ class ConvertedWeights:
             # Only one recipe's other targets wait here: they are read next or never.
             self._converted = self._convert(recipe)
         return self._converted.pop(name)
+
+    def stored(self, _name: str) -> StoredWeight | None:
+        """None: every weight is read as float."""
+        return None
 
     def _plan(self, key_mapping: dict[str, str]) -> tuple[dict[str, _Recipe], tuple[str, ...]]:
         transforms = get_model_conversion_mapping(self._model, key_mapping or None)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from edgekiln.calib.stored import StoredWeight
+
 Progress = Callable[[str, float], None]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -60,6 +62,9 @@ class WeightReader(Protocol):
             KeyError: the model has no such tensor.
             SourceError: the file went away or is damaged.
         """
+
+    def stored(self, name: str) -> "StoredWeight | None":
+        """The weight [N, K] as it arrives quantized; None if it is float, or quantized in a way only `read` takes."""
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,8 @@ def write_engine(
     (directory / bundle.TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
     if source.chat_template:
         (directory / bundle.CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
-    recipe = bundle.QuantizationRecipe(
-        scheme=options.quant, group_size=options.group_size if options.quant == "int4" else None
-    )
+    default = options.chosen_recipe.default
+    recipe = bundle.QuantizationRecipe(scheme=options.quant, group_size=default.group_size if default else None)
     bundle.write_json(directory / bundle.QUANTIZATION_FILE, {**recipe.model_dump(), "layers": canonical.statistics})
     clock.step("finish")
     bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory))
@@ -144,7 +143,7 @@ def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | N
     clock.step("trace")
     skeleton = build_skeleton(source.config)
     shapes = layer_shapes(skeleton)
-    quantization = plan(skeleton, options.quantization)
+    quantization = plan(skeleton, options.chosen_recipe, source.weights.stored)
     graph = trace(skeleton, shapes)
     result = Canonical(graph, skeleton, quantization, shapes)
     clock.step("quantize")

@@ -5,15 +5,14 @@ definition of each op, which is the truth the lowerings are tested against.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
+
+from edgekiln.calib.scheme import Activation
 
 DOMAIN = "edgekiln"
 VERSION = 1
 OPSET = 23
-
-Activation = Literal["none", "int8-per-token"]
 
 
 def attention(
@@ -71,7 +70,7 @@ def quantized_matmul(
         x: float [..., K].
         qweight: grouped: uint8 [N, K · bits / 8], 4-bit codes packed low nibble first; per-channel: int8 [N, K].
         scales: float [N, K / group_size]; [N] for per-channel.
-        zero_points: uint8 [N, K / group_size]; None when symmetric.
+        zero_points: uint8 [N, K / group_size]; None when symmetric: the middle code, 8 or 128, or 0 for per-channel.
         bits: 4 or 8.
         group_size: inputs that share a scale; 0 for per-channel.
         activation: `int8-per-token` quantizes each row of x to int8 first.

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgekiln.calib.scheme import QuantizationOptions
+from edgekiln.calib.presets import PRESETS, preset
+from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
 Target = Literal["ort-cpu"]
-Quant = Literal["none", "int8", "int4"]
+QUANTS = tuple(PRESETS)
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class BuildOptions:
 
     Attributes:
         target: runtime to lower for.
-        quant: weights in 8 bits with 8-bit activations a token, in 4 bits, or left as float32.
-        group_size: inputs that share a scale, for int4.
+        quant: the name of a recipe in `edgekiln.calib.presets`, or of `recipe` if that is given.
+        group_size: inputs that share a scale, for presets in groups; None takes the preset's own.
+        recipe: what each layer gets, in place of a preset.
         max_length: tokens a sequence may hold; None takes the model's own context.
 
     Raises:
@@ -25,18 +27,19 @@ class BuildOptions:
     """
 
     target: Target = "ort-cpu"
-    quant: Quant = "int8"
-    group_size: int = 32
+    quant: str = "int8"
+    group_size: int | None = None
+    recipe: Recipe | None = None
     max_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise RequestError(f"target must be one of {', '.join(get_args(Target))}, got {self.target}")
-        _ = self.quantization
+        _ = self.chosen_recipe
         if self.max_length is not None and self.max_length < 1:
             raise RequestError(f"max length must be at least 1 token, got {self.max_length}")
 
     @property
-    def quantization(self) -> QuantizationOptions:
-        """The part of the options that the quantizers read; making it checks it."""
-        return QuantizationOptions(self.quant, self.group_size)
+    def chosen_recipe(self) -> Recipe:
+        """The recipe that is built by; asking for it checks the options that choose it."""
+        return self.recipe or preset(self.quant, self.group_size)

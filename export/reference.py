@@ -58,8 +58,7 @@ def dequantize(qweight: Array, scales: Array, zero_points: Array | None, *, bits
     if not group_size:
         return np.asarray(qweight.astype(np.float32) * scales[:, None])
     blocks = qweight.reshape(qweight.shape[0], -1, group_size).astype(np.float32)
-    if zero_points is not None:
-        blocks = blocks - zero_points[..., None]
+    blocks = blocks - (1 << (bits - 1) if zero_points is None else zero_points[..., None])
     return np.asarray(blocks * scales[..., None], dtype=np.float32).reshape(qweight.shape)
 
 

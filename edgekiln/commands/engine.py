@@ -14,7 +14,7 @@ import click
 from edgekiln import bundle
 from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
-from edgekiln.export.options import BuildOptions, Quant, Target
+from edgekiln.export.options import QUANTS, BuildOptions, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
 
 
@@ -28,7 +28,7 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
 )
 @click.option(
     "--quant",
-    type=click.Choice(get_args(Quant)),
+    type=click.Choice(QUANTS),
     default="int8",
     show_default=True,
     help="int8: weights and activations. int4: weights. none: float32.",
@@ -36,9 +36,7 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
 @click.option(
     "--group-size",
     type=click.Choice(GROUP_SIZES),
-    default=32,
-    show_default=True,
-    help="Weights that share a scale in int4.",
+    help="Weights that share a scale in the presets of 4 bits [32].",
 )
 @click.option(
     "--max-length",
@@ -54,8 +52,8 @@ def command(
     model: str,
     output: Path | None,
     target: Target,
-    quant: Quant,
-    group_size: int,
+    quant: str,
+    group_size: int | None,
     max_length: int | None,
     trust_remote_code: bool,
     as_json: bool,

@@ -171,9 +171,26 @@ def test_damaged_weight_is_refused(value: float) -> None:
         ((64,), INT8, r"\(64,\)"),
         ((0, 64), INT8, r"\(0, 64\)"),
         ((4, 64), Scheme(4, None, True, "none"), "8 bit only"),
-        ((4, 64), Scheme(4, 32, True, "none"), "asymmetric"),
+        ((4, 64), Scheme(3, 32, True, "none"), "4 or 8 bit"),
     ],
 )
 def test_what_no_quantizer_makes_is_refused(shape: tuple[int, ...], scheme: Scheme, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         quantize(torch.ones(shape), scheme)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_symmetric_groups_have_the_middle_code_for_zero(bits: int) -> None:
+    weight = np.random.default_rng(bits).standard_normal((8, 96)).astype(np.float32)
+    weight[2, 32:64] = 0
+    quantized = quantize(torch.from_numpy(weight), Scheme(bits, 32, True, "none"))
+    assert quantized.zero_points is None
+    assert quantized.codes.dtype == np.uint8
+    assert quantized.codes.max() < 2**bits
+    middle = 2 ** (bits - 1)
+    values = (quantized.codes.astype(np.float64) - middle) * np.repeat(quantized.scales, 32, axis=1)
+    np.testing.assert_allclose(quantized.dequantize(), values, rtol=1e-6)
+    scale = np.abs(weight).reshape(-1, 32).max(1, keepdims=True) / (middle - 1)
+    plain = (np.rint(weight.reshape(-1, 32) / np.where(scale, scale, 1)) * scale).reshape(weight.shape)
+    assert ((values - weight) ** 2).sum() < ((plain - weight) ** 2).sum()
+    assert quantized.relative_error == pytest.approx(((values - weight) ** 2).sum() / (weight.astype(float) ** 2).sum())

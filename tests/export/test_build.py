@@ -16,7 +16,7 @@ from edgekiln import bundle, runtimes
 from edgekiln.errors import RequestError, SourceError
 from edgekiln.export import build
 from edgekiln.export.build import Clock, build_engine, canonical_graph, write_engine
-from edgekiln.export.options import BuildOptions, Quant
+from edgekiln.export.options import BuildOptions
 from edgekiln.sources import ModelSource, resolve
 from graphs import run_reference
 from models import VOCABULARY, save_checkpoint
@@ -51,7 +51,7 @@ def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
 )
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_quantized_engine_is_its_canonical_graph(
-    tmp_path: Path, family: str, options: dict[str, Any], quant: Quant
+    tmp_path: Path, family: str, options: dict[str, Any], quant: str
 ) -> None:
     if family == "gpt2":
         save_checkpoint(tmp_path / "model", family, **options)
@@ -79,7 +79,7 @@ def test_quantized_engine_is_its_canonical_graph(
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_quantization_json(source: ModelSource, tmp_path: Path, quant: Quant) -> None:
+def test_quantization_json(source: ModelSource, tmp_path: Path, quant: str) -> None:
     engine = tmp_path / "engine"
     manifest = build_engine(source, engine, BuildOptions(quant=quant))
     recipe, _ = records(engine)
@@ -176,7 +176,7 @@ def test_a_length_over_the_context_is_refused_at_once(source: ModelSource, tmp_p
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_a_weight_with_nan_is_named(tmp_path: Path, quant: Quant) -> None:
+def test_a_weight_with_nan_is_named(tmp_path: Path, quant: str) -> None:
     checkpoint(tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
@@ -219,7 +219,7 @@ def test_quantizing_reads_one_weight_at_a_time(source: ModelSource, tmp_path: Pa
         """The source's weights; counts those read that still stand in memory."""
 
         nbytes = source.weights.nbytes
-        keys, shape = source.weights.keys, source.weights.shape
+        keys, shape, stored = source.weights.keys, source.weights.shape, source.weights.stored
 
         def __contains__(self, name: object) -> bool:
             return name in source.weights

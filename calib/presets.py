@@ -1,0 +1,39 @@
+"""The recipes that have a name."""
+
+from edgekiln.calib.recipe import LayerSpec, Recipe
+from edgekiln.calib.scheme import GROUP_SIZES
+from edgekiln.errors import RequestError
+
+_INT8 = LayerSpec(bits=8, activation="int8-per-token")
+_INT4 = LayerSpec(bits=4, group_size=32, symmetric=False)
+
+PRESETS: dict[str, Recipe] = {
+    "none": Recipe(default=None),
+    "int8": Recipe(smooth=0.5, default=_INT8),
+    "int8-static": Recipe(smooth=0.5, default=LayerSpec(bits=8, activation="int8-static")),
+    "int4": Recipe(default=_INT4),
+    "int4-gptq": Recipe(method="gptq", default=_INT4),
+    "int4-awq": Recipe(method="awq", default=_INT4),
+    "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
+    "mixed": Recipe(method="gptq", default=_INT4),
+}
+
+# What `int8` is where there is no time or no way to calibrate.
+UNCALIBRATED = Recipe(default=_INT8)
+
+
+def preset(name: str, group_size: int | None = None) -> Recipe:
+    """The recipe of that name; `group_size` replaces that of a default in groups.
+
+    Raises:
+        RequestError: no such preset, or a group size that it does not take.
+    """
+    try:
+        recipe = PRESETS[name]
+    except KeyError:
+        raise RequestError(f"quant must be one of {', '.join(PRESETS)}, got {name}") from None
+    if group_size is None or recipe.default is None or recipe.default.group_size is None:
+        return recipe
+    if group_size not in GROUP_SIZES:
+        raise RequestError(f"group size must be 32, 64 or 128, got {group_size}")
+    return recipe.model_copy(update={"default": recipe.default.model_copy(update={"group_size": group_size})})

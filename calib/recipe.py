@@ -1,0 +1,201 @@
+"""Recipes: which scheme each layer gets and how its codes are found, as data.
+
+A recipe file is YAML:
+
+    method: gptq                # nearest, gptq or awq
+    smooth: 0.5                 # SmoothQuant's strength, 0 to 1; left out, nothing is smoothed
+    default: {bits: 4, group_size: 32, symmetric: false}
+    overrides:                  # later ones win
+      - match: "*.mlp.*"        # a module's name, with * and ? as in file names
+        bits: 8
+      - match: "*.layers.0.*"
+        skip: true              # stays in floating point
+
+Importing this module is cheap: the command line checks recipes before it loads anything.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekiln.calib.scheme import (
+    EMBEDDING_GROUP,
+    GROUP_SIZES,
+    Activation,
+    Scheme,
+    dividing_group,
+)
+from edgekiln.errors import RequestError
+
+Method = Literal["nearest", "gptq", "awq"]
+Kind = Literal["linear", "head", "embedding"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerSpec(_Strict):
+    """How a linear layer is quantized.
+
+    Attributes:
+        bits: 4 or 8.
+        group_size: consecutive inputs that share a scale: 32, 64 or 128; None is one scale an output channel.
+        symmetric: no zero points.
+        activation: how the layer's input is treated at run time.
+    """
+
+    bits: Literal[4, 8]
+    group_size: int | None = None
+    symmetric: bool = True
+    activation: Activation = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> "LayerSpec":
+        if self.group_size is None:
+            if self.bits != 8 or not self.symmetric or self.activation == "none":
+                raise ValueError(
+                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: "
+                    "int8-per-token or int8-static"
+                )
+        elif self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size must be 32, 64 or 128, got {self.group_size}")
+        elif self.activation != "none":
+            raise ValueError(f"groups take activation: none, got {self.activation}")
+        return self
+
+
+class Override(_Strict):
+    """What differs from the default in the modules whose name matches; None leaves a field as it is."""
+
+    match: str = Field(min_length=1)
+    skip: bool = False
+    bits: Literal[4, 8] | None = None
+    group_size: int | Literal["channel"] | None = None
+    symmetric: bool | None = None
+    activation: Activation | None = None
+
+    def apply(self, spec: LayerSpec) -> LayerSpec:
+        """`spec` with this override's fields; going from channels to groups or back takes its usual companions along.
+
+        Raises:
+            ValidationError: the fields contradict each other.
+        """
+        changes: dict[str, Any] = {
+            name: value for name in ("bits", "symmetric", "activation") if (value := getattr(self, name)) is not None
+        }
+        if self.group_size == "channel":
+            changes = {"bits": 8, "symmetric": True, "activation": "int8-per-token", **changes, "group_size": None}
+        elif self.group_size is not None:
+            changes = {"activation": "none", **changes, "group_size": self.group_size}
+        return LayerSpec.model_validate({**spec.model_dump(), **changes})
+
+
+class Recipe(_Strict):
+    """A whole recipe; `default` None leaves every layer that no override names in floating point."""
+
+    method: Method = "nearest"
+    smooth: float | None = Field(default=None, ge=0, le=1)
+    default: LayerSpec | None
+    overrides: tuple[Override, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        for override in self.overrides:
+            if not override.skip:
+                self._apply(self.default, override)
+        return self
+
+    @staticmethod
+    def _apply(spec: LayerSpec | None, override: Override) -> LayerSpec:
+        if spec is not None:
+            return override.apply(spec)
+        fields = override.model_dump(exclude={"match", "skip"}, exclude_none=True)
+        if fields.get("group_size") == "channel":
+            fields["group_size"] = None
+        return LayerSpec.model_validate(fields)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the codes or scales depend on calibration data."""
+        return self.method != "nearest" or self.smooth is not None or "int8-static" in self.activations
+
+    @property
+    def activations(self) -> set[Activation]:
+        """The treatments of a layer's input that the recipe may give."""
+        specs = [self.default, *(o for o in self.overrides if not o.skip)]
+        return {spec.activation for spec in specs if spec is not None and spec.activation is not None}
+
+    def spec(self, name: str) -> LayerSpec | None:
+        """What the linear layer `name` gets; None to leave it in floating point."""
+        spec = self.default
+        for override in self.overrides:
+            if fnmatchcase(name, override.match):
+                spec = None if override.skip else self._apply(spec, override)
+        return spec
+
+    def scheme(self, name: str, in_features: int, kind: Kind = "linear") -> Scheme | None:
+        """The scheme of one weight with `in_features` columns; None to leave it in floating point.
+
+        A group size that does not divide `in_features` falls back to the next smaller one. The embedding and the head,
+        tied or not, are asymmetric 8 bit in small groups unless an override skips them.
+
+        Raises:
+            UnsupportedModelError: no group size divides `in_features`.
+        """
+        if kind != "linear":
+            matching = [override for override in self.overrides if fnmatchcase(name, override.match)]
+            skipped = matching[-1].skip if matching else self.default is None
+            group_size = None if skipped else dividing_group(EMBEDDING_GROUP, in_features)
+            return None if skipped else Scheme(8, group_size, symmetric=False, activation="none")
+        spec = self.spec(name)
+        if spec is None:
+            return None
+        group_size = None if spec.group_size is None else dividing_group(spec.group_size, in_features)
+        return Scheme(spec.bits, group_size, spec.symmetric, spec.activation)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """See that each pattern is of use in a model with these modules.
+
+        Raises:
+            RequestError: a pattern matches none of them.
+        """
+        names = list(names)
+        for override in self.overrides:
+            if not any(fnmatchcase(name, override.match) for name in names):
+                raise RequestError(
+                    f"the recipe's pattern {override.match!r} matches no layer of the model: "
+                    f"they are named like {', '.join(names[:1] + names[-1:])}"
+                )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises:
+        RequestError: it is not there, not YAML, or not a recipe; the message names the field.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
+    except OSError as error:
+        raise RequestError(f"cannot read the recipe {path}: {error.strerror}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise RequestError(f"{path} is not a recipe: it must begin with keys such as default and overrides")
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{path} is not a recipe: {where + ': ' if where else ''}{message}") from error
