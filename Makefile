@@ -60,6 +60,7 @@ test: lint native ## lint, then all tests
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror cpp/*/*.h cpp/*/*.cpp
 	rm -rf build/mypy && mkdir -p build/mypy/edgekiln
 	cd build/mypy/edgekiln && ln -s ../../../edgekiln/* ../../../calib ../../../export ../../../runtimes .
 	MYPYPATH=build/mypy $(BIN)/mypy -p edgekiln

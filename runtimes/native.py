@@ -14,7 +14,7 @@ STOCK = "stock"
 
 @dataclass(frozen=True)
 class NativeKernels:
-    """A built library; `instruction_set` is the one its kernels use on this processor: avx512, avx2 or portable."""
+    """A built library; `instruction_set` names the one its kernels use on this processor."""
 
     library: Path
     instruction_set: str

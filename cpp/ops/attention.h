@@ -3,7 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "parallel.h"
 
 namespace edgekiln {
 
@@ -11,7 +12,8 @@ namespace edgekiln {
 struct AttentionCall {
   std::size_t batch, length, heads, kv_heads, head_dim;
   std::size_t capacity;  // slots of the cache's rows
-  // [batch, length, ...]: rows of heads * head_dim (query) and kv_heads * head_dim (key, value), `*_stride` floats apart.
+  // [batch, length, ...]: rows of heads * head_dim (query) and kv_heads * head_dim (key, value), `*_stride` floats
+  // apart.
   const float* query;
   const float* key;
   const float* value;
@@ -33,24 +35,6 @@ struct AttentionCall {
   std::size_t past(std::size_t row) const { return static_cast<std::size_t>(last_position[row]) + 1 - length; }
 };
 
-// Runs `task(context, i)` for each i below `count`, on as many threads as the caller has; returns when all are done.
-struct Parallel {
-  void (*run)(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context);
-  void* self;
-};
-
-// Scratch memory that a kernel keeps from call to call.
-using Scratch = std::vector<float>;
-
 using AttentionKernel = void (*)(const AttentionCall&, const Parallel&, Scratch&);
-
-// The kernels of one instruction set.
-struct Kernels {
-  AttentionKernel attention;
-  const char* instruction_set;
-};
-
-// Those that the processor this runs on has, the fastest first.
-const std::vector<Kernels>& kernels();
 
 }  // namespace edgekiln

@@ -1,32 +1,36 @@
 // Which kernels the processor runs.
-#include "attention.h"
+#include "kernels.h"
 
 namespace edgekiln {
 
-#define EDGEKILN_DECLARE(isa)                                      \
-  namespace isa {                                                  \
-  void attention(const AttentionCall&, const Parallel&, Scratch&); \
+#define EDGEKILN_DECLARE(isa)                                            \
+  namespace isa {                                                        \
+  void attention(const AttentionCall&, const Parallel&, Scratch&);       \
+  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&); \
+  inline constexpr Kernels available{#isa, attention, matmul_n_bits};    \
   }
 EDGEKILN_DECLARE(portable)
 #if defined(__x86_64__)
 EDGEKILN_DECLARE(avx2)
 EDGEKILN_DECLARE(avx512)
+EDGEKILN_DECLARE(avx512vnni)
 #endif
 #undef EDGEKILN_DECLARE
 
 const std::vector<Kernels>& kernels() {
-  static const std::vector<Kernels> available = [] {
+  static const std::vector<Kernels> found = [] {
     std::vector<Kernels> found;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      found.push_back({avx512::attention, "avx512"});
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back({avx2::attention, "avx2"});
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(avx512vnni::available);
+    if (avx512) found.push_back(avx512::available);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(avx2::available);
 #endif
-    found.push_back({portable::attention, "portable"});
+    found.push_back(portable::available);
     return found;
   }();
-  return available;
+  return found;
 }
 
 }  // namespace edgekiln

@@ -1,7 +1,7 @@
 // Fixed-width float vectors on the compiler's vector extension, so that one source serves every instruction set.
 //
-// A file that includes this is compiled once for each instruction set with EDGEKILN_ISA naming its namespace; the widest
-// register the flags allow decides the lane count.
+// A file that includes this is compiled once for each instruction set with EDGEKILN_ISA naming its namespace; the
+// widest register the flags allow decides the lane count.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,4 @@
 // Every kernel that this processor runs, against attention written out in double precision over the whole sequence.
-#include "attention.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +6,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "kernels.h"
 
 namespace {
 

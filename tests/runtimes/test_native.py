@@ -2,8 +2,9 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgekiln import runtimes
 from edgekiln.runtimes import native as native_module
@@ -19,7 +20,7 @@ def stock_logits(engine):
 
 def test_they_are_used_where_they_are_built(engine, stock_logits):
     runtime = runtimes.open(engine)
-    assert runtime.kernels in ("avx512", "avx2", "portable")
+    assert runtime.kernels in ("avx512vnni", "avx512", "avx2", "portable")
     logits = runtime.score(PROMPT)
     np.testing.assert_allclose(logits, stock_logits, atol=1e-4, rtol=0)
     assert not np.array_equal(logits, stock_logits), "the session took ONNX Runtime's kernel"
@@ -53,3 +54,47 @@ def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
     assert runtime.kernels == STOCK
     expected = runtimes.open(directory, native=False, verify=False).score(PROMPT)
     np.testing.assert_array_equal(runtime.score(PROMPT), expected)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero_points", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20)])
+def test_a_product_with_a_quantized_weight(bits, zero_points, shape):
+    depth, columns, group = 160, 70, 32
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 1 << bits, (columns, depth // group, group), dtype=np.uint8)
+    zeros = rng.integers(0, 1 << bits, (columns, depth // group), dtype=np.uint8)
+    scales = rng.uniform(0.01, 0.05, (columns, depth // group)).astype(np.float32)
+    packed = {
+        "codes": codes[..., 0::2] | codes[..., 1::2] << 4 if bits == 4 else codes,
+        "scales": scales.reshape(-1),
+        "zeros": pack_rows(zeros) if bits == 4 else zeros,
+    }
+    inputs = ["x", "codes", "scales"] + ["zeros"] * zero_points
+    node = helper.make_node(
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits, block_size=group
+    )
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", "s", depth])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["b", "s", columns])],
+        [numpy_helper.from_array(packed[name], name) for name in inputs[1:]],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # Each block of activations holds a 127, so that whole numbers are what they are quantized to, without loss.
+    x = rng.integers(-126, 127, (*shape, depth)).astype(np.float32)
+    x[..., ::group] = 127
+    (y,) = session.run(None, {"x": x})
+    weight = scales[..., None] * (codes.astype(np.float64) - (zeros[..., None] if zero_points else 1 << bits - 1))
+    np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
+
+
+def pack_rows(codes: np.ndarray) -> np.ndarray:
+    """4-bit codes [N, G] two a byte, low nibble first; an odd G is padded."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)

@@ -1,0 +1,97 @@
+// What both phases of attention do: rotate and append new keys, turn scores into weights.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "attention.h"
+#include "vector.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+
+inline constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+inline std::size_t rounded_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Copies head_dim floats, rotated to `position` and multiplied by `factor`.
+inline void rotate(const AttentionCall& call, const float* __restrict from, float* __restrict to, std::size_t position,
+                   float factor) {
+  const std::size_t half = call.rotary_dim / 2;
+  const float* __restrict cosine = call.cosine + position * half;
+  const float* __restrict sine = call.sine + position * half;
+  if (call.interleaved) {
+    for (std::size_t pair = 0; pair < half; ++pair) {
+      const float x = from[2 * pair], y = from[2 * pair + 1];
+      to[2 * pair] = factor * (x * cosine[pair] - y * sine[pair]);
+      to[2 * pair + 1] = factor * (x * sine[pair] + y * cosine[pair]);
+    }
+  } else {
+    for (std::size_t pair = 0; pair < half; ++pair) {
+      const float x = from[pair], y = from[half + pair];
+      to[pair] = factor * (x * cosine[pair] - y * sine[pair]);
+      to[half + pair] = factor * (x * sine[pair] + y * cosine[pair]);
+    }
+  }
+  for (std::size_t i = 2 * half; i < call.head_dim; ++i) to[i] = factor * from[i];
+}
+
+inline float* cached(const AttentionCall& call, float* cache, std::size_t row, std::size_t kv_head, std::size_t slot) {
+  return cache + ((row * call.kv_heads + kv_head) * call.capacity + slot) * call.head_dim;
+}
+
+// Appends the new keys and values of one position to the cache; its rotated, scaled queries go to
+// queries [batch, heads, length, head_dim].
+inline void append(const AttentionCall& call, float* queries, std::size_t row, std::size_t s) {
+  const std::size_t token = row * call.length + s, position = call.past(row) + s, dim = call.head_dim;
+  for (std::size_t head = 0; head < call.heads; ++head) {
+    rotate(call, call.query + token * call.query_stride + head * dim,
+           queries + ((row * call.heads + head) * call.length + s) * dim, position, call.scale);
+  }
+  for (std::size_t head = 0; head < call.kv_heads; ++head) {
+    rotate(call, call.key + token * call.key_stride + head * dim, cached(call, call.cached_key, row, head, position),
+           position, 1.0f);
+    std::copy_n(call.value + token * call.value_stride + head * dim, dim,
+                cached(call, call.cached_value, row, head, position));
+  }
+}
+
+inline void cap_scores(float* scores, std::size_t count, float softcap) {
+  const float inverse = 1.0f / softcap;
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(scores + i, tanh_of(load(scores + i) * inverse) * softcap);
+  for (; i < count; ++i) scores[i] = softcap * std::tanh(scores[i] * inverse);
+}
+
+// The largest of scores[0, count); count > 0.
+inline float largest(const float* scores, std::size_t count) {
+  float result = kNone;
+  std::size_t i = 0;
+  if (count >= kLanes) {
+    Floats best = load(scores);
+    for (i = kLanes; i + kLanes <= count; i += kLanes) best = larger(best, load(scores + i));
+    result = largest_lane(best);
+  }
+  for (; i < count; ++i) result = std::max(result, scores[i]);
+  return result;
+}
+
+// scores[0, count) become e^(score - shift); their sum. Slots up to a whole vector after them are overwritten.
+inline float exponentiate(float* scores, std::size_t count, float shift) {
+  Floats sum{};
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats p = exp_of_negative(load(scores + i) - shift);
+    store(scores + i, p);
+    sum += p;
+  }
+  float total = sum_of_lanes(sum);
+  if (i < count) {
+    const Floats p = exp_of_negative(load(scores + i) - shift);
+    store(scores + i, p);
+    for (std::size_t lane = 0; lane < count - i; ++lane) total += p[lane];
+  }
+  return total;
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA

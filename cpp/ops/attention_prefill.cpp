@@ -1,0 +1,129 @@
+// Blocked attention with an online softmax (Dao et al., "FlashAttention", 2022).
+//
+// The query heads of one key-value head are stacked as rows of one matrix, so that keys and values are read once for
+// all of them.
+#include "attention_parts.h"
+#include "gemm.h"
+#include "transpose.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+namespace {
+
+constexpr std::size_t kKeyBlock = 128;   // keys a block
+constexpr std::size_t kQueryBlock = 64;  // positions a task
+constexpr std::size_t kRowBlock = 96;    // rows whose scores stay near
+
+struct Prefill {
+  const AttentionCall& call;
+  const float* queries;
+  float* workspace;
+  std::size_t tasks_a_head, workspace_a_task;
+};
+
+// Rows of one task: group query heads times up to kQueryBlock positions.
+std::size_t workspace_size(const AttentionCall& call) {
+  const std::size_t rows = call.heads / call.kv_heads * std::min(call.length, kQueryBlock);
+  const std::size_t padded = rounded_up(call.head_dim, kLanes);
+  return rows * call.head_dim + rows * padded + 2 * rows + kKeyBlock * call.head_dim + kKeyBlock * padded +
+         kRowBlock * kKeyBlock + kLanes;
+}
+
+void prefill_task(void* context, std::size_t index) {
+  const Prefill& prefill = *static_cast<const Prefill*>(context);
+  const AttentionCall& call = prefill.call;
+  const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, padded = rounded_up(dim, kLanes);
+  // The last positions see most keys: they are started first.
+  const std::size_t block = prefill.tasks_a_head - 1 - index / (call.batch * call.kv_heads);
+  const std::size_t row = index / call.kv_heads % call.batch, kv_head = index % call.kv_heads;
+  const std::size_t first = block * kQueryBlock, positions = std::min(kQueryBlock, call.length - first);
+  const std::size_t rows = group * positions, past = call.past(row);
+
+  float* query = prefill.workspace + index * prefill.workspace_a_task;
+  float* sum = query + rows * dim;  // [rows, padded], the weighted sum of values so far
+  float* maximum = sum + rows * padded;
+  float* total = maximum + rows;
+  float* key = total + rows;  // [dim, kKeyBlock]
+  float* value = key + kKeyBlock * dim;
+  float* scores = value + kKeyBlock * padded;
+  for (std::size_t head = 0; head < group; ++head) {
+    std::copy_n(prefill.queries + ((row * call.heads + kv_head * group + head) * call.length + first) * dim,
+                positions * dim, query + head * positions * dim);
+  }
+  std::fill_n(sum, rows * padded, 0.0f);
+  std::fill_n(maximum, rows, kNone);
+  std::fill_n(total, rows, 0.0f);
+
+  const auto first_seen = [&](std::size_t position) {
+    return call.window && position + 1 > call.window ? position + 1 - call.window : 0;
+  };
+  const std::size_t end = past + first + positions;
+  for (std::size_t start = first_seen(past + first); start < end; start += kKeyBlock) {
+    const std::size_t keys = std::min(kKeyBlock, end - start), width = rounded_up(keys, kLanes);
+    transpose(cached(call, call.cached_key, row, kv_head, start), keys, dim, key, kKeyBlock);
+    const float* values = cached(call, call.cached_value, row, kv_head, start);
+    std::size_t value_stride = dim;
+    if (padded != dim) {
+      for (std::size_t i = 0; i < keys; ++i) std::copy_n(values + i * dim, dim, value + i * padded);
+      values = value;
+      value_stride = padded;
+    }
+    for (std::size_t top = 0; top < rows; top += kRowBlock) {
+      const std::size_t count = std::min(kRowBlock, rows - top);
+      gemm(count, width, dim, query + top * dim, dim, key, kKeyBlock, scores, kKeyBlock, false);
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t position = past + first + (top + i) % positions;
+        float* line = scores + i * kKeyBlock;
+        const std::size_t from = std::clamp(first_seen(position), start, start + keys) - start;
+        const std::size_t to = std::clamp(position + 1, start, start + keys) - start;
+        if (from >= to) {
+          std::fill_n(line, width, 0.0f);
+          continue;
+        }
+        if (call.softcap != 0.0f) cap_scores(line + from, to - from, call.softcap);
+        const float before = maximum[top + i], now = std::max(before, largest(line + from, to - from));
+        float* sums = sum + (top + i) * padded;
+        if (now > before) {
+          const float fade = std::exp(before - now);
+          for (std::size_t j = 0; j < padded; j += kLanes) store(sums + j, load(sums + j) * fade);
+          total[top + i] *= fade;
+          maximum[top + i] = now;
+        }
+        total[top + i] += exponentiate(line + from, to - from, now);
+        std::fill_n(line, from, 0.0f);
+        std::fill(line + to, line + keys, 0.0f);
+      }
+      gemm(count, padded, keys, scores, kKeyBlock, values, value_stride, sum + top * padded, padded, true);
+    }
+  }
+  for (std::size_t i = 0; i < rows; ++i) {
+    const std::size_t head = kv_head * group + i / positions, s = first + i % positions;
+    float* out = call.out + (row * call.length + s) * call.heads * dim + head * dim;
+    const float inverse = 1.0f / total[i];
+    for (std::size_t j = 0; j < dim; ++j) out[j] = sum[i * padded + j] * inverse;
+  }
+}
+
+struct Append {
+  const AttentionCall& call;
+  float* queries;
+};
+
+void append_task(void* context, std::size_t index) {
+  const Append& append_all = *static_cast<const Append*>(context);
+  append(append_all.call, append_all.queries, index / append_all.call.length, index % append_all.call.length);
+}
+
+}  // namespace
+
+void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+  const std::size_t queries = call.batch * call.heads * call.length * call.head_dim;
+  const std::size_t tasks_a_head = (call.length + kQueryBlock - 1) / kQueryBlock;
+  const std::size_t tasks = tasks_a_head * call.batch * call.kv_heads, workspace_a_task = workspace_size(call);
+  if (scratch.size() < queries + tasks * workspace_a_task) scratch.resize(queries + tasks * workspace_a_task);
+  Append append_all{call, scratch.data()};
+  parallel.run(parallel.self, append_task, call.batch * call.length, &append_all);
+  Prefill prefill{call, scratch.data(), scratch.data() + queries, tasks_a_head, workspace_a_task};
+  parallel.run(parallel.self, prefill_task, tasks, &prefill);
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA

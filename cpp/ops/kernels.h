@@ -1,0 +1,21 @@
+// The kernels that the processor this runs on has.
+#pragma once
+
+#include <vector>
+
+#include "attention.h"
+#include "matmul_n_bits.h"
+
+namespace edgekiln {
+
+// The kernels of one instruction set.
+struct Kernels {
+  const char* instruction_set;
+  AttentionKernel attention;
+  MatMulNBitsKernel matmul_n_bits;
+};
+
+// The fastest first.
+const std::vector<Kernels>& kernels();
+
+}  // namespace edgekiln

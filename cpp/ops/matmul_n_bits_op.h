@@ -1,0 +1,53 @@
+// com.microsoft::MatMulNBits on float tensors, with 4 or 8 bits in blocks of 32, 64 or 128.
+#pragma once
+
+#include "kernels.h"
+#include "ort.h"
+
+namespace edgekiln::ort {
+
+class MatMulNBits {
+ public:
+  static constexpr const char* kName = "MatMulNBits";
+  static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kByte = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kByte, kFloat, kByte};
+  static constexpr std::size_t kOptional[] = {3};
+  static constexpr Signature kSignature{kInputs, kOptional, 1};
+
+  explicit MatMulNBits(const OrtKernelInfo* info)
+      : depth_(integer(info, "K")),
+        columns_(integer(info, "N")),
+        group_(integer(info, "block_size")),
+        bits_(static_cast<int>(integer(info, "bits"))) {
+    if (bits_ != 4 && bits_ != 8) fail("bits must be 4 or 8");
+    if (group_ != 32 && group_ != 64 && group_ != 128) fail("block_size must be 32, 64 or 128");
+    if (depth_ < 1 || columns_ < 1 || depth_ % group_) fail("K must be a multiple of block_size");
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const Tensor a = input(context, 0);
+    std::vector<std::int64_t> shape = a.shape;
+    if (shape.empty() || shape.back() != depth_) fail("the input is not K wide");
+    shape.back() = columns_;
+    MatMulNBitsCall call{};
+    call.rows = 1;
+    for (std::size_t i = 0; i + 1 < shape.size(); ++i) call.rows *= shape[i];
+    call.depth = depth_;
+    call.columns = columns_;
+    call.group = group_;
+    call.bits = bits_;
+    call.a = a.floats();
+    call.codes = static_cast<const std::uint8_t*>(input_data(context, 1));
+    call.scales = static_cast<const float*>(input_data(context, 2));
+    call.zero_points = static_cast<const std::uint8_t*>(input_data(context, 3));
+    call.out = output(context, 0, shape);
+    thread_local Scratch scratch;
+    if (call.rows) kernels().front().matmul_n_bits(call, {run_parallel, context}, scratch);
+  }
+
+ private:
+  std::int64_t depth_, columns_, group_;
+  int bits_;
+};
+
+}  // namespace edgekiln::ort

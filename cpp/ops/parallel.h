@@ -1,0 +1,18 @@
+// How kernels get threads and memory.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace edgekiln {
+
+// Runs `task(context, i)` for each i below `count`, on as many threads as the caller has; returns when all are done.
+struct Parallel {
+  void (*run)(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context);
+  void* self;
+};
+
+// Memory that is kept from call to call.
+using Scratch = std::vector<float>;
+
+}  // namespace edgekiln

@@ -1,0 +1,149 @@
+// Every kernel that this processor runs, against the product with the float weight written out in double precision.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+constexpr double kTolerance = 1e-5;
+
+struct Case {
+  std::string name;
+  std::size_t rows, depth, columns, group;
+  int bits;
+  bool zero_points;
+};
+
+using Doubles = std::vector<double>;
+
+void one_after_another(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+  for (std::size_t i = 0; i < count; ++i) task(context, i);
+}
+
+// An allocation of exactly these bytes, so that a sanitizer sees any read past them.
+template <typename Value>
+std::unique_ptr<Value[]> exactly(const std::vector<Value>& values) {
+  auto memory = std::make_unique<Value[]>(values.size());
+  std::copy(values.begin(), values.end(), memory.get());
+  return memory;
+}
+
+std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes, std::size_t width, int bits) {
+  if (bits == 8) return codes;
+  std::vector<std::uint8_t> bytes(codes.size() / width * ((width + 1) / 2));
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const std::size_t line = i / width, at = i % width;
+    bytes[line * ((width + 1) / 2) + at / 2] |= codes[i] << at % 2 * 4;
+  }
+  return bytes;
+}
+
+// Each block of 32 rounded to 127 steps of its largest element.
+std::vector<float> quantized(std::vector<float> values) {
+  for (std::size_t start = 0; start < values.size(); start += 32) {
+    float largest = 0.0f;
+    for (std::size_t i = start; i < start + 32; ++i) largest = std::max(largest, std::fabs(values[i]));
+    if (largest == 0.0f) continue;
+    for (std::size_t i = start; i < start + 32; ++i)
+      values[i] = std::nearbyint(values[i] * (127.0f / largest)) * (largest / 127.0f);
+  }
+  return values;
+}
+
+// The largest error, relative to the size of the terms that were summed.
+double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
+  std::mt19937 generator(11);
+  const std::size_t groups = c.depth / c.group;
+  std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
+  std::normal_distribution<float> normal;
+  const auto codes_of = [&](std::size_t count) {
+    std::vector<std::uint8_t> codes(count);
+    std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::uint8_t>(code(generator)); });
+    return codes;
+  };
+  const auto codes = codes_of(c.columns * c.depth), zeros = codes_of(c.columns * groups);
+  std::vector<float> scales(c.columns * groups), a(c.rows * c.depth);
+  std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.02f * std::fabs(normal(generator)); });
+  std::generate(a.begin(), a.end(), [&] { return normal(generator); });
+  // A row with one large element, and a block of zeros.
+  a[c.depth / 2] = 60.0f;
+  if (c.depth > 64) std::fill_n(a.begin(), 32, 0.0f);
+
+  const auto code_bytes = exactly(packed(codes, c.depth, c.bits)), zero_bytes = exactly(packed(zeros, groups, c.bits));
+  const auto scale_memory = exactly(scales), a_memory = exactly(a);
+  const auto out = exactly(std::vector<float>(c.rows * c.columns, NAN));
+  const edgekiln::MatMulNBitsCall call{c.rows,
+                                       c.depth,
+                                       c.columns,
+                                       c.group,
+                                       c.bits,
+                                       a_memory.get(),
+                                       code_bytes.get(),
+                                       scale_memory.get(),
+                                       c.zero_points ? zero_bytes.get() : nullptr,
+                                       out.get()};
+  edgekiln::Scratch scratch;
+  kernel(call, {one_after_another, nullptr}, scratch);
+
+  if (c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
+  double worst = 0.0;
+  for (std::size_t row = 0; row < c.rows; ++row) {
+    for (std::size_t column = 0; column < c.columns; ++column) {
+      double sum = 0.0, squares = 0.0;
+      for (std::size_t k = 0; k < c.depth; ++k) {
+        const std::size_t group = column * groups + k / c.group;
+        const double zero = c.zero_points ? zeros[group] : 1 << (c.bits - 1);
+        const double term = a[row * c.depth + k] * scales[group] * (codes[column * c.depth + k] - zero);
+        sum += term;
+        squares += term * term;
+      }
+      const double error = std::abs(out[row * c.columns + column] - sum) / std::sqrt(squares);
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<Case> cases = {
+      {"one row, 4 bits", 1, 576, 96, 32, 4, true},
+      {"one row, 8 bits", 1, 576, 96, 32, 8, true},
+      {"no zero points, 4 bits", 1, 576, 96, 32, 4, false},
+      {"no zero points, 8 bits", 1, 576, 96, 32, 8, false},
+      {"groups of 64", 1, 576, 50, 64, 4, true},
+      {"groups of 128", 1, 1536, 50, 128, 4, true},
+      {"groups of 64, 8 bits", 1, 576, 50, 64, 8, true},
+      {"groups of 128, 8 bits", 1, 1536, 50, 128, 8, true},
+      {"the smallest", 1, 32, 1, 32, 4, true},
+      {"the smallest, 8 bits", 1, 32, 1, 32, 8, true},
+      {"an odd number of groups", 1, 160, 33, 32, 4, true},
+      {"wide", 1, 4096, 17, 32, 4, true},
+      {"a few rows", 5, 576, 100, 32, 4, true},
+      {"a few rows, 8 bits", 8, 96, 40, 32, 8, true},
+      {"many rows", 40, 576, 192, 32, 4, true},
+      {"many rows, 8 bits", 9, 160, 64, 32, 8, true},
+      {"many rows, columns that do not fill a panel", 23, 256, 100, 64, 4, true},
+      {"many rows, no zero points", 12, 128, 70, 128, 4, false},
+      {"many rows, fewer columns than a vector", 12, 64, 3, 32, 8, false},
+  };
+  int failures = 0;
+  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+    for (const Case& c : cases) {
+      const double error = error_of(c, kernels.matmul_n_bits);
+      if (!(error <= kTolerance)) {
+        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
+        ++failures;
+      }
+    }
+    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
+  }
+  return failures != 0;
+}
