@@ -96,7 +96,9 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
     x = blocks / unit
     low /= unit
     steps, product = torch.empty_like(x), torch.empty_like(x)
-    grid = _Grid(scale=torch.ones_like(unit), zero=torch.zeros_like(unit), gain=torch.zeros_like(unit))
+    # What a block of zeros keeps.
+    middle = torch.full_like(unit, float((levels + 1) // 2 if symmetric else 0))
+    grid = _Grid(scale=torch.ones_like(unit), zero=middle, gain=torch.zeros_like(unit))
     for span, place in starts:
         zero = (low / -span + (place + 0.5 * levels * (1 - 1 / span))).round_().clamp_(0, levels)
         torch.mul(x, 1 / span, out=steps)
