@@ -85,7 +85,6 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
     low = blocks.amin(0).clamp_(max=0)
     high = blocks.amax(0).clamp_(min=0)
     if symmetric:
-        # A range about 0 has the middle code for its zero point at every span.
         high = torch.maximum(high, -low)
         low = -high
         starts = tuple((span, 0.0) for span in sorted({span for span, _ in starts}))
@@ -96,11 +95,12 @@ def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float]
     x = blocks / unit
     low /= unit
     steps, product = torch.empty_like(x), torch.empty_like(x)
-    # What a block of zeros keeps.
-    middle = torch.full_like(unit, float((levels + 1) // 2 if symmetric else 0))
+    middle = torch.full_like(unit, (levels + 1) // 2 if symmetric else 0)
     grid = _Grid(scale=torch.ones_like(unit), zero=middle, gain=torch.zeros_like(unit))
     for span, place in starts:
-        zero = (low / -span + (place + 0.5 * levels * (1 - 1 / span))).round_().clamp_(0, levels)
+        zero = (
+            middle if symmetric else (low / -span + (place + 0.5 * levels * (1 - 1 / span))).round_().clamp_(0, levels)
+        )
         torch.mul(x, 1 / span, out=steps)
         grid.take_better(*_correlate(x, steps, zero, levels, product), zero)
     torch.div(x, grid.scale, out=steps)
