@@ -4,6 +4,7 @@
 that no float copy of the model ever stands in memory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ class QuantizedWeightModule(torch.nn.Module):
     qweight: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
+    offsets: torch.Tensor | None
+    order: torch.Tensor | None
 
     def __init__(self, rows: int, columns: int, scheme: Scheme) -> None:
         super().__init__()
@@ -38,6 +41,8 @@ class QuantizedWeightModule(torch.nn.Module):
         self.qweight = _stand_in((rows, columns * scheme.bits // 8), dtype)
         self.scales = _stand_in(groups, torch.float32)
         self.zero_points = None if scheme.symmetric else _stand_in(groups, torch.uint8)
+        self.offsets = _stand_in(groups, torch.float32) if scheme.offsets else None
+        self.order = _stand_in((columns,), torch.int64) if scheme.ordered else None
 
     def extra_repr(self) -> str:
         """Part of what tells one layer from another when the tracer looks for equal ones."""
@@ -58,14 +63,17 @@ class QuantizedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., K] to [..., N]."""
+        weight, scheme = self.weight, self.weight.scheme
         y = canonical.quantized_matmul(
-            x,
-            self.weight.qweight,
-            self.weight.scales,
-            self.weight.zero_points,
-            bits=self.weight.scheme.bits,
-            group_size=self.weight.scheme.group_size or 0,
-            activation=self.weight.scheme.activation,
+            x if weight.order is None else x.index_select(-1, weight.order),
+            weight.qweight,
+            weight.scales,
+            weight.zero_points,
+            weight.offsets,
+            bits=scheme.bits,
+            group_size=scheme.group_size or 0,
+            activation=scheme.activation,
+            codebook=scheme.codebook,
         )
         return y if self.bias is None else y + self.bias
 
@@ -82,12 +90,12 @@ class QuantizedEmbedding(torch.nn.Module):
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         """indices: int64 [...] to [..., K]."""
-        assert self.weight.zero_points is not None
         rows = canonical.quantized_gather(
             indices,
             self.weight.qweight,
             self.weight.scales,
             self.weight.zero_points,
+            self.weight.offsets,
             bits=self.weight.scheme.bits,
             group_size=self.weight.scheme.group_size or 0,
             hidden_size=self.weight.columns,
@@ -128,7 +136,7 @@ def plan(
     Args:
         model: the skeleton.
         recipe: what each layer gets.
-        stored: weight name to the weight as it arrives, which has the last word on its scheme; None for a float one.
+        stored: weight name to the weight as it arrives, which keeps its scheme where that suits; None for a float one.
 
     Raises:
         RequestError: a pattern of the recipe matches no layer.
@@ -158,15 +166,18 @@ def plan(
         if scheme is None:
             continue
         arrived = stored(f"{name}.weight")
-        if arrived is not None:
-            scheme = arrived.scheme
+        kept = arrived.suiting(scheme) if arrived else None
+        if kept is not None:
+            scheme = kept.scheme
         elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
             result.notes.append(
                 f"{name} is {columns} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
             )
         weight = QuantizedWeightModule(rows, columns, scheme)
         _swap(model, name, QuantizedLinear(weight, module.bias))
-        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), arrived))
+        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), kept))
+    inexact = Counter(layer.stored.note for layer in result.layers if layer.stored and layer.stored.note)
+    result.notes += [f"{note} ({count} weights)" for note, count in inexact.items()]
     return result
 
 
@@ -203,12 +214,16 @@ def _plan_embedding(
         result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
         return None
     arrived = stored(f"{name}.weight")
-    if arrived is not None:
-        scheme = arrived.scheme
+    kept = arrived.suiting(scheme) if arrived else None
+    # Rows are looked up from linear grids whose columns are in order.
+    if kept is not None and (kept.scheme.codebook or kept.scheme.ordered):
+        kept = None
+    if kept is not None:
+        scheme = kept.scheme
     quantized = QuantizedWeightModule(rows, columns, scheme)
     scale = getattr(module, "embed_scale", None)
     _swap(model, name, QuantizedEmbedding(quantized, None if scale is None else torch.as_tensor(scale)))
-    result.layers.append(LayerPlan([f"{name}.weight"], scheme, stored=arrived))
+    result.layers.append(LayerPlan([f"{name}.weight"], scheme, stored=kept))
     return quantized
 
 
@@ -238,8 +253,9 @@ def quantized_tensors(
         quantized = layer.stored.read() if layer.stored else _quantize(layer, read(layer.names[0]).float())
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
-        if quantized.zero_points is not None:
-            tensors["zero_points"] = quantized.zero_points
+        for name in ("zero_points", "offsets", "order"):
+            if (array := getattr(quantized, name)) is not None:
+                tensors[name] = array
         yield layer, quantized, tensors
 
 

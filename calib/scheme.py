@@ -5,7 +5,8 @@ from typing import Literal
 
 from edgekiln.errors import UnsupportedModelError
 
-Activation = Literal["none", "int8-per-token", "int8-static"]
+Activation = Literal["none", "int8-per-token"]
+Codebook = Literal["nf4"]
 
 GROUP_SIZES = (32, 64, 128)
 EMBEDDING_GROUP = 32
@@ -19,14 +20,19 @@ class Scheme:
         bits: 4 or 8.
         group_size: consecutive inputs (columns) that share a scale; None is one scale an output channel (row).
         symmetric: no zero points, code 0 means 0.
-        activation: how the layer's input is treated at run time: as float, or as int8 with a scale a token or with
-            one scale for all, known when the engine is built.
+        activation: how the layer's input is treated at run time: as float, or as int8 with a scale a token.
+        offsets: each group adds a float offset to its weights.
+        ordered: the groups are of columns in an order of their own, which the layer's input is brought into.
+        codebook: codes are looked up in a table instead of counted in steps.
     """
 
     bits: int
     group_size: int | None
     symmetric: bool
     activation: Activation
+    offsets: bool = False
+    ordered: bool = False
+    codebook: Codebook | None = None
 
 
 def dividing_group(wanted: int, width: int) -> int:

@@ -14,7 +14,22 @@ class StoredWeight:
     Attributes:
         scheme: that of what `read` returns.
         read: the weight [N, K]; it may raise SourceError.
+        others: the same codes for other treatments of the layer's input.
+        note: why it is not exactly what the checkpoint holds, where that is so; for the user, about a kind of weights.
     """
 
     scheme: Scheme
     read: Callable[[], QuantizedWeight]
+    note: str | None = None
+    others: tuple["StoredWeight", ...] = ()
+
+    def suiting(self, wanted: Scheme) -> "StoredWeight | None":
+        """The form that a layer which is to get the scheme `wanted` keeps instead; None to quantize it from float.
+
+        Where only the weight is quantized, every grid is kept: quantizing it again could only lose. Layers with int8
+        activations keep codes made for just that; anything else their kernels cannot use.
+        """
+        for form in (self, *self.others):
+            if form.scheme == wanted or wanted.activation == form.scheme.activation == "none":
+                return form
+        return None

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from edgekiln.calib.stored import StoredWeight
 from edgekiln.conversion import ConvertedWeights, meta_model, one_line
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources import ModelSource
@@ -141,6 +142,10 @@ class SafetensorsFiles:
 
     def read(self, name: str) -> torch.Tensor:
         return self._where[name].get_tensor(name)
+
+    def stored(self, _name: str) -> StoredWeight | None:
+        """None: nothing here is quantized."""
+        return None
 
     def _add(self, path: Path, names: list[str] | None) -> None:
         try:

@@ -39,6 +39,7 @@ class StoredTensors(Protocol):
     def keys(self) -> Iterable[str]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str) -> torch.Tensor: ...
+    def stored(self, name: str) -> StoredWeight | None: ...
 
 
 @dataclass
@@ -132,9 +133,10 @@ class ConvertedWeights:
             self._converted = self._convert(recipe)
         return self._converted.pop(name)
 
-    def stored(self, _name: str) -> StoredWeight | None:
-        """None: every weight is read as float."""
-        return None
+    def stored(self, name: str) -> StoredWeight | None:
+        """The weight as it arrives quantized; None where it is float, or made of several tensors."""
+        recipe = self._recipes[self._aliases.get(name, name)]
+        return self._stored.stored(recipe.sources[0][1]) if recipe.converter is None else None
 
     def _plan(self, key_mapping: dict[str, str]) -> tuple[dict[str, _Recipe], tuple[str, ...]]:
         transforms = get_model_conversion_mapping(self._model, key_mapping or None)

@@ -144,20 +144,24 @@ class GgufFile:
         field = self.metadata.get(key)
         return default if field is None else field.value
 
+    def raw(self, name: str) -> np.ndarray:
+        """The bytes of one tensor as they stand in the file, not copied: uint8 [rows, bytes a row]."""
+        info = self.tensors[name]
+        data = np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.start)
+        return data.reshape(math.prod(info.shape[:-1]), -1)
+
     def read(self, name: str) -> np.ndarray:
         """Dequantize one tensor: float32, a new array in `tensors[name].shape`."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        info = self.tensors[name]
-        raw = np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.start)
+        info, raw = self.tensors[name], self.raw(name)
         kind = GGMLQuantizationType(info.type)
         if kind == GGMLQuantizationType.F32:
             return raw.view("<f4").reshape(info.shape).copy()
         if kind == GGMLQuantizationType.F16:
             return raw.view("<f2").reshape(info.shape).astype(np.float32)
-        rows = math.prod(info.shape[:-1])
-        return dequantize(raw.reshape(rows, -1), kind).reshape(info.shape).astype(np.float32, copy=False)
+        return dequantize(raw, kind).reshape(info.shape).astype(np.float32, copy=False)
 
     def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -1,15 +1,24 @@
-"""A GGUF file as a model source: transformers' own name and layout mapping, tensors dequantized one by one."""
+"""A GGUF file as a model source: transformers' own name and layout mapping, tensors dequantized one by one.
 
+Quantized ones are offered as they stand in the file too, where that mapping moves no more than whole rows.
+"""
+
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+from transformers.pytorch_utils import Conv1D
 
 from edgekiln.bundle import SamplingDefaults
+from edgekiln.calib.importers.gguf import GROUP, stored_gguf
+from edgekiln.calib.stored import StoredWeight
 from edgekiln.conversion import ConvertedWeights, meta_model
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.gguf_config import ROPE_FREQUENCIES, build_config, parse_config
@@ -61,6 +70,7 @@ class MappedTensors:
         self._names: dict[str, str] = get_gguf_hf_weights_map(
             _Names(model, model.config, model.base_model_prefix), self._processor
         )
+        self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
         self._parts: dict[str, list[str]] = {}
         for name in file.tensors:
             # Experts are mapped without their suffix.
@@ -90,15 +100,65 @@ class MappedTensors:
         # Processors of merged tensors write into this dictionary instead of returning.
         collected: dict[str, torch.Tensor] = {}
         for part in self._parts[name]:
-            result = self._processor.process(
-                weights=self._file.read(part),
-                name=part,
-                tensor_key_mapping=self._names,
-                parsed_parameters={"tensors": collected},
-            )
-            if result.name is not None:
-                collected[name] = torch.from_numpy(np.ascontiguousarray(result.weights))
+            weights = self._laid_out(self._file.read(part), part, collected)
+            if weights is not None:
+                collected[name] = torch.from_numpy(np.ascontiguousarray(weights))
         return collected[name]
+
+    def stored(self, name: str) -> StoredWeight | None:
+        """The weight as it stands in the file; None where it is float or not laid out in whole rows."""
+        part, info = self._parts[name][0], self._file.tensors[self._parts[name][0]]
+        if len(self._parts[name]) > 1 or len(info.shape) != 2 or info.shape[1] % GROUP:
+            return None
+        transposed = isinstance(self.model.get_submodule(name.rpartition(".")[0]), Conv1D)
+        if self._shapes[name] != (info.shape[::-1] if transposed else info.shape):
+            return None
+        # Layers are laid out alike.
+        kind = (re.sub(r"^blk\.\d+\.", "", part), info.shape)
+        if kind not in self._layouts:
+            self._layouts[kind] = self._layout(part, info.shape, transposed)
+        layout = self._layouts[kind]
+        if layout is None:
+            return None
+
+        def dequantized() -> npt.NDArray[np.float32]:
+            weight = self.read(name).numpy()
+            return weight.T if transposed else weight
+
+        return stored_gguf(info.type, layout.rows, lambda: self._file.raw(part), dequantized)
+
+    def _laid_out(
+        self, weights: npt.NDArray[np.float32], part: str, collected: dict[str, torch.Tensor]
+    ) -> npt.NDArray[np.float32] | None:
+        """What transformers makes of a stored tensor; None if that went into `collected`."""
+        result = self._processor.process(
+            weights=weights, name=part, tensor_key_mapping=self._names, parsed_parameters={"tensors": collected}
+        )
+        return None if result.name is None else result.weights
+
+    def _layout(self, part: str, shape: tuple[int, ...], transposed: bool) -> "_Layout | None":
+        """Where each row [N] of the weight stands in the file, found by laying out row and column numbers; None if
+        its rows do not stay whole."""
+        rows = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
+        moved = self._laid_out(rows, part, {})
+        if moved is rows:
+            return _Layout(None)
+        columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape)
+        kept = self._laid_out(columns, part, {})
+        if moved is None or kept is None:
+            return None
+        if transposed:
+            moved, kept = moved.T, kept.T
+        if moved.shape != shape or (moved != moved[:, :1]).any() or (kept != columns).any():
+            return None
+        return _Layout(moved[:, 0].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """For each row of a weight its row in the file; None where they are the same."""
+
+    rows: npt.NDArray[np.int64] | None
 
 
 class _Names:

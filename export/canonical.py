@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from edgekiln.calib.scheme import Activation
+from edgekiln.calib.scheme import Activation, Codebook
 
 DOMAIN = "edgekiln"
 VERSION = 1
@@ -59,10 +59,12 @@ def quantized_matmul(
     qweight: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
+    offsets: torch.Tensor | None = None,
     *,
     bits: int,
     group_size: int,
     activation: Activation,
+    codebook: Codebook | None = None,
 ) -> torch.Tensor:
     """Emit `edgekiln::QuantizedMatMul`: x · dequantize(qweight)ᵀ.
 
@@ -71,18 +73,19 @@ def quantized_matmul(
         qweight: grouped: uint8 [N, K · bits / 8], 4-bit codes packed low nibble first; per-channel: int8 [N, K].
         scales: float [N, K / group_size]; [N] for per-channel.
         zero_points: uint8 [N, K / group_size]; None when symmetric: the middle code, 8 or 128, or 0 for per-channel.
+        offsets: float [N, K / group_size], added to the weights of each group; None for none.
         bits: 4 or 8.
         group_size: inputs that share a scale; 0 for per-channel.
         activation: `int8-per-token` quantizes each row of x to int8 first.
+        codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.weight.CODEBOOKS`), without zero points.
 
     Returns:
         float [..., N].
     """
-    inputs: Sequence[torch.Tensor | None] = (x, qweight, scales, zero_points)
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedMatMul",
-        inputs if zero_points is not None else inputs[:3],
-        attrs={"bits": bits, "group_size": group_size, "activation": activation},
+        _given(x, qweight, scales, zero_points, offsets),
+        attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
         version=VERSION,
@@ -93,7 +96,8 @@ def quantized_gather(
     indices: torch.Tensor,
     qweight: torch.Tensor,
     scales: torch.Tensor,
-    zero_points: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    offsets: torch.Tensor | None = None,
     *,
     bits: int,
     group_size: int,
@@ -105,9 +109,15 @@ def quantized_gather(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedGather",
-        (indices, qweight, scales, zero_points),
+        _given(indices, qweight, scales, zero_points, offsets),
         attrs={"bits": bits, "group_size": group_size},
         dtype=scales.dtype,
         shape=(*indices.shape, hidden_size),
         version=VERSION,
     )
+
+
+def _given(*inputs: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    """Inputs up to the last that is given."""
+    last = max(i for i, value in enumerate(inputs) if value is not None)
+    return inputs[: last + 1]

@@ -4,7 +4,7 @@ The classes plug into onnx's reference evaluator, so that a whole canonical grap
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from edgekiln.calib.scheme import Codebook
+from edgekiln.calib.weight import CODEBOOKS
 from edgekiln.export import canonical
 
 Array = npt.NDArray[Any]
@@ -51,15 +53,28 @@ def attention(
     return out.astype(query.dtype), present_key, present_value
 
 
-def dequantize(qweight: Array, scales: Array, zero_points: Array | None, *, bits: int, group_size: int) -> Array:
+def dequantize(
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None,
+    offsets: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
+    codebook: str = "",
+) -> Array:
     """Float32 [N, K] of a quantized weight, laid out as in `edgekiln.export.canonical.quantized_matmul`."""
     if bits == 4:
         qweight = np.stack([qweight & 15, qweight >> 4], axis=-1).reshape(qweight.shape[0], -1)
     if not group_size:
         return np.asarray(qweight.astype(np.float32) * scales[:, None])
-    blocks = qweight.reshape(qweight.shape[0], -1, group_size).astype(np.float32)
-    blocks = blocks - (1 << (bits - 1) if zero_points is None else zero_points[..., None])
-    return np.asarray(blocks * scales[..., None], dtype=np.float32).reshape(qweight.shape)
+    codes = qweight.reshape(qweight.shape[0], -1, group_size)
+    if codebook:
+        blocks = CODEBOOKS[cast(Codebook, codebook)][codes]
+    else:
+        blocks = codes.astype(np.float32) - (1 << (bits - 1) if zero_points is None else zero_points[..., None])
+    values = blocks * scales[..., None] + (0 if offsets is None else offsets[..., None])
+    return np.asarray(values, dtype=np.float32).reshape(qweight.shape)
 
 
 def quantize_tokens(x: Array) -> Array:
@@ -73,22 +88,32 @@ def quantized_matmul(
     qweight: Array,
     scales: Array,
     zero_points: Array | None = None,
+    offsets: Array | None = None,
     *,
     bits: int,
     group_size: int,
     activation: str = "none",
+    codebook: str = "",
 ) -> Array:
     """x [..., K] · dequantize(qweight)ᵀ, with x rounded to int8 a row first where `activation` says so."""
     if activation == "int8-per-token":
         x = quantize_tokens(x)
-    return np.asarray(x @ dequantize(qweight, scales, zero_points, bits=bits, group_size=group_size).T)
+    weight = dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size, codebook=codebook)
+    return np.asarray(x @ weight.T)
 
 
 def quantized_gather(
-    indices: Array, qweight: Array, scales: Array, zero_points: Array, *, bits: int, group_size: int
+    indices: Array,
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    offsets: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
 ) -> Array:
     """Rows of dequantize(qweight)."""
-    return dequantize(qweight, scales, zero_points, bits=bits, group_size=group_size)[indices]
+    return dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size)[indices]
 
 
 def _op(name: str, function: Callable[..., Any]) -> type[OpRun]:

@@ -18,89 +18,21 @@ from transformers.integrations.ggml import GGUFTokenizerSkeleton
 from edgekiln.errors import EdgekilnError, SourceError, UnsupportedModelError
 from edgekiln.gguf_tokenizer import merges_by_score
 from edgekiln.sources import resolve
-
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB, LAYERS = 64, 4, 2, 16, 96, 300, 2
-BYTE_TOKENS = [chr(c) for c in [*range(33, 127), *range(161, 173), *range(174, 256)]] + [
-    chr(256 + i) for i in range(68)
-]
-TOKENS = [*BYTE_TOKENS, "<|begin|>", "<|end|>", "<|turn|>", "he", "ll", "hell", "12", "Ġ1"]
-MERGES = ["h e", "l l", "he ll", "Ġ 1", "1 2"]
-BEGIN, END, TURN = (TOKENS.index(token) for token in ("<|begin|>", "<|end|>", "<|turn|>"))
-
-
-def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> Path:
-    """A GGUF as llama.cpp's converter writes it; `settings_` become metadata below the architecture or, with tokenizer_
-    in front, below tokenizer.ggml."""
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    if arch != "gpt2":
-        writer.add_rope_freq_base(10000.0)
-        writer.add_rope_dimension_count(HEAD_DIM)
-    vocabulary = {
-        "model": "gpt2",
-        "tokens": TOKENS,
-        "token_type": [3 if token.startswith("<|") else 1 for token in TOKENS],
-        "merges": MERGES,
-        "bos_token_id": BEGIN,
-        "eos_token_id": END,
-        "eot_token_id": TURN,
-    }
-    metadata = {f"tokenizer_{key}": value for key, value in vocabulary.items()} | settings_
-    for key, value in metadata.items():
-        if value is None:
-            continue
-        name = f"tokenizer.ggml.{key[10:]}" if key.startswith("tokenizer_") else f"{arch}.{key.replace('__', '.')}"
-        kind, element = gguf.GGUFValueType.get_type(value), None
-        if isinstance(value, list):
-            element = gguf.GGUFValueType.get_type(value[0])
-        writer.add_key_value(name, value, kind, element)
-    for name, tensor in tensors.items():
-        data, quantized = tensor if isinstance(tensor, tuple) else (tensor, None)
-        writer.add_tensor(name, data, raw_dtype=quantized)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def random(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
-
-
-def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """How llama.cpp stores rotary rows: pairs next to each other instead of halves."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(0, 2, 1, 3).reshape(weight.shape)
-
-
-def llama_tensors(**extra: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The same random model by transformers' names and by llama.cpp's."""
-    ours = {"model.embed_tokens.weight": random(VOCAB, HIDDEN), "model.norm.weight": random(HIDDEN)}
-    theirs = {"token_embd.weight": ours["model.embed_tokens.weight"], "output_norm.weight": ours["model.norm.weight"]}
-    rows = {
-        "input_layernorm": ("attn_norm", (HIDDEN,)),
-        "post_attention_layernorm": ("ffn_norm", (HIDDEN,)),
-        "self_attn.q_proj": ("attn_q", (HEADS * HEAD_DIM, HIDDEN)),
-        "self_attn.k_proj": ("attn_k", (KV_HEADS * HEAD_DIM, HIDDEN)),
-        "self_attn.v_proj": ("attn_v", (KV_HEADS * HEAD_DIM, HIDDEN)),
-        "self_attn.o_proj": ("attn_output", (HIDDEN, HEADS * HEAD_DIM)),
-        "mlp.gate_proj": ("ffn_gate", (INNER, HIDDEN)),
-        "mlp.up_proj": ("ffn_up", (INNER, HIDDEN)),
-        "mlp.down_proj": ("ffn_down", (HIDDEN, INNER)),
-    }
-    for layer in range(LAYERS):
-        for number, (name, (short, shape)) in enumerate(rows.items()):
-            weight = random(*shape, seed=100 * layer + number)
-            ours[f"model.layers.{layer}.{name}.weight"] = weight
-            heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(short)
-            theirs[f"blk.{layer}.{short}.weight"] = interleave(weight, heads) if heads else weight
-    return ours, {**theirs, **extra}
+from gguf_files import (
+    BEGIN,
+    END,
+    HEAD_DIM,
+    HIDDEN,
+    INNER,
+    KV_HEADS,
+    TURN,
+    VOCAB,
+    gpt2,
+    llama_tensors,
+    qwen3moe,
+    random,
+    write,
+)
 
 
 @pytest.fixture
@@ -132,36 +64,6 @@ def test_blocks_are_dequantized_as_gguf_does(tmp_path: Path, kind: str) -> None:
     found = resolve(str(path)).weights.read("model.layers.0.mlp.up_proj.weight")
     assert found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), gguf.quants.dequantize(blocks, quantization))
-
-
-def qwen3moe(path: Path) -> Path:
-    _, tensors = llama_tensors()
-    tensors["output.weight"] = random(VOCAB, HIDDEN, seed=7)
-    for layer in range(LAYERS):
-        for name in ("gate", "up", "down"):
-            del tensors[f"blk.{layer}.ffn_{name}.weight"]
-        tensors[f"blk.{layer}.ffn_gate_inp.weight"] = random(4, HIDDEN, seed=layer)
-        tensors[f"blk.{layer}.ffn_gate_exps.weight"] = random(4, 32, HIDDEN, seed=layer)
-        tensors[f"blk.{layer}.ffn_up_exps.weight"] = random(4, 32, HIDDEN, seed=layer + 10)
-        tensors[f"blk.{layer}.ffn_down_exps.weight"] = random(4, HIDDEN, 32, seed=layer)
-        tensors[f"blk.{layer}.attn_q_norm.weight"] = random(HEAD_DIM, seed=layer)
-        tensors[f"blk.{layer}.attn_k_norm.weight"] = random(HEAD_DIM, seed=layer + 1)
-    experts = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
-    return write(path, "qwen3moe", tensors, attention__key_length=HEAD_DIM, **experts)
-
-
-def gpt2(path: Path) -> Path:
-    shapes = {"attn_qkv": (3 * HIDDEN, HIDDEN), "attn_output": (HIDDEN, HIDDEN)}
-    shapes |= {"ffn_up": (4 * HIDDEN, HIDDEN), "ffn_down": (HIDDEN, 4 * HIDDEN)}
-    tensors = {"token_embd.weight": random(VOCAB, HIDDEN), "position_embd.weight": random(128, HIDDEN)}
-    norms = ["output_norm", *(f"blk.{layer}.{name}" for layer in range(LAYERS) for name in ("attn_norm", "ffn_norm"))]
-    for name in norms:
-        tensors |= {f"{name}.weight": random(HIDDEN, seed=1), f"{name}.bias": random(HIDDEN, seed=2)}
-    for layer in range(LAYERS):
-        for name, shape in shapes.items():
-            tensors[f"blk.{layer}.{name}.weight"] = random(*shape, seed=layer)
-            tensors[f"blk.{layer}.{name}.bias"] = random(shape[0], seed=layer)
-    return write(path, "gpt2", tensors)
 
 
 @pytest.mark.parametrize("make", [qwen3moe, gpt2], ids=["experts", "transposed"])

@@ -13,6 +13,8 @@ import onnx_ir as ir
 from edgekiln.export import canonical
 from edgekiln.export.passes.tensors import attribute, concatenated, constant, is_weight, make, shape_of
 
+_WEIGHT_INPUTS = ("qweight", "scales", "zero_points", "offsets")
+
 
 def fuse_shared_inputs(model: ir.Model) -> None:
     """Fuse quantized layers, and float ones whose weight is a Transpose of an initializer [N, K], in place."""
@@ -20,7 +22,8 @@ def fuse_shared_inputs(model: ir.Model) -> None:
     for node in model.graph:
         if _rows(node) is not None:
             kind = [str(node.attributes[key].value) for key in sorted(node.attributes)]
-            groups[node.inputs[0], node.op_type, len(node.inputs), *kind].append(node)
+            given = tuple(value is not None for value in node.inputs)
+            groups[node.inputs[0], node.op_type, given, *kind].append(node)
     for nodes in groups.values():
         if len(nodes) > 1 and (not _shares_codes(nodes[0]) or all(_feeds_attention(node) for node in nodes)):
             _fuse(model.graph, nodes)
@@ -78,8 +81,8 @@ def _fuse(graph: ir.Graph, nodes: list[ir.Node]) -> None:
         new = [transpose, make("MatMul", [first.inputs[0], transpose.outputs[0]], name)]
     else:
         parts = [
-            concatenated(graph, f"{name}.{what}", [node.inputs[i] for node in nodes])  # type: ignore[misc]
-            for i, what in enumerate(("qweight", "scales", "zero_points")[: len(first.inputs) - 1], start=1)
+            first.inputs[i] and concatenated(graph, f"{name}.{what}", [node.inputs[i] for node in nodes])  # type: ignore[misc]
+            for i, what in enumerate(_WEIGHT_INPUTS[: len(first.inputs) - 1], start=1)
         ]
         fused = ir.Node(first.domain, first.op_type, [first.inputs[0], *parts], list(first.attributes.values()))
         fused.outputs[0].name = name

@@ -2,9 +2,12 @@
 
 Cases:
     1. QuantizedMatMul in groups: MatMulNBits at accuracy level 4 (activations quantized to int8 a block inside);
-    2. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
+    2. with offsets: a second, small product is added, of the sums of x over each group by the offsets (MatMulNBits
+       takes float zero points too, but is a hundred times slower with them);
+    3. with a codebook: MatMulBnb4;
+    4. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
        scale is known beforehand, so no kernel has to look for it;
-    3. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
+    5. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
 """
 
 import numpy as np
@@ -25,18 +28,22 @@ from edgekiln.export.passes.tensors import (
 MICROSOFT = "com.microsoft"
 # Keeps the quotient finite where a row is all zero; far below any row that carries information.
 _SMALLEST_ROW_MAXIMUM = 1e-10
+_BNB4_TYPES = {"nf4": 1}
 
 
 def lower_quantized_ops(model: ir.Model) -> None:
     """Lower every quantized canonical op, in place."""
     quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    group_sums: dict[tuple[ir.Value, int], ir.Value] = {}
     for node in list(model.graph):
         if node.domain != canonical.DOMAIN:
             continue
         if node.op_type == "QuantizedGather":
             _gather(model.graph, node)
+        elif node.op_type == "QuantizedMatMul" and "codebook" in node.attributes and attribute(node, "codebook"):
+            _matmul_bnb4(model.graph, node)
         elif node.op_type == "QuantizedMatMul" and int(attribute(node, "group_size")):
-            _matmul_n_bits(model.graph, node)
+            _matmul_n_bits(model.graph, node, group_sums)
         elif node.op_type == "QuantizedMatMul":
             _per_token(model.graph, node, quantized_rows)
 
@@ -54,8 +61,13 @@ def _packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir
     return new_initializer(graph, f"{zero_points.name}.packed", (rows, (groups + 1) // 2), ir.DataType.UINT8, pack)
 
 
-def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def _matmul_n_bits(graph: ir.Graph, node: ir.Node, group_sums: dict[tuple[ir.Value, int], ir.Value]) -> None:
     x, qweight, scales = node.inputs[:3]
+    assert x is not None
     assert qweight is not None
     assert scales is not None
     bits, group_size = int(attribute(node, "bits")), int(attribute(node, "group_size"))
@@ -70,7 +82,7 @@ def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
         ir.DataType.UINT8,
         lambda: values_of(qweight).reshape(rows, groups, blob),
     )
-    zero_points = node.inputs[3] if len(node.inputs) > 3 else None
+    zero_points, offsets = _input(node, 3), _input(node, 4)
     inputs = [x, weight, scales]
     if zero_points is not None:
         inputs.append(_packed_zero_points(graph, zero_points, bits))
@@ -84,6 +96,72 @@ def _matmul_n_bits(graph: ir.Graph, node: ir.Node) -> None:
         bits=bits,
         block_size=group_size,
         accuracy_level=4,
+    )
+    nodes = [new]
+    if offsets is not None:
+        nodes += _offset_part(graph, x, offsets, group_size, new, group_sums)
+    replace_node(node, nodes, [nodes[-1].outputs[0]])
+
+
+def _offset_part(
+    graph: ir.Graph,
+    x: ir.Value,
+    offsets: ir.Value,
+    group_size: int,
+    product: ir.Node,
+    group_sums: dict[tuple[ir.Value, int], ir.Value],
+) -> list[ir.Node]:
+    """Nodes that add the offsets' part to a product; layers that read the same x share its sums."""
+    rows, groups = shape_of(offsets)
+    name = product.outputs[0].name
+    nodes: list[ir.Node] = []
+    if (x, group_size) not in group_sums:
+        parts = make("Reshape", [x, _groups_shape(graph, x, group_size)], f"{x.name}.groups.{group_size}")
+        last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+        sums = make("ReduceSum", [parts.outputs[0], last], f"{x.name}.sums.{group_size}", keepdims=0)
+        nodes += [parts, sums]
+        group_sums[x, group_size] = sums.outputs[0]
+    weight = new_initializer(
+        graph, f"{offsets.name}.transposed", (groups, rows), ir.DataType.FLOAT, lambda: values_of(offsets).T
+    )
+    part = make("MatMul", [group_sums[x, group_size], weight], f"{name}.offset_part")
+    total = make("Add", [product.outputs[0], part.outputs[0]], f"{name}.with_offsets")
+    return [*nodes, part, total]
+
+
+def _groups_shape(graph: ir.Graph, x: ir.Value, group_size: int) -> ir.Value:
+    """The shape that splits the last axis of `x` into groups."""
+    assert x.shape is not None
+    shape = [*[0] * (len(x.shape) - 1), -1, group_size]
+    return constant(graph, f"groups.{'.'.join(map(str, shape))}", np.array(shape, dtype=np.int64))
+
+
+def _matmul_bnb4(graph: ir.Graph, node: ir.Node) -> None:
+    x, qweight, scales = node.inputs[:3]
+    assert qweight is not None
+    assert scales is not None
+    rows, groups = shape_of(scales)
+    group_size = int(attribute(node, "group_size"))
+    size = rows * groups * group_size // 2
+
+    def high_nibble_first() -> Array:
+        codes = values_of(qweight).astype(np.uint8, copy=False).reshape(-1)
+        return codes << 4 | codes >> 4
+
+    weight = new_initializer(graph, f"{qweight.name}.bnb4", (size,), ir.DataType.UINT8, high_nibble_first)
+    scale = new_initializer(
+        graph, f"{scales.name}.flat", (rows * groups,), ir.DataType.FLOAT, lambda: values_of(scales).reshape(-1)
+    )
+    name = node.outputs[0].name or "matmul"
+    new = make(
+        "MatMulBnb4",
+        [x, weight, scale],
+        name + ".bnb4",
+        domain=MICROSOFT,
+        K=groups * group_size,
+        N=rows,
+        block_size=group_size,
+        quant_type=_BNB4_TYPES[str(attribute(node, "codebook"))],
     )
     replace_node(node, [new], [new.outputs[0]])
 
@@ -122,17 +200,34 @@ def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tu
 
 
 def _gather(graph: ir.Graph, node: ir.Node) -> None:
-    indices, qweight, scales, zero_points = node.inputs[:4]
-    assert zero_points is not None
-    bits = int(attribute(node, "bits"))
+    indices, qweight, scales = node.inputs[:3]
+    zero_points, offsets = _input(node, 3), _input(node, 4)
+    bits, group_size = int(attribute(node, "bits")), int(attribute(node, "group_size"))
+    inputs = [qweight, indices, scales]
+    if zero_points is not None:
+        inputs.append(_packed_zero_points(graph, zero_points, bits))
+    name = (node.outputs[0].name or "gather") + ".rows"
     new = make(
         "GatherBlockQuantized",
-        [qweight, indices, scales, _packed_zero_points(graph, zero_points, bits)],
-        (node.outputs[0].name or "gather") + ".rows",
+        inputs,
+        name,
         domain=MICROSOFT,
         bits=bits,
-        block_size=int(attribute(node, "group_size")),
+        block_size=group_size,
         gather_axis=0,
         quantize_axis=1,
     )
-    replace_node(node, [new], [new.outputs[0]])
+    nodes = [new]
+    if offsets is not None:
+        shape = node.outputs[0].shape
+        assert shape is not None
+        new.outputs[0].shape = shape
+        last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+        whole = constant(graph, f"rows.{len(shape)}", np.array([*[0] * (len(shape) - 1), -1], dtype=np.int64))
+        parts = make("Reshape", [new.outputs[0], _groups_shape(graph, new.outputs[0], group_size)], f"{name}.groups")
+        added = make("Gather", [offsets, indices], f"{name}.offsets", axis=0)
+        column = make("Unsqueeze", [added.outputs[0], last], f"{name}.offset_column")
+        total = make("Add", [parts.outputs[0], column.outputs[0]], f"{name}.with_offsets")
+        result = make("Reshape", [total.outputs[0], whole], f"{name}.whole")
+        nodes += [parts, added, column, total, result]
+    replace_node(node, nodes, [nodes[-1].outputs[0]])

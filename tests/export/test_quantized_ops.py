@@ -140,3 +140,73 @@ def test_a_tied_head_shares_the_bytes_of_the_embedding(tmp_path: Path) -> None:
     assert len(set(offsets)) == 1, "in one place"
     size = (tmp_path / "weights.bin").stat().st_size
     assert size < 320 * 64 * 1.5
+
+
+def with_offsets(name: str, bits: int, rows: int, columns: int) -> dict[str, np.ndarray]:
+    """A weight of random symmetric codes in groups of 32, each group with an offset as large as the scale makes it."""
+    groups = columns // 32
+    scales = RNG.random((rows, groups), dtype=np.float32) + 0.1
+    return {
+        f"{name}.qweight": RNG.integers(0, 256, (rows, columns * bits // 8), dtype=np.uint8),
+        f"{name}.scales": scales,
+        f"{name}.offsets": scales * RNG.standard_normal((rows, groups), dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_offsets_are_a_product_of_their_own(bits: int, tokens: int) -> None:
+    nodes, weights = [], {}
+    for name in "ab":
+        tensors = with_offsets(name, bits, ROWS, 96)
+        weights |= tensors
+        qweight, scales, offsets = tensors
+        attributes = {"bits": bits, "group_size": 32, "activation": "none"}
+        nodes.append(node("QuantizedMatMul", ["x", qweight, scales, "", offsets], name, **attributes))
+    shape = ["B", "S", ROWS]
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"a": shape, "b": shape}, weights)
+    x = RNG.standard_normal((2, tokens, 96), dtype=np.float32) + 1
+    expected = run_reference(model, {"x": x})
+    lower_quantized_ops(model)
+    assert ops(model).count("ReduceSum") == 1, "layers that read the same share the sums"
+    for name, result, truth in zip("ab", run_ort(model, {"x": x}), expected, strict=True):
+        codes = weights[f"{name}.qweight"]
+        if bits == 4:
+            codes = np.stack([codes & 15, codes >> 4], axis=-1)
+        parts = (codes.reshape(ROWS, 3, 32) - float(1 << bits - 1)) * weights[f"{name}.scales"][..., None]
+        # Only the part without offsets has its activations rounded: half a step of max|x| / 127 an element.
+        step = np.abs(x).reshape(2, tokens, 3, 32).max(axis=-1) / 127
+        bound = np.repeat(step, 32, axis=-1) / 2 @ np.abs(parts).reshape(ROWS, -1).T
+        assert (np.abs(result - truth) <= bound + 1e-3).all()
+        offsets = np.repeat(weights[f"{name}.offsets"], 32, axis=1)
+        np.testing.assert_allclose(truth, x @ (parts.reshape(ROWS, -1) + offsets).T, rtol=1e-3, atol=1e-2)
+
+
+def test_codebook() -> None:
+    groups = 3
+    tensors = {
+        "w.qweight": RNG.integers(0, 256, (ROWS, groups * 32), dtype=np.uint8),
+        "w.scales": RNG.random((ROWS, groups), dtype=np.float32),
+    }
+    attributes = {"bits": 4, "group_size": 64, "activation": "none", "codebook": "nf4"}
+    nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
+    model = graph(nodes, {"x": ["B", "S", 192]}, {"y": ["B", "S", ROWS]}, tensors)
+    x = RNG.standard_normal((2, 3, 192), dtype=np.float32)
+    (expected,) = run_reference(model, {"x": x})
+    lower_quantized_ops(model)
+    assert ops(model) == ["MatMulBnb4"]
+    np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("offsets", [False, True])
+def test_gather_of_symmetric_rows(bits: int, offsets: bool) -> None:
+    tensors = with_offsets("e", bits, 50, 96)
+    qweight, scales, offset = tensors
+    inputs = ["ids", qweight, scales, "", offset] if offsets else ["ids", qweight, scales]
+    nodes = [node("QuantizedGather", inputs, "y", bits=bits, group_size=32)]
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", 96]}, tensors)
+    ids = np.array([[0, 49, 7], [7, 1, 48]])
+    (expected,) = run_reference(model, {"ids": ids})
+    lower_quantized_ops(model)
+    np.testing.assert_allclose(run_ort(model, {"ids": ids})[0], expected, rtol=1e-5, atol=1e-5)
