@@ -9,13 +9,11 @@ _INT4 = LayerSpec(bits=4, group_size=32, symmetric=False)
 
 PRESETS: dict[str, Recipe] = {
     "none": Recipe(default=None),
-    "int8": Recipe(smooth=0.5, default=_INT8),
-    "int8-static": Recipe(smooth=0.5, default=LayerSpec(bits=8, activation="int8-static")),
+    "int8": Recipe(smooth=0.7, default=_INT8),
     "int4": Recipe(default=_INT4),
     "int4-gptq": Recipe(method="gptq", default=_INT4),
     "int4-awq": Recipe(method="awq", default=_INT4),
     "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
-    "mixed": Recipe(method="gptq", default=_INT4),
 }
 
 # What `int8` is where there is no time or no way to calibrate.

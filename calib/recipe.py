@@ -58,8 +58,7 @@ class LayerSpec(_Strict):
         if self.group_size is None:
             if self.bits != 8 or not self.symmetric or self.activation == "none":
                 raise ValueError(
-                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: "
-                    "int8-per-token or int8-static"
+                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: int8-per-token"
                 )
         elif self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128, got {self.group_size}")
@@ -121,13 +120,7 @@ class Recipe(_Strict):
     @property
     def calibrates(self) -> bool:
         """Whether the codes or scales depend on calibration data."""
-        return self.method != "nearest" or self.smooth is not None or "int8-static" in self.activations
-
-    @property
-    def activations(self) -> set[Activation]:
-        """The treatments of a layer's input that the recipe may give."""
-        specs = [self.default, *(o for o in self.overrides if not o.skip)]
-        return {spec.activation for spec in specs if spec is not None and spec.activation is not None}
+        return self.method != "nearest" or self.smooth is not None
 
     def spec(self, name: str) -> LayerSpec | None:
         """What the linear layer `name` gets; None to leave it in floating point."""

@@ -11,7 +11,16 @@ from edgekiln.sources import ModelSource
 
 
 def reference_scorer(source: ModelSource) -> Scorer:
-    """Load all weights of `source` in float32 and score with transformers' own forward.
+    """Score with transformers' own forward of `source` in float32.
+
+    Raises:
+        SourceError: a weight cannot be read.
+    """
+    return model_scorer(load_model(source))
+
+
+def load_model(source: ModelSource) -> PreTrainedModel:
+    """The model of `source` with all its weights in float32.
 
     Raises:
         SourceError: a weight cannot be read.
@@ -24,7 +33,7 @@ def reference_scorer(source: ModelSource) -> Scorer:
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             if name in source.weights:
                 value.copy_(source.weights.read(name))
-    return model_scorer(model)
+    return model.eval()
 
 
 def model_scorer(model: PreTrainedModel) -> Scorer:

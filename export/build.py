@@ -17,6 +17,7 @@ from edgekiln import bundle
 from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
+from edgekiln.export.calibration import calibrated
 from edgekiln.export.lower import ort_cpu
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.passes.scoring import all_positions
@@ -79,6 +80,10 @@ def build_engine(
     clock = Clock(progress) if progress else Clock()
     _max_length(source, options.max_length)
     with bundle.atomic_directory(output) as directory:
+        recipe = options.chosen_recipe
+        if recipe.calibrates:
+            clock.step("calibrate")
+            source = calibrated(source, recipe, options.data, clock.progress)
         canonical = canonical_graph(source, options, clock)
         manifest = write_engine(canonical, source, directory, options, clock)
     clock.progress("done", 1.0)

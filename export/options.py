@@ -1,14 +1,14 @@
 """What a user can choose of a build. Imports nothing heavy, so that the command line can check options at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from edgekiln.calib.presets import PRESETS, preset
+from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.presets import preset
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
 Target = Literal["ort-cpu"]
-QUANTS = tuple(PRESETS)
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class BuildOptions:
         quant: the name of a recipe in `edgekiln.calib.presets`, or of `recipe` if that is given.
         group_size: inputs that share a scale, for presets in groups; None takes the preset's own.
         recipe: what each layer gets, in place of a preset.
+        data: what recipes that need it are calibrated with.
         max_length: tokens a sequence may hold; None takes the model's own context.
 
     Raises:
@@ -30,6 +31,7 @@ class BuildOptions:
     quant: str = "int8"
     group_size: int | None = None
     recipe: Recipe | None = None
+    data: DataOptions = field(default_factory=DataOptions)
     max_length: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ holds (rotary frequencies, embedding scales) are made real, because they are wha
 """
 
 import contextlib
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ def build_skeleton(config: PretrainedConfig) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: no such class in transformers, or one that bypasses transformers' attention interface.
     """
+    # The class writes our attention into the configuration it gets.
+    config = copy.deepcopy(config)
     model_class = _model_class(config)
     with torch.device("meta"), warnings.catch_warnings(), explained(model_class, config):
         warnings.simplefilter("ignore")

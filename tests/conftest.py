@@ -1,6 +1,7 @@
 """Engines that several test modules use, built once a session."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     engine = tmp_path_factory.mktemp("engines") / "tiny"
     build_engine(resolve(str(tiny_checkpoint)), engine, BuildOptions(quant="int4"))
     return engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What calibration keeps stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

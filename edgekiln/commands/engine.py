@@ -12,9 +12,13 @@ from typing import NoReturn, get_args
 import click
 
 from edgekiln import bundle
+from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.presets import PRESETS
+from edgekiln.calib.recipe import read_recipe
 from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
-from edgekiln.export.options import QUANTS, BuildOptions, Target
+from edgekiln.errors import RequestError
+from edgekiln.export.options import BuildOptions, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
 
 
@@ -28,10 +32,17 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
 )
 @click.option(
     "--quant",
-    type=click.Choice(QUANTS),
+    type=click.Choice(tuple(PRESETS)),
     default="int8",
     show_default=True,
-    help="int8: weights and activations. int4: weights. none: float32.",
+    help="int8: weights and activations. int4: weights. none: float32. docs/quality.md tells the others apart.",
+)
+@click.option(
+    "--recipe",
+    "recipe_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML that says what each layer gets, in place of --quant.",
 )
 @click.option(
     "--group-size",
@@ -44,6 +55,27 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
     metavar="N",
     help="Tokens a sequence may hold, at most; the model's context by default.",
 )
+@click.option(
+    "--calib-data",
+    metavar="DATA",
+    help="Text file, JSONL of texts or messages, or a data set's name [text that the model writes].",
+)
+@click.option(
+    "--calib-samples",
+    type=click.IntRange(min=1),
+    default=DataOptions.samples,
+    show_default=True,
+    metavar="N",
+    help="Windows of calibration data, at most.",
+)
+@click.option(
+    "--calib-length",
+    type=click.IntRange(min=2),
+    default=DataOptions.length,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint brings.")
 @json_option
 @verbose_option
@@ -53,13 +85,27 @@ def command(
     output: Path | None,
     target: Target,
     quant: str,
+    recipe_file: Path | None,
     group_size: int | None,
     max_length: int | None,
+    calib_data: str | None,
+    calib_samples: int,
+    calib_length: int,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
-    options = BuildOptions(target=target, quant=quant, group_size=group_size, max_length=max_length)
+    data = DataOptions(calib_data, calib_samples, calib_length)
+    recipe = None
+    if recipe_file is not None:
+        if group_size is not None:
+            raise RequestError("--group-size does not go with --recipe: write group_size in the file")
+        with extra("export"):
+            recipe = read_recipe(recipe_file)
+        quant = recipe_file.stem
+    options = BuildOptions(
+        target=target, quant=quant, group_size=group_size, recipe=recipe, data=data, max_length=max_length
+    )
     quiet_libraries()
     with _stopped_once(), progress_report() as report:
         report("loading libraries", 0.0)

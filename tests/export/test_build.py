@@ -232,5 +232,5 @@ def test_quantizing_reads_one_weight_at_a_time(source: ModelSource, tmp_path: Pa
             most = max(most, len(alive))
             return tensor
 
-    build_engine(replace(source, weights=Counting()), tmp_path / "engine", BuildOptions(quant="int8"))
+    build_engine(replace(source, weights=Counting()), tmp_path / "engine", BuildOptions(quant="int4"))
     assert 1 <= most <= 2

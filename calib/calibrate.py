@@ -1,0 +1,127 @@
+"""From a model source and calibration data to a source whose weights are smoothed or quantized already."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from edgekiln.calib.activations import observe
+from edgekiln.calib.data import Windows
+from edgekiln.calib.modules import quantizable
+from edgekiln.calib.readers import Readers, find_readers, matrix
+from edgekiln.calib.recipe import Recipe
+from edgekiln.calib.reference import load_model
+from edgekiln.calib.smooth import smooth
+from edgekiln.calib.stored import StoredWeight
+from edgekiln.sources import ModelSource, WeightReader
+
+Progress = Callable[[str, float], None]
+
+
+class CalibratedWeights:
+    """A source's weights, some of them replaced by what calibration made of them; see `WeightReader`."""
+
+    def __init__(
+        self, weights: WeightReader, floats: dict[str, torch.Tensor], quantized: dict[str, StoredWeight]
+    ) -> None:
+        self.nbytes = weights.nbytes
+        self._weights = weights
+        self._floats = floats
+        self._quantized = quantized
+
+    def keys(self) -> Iterable[str]:
+        return self._weights.keys()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._floats[name] if name in self._floats else self._weights.read(name)
+
+    def stored(self, name: str) -> StoredWeight | None:
+        """What calibration quantized; a weight that it replaced in floating point has lost the checkpoint's grid."""
+        if name in self._quantized or name in self._floats:
+            return self._quantized.get(name)
+        return self._weights.stored(name)
+
+
+def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: Progress) -> ModelSource:
+    """Load the model in float32 and prepare its weights for `recipe`.
+
+    Args:
+        source: the model.
+        recipe: what each layer gets; its smoothing and its method are carried out here.
+        windows: int64 [windows, length] tokens.
+        progress: called with the step and how much of it is done.
+
+    Raises:
+        EdgekilnError: the recipe's method needs a library that is not installed.
+        SourceError: a weight is damaged.
+    """
+    progress("loading model", 0.0)
+    model = load_model(source)
+    notes: list[str] = []
+    layers = _linear(model)
+    floats: dict[str, torch.Tensor] = {}
+    if recipe.smooth is not None:
+        smoothed, notes = _smooth(model, recipe, layers, windows, progress)
+        floats = weights_of(model, smoothed)
+    quantized: dict[str, StoredWeight] = {}
+    if recipe.method != "nearest":
+        from edgekiln.calib.compressor import compress
+
+        schemes = {name: scheme for name, columns in layers.items() if (scheme := recipe.scheme(name, columns))}
+        quantized, moved = compress(model, schemes, recipe.method, windows, progress)
+        floats |= moved
+    weights = CalibratedWeights(source.weights, floats, quantized)
+    return replace(source, weights=weights, notes=(*source.notes, *notes))
+
+
+def weights_of(model: PreTrainedModel, modules: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The parameters of the named modules, by their names in the model."""
+    return {
+        f"{name}.{parameter}": tensor.detach()
+        for name in modules
+        for parameter, tensor in model.get_submodule(name).named_parameters(recurse=False)
+    }
+
+
+def _linear(model: PreTrainedModel) -> dict[str, int]:
+    """Names of the linear layers, but for the head, with the number of their inputs."""
+    apart = (model.get_input_embeddings(), model.get_output_embeddings())
+    found = {}
+    for name in quantizable(model):
+        module = model.get_submodule(name)
+        if module not in apart:
+            found[name] = matrix(module).shape[1]
+    return found
+
+
+def _smooth(
+    model: PreTrainedModel, recipe: Recipe, layers: dict[str, int], windows: Windows, progress: Progress
+) -> tuple[set[str], list[str]]:
+    """Smooth what layers with 8-bit activations read, in place; the modules changed, and notes for the user."""
+    assert recipe.smooth is not None
+    eight = [name for name in layers if (spec := recipe.spec(name)) and spec.activation != "none"]
+    groups = [group for group in find_readers(model, list(layers)) if set(group.layers) <= set(eight)]
+    able = [group for group in groups if group.producer is not None]
+    if not able:
+        return set(), ["no layer's input can be smoothed in this model"] if eight else []
+    # A producer that is a reader too must have its rows before its columns are looked at.
+    able.sort(key=lambda group: not _is_reader(group, layers))
+    seen = observe(model, able, windows, lambda done: progress("calibrating", done))
+    changed: set[str] = set()
+    for group, channels in zip(able, seen, strict=True):
+        if channels is not None and group.producer is not None:
+            smooth(model, group, channels, recipe.smooth)
+            changed |= {*group.layers, group.producer.name}
+    left = len(eight) - sum(len(group.layers) for group in able)
+    return changed, [f"the input of {left} of {len(eight)} layers cannot be smoothed"] if left else []
+
+
+def _is_reader(group: Readers, layers: dict[str, int]) -> bool:
+    return group.producer is not None and group.producer.name in layers

@@ -1,0 +1,175 @@
+"""GPTQ and AWQ by llm-compressor; what they make of a weight is taken off its grid exactly.
+
+One scale an output channel is not theirs to find: those codes are bound by a budget that `per_channel` explains.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from edgekiln.calib.data import Windows
+from edgekiln.calib.readers import matrix
+from edgekiln.calib.recipe import Method
+from edgekiln.calib.scheme import Scheme
+from edgekiln.calib.stored import StoredWeight
+from edgekiln.calib.weight import QuantizedWeight
+from edgekiln.errors import EdgekilnError, first_line
+
+Progress = Callable[[str, float], None]
+_BATCH = 8
+# A code more than this from a whole number is not on the grid that the library says it is on.
+_ON_GRID = 1e-2
+
+
+def compress(
+    model: PreTrainedModel, schemes: dict[str, Scheme], method: Method, windows: Windows, progress: Progress
+) -> tuple[dict[str, StoredWeight], dict[str, torch.Tensor]]:
+    """Run a method over the layers in groups, in place.
+
+    Args:
+        model: in float32; used up.
+        schemes: linear layer to what it shall get; layers with one scale a channel are passed by.
+        method: gptq or awq.
+        windows: int64 [windows, length] calibration tokens.
+        progress: called with the step and how much of it is done.
+
+    Returns:
+        Weights that are quantized now, and float ones that differ from the model's, by name.
+
+    Raises:
+        EdgekilnError: llm-compressor is not installed, or cannot take the model.
+    """
+    if importlib.util.find_spec("llmcompressor") is None:
+        raise EdgekilnError(f"{method} needs llm-compressor: `pip install 'edgekiln[calib]'`, or use --quant int4")
+    grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}
+    if not grouped:
+        return {}, {}
+    original: dict[str, torch.Tensor] = {}
+    if method == "gptq":
+        original = {name: matrix(model.get_submodule(name)).detach().clone() for name in grouped}
+    with _quiet():
+        _oneshot(model, grouped, method, windows, lambda done: progress(f"calibrating ({method})", done))
+    if method == "awq":
+        # It moves factors between weights and leaves the rounding to others: to us, who search for the best grid.
+        kept = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part}
+        return {}, {
+            name: value.detach()
+            for name, value in model.named_parameters()
+            if name.rpartition(".")[2] in ("weight", "bias") and id(value) not in kept
+        }
+    quantized = {}
+    for name, scheme in grouped.items():
+        weight = _taken_off(model.get_submodule(name), scheme, original.pop(name), name)
+        quantized[f"{name}.weight"] = StoredWeight(scheme, lambda weight=weight: weight)  # type: ignore[misc]
+    return quantized, {}
+
+
+def _oneshot(
+    model: PreTrainedModel,
+    schemes: dict[str, Scheme],
+    method: Method,
+    windows: Windows,
+    progress: Callable[[float], None],
+) -> None:
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers import Modifier
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    layers = model.config.get_text_config().num_hidden_layers
+    done = 0
+
+    class Report(Modifier):
+        """Tells of each part of the model that has been through."""
+
+        def on_initialize(self, state: Any, **_: Any) -> bool:
+            return True
+
+        def on_sequential_epoch_end(self, state: Any, event: Any, **_: Any) -> None:
+            nonlocal done
+            done += 1
+            progress(min(1.0, done / layers))
+
+    groups = {"config_groups": _config_groups(schemes), "ignore": ["lm_head"]}
+    recipe = [GPTQModifier(**groups)] if method == "gptq" else [AWQModifier(), QuantizationModifier(**groups)]
+    ids = torch.from_numpy(windows)
+    rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+    data: Any = torch.utils.data.DataLoader(rows, batch_size=_BATCH)
+    # It asks for a tokenizer whenever there is data, and for a configuration on the disk.
+    unused = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
+        model.config.save_pretrained(directory)
+        model.config._name_or_path = directory
+        try:
+            oneshot(model=model, recipe=[*recipe, Report()], dataset=data, processor=unused, pipeline="sequential")
+        except Exception as error:  # whatever a model's code trips over while it is traced
+            raise EdgekilnError(
+                f"llm-compressor cannot run {method} on {model.config.model_type}: {first_line(error)}; "
+                "use --quant int4 or int8"
+            ) from error
+
+
+def _config_groups(schemes: dict[str, Scheme]) -> dict[str, Any]:
+    """One group a scheme, each aimed at its layers by name."""
+    return {
+        f"group_{index}": {
+            "targets": [name for name, other in schemes.items() if other == scheme],
+            "weights": {
+                "num_bits": scheme.bits,
+                "type": "int",
+                "symmetric": scheme.symmetric,
+                "strategy": "group",
+                "group_size": scheme.group_size,
+                "observer": "mse",
+            },
+        }
+        for index, scheme in enumerate(dict.fromkeys(schemes.values()))
+    }
+
+
+def _taken_off(module: torch.nn.Module, scheme: Scheme, original: torch.Tensor, name: str) -> QuantizedWeight:
+    """The codes of a weight that lies on the grid of its module's scales and zero points."""
+    assert scheme.group_size is not None
+    half = 1 << (scheme.bits - 1)
+    weight = matrix(module).detach().float()
+    rows = weight.shape[0]
+    scales = getattr(module, "weight_scale").detach().float().reshape(rows, -1)  # noqa: B009 - not torch's own
+    zero = torch.zeros_like(scales)
+    if not scheme.symmetric:
+        zero = getattr(module, "weight_zero_point").detach().float().reshape(rows, -1)  # noqa: B009
+    steps = weight.reshape(rows, -1, scheme.group_size) / scales[..., None] + zero[..., None] + half
+    codes = steps.round()
+    if not bool((steps - codes).abs().max() < _ON_GRID) or codes.min() < 0 or codes.max() >= 2 * half:
+        raise EdgekilnError(f"llm-compressor left {name} off its own grid: use --quant int4, and report this")
+    values = (codes - zero[..., None] - half) * scales[..., None]
+    difference = values.reshape(weight.shape) - original.float()
+    return QuantizedWeight(
+        scheme=scheme,
+        codes=codes.reshape(weight.shape).numpy().astype(np.uint8),
+        scales=scales.numpy(),
+        zero_points=None if scheme.symmetric else (zero + half).numpy().astype(np.uint8),
+        relative_error=float(difference.square().sum() / original.float().square().sum().clamp(min=1e-30)),
+        clipped=0.0,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's logs and progress bars."""
+    from loguru import logger
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for package in ("llmcompressor", "compressed_tensors"):
+        logger.disable(package)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield

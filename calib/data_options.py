@@ -1,0 +1,32 @@
+"""What a user can choose of the calibration data; imports nothing heavy."""
+
+from dataclasses import dataclass
+
+from edgekiln.errors import RequestError
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Calibration data.
+
+    Attributes:
+        data: a text file, a JSONL file of {"text"} or {"messages"} objects, or the name of a data set for the
+            `datasets` library; None lets the model write its own.
+        samples: windows of tokens, at most.
+        length: tokens of a window.
+        seed: of what the model writes.
+
+    Raises:
+        RequestError: a value is out of its range.
+    """
+
+    data: str | None = None
+    samples: int = 64
+    length: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise RequestError(f"calib samples must be at least 1, got {self.samples}")
+        if self.length < 2:
+            raise RequestError(f"calib length must be at least 2 tokens, got {self.length}")

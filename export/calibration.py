@@ -1,0 +1,39 @@
+"""The step before a build: calibration data, and the source with the weights that come of it."""
+
+from dataclasses import replace
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from edgekiln.calib.calibrate import Progress, calibrate
+from edgekiln.calib.data import Windows, windows_of
+from edgekiln.calib.data_checks import unrepresentative
+from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.recipe import Recipe
+from edgekiln.export.self_text import self_text
+from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.sources import ModelSource
+
+
+def calibrated(source: ModelSource, recipe: Recipe, data: DataOptions, progress: Progress) -> ModelSource:
+    """`source` with its weights calibrated for `recipe`, and what there is to say about the data in its notes.
+
+    Raises:
+        RequestError: data that cannot be used.
+        UnsupportedModelError: the model cannot be made an engine.
+        SourceError: a weight is damaged.
+    """
+    windows, notes = calibration_windows(source, data, progress)
+    result = calibrate(source, recipe, windows, progress)
+    return replace(result, notes=(*result.notes, *notes))
+
+
+def calibration_windows(source: ModelSource, data: DataOptions, progress: Progress) -> tuple[Windows, list[str]]:
+    """int64 [windows, length] tokens that `data` describes, and what makes them a poor sample."""
+    limit = getattr(source.config, "max_position_embeddings", None)
+    if limit is not None and data.length > limit:
+        data = replace(data, length=int(limit))
+    if data.data is None:
+        return self_text(source, data, progress), []
+    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.tokens, source.chat_template)
+    windows = windows_of(data, tokenizer)
+    return windows, unrepresentative(windows, tokenizer, source.config.vocab_size)
