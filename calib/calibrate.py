@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from edgekiln.calib.activations import observe
 from edgekiln.calib.data import Windows
 from edgekiln.calib.modules import quantizable
+from edgekiln.calib.output_error import sample_inputs
 from edgekiln.calib.readers import Readers, find_readers, matrix
 from edgekiln.calib.recipe import Recipe
 from edgekiln.calib.reference import load_model
@@ -65,11 +66,12 @@ def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: P
     progress("loading model", 0.0)
     model = load_model(source)
     notes: list[str] = []
-    layers = _linear(model)
+    layers = linear_layers(model)
     floats: dict[str, torch.Tensor] = {}
     if recipe.smooth is not None:
         smoothed, notes = _smooth(model, recipe, layers, windows, progress)
         floats = weights_of(model, smoothed)
+    inputs = sample_inputs(model, layers, windows)
     quantized: dict[str, StoredWeight] = {}
     if recipe.method != "nearest":
         from edgekiln.calib.compressor import compress
@@ -77,8 +79,10 @@ def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: P
         schemes = {name: scheme for name, columns in layers.items() if (scheme := recipe.scheme(name, columns))}
         quantized, moved = compress(model, schemes, recipe.method, windows, progress)
         floats |= moved
+        if moved:
+            inputs = sample_inputs(model, layers, windows)
     weights = CalibratedWeights(source.weights, floats, quantized)
-    return replace(source, weights=weights, notes=(*source.notes, *notes))
+    return replace(source, weights=weights, notes=(*source.notes, *notes), layer_inputs=inputs)
 
 
 def weights_of(model: PreTrainedModel, modules: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -90,7 +94,7 @@ def weights_of(model: PreTrainedModel, modules: Iterable[str]) -> dict[str, torc
     }
 
 
-def _linear(model: PreTrainedModel) -> dict[str, int]:
+def linear_layers(model: PreTrainedModel) -> dict[str, int]:
     """Names of the linear layers, but for the head, with the number of their inputs."""
     apart = (model.get_input_embeddings(), model.get_output_embeddings())
     found = {}

@@ -1,7 +1,6 @@
 """A quantized weight as numpy arrays, and its packed form."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,19 +59,6 @@ class QuantizedWeight:
             values += self.offsets[..., None]
         values = values.reshape(self.codes.shape)
         return values if self.order is None else values[:, np.argsort(self.order)]
-
-    def statistics(self) -> dict[str, Any]:
-        """What quantization.json records of a layer."""
-        return {
-            "bits": self.scheme.bits,
-            "group_size": self.scheme.group_size,
-            "symmetric": self.scheme.symmetric,
-            "activation": self.scheme.activation,
-            "scale_min": float(self.scales.min()),
-            "scale_max": float(self.scales.max()),
-            "clipped": self.clipped,
-            "relative_error": self.relative_error,
-        }
 
 
 def pack_int4(codes: Codes) -> npt.NDArray[np.uint8]:

@@ -6,8 +6,8 @@ built-in alias. Importing this module is cheap; `resolve` needs the `export` ext
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,6 +80,8 @@ class ModelSource:
     sampling: SamplingDefaults
     weights: WeightReader
     notes: tuple[str, ...] = ()  # what a careful reader of the build report should know
+    # float [T, K] of what layers read on calibration data, by module; for measuring what quantization does to them
+    layer_inputs: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
 
 
 def resolve(reference: str, trust_remote_code: bool = False, progress: Progress | None = None) -> ModelSource:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln import bundle
-from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
+from edgekiln.calib.modules import LayerPlan, QuantizationPlan, plan, quantized_tensors
+from edgekiln.calib.output_error import output_error
+from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, layer_record
+from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
 from edgekiln.export.calibration import calibrated
@@ -41,7 +43,7 @@ class Canonical:
     skeleton: PreTrainedModel
     plan: QuantizationPlan
     shapes: list[LayerShape]
-    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, LayerRecord] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,9 +110,10 @@ def write_engine(
         (directory / bundle.CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
     default = options.chosen_recipe.default
     recipe = bundle.QuantizationRecipe(scheme=options.quant, group_size=default.group_size if default else None)
-    bundle.write_json(directory / bundle.QUANTIZATION_FILE, {**recipe.model_dump(), "layers": canonical.statistics})
+    record = QuantizationRecord(**recipe.model_dump(), layers=canonical.records)
+    bundle.write_json(directory / bundle.QUANTIZATION_FILE, record.model_dump())
     clock.step("finish")
-    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory))
+    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory).model_dump())
     config = normalized(source.config)
     return bundle.write_manifest(
         directory,
@@ -152,16 +155,17 @@ def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | N
     graph = trace(skeleton, shapes)
     result = Canonical(graph, skeleton, quantization, shapes)
     clock.step("quantize")
-    _attach(result, source.weights, clock)
+    _attach(result, source, clock)
     return result
 
 
-def _attach(result: Canonical, weights: WeightReader, clock: Clock) -> None:
+def _attach(result: Canonical, source: ModelSource, clock: Clock) -> None:
     """Give every initializer without values those of the checkpoint, read when they are written."""
     initializers = result.graph.graph.initializers
     total = len(result.plan.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(result.plan, weights.read)):
-        result.statistics[layer.names[0].removesuffix(".weight")] = quantized.statistics()
+    weights = source.weights
+        result.records[_module(layer)] = layer_record(quantized, _output_error(layer, quantized, source))
         for kind, array in tensors.items():
             # torch.export keeps one name of a tied weight, and does not say which.
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
@@ -177,6 +181,18 @@ def _attach(result: Canonical, weights: WeightReader, clock: Clock) -> None:
 
 def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     return tensor.detach().float().numpy()
+
+def _module(layer: LayerPlan) -> str:
+    return layer.names[0].removesuffix(".weight")
+
+
+def _output_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSource) -> float | None:
+    inputs = source.layer_inputs.get(_module(layer))
+    if inputs is None:
+        return None
+    weight = source.weights.read(layer.names[0])
+    return output_error(inputs, weight.t() if layer.transposed else weight, quantized)
+
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
@@ -194,14 +210,14 @@ def _parameters(weights: WeightReader) -> int:
     return sum(int(np.prod(weights.shape(name))) for name in weights.keys())  # noqa: SIM118 - a WeightReader has no other iterator
 
 
-def _report(clock: Clock, source: ModelSource, canonical: Canonical, directory: Path) -> dict[str, Any]:
-    return {
-        "build_seconds": round(sum(clock.seconds.values()), 2),
-        "steps": clock.seconds,
-        "peak_rss_mb": round(peak_rss_mb(), 1),
-        "sizes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
-        "notes": [*source.notes, *canonical.plan.notes],
-    }
+def _report(clock: Clock, source: ModelSource, canonical: Canonical, directory: Path) -> BuildReport:
+    return BuildReport(
+        build_seconds=round(sum(clock.seconds.values()), 2),
+        steps=clock.seconds,
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        sizes={path.name: path.stat().st_size for path in sorted(directory.iterdir())},
+        notes=[*source.notes, *canonical.plan.notes],
+    )
 
 
 def _versions() -> dict[str, str]:

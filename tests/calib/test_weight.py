@@ -54,21 +54,3 @@ def test_onnxruntime_reads_the_packed_weight_as_we_do(columns: int) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (product,) = session.run(None, {"x": np.eye(columns, dtype=np.float32)})
     np.testing.assert_allclose(product.T, quantized.dequantize(), atol=1e-6)
-
-
-def test_statistics_are_plain_values_of_the_weight() -> None:
-    quantized = quantize(
-        torch.tensor([[127.0, -1.0], [128.0, -254.0]]).repeat(1, 16), Scheme(8, None, True, "int8-per-token")
-    )
-    statistics = quantized.statistics()
-    assert statistics == {
-        "bits": 8,
-        "group_size": None,
-        "symmetric": True,
-        "activation": "int8-per-token",
-        "scale_min": pytest.approx(1.0),
-        "scale_max": pytest.approx(2.0, rel=1e-4),
-        "clipped": 0.0,
-        "relative_error": pytest.approx(0.0, abs=1e-4),
-    }
-    assert all(type(value) in (int, float, bool, str, type(None)) for value in statistics.values())

@@ -88,14 +88,18 @@ def test_quantization_json(source: ModelSource, tmp_path: Path, quant: str) -> N
     linear = [name for name in layers if "_proj" in name]
     assert len(linear) == 2 * 7
     assert set(layers) - set(linear) == {"model.embed_tokens", "lm_head"}
-    for name, statistics in layers.items():
+    for name, record in layers.items():
         embedding = name not in linear
         bits, group = (8, 32) if embedding else ((4, 32) if quant == "int4" else (8, None))
-        assert (statistics["bits"], statistics["group_size"]) == (bits, group)
-        assert statistics["activation"] == ("int8-per-token" if quant == "int8" and not embedding else "none")
-        assert 0 < statistics["scale_min"] <= statistics["scale_max"]
+        assert (record["bits"], record["group_size"]) == (bits, group)
+        assert record["activation"] == ("int8-per-token" if quant == "int8" and not embedding else "none")
+        assert 0 < record["scale_min"] <= record["scale_max"]
         # A step of the largest weight, some 3 standard deviations, over the range of the codes.
-        assert statistics["relative_error"] < (0.02 if bits == 4 else 1e-3)
+        assert record["relative_error"] < (0.02 if bits == 4 else 1e-3)
+        # Random inputs weigh all weights alike, so that the output is as wrong as the weight; rounded activations add.
+        if record["output_error"] is not None:
+            assert 0.3 < record["output_error"] / record["relative_error"] < 10
+        assert (record["output_error"] is not None) == (quant == "int8" and not embedding)
     assert bundle.read_manifest(engine) == manifest
     assert manifest.quantization == bundle.QuantizationRecipe(scheme=quant, group_size=recipe["group_size"])
 
@@ -119,7 +123,7 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     assert "onnxruntime" in manifest.versions
 
     recipe, report = records(engine)
-    assert recipe == {"scheme": "none", "group_size": None, "layers": {}}
+    assert recipe == {"schema_version": 1, "scheme": "none", "group_size": None, "layers": {}}
     assert report["notes"] == ["something of the source"]
     assert list(report["steps"]) == ["trace", "quantize", "lower", "write"]
     assert report["build_seconds"] == pytest.approx(sum(report["steps"].values()), abs=0.01)
@@ -137,7 +141,7 @@ def test_a_group_that_does_not_divide_falls_back_and_says_so(tmp_path: Path) -> 
     source = checkpoint(tmp_path / "model", intermediate_size=96)
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int4", group_size=64))
     recipe, report = records(tmp_path / "engine")
-    groups = {name: statistics["group_size"] for name, statistics in recipe["layers"].items()}
+    groups = {name: record["group_size"] for name, record in recipe["layers"].items()}
     assert groups["model.layers.0.mlp.gate_proj"] == 64
     assert groups["model.layers.0.mlp.down_proj"] == groups["model.layers.1.mlp.down_proj"] == 32
     assert report["notes"] == [
