@@ -24,12 +24,14 @@ class Evaluation:
         tokens: how many tokens were predicted.
         kl_divergence: mean of KL(reference || engine) over positions, in nats; None without a reference.
         same_top: share of the positions where both have the same most likely token; None without a reference.
+        reference_perplexity: the reference's own; None without one.
     """
 
     perplexity: float
     tokens: int
     kl_divergence: float | None
     same_top: float | None
+    reference_perplexity: float | None
 
 
 def perplexity(
@@ -87,12 +89,14 @@ def perplexity(
         tokens=sums.tokens,
         kl_divergence=None if reference is None else sums.divergence / sums.tokens,
         same_top=None if reference is None else sums.same / sums.tokens,
+        reference_perplexity=None if reference is None else _exp(sums.reference_loss / sums.tokens),
     )
 
 
 @dataclass
 class _Sums:
     loss: float = 0.0
+    reference_loss: float = 0.0
     divergence: float = 0.0
     same: int = 0
     tokens: int = 0
@@ -106,9 +110,12 @@ class _Sums:
         """Count rows of logits [R, V], their true tokens [R] and the reference's logits."""
         actual = _log_softmax(logits)
         self.tokens += len(targets)
-        self.loss -= float(actual[np.arange(len(targets)), targets].sum())
+        rows = np.arange(len(targets))
+        self.loss -= float(actual[rows, targets].sum())
         if expected is not None:
-            self.divergence += _divergence(_log_softmax(expected), actual)
+            wanted = _log_softmax(expected)
+            self.reference_loss -= float(wanted[rows, targets].sum())
+            self.divergence += _divergence(wanted, actual)
             self.same += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
 
 

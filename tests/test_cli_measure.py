@@ -86,6 +86,7 @@ def test_eval_json_against_the_definition(tiny_engine: Path, text: Path) -> None
         "tokens": 37,
         "kl_divergence": None,
         "same_top": None,
+        "reference_perplexity": None,
     }
 
 
@@ -95,10 +96,12 @@ def test_eval_with_an_engine_as_reference(tiny_engine: Path, text: Path) -> None
     assert figures["reference"] == str(tiny_engine)
     assert figures["kl_divergence"] == pytest.approx(0, abs=1e-9)
     assert figures["same_top"] == 1
+    assert figures["reference_perplexity"] == figures["perplexity"]
     lines = edgekiln(*arguments).stdout.splitlines()
     assert lines[0].startswith("perplexity ")
     assert lines[1].startswith("KL divergence  0.00000 nats from ")
     assert lines[2] == "same top token 100.00%"
+    assert lines[3] == f"reference ppl  {figures['perplexity']:.6g}"
 
 
 def test_eval_of_two_engines_needs_no_torch(tiny_engine: Path, text: Path) -> None:

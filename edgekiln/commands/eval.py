@@ -75,14 +75,15 @@ def command(
         )
     if as_json:
         figures = vars(result)
-        if not math.isfinite(result.perplexity):
-            figures = {**figures, "perplexity": None}  # JSON has no infinity, which a broken engine can reach
+        # JSON has no infinity, which a broken engine can reach.
+        figures = {name: None if value == math.inf else value for name, value in figures.items()}
         print_json({"engine": str(engine), "reference": reference, "window": window, **figures})
         return
     click.echo(f"perplexity     {result.perplexity:.6g} over {result.tokens} tokens")
     if result.kl_divergence is not None and result.same_top is not None:
         click.echo(f"KL divergence  {result.kl_divergence:.5f} nats from {reference}")
         click.echo(f"same top token {result.same_top:.2%}")
+        click.echo(f"reference ppl  {result.reference_perplexity:.6g}")
 
 
 def _reference_scorer(reference: str, threads: int | None) -> "Scorer":

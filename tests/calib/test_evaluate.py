@@ -27,11 +27,12 @@ def bigram(seed: int, spread: float = 2.0) -> Scorer:
 
 
 def in_torch(score: Scorer, reference: Scorer, tokens: np.ndarray, window: int) -> Evaluation:
-    losses, divergences, same = [], [], []
+    losses, reference_losses, divergences, same = [], [], [], []
     for ids in torch.from_numpy(tokens).split(window):
         actual = torch.from_numpy(score(ids.numpy())).double()[:-1].log_softmax(-1)
         expected = torch.from_numpy(reference(ids.numpy())).double()[:-1].log_softmax(-1)
         losses.append(torch.nn.functional.nll_loss(actual, ids[1:], reduction="none"))
+        reference_losses.append(torch.nn.functional.nll_loss(expected, ids[1:], reduction="none"))
         divergences.append(torch.nn.functional.kl_div(actual, expected, reduction="none", log_target=True).sum(-1))
         same.append(actual.argmax(-1) == expected.argmax(-1))
     return Evaluation(
@@ -39,6 +40,7 @@ def in_torch(score: Scorer, reference: Scorer, tokens: np.ndarray, window: int) 
         tokens=len(torch.cat(losses)),
         kl_divergence=torch.cat(divergences).mean().item(),
         same_top=torch.cat(same).double().mean().item(),
+        reference_perplexity=torch.cat(reference_losses).mean().exp().item(),
     )
 
 
@@ -53,12 +55,13 @@ def test_figures_match_torch(seed: int, length: int, window: int) -> None:
     assert ours.perplexity == pytest.approx(theirs.perplexity, rel=1e-6)
     assert ours.kl_divergence == pytest.approx(theirs.kl_divergence, rel=1e-6)
     assert ours.same_top == pytest.approx(theirs.same_top)
+    assert ours.reference_perplexity == pytest.approx(theirs.reference_perplexity, rel=1e-6)
 
 
 def test_knowing_nothing_costs_the_whole_vocabulary() -> None:
     result = perplexity(lambda ids: np.full((len(ids), 50), 3.0, np.float32), np.arange(40), window=16)
     assert result.perplexity == pytest.approx(50)
-    assert result == Evaluation(result.perplexity, 15 + 15 + 7, None, None)
+    assert result == Evaluation(result.perplexity, 15 + 15 + 7, None, None, None)
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:
