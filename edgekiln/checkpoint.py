@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from edgekiln.calib.importers.checkpoints import QuantizedFiles, quantization_config
 from edgekiln.calib.stored import StoredWeight
 from edgekiln.conversion import ConvertedWeights, meta_model, one_line
 from edgekiln.errors import SourceError, UnsupportedModelError
@@ -35,12 +36,15 @@ def open_directory(reference: str, name: str, directory: Path, trust_remote_code
 
     Raises:
         SourceError: something is missing or damaged, or the checkpoint wants its own code to run.
-        UnsupportedModelError: quantized weights, or not a causal language model.
+        UnsupportedModelError: weights quantized in a way that cannot be carried, or not a causal language model.
     """
     raw = read_config(directory)
     check_config(raw, directory, trust_remote_code)
     config, key_mapping = _load_config(directory, trust_remote_code)
-    stored = SafetensorsFiles(directory)
+    files = SafetensorsFiles(directory)
+    quantization = quantization_config(raw, directory)
+    stored = QuantizedFiles(files, quantization, directory) if quantization else files
+    files.check_floating(stored.floats if isinstance(stored, QuantizedFiles) else files.keys())
     model = meta_model(config, trust_remote_code)
     weights = ConvertedWeights(stored, model, str(directory), key_mapping)
     if weights.untied:
@@ -88,12 +92,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) -> None:
     """Refuse what must not or cannot be read, before weights are opened or downloaded."""
-    quantization = raw.get("quantization_config") or raw.get("compression_config")
-    if quantization:
-        method = quantization.get("quant_method", "unnamed") if isinstance(quantization, dict) else quantization
-        raise UnsupportedModelError(
-            f"{where} is quantized with {method}, which cannot be read yet: give the unquantized checkpoint"
-        )
+    quantization_config(raw, where)
     model_type = raw.get("model_type")
     if model_type in CONFIG_MAPPING or trust_remote_code:
         return
@@ -124,12 +123,13 @@ class SafetensorsFiles:
 
     Raises:
         SourceError: no safetensors (pickled weights are never loaded), a missing, truncated or damaged shard.
-        UnsupportedModelError: tensors in an integer or 8-bit float type.
     """
 
     def __init__(self, directory: Path) -> None:
         self._where: dict[str, Any] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
+        self._directory = directory
         self.nbytes = 0
         for path, names in _shards(directory).items():
             self._add(path, names)
@@ -147,6 +147,19 @@ class SafetensorsFiles:
         """None: nothing here is quantized."""
         return None
 
+    def check_floating(self, names: Iterable[str]) -> None:
+        """See that tensors are floats.
+
+        Raises:
+            UnsupportedModelError: one is an integer or an 8-bit float.
+        """
+        for name in names:
+            if self._dtypes[name] not in _DTYPES:
+                raise UnsupportedModelError(
+                    f"{self._directory} stores {name} as {self._dtypes[name]}, which cannot be read yet: "
+                    "give a float32, float16 or bfloat16 checkpoint"
+                )
+
     def _add(self, path: Path, names: list[str] | None) -> None:
         try:
             handle = safe_open(path, framework="pt")
@@ -157,13 +170,9 @@ class SafetensorsFiles:
             raise SourceError(f"{path} lacks {sorted(set(names) - found)[0]} that {INDEX_FILE} promises")
         for name in sorted(found) if names is None else names:
             view = handle.get_slice(name)
-            if view.get_dtype() not in _DTYPES:
-                raise UnsupportedModelError(
-                    f"{path} stores {name} as {view.get_dtype()}, which cannot be read yet: "
-                    "give a float32, float16 or bfloat16 checkpoint"
-                )
             self._where[name] = handle
             self._shapes[name] = tuple(view.get_shape())
+            self._dtypes[name] = view.get_dtype()
         self.nbytes += path.stat().st_size
 
 

@@ -206,9 +206,14 @@ BAD: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "own code": (own_code, SourceError, "wants to run model code of its own"),
     "unknown type": (lambda d: edit(d / "config.json", model_type="mine"), UnsupportedModelError, "'mine'"),
     "quantized": (
-        lambda d: edit(d / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        lambda d: edit(d / "config.json", quantization_config={"quant_method": "hqq"}),
         UnsupportedModelError,
-        "quantized with gptq",
+        "quantized with hqq",
+    ),
+    "not quantized": (
+        lambda d: edit(d / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        SourceError,
+        "says gptq, and none of its tensors is",
     ),
     "encoder-decoder": (
         lambda d: (d / "config.json").write_text('{"model_type": "t5"}'),
