@@ -1,5 +1,6 @@
 """The recipes that have a name."""
 
+from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import LayerSpec, Recipe
 from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.errors import RequestError
@@ -13,9 +14,12 @@ PRESETS: dict[str, Recipe] = {
     "int4": Recipe(default=_INT4),
     "int4-gptq": Recipe(method="gptq", default=_INT4),
     "int4-awq": Recipe(method="awq", default=_INT4),
+    "mixed": Recipe(default=_INT4),
     "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
 }
 
+# What presets hold unless other limits are given.
+DEFAULT_LIMITS = {"mixed": Limits(max_ppl_increase=1.0)}
 # What `int8` is where there is no time or no way to calibrate.
 UNCALIBRATED = Recipe(default=_INT8)
 

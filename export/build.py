@@ -1,5 +1,6 @@
 """From a model source to an engine directory: skeleton, quantization plan, trace, weights, lowering, files."""
 
+import dataclasses
 import importlib.metadata
 import time
 from collections.abc import Callable
@@ -82,10 +83,12 @@ def build_engine(
     clock = Clock(progress) if progress else Clock()
     _max_length(source, options.max_length)
     with bundle.atomic_directory(output) as directory:
-        recipe = options.chosen_recipe
-        if recipe.calibrates:
+        if options.chosen_recipe.calibrates or options.chosen_limits:
             clock.step("calibrate")
-            source = calibrated(source, recipe, options.data, clock.progress)
+            source, recipe = calibrated(
+                source, options.chosen_recipe, options.data, options.chosen_limits, clock.progress
+            )
+            options = dataclasses.replace(options, recipe=recipe)
         canonical = canonical_graph(source, options, clock)
         manifest = write_engine(canonical, source, directory, options, clock)
     clock.progress("done", 1.0)

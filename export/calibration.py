@@ -8,23 +8,31 @@ from edgekiln.calib.calibrate import Progress, calibrate
 from edgekiln.calib.data import Windows, windows_of
 from edgekiln.calib.data_checks import unrepresentative
 from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import Recipe
+from edgekiln.calib.sensitivity import raise_worst
 from edgekiln.export.self_text import self_text
 from edgekiln.runtimes.tokenizer import Tokenizer
 from edgekiln.sources import ModelSource
 
 
-def calibrated(source: ModelSource, recipe: Recipe, data: DataOptions, progress: Progress) -> ModelSource:
-    """`source` with its weights calibrated for `recipe`, and what there is to say about the data in its notes.
+def calibrated(
+    source: ModelSource, recipe: Recipe, data: DataOptions, limits: Limits, progress: Progress
+) -> tuple[ModelSource, Recipe]:
+    """`source` with its weights calibrated for `recipe`, and the recipe with the layers raised that the limits ask for.
+
+    What there is to say about the data and the layers is among the source's notes.
 
     Raises:
-        RequestError: data that cannot be used.
+        RequestError: data that cannot be used, or limits that cannot be held.
         UnsupportedModelError: the model cannot be made an engine.
         SourceError: a weight is damaged.
     """
     windows, notes = calibration_windows(source, data, progress)
-    result = calibrate(source, recipe, windows, progress)
-    return replace(result, notes=(*result.notes, *notes))
+    source = replace(source, notes=(*source.notes, *notes))
+    if recipe.calibrates:
+        source = calibrate(source, recipe, windows, progress)
+    return raise_worst(source, recipe, limits, windows, progress) if limits else (source, recipe)
 
 
 def calibration_windows(source: ModelSource, data: DataOptions, progress: Progress) -> tuple[Windows, list[str]]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from edgekiln.calib.data_options import DataOptions
-from edgekiln.calib.presets import preset
+from edgekiln.calib.limits import Limits
+from edgekiln.calib.presets import DEFAULT_LIMITS, preset
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
@@ -21,6 +22,7 @@ class BuildOptions:
         group_size: inputs that share a scale, for presets in groups; None takes the preset's own.
         recipe: what each layer gets, in place of a preset.
         data: what recipes that need it are calibrated with.
+        limits: how much worse than float32 the engine may be; without any, a preset's own.
         max_length: tokens a sequence may hold; None takes the model's own context.
 
     Raises:
@@ -32,6 +34,7 @@ class BuildOptions:
     group_size: int | None = None
     recipe: Recipe | None = None
     data: DataOptions = field(default_factory=DataOptions)
+    limits: Limits = field(default_factory=Limits)
     max_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -45,3 +48,8 @@ class BuildOptions:
     def chosen_recipe(self) -> Recipe:
         """The recipe that is built by; asking for it checks the options that choose it."""
         return self.recipe or preset(self.quant, self.group_size)
+
+    @property
+    def chosen_limits(self) -> Limits:
+        """The limits that layers are raised for."""
+        return self.limits or (Limits() if self.recipe else DEFAULT_LIMITS.get(self.quant, Limits()))

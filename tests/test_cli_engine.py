@@ -13,6 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgekiln import bundle
+from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.limits import Limits
+from edgekiln.calib.recipe import LayerSpec, Recipe
 from edgekiln.cli import main
 from edgekiln.errors import BundleError
 from edgekiln.export.options import BuildOptions
@@ -89,6 +92,40 @@ def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             BuildOptions(quant="int4", group_size=128, max_length=9),
         ),
     ]
+
+
+def test_calibration_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[BuildOptions] = []
+
+    def build_engine(_source: object, _output: Path, options: BuildOptions, _progress: object) -> None:
+        calls.append(options)
+        raise BundleError("far enough")
+
+    monkeypatch.setattr("edgekiln.export.build.build_engine", build_engine)
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: SimpleNamespace(name="m"))
+    (tmp_path / "mine.yaml").write_text("default: {bits: 8, group_size: 32}\n")
+    given = ("--calib-data", "text.txt", "--calib-samples", "8", "--calib-length", "64", "--max-kl", "0.1")
+    assert sentence(edgekiln("engine", "m", "--recipe", tmp_path / "mine.yaml", *given)) == "Error: far enough"
+    (options,) = calls
+    assert options.quant == "mine"
+    assert options.recipe == Recipe(default=LayerSpec(bits=8, group_size=32))
+    assert options.data == DataOptions("text.txt", 8, 64)
+    assert options.chosen_limits == Limits(max_kl=0.1)
+    assert BuildOptions(quant="mixed").chosen_limits == Limits(max_ppl_increase=1.0)
+
+
+def test_bad_recipes_and_data_get_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.ffn.*', skip: true}]\n")
+    build = ("engine", checkpoint, "-o", tmp_path / "engine")
+    assert "'*.ffn.*' matches no layer of the model" in sentence(edgekiln(*build, "--recipe", recipe))
+    assert "write group_size in the file" in sentence(edgekiln(*build, "--recipe", recipe, "--group-size", "32"))
+    assert "No such file" in sentence(edgekiln(*build, "--recipe", tmp_path / "none.yaml"))
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}")
+    assert f"{data}, line 1: it needs either" in sentence(edgekiln(*build, "--calib-data", data))
+    assert "max kl must be above 0, got -1.0" in sentence(edgekiln(*build, "--max-kl", "-1"))
+    assert not (tmp_path / "engine").exists()
 
 
 def test_unknown_model(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import click
 
 from edgekiln import bundle
 from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
 from edgekiln.calib.recipe import read_recipe
 from edgekiln.calib.scheme import GROUP_SIZES
@@ -76,6 +77,13 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
     metavar="N",
     help="Tokens of a window.",
 )
+@click.option(
+    "--max-ppl-increase",
+    type=float,
+    metavar="PERCENT",
+    help="Raise layers to 8 bits until perplexity rises by no more [mixed: 1].",
+)
+@click.option("--max-kl", type=float, metavar="NATS", help="The same until the predictions differ by no more.")
 @click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint brings.")
 @json_option
 @verbose_option
@@ -91,6 +99,8 @@ def command(
     calib_data: str | None,
     calib_samples: int,
     calib_length: int,
+    max_ppl_increase: float | None,
+    max_kl: float | None,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
@@ -104,7 +114,13 @@ def command(
             recipe = read_recipe(recipe_file)
         quant = recipe_file.stem
     options = BuildOptions(
-        target=target, quant=quant, group_size=group_size, recipe=recipe, data=data, max_length=max_length
+        target=target,
+        quant=quant,
+        group_size=group_size,
+        recipe=recipe,
+        data=data,
+        limits=Limits(max_ppl_increase, max_kl),
+        max_length=max_length,
     )
     quiet_libraries()
     with _stopped_once(), progress_report() as report:
