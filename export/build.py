@@ -5,6 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgekiln.export.lower import ort_cpu
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.passes.scoring import all_positions
 from edgekiln.export.passes.tensors import set_lazily
+from edgekiln.export.quality import add_quality, quality_tokens
 from edgekiln.export.skeleton import build_skeleton, normalized
 from edgekiln.export.trace import layer_shapes, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
@@ -77,11 +79,14 @@ def build_engine(
 
     Raises:
         UnsupportedModelError: the graph or the target cannot carry the model.
-        RequestError: a length beyond the model's context.
+        RequestError: a length beyond the model's context, a text to measure on that has no tokens.
         BundleError: `output` cannot be written.
     """
     clock = Clock(progress) if progress else Clock()
     _max_length(source, options.max_length)
+    if options.quality_text is not None:
+        quality_tokens(source, options.quality_text)
+    original = source
     with bundle.atomic_directory(output) as directory:
         if options.chosen_recipe.calibrates or options.chosen_limits:
             clock.step("calibrate")
@@ -91,6 +96,11 @@ def build_engine(
             options = dataclasses.replace(options, recipe=recipe)
         canonical = canonical_graph(source, options, clock)
         manifest = write_engine(canonical, source, directory, options, clock)
+        if options.quality_text is not None:
+            del canonical
+            clock.step("evaluate")
+            text, report = options.quality_text, partial(clock.progress, "evaluate")
+            manifest = add_quality(directory, manifest, original, text, report)
     clock.progress("done", 1.0)
     return manifest
 
@@ -164,10 +174,10 @@ def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | N
 
 def _attach(result: Canonical, source: ModelSource, clock: Clock) -> None:
     """Give every initializer without values those of the checkpoint, read when they are written."""
+    weights = source.weights
     initializers = result.graph.graph.initializers
     total = len(result.plan.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(result.plan, weights.read)):
-    weights = source.weights
         result.records[_module(layer)] = layer_record(quantized, _output_error(layer, quantized, source))
         for kind, array in tensors.items():
             # torch.export keeps one name of a tied weight, and does not say which.
@@ -182,9 +192,6 @@ def _attach(result: Canonical, source: ModelSource, clock: Clock) -> None:
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
 
 
-def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    return tensor.detach().float().numpy()
-
 def _module(layer: LayerPlan) -> str:
     return layer.names[0].removesuffix(".weight")
 
@@ -196,6 +203,9 @@ def _output_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSou
     weight = source.weights.read(layer.names[0])
     return output_error(inputs, weight.t() if layer.transposed else weight, quantized)
 
+
+def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    return tensor.detach().float().numpy()
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from edgekiln.calib.data_options import DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import DEFAULT_LIMITS, preset
+from edgekiln.calib.quality_options import QualityText
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
@@ -24,6 +25,7 @@ class BuildOptions:
         data: what recipes that need it are calibrated with.
         limits: how much worse than float32 the engine may be; without any, a preset's own.
         max_length: tokens a sequence may hold; None takes the model's own context.
+        quality_text: what the finished engine and the model are compared on; None measures nothing.
 
     Raises:
         RequestError: a value that is not one of these.
@@ -36,6 +38,7 @@ class BuildOptions:
     data: DataOptions = field(default_factory=DataOptions)
     limits: Limits = field(default_factory=Limits)
     max_length: int | None = None
+    quality_text: QualityText | None = None
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):

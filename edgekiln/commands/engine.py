@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,18 @@ from edgekiln import bundle
 from edgekiln.calib.data_options import DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
+from edgekiln.calib.quality_options import QualityText
 from edgekiln.calib.recipe import read_recipe
 from edgekiln.calib.scheme import GROUP_SIZES
-from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
+from edgekiln.commands.common import (
+    extra,
+    json_option,
+    print_json,
+    progress_report,
+    quiet_libraries,
+    read_text,
+    verbose_option,
+)
 from edgekiln.errors import RequestError
 from edgekiln.export.options import BuildOptions, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
@@ -84,6 +94,20 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
     help="Raise layers to 8 bits until perplexity rises by no more [mixed: 1].",
 )
 @click.option("--max-kl", type=float, metavar="NATS", help="The same until the predictions differ by no more.")
+@click.option(
+    "--eval-text",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="UTF-8 text to compare the engine with the model on; the figures go into its report.",
+)
+@click.option(
+    "--eval-tokens",
+    type=click.IntRange(min=2),
+    default=QualityText.max_tokens,
+    show_default=True,
+    metavar="N",
+    help="Tokens of that text, at most.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint brings.")
 @json_option
 @verbose_option
@@ -101,6 +125,8 @@ def command(
     calib_length: int,
     max_ppl_increase: float | None,
     max_kl: float | None,
+    eval_text: Path | None,
+    eval_tokens: int,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
@@ -121,6 +147,7 @@ def command(
         data=data,
         limits=Limits(max_ppl_increase, max_kl),
         max_length=max_length,
+        quality_text=QualityText(eval_text.name, read_text(eval_text), eval_tokens) if eval_text else None,
     )
     quiet_libraries()
     with _stopped_once(), progress_report() as report:
@@ -174,3 +201,8 @@ def _summarize(directory: Path, manifest: bundle.EngineManifest, as_json: bool) 
         f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size / 1e6:.0f} MB, "
         f"built in {report['build_seconds']:.1f} s with {report['peak_rss_mb']:.0f} MB of memory"
     )
+    if quality := report["quality"]:
+        before, after = (quality[name] or math.inf for name in ("perplexity_before", "perplexity_after"))
+        click.echo(
+            f"perplexity {before:.5g} in float32, {after:.5g} now; KL divergence {quality['kl_divergence']:.5f} nats"
+        )
