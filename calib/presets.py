@@ -13,7 +13,6 @@ PRESETS: dict[str, Recipe] = {
     "int8": Recipe(smooth=0.7, default=_INT8),
     "int4": Recipe(default=_INT4),
     "int4-gptq": Recipe(method="gptq", default=_INT4),
-    "int4-awq": Recipe(method="awq", default=_INT4),
     "mixed": Recipe(default=_INT4),
     "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
 }
