@@ -25,6 +25,7 @@ struct QuantizedRow {
   const std::int8_t* odd;    // for 4 bits the odd columns
   const float* scales;       // each block's scale, once for each 32-bit sum of a vector that belongs to the block
   const float* sums;         // [groups], of scale * code over each group of weights
+  const float* exact_sums;   // [groups], of the activations before they were quantized
 };
 
 // 32-bit sums that a block has in a vector.

@@ -45,9 +45,13 @@ Floats zero_points_of(const std::uint8_t* line, std::size_t group) {
   }(std::make_integer_sequence<int, kLanes>{});
 }
 
-// Sum over the groups of scale * zero point * sum of the activations, spread over the lanes.
+// Sum over the groups of (scale * zero point - offset) * sum of the activations, spread over the lanes.
+//
+// The offset's part takes the activations as they came: rounding them is the price of multiplying codes alone.
 template <int Bits>
-Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const float* sums) {
+Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const QuantizedRow& a) {
+  constexpr float middle = Bits == 4 ? 8.0f : 128.0f;
+  const float* sums = a.sums;
   const std::size_t groups = call.groups();
   const float* scales = call.scales + column * groups;
   Floats total{};
@@ -64,21 +68,29 @@ Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const fl
     for (; group < groups; ++group) rest += scales[group] * sums[group] * zero_point_of<Bits>(line, group);
     return total + Floats{rest};
   }
+  if (call.offsets) {
+    const float* offsets = call.offsets + column * groups;
+    for (; group < whole; group += kLanes)
+      total += load(scales + group) * middle * load(sums + group) - load(offsets + group) * load(a.exact_sums + group);
+    for (; group < groups; ++group) rest += scales[group] * middle * sums[group] - offsets[group] * a.exact_sums[group];
+    return total + Floats{rest};
+  }
   for (; group < whole; group += kLanes) total += load(scales + group) * load(sums + group);
   for (; group < groups; ++group) rest += scales[group] * sums[group];
-  return (total + Floats{rest}) * (Bits == 4 ? 8.0f : 128.0f);
+  return (total + Floats{rest}) * middle;
 }
 
 // Where a quantized row's arrays start in scratch memory, in floats.
 struct RowLayout {
-  std::size_t odd, scales, sums, size;
+  std::size_t odd, scales, sums, exact_sums, size;
 
   explicit RowLayout(const MatMulNBitsCall& call, std::size_t sums_a_block) {
     const std::size_t plane = (call.bits == 4 ? call.depth / 2 : call.depth) + kPadding;
     odd = rounded_up(plane, sizeof(float)) / sizeof(float);
     scales = call.bits == 4 ? 2 * odd : odd;
     sums = scales + call.depth / kBlock * sums_a_block + kLanes;
-    size = sums + call.groups() + kLanes;
+    exact_sums = sums + call.groups() + kLanes;
+    size = exact_sums + (call.offsets ? call.groups() + kLanes : 0);
   }
 };
 
@@ -94,6 +106,11 @@ QuantizedRow quantize(const MatMulNBitsCall& call, const float* a, float* memory
     for (std::size_t i = 0; i < kBlock; i += kLanes) most = larger(most, larger(load(x + i), -load(x + i)));
     const float largest = largest_lane(most);
     if (largest == 0.0f) continue;
+    if (call.offsets) {
+      Floats total{};
+      for (std::size_t i = 0; i < kBlock; i += kLanes) total += load(x + i);
+      memory[layout.exact_sums + block * kBlock / call.group] += sum_of_lanes(total);
+    }
     const float scale = largest / 127.0f, inverse = 127.0f / largest;
     std::int32_t sum = 0;
     std::int8_t block_codes[kBlock];
@@ -117,7 +134,7 @@ QuantizedRow quantize(const MatMulNBitsCall& call, const float* a, float* memory
     std::fill_n(memory + layout.scales + block * kSumsABlock<Bits>, kSumsABlock<Bits>, scale);
     memory[layout.sums + block * kBlock / call.group] += scale * static_cast<float>(sum);
   }
-  return {codes, odd, memory + layout.scales, memory + layout.sums};
+  return {codes, odd, memory + layout.scales, memory + layout.sums, memory + layout.exact_sums};
 }
 
 struct FewRows {
@@ -142,8 +159,8 @@ void few_rows_task(void* context, std::size_t index) {
         const std::uint8_t* codes = call.codes + (column + i) * call.row_bytes();
         const float* scales = call.scales + (column + i) * call.groups();
         const bool at_end = (call.columns - column - i - 1) * call.groups() < kPadding;
-        products[i] = block_dot<Bits>(codes, scales, a, blocks, group_shift, at_end) -
-                      zero_point_part<Bits>(call, column + i, a.sums);
+        products[i] =
+            block_dot<Bits>(codes, scales, a, blocks, group_shift, at_end) - zero_point_part<Bits>(call, column + i, a);
       }
       const Floats result = sums(products);
       std::memcpy(call.out + row * call.columns + column, &result, count * sizeof(float));
@@ -195,9 +212,10 @@ void dequantize_panel(const MatMulNBitsCall& call, std::size_t column, std::size
                                ? (Bits == 4 ? 8.0f : 128.0f)
                                : zero_point_of<Bits>(call.zero_points + line * call.zero_point_bytes(), group);
         const float scale = call.scales[line * call.groups() + group];
+        const float offset = call.offsets ? call.offsets[line * call.groups() + group] : 0.0f;
         float* weights = lines + i * kBlock;
         for (std::size_t half = 0; half < 2; ++half) {
-          const HalfBlock values = (half_block<Bits>(codes, half) - zero) * scale;
+          const HalfBlock values = (half_block<Bits>(codes, half) - zero) * scale + offset;
           std::memcpy(weights + half * kBlock / 2, &values, sizeof values);
         }
       }

@@ -8,8 +8,8 @@
 
 namespace edgekiln {
 
-// out[rows, columns] = a[rows, depth] * w[columns, depth] transposed, w = scale * (code - zero point). The layout is
-// that of ONNX Runtime's MatMulNBits; the caller owns all memory.
+// out[rows, columns] = a[rows, depth] * w[columns, depth] transposed, w = scale * (code - zero point) + offset. The
+// layout is that of ONNX Runtime's MatMulNBits; the caller owns all memory.
 struct MatMulNBitsCall {
   std::size_t rows, depth, columns;
   std::size_t group;  // codes that share a scale: 32, 64 or 128, a divisor of depth
@@ -19,6 +19,7 @@ struct MatMulNBitsCall {
   const float* scales;              // [columns, depth / group]
   const std::uint8_t* zero_points;  // [columns, ceil(depth / group * bits / 8)], packed as the codes; null: 8 or 128
   float* out;
+  const float* offsets = nullptr;  // [columns, depth / group], without zero points; null for none
 
   std::size_t groups() const { return depth / group; }
   std::size_t row_bytes() const { return depth * bits / 8; }

@@ -24,7 +24,11 @@ class MatMulNBits {
     if (depth_ < 1 || columns_ < 1 || depth_ % group_) fail("K must be a multiple of block_size");
   }
 
-  void compute(OrtKernelContext* context) const {
+  void compute(OrtKernelContext* context) const { multiply(context, false); }
+
+ protected:
+  // The last input is the zero points or, `with_offsets`, the offsets.
+  void multiply(OrtKernelContext* context, bool with_offsets) const {
     const Tensor a = input(context, 0);
     std::vector<std::int64_t> shape = a.shape;
     if (shape.empty() || shape.back() != depth_) fail("the input is not K wide");
@@ -39,7 +43,11 @@ class MatMulNBits {
     call.a = a.floats();
     call.codes = static_cast<const std::uint8_t*>(input_data(context, 1));
     call.scales = static_cast<const float*>(input_data(context, 2));
-    call.zero_points = static_cast<const std::uint8_t*>(input_data(context, 3));
+    if (with_offsets) {
+      call.offsets = static_cast<const float*>(input_data(context, 3));
+    } else {
+      call.zero_points = static_cast<const std::uint8_t*>(input_data(context, 3));
+    }
     call.out = output(context, 0, shape);
     thread_local Scratch scratch;
     if (call.rows) kernels().front().matmul_n_bits(call, {run_parallel, context}, scratch);
@@ -48,6 +56,20 @@ class MatMulNBits {
  private:
   std::int64_t depth_, columns_, group_;
   int bits_;
+};
+
+// The same with symmetric codes and a float offset a block. An op of our own: graphs bring a function of ONNX Runtime's
+// ops under this name, which is what runs where this kernel is not registered.
+class OffsetMatMulNBits : public MatMulNBits {
+ public:
+  static constexpr const char* kDomain = "edgekiln.ort";
+  static constexpr const char* kName = "OffsetMatMulNBits";
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kByte, kFloat, kFloat};
+  static constexpr Signature kSignature{kInputs, {}, MatMulNBits::kSignature.outputs};
+
+  using MatMulNBits::MatMulNBits;
+
+  void compute(OrtKernelContext* context) const { multiply(context, true); }
 };
 
 }  // namespace edgekiln::ort

@@ -12,12 +12,16 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
   static const Op<GroupQueryAttention> attention;
   static const Op<MatMulNBits> matmul;
-  OrtCustomOpDomain* domain = nullptr;
+  static const Op<OffsetMatMulNBits> offset_matmul;
+  OrtCustomOpDomain *domain = nullptr, *own = nullptr;
   return guarded([&] {
     check(api->CreateCustomOpDomain("com.microsoft", &domain));
     check(api->CustomOpDomain_Add(domain, &attention));
     check(api->CustomOpDomain_Add(domain, &matmul));
     check(api->AddCustomOpDomain(options, domain));
+    check(api->CreateCustomOpDomain(OffsetMatMulNBits::kDomain, &own));
+    check(api->CustomOpDomain_Add(own, &offset_matmul));
+    check(api->AddCustomOpDomain(options, own));
   });
 }
 

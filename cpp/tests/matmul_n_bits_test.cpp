@@ -17,7 +17,7 @@ struct Case {
   std::string name;
   std::size_t rows, depth, columns, group;
   int bits;
-  bool zero_points;
+  bool zero_points, offsets = false;
 };
 
 using Doubles = std::vector<double>;
@@ -71,12 +71,14 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
   std::vector<float> scales(c.columns * groups), a(c.rows * c.depth);
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.02f * std::fabs(normal(generator)); });
   std::generate(a.begin(), a.end(), [&] { return normal(generator); });
+  std::vector<float> offsets(scales.size(), 0.0f);
+  if (c.offsets) std::generate(offsets.begin(), offsets.end(), [&] { return 0.05f * normal(generator); });
   // A row with one large element, and a block of zeros.
   a[c.depth / 2] = 60.0f;
   if (c.depth > 64) std::fill_n(a.begin(), 32, 0.0f);
 
   const auto code_bytes = exactly(packed(codes, c.depth, c.bits)), zero_bytes = exactly(packed(zeros, groups, c.bits));
-  const auto scale_memory = exactly(scales), a_memory = exactly(a);
+  const auto scale_memory = exactly(scales), offset_memory = exactly(offsets), a_memory = exactly(a);
   const auto out = exactly(std::vector<float>(c.rows * c.columns, NAN));
   const edgekiln::MatMulNBitsCall call{c.rows,
                                        c.depth,
@@ -87,10 +89,12 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
                                        code_bytes.get(),
                                        scale_memory.get(),
                                        c.zero_points ? zero_bytes.get() : nullptr,
-                                       out.get()};
+                                       out.get(),
+                                       c.offsets ? offset_memory.get() : nullptr};
   edgekiln::Scratch scratch;
   kernel(call, {one_after_another, nullptr}, scratch);
 
+  const std::vector<float> exact = a;
   if (c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
@@ -99,7 +103,8 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
       for (std::size_t k = 0; k < c.depth; ++k) {
         const std::size_t group = column * groups + k / c.group;
         const double zero = c.zero_points ? zeros[group] : 1 << (c.bits - 1);
-        const double term = a[row * c.depth + k] * scales[group] * (codes[column * c.depth + k] - zero);
+        const double term = a[row * c.depth + k] * scales[group] * (codes[column * c.depth + k] - zero) +
+                            exact[row * c.depth + k] * offsets[group];
         sum += term;
         squares += term * term;
       }
@@ -132,6 +137,10 @@ int main() {
       {"many rows, 8 bits", 9, 160, 64, 32, 8, true},
       {"many rows, columns that do not fill a panel", 23, 256, 100, 64, 4, true},
       {"many rows, no zero points", 12, 128, 70, 128, 4, false},
+      {"offsets", 1, 576, 96, 32, 4, false, true},
+      {"offsets, an odd number of groups", 3, 160, 33, 32, 4, false, true},
+      {"offsets, 8 bits", 2, 576, 50, 64, 8, false, true},
+      {"offsets, many rows", 23, 256, 100, 64, 4, false, true},
       {"many rows, fewer columns than a vector", 12, 64, 3, 32, 8, false},
   };
   int failures = 0;

@@ -2,8 +2,7 @@
 
 Cases:
     1. QuantizedMatMul in groups: MatMulNBits at accuracy level 4 (activations quantized to int8 a block inside);
-    2. with offsets: a second, small product is added, of the sums of x over each group by the offsets (MatMulNBits
-       takes float zero points too, but is a hundred times slower with them);
+    2. with offsets: a function of MatMulNBits and a small product, see `offset_function`;
     3. with a codebook: MatMulBnb4;
     4. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
        scale is known beforehand, so no kernel has to look for it;
@@ -14,6 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekiln.export import canonical
+from edgekiln.export.passes.offset_function import DOMAIN as OFFSET_DOMAIN
+from edgekiln.export.passes.offset_function import NAME as OFFSET_MATMUL
+from edgekiln.export.passes.offset_function import offset_matmul_function
 from edgekiln.export.passes.tensors import (
     Array,
     attribute,
@@ -34,7 +36,6 @@ _BNB4_TYPES = {"nf4": 1}
 def lower_quantized_ops(model: ir.Model) -> None:
     """Lower every quantized canonical op, in place."""
     quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    group_sums: dict[tuple[ir.Value, int], ir.Value] = {}
     for node in list(model.graph):
         if node.domain != canonical.DOMAIN:
             continue
@@ -43,7 +44,7 @@ def lower_quantized_ops(model: ir.Model) -> None:
         elif node.op_type == "QuantizedMatMul" and "codebook" in node.attributes and attribute(node, "codebook"):
             _matmul_bnb4(model.graph, node)
         elif node.op_type == "QuantizedMatMul" and int(attribute(node, "group_size")):
-            _matmul_n_bits(model.graph, node, group_sums)
+            _matmul_n_bits(model, node)
         elif node.op_type == "QuantizedMatMul":
             _per_token(model.graph, node, quantized_rows)
 
@@ -65,7 +66,8 @@ def _input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if len(node.inputs) > index else None
 
 
-def _matmul_n_bits(graph: ir.Graph, node: ir.Node, group_sums: dict[tuple[ir.Value, int], ir.Value]) -> None:
+def _matmul_n_bits(model: ir.Model, node: ir.Node) -> None:
+    graph = model.graph
     x, qweight, scales = node.inputs[:3]
     assert x is not None
     assert qweight is not None
@@ -86,54 +88,24 @@ def _matmul_n_bits(graph: ir.Graph, node: ir.Node, group_sums: dict[tuple[ir.Val
     inputs = [x, weight, scales]
     if zero_points is not None:
         inputs.append(_packed_zero_points(graph, zero_points, bits))
-    new = make(
-        "MatMulNBits",
-        inputs,
-        name + ".nbits",
-        domain=MICROSOFT,
-        K=groups * group_size,
-        N=rows,
-        bits=bits,
-        block_size=group_size,
-        accuracy_level=4,
-    )
-    nodes = [new]
+    numbers = {"K": groups * group_size, "N": rows, "bits": bits, "block_size": group_size}
     if offsets is not None:
-        nodes += _offset_part(graph, x, offsets, group_size, new, group_sums)
-    replace_node(node, nodes, [nodes[-1].outputs[0]])
+        assert zero_points is None
+        inputs.append(offsets)
+        function = offset_matmul_function()
+        model.functions.setdefault(function.identifier(), function)
+        model.opset_imports[OFFSET_DOMAIN] = 1
+        shape = _by_group(x, group_size)
+        new = make(OFFSET_MATMUL, inputs, name + ".nbits", domain=OFFSET_DOMAIN, by_group=shape, **numbers)
+    else:
+        new = make("MatMulNBits", inputs, name + ".nbits", domain=MICROSOFT, accuracy_level=4, **numbers)
+    replace_node(node, [new], [new.outputs[0]])
 
 
-def _offset_part(
-    graph: ir.Graph,
-    x: ir.Value,
-    offsets: ir.Value,
-    group_size: int,
-    product: ir.Node,
-    group_sums: dict[tuple[ir.Value, int], ir.Value],
-) -> list[ir.Node]:
-    """Nodes that add the offsets' part to a product; layers that read the same x share its sums."""
-    rows, groups = shape_of(offsets)
-    name = product.outputs[0].name
-    nodes: list[ir.Node] = []
-    if (x, group_size) not in group_sums:
-        parts = make("Reshape", [x, _groups_shape(graph, x, group_size)], f"{x.name}.groups.{group_size}")
-        last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
-        sums = make("ReduceSum", [parts.outputs[0], last], f"{x.name}.sums.{group_size}", keepdims=0)
-        nodes += [parts, sums]
-        group_sums[x, group_size] = sums.outputs[0]
-    weight = new_initializer(
-        graph, f"{offsets.name}.transposed", (groups, rows), ir.DataType.FLOAT, lambda: values_of(offsets).T
-    )
-    part = make("MatMul", [group_sums[x, group_size], weight], f"{name}.offset_part")
-    total = make("Add", [product.outputs[0], part.outputs[0]], f"{name}.with_offsets")
-    return [*nodes, part, total]
-
-
-def _groups_shape(graph: ir.Graph, x: ir.Value, group_size: int) -> ir.Value:
-    """The shape that splits the last axis of `x` into groups."""
+def _by_group(x: ir.Value, group_size: int) -> list[int]:
+    """The shape that Reshape takes to split the last axis of `x` into groups."""
     assert x.shape is not None
-    shape = [*[0] * (len(x.shape) - 1), -1, group_size]
-    return constant(graph, f"groups.{'.'.join(map(str, shape))}", np.array(shape, dtype=np.int64))
+    return [*[0] * (len(x.shape) - 1), -1, group_size]
 
 
 def _matmul_bnb4(graph: ir.Graph, node: ir.Node) -> None:
@@ -224,7 +196,9 @@ def _gather(graph: ir.Graph, node: ir.Node) -> None:
         new.outputs[0].shape = shape
         last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
         whole = constant(graph, f"rows.{len(shape)}", np.array([*[0] * (len(shape) - 1), -1], dtype=np.int64))
-        parts = make("Reshape", [new.outputs[0], _groups_shape(graph, new.outputs[0], group_size)], f"{name}.groups")
+        by_group = _by_group(new.outputs[0], group_size)
+        split = constant(graph, f"groups.{'.'.join(map(str, by_group))}", np.array(by_group, dtype=np.int64))
+        parts = make("Reshape", [new.outputs[0], split], f"{name}.groups")
         added = make("Gather", [offsets, indices], f"{name}.offsets", axis=0)
         column = make("Unsqueeze", [added.outputs[0], last], f"{name}.offset_column")
         total = make("Add", [parts.outputs[0], column.outputs[0]], f"{name}.with_offsets")

@@ -2,11 +2,15 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+import graphs
 from edgekiln import runtimes
+from edgekiln.export import canonical
+from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.runtimes import native as native_module
 from edgekiln.runtimes.native import STOCK, native_kernels
 
@@ -92,6 +96,32 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, shape):
     (y,) = session.run(None, {"x": x})
     weight = scales[..., None] * (codes.astype(np.float64) - (zeros[..., None] if zero_points else 1 << bits - 1))
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens):
+    rng = np.random.default_rng(0)
+    weights = {
+        "w.qweight": rng.integers(0, 256, (70, 80), dtype=np.uint8),
+        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(np.float32),
+        "w.offsets": rng.standard_normal((70, 5), dtype=np.float32),
+    }
+    attributes = {"bits": 4, "group_size": 32, "activation": "none"}
+    nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.offsets"], "y", **attributes)]
+    model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
+    x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
+    x[..., ::32] = 127
+    (expected,) = graphs.run_reference(model, {"x": x})
+    lower_quantized_ops(model)
+    del model.opset_imports[canonical.DOMAIN]
+    model.opset_imports["com.microsoft"] = 1
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=0.05)
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    assert [node.op_type for node in optimized.graph.node] == ["OffsetMatMulNBits"]
 
 
 def pack_rows(codes: np.ndarray) -> np.ndarray:
