@@ -67,16 +67,21 @@ def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: P
     model = load_model(source)
     notes: list[str] = []
     layers = linear_layers(model)
+    kept = _kept(source.weights, recipe, layers)
     floats: dict[str, torch.Tensor] = {}
     if recipe.smooth is not None:
-        smoothed, notes = _smooth(model, recipe, layers, windows, progress)
+        smoothed, notes = _smooth(model, recipe, layers, kept, windows, progress)
         floats = weights_of(model, smoothed)
     inputs = sample_inputs(model, layers, windows)
     quantized: dict[str, StoredWeight] = {}
     if recipe.method != "nearest":
         from edgekiln.calib.compressor import compress
 
-        schemes = {name: scheme for name, columns in layers.items() if (scheme := recipe.scheme(name, columns))}
+        schemes = {
+            name: scheme
+            for name, columns in layers.items()
+            if name not in kept and (scheme := recipe.scheme(name, columns))
+        }
         quantized, moved = compress(model, schemes, recipe.method, windows, progress)
         floats |= moved
         if moved:
@@ -105,14 +110,29 @@ def linear_layers(model: PreTrainedModel) -> dict[str, int]:
     return found
 
 
+def _kept(weights: WeightReader, recipe: Recipe, layers: dict[str, int]) -> set[str]:
+    """Layers that keep the codes they arrive with, and so must not be changed."""
+    kept = set()
+    for name, columns in layers.items():
+        stored = weights.stored(f"{name}.weight")
+        if stored is not None and (scheme := recipe.scheme(name, columns)) and stored.suiting(scheme):
+            kept.add(name)
+    return kept
+
+
 def _smooth(
-    model: PreTrainedModel, recipe: Recipe, layers: dict[str, int], windows: Windows, progress: Progress
+    model: PreTrainedModel,
+    recipe: Recipe,
+    layers: dict[str, int],
+    kept: set[str],
+    windows: Windows,
+    progress: Progress,
 ) -> tuple[set[str], list[str]]:
     """Smooth what layers with 8-bit activations read, in place; the modules changed, and notes for the user."""
     assert recipe.smooth is not None
-    eight = [name for name in layers if (spec := recipe.spec(name)) and spec.activation != "none"]
+    eight = [name for name in layers if name not in kept and (spec := recipe.spec(name)) and spec.activation != "none"]
     groups = [group for group in find_readers(model, list(layers)) if set(group.layers) <= set(eight)]
-    able = [group for group in groups if group.producer is not None]
+    able = [group for group in groups if group.producer is not None and group.producer.name not in kept]
     if not able:
         return set(), ["no layer's input can be smoothed in this model"] if eight else []
     # A producer that is a reader too must have its rows before its columns are looked at.

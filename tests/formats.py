@@ -73,10 +73,13 @@ Tensors = dict[str, np.ndarray]
 
 
 def gptq(g: Grid, *, version: int = 1, indices: bool = True) -> Tensors:
-    zeros = (g.zeros - (version == 1)) % (1 << g.bits)
+    zeros = words(g.zeros.T, g.bits).view(np.uint32)
+    if version == 1:
+        # One less a code; from a zero point of 0 the word borrows.
+        zeros = zeros - np.uint32(0x11111111 if g.bits == 4 else 0x01010101)
     tensors = {
         "qweight": words(g.codes, g.bits).T,
-        "qzeros": words(zeros.T, g.bits),
+        "qzeros": zeros.view(np.int32),
         "scales": g.scales.T.astype(np.float16),
     }
     return tensors | ({"g_idx": g.group_of.astype(np.int32)} if indices else {})

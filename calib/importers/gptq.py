@@ -75,9 +75,11 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
 
     def read() -> Groups:
         codes = unpack(array(tensors, parts["qweight"]).T, bits)
-        zero_points = unpack(array(tensors, parts["qzeros"]), bits).T
+        zero_words = array(tensors, parts["qzeros"])
         if config.checkpoint_format == "gptq":
-            zero_points = (zero_points + np.uint8(1)) & np.uint8((1 << bits) - 1)
+            # As the libraries do it: one for every code of the word, carries and all.
+            zero_words = zero_words.view(np.uint32) + np.uint32(0xFFFFFFFF // ((1 << bits) - 1))
+        zero_points = unpack(zero_words, bits).T
         if config.sym and (zero_points != 1 << bits - 1).any():
             raise damaged(name, "its configuration says sym, its zero points differ")
         return Groups(

@@ -44,7 +44,7 @@ def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
-def unpack(words: npt.NDArray[np.int32], bits: int) -> npt.NDArray[np.uint8]:
+def unpack(words: npt.NDArray[np.int32] | npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
     """The codes in int32 [..., W], lowest bits first: uint8 [..., W * 32 / bits]."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     codes = np.ascontiguousarray(words).view(np.uint32)[..., None] >> shifts & np.uint32((1 << bits) - 1)

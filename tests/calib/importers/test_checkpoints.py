@@ -8,8 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from edgekiln.calib.calibrate import calibrate
+from edgekiln.calib.modules import plan as quantization_plan
+from edgekiln.calib.presets import preset
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.errors import EdgekilnError, UnsupportedModelError
+from edgekiln.export.skeleton import build_skeleton
 from edgekiln.sources import resolve
 from formats import FORMATS, Format, change_config, gptq, grid, write_quantized
 from parity import all_logits, check
@@ -86,6 +90,22 @@ def test_a_variant_that_cannot_be_read_is_named(
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         resolve(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
+    weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
+    windows = np.random.default_rng(0).integers(0, 256, (2, 16))
+    source = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
+    layers = quantization_plan(build_skeleton(source.config), preset("int8"), source.weights.stored).layers
+    linear = [layer for layer in layers if layer.names[0] in weights]
+    assert len(linear) == len(weights)
+    for layer in linear:
+        assert layer.stored is not None
+        np.testing.assert_allclose(layer.stored.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
+    # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
+    write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
+    source = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
+    assert source.weights.stored(f"{LAYER}.weight") is None
 
 
 LAYER = "model.layers.1.mlp.up_proj"
