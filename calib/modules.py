@@ -65,7 +65,7 @@ class QuantizedLinear(torch.nn.Module):
         """x: [..., K] to [..., N]."""
         weight, scheme = self.weight, self.weight.scheme
         y = canonical.quantized_matmul(
-            x if weight.order is None else x.index_select(-1, weight.order),
+            x if weight.order is None else canonical.reordered(x, weight.order),
             weight.qweight,
             weight.scales,
             weight.zero_points,

@@ -92,6 +92,11 @@ def quantized_matmul(
     )
 
 
+def reordered(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Emit a standard Gather: x [..., K] with its last axis in the int64 [K] `order`."""
+    return torch.onnx.ops.symbolic("Gather", (x, order), attrs={"axis": -1}, dtype=x.dtype, shape=x.shape)
+
+
 def quantized_gather(
     indices: torch.Tensor,
     qweight: torch.Tensor,

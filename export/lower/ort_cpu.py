@@ -9,6 +9,7 @@ from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
 from edgekiln.export.passes.group_query_attention import lower_attention
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.rms_norm import fuse_rms_norm
+from edgekiln.export.passes.share_orders import share_orders
 from edgekiln.export.passes.transpose_weights import transpose_weights
 
 KEY_VALUE_KIND: Final = "shared-buffer"
@@ -20,6 +21,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     Raises:
         UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
     """
+    share_orders(model)
     fuse_shared_inputs(model)
     lower_attention(model, max_length)
     common.RemoveUnusedNodesPass()(model)
