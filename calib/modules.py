@@ -119,6 +119,11 @@ class LayerPlan:
     transposed: bool = False
     stored: StoredWeight | None = None
 
+    @property
+    def module(self) -> str:
+        """The module that the weight belongs to, the first if it is tied."""
+        return self.names[0].removesuffix(".weight")
+
 
 @dataclass
 class QuantizationPlan:

@@ -6,12 +6,27 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln.calib.data import Windows
+from edgekiln.calib.modules import LayerPlan
 from edgekiln.calib.weight import QuantizedWeight
+from edgekiln.sources import ModelSource
 
 # Rows kept of what a layer reads: the error is a ratio of two sums over them, which 256 steady to a percent or so.
 ROWS = 256
 _WINDOWS = 4
 _INT8 = 127
+
+
+def measured_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSource) -> float | None:
+    """Output error of a weight on what the source has seen its layer read; None where it has not.
+
+    Raises:
+        SourceError: the weight cannot be read.
+    """
+    inputs = source.layer_inputs.get(layer.module)
+    if inputs is None:
+        return None
+    weight = source.weights.read(layer.names[0])
+    return output_error(inputs, weight.t() if layer.transposed else weight, quantized)
 
 
 def output_error(inputs: torch.Tensor, weight: torch.Tensor, quantized: QuantizedWeight) -> float:

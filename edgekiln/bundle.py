@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,17 +121,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_engine(directory: Path) -> bool:
+    """Whether a directory looks like an engine."""
+    return (directory / ENGINE_FILE).is_file()
+
+
 @contextlib.contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(
+    target: Path, is_ours: Callable[[Path], bool] = is_engine, what: str = "an engine directory"
+) -> Iterator[Path]:
     """Yield a temporary directory beside `target` that takes its name when the block ends well.
 
-    An existing engine at `target` is replaced only then; anything else there is left alone.
+    What is at `target` is replaced only then, and only if `is_ours` says that it is `what`.
 
     Raises:
-        BundleError: `target` holds something that is not an engine, or the disk is full or read-only.
+        BundleError: `target` holds something else, or the disk is full or read-only.
     """
-    if target.exists() and not (target / ENGINE_FILE).is_file() and not (target.is_dir() and not any(target.iterdir())):
-        raise BundleError(f"{target} exists and is not an engine directory: choose another output with -o")
+    if target.exists() and not is_ours(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not {what}: choose another output with -o")
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln import bundle
-from edgekiln.calib.modules import LayerPlan, QuantizationPlan, plan, quantized_tensors
-from edgekiln.calib.output_error import output_error
+from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
+from edgekiln.calib.output_error import measured_error
 from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, layer_record
-from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
 from edgekiln.export.calibration import calibrated
@@ -178,7 +177,7 @@ def _attach(result: Canonical, source: ModelSource, clock: Clock) -> None:
     initializers = result.graph.graph.initializers
     total = len(result.plan.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(result.plan, weights.read)):
-        result.records[_module(layer)] = layer_record(quantized, _output_error(layer, quantized, source))
+        result.records[layer.module] = layer_record(quantized, measured_error(layer, quantized, source))
         for kind, array in tensors.items():
             # torch.export keeps one name of a tied weight, and does not say which.
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
@@ -190,18 +189,6 @@ def _attach(result: Canonical, source: ModelSource, clock: Clock) -> None:
             assert value.dtype is not None
             name = value.name
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
-
-
-def _module(layer: LayerPlan) -> str:
-    return layer.names[0].removesuffix(".weight")
-
-
-def _output_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSource) -> float | None:
-    inputs = source.layer_inputs.get(_module(layer))
-    if inputs is None:
-        return None
-    weight = source.weights.read(layer.names[0])
-    return output_error(inputs, weight.t() if layer.transposed else weight, quantized)
 
 
 def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

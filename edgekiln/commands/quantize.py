@@ -1,0 +1,36 @@
+"""`edgekiln quantize`: a quantized checkpoint for transformers and vLLM."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
+from edgekiln.commands.quantization import build_options, quantization_options, stopped_once
+from edgekiln.sources import DEFAULT_MODEL, resolve
+
+
+@click.command("quantize", short_help="Write a quantized checkpoint.")
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Checkpoint directory."
+)
+@quantization_options
+@json_option
+@verbose_option
+def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> None:
+    """Quantize MODEL and write it as a compressed-tensors checkpoint, which transformers loads and vLLM serves."""
+    options = build_options(**quantization)
+    quiet_libraries()
+    with stopped_once(), progress_report() as report:
+        report("loading libraries", 0.0)
+        with extra("calib"):
+            from edgekiln.calib.handover import hand_over
+        source = resolve(model, progress=report)
+        checkpoint = hand_over(source, output, options, report)
+    if as_json:
+        print_json({"checkpoint": str(output), "bytes": checkpoint.size, "notes": checkpoint.notes})
+        return
+    for note in checkpoint.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{output}: {source.name} {options.quant} for transformers and vLLM, {checkpoint.size / 1e6:.0f} MB")
