@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from edgekiln.checkpoint import CONFIG_FILE, check_config, read_json
 from edgekiln.conversion import one_line

@@ -49,6 +49,7 @@ def test_bench_for_people(tiny_engine: Path) -> None:
     lines = edgekiln("bench", tiny_engine, "--prompt-tokens", "8", "--gen-tokens", "4").stdout.splitlines()
     assert lines[0] == f"{tiny_engine}: 8 prompt tokens, 4 generated, batch 1, 5 repeats"
     assert [line[:16].strip() for line in lines[1:]] == [
+        "kernels",
         "load",
         "first token",
         "prefill",
