@@ -8,6 +8,12 @@
 
 namespace edgekiln {
 
+// Keys or values of all rows, [batch, kv_heads, capacity, head_dim].
+struct Cache {
+  void* data;           // float, or int8 where there are scales
+  const float* scales;  // [kv_heads, head_dim], of each channel; null for float
+};
+
 // One call. Tensors are float32, row-major; the caller owns all memory.
 struct AttentionCall {
   std::size_t batch, length, heads, kv_heads, head_dim;
@@ -18,9 +24,7 @@ struct AttentionCall {
   const float* key;
   const float* value;
   std::size_t query_stride, key_stride, value_stride;
-  // [batch, kv_heads, capacity, head_dim], read up to each row's past and appended to.
-  float* cached_key;
-  float* cached_value;
+  Cache key_cache, value_cache;       // read up to each row's past and appended to
   const std::int32_t* last_position;  // [batch], of the last new token; its past is last_position + 1 - length
   // [positions, rotary_dim / 2], null without rotary.
   const float* cosine;

@@ -6,15 +6,16 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kSplit = 128;  // keys a task, at least
+constexpr std::size_t kSplit = 128;    // keys a task, at least
+constexpr std::size_t kKeyBlock = 64;  // keys that are converted at a time
 constexpr std::size_t kMostSplits = 16;
 
 struct Decode {
   const AttentionCall& call;
   const float* queries;
   std::size_t splits, keys_a_split;
-  float*
-      workspace;  // for each task: sums [group, padded], maxima [group], totals [group], scores [group, keys_a_split]
+  // For each task: sums [group, padded], maxima [group], totals [group], scores [group, keys_a_split], converted keys.
+  float* workspace;
   std::size_t workspace_a_task;
 };
 
@@ -65,22 +66,30 @@ void decode_task(void* context, std::size_t index) {
   std::fill_n(maximum, group, kNone);
   std::fill_n(total, group, 0.0f);
   if (!keys) return;
-  const float* key = cached(call, call.cached_key, row, kv_head, start);
-  const float* value = cached(call, call.cached_value, row, kv_head, start);
   const float* query = decode.queries + (row * call.heads + kv_head * group) * dim;
-  score_keys(query, group, key, keys, dim, scores, stride);
+  float* floats = scores + group * stride;
+  for (std::size_t i = 0; i < keys; i += kKeyBlock) {
+    const std::size_t count = std::min(kKeyBlock, keys - i);
+    const float* key = cached(call, call.key_cache, row, kv_head, start + i, count, floats);
+    score_keys(query, group, key, count, dim, scores + i, stride);
+  }
   for (std::size_t head = 0; head < group; ++head) {
     float* line = scores + head * stride;
     if (call.softcap != 0.0f) cap_scores(line, keys, call.softcap);
     maximum[head] = largest(line, keys);
     total[head] = exponentiate(line, keys, maximum[head]);
   }
-  if (padded == dim) {
-    gemm(group, dim, keys, scores, stride, value, dim, sum, padded, false);
-  } else {
+  for (std::size_t i = 0; i < keys; i += kKeyBlock) {
+    const std::size_t count = std::min(kKeyBlock, keys - i);
+    const float* value = cached(call, call.value_cache, row, kv_head, start + i, count, floats);
+    if (padded == dim) {
+      gemm(group, dim, count, scores + i, stride, value, dim, sum, padded, true);
+      continue;
+    }
     for (std::size_t head = 0; head < group; ++head)
-      for (std::size_t i = 0; i < keys; ++i)
-        for (std::size_t j = 0; j < dim; ++j) sum[head * padded + j] += scores[head * stride + i] * value[i * dim + j];
+      for (std::size_t k = 0; k < count; ++k)
+        for (std::size_t j = 0; j < dim; ++j)
+          sum[head * padded + j] += scores[head * stride + i + k] * value[k * dim + j];
   }
 }
 
@@ -104,6 +113,7 @@ void merge(const Decode& decode, std::size_t row, std::size_t head) {
     for (std::size_t j = 0; j < dim; ++j) out[j] += weight * part[member * padded + j];
   }
   for (std::size_t j = 0; j < dim; ++j) out[j] /= total;
+  apply_scales(call, call.value_cache, head / group, out);
 }
 
 }  // namespace
@@ -115,7 +125,7 @@ void attend_one(const AttentionCall& call, const Parallel& parallel, Scratch& sc
   if (call.window) longest = std::min(longest, call.window);
   const std::size_t splits = std::clamp((longest + kSplit - 1) / kSplit, std::size_t{1}, kMostSplits);
   const std::size_t keys_a_split = rounded_up((longest + splits - 1) / splits, kLanes);
-  const std::size_t workspace_a_task = group * (padded + 2 + keys_a_split + kLanes);
+  const std::size_t workspace_a_task = group * (padded + 2 + keys_a_split + kLanes) + kKeyBlock * call.head_dim;
   const std::size_t queries = call.batch * call.heads * call.head_dim;
   const std::size_t tasks = call.batch * call.kv_heads * splits;
   if (scratch.size() < queries + tasks * workspace_a_task) scratch.resize(queries + tasks * workspace_a_task);

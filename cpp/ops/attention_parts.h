@@ -36,8 +36,46 @@ inline void rotate(const AttentionCall& call, const float* __restrict from, floa
   for (std::size_t i = 2 * half; i < call.head_dim; ++i) to[i] = factor * from[i];
 }
 
-inline float* cached(const AttentionCall& call, float* cache, std::size_t row, std::size_t kv_head, std::size_t slot) {
-  return cache + ((row * call.kv_heads + kv_head) * call.capacity + slot) * call.head_dim;
+inline std::size_t offset_of(const AttentionCall& call, std::size_t row, std::size_t kv_head, std::size_t slot) {
+  return ((row * call.kv_heads + kv_head) * call.capacity + slot) * call.head_dim;
+}
+
+// Slots [first, first + count) as floats [count, head_dim], without their scales: in place, or in `buffer`.
+inline const float* cached(const AttentionCall& call, const Cache& cache, std::size_t row, std::size_t kv_head,
+                           std::size_t first, std::size_t count, float* buffer) {
+  const std::size_t offset = offset_of(call, row, kv_head, first), size = count * call.head_dim;
+  if (!cache.scales) return static_cast<const float*>(cache.data) + offset;
+  using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
+  const std::int8_t* codes = static_cast<const std::int8_t*>(cache.data) + offset;
+  std::size_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    Bytes bytes;
+    std::memcpy(&bytes, codes + i, sizeof bytes);
+    store(buffer + i, __builtin_convertvector(bytes, Floats));
+  }
+  for (; i < size; ++i) buffer[i] = codes[i];
+  return buffer;
+}
+
+// Writes one slot, head_dim floats.
+inline void put(const AttentionCall& call, const Cache& cache, std::size_t row, std::size_t kv_head, std::size_t slot,
+                const float* from) {
+  const std::size_t offset = offset_of(call, row, kv_head, slot);
+  if (!cache.scales) {
+    std::copy_n(from, call.head_dim, static_cast<float*>(cache.data) + offset);
+    return;
+  }
+  std::int8_t* codes = static_cast<std::int8_t*>(cache.data) + offset;
+  const float* scales = cache.scales + kv_head * call.head_dim;
+  for (std::size_t i = 0; i < call.head_dim; ++i)
+    codes[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp(from[i] / scales[i], -128.0f, 127.0f)));
+}
+
+// x[head_dim] times the scales that `cached` leaves out.
+inline void apply_scales(const AttentionCall& call, const Cache& cache, std::size_t kv_head, float* x) {
+  if (!cache.scales) return;
+  const float* scales = cache.scales + kv_head * call.head_dim;
+  for (std::size_t i = 0; i < call.head_dim; ++i) x[i] *= scales[i];
 }
 
 // Appends the new keys and values of one position to the cache; its rotated, scaled queries go to
@@ -45,14 +83,16 @@ inline float* cached(const AttentionCall& call, float* cache, std::size_t row, s
 inline void append(const AttentionCall& call, float* queries, std::size_t row, std::size_t s) {
   const std::size_t token = row * call.length + s, position = call.past(row) + s, dim = call.head_dim;
   for (std::size_t head = 0; head < call.heads; ++head) {
-    rotate(call, call.query + token * call.query_stride + head * dim,
-           queries + ((row * call.heads + head) * call.length + s) * dim, position, call.scale);
+    float* query = queries + ((row * call.heads + head) * call.length + s) * dim;
+    rotate(call, call.query + token * call.query_stride + head * dim, query, position, call.scale);
+    apply_scales(call, call.key_cache, head / (call.heads / call.kv_heads), query);
   }
+  thread_local Scratch key;
+  key.resize(dim);
   for (std::size_t head = 0; head < call.kv_heads; ++head) {
-    rotate(call, call.key + token * call.key_stride + head * dim, cached(call, call.cached_key, row, head, position),
-           position, 1.0f);
-    std::copy_n(call.value + token * call.value_stride + head * dim, dim,
-                cached(call, call.cached_value, row, head, position));
+    rotate(call, call.key + token * call.key_stride + head * dim, key.data(), position, 1.0f);
+    put(call, call.key_cache, row, head, position, key.data());
+    put(call, call.value_cache, row, head, position, call.value + token * call.value_stride + head * dim);
   }
 }
 

@@ -24,7 +24,7 @@ struct Prefill {
 std::size_t workspace_size(const AttentionCall& call) {
   const std::size_t rows = call.heads / call.kv_heads * std::min(call.length, kQueryBlock);
   const std::size_t padded = rounded_up(call.head_dim, kLanes);
-  return rows * call.head_dim + rows * padded + 2 * rows + kKeyBlock * call.head_dim + kKeyBlock * padded +
+  return rows * call.head_dim + rows * padded + 2 * rows + 2 * kKeyBlock * call.head_dim + kKeyBlock * padded +
          kRowBlock * kKeyBlock + kLanes;
 }
 
@@ -44,7 +44,8 @@ void prefill_task(void* context, std::size_t index) {
   float* total = maximum + rows;
   float* key = total + rows;  // [dim, kKeyBlock]
   float* value = key + kKeyBlock * dim;
-  float* scores = value + kKeyBlock * padded;
+  float* floats = value + kKeyBlock * padded;
+  float* scores = floats + kKeyBlock * dim;
   for (std::size_t head = 0; head < group; ++head) {
     std::copy_n(prefill.queries + ((row * call.heads + kv_head * group + head) * call.length + first) * dim,
                 positions * dim, query + head * positions * dim);
@@ -59,8 +60,8 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t end = past + first + positions;
   for (std::size_t start = first_seen(past + first); start < end; start += kKeyBlock) {
     const std::size_t keys = std::min(kKeyBlock, end - start), width = rounded_up(keys, kLanes);
-    transpose(cached(call, call.cached_key, row, kv_head, start), keys, dim, key, kKeyBlock);
-    const float* values = cached(call, call.cached_value, row, kv_head, start);
+    transpose(cached(call, call.key_cache, row, kv_head, start, keys, floats), keys, dim, key, kKeyBlock);
+    const float* values = cached(call, call.value_cache, row, kv_head, start, keys, floats);
     std::size_t value_stride = dim;
     if (padded != dim) {
       for (std::size_t i = 0; i < keys; ++i) std::copy_n(values + i * dim, dim, value + i * padded);
@@ -100,6 +101,7 @@ void prefill_task(void* context, std::size_t index) {
     float* out = call.out + (row * call.length + s) * call.heads * dim + head * dim;
     const float inverse = 1.0f / total[i];
     for (std::size_t j = 0; j < dim; ++j) out[j] = sum[i * padded + j] * inverse;
+    apply_scales(call, call.value_cache, kv_head, out);
   }
 }
 

@@ -1,24 +1,32 @@
-// com.microsoft::GroupQueryAttention on float tensors.
+// com.microsoft::GroupQueryAttention on float tensors, over a cache of float or of int8 with constant scales.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
+#include <type_traits>
 
 #include "kernels.h"
 #include "ort.h"
 
 namespace edgekiln::ort {
 
+// `Element` is that of the cache.
+template <typename Element>
 class GroupQueryAttention {
  public:
   static constexpr const char* kName = "GroupQueryAttention";
   static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kFloat, kFloat, kFloat,
-                                                          kInt,   kInt,   kFloat, kFloat};
-  static constexpr std::size_t kOptional[] = {1, 2, 7, 8};
-  static constexpr Signature kSignature{kInputs, kOptional, 3};
+  static constexpr bool kInt8 = std::is_same_v<Element, std::int8_t>;
+  static constexpr auto kElement = kInt8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : kFloat;
+  // query, key, value, past key and value, last positions, total length, cosine, sine, position ids, bias, sinks,
+  // scales
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kFloat, kElement, kElement, kInt,   kInt,
+                                                          kFloat, kFloat, kInt,   kFloat,   kFloat,   kFloat, kFloat};
+  static constexpr std::size_t kOptional[] = {1, 2, 7, 8, 9, 10, 11, 12, 13};
+  static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kElement, kElement};
+  static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
   explicit GroupQueryAttention(const OrtKernelInfo* info) {
     heads_ = integer(info, "num_heads");
@@ -38,6 +46,7 @@ class GroupQueryAttention {
     const Tensor past_key = input(context, 3), past_value = input(context, 4);
     const Tensor last_position = input(context, 5), total = input(context, 6);
     const Tensor cosine = input(context, 7), sine = input(context, 8);
+    if (input_data(context, 10) || input_data(context, 11)) fail("attention_bias and head_sink are not here");
     const std::int64_t batch = query.shape.at(0), length = query.shape.at(1);
     const bool packed = !key;
     const std::int64_t head_dim = query.shape.at(2) / (packed ? heads_ + 2 * kv_heads_ : heads_);
@@ -74,9 +83,13 @@ class GroupQueryAttention {
     call.scale = scale_ != 0.0f ? scale_ : 1.0f / std::sqrt(static_cast<float>(head_dim));
     call.softcap = softcap_;
     call.window = window_;
-    call.out = output(context, 0, std::array{batch, length, heads_ * head_dim});
-    call.cached_key = present(context, 1, past_key, std::array{batch, kv_heads_, capacity, head_dim});
-    call.cached_value = present(context, 2, past_value, std::array{batch, kv_heads_, capacity, head_dim});
+    call.out = static_cast<float*>(output(context, 0, std::array{batch, length, heads_ * head_dim}));
+    call.key_cache.data = present(context, 1, past_key, std::array{batch, kv_heads_, capacity, head_dim});
+    call.value_cache.data = present(context, 2, past_value, std::array{batch, kv_heads_, capacity, head_dim});
+    if constexpr (kInt8) {
+      call.key_cache.scales = scales(input(context, 12), head_dim);
+      call.value_cache.scales = scales(input(context, 13), head_dim);
+    }
     // A session may run on several threads, each with its own memory.
     thread_local Scratch scratch;
     kernels().front().attention(call, {run_parallel, context}, scratch);
@@ -84,14 +97,21 @@ class GroupQueryAttention {
 
  private:
   // The output, which usually is the buffer of the past itself; else the past is copied to it.
-  static float* present(OrtKernelContext* context, std::size_t index, const Tensor& past,
-                        const std::array<std::int64_t, 4>& dims) {
-    float* to = output(context, index, dims);
+  static void* present(OrtKernelContext* context, std::size_t index, const Tensor& past,
+                       const std::array<std::int64_t, 4>& dims) {
+    auto* to = static_cast<Element*>(output(context, index, dims));
     if (to == past.data) return to;
     const std::int64_t from_size = past.shape.at(2) * dims[3], to_size = dims[2] * dims[3];
     for (std::int64_t head = 0; head < dims[0] * dims[1]; ++head)
-      std::copy_n(past.floats() + head * from_size, from_size, to + head * to_size);
+      std::copy_n(static_cast<const Element*>(past.data) + head * from_size, from_size, to + head * to_size);
     return to;
+  }
+
+  const float* scales(const Tensor& tensor, std::int64_t head_dim) const {
+    std::int64_t count = tensor ? 1 : 0;
+    for (const std::int64_t size : tensor.shape) count *= size;
+    if (count != kv_heads_ * head_dim) fail("an int8 cache needs a scale for each channel of each key-value head");
+    return tensor.floats();
   }
 
   std::int64_t heads_, kv_heads_, window_;

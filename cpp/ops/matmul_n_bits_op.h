@@ -12,7 +12,8 @@ class MatMulNBits {
   static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kByte = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kByte, kFloat, kByte};
   static constexpr std::size_t kOptional[] = {3};
-  static constexpr Signature kSignature{kInputs, kOptional, 1};
+  static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat};
+  static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
   explicit MatMulNBits(const OrtKernelInfo* info)
       : depth_(integer(info, "K")),
@@ -48,7 +49,7 @@ class MatMulNBits {
     } else {
       call.zero_points = static_cast<const std::uint8_t*>(input_data(context, 3));
     }
-    call.out = output(context, 0, shape);
+    call.out = static_cast<float*>(output(context, 0, shape));
     thread_local Scratch scratch;
     if (call.rows) kernels().front().matmul_n_bits(call, {run_parallel, context}, scratch);
   }

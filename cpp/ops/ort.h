@@ -90,13 +90,13 @@ inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   return data;
 }
 
-inline float* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
+inline void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
   OrtValue* value = nullptr;
   check(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
   if (!value) fail("output " + std::to_string(index) + " is needed");
   void* data = nullptr;
   check(api->GetTensorMutableData(value, &data));
-  return static_cast<float*>(data);
+  return data;
 }
 
 inline void run_parallel(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context) {
@@ -116,7 +116,7 @@ inline float real(const OrtKernelInfo* info, const char* name) {
 struct Signature {
   std::span<const ONNXTensorElementDataType> inputs;
   std::span<const std::size_t> optional;
-  std::size_t outputs;  // of float
+  std::span<const ONNXTensorElementDataType> outputs;
 };
 
 // A custom op in the domain of ONNX Runtime's own. `Kernel` has a name, a signature, a constructor from OrtKernelInfo
@@ -128,9 +128,9 @@ struct Op : OrtCustomOp {
     GetName = [](const OrtCustomOp*) { return Kernel::kName; };
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
     GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return Kernel::kSignature.inputs.size(); };
-    GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return Kernel::kSignature.outputs; };
+    GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return Kernel::kSignature.outputs.size(); };
     GetInputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.inputs[i]; };
-    GetOutputType = [](const OrtCustomOp*, std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+    GetOutputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.outputs[i]; };
     GetInputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
       const auto& optional = Kernel::kSignature.optional;
       return std::find(optional.begin(), optional.end(), i) != optional.end() ? INPUT_OUTPUT_OPTIONAL

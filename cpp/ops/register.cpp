@@ -10,13 +10,15 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   using namespace edgekiln::ort;
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
-  static const Op<GroupQueryAttention> attention;
+  static const Op<GroupQueryAttention<float>> attention;
+  static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
   static const Op<MatMulNBits> matmul;
   static const Op<OffsetMatMulNBits> offset_matmul;
   OrtCustomOpDomain *domain = nullptr, *own = nullptr;
   return guarded([&] {
     check(api->CreateCustomOpDomain("com.microsoft", &domain));
     check(api->CustomOpDomain_Add(domain, &attention));
+    check(api->CustomOpDomain_Add(domain, &int8_attention));
     check(api->CustomOpDomain_Add(domain, &matmul));
     check(api->AddCustomOpDomain(options, domain));
     check(api->CreateCustomOpDomain(OffsetMatMulNBits::kDomain, &own));

@@ -21,6 +21,7 @@ struct Case {
   bool interleaved, packed;
   float scale, softcap;
   std::size_t window;
+  bool int8 = false;
 };
 
 using Doubles = std::vector<double>;
@@ -64,6 +65,26 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   }
   std::vector<float> keys = random_floats(generator, c.batch * c.kv_heads * c.capacity * dim);
   std::vector<float> values = random_floats(generator, keys.size());
+  // An int8 cache: whole codes, a scale for each channel, and the floats that they stand for.
+  std::vector<float> key_scales(c.kv_heads * dim), value_scales(c.kv_heads * dim);
+  std::uniform_real_distribution<float> scale(0.01f, 0.03f);
+  for (std::vector<float>* scales : {&key_scales, &value_scales})
+    std::generate(scales->begin(), scales->end(), [&] { return scale(generator); });
+  std::vector<std::int8_t> key_codes, value_codes;
+  const auto quantize = [&](double value, float by) {
+    return static_cast<std::int8_t>(std::nearbyint(std::clamp(static_cast<float>(value) / by, -128.0f, 127.0f)));
+  };
+  const auto scale_of = [&](const std::vector<float>& scales, std::size_t i) {
+    return scales[i / (c.capacity * dim) % c.kv_heads * dim + i % dim];
+  };
+  if (c.int8) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      key_codes.push_back(quantize(keys[i], scale_of(key_scales, i)));
+      value_codes.push_back(quantize(values[i], scale_of(value_scales, i)));
+      keys[i] = key_codes[i] * scale_of(key_scales, i);
+      values[i] = value_codes[i] * scale_of(value_scales, i);
+    }
+  }
   const std::vector<float> cosine = random_floats(generator, c.capacity * std::max<std::size_t>(c.rotary_dim / 2, 1));
   const std::vector<float> sine = random_floats(generator, cosine.size());
   Doubles true_keys(keys.begin(), keys.end()), true_values(values.begin(), values.end());
@@ -78,8 +99,11 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
       for (std::size_t head = 0; head < c.kv_heads; ++head) {
         const std::size_t from = (b * c.length + s) * widths[1] + head * dim, to = slot(b, head, c.past[b] + s);
         const Doubles key = rotated(c, &parts[1][from], cosine.data(), sine.data(), c.past[b] + s);
-        std::copy(key.begin(), key.end(), &true_keys[to]);
-        std::copy_n(&parts[2][from], dim, &true_values[to]);
+        for (std::size_t j = 0; j < dim; ++j) {
+          const float by_key = scale_of(key_scales, to + j), by_value = scale_of(value_scales, to + j);
+          true_keys[to + j] = c.int8 ? quantize(key[j], by_key) * by_key : key[j];
+          true_values[to + j] = c.int8 ? quantize(parts[2][from + j], by_value) * by_value : parts[2][from + j];
+        }
       }
     }
   }
@@ -93,7 +117,11 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   call.value = c.packed ? packed.data() + widths[0] + widths[1] : parts[2].data();
   call.query_stride = c.packed ? stride : widths[0];
   call.key_stride = call.value_stride = c.packed ? stride : widths[1];
-  call.cached_key = keys.data(), call.cached_value = values.data();
+  call.key_cache = {keys.data(), nullptr}, call.value_cache = {values.data(), nullptr};
+  if (c.int8) {
+    call.key_cache = {key_codes.data(), key_scales.data()};
+    call.value_cache = {value_codes.data(), value_scales.data()};
+  }
   call.last_position = last.data();
   call.cosine = c.rotary_dim ? cosine.data() : nullptr, call.sine = c.rotary_dim ? sine.data() : nullptr;
   call.rotary_dim = c.rotary_dim, call.interleaved = c.interleaved;
@@ -107,6 +135,10 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
     const double difference = std::abs(got - expected);
     worst = std::isnan(difference) ? INFINITY : std::max(worst, difference);
   };
+  for (std::size_t i = 0; c.int8 && i < keys.size(); ++i) {
+    keys[i] = key_codes[i] * scale_of(key_scales, i);
+    values[i] = value_codes[i] * scale_of(value_scales, i);
+  }
   for (std::size_t i = 0; i < keys.size(); ++i) compare(keys[i], true_keys[i]), compare(values[i], true_values[i]);
   for (std::size_t b = 0; b < c.batch; ++b) {
     for (std::size_t s = 0; s < c.length; ++s) {
@@ -160,6 +192,11 @@ int main() {
       {"heads that do not fill a vector, one token", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
       {"wide heads", 1, 65, 8, 1, 256, 256, {100}, 256, false, true, 0.0625f, 0, 0},
       {"many splits", 1, 1, 4, 1, 128, 4096, {4000}, 128, false, true, 0.09f, 0, 0},
+      {"int8 cache, a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0, true},
+      {"int8 cache, a chunk", 2, 70, 4, 2, 64, 512, {301, 2}, 64, false, true, 0.125f, 0, 0, true},
+      {"int8 cache, ragged rows", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0, true},
+      {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
+      {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
       {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
   };
   int failures = 0;
