@@ -38,7 +38,7 @@ Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 @register_model("edgekiln")
-class EngineLM(TemplateLM):  # type: ignore[misc]
+class EngineLM(TemplateLM):
     """An engine directory as the harness wants it; scores are of whole sequences, as in `edgekiln eval`.
 
     Args:
