@@ -33,7 +33,7 @@ class _Document(BaseModel):
 def windows_of(options: DataOptions, tokenizer: Tokenizer) -> Windows:
     """The data that `options.data` names as int64 [windows, length], spread evenly over all of it.
 
-    Documents are laid end to end. Data of less than `options.samples` windows gives fewer, data of less than one gives
+    Documents are laid end to end. Data of less than `options.count` windows gives fewer, data of less than one gives
     one shorter window.
 
     Raises:
@@ -53,7 +53,7 @@ def windows_of(options: DataOptions, tokenizer: Tokenizer) -> Windows:
     if count == 0:
         return tokens[None]
     windows = tokens[: count * options.length].reshape(count, options.length)
-    chosen = np.linspace(0, count - 1, min(options.samples, count)).round().astype(int)
+    chosen = np.linspace(0, count - 1, min(options.count, count)).round().astype(int)
     return np.ascontiguousarray(windows[chosen])
 
 
@@ -63,7 +63,7 @@ class _Enough:
     _SPREAD = 8
 
     def __init__(self, options: DataOptions) -> None:
-        self._left = options.samples * options.length * self._SPREAD
+        self._left = options.count * options.length * self._SPREAD
 
     def reached(self, tokens: int) -> bool:
         """Count `tokens` more; whether there is plenty to choose windows from."""

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from edgekiln.calib.calibrate import Progress, calibrate
 from edgekiln.calib.data import Windows, windows_of
 from edgekiln.calib.data_checks import unrepresentative
-from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.data_options import FEW_WINDOWS, DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import Recipe
 from edgekiln.calib.sensitivity import raise_worst
@@ -28,6 +28,8 @@ def calibrated(
         UnsupportedModelError: the model cannot be made an engine.
         SourceError: a weight is damaged.
     """
+    if data.samples is None and recipe.method == "nearest" and not limits:
+        data = replace(data, samples=FEW_WINDOWS)
     windows, notes = calibration_windows(source, data, progress)
     source = replace(source, notes=(*source.notes, *notes))
     if recipe.calibrates:

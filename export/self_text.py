@@ -34,9 +34,9 @@ def self_text(source: ModelSource, options: DataOptions, progress: Callable[[str
         UnsupportedModelError: the model cannot be made an engine.
         SourceError: a weight is damaged.
     """
-    name = f"text-{cache.fingerprint(source)}-{options.samples}x{options.length}-{options.seed}.npy"
+    name = f"text-{cache.fingerprint(source)}-{options.count}x{options.length}-{options.seed}.npy"
     known = cache.load(name)
-    if known is not None and known.shape == (options.samples, options.length):
+    if known is not None and known.shape == (options.count, options.length):
         return known
     # Building needs calibration and calibration needs a build, of a kind that needs none.
     from edgekiln.calib.presets import UNCALIBRATED
@@ -57,12 +57,12 @@ def _write(engine: Path, options: DataOptions, progress: Callable[[float], None]
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
     rng = np.random.default_rng(options.seed)
     words = np.array([token for token in range(runtime.properties.vocab_size) if tokenizer.has_text(token)])
-    first = rng.choice(words, options.samples)
+    first = rng.choice(words, options.count)
     lead = [tokenizer.tokens.bos] if tokenizer.tokens.add_bos and tokenizer.tokens.bos is not None else []
     rows = [[*lead, int(token)][: options.length - 1] for token in first]
     together = _rows_at_once(runtime.properties, options)
-    total, done = options.samples * options.length, 0
-    for start in range(0, options.samples, together):
+    total, done = options.count * options.length, 0
+    for start in range(0, options.count, together):
         part = rows[start : start + together]
         wanted = options.length - len(part[0])
         generation = GenerateOptions(wanted, SamplingOptions(temperature=1.0, seed=options.seed + start), (), True)
@@ -77,4 +77,4 @@ def _write(engine: Path, options: DataOptions, progress: Callable[[float], None]
 def _rows_at_once(properties: Properties, options: DataOptions) -> int:
     pairs = zip(properties.kv_heads, properties.head_dims, strict=True)
     token_bytes = sum(2 * 4 * heads * size for heads, size in pairs)
-    return max(1, min(options.samples, _CACHE_BYTES // (token_bytes * options.length)))
+    return max(1, min(options.count, _CACHE_BYTES // (token_bytes * options.length)))

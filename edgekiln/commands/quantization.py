@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.data_options import FEW_WINDOWS, MANY_WINDOWS, DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
 from edgekiln.calib.recipe import read_recipe
@@ -49,10 +49,8 @@ _OPTIONS = (
     click.option(
         "--calib-samples",
         type=click.IntRange(min=1),
-        default=DataOptions.samples,
-        show_default=True,
         metavar="N",
-        help="Windows of calibration data, at most.",
+        help=f"Windows of calibration data, at most [int8: {FEW_WINDOWS}, else {MANY_WINDOWS}].",
     ),
     click.option(
         "--calib-length",
@@ -85,7 +83,7 @@ def build_options(
     recipe_file: Path | None,
     group_size: int | None,
     calib_data: str | None,
-    calib_samples: int,
+    calib_samples: int | None,
     calib_length: int,
     max_ppl_increase: float | None,
     max_kl: float | None,

@@ -8,10 +8,11 @@ import pytest
 
 from edgekiln import runtimes
 from edgekiln.calib import cache
-from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.data_options import FEW_WINDOWS, MANY_WINDOWS, DataOptions
 from edgekiln.calib.limits import Limits
+from edgekiln.calib.presets import PRESETS
 from edgekiln.errors import RequestError
-from edgekiln.export import self_text
+from edgekiln.export import calibration, self_text
 from edgekiln.export.build import build_engine
 from edgekiln.export.options import BuildOptions
 from edgekiln.sources import ModelSource, resolve
@@ -108,3 +109,26 @@ def test_windows_are_no_longer_than_the_context(source: ModelSource, tmp_path: P
     build = BuildOptions(quant="int8", data=DataOptions(str(text), samples=2, length=1000), max_length=40)
     build_engine(source, tmp_path / "engine", build)
     assert np.isfinite(runtimes.open(tmp_path / "engine").score(np.arange(5))).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "count"),
+    [
+        (DataOptions(length=8), Limits(), FEW_WINDOWS),
+        (DataOptions(length=8, samples=5), Limits(), 5),
+        (DataOptions(length=8), Limits(max_kl=0.1), MANY_WINDOWS),
+    ],
+)
+def test_smoothing_alone_needs_few_windows(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch, data: DataOptions, limits: Limits, count: int
+) -> None:
+    asked: list[int] = []
+
+    def stop(source: ModelSource, options: DataOptions, progress: object) -> None:
+        asked.append(options.count)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "self_text", stop)
+    with pytest.raises(KeyboardInterrupt):
+        calibration.calibrated(source, PRESETS["int8"], data, limits, silent)
+    assert asked == [count]
