@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "vector.h"
+#include "scales.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 
@@ -44,8 +44,8 @@ inline constexpr std::size_t kSumsABlock =
 //
 // Reads whole vectors: what lies past the last block meets activations of zero. Where nothing readable lies there,
 // `at_end` must be set; masked loads are slow.
-template <int Bits>
-inline Floats block_dot(const std::uint8_t* codes, const float* scales, const QuantizedRow& a, std::size_t blocks,
+template <int Bits, typename Scale>
+inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedRow& a, std::size_t blocks,
                         unsigned group_shift, bool at_end) {
   constexpr std::size_t bytes = kBlock * Bits / 8, step = 64 / bytes;
   const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -68,14 +68,14 @@ inline Floats block_dot(const std::uint8_t* codes, const float* scales, const Qu
   };
   if (!at_end) {
     for (std::size_t block = 0; block < blocks; block += step)
-      sum = added(sum, block, _mm512_loadu_si512(codes + block * bytes), _mm_loadu_ps(scales + (block >> group_shift)));
+      sum = added(sum, block, _mm512_loadu_si512(codes + block * bytes), four(scales + (block >> group_shift)));
   } else {
     for (std::size_t block = 0; block < blocks; block += step) {
       const std::size_t left = std::min(blocks - block, step);
       const __mmask64 bytes_left = left == step ? ~__mmask64{0} : (__mmask64{1} << left * bytes) - 1;
-      const __mmask8 groups_left = (1u << (((left - 1) >> group_shift) + 1)) - 1;
+      const std::size_t groups_left = ((left - 1) >> group_shift) + 1;
       sum = added(sum, block, _mm512_maskz_loadu_epi8(bytes_left, codes + block * bytes),
-                  _mm_maskz_loadu_ps(groups_left, scales + (block >> group_shift)));
+                  up_to_four(scales + (block >> group_shift), groups_left));
     }
   }
   return reinterpret_cast<Floats>(sum);
@@ -85,8 +85,8 @@ inline Floats block_dot(const std::uint8_t* codes, const float* scales, const Qu
 
 // As above. Pairs of products are summed in 16 bits, which nibbles never overflow: 2 * 15 * 127 < 2^15; so 8-bit codes
 // are taken as two nibbles.
-template <int Bits>
-inline Floats block_dot(const std::uint8_t* codes, const float* scales, const QuantizedRow& a, std::size_t blocks,
+template <int Bits, typename Scale>
+inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedRow& a, std::size_t blocks,
                         unsigned group_shift, bool) {
   constexpr std::size_t bytes = kBlock * Bits / 8, step = 32 / bytes;
   const __m256i nibble = _mm256_set1_epi8(0x0f), ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
@@ -99,12 +99,12 @@ inline Floats block_dot(const std::uint8_t* codes, const float* scales, const Qu
     const __m256i low = _mm256_and_si256(v, nibble), high = _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble);
     const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.codes + block * bytes));
     __m256i products;
-    float scale[2] = {scales[block >> group_shift], 0.0f};
+    float scale[2] = {number(scales[block >> group_shift]), 0.0f};
     if constexpr (Bits == 4) {
       const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.odd + block * bytes));
       const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
       products = _mm256_madd_epi16(pairs, ones);
-      if (whole) scale[1] = scales[(block + 1) >> group_shift];
+      if (whole) scale[1] = number(scales[(block + 1) >> group_shift]);
     } else {
       products = _mm256_add_epi32(_mm256_madd_epi16(_mm256_maddubs_epi16(low, first), ones),
                                   _mm256_madd_epi16(_mm256_maddubs_epi16(high, first), sixteens));
@@ -123,8 +123,8 @@ inline Floats block_dot(const std::uint8_t* codes, const float* scales, const Qu
 
 #else
 
-    template <int Bits>
-    inline Floats block_dot(const std::uint8_t* codes, const float* scales, const QuantizedRow& a, std::size_t blocks,
+    template <int Bits, typename Scale>
+    inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedRow& a, std::size_t blocks,
                             unsigned group_shift, bool) {
   constexpr std::size_t bytes = kBlock * Bits / 8;
   float sum = 0.0f;
@@ -138,7 +138,7 @@ inline Floats block_dot(const std::uint8_t* codes, const float* scales, const Qu
         products += byte * a.codes[block * bytes + i];
       }
     }
-    sum += static_cast<float>(products) * scales[block >> group_shift] * a.scales[block];
+    sum += static_cast<float>(products) * number(scales[block >> group_shift]) * a.scales[block];
   }
   return Floats{sum};
 }

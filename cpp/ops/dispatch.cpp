@@ -3,11 +3,12 @@
 
 namespace edgekiln {
 
-#define EDGEKILN_DECLARE(isa)                                            \
-  namespace isa {                                                        \
-  void attention(const AttentionCall&, const Parallel&, Scratch&);       \
-  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&); \
-  inline constexpr Kernels available{#isa, attention, matmul_n_bits};    \
+#define EDGEKILN_DECLARE(isa)                                                    \
+  namespace isa {                                                                \
+  void attention(const AttentionCall&, const Parallel&, Scratch&);               \
+  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);         \
+  void skip_norm(const SkipNormCall&, const Parallel&);                          \
+  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm}; \
   }
 EDGEKILN_DECLARE(portable)
 #if defined(__x86_64__)
@@ -21,11 +22,12 @@ const std::vector<Kernels>& kernels() {
   static const std::vector<Kernels> found = [] {
     std::vector<Kernels> found;
 #if defined(__x86_64__)
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
     if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(avx512vnni::available);
     if (avx512) found.push_back(avx512::available);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(avx2::available);
+    if (avx2) found.push_back(avx2::available);
 #endif
     found.push_back(portable::available);
     return found;

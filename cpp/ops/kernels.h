@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "matmul_n_bits.h"
+#include "skip_norm.h"
 
 namespace edgekiln {
 
@@ -13,6 +14,7 @@ struct Kernels {
   const char* instruction_set;
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
+  SkipNormKernel skip_norm;
 };
 
 // The fastest first.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "block_dot.h"
 #include "gemm.h"
@@ -45,19 +46,29 @@ Floats zero_points_of(const std::uint8_t* line, std::size_t group) {
   }(std::make_integer_sequence<int, kLanes>{});
 }
 
+template <typename Scale>
+const Scale* scales_of(const MatMulNBitsCall& call) {
+  if constexpr (std::is_same_v<Scale, Half>) {
+    return call.half_scales;
+  } else {
+    return call.scales;
+  }
+}
+
 // Sum over the groups of (scale * zero point - offset) * sum of the activations, spread over the lanes.
 //
 // The offset's part takes the activations as they came: rounding them is the price of multiplying codes alone.
-template <int Bits>
+template <int Bits, typename Scale>
 Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const QuantizedRow& a) {
-  constexpr float middle = Bits == 4 ? 8.0f : 128.0f;
+  constexpr float middle = 1 << (Bits - 1);
+  constexpr bool half = std::is_same_v<Scale, Half>;
   const float* sums = a.sums;
   const std::size_t groups = call.groups();
-  const float* scales = call.scales + column * groups;
+  const Scale* scales = scales_of<Scale>(call) + column * groups;
   Floats total{};
   // Past a column's last group come those of the next, and sums of zero; only the last columns may not read on.
-  const bool may_read_on =
-      (call.columns - column - 1) * (call.zero_points ? call.zero_point_bytes() : groups) >= kLanes;
+  const bool may_read_on = call.zero_points ? (call.columns - column - 1) * call.zero_point_bytes() >= kLanes
+                                            : half || (call.columns - column - 1) * groups >= kLanes;
   const std::size_t whole = may_read_on ? groups : groups / kLanes * kLanes;
   std::size_t group = 0;
   float rest = 0.0f;
@@ -65,18 +76,28 @@ Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const Qu
     const std::uint8_t* line = call.zero_points + column * call.zero_point_bytes();
     for (; group < whole; group += kLanes)
       total += load(scales + group) * load(sums + group) * zero_points_of<Bits>(line, group);
-    for (; group < groups; ++group) rest += scales[group] * sums[group] * zero_point_of<Bits>(line, group);
+    for (; group < groups; ++group) rest += number(scales[group]) * sums[group] * zero_point_of<Bits>(line, group);
     return total + Floats{rest};
   }
   if (call.offsets) {
-    const float* offsets = call.offsets + column * groups;
+    const Scale* stored;
+    if constexpr (half) {
+      stored = call.half_minima + column * groups;
+    } else {
+      stored = call.offsets + column * groups;
+    }
+    const auto part = [](auto scale, auto stored, auto sum, auto exact_sum) {
+      const auto from_zero = scale * middle;
+      return from_zero * sum - (half ? stored + from_zero : stored) * exact_sum;
+    };
     for (; group < whole; group += kLanes)
-      total += load(scales + group) * middle * load(sums + group) - load(offsets + group) * load(a.exact_sums + group);
-    for (; group < groups; ++group) rest += scales[group] * middle * sums[group] - offsets[group] * a.exact_sums[group];
+      total += part(load(scales + group), load(stored + group), load(sums + group), load(a.exact_sums + group));
+    for (; group < groups; ++group)
+      rest += part(number(scales[group]), number(stored[group]), sums[group], a.exact_sums[group]);
     return total + Floats{rest};
   }
   for (; group < whole; group += kLanes) total += load(scales + group) * load(sums + group);
-  for (; group < groups; ++group) rest += scales[group] * sums[group];
+  for (; group < groups; ++group) rest += number(scales[group]) * sums[group];
   return (total + Floats{rest}) * middle;
 }
 
@@ -143,7 +164,7 @@ struct FewRows {
   std::size_t columns_a_task;
 };
 
-template <int Bits>
+template <int Bits, typename Scale>
 void few_rows_task(void* context, std::size_t index) {
   const FewRows& few = *static_cast<const FewRows*>(context);
   const MatMulNBitsCall& call = few.call;
@@ -157,10 +178,10 @@ void few_rows_task(void* context, std::size_t index) {
       Floats products[kLanes] = {};
       for (std::size_t i = 0; i < count; ++i) {
         const std::uint8_t* codes = call.codes + (column + i) * call.row_bytes();
-        const float* scales = call.scales + (column + i) * call.groups();
+        const Scale* scales = scales_of<Scale>(call) + (column + i) * call.groups();
         const bool at_end = (call.columns - column - i - 1) * call.groups() < kPadding;
-        products[i] =
-            block_dot<Bits>(codes, scales, a, blocks, group_shift, at_end) - zero_point_part<Bits>(call, column + i, a);
+        products[i] = block_dot<Bits>(codes, scales, a, blocks, group_shift, at_end) -
+                      zero_point_part<Bits, Scale>(call, column + i, a);
       }
       const Floats result = sums(products);
       std::memcpy(call.out + row * call.columns + column, &result, count * sizeof(float));
@@ -175,7 +196,11 @@ void run_few_rows(const MatMulNBitsCall& call, const Parallel& parallel, Scratch
   FewRows few{call, {}, rounded_up(kTaskBytes / call.row_bytes() + 1, kLanes)};
   for (std::size_t row = 0; row < call.rows; ++row)
     few.rows[row] = quantize<Bits>(call, call.a + row * call.depth, scratch.data() + row * size);
-  parallel.run(parallel.self, few_rows_task<Bits>, (call.columns + few.columns_a_task - 1) / few.columns_a_task, &few);
+  auto* task = few_rows_task<Bits, float>;
+  if constexpr (kReadsHalf) {
+    if (call.half_scales) task = few_rows_task<Bits, Half>;
+  }
+  parallel.run(parallel.self, task, (call.columns + few.columns_a_task - 1) / few.columns_a_task, &few);
 }
 
 using HalfBlock = float __attribute__((vector_size(kBlock / 2 * sizeof(float))));

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "half.h"
 #include "parallel.h"
 
 namespace edgekiln {
@@ -20,7 +21,12 @@ struct MatMulNBitsCall {
   const std::uint8_t* zero_points;  // [columns, ceil(depth / group * bits / 8)], packed as the codes; null: 8 or 128
   float* out;
   const float* offsets = nullptr;  // [columns, depth / group], without zero points; null for none
+  // `scales`, and with offsets the weight of code 0 in each group, for kernels that can read half as much; null where
+  // binary16 does not hold them. kHalfPadding more of them may be read.
+  const Half* half_scales = nullptr;
+  const Half* half_minima = nullptr;
 
+  int middle() const { return 1 << (bits - 1); }
   std::size_t groups() const { return depth / group; }
   std::size_t row_bytes() const { return depth * bits / 8; }
   std::size_t zero_point_bytes() const { return (groups() * bits + 7) / 8; }
@@ -29,6 +35,8 @@ struct MatMulNBitsCall {
 // Calls of up to so many rows quantize them to int8, in blocks of 32 with a scale each: one a token needs the speed.
 // More rows are multiplied as they are.
 inline constexpr std::size_t kQuantizedRows = 8;
+
+inline constexpr std::size_t kHalfPadding = 16;
 
 using MatMulNBitsKernel = void (*)(const MatMulNBitsCall&, const Parallel&, Scratch&);
 

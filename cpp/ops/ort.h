@@ -90,12 +90,38 @@ inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   return data;
 }
 
-inline void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
+// The floats of an input that the graph holds as a constant of `count` elements; null if it is computed.
+inline const float* constant_floats(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
+  const OrtValue* value = nullptr;
+  int constant = 0;
+  check(api->KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
+  if (!constant || !value) return nullptr;
+  OrtTensorTypeAndShapeInfo* shape = nullptr;
+  check(api->GetTensorTypeAndShape(value, &shape));
+  std::size_t elements = 0;
+  OrtStatus* status = api->GetTensorShapeElementCount(shape, &elements);
+  api->ReleaseTensorTypeAndShapeInfo(shape);
+  check(status);
+  if (elements != count)
+    fail("input " + std::to_string(index) + " has " + std::to_string(elements) + " elements, not " +
+         std::to_string(count));
+  void* data = nullptr;
+  check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  return static_cast<const float*>(data);
+}
+
+// Null if nobody reads it.
+inline void* optional_output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
   OrtValue* value = nullptr;
   check(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
-  if (!value) fail("output " + std::to_string(index) + " is needed");
   void* data = nullptr;
-  check(api->GetTensorMutableData(value, &data));
+  if (value) check(api->GetTensorMutableData(value, &data));
+  return data;
+}
+
+inline void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
+  void* data = optional_output(context, index, shape);
+  if (!data) fail("output " + std::to_string(index) + " is needed");
   return data;
 }
 
@@ -112,11 +138,12 @@ inline float real(const OrtKernelInfo* info, const char* name) {
   return attribute<float>(info, api->KernelInfoGetAttribute_float, name, 0.0f);
 }
 
-// Element types of an op's inputs and outputs; those in `optional` may be left out.
+// Element types of an op's inputs and outputs; the optional ones may be left out.
 struct Signature {
   std::span<const ONNXTensorElementDataType> inputs;
   std::span<const std::size_t> optional;
   std::span<const ONNXTensorElementDataType> outputs;
+  std::span<const std::size_t> optional_outputs = {};
 };
 
 // A custom op in the domain of ONNX Runtime's own. `Kernel` has a name, a signature, a constructor from OrtKernelInfo
@@ -132,11 +159,11 @@ struct Op : OrtCustomOp {
     GetInputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.inputs[i]; };
     GetOutputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.outputs[i]; };
     GetInputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
-      const auto& optional = Kernel::kSignature.optional;
-      return std::find(optional.begin(), optional.end(), i) != optional.end() ? INPUT_OUTPUT_OPTIONAL
-                                                                              : INPUT_OUTPUT_REQUIRED;
+      return characteristic(Kernel::kSignature.optional, i);
     };
-    GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
+      return characteristic(Kernel::kSignature.optional_outputs, i);
+    };
     GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return OrtMemTypeDefault; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return 1; };
@@ -147,6 +174,12 @@ struct Op : OrtCustomOp {
       return guarded([&] { static_cast<const Kernel*>(kernel)->compute(context); });
     };
     KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+
+ private:
+  static OrtCustomOpInputOutputCharacteristic characteristic(std::span<const std::size_t> optional, std::size_t i) {
+    return std::find(optional.begin(), optional.end(), i) != optional.end() ? INPUT_OUTPUT_OPTIONAL
+                                                                            : INPUT_OUTPUT_REQUIRED;
   }
 };
 

@@ -4,6 +4,7 @@
 // they do not implement they refuse when the session is made, and the caller makes it without this library.
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
+#include "skip_norm_op.h"
 
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                                const OrtApiBase* base) {
@@ -14,12 +15,14 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
   static const Op<MatMulNBits> matmul;
   static const Op<OffsetMatMulNBits> offset_matmul;
+  static const Op<SkipNorm> skip_norm;
   OrtCustomOpDomain *domain = nullptr, *own = nullptr;
   return guarded([&] {
     check(api->CreateCustomOpDomain("com.microsoft", &domain));
     check(api->CustomOpDomain_Add(domain, &attention));
     check(api->CustomOpDomain_Add(domain, &int8_attention));
     check(api->CustomOpDomain_Add(domain, &matmul));
+    check(api->CustomOpDomain_Add(domain, &skip_norm));
     check(api->AddCustomOpDomain(options, domain));
     check(api->CreateCustomOpDomain(OffsetMatMulNBits::kDomain, &own));
     check(api->CustomOpDomain_Add(own, &offset_matmul));

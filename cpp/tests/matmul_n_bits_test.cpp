@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "half_scales.h"
 #include "kernels.h"
 
 namespace {
@@ -17,7 +18,7 @@ struct Case {
   std::string name;
   std::size_t rows, depth, columns, group;
   int bits;
-  bool zero_points, offsets = false;
+  bool zero_points, offsets = false, half = false;
 };
 
 using Doubles = std::vector<double>;
@@ -73,6 +74,15 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
   std::generate(a.begin(), a.end(), [&] { return normal(generator); });
   std::vector<float> offsets(scales.size(), 0.0f);
   if (c.offsets) std::generate(offsets.begin(), offsets.end(), [&] { return 0.05f * normal(generator); });
+  const auto middle = static_cast<float>(1 << (c.bits - 1));
+  edgekiln::HalfScales half;
+  if (c.half) {
+    std::transform(scales.begin(), scales.end(), scales.begin(), edgekiln::rounded_to_half);
+    for (std::size_t i = 0; c.offsets && i < offsets.size(); ++i)
+      offsets[i] = edgekiln::rounded_to_half(offsets[i] - middle * scales[i]) + middle * scales[i];
+    half = {scales.data(), c.offsets ? offsets.data() : nullptr, scales.size(), 1 << (c.bits - 1)};
+    if (!half.scales() || !half.minima() != !c.offsets) return INFINITY;
+  }
   // A row with one large element, and a block of zeros.
   a[c.depth / 2] = 60.0f;
   if (c.depth > 64) std::fill_n(a.begin(), 32, 0.0f);
@@ -90,7 +100,9 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
                                        scale_memory.get(),
                                        c.zero_points ? zero_bytes.get() : nullptr,
                                        out.get(),
-                                       c.offsets ? offset_memory.get() : nullptr};
+                                       c.offsets ? offset_memory.get() : nullptr,
+                                       half.scales(),
+                                       half.minima()};
   edgekiln::Scratch scratch;
   kernel(call, {one_after_another, nullptr}, scratch);
 
@@ -113,6 +125,22 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
     }
   }
   return worst;
+}
+
+// How many of all binary16 numbers and of the floats beside them `exactly_half` takes for something else.
+int wrong_halves() {
+  int wrong = 0;
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const std::uint32_t exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 31) continue;
+    const float size = exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp(1.0f * fraction, -24);
+    const float value = bits & 0x8000 ? -size : size;
+    const auto found = edgekiln::exactly_half(value);
+    wrong += !found || found->bits != bits;
+    wrong += edgekiln::exactly_half(std::nextafter(value, INFINITY)).has_value();
+    wrong += exponent && edgekiln::rounded_to_half(value * 1.0001f) != value;
+  }
+  return wrong + edgekiln::exactly_half(65536.0f).has_value() + edgekiln::exactly_half(NAN).has_value();
 }
 
 }  // namespace
@@ -142,8 +170,15 @@ int main() {
       {"offsets, 8 bits", 2, 576, 50, 64, 8, false, true},
       {"offsets, many rows", 23, 256, 100, 64, 4, false, true},
       {"many rows, fewer columns than a vector", 12, 64, 3, 32, 8, false},
+      {"half scales", 1, 576, 96, 32, 4, false, false, true},
+      {"half scales, 8 bits, an odd number of groups", 2, 160, 33, 32, 8, false, false, true},
+      {"half scales and zero points", 1, 576, 50, 64, 4, true, false, true},
+      {"half scales and offsets", 1, 576, 96, 32, 4, false, true, true},
+      {"half scales and offsets, 8 bits", 3, 288, 33, 32, 8, false, true, true},
+      {"half scales and offsets, many rows", 23, 256, 100, 64, 4, false, true, true},
   };
-  int failures = 0;
+  int failures = wrong_halves();
+  if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
   for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
     for (const Case& c : cases) {
       const double error = error_of(c, kernels.matmul_n_bits);

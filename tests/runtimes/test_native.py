@@ -62,13 +62,14 @@ def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
+@pytest.mark.parametrize("scale_type", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20)])
-def test_a_product_with_a_quantized_weight(bits, zero_points, shape):
+def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape):
     depth, columns, group = 160, 70, 32
     rng = np.random.default_rng(bits)
     codes = rng.integers(0, 1 << bits, (columns, depth // group, group), dtype=np.uint8)
     zeros = rng.integers(0, 1 << bits, (columns, depth // group), dtype=np.uint8)
-    scales = rng.uniform(0.01, 0.05, (columns, depth // group)).astype(np.float32)
+    scales = rng.uniform(0.01, 0.05, (columns, depth // group)).astype(scale_type).astype(np.float32)
     packed = {
         "codes": codes[..., 0::2] | codes[..., 1::2] << 4 if bits == 4 else codes,
         "scales": scales.reshape(-1),
@@ -78,18 +79,8 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, shape):
     node = helper.make_node(
         "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits, block_size=group
     )
-    graph = helper.make_graph(
-        [node],
-        "product",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", "s", depth])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["b", "s", columns])],
-        [numpy_helper.from_array(packed[name], name) for name in inputs[1:]],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    options = ort.SessionOptions()
-    options.register_custom_ops_library(str(native_kernels().library))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    constants = {name: packed[name] for name in inputs[1:]}
+    session = native_session(node, {"x": ["b", "s", depth]}, {"y": ["b", "s", columns]}, constants)
     # Each block of activations holds a 127, so that whole numbers are what they are quantized to, without loss.
     x = rng.integers(-126, 127, (*shape, depth)).astype(np.float32)
     x[..., ::group] = 127
@@ -98,14 +89,51 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, shape):
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
+@pytest.mark.parametrize("inputs", [["a", "b", "gamma"], ["a", "b", "gamma", "bias"]])
+@pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "sum"]])
+def test_a_sum_and_its_norm(shape, inputs, outputs):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, *shape), dtype=np.float32)
+    constants = {"gamma": rng.standard_normal(shape[-1], dtype=np.float32)}
+    if "bias" in inputs:
+        constants["bias"] = rng.standard_normal(shape[-1], dtype=np.float32)
+    node = helper.make_node("SkipSimplifiedLayerNormalization", inputs, outputs, domain="com.microsoft", epsilon=1e-5)
+    named = [name for name in outputs if name]
+    session = native_session(node, dict.fromkeys("ab", shape), dict.fromkeys(named, shape), constants)
+    found = dict(zip(named, session.run(None, {"a": a, "b": b}), strict=True))
+    total = a.astype(np.float64) + b + constants.get("bias", 0)
+    np.testing.assert_allclose(found.get("sum", total), total, atol=1e-5, rtol=0)
+    expected = total / np.sqrt(np.square(total).mean(-1, keepdims=True) + 1e-5) * constants["gamma"]
+    np.testing.assert_allclose(found["y"], expected, atol=1e-5, rtol=0)
+
+
+def native_session(node, inputs, outputs, constants) -> ort.InferenceSession:
+    """Of one node over float inputs and outputs of those shapes, with edgekiln's kernels and as it stands."""
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("offset_type", [np.float32, np.float16])
 @pytest.mark.parametrize("tokens", [1, 20])
-def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens):
+def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type):
     rng = np.random.default_rng(0)
     weights = {
         "w.qweight": rng.integers(0, 256, (70, 80), dtype=np.uint8),
-        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(np.float32),
-        "w.offsets": rng.standard_normal((70, 5), dtype=np.float32),
+        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(offset_type).astype(np.float32),
     }
+    minima = rng.standard_normal((70, 5)).astype(offset_type).astype(np.float32)
+    weights["w.offsets"] = minima + 8 * weights["w.scales"]
     attributes = {"bits": 4, "group_size": 32, "activation": "none"}
     nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.offsets"], "y", **attributes)]
     model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)

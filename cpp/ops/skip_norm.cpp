@@ -1,0 +1,55 @@
+#include "skip_norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "vector.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+namespace {
+
+constexpr std::size_t kTaskNumbers = 1 << 14;  // a task adds and scales, at least
+
+struct Rows {
+  const SkipNormCall& call;
+  std::size_t a_task;
+};
+
+void norm_row(const SkipNormCall& call, std::size_t row) {
+  const std::size_t start = row * call.width, whole = call.width / kLanes * kLanes;
+  const float *a = call.a + start, *b = call.b + start;
+  float* out = call.out + start;
+  // The output holds the sum until it is scaled.
+  Floats squares{};
+  float rest = 0.0f;
+  for (std::size_t i = 0; i < whole; i += kLanes) {
+    Floats sum = load(a + i) + load(b + i);
+    if (call.bias) sum += load(call.bias + i);
+    squares += sum * sum;
+    store(out + i, sum);
+  }
+  for (std::size_t i = whole; i < call.width; ++i) {
+    out[i] = a[i] + b[i] + (call.bias ? call.bias[i] : 0.0f);
+    rest += out[i] * out[i];
+  }
+  if (call.sum) std::copy_n(out, call.width, call.sum + start);
+  const float mean = (sum_of_lanes(squares) + rest) / static_cast<float>(call.width);
+  const float inverse = 1.0f / std::sqrt(mean + call.epsilon);
+  for (std::size_t i = 0; i < whole; i += kLanes) store(out + i, load(out + i) * inverse * load(call.gamma + i));
+  for (std::size_t i = whole; i < call.width; ++i) out[i] *= inverse * call.gamma[i];
+}
+
+void rows_task(void* context, std::size_t index) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const std::size_t first = index * rows.a_task, last = std::min(first + rows.a_task, rows.call.rows);
+  for (std::size_t row = first; row < last; ++row) norm_row(rows.call, row);
+}
+
+}  // namespace
+
+void skip_norm(const SkipNormCall& call, const Parallel& parallel) {
+  Rows rows{call, kTaskNumbers / call.width + 1};
+  parallel.run(parallel.self, rows_task, (call.rows + rows.a_task - 1) / rows.a_task, &rows);
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA
