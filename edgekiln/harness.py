@@ -11,23 +11,37 @@ lies outside of `edgekiln.runtimes`, which deployments import.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from edgekiln import runtimes
 from edgekiln.bundle import CHAT_TEMPLATE_FILE, read_manifest
+from edgekiln.commands.common import extra
 from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling import SamplingOptions
 from edgekiln.runtimes.tokenizer import Tokenizer
+
+
+def _exit(error: EdgekilnError) -> NoReturn:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    with extra("lm-eval"):
+        from lm_eval.api.instance import Instance
+        from lm_eval.api.model import TemplateLM
+        from lm_eval.api.registry import register_model
+        from lm_eval.models.utils import normalize_gen_kwargs
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+        from tqdm import tqdm
+except EdgekilnError as error:
+    if __name__ == "__main__":
+        _exit(error)
+    raise
 
 # Scoring holds the logits of every position: 2048 of a vocabulary of 150,000 are 1.2 GB.
 _LONGEST = 2048
@@ -216,8 +230,7 @@ def main() -> None:
     try:
         cli_evaluate()
     except EdgekilnError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(error)
 
 
 if __name__ == "__main__":

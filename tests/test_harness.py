@@ -1,6 +1,7 @@
 """An engine in lm-evaluation-harness against the harness's own model of transformers, on tasks made here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,18 @@ def test_command_line(engine: Path, tasks: Path, tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith(f"Error: no engine directory at {tmp_path / 'nothing'}")
     assert "Traceback" not in failed.stderr
+
+
+def test_without_the_harness_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lm_eval.py").write_text("raise ModuleNotFoundError(name='lm_eval')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    expected = "lm_eval is not installed: `pip install 'edgekiln[lm-eval]'`"
+    command = python("-m", "edgekiln.harness", "run")
+    assert (command.returncode, command.stderr) == (2, f"Error: {expected}\n")
+    module = python("-c", "import edgekiln.harness")
+    assert module.stderr.endswith(f"edgekiln.errors.EdgekilnError: {expected}\n")
