@@ -27,6 +27,8 @@ from edgekiln.sources import ModelSource
 # Windows that each layer is judged by alone, and that candidates are judged by as a whole.
 _ALONE, _HELD_OUT = 2, 8
 _NAMED = 6
+# Relative difference of a weight from itself, read another way.
+_SAME = 1e-6
 
 
 @dataclass
@@ -106,7 +108,8 @@ def raise_worst(
             progress("searching", 1 - math.log2(max(1, high - low)) / steps if high > low else 1.0)
     else:
         high = 0
-    return _raised(source, recipe, ranked[:high], len(layers), best)
+    total = sum(recipe.spec(name) is not None for name in linear_layers(model))
+    return _raised(source, recipe, ranked[:high], total, best)
 
 
 def _raised(
@@ -131,7 +134,7 @@ def _higher(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict[str, _Layer]:
-    """The layers that can be raised, as they are and as they would be quantized."""
+    """The layers that raising can better, as they are and as they would be quantized."""
     found = {}
     for name, columns in linear_layers(model).items():
         scheme = recipe.scheme(name, columns)
@@ -141,6 +144,9 @@ def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict
         module = model.get_submodule(name)
         exact = matrix(module).detach().clone()
         low = _dequantized(source, name, exact, scheme)
+        # A grid that the weight arrived on and keeps costs nothing; raised it could only lose.
+        if scheme.activation == "none" and bool((low - exact).norm() <= _SAME * exact.norm()):
+            continue
         raised = Recipe(default=recipe.spec(name), overrides=(Override(match="*", **_higher(recipe, name)),))
         higher = raised.scheme(name, columns)
         assert higher is not None
