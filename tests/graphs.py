@@ -78,6 +78,15 @@ def session(model: ir.Model) -> ort.InferenceSession:
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def standard_session(model: ir.Model) -> ort.InferenceSession:
+    """Load a graph of standard ops, computed as it says: nothing is rounded that it does not round."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def run_ort(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Run a lowered graph in ONNX Runtime."""
     return session(model).run(None, dict(feeds))

@@ -12,7 +12,7 @@ Array = npt.NDArray[np.generic]
 def set_lazily(value: ir.Value, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], Array]) -> None:
     """Give an initializer the values that `make` returns, called whenever they are needed and never kept."""
     value.shape = ir.Shape(shape)
-    value.dtype = dtype
+    value.type = ir.TensorType(dtype)
     value.const_value = ir.LazyTensor(
         lambda: ir.tensor(np.asarray(make(), order="C"), dtype=dtype),
         dtype=dtype,

@@ -1,5 +1,6 @@
 """Every family's graph gives Hugging Face's own logits: one row of `models.FAMILIES` a family."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,22 @@ import torch
 
 from edgekiln import runtimes
 from edgekiln.export.build import Clock, canonical_graph, write_engine
+from edgekiln.export.lower import tensorrt
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.reference import evaluator
 from edgekiln.runtimes.native import STOCK
 from edgekiln.sources import resolve
+from graphs import standard_session
 from models import FAMILIES, VOCABULARY, save_checkpoint
 
+Feeds = dict[str, np.ndarray]
 TOLERANCE = 1e-3
 PROMPTS = (23, 14, 19)
 CHUNK = 7
 DECODE = 16
+CAPACITY = 64
+# Of the size of the logits; activations and weights have 11 bits.
+HALF_TOLERANCE = 0.03
 
 
 @dataclass
@@ -70,7 +77,12 @@ def left_padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def test_canonical_graph_is_hugging_face_with_left_padding(family: Family) -> None:
     graph = family.canonical
-    run = evaluator(ir.to_proto(graph))
+    evaluate = evaluator(ir.to_proto(graph))
+    check_left_padded(family, graph, lambda feeds: evaluate.run(None, feeds))
+
+
+def check_left_padded(family: Family, graph: ir.Model, run: Callable[[Feeds], list[np.ndarray]]) -> None:
+    """Run a graph with a growing cache over the padded batch, in chunks and then a token at a time."""
     ids, positions, _ = left_padded(family.tokens)
     # Prefill past the longest padding in one chunk, prefill another, then a token at a time.
     split = max(PROMPTS)
@@ -85,9 +97,49 @@ def test_canonical_graph_is_hugging_face_with_left_padding(family: Family) -> No
     }
     assert len(steps) == DECODE + 2
     for step in steps:
-        logits, *present = run.run(None, {"input_ids": ids[:, step], "position_ids": positions[:, step], **past})
+        logits, *present = run({"input_ids": ids[:, step], "position_ids": positions[:, step], **past})
         past = dict(zip(past, present, strict=True))
         np.testing.assert_allclose(logits[:, 0], family.padded[:, step.stop - 1], atol=TOLERANCE, rtol=0)
+
+
+def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(family: Family) -> None:
+    graph = family.canonical.clone()
+    tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=None, dtype="float32", fused_attention=False))
+    session = standard_session(graph)
+    check_left_padded(family, graph, lambda feeds: session.run(None, feeds))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tensorrt_graph_with_an_in_place_cache_is_hugging_face(family: Family, dtype: str, fused: bool) -> None:
+    graph = family.canonical.clone()
+    tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=CAPACITY, dtype=dtype, fused_attention=fused))  # type: ignore[arg-type]
+    session = standard_session(graph)
+    rows = []
+    for row, (tokens, prompt) in enumerate(zip(family.tokens, PROMPTS, strict=True)):
+        cache = {value.name: np.zeros((1, *value.shape[1:]), dtype) for value in graph.graph.inputs[2:]}  # type: ignore[index, call-overload]
+        for start in range(0, prompt, CHUNK):
+            new = np.arange(start, min(start + CHUNK, prompt))
+            logits, *present = session.run(None, {"input_ids": tokens[None, new], "position_ids": new[None], **cache})
+            cache = dict(zip(cache, present, strict=True))
+        close(logits[:, 0], family.logits[row][None, prompt - 1], dtype)
+        rows.append(cache)
+    cache = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    for step in range(DECODE):
+        positions = np.array(PROMPTS)[:, None] + step
+        new = np.array([tokens[position] for tokens, position in zip(family.tokens, positions, strict=True)])
+        logits, *present = session.run(None, {"input_ids": new, "position_ids": positions, **cache})
+        cache = dict(zip(cache, present, strict=True))
+        expected = [family.logits[row][prompt + step] for row, prompt in enumerate(PROMPTS)]
+        close(logits[:, 0], np.stack(expected), dtype)
+
+
+def close(logits: np.ndarray, expected: np.ndarray, dtype: str) -> None:
+    assert logits.dtype == np.float32
+    if dtype == "float32":
+        np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
+    else:
+        assert np.linalg.norm(logits - expected) < HALF_TOLERANCE * np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module")
