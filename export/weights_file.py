@@ -44,21 +44,24 @@ class WeightsFile:
                 continue
             # Not ascontiguousarray, which would make a scalar index a vector.
             array = np.asarray(tensor.numpy(), order="C")
-            if array.nbytes <= _INLINE_BYTES:
-                value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+            held = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+            if held.nbytes <= _INLINE_BYTES:
+                value.const_value = held
                 continue
+            # Types of less than a byte are packed in a file, and not in memory.
+            data = array.reshape(-1).view(np.uint8) if held.nbytes == array.nbytes else _bytes(held)
             value.const_value = ir.ExternalTensor(
                 self._name,
-                self._write(array),
-                array.nbytes,
+                self._write(data),
+                data.nbytes,
                 tensor.dtype,
                 shape=ir.Shape(array.shape),
                 name=value.name or "",
                 base_dir=self._directory,
             )
 
-    def _write(self, array: npt.NDArray[np.generic]) -> int:
-        data = array.reshape(-1).view(np.uint8).data
+    def _write(self, array: npt.NDArray[np.uint8]) -> int:
+        data = array.data
         key = (array.nbytes, hashlib.blake2b(data, digest_size=16).digest())
         if key not in self._at:
             end = self._file.tell()
@@ -67,6 +70,10 @@ class WeightsFile:
             self._file.write(data)
             self._at[key] = offset
         return self._at[key]
+
+
+def _bytes(tensor: ir.Tensor) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(tensor.tobytes(), dtype=np.uint8)
 
 
 def save_graph(model: ir.Model, path: Path) -> None:

@@ -28,6 +28,7 @@ from edgekiln.export.passes.tensors import (
 )
 from edgekiln.export.reference import dequantize
 
+_INT8 = ir.DataType.INT8.value
 # Keeps the quotient finite where a row is all zero, in binary16 too.
 _SMALLEST_ROW_MAXIMUM = 1e-4
 
@@ -45,7 +46,7 @@ def lower_quantized_ops(model: ir.Model) -> None:
             group_size, bits = int(attribute(node, "group_size")), int(attribute(node, "bits"))
             if not group_size:
                 _per_token(model.graph, node, rows)
-            elif bits == 4 and not attribute(node, "codebook"):
+            elif bits == 4 and not _codebook(node):
                 _int4(model.graph, node, group_size, sums)
             else:
                 _float(model.graph, node)
@@ -126,9 +127,6 @@ def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tu
     replace_node(node, [*new, unpacked, product, scaled], [scaled.outputs[0]])
 
 
-_INT8 = ir.DataType.INT8.value
-
-
 def _float(graph: ir.Graph, node: ir.Node) -> None:
     x = node.inputs[0]
     name = node.outputs[0].name or "matmul"
@@ -144,11 +142,15 @@ def _gather(graph: ir.Graph, node: ir.Node) -> None:
     replace_node(node, [rows], [rows.outputs[0]])
 
 
+def _codebook(node: ir.Node) -> str:
+    return str(attribute(node, "codebook")) if "codebook" in node.attributes else ""
+
+
 def _table(graph: ir.Graph, node: ir.Node) -> ir.Value:
     """The float weight [N, K] of a quantized op."""
     _, qweight, scales, zero_points, offsets = _inputs(node)
     bits, group_size = int(attribute(node, "bits")), int(attribute(node, "group_size"))
-    codebook = str(attribute(node, "codebook")) if "codebook" in node.attributes else ""
+    codebook = _codebook(node)
     rows, groups = shape_of(scales)
 
     def values() -> Array:

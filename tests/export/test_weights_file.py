@@ -72,6 +72,19 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert external(tmp_path / "graph.onnx") == {"w": (0, array.nbytes)}
 
 
+def test_int4_is_packed(tmp_path: Path) -> None:
+    array = RNG.integers(-8, 8, (65, 33)).astype(ml_dtypes.int4)
+    m = ir.Model(ir.Graph([], [], nodes=[], initializers=[], opset_imports={"": 23}), ir_version=11)
+    value = ir.Value(name="w")
+    set_lazily(value, array.shape, ir.DataType.INT4, lambda: array)
+    m.graph.initializers.add(value)
+    write(tmp_path, graph=m)
+    ((_, length),) = external(tmp_path / "graph.onnx").values()
+    assert length == (array.size + 1) // 2
+    (read,) = onnx.load(tmp_path / "graph.onnx").graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(read).astype(np.int8), array.astype(np.int8))
+
+
 def test_tensors_start_at_pages_in_order(tmp_path: Path) -> None:
     write(tmp_path, graph=model(**{f"w{i}": RNG.standard_normal(300 + 100 * i).astype(np.float32) for i in range(4)}))
     places = external(tmp_path / "graph.onnx")
