@@ -71,6 +71,7 @@ class GraphIO(_Record):
     past_value: str = "past.{layer}.value"
     present_key: str = "present.{layer}.key"
     present_value: str = "present.{layer}.value"
+    total_length: str | None = Field(default=None, description="int32[1], the largest length of the batch, if wanted")
 
 
 class SpecialTokens(_Record):
@@ -104,7 +105,7 @@ class EngineManifest(_Record):
     target: str
     architecture: Architecture
     graphs: dict[str, str] = Field(
-        description="role -> file; `generate` gives last-position logits, `score` gives all positions"
+        description="role -> file; `generate` gives last-position logits, `score` all positions, `grow` a larger cache"
     )
     io: GraphIO = GraphIO()
     kv: KeyValueLayout

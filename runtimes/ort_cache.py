@@ -10,63 +10,19 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession, IOBinding, OrtValue
 
 from edgekiln.bundle import GraphIO
-from edgekiln.errors import RequestError
-from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
-
-SMALLEST_CAPACITY = 256
+from edgekiln.runtimes.base import Ids, Logits, Properties
+from edgekiln.runtimes.ragged import RaggedRows
 
 
-class OrtCache:
+class OrtCache(RaggedRows):
     """Keys and values of `batch_size` ragged rows, allocated as tokens come; see `edgekiln.runtimes.base.Cache`."""
 
     def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
-        self.capacity = 0
+        super().__init__(properties, batch_size)
         self.layers: list[tuple[NDArray, NDArray]] = []
-        self.decode: Binding | None = None
-        self._properties = properties
         self._dtype = dtype
-        self._rows = np.arange(batch_size)
-        self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)
 
-    def tokens(self, row: int) -> Ids:
-        """int64[lengths[row]], the ids the row holds, as a view."""
-        return self._tokens[row, : self.lengths[row]]
-
-    def rewind(self, row: int, length: int) -> None:
-        """Forget the row's tokens after the first `length`."""
-        held = int(self.lengths[row])
-        if not 0 <= length <= held:
-            raise RequestError(f"cannot rewind row {row} to {length} tokens: it holds {held}")
-        self.lengths[row] = length
-
-    def append(self, row: int, tokens: Ids) -> None:
-        """Count `tokens`, int64[S], whose keys and values the graph has just written, as held by the row."""
-        held = int(self.lengths[row])
-        self._tokens[row, held : held + tokens.size] = tokens
-        self.lengths[row] = held + tokens.size
-
-    def append_each(self, tokens: Ids) -> None:
-        """As `append`, one token of int64[B] for each row."""
-        self._tokens[self._rows, self.lengths] = tokens
-        self.lengths += 1
-
-    def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row: the next larger power of two, up to the engine's max_length.
-
-        Larger even if `length` is one itself, so that a prompt of 512 tokens does not grow at its first answer token.
-
-        Raises:
-            RequestError: the engine holds fewer than `length`.
-        """
-        if length <= self.capacity:
-            return
-        limit = self._properties.max_length
-        if length > limit:
-            raise RequestError(too_long(length, limit))
-        capacity = min(max(SMALLEST_CAPACITY, 1 << length.bit_length()), limit)
-        held = int(self.lengths.max())
+    def _grow(self, capacity: int, held: int) -> None:
         # Zeros come from calloc: a page costs memory only once a token is written to it.
         layers = []
         for layer, (heads, size) in enumerate(zip(self._properties.kv_heads, self._properties.head_dims, strict=True)):
@@ -76,10 +32,7 @@ class OrtCache:
                 key[:, :, :held] = self.layers[layer][0][:, :, :held]
                 value[:, :, :held] = self.layers[layer][1][:, :, :held]
             layers.append((key, value))
-        tokens: Ids = np.zeros((self.batch_size, capacity), dtype=np.int64)
-        tokens[:, :held] = self._tokens[:, :held]
-        self.layers, self._tokens, self.capacity = layers, tokens, capacity
-        self.decode = None
+        self.layers = layers
 
 
 class Binding:

@@ -5,7 +5,6 @@ The graph's attention is GroupQueryAttention over a shared buffer. It takes ever
 """
 
 import os
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ import onnxruntime as ort
 import psutil
 
 from edgekiln.bundle import EngineManifest
-from edgekiln.errors import BundleError, EdgekilnError, RequestError, first_line
-from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
+from edgekiln.errors import BundleError, first_line
 from edgekiln.runtimes.native import STOCK, native_kernels
 from edgekiln.runtimes.ort_cache import Binding, OrtCache
+from edgekiln.runtimes.ort_runtime import OrtRuntime
 
 DEFAULT_CHUNK = 256
 DTYPES: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
@@ -29,7 +28,7 @@ def default_threads() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-class OrtCpuRuntime:
+class OrtCpuRuntime(OrtRuntime[OrtCache]):
     """An engine loaded in ONNX Runtime; see `edgekiln.runtimes.base.Runtime`."""
 
     def __init__(
@@ -52,11 +51,8 @@ class OrtCpuRuntime:
                 f"the engine's key-value layout is {manifest.kv.kind} {manifest.kv.dtype}, "
                 f"ort-cpu runs shared-buffer {' or '.join(DTYPES)}: build the engine again"
             )
-        self.properties = Properties.from_manifest(manifest)
-        self._directory = directory
-        self._manifest = manifest
+        super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtCache)
         self._threads = threads or default_threads()
-        self._chunk = chunk or DEFAULT_CHUNK
         self._native = native_kernels() if native and manifest.kv.dtype == "float32" else None
         self._generate = self._load("generate")
 
@@ -67,73 +63,12 @@ class OrtCpuRuntime:
 
     def new_cache(self, batch_size: int = 1) -> OrtCache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
-        if batch_size < 1:
-            raise RequestError(f"batch size must be at least 1, got {batch_size}")
         return OrtCache(self.properties, DTYPES[self._manifest.kv.dtype], batch_size)
 
-    def prefill(self, cache: Cache, row: int, tokens: Ids) -> Logits:
-        """Append int64[S] `tokens` to one row, in chunks; float32[V], logits of the last position."""
-        own = _own(cache)
-        if not 0 <= row < own.batch_size:
-            raise RequestError(f"row {row} is outside the cache of {own.batch_size} rows")
-        ids = checked_ids(tokens, self.properties, held=int(own.lengths[row]))
-        logits: Logits = np.empty((1, 1, self.properties.vocab_size), dtype=np.float32)
-        self._append(self._generate, own, row, ids, logits)
-        return logits[0, 0]
+    def _bind(self, session: ort.InferenceSession, cache: OrtCache, rows: slice) -> Binding:
+        return Binding(session, self._manifest.io, cache, rows)
 
-    def step(self, cache: Cache, tokens: Ids) -> Logits:
-        """Append one token, of int64[B], to each row; float32[B, V], logits of each row."""
-        own = _own(cache)
-        own.reserve(int(own.lengths.max()) + 1)
-        binding = own.decode
-        if binding is None:
-            binding = own.decode = Binding(self._generate, self._manifest.io, own, slice(None))
-            batch = own.batch_size
-            binding.bind(
-                np.zeros((batch, 1), dtype=np.int64),
-                np.zeros((batch, 1), dtype=np.int64),
-                np.empty((batch, 1, self.properties.vocab_size), dtype=np.float32),
-            )
-        binding.input_ids[:, 0] = tokens
-        binding.position_ids[:, 0] = own.lengths
-        self._run(binding)
-        own.append_each(tokens)
-        return binding.logits[:, 0]
-
-    def score(self, tokens: Ids) -> Logits:
-        """Logits float32[S, V] of every position of a fresh sequence, int64[S]."""
-        ids = checked_ids(tokens, self.properties)
-        logits: Logits = np.empty((1, ids.size, self.properties.vocab_size), dtype=np.float32)
-        self._append(self._score, self.new_cache(), 0, ids, logits)
-        return logits[0]
-
-    def _append(self, session: ort.InferenceSession, cache: OrtCache, row: int, ids: Ids, logits: Logits) -> None:
-        """Run `ids` through one row; `logits` is [1, 1, V] for the last position or [1, S, V] for each."""
-        held = int(cache.lengths[row])
-        cache.reserve(held + ids.size)
-        binding = Binding(session, self._manifest.io, cache, slice(row, row + 1))
-        for start in range(0, ids.size, self._chunk):
-            chunk = ids[start : start + self._chunk]
-            stop = start + chunk.size
-            positions: Ids = np.arange(held + start, held + stop, dtype=np.int64)
-            binding.bind(chunk[None], positions[None], logits if logits.shape[1] == 1 else logits[:, start:stop])
-            self._run(binding)
-            cache.append(row, chunk)
-
-    def _run(self, binding: Binding) -> None:
-        try:
-            binding.run()
-        except Exception as error:
-            raise EdgekilnError(f"ONNX Runtime failed while running the engine: {first_line(error)}") from error
-
-    @cached_property
-    def _score(self) -> ort.InferenceSession:
-        return self._load("score")
-
-    def _load(self, role: str) -> ort.InferenceSession:
-        if role not in self._manifest.graphs:
-            raise BundleError(f"{self._directory} has no {role} graph: build the engine again")
-        path = self._directory / self._manifest.graphs[role]
+    def _open(self, path: Path) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -151,14 +86,8 @@ class OrtCpuRuntime:
             except Exception:
                 # They refuse what they do not implement; ONNX Runtime's own say what is wrong with anything else.
                 self._native = None
-                return self._load(role)
+                return self._open(path)
         try:
             return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
-
-
-def _own(cache: Cache) -> OrtCache:
-    if not isinstance(cache, OrtCache):
-        raise RequestError(f"the cache is a {type(cache).__name__}, take one from this runtime's new_cache()")
-    return cache

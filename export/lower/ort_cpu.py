@@ -15,15 +15,17 @@ from edgekiln.export.passes.transpose_weights import transpose_weights
 KEY_VALUE_KIND: Final = "shared-buffer"
 
 
-def lower(model: ir.Model, max_length: int) -> None:
+def lower(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
     """Lower in place; `max_length` positions get rotary angles.
+
+    `total_length` is the graph input that says the largest length of a batch, for a graph that has one.
 
     Raises:
         UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
     """
     share_orders(model)
     fuse_shared_inputs(model)
-    lower_attention(model, max_length)
+    lower_attention(model, max_length, total_length)
     common.RemoveUnusedNodesPass()(model)
     fuse_rms_norm(model)
     lower_quantized_ops(model)

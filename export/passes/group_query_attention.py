@@ -24,8 +24,10 @@ _HEAD_DIM_MULTIPLE = 8
 _ROTARY_MULTIPLE = 8
 
 
-def lower_attention(model: ir.Model, max_length: int) -> None:
+def lower_attention(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
     """Lower every Attention, in place; positions go up to `max_length`.
+
+    The largest length of a batch comes from its positions, or, where it is given, from the input `total_length`.
 
     Raises:
         UnsupportedModelError: a head size the kernel does not take.
@@ -34,22 +36,24 @@ def lower_attention(model: ir.Model, max_length: int) -> None:
     lengths: tuple[ir.Value, ir.Value] | None = None
     for node in list(model.graph):
         if node.domain == canonical.DOMAIN and node.op_type == "Attention":
-            lengths = lengths or _lengths(model.graph)
+            lengths = lengths or _lengths(model.graph, total_length)
             _lower(model.graph, node, caches, lengths)
 
 
-def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
+def _lengths(graph: ir.Graph, total_length: ir.Value | None) -> tuple[ir.Value, ir.Value]:
     """seqlens_k int32[B], the last position of each row, and total_sequence_length int32, one more than the largest."""
     positions = next(value for value in graph.inputs if value.name == "position_ids")
     last = constant(graph, "last_index", np.array(-1, dtype=np.int64))
-    one = constant(graph, "one_int32", np.array(1, dtype=np.int32))
     nodes = [make("Gather", [positions, last], "last_position", axis=1)]
     nodes.append(make("Cast", [nodes[-1].outputs[0]], "seqlens_k", to=ir.DataType.INT32.value))
     seqlens = nodes[-1].outputs[0]
-    nodes.append(make("ReduceMax", [seqlens], "largest_seqlen_k", keepdims=0))
-    nodes.append(make("Add", [nodes[-1].outputs[0], one], "total_sequence_length"))
+    if total_length is None:
+        one = constant(graph, "one_int32", np.array(1, dtype=np.int32))
+        nodes.append(make("ReduceMax", [seqlens], "largest_seqlen_k", keepdims=0))
+        nodes.append(make("Add", [nodes[-1].outputs[0], one], "total_sequence_length"))
+        total_length = nodes[-1].outputs[0]
     graph.insert_before(graph[0], nodes)
-    return seqlens, nodes[-1].outputs[0]
+    return seqlens, total_length
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ def transpose_weights(model: ir.Model) -> None:
             continue
         assert weight is not None
         assert weight.dtype is not None
+        # A tied weight stays in the graph, where a later pass may change its values.
+        as_now = ir.Value(name=weight.name, const_value=weight.const_value)
         shape = shape_of(weight)
         perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else tuple(reversed(range(len(shape))))
         value = new_initializer(
@@ -21,6 +23,6 @@ def transpose_weights(model: ir.Model) -> None:
             f"{weight.name}.transposed.{''.join(map(str, perm))}",
             [shape[axis] for axis in perm],
             weight.dtype,
-            lambda weight=weight, perm=perm: np.transpose(values_of(weight), perm),  # type: ignore[misc]
+            lambda weight=as_now, perm=perm: np.transpose(values_of(weight), perm),  # type: ignore[misc]
         )
         replace_node(node, [], [value])
