@@ -8,7 +8,10 @@ from edgekiln.errors import BundleError, EdgekilnError
 from edgekiln.runtimes.base import Runtime
 
 # target -> (adapter "module:class", extra that installs what it needs); imported only when an engine asks for it
-ADAPTERS = {"ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu")}
+ADAPTERS = {
+    "ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu"),
+    "ort-cuda": ("edgekiln.runtimes.ort_cuda:OrtCudaRuntime", "gpu"),
+}
 
 
 def open_engine(

@@ -55,7 +55,7 @@ def _float(graph: ir.Graph, node: ir.Node, qweight: ir.Value, scales: ir.Value) 
     rows, columns = shape_of(qweight)
 
     def values() -> Array:
-        return values_of(qweight).astype(np.float32) * values_of(scales).reshape(rows, 1)
+        return values_of(qweight).astype(np.float32) * values_of(scales).astype(np.float32).reshape(rows, 1)
 
     name = node.outputs[0].name or "matmul"
     weight = new_initializer(graph, f"{qweight.name}.float", (rows, columns), ir.DataType.FLOAT, values)
