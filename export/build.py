@@ -21,12 +21,12 @@ from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, 
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
 from edgekiln.export.calibration import calibrated
-from edgekiln.export.lower import ort_cpu
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.passes.scoring import all_positions
 from edgekiln.export.passes.tensors import set_lazily
 from edgekiln.export.quality import add_quality, quality_tokens
 from edgekiln.export.skeleton import build_skeleton, normalized
+from edgekiln.export.targets import TARGETS
 from edgekiln.export.trace import layer_shapes, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.measure import peak_rss_mb
@@ -110,13 +110,16 @@ def write_engine(
     """Lower a canonical graph, which is used up, and write the engine's files into an empty `directory`."""
     max_length = _max_length(source, options.max_length)
     clock.step("lower")
-    ort_cpu.lower(canonical.graph, max_length)
+    target = TARGETS[options.target]
+    target.lower(canonical.graph, max_length)
     clock.step("write")
     with WeightsFile(directory, bundle.WEIGHTS_FILE) as weights:
         weights.store(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["generate"])
     all_positions(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["score"])
+    for file, make_graph in target.extra_graphs.values():
+        save_graph(make_graph(), directory / file)
     (directory / bundle.TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
     if source.chat_template:
         (directory / bundle.CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
@@ -143,8 +146,9 @@ def write_engine(
             max_length=max_length,
             parameters=_parameters(source.weights),
         ),
-        graphs=_GRAPHS,
-        kv=bundle.KeyValueLayout(kind=ort_cpu.KEY_VALUE_KIND, dtype="float32"),
+        graphs=_GRAPHS | {role: file for role, (file, _) in target.extra_graphs.items()},
+        io=target.io,
+        kv=target.kv,
         quantization=recipe,
         tokens=source.tokens,
         sampling=source.sampling,

@@ -10,7 +10,7 @@ from edgekiln.calib.quality_options import QualityText
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
-Target = Literal["ort-cpu"]
+Target = Literal["ort-cpu", "ort-cuda"]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,7 @@ import onnx_ir as ir
 
 from edgekiln import bundle
 from edgekiln.export.build import Clock, canonical_graph, write_engine
-from edgekiln.export.lower import ort_cuda
 from edgekiln.export.options import BuildOptions
-from edgekiln.export.passes.scoring import all_positions
-from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.runtimes.ort_cuda import OrtCudaRuntime
 from edgekiln.sources import ModelSource
 
@@ -17,24 +14,10 @@ from edgekiln.sources import ModelSource
 def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Model:
     """Build `source` at `directory`, uncalibrated, and return its canonical graph."""
     directory.mkdir(parents=True)
-    canonical = canonical_graph(source, BuildOptions(quant=quant))
+    options = BuildOptions(target="ort-cuda", quant=quant)
+    canonical = canonical_graph(source, options)
     traced = canonical.graph.clone()
-    graph = canonical.graph.clone()
-    manifest = write_engine(canonical, source, directory, BuildOptions(quant=quant), Clock())
-    ort_cuda.lower(graph, manifest.architecture.max_length)
-    with WeightsFile(directory, bundle.WEIGHTS_FILE) as weights:
-        weights.store(graph)
-    save_graph(graph, directory / "generate.onnx")
-    all_positions(graph)
-    save_graph(graph, directory / "score.onnx")
-    save_graph(ort_cuda.growth_graph(), directory / "grow.onnx")
-    fields = manifest.model_dump(exclude={"files"}) | {
-        "target": "ort-cuda",
-        "graphs": manifest.graphs | {"grow": "grow.onnx"},
-        "io": bundle.GraphIO(total_length=ort_cuda.TOTAL_LENGTH),
-        "kv": bundle.KeyValueLayout(kind=ort_cuda.KEY_VALUE_KIND, dtype=ort_cuda.KEY_VALUE_TYPE),
-    }
-    bundle.write_manifest(directory, **fields)
+    write_engine(canonical, source, directory, options, Clock())
     return traced
 
 
