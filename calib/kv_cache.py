@@ -10,6 +10,9 @@ from edgekiln.calib.data import Windows
 from edgekiln.runtimes.ort_cpu import OrtCpuRuntime
 
 _CODES = 127
+# Text beyond the calibration's goes a little further, and clipping costs far more than coarser steps: of 1, 1.15, 1.3,
+# 1.5 and 1.8 this gave the smallest divergence, half that of 1.
+_HEADROOM = np.float32(1.15)
 # Of a channel that is always zero: any code of 0 stands for it.
 _SMALLEST = 1e-8
 
@@ -24,7 +27,7 @@ class CacheScales(NamedTuple):
 def cache_scales(
     runtime: OrtCpuRuntime, windows: Windows, progress: Callable[[float], None] = lambda done: None
 ) -> list[CacheScales]:
-    """Scales by which the largest key and value of each channel of each head reach the last code; one a layer.
+    """Scales by which the largest key and value of each channel of each head come near the last code; one a layer.
 
     A scale a channel costs attention nothing: that of a key is taken into the query, that of a value into the output.
     Keys need it, a few of whose channels are far larger than the rest (KIVI, Liu et al. 2024).
@@ -45,4 +48,8 @@ def cache_scales(
             else now
         )
         progress((done + 1) / len(windows))
-    return [CacheScales(*(np.maximum(part, _SMALLEST) / np.float32(_CODES) for part in layer)) for layer in largest]
+    return [CacheScales(_scale(key), _scale(value)) for key, value in largest]
+
+
+def _scale(largest: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(np.maximum(largest, _SMALLEST) * (_HEADROOM / _CODES), dtype=np.float32)

@@ -138,7 +138,7 @@ def test_past_and_present_are_one_buffer(tiny: Path, native: bool) -> None:
     assert all(np.any(part[1, :, 40]) and not np.any(part[1, :, 41:]) for layer in cache.layers for part in layer)  # type: ignore[attr-defined]
 
 
-def test_scales_reach_the_largest_of_each_channel(tmp_path: Path) -> None:
+def test_the_largest_of_each_channel_comes_near_the_last_code(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny", "llama", num_hidden_layers=2)
     build_engine(resolve(str(tmp_path / "tiny")), tmp_path / "engine", BuildOptions(quant="none"))
     runtime = runtimes.open(tmp_path / "engine")
@@ -151,7 +151,9 @@ def test_scales_reach_the_largest_of_each_channel(tmp_path: Path) -> None:
         cache = runtime.new_cache()
         runtime.prefill(cache, 0, window)
         keys.append(cache.layers[1][0][0, :, :20])  # type: ignore[attr-defined]
-    np.testing.assert_allclose(scales[1].key * 127, np.abs(np.stack(keys)).max(axis=(0, 2)), rtol=1e-6)
+    codes = np.abs(np.stack(keys)).max(axis=(0, 2)) / scales[1].key
+    np.testing.assert_allclose(codes, codes[0, 0], rtol=1e-5)
+    assert 100 < codes[0, 0] <= 127
     assert len(scales) == 2
     assert scales[0].value.shape == (2, 16)
 
