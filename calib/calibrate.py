@@ -14,6 +14,7 @@ from edgekiln.calib.readers import Readers, find_readers, matrix
 from edgekiln.calib.recipe import Recipe
 from edgekiln.calib.reference import load_model
 from edgekiln.calib.smooth import smooth
+from edgekiln.calib.static_inputs import kept_form, static_weights
 from edgekiln.calib.stored import StoredWeight
 from edgekiln.sources import ModelSource, WeightReader
 
@@ -50,12 +51,14 @@ class CalibratedWeights:
         return self._weights.stored(name)
 
 
-def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: Progress) -> ModelSource:
+def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: Progress) -> tuple[ModelSource, Recipe]:
     """Load the model in float32 and prepare its weights for `recipe`.
+
+    The recipe comes back with what calibration found unfit for a static scale at a scale a token.
 
     Args:
         source: the model.
-        recipe: what each layer gets; its smoothing and its method are carried out here.
+        recipe: what each layer gets; its smoothing, its method and its static scales are carried out here.
         windows: int64 [windows, length] tokens.
         progress: called with the step and how much of it is done.
 
@@ -87,7 +90,9 @@ def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: P
         if moved:
             inputs = sample_inputs(model, layers, windows)
     weights = CalibratedWeights(source.weights, floats, quantized)
-    return replace(source, weights=weights, notes=(*source.notes, *notes), layer_inputs=inputs)
+    static, recipe, found = static_weights(model, recipe, [*layers], weights, inputs)
+    weights = CalibratedWeights(weights, {}, static)
+    return replace(source, weights=weights, notes=(*source.notes, *notes, *found), layer_inputs=inputs), recipe
 
 
 def weights_of(model: PreTrainedModel, modules: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -115,7 +120,7 @@ def _kept(weights: WeightReader, recipe: Recipe, layers: dict[str, int]) -> set[
     kept = set()
     for name, columns in layers.items():
         stored = weights.stored(f"{name}.weight")
-        if stored is not None and (scheme := recipe.scheme(name, columns)) and stored.suiting(scheme):
+        if stored is not None and (scheme := recipe.scheme(name, columns)) and kept_form(stored, scheme):
             kept.add(name)
     return kept
 

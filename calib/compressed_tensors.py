@@ -26,10 +26,10 @@ _PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 
 
 def expressible(scheme: Scheme) -> bool:
-    """Whether the format has the scheme: whole zero points, columns in order, activations as float or int8 a token."""
+    """Whether the format has the scheme: whole zero points, columns in order, activations as float or int8."""
     if scheme.offsets or scheme.ordered or scheme.codebook:
         return False
-    return scheme.activation == ("none" if scheme.group_size else "int8-per-token")
+    return (scheme.activation == "none") == (scheme.group_size is not None)
 
 
 def stored_tensors(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
@@ -42,10 +42,13 @@ def stored_tensors(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     if not expressible(scheme):
         raise ValueError(f"compressed-tensors does not have {scheme}")
     if scheme.group_size is None:
-        return {
+        tensors = {
             "weight": torch.from_numpy(weight.codes),
             "weight_scale": torch.from_numpy(weight.scales.reshape(-1, 1)),
         }
+        if weight.input_scale is not None:
+            tensors["input_scale"] = torch.tensor([weight.input_scale])
+        return tensors
     tensors = {
         "weight_packed": pack_to_int32(_signed(weight.codes, scheme.bits), scheme.bits),
         "weight_scale": torch.from_numpy(weight.scales),
@@ -94,7 +97,13 @@ def _group(scheme: Scheme, targets: list[str]) -> QuantizationScheme:
         strategy=QuantizationStrategy.CHANNEL if channel else QuantizationStrategy.GROUP,
         group_size=scheme.group_size,
     )
-    inputs = QuantizationArgs(num_bits=8, symmetric=True, strategy=QuantizationStrategy.TOKEN, dynamic=True)
+    static = scheme.activation == "int8-static"
+    inputs = QuantizationArgs(
+        num_bits=8,
+        symmetric=True,
+        strategy=QuantizationStrategy.TENSOR if static else QuantizationStrategy.TOKEN,
+        dynamic=not static,
+    )
     return QuantizationScheme(
         targets=targets,
         weights=weights,

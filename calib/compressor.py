@@ -1,4 +1,4 @@
-"""GPTQ and AWQ by llm-compressor; what they make of a weight is taken off its grid exactly.
+"""GPTQ and AWQ by llm-compressor; what GPTQ makes of a weight is taken off its grid exactly, and refined.
 
 One scale an output channel is not theirs to find: those codes are bound by a budget that `per_channel` explains.
 """
@@ -8,7 +8,7 @@ import importlib.util
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from edgekiln.calib.data import Windows
 from edgekiln.calib.readers import matrix
 from edgekiln.calib.recipe import Method
+from edgekiln.calib.refine import refine
 from edgekiln.calib.scheme import Scheme
 from edgekiln.calib.stored import StoredWeight
 from edgekiln.calib.weight import QuantizedWeight
@@ -53,11 +54,8 @@ def compress(
     grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}
     if not grouped:
         return {}, {}
-    original: dict[str, torch.Tensor] = {}
-    if method == "gptq":
-        original = {name: matrix(model.get_submodule(name)).detach().clone() for name in grouped}
     with _quiet():
-        _oneshot(model, grouped, method, windows, lambda done: progress(f"calibrating ({method})", done))
+        found = _oneshot(model, grouped, method, windows, lambda done: progress(f"calibrating ({method})", done))
     if method == "awq":
         # It moves factors between weights and leaves the rounding to others: to us, who search for the best grid.
         kept = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part}
@@ -66,11 +64,12 @@ def compress(
             for name, value in model.named_parameters()
             if name.rpartition(".")[2] in ("weight", "bias") and id(value) not in kept
         }
-    quantized = {}
-    for name, scheme in grouped.items():
-        weight = _taken_off(model.get_submodule(name), scheme, original.pop(name), name)
-        quantized[f"{name}.weight"] = StoredWeight(scheme, lambda weight=weight: weight)  # type: ignore[misc]
-    return quantized, {}
+    if missing := sorted(grouped.keys() - found.keys()):
+        raise EdgekilnError(f"llm-compressor passed {missing[0]} by: use --quant int4, and report this")
+    return {
+        f"{name}.weight": StoredWeight(scheme, lambda weight=found[name]: weight)  # type: ignore[misc]
+        for name, scheme in grouped.items()
+    }, {}
 
 
 def _oneshot(
@@ -79,7 +78,8 @@ def _oneshot(
     method: Method,
     windows: Windows,
     progress: Callable[[float], None],
-) -> None:
+) -> dict[str, QuantizedWeight]:
+    """Run `method` on the model; with gptq, what became of each layer."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers import Modifier
     from llmcompressor.modifiers.gptq import GPTQModifier
@@ -87,36 +87,92 @@ def _oneshot(
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
     layers = model.config.get_text_config().num_hidden_layers
+    refining = _Refining(model, schemes if method == "gptq" else {})
     done = 0
 
-    class Report(Modifier):
-        """Tells of each part of the model that has been through."""
+    class Follow(Modifier):
+        """Refines what GPTQ made of each part of the model, before the next part sees it, and tells that it is done."""
 
         def on_initialize(self, state: Any, **_: Any) -> bool:
             return True
 
-        def on_sequential_epoch_end(self, state: Any, event: Any, **_: Any) -> None:
+        def on_calibration_start(self, state: Any, event: Any, **_: Any) -> None:
+            for name, module in refining.modules.items():
+                self.register_hook(module, refining.watch(name), "forward_pre")
+
+        def on_sequential_epoch_end(self, state: Any, event: Any, modules: Any, **_: Any) -> None:
             nonlocal done
+            refining.refine(modules)
             done += 1
             progress(min(1.0, done / layers))
 
-    groups = {"config_groups": _config_groups(schemes), "ignore": ["lm_head"]}
-    recipe = [GPTQModifier(**groups)] if method == "gptq" else [AWQModifier(), QuantizationModifier(**groups)]
+        def on_calibration_end(self, state: Any, event: Any, **_: Any) -> None:
+            self.remove_hooks()
+
+    groups: dict[str, Any] = {"config_groups": _config_groups(schemes), "ignore": ["lm_head"]}
+    recipe: list[Modifier] = (
+        [GPTQModifier(**groups)] if method == "gptq" else [AWQModifier(), QuantizationModifier(**groups)]
+    )
     ids = torch.from_numpy(windows)
     rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
     data: Any = torch.utils.data.DataLoader(rows, batch_size=_BATCH)
     # It asks for a tokenizer whenever there is data, and for a configuration on the disk.
-    unused = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    unused: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
         model.config.save_pretrained(directory)
         model.config._name_or_path = directory
         try:
-            oneshot(model=model, recipe=[*recipe, Report()], dataset=data, processor=unused, pipeline="sequential")
+            with _unpinned():
+                oneshot(model=model, recipe=[*recipe, Follow()], dataset=data, processor=unused, pipeline="sequential")
+        except EdgekilnError:
+            raise
         except Exception as error:  # whatever a model's code trips over while it is traced
             raise EdgekilnError(
                 f"llm-compressor cannot run {method} on {model.config.model_type}: {first_line(error)}; "
                 "use --quant int4 or int8"
             ) from error
+    return refining.found
+
+
+class _Refining:
+    """Takes each layer off its grid as soon as GPTQ has quantized it, and refines it on what it read."""
+
+    def __init__(self, model: PreTrainedModel, schemes: dict[str, Scheme]) -> None:
+        self.modules = {name: model.get_submodule(name) for name in schemes}
+        self.found: dict[str, QuantizedWeight] = {}
+        self._schemes = schemes
+        self._original = {name: matrix(module).detach().clone() for name, module in self.modules.items()}
+        self._moments: dict[str, torch.Tensor] = {}
+        # Readers of one tensor run one after the other.
+        self._last: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+
+    def watch(self, name: str) -> Callable[..., None]:
+        """A hook that adds up the products of what the layer `name` reads."""
+
+        def hook(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            if arguments[0] is not self._last[0]:
+                rows = arguments[0].detach().reshape(-1, arguments[0].shape[-1]).float()
+                self._last = (arguments[0], rows.t() @ rows)
+            product = self._last[1]
+            assert product is not None
+            known = self._moments.get(name)
+            self._moments[name] = product.clone() if known is None else known.add_(product)
+
+        return hook
+
+    @torch.no_grad()
+    def refine(self, modules: Iterable[torch.nn.Module]) -> None:
+        """Finish those of `modules` that are quantized."""
+        present = set(modules)
+        self._last = (None, None)
+        for name in [name for name in self._original if self.modules[name] in present]:
+            module, original = self.modules[name], self._original.pop(name)
+            weight = _taken_off(module, self._schemes[name], original, name)
+            moments = self._moments.pop(name, None)
+            if moments is not None:  # an expert that no token reached has none
+                weight = refine(original, weight, moments)
+                matrix(module).copy_(torch.from_numpy(weight.dequantize()))
+            self.found[name] = weight
 
 
 def _config_groups(schemes: dict[str, Scheme]) -> dict[str, Any]:
@@ -161,6 +217,23 @@ def _taken_off(module: torch.nn.Module, scheme: Scheme, original: torch.Tensor, 
         relative_error=float(difference.square().sum() / original.float().square().sum().clamp(min=1e-30)),
         clipped=0.0,
     )
+
+
+@contextlib.contextmanager
+def _unpinned() -> Iterator[None]:
+    """AWQ pins its cache for copies to an accelerator; where there is none, torch refuses to and nothing is copied."""
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    cache: Any = IntermediatesCache
+    pin = getattr(cache, "pin_memory", None)
+    if pin is None or torch.accelerator.is_available():
+        yield
+        return
+    cache.pin_memory = lambda *_arguments, **_keywords: None
+    try:
+        yield
+    finally:
+        cache.pin_memory = pin
 
 
 @contextlib.contextmanager

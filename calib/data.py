@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from edgekiln.errors import RequestError
 from edgekiln.runtimes.tokenizer import Tokenizer
 
 Windows = npt.NDArray[np.int64]
+
+# What a hub lets a data set be called; a name that ends like a file's is one.
+_DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_FILE_SUFFIXES = (".txt", ".md", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zip")
 
 
 class _Document(BaseModel):
@@ -111,12 +117,16 @@ def _documents(path: Path) -> Iterator[_Document]:
 
 
 def _dataset(name: str) -> Iterator[str]:
+    if not _DATASET_NAME.fullmatch(name) or name.endswith(_FILE_SUFFIXES):
+        raise RequestError(f"there is no calibration file {name!r}")
     if importlib.util.find_spec("datasets") is None:
         raise RequestError(
             f"there is no calibration file {name!r}; to take it for a data set's name, `pip install datasets`"
         )
     import datasets
 
+    # It tells of each try to reach the hub; what came of them is in its error.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         # Streaming: a few hundred windows do not need the whole of it on the disk.
         rows = datasets.load_dataset(name, split="train", streaming=True)

@@ -1,12 +1,13 @@
 """What a user can choose of the calibration data; imports nothing heavy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekiln.errors import RequestError
 
 # Smoothing looks at the size of each channel only: with 16 windows it comes out as with 64, in half the time.
 FEW_WINDOWS = 16
 MANY_WINDOWS = 64
+DEFAULT_LENGTH = 256
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DataOptions:
         data: a text file, a JSONL file of {"text"} or {"messages"} objects, or the name of a data set for the
             `datasets` library; None lets the model write its own.
         samples: windows of tokens, at most; None is as many as the recipe needs.
-        length: tokens of a window.
+        length: tokens of a window; the default gives way to a model that holds fewer.
         seed: of what the model writes.
 
     Raises:
@@ -26,7 +27,7 @@ class DataOptions:
 
     data: str | None = None
     samples: int | None = None
-    length: int = 256
+    length: int = DEFAULT_LENGTH
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,3 +40,17 @@ class DataOptions:
     def count(self) -> int:
         """Windows, at most."""
         return MANY_WINDOWS if self.samples is None else self.samples
+
+    def fitted(self, limit: int | None) -> "DataOptions":
+        """These options for a model of `limit` tokens; None is no limit.
+
+        Raises:
+            RequestError: longer windows were asked for.
+        """
+        if limit is None or self.length <= limit:
+            return self
+        if self.length != DEFAULT_LENGTH:
+            raise RequestError(
+                f"calib length {self.length} is over the model's context of {limit}: lower --calib-length"
+            )
+        return replace(self, length=limit)

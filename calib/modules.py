@@ -31,6 +31,7 @@ class QuantizedWeightModule(torch.nn.Module):
     zero_points: torch.Tensor | None
     offsets: torch.Tensor | None
     order: torch.Tensor | None
+    input_scale: torch.Tensor | None
 
     def __init__(self, rows: int, columns: int, scheme: Scheme) -> None:
         super().__init__()
@@ -43,6 +44,7 @@ class QuantizedWeightModule(torch.nn.Module):
         self.zero_points = None if scheme.symmetric else _stand_in(groups, torch.uint8)
         self.offsets = _stand_in(groups, torch.float32) if scheme.offsets else None
         self.order = _stand_in((columns,), torch.int64) if scheme.ordered else None
+        self.input_scale = _stand_in((), torch.float32) if scheme.activation == "int8-static" else None
 
     def extra_repr(self) -> str:
         """Part of what tells one layer from another when the tracer looks for equal ones."""
@@ -70,6 +72,7 @@ class QuantizedLinear(torch.nn.Module):
             weight.scales,
             weight.zero_points,
             weight.offsets,
+            weight.input_scale,
             bits=scheme.bits,
             group_size=scheme.group_size or 0,
             activation=scheme.activation,
@@ -261,10 +264,14 @@ def quantized_tensors(
         for name in ("zero_points", "offsets", "order"):
             if (array := getattr(quantized, name)) is not None:
                 tensors[name] = array
+        if quantized.input_scale is not None:
+            tensors["input_scale"] = np.array(quantized.input_scale, dtype=np.float32)
         yield layer, quantized, tensors
 
 
 def _quantize(layer: LayerPlan, weight: torch.Tensor) -> QuantizedWeight:
+    if layer.scheme.activation == "int8-static":
+        raise ValueError(f"{layer.names[0]}: the scale of a static input comes from calibration, and there was none")
     try:
         return quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
     except SourceError as error:

@@ -7,13 +7,13 @@ from transformers import PreTrainedModel
 
 from edgekiln.calib.data import Windows
 from edgekiln.calib.modules import LayerPlan
+from edgekiln.calib.rounding import as_seen
 from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.sources import ModelSource
 
 # Rows kept of what a layer reads: the error is a ratio of two sums over them, which 256 steady to a percent or so.
 ROWS = 256
 _WINDOWS = 4
-_INT8 = 127
 
 
 def measured_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSource) -> float | None:
@@ -39,28 +39,24 @@ def output_error(inputs: torch.Tensor, weight: torch.Tensor, quantized: Quantize
     """
     inputs = inputs.float()
     expected = inputs @ weight.float().t()
-    treated = _per_token(inputs) if quantized.scheme.activation == "int8-per-token" else inputs
-    difference = treated @ torch.from_numpy(quantized.dequantize()).t() - expected
+    difference = as_seen(inputs, quantized) @ torch.from_numpy(quantized.dequantize()).t() - expected
     energy = float(expected.double().square().sum())
     return float(difference.double().square().sum()) / energy if energy else 0.0
 
 
-def _per_token(x: torch.Tensor) -> torch.Tensor:
-    """Each row rounded to 127 steps of its largest magnitude either way."""
-    largest = x.abs().amax(1, keepdim=True).clamp(min=1e-30)
-    return (x / largest * _INT8).round() / _INT8 * largest
-
-
 @torch.no_grad()
-def sample_inputs(model: PreTrainedModel, layers: Iterable[str], windows: Windows) -> dict[str, torch.Tensor]:
+def sample_inputs(
+    model: PreTrainedModel, layers: Iterable[str], windows: Windows, count: int = _WINDOWS
+) -> dict[str, torch.Tensor]:
     """What the named layers read on a few windows: float [up to ROWS, K] each, one tensor for those that read the same.
 
     Args:
         model: any causal language model.
         layers: names of its modules; one that does not run, and the head, are left out.
         windows: int64 [windows, length] tokens.
+        count: how many of the windows to use.
     """
-    used = windows[:_WINDOWS]
+    used = windows[:count]
     each = max(1, ROWS // len(used))
     parts: dict[str, list[torch.Tensor]] = {}
     # Readers of one tensor run one after the other.

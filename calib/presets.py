@@ -6,6 +6,7 @@ from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.errors import RequestError
 
 _INT8 = LayerSpec(bits=8, activation="int8-per-token")
+_INT8_STATIC = LayerSpec(bits=8, activation="int8-static")
 _INT4 = LayerSpec(bits=4, group_size=32, symmetric=False)
 
 PRESETS: dict[str, Recipe] = {
@@ -15,6 +16,7 @@ PRESETS: dict[str, Recipe] = {
     "int4-gptq": Recipe(method="gptq", default=_INT4),
     "mixed": Recipe(default=_INT4),
     "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
+    "int8-static": Recipe(smooth=0.7, default=_INT8_STATIC),
 }
 
 # What presets hold unless other limits are given.
@@ -33,8 +35,10 @@ def preset(name: str, group_size: int | None = None) -> Recipe:
         recipe = PRESETS[name]
     except KeyError:
         raise RequestError(f"quant must be one of {', '.join(PRESETS)}, got {name}") from None
-    if group_size is None or recipe.default is None or recipe.default.group_size is None:
+    if group_size is None:
         return recipe
+    if recipe.default is None or recipe.default.group_size is None:
+        raise RequestError(f"quant {name} has no groups: leave the group size of {group_size} out")
     if group_size not in GROUP_SIZES:
         raise RequestError(f"group size must be 32, 64 or 128, got {group_size}")
     return recipe.model_copy(update={"default": recipe.default.model_copy(update={"group_size": group_size})})

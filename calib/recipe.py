@@ -58,7 +58,8 @@ class LayerSpec(_Strict):
         if self.group_size is None:
             if self.bits != 8 or not self.symmetric or self.activation == "none":
                 raise ValueError(
-                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: int8-per-token"
+                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: int8-per-token "
+                    "or int8-static"
                 )
         elif self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128, got {self.group_size}")
@@ -120,7 +121,10 @@ class Recipe(_Strict):
     @property
     def calibrates(self) -> bool:
         """Whether the codes or scales depend on calibration data."""
-        return self.method != "nearest" or self.smooth is not None
+        if self.method != "nearest" or self.smooth is not None:
+            return True
+        # An override that names the activation, or a default that has it: which layers match is not known here.
+        return "int8-static" in (self.default and self.default.activation, *(o.activation for o in self.overrides))
 
     def spec(self, name: str) -> LayerSpec | None:
         """What the linear layer `name` gets; None to leave it in floating point."""

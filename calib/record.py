@@ -50,6 +50,10 @@ class LayerRecord(_Record):
     zero_points: list[int] | None = Field(
         default=None, description="histogram over the range of the codes, in 16 equal bins; None when symmetric"
     )
+    input_scale: float | None = Field(default=None, description="of the layer's input, where it is static")
+    input_clipped: float | None = Field(
+        default=None, description="share of that input beyond the range of its codes, on calibration data"
+    )
     clipped: float = Field(description="share of the weights more than half a step outside the range of their codes")
     relative_error: float = Field(description="squared error of the weight over its squares; 0 where its grid was kept")
     output_error: float | None = Field(
@@ -112,6 +116,8 @@ def layer_record(weight: QuantizedWeight, output_error: float | None = None) -> 
         scale_max=float(weight.scales.max()),
         scales=scale_histogram(weight.scales),
         zero_points=None if weight.zero_points is None else _zero_point_histogram(weight.zero_points, scheme.bits),
+        input_scale=weight.input_scale,
+        input_clipped=weight.input_clipped,
         clipped=weight.clipped,
         relative_error=weight.relative_error,
         output_error=output_error,

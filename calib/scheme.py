@@ -5,7 +5,7 @@ from typing import Literal
 
 from edgekiln.errors import UnsupportedModelError
 
-Activation = Literal["none", "int8-per-token"]
+Activation = Literal["none", "int8-per-token", "int8-static"]
 Codebook = Literal["nf4"]
 
 GROUP_SIZES = (32, 64, 128)
@@ -20,7 +20,8 @@ class Scheme:
         bits: 4 or 8.
         group_size: consecutive inputs (columns) that share a scale; None is one scale an output channel (row).
         symmetric: no zero points, code 0 means 0.
-        activation: how the layer's input is treated at run time: as float, or as int8 with a scale a token.
+        activation: how the layer's input is treated at run time: as float, as int8 with a scale a token, or as int8
+            with one scale for all, found on calibration data.
         offsets: each group adds a float offset to its weights.
         ordered: the groups are of columns in an order of their own, which the layer's input is brought into.
         codebook: codes are looked up in a table instead of counted in steps.

@@ -5,9 +5,10 @@ so that they can still be computed together.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from edgekiln.calib.quantize import quantize
 from edgekiln.calib.readers import Readers, find_readers, matrix
 from edgekiln.calib.recipe import Override, Recipe
 from edgekiln.calib.reference import load_model
+from edgekiln.calib.rounding import as_seen
 from edgekiln.calib.scheme import Scheme
+from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.errors import RequestError
 from edgekiln.sources import ModelSource
 
@@ -35,14 +38,14 @@ _SAME = 1e-6
 class _Layer:
     """A linear layer: its weight in floating point, quantized as the recipe has it, and raised.
 
-    `rounds` says that the recipe quantizes its input too.
+    `sees` is what becomes of its input then.
     """
 
     module: torch.nn.Module
     exact: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
-    rounds: bool
+    sees: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict
             continue
         module = model.get_submodule(name)
         exact = matrix(module).detach().clone()
-        low = _dequantized(source, name, exact, scheme)
+        quantized = _quantized_weight(source, name, exact, scheme)
+        low = torch.from_numpy(quantized.dequantize())
         # A grid that the weight arrived on and keeps costs nothing; raised it could only lose.
         if scheme.activation == "none" and bool((low - exact).norm() <= _SAME * exact.norm()):
             continue
@@ -151,14 +155,14 @@ def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict
         higher = raised.scheme(name, columns)
         assert higher is not None
         high = torch.from_numpy(quantize(exact, higher).dequantize())
-        found[name] = _Layer(module, exact, low, high, scheme.activation != "none")
+        found[name] = _Layer(module, exact, low, high, partial(as_seen, layer=quantized))
     return found
 
 
-def _dequantized(source: ModelSource, name: str, exact: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+def _quantized_weight(source: ModelSource, name: str, exact: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
     arrived = source.weights.stored(f"{name}.weight")
     kept = arrived.suiting(scheme) if arrived else None
-    return torch.from_numpy((kept.read() if kept else quantize(exact, scheme)).dequantize())
+    return kept.read() if kept else quantize(exact, scheme)
 
 
 def _ranked(
@@ -186,8 +190,7 @@ def _quantized(low: Sequence[_Layer], high: Sequence[_Layer]) -> Iterator[None]:
                 matrix(layer.module).copy_(layer.high)
             for layer in low:
                 matrix(layer.module).copy_(layer.low)
-                if layer.rounds:
-                    handles.append(layer.module.register_forward_pre_hook(_round_rows))
+                handles.append(layer.module.register_forward_pre_hook(_seen_by(layer)))
         yield
     finally:
         for handle in handles:
@@ -197,10 +200,11 @@ def _quantized(low: Sequence[_Layer], high: Sequence[_Layer]) -> Iterator[None]:
                 matrix(layer.module).copy_(layer.exact)
 
 
-def _round_rows(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    x = arguments[0]
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-10) / 127
-    return ((x / scale).round() * scale, *arguments[1:])
+def _seen_by(layer: _Layer) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def hook(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (layer.sees(arguments[0]), *arguments[1:])
+
+    return hook
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ class QuantizedWeight:
         order: int64 [K] where the scheme is ordered: column j of the codes is column order[j] of the weight.
         relative_error: sum of squared differences over sum of squared weights.
         clipped: share of the weights more than half a step outside the range of their codes.
+        input_scale: what one step of the layer's input is where the scheme makes it static.
+        input_clipped: share of that input beyond its range on calibration data; None where nothing is known.
     """
 
     scheme: Scheme
@@ -44,6 +46,8 @@ class QuantizedWeight:
     clipped: float
     offsets: npt.NDArray[np.float32] | None = None
     order: npt.NDArray[np.int64] | None = None
+    input_scale: float | None = None
+    input_clipped: float | None = None
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The float32 [N, K] weight that the codes stand for."""

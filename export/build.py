@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,14 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln import bundle
+from edgekiln.calib.data_options import FEW_WINDOWS
 from edgekiln.calib.modules import QuantizationPlan, plan, quantized_tensors
 from edgekiln.calib.output_error import measured_error
-from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, layer_record
+from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, layer_record, read_report
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
-from edgekiln.export.calibration import calibrated
+from edgekiln.export.calibration import calibrated, calibration_windows
+from edgekiln.export.int8_cache import with_int8_cache
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.passes.scoring import all_positions
 from edgekiln.export.passes.tensors import set_lazily
@@ -95,6 +98,8 @@ def build_engine(
             options = dataclasses.replace(options, recipe=recipe)
         canonical = canonical_graph(source, options, clock)
         manifest = write_engine(canonical, source, directory, options, clock)
+        if options.kv == "int8":
+            manifest = _with_int8_cache(original, directory, manifest, options, clock)
         if options.quality_text is not None:
             del canonical
             clock.step("evaluate")
@@ -102,6 +107,28 @@ def build_engine(
             manifest = add_quality(directory, manifest, original, text, report)
     clock.progress("done", 1.0)
     return manifest
+
+
+def _with_int8_cache(
+    source: ModelSource, directory: Path, manifest: bundle.EngineManifest, options: BuildOptions, clock: Clock
+) -> bundle.EngineManifest:
+    clock.step("calibrate the cache")
+    data = options.data if options.data.samples else dataclasses.replace(options.data, samples=FEW_WINDOWS)
+    windows, notes = calibration_windows(source, data, clock.progress)
+    manifest = with_int8_cache(directory, manifest, windows, partial(clock.progress, "calibrate the cache"))
+    clock.step("finish")
+    report = read_report(directory)
+    update = {**_times(clock), "sizes": _sizes(directory), "notes": list(dict.fromkeys([*report.notes, *notes]))}
+    bundle.write_json(directory / bundle.REPORT_FILE, report.model_copy(update=update).model_dump())
+    return bundle.write_manifest(directory, **manifest.model_dump(exclude={"files"}))
+
+
+def _times(clock: Clock) -> dict[str, Any]:
+    return {
+        "build_seconds": round(sum(clock.seconds.values()), 2),
+        "steps": clock.seconds,
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+    }
 
 
 def write_engine(
@@ -216,12 +243,16 @@ def _parameters(weights: WeightReader) -> int:
 
 def _report(clock: Clock, source: ModelSource, canonical: Canonical, directory: Path) -> BuildReport:
     return BuildReport(
-        build_seconds=round(sum(clock.seconds.values()), 2),
-        steps=clock.seconds,
-        peak_rss_mb=round(peak_rss_mb(), 1),
-        sizes={path.name: path.stat().st_size for path in sorted(directory.iterdir())},
+        **_times(clock),
+        sizes=_sizes(directory),
         notes=[*source.notes, *canonical.plan.notes],
     )
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each file that the report is written beside."""
+    written_later = (bundle.REPORT_FILE, bundle.ENGINE_FILE)
+    return {path.name: path.stat().st_size for path in sorted(directory.iterdir()) if path.name not in written_later}
 
 
 def _versions() -> dict[str, str]:

@@ -33,15 +33,13 @@ def calibrated(
     windows, notes = calibration_windows(source, data, progress)
     source = replace(source, notes=(*source.notes, *notes))
     if recipe.calibrates:
-        source = calibrate(source, recipe, windows, progress)
+        source, recipe = calibrate(source, recipe, windows, progress)
     return raise_worst(source, recipe, limits, windows, progress) if limits else (source, recipe)
 
 
 def calibration_windows(source: ModelSource, data: DataOptions, progress: Progress) -> tuple[Windows, list[str]]:
     """int64 [windows, length] tokens that `data` describes, and what makes them a poor sample."""
-    limit = getattr(source.config, "max_position_embeddings", None)
-    if limit is not None and data.length > limit:
-        data = replace(data, length=int(limit))
+    data = data.fitted(getattr(source.config, "max_position_embeddings", None))
     if data.data is None:
         return self_text(source, data, progress), []
     tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.tokens, source.chat_template)

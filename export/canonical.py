@@ -60,6 +60,7 @@ def quantized_matmul(
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
     offsets: torch.Tensor | None = None,
+    input_scale: torch.Tensor | None = None,
     *,
     bits: int,
     group_size: int,
@@ -74,9 +75,11 @@ def quantized_matmul(
         scales: float [N, K / group_size]; [N] for per-channel.
         zero_points: uint8 [N, K / group_size]; None when symmetric: the middle code, 8 or 128, or 0 for per-channel.
         offsets: float [N, K / group_size], added to the weights of each group; None for none.
+        input_scale: float [], one step of x, where activation is `int8-static`.
         bits: 4 or 8.
         group_size: inputs that share a scale; 0 for per-channel.
-        activation: `int8-per-token` quantizes each row of x to int8 first.
+        activation: `int8-per-token` quantizes each row of x to int8 first, with its own scale; `int8-static` all of x
+            with `input_scale`, exactly as QuantizeLinear to int8 with zero point 0 does.
         codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.weight.CODEBOOKS`), without zero points.
 
     Returns:
@@ -84,7 +87,7 @@ def quantized_matmul(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedMatMul",
-        _given(x, qweight, scales, zero_points, offsets),
+        _given(x, qweight, scales, zero_points, offsets, input_scale),
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),

@@ -11,6 +11,7 @@ from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
 Target = Literal["ort-cpu", "ort-cuda"]
+CacheType = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class BuildOptions:
         recipe: what each layer gets, in place of a preset.
         data: what recipes that need it are calibrated with.
         limits: how much worse than float32 the engine may be; without any, a preset's own.
+        kv: type of the cached keys and values.
         max_length: tokens a sequence may hold; None takes the model's own context.
         quality_text: what the finished engine and the model are compared on; None measures nothing.
 
@@ -37,12 +39,16 @@ class BuildOptions:
     recipe: Recipe | None = None
     data: DataOptions = field(default_factory=DataOptions)
     limits: Limits = field(default_factory=Limits)
+    kv: CacheType = "float32"
     max_length: int | None = None
     quality_text: QualityText | None = None
 
     def __post_init__(self) -> None:
-        if self.target not in get_args(Target):
-            raise RequestError(f"target must be one of {', '.join(get_args(Target))}, got {self.target}")
+        for name, value, kind in (("target", self.target, Target), ("kv", self.kv, CacheType)):
+            if value not in get_args(kind):
+                raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, got {value}")
+        if self.kv == "int8" and self.target != "ort-cpu":
+            raise RequestError(f"kv int8 is for target ort-cpu, not {self.target}: leave it out")
         _ = self.chosen_recipe
         if self.max_length is not None and self.max_length < 1:
             raise RequestError(f"max length must be at least 1 token, got {self.max_length}")

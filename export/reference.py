@@ -83,21 +83,30 @@ def quantize_tokens(x: Array) -> Array:
     return np.asarray(np.rint(x / scale) * scale, dtype=x.dtype)
 
 
+def quantize_input(x: Array, scale: Array) -> Array:
+    """x [..., K] rounded to int8 with one scale and back, as QuantizeLinear and DequantizeLinear do."""
+    return np.asarray(np.clip(np.rint(x / scale), -128, 127) * scale, dtype=x.dtype)
+
+
 def quantized_matmul(
     x: Array,
     qweight: Array,
     scales: Array,
     zero_points: Array | None = None,
     offsets: Array | None = None,
+    input_scale: Array | None = None,
     *,
     bits: int,
     group_size: int,
     activation: str = "none",
     codebook: str = "",
 ) -> Array:
-    """x [..., K] · dequantize(qweight)ᵀ, with x rounded to int8 a row first where `activation` says so."""
+    """x [..., K] · dequantize(qweight)ᵀ, with x rounded to int8 first where `activation` says so."""
     if activation == "int8-per-token":
         x = quantize_tokens(x)
+    elif activation == "int8-static":
+        assert input_scale is not None
+        x = quantize_input(x, input_scale)
     weight = dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size, codebook=codebook)
     return np.asarray(x @ weight.T)
 

@@ -18,7 +18,13 @@ from edgekiln.runtimes.ort_cache import Binding, OrtCache
 from edgekiln.runtimes.ort_runtime import OrtRuntime
 
 DEFAULT_CHUNK = 256
-DTYPES: dict[str, np.dtype] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+}
+# Of caches that edgekiln's own kernels read.
+NATIVE_DTYPES = ("float32", "int8")
 LOG_ERRORS_ONLY = 3
 
 
@@ -53,7 +59,7 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
             )
         super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtCache)
         self._threads = threads or default_threads()
-        self._native = native_kernels() if native and manifest.kv.dtype == "float32" else None
+        self._native = native_kernels() if native and manifest.kv.dtype in NATIVE_DTYPES else None
         self._generate = self._load("generate")
 
     @property

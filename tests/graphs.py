@@ -15,6 +15,7 @@ from edgekiln.calib.scheme import Scheme
 from edgekiln.calib.weight import pack_int4
 from edgekiln.export import canonical
 from edgekiln.export.reference import evaluator
+from edgekiln.runtimes.native import LIBRARY
 
 Shape = Sequence[int | str]
 IR_VERSION = 11
@@ -67,14 +68,16 @@ def run_reference(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.n
     return evaluator(ir.to_proto(model)).run(None, dict(feeds))
 
 
-def session(model: ir.Model) -> ort.InferenceSession:
-    """Load a lowered graph as the ort-cpu runtime does."""
+def session(model: ir.Model, native: bool = False) -> ort.InferenceSession:
+    """Load a lowered graph as the ort-cpu runtime does; `native` with edgekiln's own kernels."""
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports["com.microsoft"] = 1
     model.opset_imports.pop(canonical.DOMAIN, None)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if native:
+        options.register_custom_ops_library(str(LIBRARY))
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

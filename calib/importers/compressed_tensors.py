@@ -3,7 +3,8 @@
 Packed: weight_packed int32 [N, K * bits / 32] along the inputs, weight_scale [N, G], weight_zero_point int32
 [N * bits / 32, G] along the outputs unless symmetric, weight_shape [2], and weight_g_idx [K] after act-order. Not
 packed: weight int8 [N, K] and weight_scale [N, 1], [N, G] or [1]. All codes are signed; packed ones are stored plus
-half their range. How activations are quantized is the engine's own choice: scales of static ones are left out.
+half their range. How activations are quantized is the engine's own choice: the scale of a static input, input_scale
+float [1], is kept for engines that have static inputs, unless it has a zero point.
 """
 
 from collections.abc import Iterable
@@ -130,7 +131,7 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
 
 def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     parts = _parts(name, known, "weight")
-    weight, scale, zeros, indices = (f"{name}.{kind}" for kind in ("weight", "weight_scale", *_PARTS[1::2]))
+    weight, scale, indices = (f"{name}.{kind}" for kind in ("weight", "weight_scale", "weight_g_idx"))
     if weight not in parts:
         raise damaged(name, "it has a weight_scale and no weight")
     rows, columns = tensors.shape(weight)
@@ -140,11 +141,13 @@ def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         raise damaged(name, "the shapes of its weight and weight_scale do not fit each other")
     if indices in parts:
         raise UnsupportedModelError(f"{name} has its columns in an order of their own and is not packed: pack it")
-    return QuantizedLayer(parts, (rows, columns), _integers(tensors, name, (rows, columns // groups), zeros in parts))
+    return QuantizedLayer(parts, (rows, columns), _integers(tensors, name, (rows, columns // groups), parts))
 
 
-def _integers(tensors: Tensors, name: str, size: tuple[int, int], asymmetric: bool) -> StoredWeight:
+def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[str, ...]) -> StoredWeight:
     rows, group_size = size
+    asymmetric = f"{name}.weight_zero_point" in parts
+    input_scale = f"{name}.input_scale"
 
     def scales() -> npt.NDArray[np.float32]:
         values = array(tensors, f"{name}{_SCALE}")
@@ -158,7 +161,13 @@ def _integers(tensors: Tensors, name: str, size: tuple[int, int], asymmetric: bo
 
     columns = tensors.shape(f"{name}.weight")[1]
     if group_size == columns and not asymmetric:
-        return channels(columns, name, lambda: (codes(), np.ascontiguousarray(scales()[:, 0])))
+        static = input_scale in parts and f"{name}.input_zero_point" not in parts and tensors.shape(input_scale) == (1,)
+        return channels(
+            columns,
+            name,
+            lambda: (codes(), np.ascontiguousarray(scales()[:, 0])),
+            (lambda: float(array(tensors, input_scale)[0])) if static else None,
+        )
 
     def read() -> Groups:
         middle = np.uint8(0x80)

@@ -1,7 +1,7 @@
 """From a checkpoint's grid to the grids that engines have."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,8 +102,15 @@ def grouped(bits: int, group_size: int, symmetric: bool, ordered: bool, read: Ca
     return StoredWeight(scheme, weight)
 
 
-def channels(columns: int, name: str, read: Callable[[], tuple[npt.NDArray[np.int8], Floats]]) -> StoredWeight:
+def channels(
+    columns: int,
+    name: str,
+    read: Callable[[], tuple[npt.NDArray[np.int8], Floats]],
+    input_scale: Callable[[], float] | None = None,
+) -> StoredWeight:
     """int8 [N, K] with a scale a row: for layers with int8 activations as it is, else in groups that repeat the scale.
+
+    A layer that is to have a static input keeps `input_scale` where there is one.
 
     Raises:
         UnsupportedModelError: no group size divides the columns.
@@ -118,8 +125,11 @@ def channels(columns: int, name: str, read: Callable[[], tuple[npt.NDArray[np.in
         codes, scales = read()
         return Groups(codes.view(np.uint8) ^ np.uint8(0x80), scales[:, None])
 
-    in_groups = grouped(8, engine_group(columns, name), symmetric=True, ordered=False, read=shifted)
-    return StoredWeight(scheme, weight, others=(in_groups,))
+    others = [grouped(8, engine_group(columns, name), symmetric=True, ordered=False, read=shifted)]
+    if input_scale is not None:
+        static = replace(scheme, activation="int8-static")
+        others.append(StoredWeight(static, lambda: replace(weight(), scheme=static, input_scale=input_scale())))
+    return StoredWeight(scheme, weight, others=tuple(others))
 
 
 def column_order(groups: npt.NDArray[Any], group_size: int, name: str) -> npt.NDArray[np.int64] | None:

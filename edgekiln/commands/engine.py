@@ -19,7 +19,7 @@ from edgekiln.commands.common import (
     verbose_option,
 )
 from edgekiln.commands.quantization import build_options, quantization_options, stopped_once
-from edgekiln.export.options import Target
+from edgekiln.export.options import CacheType, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
 
 
@@ -32,6 +32,13 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
     "--target", type=click.Choice(get_args(Target)), default="ort-cpu", show_default=True, help="What runs it."
 )
 @quantization_options
+@click.option(
+    "--kv",
+    type=click.Choice(get_args(CacheType)),
+    default="float32",
+    show_default=True,
+    help="Type of cached keys and values; int8 takes a quarter of the memory.",
+)
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
@@ -60,6 +67,7 @@ def command(
     model: str,
     output: Path | None,
     target: Target,
+    kv: CacheType,
     max_length: int | None,
     eval_text: Path | None,
     eval_tokens: int,
@@ -70,6 +78,7 @@ def command(
     """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
     options = build_options(
         target=target,
+        kv=kv,
         max_length=max_length,
         quality_text=QualityText(eval_text.name, read_text(eval_text), eval_tokens) if eval_text else None,
         **quantization,

@@ -11,6 +11,7 @@ from edgekiln.export import canonical
 from edgekiln.export.passes.half_precision import HALF_TYPES, to_half
 from edgekiln.export.passes.native_attention import lower_attention
 from edgekiln.export.passes.native_quantized_ops import lower_quantized_ops
+from edgekiln.export.passes.qdq import static_to_qdq
 from edgekiln.export.passes.share_orders import share_orders
 
 FloatType = Literal["float16", "bfloat16", "float32"]
@@ -45,6 +46,7 @@ def lower(model: ir.Model, form: TensorRTForm) -> None:
     """Lower in place."""
     share_orders(model)
     lower_attention(model, form.capacity, form.fused_attention)
+    static_to_qdq(model)
     lower_quantized_ops(model)
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(canonical.DOMAIN, None)

@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekiln.export import canonical
-from edgekiln.export.passes.tensors import attribute, concatenated, constant, is_weight, make, shape_of
+from edgekiln.export.passes.tensors import attribute, concatenated, constant, is_weight, make, shape_of, values_of
 
 _WEIGHT_INPUTS = ("qweight", "scales", "zero_points", "offsets")
+_INPUT_SCALE = 5
 
 
 def fuse_shared_inputs(model: ir.Model) -> None:
@@ -23,14 +24,20 @@ def fuse_shared_inputs(model: ir.Model) -> None:
         if _rows(node) is not None:
             kind = [str(node.attributes[key].value) for key in sorted(node.attributes)]
             given = tuple(value is not None for value in node.inputs)
-            groups[node.inputs[0], node.op_type, given, *kind].append(node)
+            groups[node.inputs[0], node.op_type, given, _input_scale(node), *kind].append(node)
     for nodes in groups.values():
         if len(nodes) > 1 and (not _shares_codes(nodes[0]) or all(_feeds_attention(node) for node in nodes)):
             _fuse(model.graph, nodes)
 
 
 def _shares_codes(node: ir.Node) -> bool:
-    return node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-per-token"
+    return node.op_type == "QuantizedMatMul" and attribute(node, "activation") != "none"
+
+
+def _input_scale(node: ir.Node) -> float | None:
+    """The scale of a static input: layers can only be fused where it is one."""
+    scale = node.inputs[_INPUT_SCALE] if len(node.inputs) > _INPUT_SCALE else None
+    return None if scale is None else float(values_of(scale))
 
 
 def _feeds_attention(node: ir.Node) -> bool:
@@ -84,6 +91,7 @@ def _fuse(graph: ir.Graph, nodes: list[ir.Node]) -> None:
             first.inputs[i] and concatenated(graph, f"{name}.{what}", [node.inputs[i] for node in nodes])  # type: ignore[misc]
             for i, what in enumerate(_WEIGHT_INPUTS[: len(first.inputs) - 1], start=1)
         ]
+        parts += first.inputs[_INPUT_SCALE:]
         fused = ir.Node(first.domain, first.op_type, [first.inputs[0], *parts], list(first.attributes.values()))
         fused.outputs[0].name = name
         new = [fused]

@@ -10,6 +10,7 @@ Cases:
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -60,7 +61,7 @@ class _Masks:
         assert past is not None
         nodes: list[ir.Node] = []
 
-        def add(op: str, inputs: list[ir.Value | None], name: str, **attributes: object) -> ir.Value:
+        def add(op: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Value:
             nodes.append(make(op, inputs, name, **attributes))
             return nodes[-1].outputs[0]
 
@@ -146,7 +147,7 @@ def _decomposed(
     query, key, value, mask = inputs
     nodes: list[ir.Node] = []
 
-    def add(op: str, inputs: list[ir.Value | None], what: str, **attributes: object) -> ir.Value:
+    def add(op: str, inputs: list[ir.Value | None], what: str, **attributes: Any) -> ir.Value:
         nodes.append(make(op, inputs, f"{name}.{what}", **attributes))
         return nodes[-1].outputs[0]
 

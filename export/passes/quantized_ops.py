@@ -6,7 +6,9 @@ Cases:
     3. with a codebook: MatMulBnb4;
     4. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
        scale is known beforehand, so no kernel has to look for it;
-    5. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
+    5. with a static int8 input: the same kernel on QuantizeLinear's codes. They are unsigned around 128, which gives
+       what signed codes around 0 give; for those ONNX Runtime has no fast kernel on x86;
+    6. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
 """
 
 import numpy as np
@@ -36,6 +38,7 @@ _BNB4_TYPES = {"nf4": 1}
 def lower_quantized_ops(model: ir.Model) -> None:
     """Lower every quantized canonical op, in place."""
     quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    static_codes: dict[tuple[ir.Value, float], ir.Value] = {}
     for node in list(model.graph):
         if node.domain != canonical.DOMAIN:
             continue
@@ -45,6 +48,8 @@ def lower_quantized_ops(model: ir.Model) -> None:
             _matmul_bnb4(model.graph, node)
         elif node.op_type == "QuantizedMatMul" and int(attribute(node, "group_size")):
             _matmul_n_bits(model, node)
+        elif node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-static":
+            _static(model.graph, node, static_codes)
         elif node.op_type == "QuantizedMatMul":
             _per_token(model.graph, node, quantized_rows)
 
@@ -147,10 +152,9 @@ def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tu
     assert x is not None
     assert qweight is not None
     assert scales is not None
-    rows, columns = shape_of(qweight)
     name = node.outputs[0].name or "matmul"
     unit = constant(graph, "row_scale", np.array(1 / 127, dtype=np.float32))
-    zero = constant(graph, "row_zero_point", np.array(128, dtype=np.uint8))
+    zero = _middle(graph)
     new: list[ir.Node] = []
     if x not in quantized_rows:
         axis = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
@@ -163,12 +167,42 @@ def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tu
         new += [magnitude, largest, maximum, quotient, codes]
         quantized_rows[x] = (codes.outputs[0], maximum.outputs[0])
     row, maximum_value = quantized_rows[x]
-    weight = new_initializer(
-        graph, f"{qweight.name}.transposed", (columns, rows), ir.DataType.INT8, lambda: values_of(qweight).T
-    )
+    weight = transposed_codes(graph, qweight)
     product = make("MatMulIntegerToFloat", [row, weight, unit, scales, zero], name + ".int8", domain=MICROSOFT)
     scaled = make("Mul", [product.outputs[0], maximum_value], name + ".rescaled")
     replace_node(node, [*new, product, scaled], [scaled.outputs[0]])
+
+
+def _static(graph: ir.Graph, node: ir.Node, static_codes: dict[tuple[ir.Value, float], ir.Value]) -> None:
+    """Layers that read the same x with the same scale share its codes."""
+    x, qweight, scales, _, _, unit = node.inputs
+    assert x is not None
+    assert qweight is not None
+    assert unit is not None
+    name = node.outputs[0].name or "matmul"
+    zero = _middle(graph)
+    key = (x, float(values_of(unit)))
+    new: list[ir.Node] = []
+    if key not in static_codes:
+        new.append(make("QuantizeLinear", [x, unit, zero], f"{name}.codes"))
+        static_codes[key] = new[-1].outputs[0]
+    weight = transposed_codes(graph, qweight)
+    inputs = [static_codes[key], weight, unit, scales, zero]
+    product = make("MatMulIntegerToFloat", inputs, name + ".int8", domain=MICROSOFT)
+    replace_node(node, [*new, product], [product.outputs[0]])
+
+
+def _middle(graph: ir.Graph) -> ir.Value:
+    """The code that unsigned int8 inputs have for 0."""
+    return constant(graph, "row_zero_point", np.array(128, dtype=np.uint8))
+
+
+def transposed_codes(graph: ir.Graph, qweight: ir.Value) -> ir.Value:
+    """The int8 codes [N, K] of a weight as [K, N]."""
+    rows, columns = shape_of(qweight)
+    return new_initializer(
+        graph, f"{qweight.name}.transposed", (columns, rows), ir.DataType.INT8, lambda: values_of(qweight).T
+    )
 
 
 def _gather(graph: ir.Graph, node: ir.Node) -> None:

@@ -93,6 +93,20 @@ def test_a_data_set_needs_its_library(tokenizer: Tokenizer, monkeypatch: pytest.
         windows_of(DataOptions("wikitext"), tokenizer)
 
 
+@pytest.mark.parametrize("name", ["nosuch.txt", "texts/nosuch.jsonl", "/nosuch/text", "./nosuch", "a/b/c", "my text"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_a_hub(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.raises(RequestError, match=f"^there is no calibration file '{name}'$"):
+        windows_of(DataOptions(name), tokenizer)
+
+
+def test_windows_fit_the_model() -> None:
+    assert DataOptions(length=64).fitted(64).length == 64
+    assert DataOptions().fitted(100).length == 100
+    assert DataOptions(length=64).fitted(None).length == 64
+    with pytest.raises(RequestError, match="calib length 65 is over the model's context of 64: lower --calib-length"):
+        DataOptions(length=65).fitted(64)
+
+
 class Rows:
     """Stands for the `datasets` library."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from edgekiln import runtimes
 from edgekiln.bundle import QUANTIZATION_FILE
 from edgekiln.calib import handover
+from edgekiln.calib.data_options import DataOptions
 from edgekiln.calib.evaluate import perplexity
 from edgekiln.calib.handover import hand_over
 from edgekiln.calib.quantize import quantize
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.calib.record import QuantizationRecord, read_quantization
 from edgekiln.calib.reference import load_model, model_scorer
+from edgekiln.calib.rounding import round_static
 from edgekiln.calib.scheme import Scheme
 from edgekiln.errors import BundleError, UnsupportedModelError
 from edgekiln.export.build import build_engine
@@ -95,6 +98,39 @@ def test_perplexity_is_the_engines(tiny_checkpoint: Path, tmp_path: Path, name: 
         assert np.log(ours) == pytest.approx(np.log(theirs), abs=0.01)
     errors = {name: layer.relative_error for name, layer in read_quantization(engine).layers.items() if "_proj" in name}
     assert set(errors.values()) == {0.0}, "an engine made of the checkpoint keeps its grid"
+
+
+def test_static_inputs_are_rounded_as_ours(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """transformers' forward rounds what layers read with the scales that stand in the checkpoint."""
+    recipe = Recipe(default=LayerSpec(bits=8, activation="int8-static"))
+    text = tmp_path / "text.txt"
+    text.write_text("a kiln is an oven for bricks. " * 40)
+    options = BuildOptions(recipe=recipe, data=DataOptions(str(text), samples=4, length=32))
+    hand_over(resolve(str(tiny_checkpoint)), tmp_path / "out", options, silent)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    (group,) = config["config_groups"].values()
+    inputs = group["input_activations"]
+    assert (inputs["strategy"], inputs["dynamic"], inputs["num_bits"]) == ("tensor", False, 8)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    records = read_quantization(tmp_path / "out").layers
+    for name, record in records.items():
+        assert tensors[f"{name}.input_scale"].item() == pytest.approx(record.input_scale)
+    theirs = loaded(tmp_path / "out")
+    ours = load_model(resolve(str(tmp_path / "out")))
+    with torch.no_grad():
+        exact = ours(torch.from_numpy(TOKENS[None, :100])).logits
+    for name, record in records.items():
+        rounds = partial(round_static, scale=record.input_scale)
+        ours.get_submodule(name).register_forward_pre_hook(lambda _, x, rounds=rounds: (rounds(x[0]),))
+    with torch.no_grad():
+        expected, result = (model(torch.from_numpy(TOKENS[None, :100])).logits for model in (ours, theirs))
+    apart = float((result - expected).norm())
+    assert apart < 0.3 * float((expected - exact).norm()), "closer to the rounded model than that is to the exact one"
+    kept = resolve(str(tmp_path / "out")).weights.stored("model.layers.0.mlp.up_proj.weight")
+    assert kept is not None
+    form = kept.suiting(Scheme(8, None, True, "int8-static"))
+    assert form is not None
+    assert form.read().input_scale == pytest.approx(records["model.layers.0.mlp.up_proj"].input_scale)
 
 
 def test_several_schemes_are_named_one_by_one(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def test_width_that_no_group_divides_is_named() -> None:
     assert preset("int8").scheme(ATTENTION, 100) == Scheme(8, None, True, "int8-per-token")
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "none"])
-def test_embedding_and_head_keep_8_bits_in_small_groups(name: str) -> None:
-    recipe = preset(name, 128)
+@pytest.mark.parametrize(("name", "group_size"), [*((name, None) for name in PRESETS if name != "none"), ("int4", 128)])
+def test_embedding_and_head_keep_8_bits_in_small_groups(name: str, group_size: int | None) -> None:
+    recipe = preset(name, group_size)
     for kind in ("embedding", "head"):
         assert recipe.scheme("lm_head", 576, kind) == Scheme(8, 32, False, "none")  # type: ignore[arg-type]
     skipping = recipe.model_copy(update={"overrides": (Override(match="lm_head", skip=True),)})
@@ -82,7 +82,8 @@ def test_presets_have_names_and_group_sizes() -> None:
         preset("int3")
     with pytest.raises(RequestError, match="48"):
         preset("int4", 48)
-    assert preset("int8", 64) == PRESETS["int8"], "one scale a channel has no group size to change"
+    with pytest.raises(RequestError, match="quant int8 has no groups: leave the group size of 64 out"):
+        preset("int8", 64)
 
 
 def test_a_pattern_must_match_something() -> None:

@@ -103,11 +103,12 @@ def test_poor_data_is_among_the_notes_and_limits_are_held(source: ModelSource, t
     assert not (tmp_path / "other").exists()
 
 
-def test_windows_are_no_longer_than_the_context(source: ModelSource, tmp_path: Path) -> None:
+def test_windows_are_no_longer_than_the_context(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "tiny", "llama", num_hidden_layers=1, max_position_embeddings=50)
     text = tmp_path / "text.txt"
     text.write_text("a kiln is an oven. " * 100)
-    build = BuildOptions(quant="int8", data=DataOptions(str(text), samples=2, length=1000), max_length=40)
-    build_engine(source, tmp_path / "engine", build)
+    build = BuildOptions(quant="int8", data=DataOptions(str(text), samples=2), max_length=40)
+    build_engine(resolve(str(tmp_path / "tiny")), tmp_path / "engine", build)
     assert np.isfinite(runtimes.open(tmp_path / "engine").score(np.arange(5))).all()
 
 

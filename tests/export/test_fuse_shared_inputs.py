@@ -14,8 +14,10 @@ RNG = np.random.default_rng(0)
 WIDTH = 64
 INT4 = Scheme(bits=4, group_size=32, symmetric=False, activation="none")
 INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+STATIC = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-static")
 # Outputs of each layer: all different, so that parts handed to the wrong reader show.
 ROWS = {"q": 24, "k": 8, "v": 16}
+HEADS = {"q": 4, "k": 2, "v": 2}
 
 
 def layers(
@@ -142,3 +144,45 @@ def test_a_product_of_two_computed_values_stays() -> None:
     apart = graph(nodes, {"x": [3, WIDTH], "y": [8, WIDTH]}, {"out": [3, 8]}, {})
     fuse_shared_inputs(apart)
     assert ops(apart) == ["Add", "MatMul", "MatMul", "Transpose"]
+
+
+@pytest.mark.parametrize(("scales", "products"), [((0.02, 0.02, 0.02), 1), ((0.02, 0.02, 0.03), 2)])
+def test_static_inputs_of_one_scale_become_one(scales: tuple[float, ...], products: int) -> None:
+    """Query, key and value that reach attention: only those whose input is rounded alike."""
+    nodes, weights, inside = [], {}, {}
+    for (name, rows), scale in zip(HEADS.items(), scales, strict=True):
+        tensors, _ = quantized(name, RNG.standard_normal((rows * 8, WIDTH), dtype=np.float32), STATIC)
+        weights |= tensors | {f"{name}.input_scale": np.array(scale, np.float32)}
+        given = ["x", *tensors, "", "", f"{name}.input_scale"]
+        nodes += [
+            node("QuantizedMatMul", given, name, bits=8, group_size=0, activation="int8-static"),
+            node("Reshape", [name, "heads"], f"{name}.heads"),
+            node("Transpose", [f"{name}.heads"], f"{name}.turned", perm=[0, 2, 1, 3]),
+        ]
+        inside |= {name: ["B", "S", rows * 8], f"{name}.turned": ["B", rows, "S", 8]}
+    nodes.append(
+        node(
+            "Attention",
+            [*(f"{name}.turned" for name in HEADS), "past", "past", "start_ids"],
+            ["out", "pk", "pv"],
+            scale=1.0,
+        )
+    )
+    weights |= {"heads": np.array([0, 0, -1, 8])}
+    fused = graph(
+        nodes,
+        {"x": ["B", "S", WIDTH], "past": ["B", 2, "P", 8], "start_ids": ["B"]},
+        {"out": ["B", "S", 4, 8], "pk": ["B", 2, "T", 8], "pv": ["B", 2, "T", 8]},
+        weights,
+        inside,
+    )
+    feeds = {
+        "x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32),
+        "past": RNG.standard_normal((2, 2, 5, 8), dtype=np.float32),
+        "start_ids": np.zeros(2, np.int64),
+    }
+    expected = run_reference(fused, feeds)
+    fuse_shared_inputs(fused)
+    assert ops(fused).count("QuantizedMatMul") == products
+    for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-5)

@@ -109,8 +109,7 @@ def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(f
     check_left_padded(family, graph, lambda feeds: session.run(None, feeds))
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("dtype", "fused"), [("float32", True), ("float32", False), ("float16", True)])
 def test_tensorrt_graph_with_an_in_place_cache_is_hugging_face(family: Family, dtype: str, fused: bool) -> None:
     graph = family.canonical.clone()
     tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=CAPACITY, dtype=dtype, fused_attention=fused))  # type: ignore[arg-type]

@@ -1,13 +1,17 @@
 """Quantized ops in ONNX Runtime's kernels against numpy, within the rounding of the activations and no more."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 
 from edgekiln.calib.scheme import Scheme
+from edgekiln.export.passes.qdq import static_to_qdq
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from graphs import graph, node, ops, quantized, run_ort, run_reference
@@ -15,6 +19,7 @@ from graphs import graph, node, ops, quantized, run_ort, run_reference
 RNG = np.random.default_rng(0)
 ROWS = 40
 PER_TOKEN = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+STATIC = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-static")
 
 
 def grouped(bits: int, group_size: int) -> Scheme:
@@ -101,6 +106,60 @@ def test_layers_that_read_one_input_share_its_row_maxima() -> None:
     lower_quantized_ops(model)
     assert ops(model).count("ReduceMax") == 1
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=0.05 * np.abs(expected).max())
+
+
+def static_layers(scales: list[float]) -> ir.Model:
+    """As many QuantizedMatMuls of x as there are input scales, to y0, y1 and so on."""
+    nodes, weights = [], {}
+    for index, scale in enumerate(scales):
+        tensors, _ = quantized(f"w{index}", RNG.standard_normal((ROWS, 96), dtype=np.float32), STATIC)
+        weights |= tensors | {f"w{index}.input_scale": np.array(scale, np.float32)}
+        inputs = ["x", *tensors, "", "", f"w{index}.input_scale"]
+        attributes = {"bits": 8, "group_size": 0, "activation": "int8-static"}
+        nodes.append(node("QuantizedMatMul", inputs, f"y{index}", **attributes))
+    outputs = {f"y{index}": ["B", "S", ROWS] for index in range(len(scales))}
+    return graph(nodes, {"x": ["B", "S", 96]}, outputs, weights)
+
+
+@pytest.mark.parametrize("lowered", [lower_quantized_ops, static_to_qdq])
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_static_inputs(lowered: Callable[[ir.Model], None], tokens: int) -> None:
+    model = static_layers([0.02, 0.02, 0.05])
+    # Beyond the range of int8 on both sides, and halves, which are rounded to even.
+    x = RNG.standard_normal((2, tokens, 96), dtype=np.float32)
+    x[0, 0, :4] = [100, -100, 0.05, -0.03]
+    expected = run_reference(model, {"x": x})
+    for result, scale in zip(expected, (0.02, 0.02, 0.05), strict=True):
+        assert np.abs(result).max() > 0
+        assert np.abs(x / np.float32(scale)).max() > 128
+    lowered(model)
+    kinds = ops(model)
+    if lowered is static_to_qdq:
+        assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear"), kinds.count("MatMul")) == (2, 2 + 3, 3)
+    else:
+        assert (kinds.count("QuantizeLinear"), kinds.count("MatMulIntegerToFloat")) == (2, 3)
+    for result, truth in zip(run_ort(model, {"x": x}), expected, strict=True):
+        np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-3)
+
+
+def test_the_graph_for_tensorrt_is_int8_around_zero() -> None:
+    model = static_layers([0.02])
+    static_to_qdq(model)
+    common.RemoveUnusedNodesPass()(model)
+    model.opset_imports.pop("edgekiln")
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    kinds = {node.op_type: node for node in proto.graph.node}
+    assert not any(node.domain for node in proto.graph.node)
+    assert all(len(kinds[kind].input) == 2 for kind in ("QuantizeLinear", "DequantizeLinear")), "no zero points"
+    (attribute,) = kinds["QuantizeLinear"].attribute
+    assert (attribute.name, attribute.i) == ("output_dtype", onnx.TensorProto.INT8)
+    codes = next(tensor for tensor in proto.graph.initializer if tensor.dims == [96, ROWS])
+    assert codes.data_type == onnx.TensorProto.INT8
+    x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
+    np.testing.assert_allclose(
+        onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})[0], run_ort(model, {"x": x})[0], atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("bits", [4, 8])

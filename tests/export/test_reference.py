@@ -107,6 +107,12 @@ def test_dequantize_is_the_quantizers_own(scheme: Scheme) -> None:
     np.testing.assert_allclose(result, stored, rtol=1e-6)
 
 
+def test_a_static_input_is_rounded_as_onnx_says() -> None:
+    x = np.array([[0.25, -0.25, 0.75, 1.0], [70.0, -70.0, 63.5, -64.0]], np.float32)
+    expected = [[0.0, 0.0, 1.0, 1.0], [63.5, -64.0, 63.5, -64.0]]
+    np.testing.assert_array_equal(reference.quantize_input(x, np.float32(0.5)), expected)
+
+
 def test_tokens_are_rounded_a_row_at_a_time() -> None:
     x = np.array([[127.0, 0.4, -0.6], [1.27e6, 12699.0, 0.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(reference.quantize_tokens(x), [[127, 0, -1], [1.27e6, 10000, 0], [0, 0, 0]])

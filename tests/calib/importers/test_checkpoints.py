@@ -100,7 +100,7 @@ def test_a_variant_that_cannot_be_read_is_named(
 def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
     windows = np.random.default_rng(0).integers(0, 256, (2, 16))
-    source = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
+    source, _ = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
     layers = quantization_plan(build_skeleton(source.config), preset("int8"), source.weights.stored).layers
     linear = [layer for layer in layers if layer.names[0] in weights]
     assert len(linear) == len(weights)
@@ -109,7 +109,7 @@ def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
         np.testing.assert_allclose(layer.stored.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
     # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
     write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
-    source = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
+    source, _ = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
     assert source.weights.stored(f"{LAYER}.weight") is None
 
 

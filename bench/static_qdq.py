@@ -1,0 +1,40 @@
+"""Build an engine whose layers with static inputs stand as Q/DQ, the form that TensorRT fuses, to measure it.
+
+    python bench/static_qdq.py smollm2-135m -o engines/qdq
+    edgekiln eval engines/qdq --text TEXT --window 512 --max-tokens 20480
+
+ONNX Runtime computes such a graph in float32, slowly: codes, scales and roundings are those of `--quant int8-static`.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from edgekiln import bundle
+from edgekiln.calib.limits import Limits
+from edgekiln.export.build import Clock, canonical_graph, write_engine
+from edgekiln.export.calibration import calibrated
+from edgekiln.export.options import BuildOptions
+from edgekiln.export.passes.qdq import static_to_qdq
+from edgekiln.sources import resolve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    options = BuildOptions(quant="int8-static")
+    clock = Clock()
+    source, recipe = calibrated(
+        resolve(arguments.model), options.chosen_recipe, options.data, Limits(), lambda step, done: None
+    )
+    options = dataclasses.replace(options, recipe=recipe)
+    with bundle.atomic_directory(arguments.output) as directory:
+        canonical = canonical_graph(source, options, clock)
+        static_to_qdq(canonical.graph)
+        write_engine(canonical, source, directory, options, clock)
+
+
+if __name__ == "__main__":
+    main()

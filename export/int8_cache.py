@@ -1,0 +1,31 @@
+"""The step after a build: an engine with a float cache becomes one with an int8 cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgekiln import bundle
+from edgekiln.calib.data import Windows
+from edgekiln.calib.kv_cache import cache_scales
+from edgekiln.export.passes.int8_cache import quantize_cache
+from edgekiln.export.weights_file import save_graph
+from edgekiln.runtimes.ort_cpu import OrtCpuRuntime
+
+
+def with_int8_cache(
+    directory: Path, manifest: bundle.EngineManifest, windows: Windows, progress: Callable[[float], None]
+) -> bundle.EngineManifest:
+    """Rewrite an ort-cpu engine that nobody else reads yet, in place; returns its new manifest.
+
+    Raises:
+        EdgekilnError: the engine cannot be run here.
+    """
+    length = manifest.architecture.max_length
+    scales = cache_scales(OrtCpuRuntime(directory, manifest), windows[:, :length], progress)
+    for name in manifest.graphs.values():
+        graph = ir.load(directory / name)
+        quantize_cache(graph, scales)
+        save_graph(graph, directory / name)
+    layout = manifest.kv.model_copy(update={"dtype": "int8"})
+    return bundle.write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv": layout})
