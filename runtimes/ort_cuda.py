@@ -38,7 +38,7 @@ class OrtCudaRuntime(OrtRuntime[DeviceCache]):
         chunk: int | None = None,
         native: bool = True,
         device: str = "cuda",
-        cuda_graph: bool = False,
+        cuda_graph: bool = True,
     ) -> None:
         """Load the `generate` graph of a checked engine.
 
@@ -48,7 +48,8 @@ class OrtCudaRuntime(OrtRuntime[DeviceCache]):
             chunk: tokens a prefill run takes at once.
             native: has no meaning here.
             device: `cuda`, or `cpu` to run the same graph and the same buffers without a GPU.
-            cuda_graph: record a decode step once and replay it.
+            cuda_graph: record a decode step once and replay it: two to three times as fast, with attention over the
+                cache's whole capacity.
 
         Raises:
             BundleError: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
