@@ -11,7 +11,7 @@ from cuda_engines import open_on_cpu, write_cuda_engine
 from edgekiln import bundle, runtimes
 from edgekiln.errors import BundleError, EdgekilnError, RequestError
 from edgekiln.runtimes.ort_cuda import OrtCudaRuntime
-from edgekiln.runtimes.ort_cuda_cache import slice_of
+from edgekiln.runtimes.ragged import slice_of
 from models import VOCABULARY, save_checkpoint
 
 TOLERANCE = 0.02
@@ -108,8 +108,8 @@ def test_fresh_buffers_are_zero_and_grown_ones_continue(engines: tuple[Path, Pat
 
 
 def test_rows_are_slices_of_one_buffer() -> None:
-    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4)) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
-    assert slice_of(1000, (4, 2, 8, 16), slice(None)) == (1000, [4, 2, 8, 16])
+    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
+    assert slice_of(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
 
 
 def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:
