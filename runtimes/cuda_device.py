@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,8 @@ class CudaDevice:
         # A stream that does not wait for the default one, which a capture could not.
         self._stream = self._call(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
         self.stream = int(self._stream)
+        # What another thread queues while one records would be recorded, and not done.
+        self._queueing = threading.RLock()
 
     def allocate(self, size: int, what: str) -> Buffer:
         """`size` bytes of device memory."""
@@ -69,45 +72,53 @@ class CudaDevice:
 
     def zero(self, buffer: Buffer) -> None:
         """Queue: all bytes become 0."""
-        self._call(self._cuda.cudaMemsetAsync(buffer.address, 0, buffer.size, self._stream))
+        with self._queueing:
+            self._call(self._cuda.cudaMemsetAsync(buffer.address, 0, buffer.size, self._stream))
 
     def copy_in(self, address: int, array: Array) -> None:
         """Queue a copy to the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
+        with self._queueing:
+            self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
 
     def copy_out(self, array: Array, address: int) -> None:
         """Queue a copy from the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
+        with self._queueing:
+            self._call(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
 
     def copy_rows(self, target: tuple[int, int], source: tuple[int, int], width: int, count: int) -> None:
         """Queue a copy of `count` pieces within the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self._call(self._cuda.cudaMemcpy2DAsync(*target, *source, width, count, kind, self._stream))
+        with self._queueing:
+            self._call(self._cuda.cudaMemcpy2DAsync(*target, *source, width, count, kind, self._stream))
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """A CUDA graph of what `work` queues; the call launches it."""
         cuda, stream = self._cuda, self._stream
-        self._call(cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
-        try:
-            work()
-        except BaseException:
-            cuda.cudaStreamEndCapture(stream)
-            raise
-        graph = self._call(cuda.cudaStreamEndCapture(stream))
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        with self._queueing:
+            self._call(cuda.cudaStreamBeginCapture(stream, mode))
+            try:
+                work()
+            except BaseException:
+                cuda.cudaStreamEndCapture(stream)
+                raise
+            graph = self._call(cuda.cudaStreamEndCapture(stream))
         executable = self._call(cuda.cudaGraphInstantiate(graph, 0))
         self._call(cuda.cudaGraphDestroy(graph))
 
         def replay() -> None:
-            self._call(cuda.cudaGraphLaunch(executable, stream))
+            with self._queueing:
+                self._call(cuda.cudaGraphLaunch(executable, stream))
 
         self._free_with(replay, cuda.cudaGraphExecDestroy, executable)
         return replay
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        self._call(self._cuda.cudaStreamSynchronize(self._stream))
+        with self._queueing:
+            self._call(self._cuda.cudaStreamSynchronize(self._stream))
 
     def _call(self, result: tuple[Any, ...]) -> Any:
         """What a call gave, without the error that it did not have."""

@@ -12,7 +12,7 @@ from edgekiln.bundle import GraphIO
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.device import Array, Device
 from edgekiln.runtimes.ragged import slice_of
-from edgekiln.runtimes.tensorrt_cache import GrowingCache, InPlaceCache
+from edgekiln.runtimes.tensorrt_cache import GrowingCache, GrowingRow, InPlaceCache
 from edgekiln.runtimes.tensorrt_plan import Shape
 from edgekiln.runtimes.tensorrt_session import Bound, Session
 
@@ -137,8 +137,7 @@ class GrowingBinding(_Binding):
 
     def __init__(self, session: Session, cache: GrowingCache, rows: slice, staging: Staging) -> None:
         super().__init__(session, staging)
-        self._cache = cache
-        self._rows = range(*rows.indices(cache.batch_size))
+        self._rows = cache.rows[rows]
 
     def run(self) -> None:
         """Run the engine on what the bound arrays hold now, row after row."""
@@ -146,16 +145,16 @@ class GrowingBinding(_Binding):
             for index, row in enumerate(self._rows):
                 self._run_row(row, slice(index, index + 1))
 
-    def _run_row(self, row: int, one: slice) -> None:
-        session, state = self._session, self._cache.settled(row)
-        ids, io = self.input_ids[one], session.io
-        addresses = self._staging.addresses(io)
-        shapes: dict[str, Shape] = {io.input_ids: ids.shape, io.position_ids: ids.shape}
-        for part, front, back in zip(self._cache.parts, state.front, state.back, strict=True):
+    def _run_row(self, row: GrowingRow, one: slice) -> None:
+        session, ids, positions, logits = self._session, self.input_ids[one], self.position_ids[one], self.logits[one]
+        # The first new token's position is how many the row holds.
+        row.settle(int(positions[0, 0]))
+        addresses = self._staging.addresses(session.io)
+        shapes: dict[str, Shape] = {session.io.input_ids: ids.shape, session.io.position_ids: ids.shape}
+        for part, front, back in zip(session.parts, row.front, row.back, strict=True):
             addresses |= {part.past: front.address, part.present: back.address}
-            shapes[part.past] = (1, part.heads, state.slots, part.head_dim)
+            shapes[part.past] = (1, part.heads, row.slots, part.head_dim)
         context = session.context(*ids.shape)
         session.bind(context, Bound(addresses, shapes))
-        logits = self.logits[one]
-        self._run(ids, self.position_ids[one], logits, lambda: self._launch(context, ids.shape, logits.size))
-        state.turn(state.slots + ids.shape[1])
+        self._run(ids, positions, logits, lambda: self._launch(context, ids.shape, logits.size))
+        row.turn(row.slots + ids.shape[1])

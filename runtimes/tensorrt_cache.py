@@ -1,7 +1,5 @@
 """Keys and values in device memory, of either kind: updated in place, or growing from one buffer to another."""
 
-from dataclasses import dataclass
-
 from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.device import Buffer, Device
 from edgekiln.runtimes.ragged import RaggedRows
@@ -35,25 +33,57 @@ class InPlaceCache(RaggedRows):
         return limit
 
     def _grow(self, capacity: int, held: int) -> None:
-        for part in self.parts:
-            size = self.batch_size * part.heads * capacity * part.head_dim * self.itemsize
-            self.buffers.append(self._device.allocate(size, WHAT))
+        sizes = [self.batch_size * part.heads * capacity * part.head_dim * self.itemsize for part in self.parts]
+        buffers = [self._device.allocate(size, WHAT) for size in sizes]
+        for buffer in buffers:
             # Slots that no row holds are masked by adding to their scores, which only finite numbers survive.
-            self._device.zero(self.buffers[-1])
+            self._device.zero(buffer)
+        self.buffers = buffers
 
 
-@dataclass
 class GrowingRow:
-    """One row: its `front` buffers hold the first `slots` tokens as dense [1, KV, slots, D], `back` takes the next."""
+    """One row: its `front` buffers hold the first `slots` tokens as dense [1, KV, slots, D], `back` takes the next.
 
-    front: list[Buffer]
-    back: list[Buffer]
-    slots: int = 0
+    It knows nothing of the cache it is in, so that what runs it does not keep the cache alive.
+    """
+
+    def __init__(self, parts: list[CachePart], itemsize: int, device: Device) -> None:
+        self.front: list[Buffer] = []
+        self.back: list[Buffer] = []
+        self.slots = 0
+        self._token_sizes = [part.head_dim * itemsize for part in parts]
+        self._heads = [part.heads for part in parts]
+        self._device = device
 
     def turn(self, slots: int) -> None:
         """The back, which holds `slots` tokens, becomes the front."""
         self.front, self.back = self.back, self.front
         self.slots = slots
+
+    def settle(self, length: int) -> None:
+        """Keep only the first `length` tokens, if there are more."""
+        if length == self.slots:
+            return
+        if length:
+            for index, (token, heads) in enumerate(zip(self._token_sizes, self._heads, strict=True)):
+                source = self.front[index].address, self.slots * token
+                target = self.back[index].address, length * token
+                self._device.copy_rows(target, source, length * token, heads)
+        self.turn(length)
+
+    def grow(self, capacity: int) -> None:
+        """Move to buffers for `capacity` tokens."""
+        sizes = [token * heads for token, heads in zip(self._token_sizes, self._heads, strict=True)]
+        for index, size in enumerate(sizes):
+            # One part at a time, so that old and new are both there for one part only.
+            larger = self._device.allocate(capacity * size, WHAT)
+            if self.slots:
+                held = self.slots * size
+                self._device.copy_rows((larger.address, held), (self.front[index].address, held), held, 1)
+                # The copy reads a buffer that is about to be freed.
+                self._device.synchronize()
+            self.front[index : index + 1] = [larger]
+            self.back[index : index + 1] = [self._device.allocate(capacity * size, WHAT)]
 
 
 class GrowingCache(RaggedRows):
@@ -63,34 +93,9 @@ class GrowingCache(RaggedRows):
         self, properties: Properties, parts: list[CachePart], itemsize: int, device: Device, batch_size: int
     ) -> None:
         super().__init__(properties, batch_size)
-        self.parts = parts
-        self.itemsize = itemsize
-        self.rows: list[GrowingRow] = [GrowingRow([], []) for _ in range(batch_size)]
-        self._device = device
-
-    def settled(self, row: int) -> GrowingRow:
-        """The row without the tokens that it was made to forget."""
-        state, length = self.rows[row], int(self.lengths[row])
-        if state.slots != length:
-            if length:
-                for part, front, back in zip(self.parts, state.front, state.back, strict=True):
-                    token = part.head_dim * self.itemsize
-                    source, target = (front.address, state.slots * token), (back.address, length * token)
-                    self._device.copy_rows(target, source, length * token, part.heads)
-            state.turn(length)
-        return state
+        self.rows = [GrowingRow(parts, itemsize, device) for _ in range(batch_size)]
 
     def _grow(self, capacity: int, held: int) -> None:
-        for row, state in enumerate(self.rows):
-            state = self.settled(row) if state.front else state  # noqa: PLW2901 - the same object, settled
-            for index, part in enumerate(self.parts):
-                token = part.heads * part.head_dim * self.itemsize
-                # One part at a time, so that old and new are both there for one part only.
-                larger = self._device.allocate(capacity * token, WHAT)
-                if state.slots:
-                    size = state.slots * token
-                    self._device.copy_rows((larger.address, size), (state.front[index].address, size), size, 1)
-                    # The copy reads a buffer that is about to be freed.
-                    self._device.synchronize()
-                second = self._device.allocate(capacity * token, WHAT)
-                state.front[index : index + 1], state.back[index : index + 1] = [larger], [second]
+        for row, length in zip(self.rows, self.lengths, strict=True):
+            row.settle(int(length))
+            row.grow(capacity)

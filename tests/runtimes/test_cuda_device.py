@@ -4,6 +4,7 @@ import gc
 import inspect
 import re
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -91,13 +92,34 @@ def test_recorded_work_is_done_each_time_it_is_called_and_not_before() -> None:
         assert got.array[0] == value
 
 
+def test_what_another_thread_queues_is_not_recorded() -> None:
+    device = CudaDevice(FakeCuda())
+    recorded, other = device.allocate(1, "a test"), device.allocate(1, "a test")
+    threads = []
+
+    def work() -> None:
+        threads.append(threading.Thread(target=device.zero, args=(other,)))
+        threads[0].start()
+        threads[0].join(timeout=0.1)
+        assert threads[0].is_alive()
+        device.zero(recorded)
+
+    device.record(work)
+    threads[0].join()
+    got = device.pinned((2,), np.uint8)
+    device.copy_out(got.array[:1], other.address)
+    device.copy_out(got.array[1:], recorded.address)
+    device.synchronize()
+    assert got.array.tolist() == [0, 255]
+
+
 def test_a_failure_while_recording_ends_the_recording() -> None:
     device = CudaDevice(FakeCuda())
 
     def work() -> None:
         raise EdgekilnError("no")
 
-    with pytest.raises(EdgekilnError, match="no"):
+    with pytest.raises(EdgekilnError, match=r"no"):
         device.record(work)
     device.synchronize()
 
@@ -134,7 +156,7 @@ def test_compute_capability() -> None:
 
 
 def test_no_device() -> None:
-    with pytest.raises(EdgekilnError, match="^running this engine needs an NVIDIA GPU: the driver shows none"):
+    with pytest.raises(EdgekilnError, match=r"^running this engine needs an NVIDIA GPU: the driver shows none"):
         CudaDevice(FakeCuda(devices=0))
 
 
