@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from edgekiln.calib.binary16 import binary16
 from edgekiln.calib.data import Windows
 from edgekiln.calib.readers import matrix
 from edgekiln.calib.weight import QuantizedWeight
@@ -103,7 +104,7 @@ class _Tuned:
 
     def finished(self, before: QuantizedWeight, exact: torch.Tensor) -> QuantizedWeight:
         """The weight with the trained scales, which the module gets too."""
-        after = replace(before, scales=self.scales().detach().numpy())
+        after = replace(before, scales=binary16(self.scales().detach()).numpy())
         values = torch.from_numpy(after.dequantize())
         matrix(self.module).copy_(values)
         error = (values - exact).square().sum() / exact.square().sum().clamp(min=1e-30)
