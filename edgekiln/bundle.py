@@ -73,6 +73,8 @@ class TensorRTBuild(_Record):
     compute_capabilities: list[str] = Field(description="that it was compiled for, as 8.9")
     max_batch: int = Field(gt=0, description="rows that are stepped together")
     chunk: int = Field(gt=0, description="tokens of a row that are taken at once")
+    stripped: bool = Field(default=False, description="the plan has no weights; they are in the graph it was made of")
+    options: list[str] = Field(default=[], description="of the build that were not left as they are")
 
 
 class GraphIO(_Record):

@@ -23,14 +23,16 @@ class Library:
         name: tensorrt or tensorrt_rtx.
         version: its version.
         records_by_itself: a context made for replaying records its runs, and the caller must not.
+        module: the Python module.
+        log: the ILogger that keeps errors, of all that the library makes here.
     """
 
     def __init__(self, target: str, module: Any) -> None:
         self.name = MODULES[target][0]
         self.version = str(module.__version__)
         self.records_by_itself = self.name == "tensorrt_rtx"
-        self._module = module
-        self._log = _make_log(module)
+        self.module = module
+        self.log = _make_log(module)
         self._runtime: Any = None
 
     def deserialize(self, plan: Path) -> Any:
@@ -39,10 +41,10 @@ class Library:
         Raises:
             BundleError: with the library's own first words on why it refuses.
         """
-        self._log.errors.clear()
+        self.log.errors.clear()
         try:
             # One for all engines: it must outlive them.
-            self._runtime = self._runtime or self._module.Runtime(self._log)
+            self._runtime = self._runtime or self.module.Runtime(self.log)
             engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         except Exception as error:
             raise BundleError(first_line(error)) from error
@@ -60,12 +62,12 @@ class Library:
         Raises:
             EdgekilnError: there is no memory for it.
         """
-        self._log.errors.clear()
-        strategy = self._module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        self.log.errors.clear()
+        strategy = self.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if replayed and self.records_by_itself:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            config.cuda_graph_strategy = self._module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)
@@ -73,9 +75,15 @@ class Library:
             raise EdgekilnError(f"{self.name} made no execution context: {self.last_errors()}")
         return context
 
+    @property
+    def errors(self) -> list[str]:
+        """What was logged as an error; cleared by whoever wants to know about one call."""
+        errors: list[str] = self.log.errors
+        return errors
+
     def last_errors(self) -> str:
         """The first line of what was logged as an error since the last call, or that nothing was."""
-        return first_line(Exception(self._log.errors[0])) if self._log.errors else "it does not say why"
+        return first_line(Exception(self.log.errors[0])) if self.log.errors else "it does not say why"
 
 
 @functools.cache

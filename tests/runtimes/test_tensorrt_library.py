@@ -122,9 +122,9 @@ def build_plan(directory: Path) -> bytes:
     save_checkpoint(directory, "llama")
     graph = canonical_graph(resolve(str(directory)), BuildOptions(quant="none")).graph
     tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=64))
-    builder = trt.Builder(load_library("trt-rtx")._log)
+    builder = trt.Builder(load_library("trt-rtx").log)
     network = builder.create_network()
-    assert trt.OnnxParser(network, load_library("trt-rtx")._log).parse(ir.to_proto(graph).SerializeToString())
+    assert trt.OnnxParser(network, load_library("trt-rtx").log).parse(ir.to_proto(graph).SerializeToString())
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM89, 0)
@@ -205,7 +205,7 @@ def test_bindings_without_the_package_that_names_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr("edgekiln.runtimes.tensorrt_library.importlib.import_module", without)
     library = load_library("trt-rtx")
     load_library.cache_clear()
-    assert (library.name, library.version, library._module) == ("tensorrt_rtx", trt.__version__, spec)
+    assert (library.name, library.version, library.module) == ("tensorrt_rtx", trt.__version__, spec)
 
 
 def test_the_adapter_is_light_until_an_engine_is_opened() -> None:
@@ -220,10 +220,10 @@ def test_the_log_keeps_the_first_errors() -> None:
     severity = trt.ILogger.Severity
     assert library.last_errors() == "it does not say why"
     for number in range(20):
-        library._log.log(severity.WARNING, f"warning {number}")
-        library._log.log(severity.ERROR, f"error {number}\nand more")
+        library.log.log(severity.WARNING, f"warning {number}")
+        library.log.log(severity.ERROR, f"error {number}\nand more")
     assert library.last_errors() == "error 0"
-    assert len(library._log.errors) < 20
+    assert len(library.log.errors) < 20
 
 
 def test_ids_have_the_type_that_real_plans_ask_for() -> None:
