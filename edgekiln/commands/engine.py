@@ -94,7 +94,8 @@ def command(
         with extra("export"):
             from edgekiln.export.build import build_engine
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
-        directory = output or Path("engines") / f"{source.name}-{options.quant}"
+        suffix = "" if target == "ort-cpu" else f"-{target}"
+        directory = output or Path("engines") / f"{source.name}-{options.quant}{suffix}"
         manifest = build_engine(source, directory, options, report)
     _summarize(directory, manifest, as_json)
 
