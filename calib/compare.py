@@ -84,7 +84,7 @@ def first_apart(differences: Sequence[Difference], tolerance: float) -> Differen
 
 def _check(engine: Side, reference: Side, tokens: npt.NDArray[np.int64]) -> None:
     ours, theirs = engine.manifest.architecture, reference.manifest.architecture
-    for what in ("vocab_size", "hidden_size", "layers", "kv_heads", "head_dims"):
+    for what in ("model_type", "vocab_size", "hidden_size", "layers", "kv_heads", "head_dims"):
         if getattr(ours, what) != getattr(theirs, what):
             raise RequestError(
                 f"{what.replace('_', ' ')} is {getattr(ours, what)} in {engine.directory} and {getattr(theirs, what)} "
@@ -116,7 +116,7 @@ def _run(side: Side, tokens: npt.NDArray[np.int64], between: list[str], threads:
     from polygraphy.comparator import Comparator
     from polygraphy.logger import G_LOGGER
 
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1
     manifest = side.manifest
     session = open_graph(side.directory, manifest, threads, between)
     io = manifest.io

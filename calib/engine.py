@@ -61,12 +61,14 @@ def build_plan(
         plan: file to write.
 
     Raises:
-        EdgekilnError: the library or polygraphy is missing, has no GPU where it needs one, or fails.
+        EdgekilnError: the library or polygraphy is missing, or fails, or there is no GPU where one is needed.
         RequestError: the library does not compile for a capability.
         UnsupportedModelError: the parser refuses an op, or a quantized layer came out unquantized.
     """
     library = compiler(target)
     module = library.module
+    if options.refit or options.strip_weights:
+        _check_gpu(target)
     library.errors.clear()
     builder = _made(lambda: module.Builder(library.log), library, target)
     strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -96,6 +98,7 @@ def build_plan(
         compute_capabilities=[f"{major}.{minor}" for major, minor in capabilities],
         max_batch=options.max_batch,
         chunk=min(options.chunk, manifest.architecture.max_length),
+        stripped=options.strip_weights,
         options=_named(options),
     )
 
@@ -116,8 +119,19 @@ def compiler(target: str) -> Library:
     if "polygraphy.backend.trt" in sys.modules and wanted != polygraphy.config.USE_TENSORRT_RTX:
         raise EdgekilnError(f"this process has compiled with another library: build for {target} in a new one")
     polygraphy.config.USE_TENSORRT_RTX = wanted
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    # What it would print as critical, it raises too.
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1
     return library
+
+
+def _check_gpu(target: str) -> None:
+    """Plans whose weights can be put in later are compiled on the GPU, by TensorRT-RTX too."""
+    from edgekiln.runtimes.cuda_device import open_device
+
+    try:
+        open_device(extra=target)
+    except EdgekilnError as error:
+        raise EdgekilnError(f"--refit and --strip-weights compile on a GPU only ({error}): leave them out") from error
 
 
 def _major(library: Library) -> int:

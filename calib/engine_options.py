@@ -67,6 +67,10 @@ class TensorRTOptions:
             if self.capabilities is not None:
                 raise RequestError("--sm is for target trt-rtx: TensorRT compiles for the GPU that it runs on")
         elif target == "trt-rtx":
+            if (self.refit or self.strip_weights) and len(self.capabilities or DEFAULT_CAPABILITIES) > 1:
+                raise RequestError(
+                    "TensorRT-RTX compiles --refit and --strip-weights for one compute capability: give one with --sm"
+                )
             for flag, given in (
                 ("--timing-cache", self.timing_cache),
                 ("--version-compatible", self.version_compatible),

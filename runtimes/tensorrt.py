@@ -70,7 +70,8 @@ class TensorRTRuntime(RowsRuntime[InPlaceCache | GrowingCache, Session]):
         if build.library != library.name:
             raise BundleError(f"the plan was built with {build.library}, target {manifest.target} runs {library.name}")
         try:
-            engine = library.deserialize(directory / manifest.graphs["plan"])
+            weights = directory / manifest.graphs["generate"] if build.stripped else None
+            engine = library.deserialize(directory / manifest.graphs["plan"], weights)
         except BundleError as error:
             raise BundleError(why_refused(build, library.version, device.compute_capability, str(error))) from error
         check_engine(engine, manifest)

@@ -35,8 +35,8 @@ class Library:
         self.log = _make_log(module)
         self._runtime: Any = None
 
-    def deserialize(self, plan: Path) -> Any:
-        """The engine (ICudaEngine) of a plan file.
+    def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
+        """The engine (ICudaEngine) of a plan file; one without weights gets those of the ONNX file `weights`.
 
         Raises:
             BundleError: with the library's own first words on why it refuses.
@@ -50,7 +50,15 @@ class Library:
             raise BundleError(first_line(error)) from error
         if engine is None:
             raise BundleError(self.last_errors())
+        if weights is not None:
+            self._put_in(engine, weights)
         return engine
+
+    def _put_in(self, engine: Any, weights: Path) -> None:
+        refitter = self.module.Refitter(engine, self.log)
+        taken = self.module.OnnxParserRefitter(refitter, self.log).refit_from_file(str(weights))
+        if not taken or not refitter.refit_cuda_engine():
+            raise BundleError(f"the weights of {weights.name} do not fit: {self.last_errors()}")
 
     def make_context(self, engine: Any, replayed: bool) -> Any:
         """An execution context (IExecutionContext) whose memory is what its profile takes.

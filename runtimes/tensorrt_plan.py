@@ -144,9 +144,12 @@ def why_refused(build: TensorRTBuild, version: str, capability: str, error: str)
             f"build the engine again here, or install {build.library} {build.version}"
         )
     if capability not in build.compute_capabilities:
+        fix = "build the engine on it"
+        if build.library == "tensorrt_rtx":
+            fix = f"build the engine with --sm {capability}, or for ort-cuda if TensorRT-RTX does not run there"
         return (
             f"the plan was built for compute capability {', '.join(build.compute_capabilities)}, this GPU has "
-            f"{capability}: build the engine for it"
+            f"{capability}: {fix}"
         )
     return f"{build.library} {version} cannot load the plan ({error}): build the engine again"
 

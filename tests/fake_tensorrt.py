@@ -185,7 +185,8 @@ class FakeLibrary(Library):
         self.engine: Any = None
         self._about = (cuda, ranges, max_length, in_place)
 
-    def deserialize(self, plan: Path) -> Any:
+    def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
+        assert weights is None
         self.engine = FakeEngine(plan.read_bytes(), *self._about)
         return self.engine
 

@@ -91,7 +91,9 @@ def test_a_plan_of_another_version(tmp_path: Path) -> None:
 
 def test_a_plan_for_another_gpu(tmp_path: Path) -> None:
     engine = engine_of(b"not a plan", tmp_path, capability="8.6")
-    expected = r"^the plan was built for compute capability 8\.6, this GPU has 12\.0: build the engine for it$"
+    expected = (
+        r"^the plan was built for compute capability 8\.6, this GPU has 12\.0: build the engine with --sm 12\.0, or"
+    )
     with pytest.raises(BundleError, match=expected):
         open_with_the_real_library(engine, (12, 0))
 
@@ -228,3 +230,8 @@ def test_the_log_keeps_the_first_errors() -> None:
 
 def test_ids_have_the_type_that_real_plans_ask_for() -> None:
     assert np.dtype(trt.nptype(trt.DataType.INT64)) == np.dtype(np.int64)
+
+
+def test_what_puts_weights_into_a_plan_is_there() -> None:
+    assert re.search(r"refit_from_file\(self: [^,)]+, model: str", trt.OnnxParserRefitter.refit_from_file.__doc__)
+    assert callable(trt.Refitter.refit_cuda_engine)

@@ -70,7 +70,7 @@ def test_rows_are_slices_of_one_buffer() -> None:
         (
             "10.9",
             "9.0",
-            "the plan was built for compute capability 8.6, 8.9, this GPU has 9.0: build the engine for it",
+            "the plan was built for compute capability 8.6, 8.9, this GPU has 9.0: build the engine on it",
         ),
         ("10.9", "8.9", "tensorrt 10.9 cannot load the plan (bad tag): build the engine again"),
     ],
