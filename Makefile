@@ -41,7 +41,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it where it runs
 	$(BIN)/edgekiln engine "$$MODEL" --target "$$TARGET" --quant "$$QUANT" -o "$$OUT"
-	@if $(BIN)/edgekiln doctor --target "$$TARGET"; then $(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"; fi
+	@if why=$$($(BIN)/edgekiln doctor --target "$$TARGET"); then \
+		$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"; else echo "$$why"; fi
 
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"

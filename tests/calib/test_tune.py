@@ -75,5 +75,6 @@ def test_an_expert_that_no_token_reached_keeps_its_scales() -> None:
     exact = {name: matrix(model.get_submodule(name)).detach().clone() for name in ("unused", LAYERS["llama"][0])}
     weights = {name: quantize(weight, Scheme(4, 32, False, "none")) for name, weight in exact.items()}
     tuned = tune_scales(model, weights, exact, taught, lambda _: None)
-    np.testing.assert_array_equal(tuned["unused"].scales, weights["unused"].scales)
+    # But for the rounding that all get.
+    np.testing.assert_array_equal(tuned["unused"].scales, weights["unused"].scales.astype(np.float16))
     assert (tuned[LAYERS["llama"][0]].scales != weights[LAYERS["llama"][0]].scales).any()
