@@ -17,6 +17,8 @@ from edgekiln.calib.engine_options import DEFAULT_CAPABILITIES, TensorRTOptions
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError, first_line
 from edgekiln.runtimes.tensorrt_library import Library, load_library
 
+_ALWAYS_TYPED = 11
+
 
 @dataclass(frozen=True)
 class Range:
@@ -71,10 +73,7 @@ def build_plan(
         _check_gpu(target)
     library.errors.clear()
     builder = _made(lambda: module.Builder(library.log), library, target)
-    strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    # From release 11 on networks are strongly typed and the flag is deprecated or gone.
-    flags = 1 << int(strongly_typed) if strongly_typed is not None and _major(library) < 11 else 0
-    network = builder.create_network(flags)
+    network = builder.create_network(network_flags(module, library.version))
     parser = module.OnnxParser(network, library.log)
     if not parser.parse_from_file(str(graph)):
         raise UnsupportedModelError(_why_not_parsed(parser, library))
@@ -134,8 +133,12 @@ def _check_gpu(target: str) -> None:
         raise EdgekilnError(f"--refit and --strip-weights compile on a GPU only ({error}): leave them out") from error
 
 
-def _major(library: Library) -> int:
-    return int(library.version.split(".")[0])
+def network_flags(module: Any, version: str) -> int:
+    """Flags of a strongly typed network: TensorRT 10 and TensorRT-RTX 1 are told, from release 11 on all are."""
+    strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if strongly_typed is None or int(version.split(".", maxsplit=1)[0]) >= _ALWAYS_TYPED:
+        return 0
+    return 1 << int(strongly_typed)
 
 
 def _made(make: Callable[[], Any], library: Library, target: str) -> Any:

@@ -103,6 +103,16 @@ def test_a_small_workspace_is_enough_for_a_small_model(built: Path, tmp_path: Pa
     assert not made.stripped
 
 
+def test_networks_are_strongly_typed_in_every_release() -> None:
+    log = load_library("trt-rtx").log
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    for version in ("10.13.0", trt.__version__):
+        network = trt.Builder(log).create_network(engine.network_flags(trt, version))
+        assert network.get_flag(flag)
+    assert engine.network_flags(trt, "11.2.0.1") == 0
+    assert engine.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=object), "10.13.0") == 0
+
+
 def test_one_plan_for_several_gpus(built: Path, tmp_path: Path) -> None:
     made = engine.build_plan(
         built / "generate.onnx", "trt-rtx", TensorRTOptions(), bundle.read_manifest(built), tmp_path / "plan"
