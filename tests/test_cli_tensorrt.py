@@ -4,26 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 trt = pytest.importorskip("tensorrt_rtx")
 
+from command import edgekiln, sentence  # noqa: E402
+
 from edgekiln import bundle  # noqa: E402
-from edgekiln.cli import main  # noqa: E402
 from edgekiln.machine import look  # noqa: E402
 
 HAS_GPU = bool(look().gpus)
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def sentence(result: Result) -> str:
-    """The one line of a failure that exits with 2."""
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("cuda.bindings.runtime")
 
 import tensorrt_rtx as trt
+from adapters import check_ragged_rows, ids
 from fake_cuda import FakeCuda
 from fake_tensorrt import open_on_host, write_tensorrt_engine
 
@@ -16,7 +17,7 @@ from edgekiln.runtimes.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling import SamplingOptions
 from edgekiln.runtimes.tensorrt import TensorRTRuntime
 from edgekiln.runtimes.tokenizer import Tokenizer
-from models import VOCABULARY, save_checkpoint
+from models import save_checkpoint
 
 TOLERANCE = 1e-3
 MAX_LENGTH, MAX_BATCH, CHUNK = 600, 3, 16
@@ -50,10 +51,6 @@ def pair(engines: dict, form: tuple[str, str]):
     return runtimes.open(engines["cpu"], native=False), open_on_host(engines[form], chunk=7)[0]
 
 
-def ids(length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, VOCABULARY, length)
-
-
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
@@ -79,14 +76,7 @@ def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str
 
 
 def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(3), runtime.new_cache(3)
-    for row, length in ((2, 11), (0, 3), (1, 20)):
-        close(runtime.prefill(caches[1], row, ids(length)), truth.prefill(caches[0], row, ids(length)))
-    for tokens in ids(15, 4).reshape(5, 3):
-        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
-    assert caches[1].lengths.tolist() == [8, 25, 16]
-    np.testing.assert_array_equal(caches[1].tokens(1), caches[0].tokens(1))
+    check_ragged_rows(*pair, close)
 
 
 def test_rows_may_be_read_on_between_steps(pair) -> None:
