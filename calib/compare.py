@@ -4,7 +4,6 @@ Graphs of one model keep the names that tracing gave to values in between, as fa
 can be compared layer by layer, in the reference's order.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import numpy.typing as npt
 import onnx
 
 from edgekiln.bundle import EngineManifest
-from edgekiln.calib.graph_scorer import empty_cache, open_graph
-from edgekiln.errors import EdgekilnError, RequestError
+from edgekiln.calib.graph_scorer import first_feeds, open_graph
+from edgekiln.calib.silent_polygraphy import need_polygraphy
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.tensorrt_plan import cache_parts
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -69,8 +70,7 @@ def compare(
         RequestError: the engines differ in shape, or the prompt is longer than one holds.
         EdgekilnError: polygraphy or ONNX Runtime is missing, or a graph cannot be run.
     """
-    if importlib.util.find_spec("polygraphy") is None:
-        raise EdgekilnError("comparing needs the module polygraphy: pip install polygraphy")
+    need_polygraphy("comparing", "pip install polygraphy")
     _check(engine, reference, tokens)
     between = _common(engine, reference) if layers else []
     outputs = [_run(side, tokens, between, threads) for side in (engine, reference)]
@@ -114,21 +114,14 @@ def _common(engine: Side, reference: Side) -> list[str]:
 def _run(side: Side, tokens: npt.NDArray[np.int64], between: list[str], threads: int | None) -> Arrays:
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
-    from polygraphy.logger import G_LOGGER
 
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1
-    manifest = side.manifest
-    session = open_graph(side.directory, manifest, threads, between)
-    io = manifest.io
-    past = empty_cache(manifest, len(tokens))
-    feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None], **past}
-    ((_, (result,)),) = Comparator.run([OnnxrtRunner(session, name=str(side.directory))], data_loader=[feeds]).items()
+    session = open_graph(side.directory, side.manifest, threads, between)
+    runner = OnnxrtRunner(session, name=str(side.directory))
+    ((_, (result,)),) = Comparator.run([runner], data_loader=[first_feeds(side.manifest, tokens)]).items()
     found = {name: np.asarray(value) for name, value in result.items()}
     # A cache of fixed size has slots behind the tokens.
-    for name in (io.present_key, io.present_value):
-        for layer in range(manifest.architecture.layers):
-            key = name.format(layer=layer)
-            found[key] = found[key][:, :, : len(tokens)]
+    for part in cache_parts(side.manifest):
+        found[part.present] = found[part.present][:, :, : len(tokens)]
     order = [*between, *(name for name in found if name not in between)]
     return {name: found[name] for name in order}
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from edgekiln.calib.data import Windows
 from edgekiln.calib.readers import matrix
 from edgekiln.calib.recipe import Method
-from edgekiln.calib.refine import refine
+from edgekiln.calib.refine import refine, weight_error
 from edgekiln.calib.scheme import Scheme
 from edgekiln.calib.stored import StoredWeight
 from edgekiln.calib.tune import teacher, tune_scales
@@ -221,13 +221,12 @@ def _taken_off(module: torch.nn.Module, scheme: Scheme, original: torch.Tensor, 
     if not bool((steps - codes).abs().max() < _ON_GRID) or codes.min() < 0 or codes.max() >= 2 * half:
         raise EdgekilnError(f"llm-compressor left {name} off its own grid: use --quant int4, and report this")
     values = (codes - zero[..., None] - half) * scales[..., None]
-    difference = values.reshape(weight.shape) - original.float()
     return QuantizedWeight(
         scheme=scheme,
         codes=codes.reshape(weight.shape).numpy().astype(np.uint8),
         scales=scales.numpy(),
         zero_points=None if scheme.symmetric else (zero + half).numpy().astype(np.uint8),
-        relative_error=float(difference.square().sum() / original.float().square().sum().clamp(min=1e-30)),
+        relative_error=weight_error(values.reshape(weight.shape), original.float()),
         clipped=0.0,
     )
 

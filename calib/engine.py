@@ -4,16 +4,15 @@ The network is strongly typed: every precision is what the graph says. The graph
 rather than polygraphy's loader, which prints why a graph is refused and does not tell its caller.
 """
 
-import importlib.util
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekiln.bundle import EngineManifest, TensorRTBuild
 from edgekiln.calib.engine_check import check_network, check_size
-from edgekiln.calib.engine_options import DEFAULT_CAPABILITIES, TensorRTOptions
+from edgekiln.calib.engine_options import TensorRTOptions
+from edgekiln.calib.silent_polygraphy import need_polygraphy
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError, first_line
 from edgekiln.runtimes.tensorrt_library import Library, load_library
 
@@ -67,12 +66,10 @@ def build_plan(
         RequestError: the library does not compile for a capability.
         UnsupportedModelError: the parser refuses an op, or a quantized layer came out unquantized.
     """
-    library = compiler(target)
+    library = able_library(target, options)
     module = library.module
-    if options.refit or options.strip_weights:
-        _check_gpu(target)
     library.errors.clear()
-    builder = _made(lambda: module.Builder(library.log), library, target)
+    builder = _builder(library, target)
     network = builder.create_network(network_flags(module, library.version))
     parser = module.OnnxParser(network, library.log)
     if not parser.parse_from_file(str(graph)):
@@ -90,16 +87,30 @@ def build_plan(
     if not options.strip_weights:
         check_size(memoryview(data).nbytes, weights)
     plan.write_bytes(data)
-    capabilities = _capabilities(options) if target == "trt-rtx" else (_present_capability(),)
     return TensorRTBuild(
         library=library.name,  # type: ignore[arg-type]
         version=library.version,
-        compute_capabilities=[f"{major}.{minor}" for major, minor in capabilities],
+        compute_capabilities=_compiled_for(target, options),
         max_batch=options.max_batch,
         chunk=min(options.chunk, manifest.architecture.max_length),
         stripped=options.strip_weights,
         options=_named(options),
     )
+
+
+def able_library(target: str, options: TensorRTOptions) -> Library:
+    """The library that compiles for `target`, if it can do so as `options` say: to be asked before long work.
+
+    Raises:
+        EdgekilnError: it or polygraphy is missing, or there is no GPU where one is needed.
+        RequestError: it does not compile for a capability.
+    """
+    library = compiler(target)
+    if options.refit or options.strip_weights:
+        _check_gpu(target)
+    if target == "trt-rtx":
+        _check_capabilities(options, library)
+    return library
 
 
 def compiler(target: str) -> Library:
@@ -109,17 +120,13 @@ def compiler(target: str) -> Library:
         EdgekilnError: one of them is not installed, or this process compiles with the other library already.
     """
     library = load_library(target)
-    if importlib.util.find_spec("polygraphy") is None:
-        raise EdgekilnError(f"target {target} needs the module polygraphy: pip install 'edgekiln[{target}]'")
+    need_polygraphy(f"target {target}", f"pip install 'edgekiln[{target}]'")
     import polygraphy.config
-    from polygraphy.logger import G_LOGGER
 
     wanted = library.name == "tensorrt_rtx"
     if "polygraphy.backend.trt" in sys.modules and wanted != polygraphy.config.USE_TENSORRT_RTX:
         raise EdgekilnError(f"this process has compiled with another library: build for {target} in a new one")
     polygraphy.config.USE_TENSORRT_RTX = wanted
-    # What it would print as critical, it raises too.
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1
     return library
 
 
@@ -133,6 +140,17 @@ def _check_gpu(target: str) -> None:
         raise EdgekilnError(f"--refit and --strip-weights compile on a GPU only ({error}): leave them out") from error
 
 
+def _check_capabilities(options: TensorRTOptions, library: Library) -> None:
+    known = {name for name in dir(library.module.ComputeCapability) if name.startswith("SM")}
+    for major, minor in options.chosen_capabilities:
+        if f"SM{major}{minor}" not in known:
+            able = ", ".join(sorted((name[2:] for name in known), key=int))
+            raise RequestError(
+                f"{library.name} {library.version} does not compile for compute capability {major}.{minor}: "
+                f"--sm takes {able}"
+            )
+
+
 def network_flags(module: Any, version: str) -> int:
     """Flags of a strongly typed network: TensorRT 10 and TensorRT-RTX 1 are told, from release 11 on all are."""
     strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -141,23 +159,20 @@ def network_flags(module: Any, version: str) -> int:
     return 1 << int(strongly_typed)
 
 
-def _made(make: Callable[[], Any], library: Library, target: str) -> Any:
-    """What `make` makes; TensorRT's builder wants a GPU, and says so by failing."""
+def _builder(library: Library, target: str) -> Any:
+    """TensorRT's builder wants a GPU, and says so by failing."""
+    builder = cause = None
     try:
-        made = make()
+        builder = library.module.Builder(library.log)
     except Exception as error:
-        raise EdgekilnError(f"{library.name} cannot build here ({first_line(error)}): {_elsewhere(target)}") from error
-    if made is None:
-        raise EdgekilnError(f"{library.name} cannot build here ({library.last_errors()}): {_elsewhere(target)}")
-    return made
-
-
-def _elsewhere(target: str) -> str:
-    return (
-        "run it where a GPU is, or use --target trt-rtx, which builds without one"
-        if target == "trt"
-        else "install the package again"
-    )
+        cause = error
+    if builder is None:
+        why = first_line(cause) if cause else library.last_errors()
+        fix = "run it where a GPU is, or use --target trt-rtx, which builds without one"
+        if target != "trt":
+            fix = "install the package again"
+        raise EdgekilnError(f"{library.name} cannot build here ({why}): {fix}") from cause
+    return builder
 
 
 def _profiles(network: Any, options: TensorRTOptions, manifest: EngineManifest) -> list[Any]:
@@ -170,9 +185,8 @@ def _profiles(network: Any, options: TensorRTOptions, manifest: EngineManifest) 
     for step in steps(options, capacity):
         profile = Profile()
         for tensor in inputs:
-            dynamic = {0: step.rows, 1 if tensor.name in (io.input_ids, io.position_ids) else 2: step.tokens}
-            if tensor.name not in (io.input_ids, io.position_ids):
-                dynamic[2] = step.held
+            new = tensor.name in (io.input_ids, io.position_ids)
+            dynamic = {0: step.rows, 1: step.tokens} if new else {0: step.rows, 2: step.held}
             sizes = [dynamic[axis] if size == -1 else Range(size, size, size) for axis, size in enumerate(tensor.shape)]
             profile.add(
                 tensor.name, *([getattr(size, which) for size in sizes] for which in ("least", "usual", "most"))
@@ -195,15 +209,7 @@ def _config(options: TensorRTOptions, library: Library, profiles: list[Any]) -> 
     if library.name == "tensorrt_rtx":
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-        known = {name for name in dir(module.ComputeCapability) if name.startswith("SM")}
-        for major, minor in _capabilities(options):
-            if f"SM{major}{minor}" not in known:
-                able = ", ".join(sorted((name[2:] for name in known), key=int))
-                raise RequestError(
-                    f"{library.name} {library.version} does not compile for compute capability {major}.{minor}: "
-                    f"--sm takes {able}"
-                )
-        return CreateConfigRTX(compute_capabilities=_capabilities(options), **given)
+        return CreateConfigRTX(compute_capabilities=list(options.chosen_capabilities), **given)
     from polygraphy.backend.trt import CreateConfig
 
     if options.hardware_compatible:
@@ -213,15 +219,12 @@ def _config(options: TensorRTOptions, library: Library, profiles: list[Any]) -> 
     )
 
 
-def _capabilities(options: TensorRTOptions) -> list[tuple[int, int]]:
-    return list(options.capabilities or DEFAULT_CAPABILITIES)
-
-
-def _present_capability() -> tuple[int, int]:
+def _compiled_for(target: str, options: TensorRTOptions) -> list[str]:
+    if target == "trt-rtx":
+        return [f"{major}.{minor}" for major, minor in options.chosen_capabilities]
     from edgekiln.runtimes.cuda_device import open_device
 
-    major, minor = open_device(extra="trt").compute_capability.split(".")
-    return int(major), int(minor)
+    return [open_device(extra=target).compute_capability]
 
 
 def _named(options: TensorRTOptions) -> list[str]:

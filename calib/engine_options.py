@@ -57,6 +57,11 @@ class TensorRTOptions:
             if size is not None and size < 1:
                 raise RequestError(f"{name} must be at least 1, got {size}")
 
+    @property
+    def chosen_capabilities(self) -> tuple[ComputeCapability, ...]:
+        """What TensorRT-RTX compiles for."""
+        return self.capabilities or DEFAULT_CAPABILITIES
+
     def check_target(self, target: str) -> None:
         """Whether the library of `target` has what is asked for.
 
@@ -67,7 +72,7 @@ class TensorRTOptions:
             if self.capabilities is not None:
                 raise RequestError("--sm is for target trt-rtx: TensorRT compiles for the GPU that it runs on")
         elif target == "trt-rtx":
-            if (self.refit or self.strip_weights) and len(self.capabilities or DEFAULT_CAPABILITIES) > 1:
+            if (self.refit or self.strip_weights) and len(self.chosen_capabilities) > 1:
                 raise RequestError(
                     "TensorRT-RTX compiles --refit and --strip-weights for one compute capability: give one with --sm"
                 )

@@ -10,15 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from edgekiln.bundle import EngineManifest
 from edgekiln.calib.evaluate import Scorer
 from edgekiln.errors import BundleError, EdgekilnError, first_line
-
-# Of graphs that ONNX Runtime has CPU kernels for.
-_TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
-_LOG_ERRORS_ONLY = 3
+from edgekiln.runtimes.tensorrt_plan import cache_parts
 
 
 def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None = None) -> Scorer:
@@ -29,15 +25,9 @@ def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None 
         EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
     """
     session = open_graph(directory, manifest, threads)
-    kept: tuple[int, dict[str, npt.NDArray[Any]]] = (0, {})
 
     def score(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        nonlocal kept
-        if kept[0] != len(tokens):
-            kept = len(tokens), empty_cache(manifest, len(tokens))
-        io = manifest.io
-        feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None], **kept[1]}
-        logits: npt.NDArray[np.float32] = session.run([io.logits], feeds)[0]
+        logits: npt.NDArray[np.float32] = session.run([manifest.io.logits], first_feeds(manifest, tokens))[0]
         return logits[0]
 
     return score
@@ -50,22 +40,26 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
         BundleError: ONNX Runtime refuses the graph.
         EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
     """
-    if manifest.kv.dtype not in _TYPES:
+    try:
+        import onnxruntime as ort
+
+        from edgekiln.runtimes.ort_cpu import DTYPES, LOG_ERRORS_ONLY
+    except ImportError as error:
+        raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
+    if manifest.kv.dtype not in DTYPES:
         raise EdgekilnError(
             f"ONNX Runtime has no CPU kernels for {manifest.kv.dtype}: build the engine with --dtype float16 to "
             "measure it"
         )
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
     options = ort.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = LOG_ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     path = directory / manifest.graphs["score"]
     given: str | bytes = str(path)
     if also:
+        import onnx  # which scoring alone does without
+
         model = onnx.load(path, load_external_data=False)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
         given = model.SerializeToString()
@@ -76,14 +70,11 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
 
 
-def empty_cache(manifest: EngineManifest, tokens: int) -> dict[str, npt.NDArray[Any]]:
-    """Past keys and values of a sequence that is about to begin with so many tokens, as the graph takes them."""
-    model, io, kv = manifest.architecture, manifest.io, manifest.kv
-    slots = {"inplace": model.max_length, "growing": 0, "shared-buffer": tokens}[kv.kind]
-    made: dict[str, npt.NDArray[Any]] = {}
-    for layer, (heads, size) in enumerate(zip(model.kv_heads, model.head_dims, strict=True)):
-        for name in (io.past_key, io.past_value):
-            made[name.format(layer=layer)] = np.zeros((1, heads, slots, size), _TYPES[kv.dtype])
-    if io.total_length is not None:
-        made[io.total_length] = np.array([tokens], dtype=np.int32)
-    return made
+def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """What the graph takes for int64 [S] `tokens` that begin a sequence: its cache is empty, or has empty slots."""
+    io, kv = manifest.io, manifest.kv
+    slots = {"inplace": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.kind]
+    feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
+    past = {part.past: np.zeros((1, part.heads, slots, part.head_dim), kv.dtype) for part in cache_parts(manifest)}
+    total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}
+    return feeds | past | total

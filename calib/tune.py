@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from edgekiln.calib.binary16 import binary16
 from edgekiln.calib.data import Windows
 from edgekiln.calib.readers import matrix
+from edgekiln.calib.refine import weight_error
 from edgekiln.calib.weight import QuantizedWeight
 
 Progress = Callable[[float], None]
@@ -86,10 +87,9 @@ class _Tuned:
 
     def __init__(self, module: torch.nn.Module, weight: QuantizedWeight) -> None:
         self.module = module
-        rows, groups = weight.scales.shape
-        middle = np.uint8(1 << (weight.scheme.bits - 1))
-        zero = middle if weight.zero_points is None else weight.zero_points[..., None]
-        self._steps = torch.from_numpy(weight.codes.reshape(rows, groups, -1).astype(np.int16) - zero)
+        # With scales of one the weight is its steps from the zero point, whole numbers.
+        steps = torch.from_numpy(replace(weight, scales=np.ones_like(weight.scales)).dequantize())
+        self._steps = steps.to(torch.int16).reshape(*weight.scales.shape, -1)
         self._shape = weight.codes.shape
         self._scales = torch.from_numpy(weight.scales)
         self.factor = torch.nn.Parameter(torch.zeros_like(self._scales))
@@ -107,8 +107,7 @@ class _Tuned:
         after = replace(before, scales=binary16(self.scales().detach()).numpy())
         values = torch.from_numpy(after.dequantize())
         matrix(self.module).copy_(values)
-        error = (values - exact).square().sum() / exact.square().sum().clamp(min=1e-30)
-        return replace(after, relative_error=float(error))
+        return replace(after, relative_error=weight_error(values, exact))
 
 
 @contextmanager
@@ -142,6 +141,7 @@ def _train(model: PreTrainedModel, factors: list[torch.nn.Parameter], taught: Te
     epochs = [torch.randperm(len(taught.windows), generator=generator) for _ in range(_EPOCHS)]
     order = [step for epoch in epochs for step in epoch.split(_STEP)]
     head = model.get_output_embeddings()
+    fast_bfloat16 = _fast_bfloat16()
     for done, step in enumerate(order):
         rate = min(1.0, (done + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * done / len(order)))
         for group in optimizer.param_groups:
@@ -149,7 +149,7 @@ def _train(model: PreTrainedModel, factors: list[torch.nn.Parameter], taught: Te
         optimizer.zero_grad()
         for part in step.split(_PASS):
             ids = torch.from_numpy(taught.windows[part.numpy()])
-            with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
                 hidden = model.base_model(input_ids=ids, use_cache=False)[0]
                 actual = torch.log_softmax(head(hidden).float(), -1)
             with torch.no_grad():

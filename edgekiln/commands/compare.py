@@ -1,6 +1,5 @@
 """`edgekiln compare`: how far an engine is from another, or from its model, and where they part."""
 
-import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -62,7 +61,7 @@ def command(
         found = compare(ours, _reference(reference, Path(directory), ours), tokens, layers, threads)
     apart = first_apart(found, limit)
     if as_json:
-        rows = [{name: _finite(value) for name, value in asdict(row).items()} for row in found]
+        rows = [asdict(row) for row in found]
         print_json({"tokens": len(tokens), "first_apart": apart.name if apart else None, "differences": rows})
     else:
         _show(found, apart, limit)
@@ -85,11 +84,6 @@ def _reference(reference: str, directory: Path, engine: "Side") -> "Side":
     made = directory / "reference"
     length = engine.manifest.architecture.max_length
     return Side(made, build_engine(resolve(reference), made, BuildOptions(quant="none", max_length=length)))
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinity and no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(found: "list[Difference]", apart: "Difference | None", limit: float) -> None:

@@ -79,7 +79,6 @@ def command(
 ) -> None:
     """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
     tensorrt, quantization = taken_tensorrt_options(more)
-    tensorrt.check_target(target)
     options = build_options(
         target=target,
         tensorrt=tensorrt,

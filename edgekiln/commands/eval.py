@@ -1,6 +1,5 @@
 """`edgekiln eval`: how well an engine predicts a text, and how near it is to a reference."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,10 +79,7 @@ def command(
             progress=lambda done: report("predicting", done),
         )
     if as_json:
-        figures = vars(result)
-        # JSON has no infinity, which a broken engine can reach.
-        figures = {name: None if value == math.inf else value for name, value in figures.items()}
-        print_json({"engine": str(engine), "reference": reference, "window": window, **figures})
+        print_json({"engine": str(engine), "reference": reference, "window": window, **vars(result)})
         return
     click.echo(f"perplexity     {result.perplexity:.6g} over {result.tokens} tokens")
     if result.kl_divergence is not None and result.same_top is not None:
