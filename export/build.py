@@ -81,11 +81,13 @@ def build_engine(
 
     Raises:
         UnsupportedModelError: the graph or the target cannot carry the model.
+        EdgekilnError: what the target is compiled with is missing.
         RequestError: a length beyond the model's context, a text to measure on that has no tokens.
         BundleError: `output` cannot be written.
     """
     clock = Clock(progress) if progress else Clock()
     _max_length(source, options.max_length)
+    TARGETS[options.target](options).check()
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source

@@ -22,6 +22,7 @@ class TargetData:
         kv: the cache layout that the graph then has.
         io: the names of its inputs and outputs.
         extra_graphs: role -> file name and what makes the graph, beside `generate` and `score`.
+        check: whether the engine can be made here as asked for, before anything is done for it; raises EdgekilnError.
         compile: makes the file PLAN of the graph `generate`, given that file, the manifest without the plan, and
             where the plan goes.
     """
@@ -30,6 +31,7 @@ class TargetData:
     kv: KeyValueLayout
     io: GraphIO = field(default_factory=GraphIO)
     extra_graphs: dict[str, tuple[str, Callable[[], ir.Model]]] = field(default_factory=dict)
+    check: Callable[[], object] = lambda: None
     compile: Callable[[Path, EngineManifest, Path], TensorRTBuild] | None = None
 
 
@@ -53,12 +55,17 @@ def _tensorrt(options: BuildOptions) -> TargetData:
         capacity = max_length if chosen.cache == "inplace" else None
         tensorrt.lower(model, tensorrt.TensorRTForm(capacity, chosen.dtype))
 
+    def check() -> None:
+        from edgekiln.calib.engine import able_library
+
+        able_library(options.target, chosen)
+
     def compile_plan(graph: Path, manifest: EngineManifest, plan: Path) -> TensorRTBuild:
         from edgekiln.calib.engine import build_plan
 
         return build_plan(graph, options.target, chosen, manifest, plan)
 
-    return TargetData(lower, KeyValueLayout(kind=chosen.cache, dtype=chosen.dtype), compile=compile_plan)
+    return TargetData(lower, KeyValueLayout(kind=chosen.cache, dtype=chosen.dtype), check=check, compile=compile_plan)
 
 
 TARGETS: dict[str, Callable[[BuildOptions], TargetData]] = {

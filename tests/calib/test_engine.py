@@ -15,6 +15,7 @@ trt = pytest.importorskip("tensorrt_rtx")
 from edgekiln import bundle  # noqa: E402
 from edgekiln.calib import engine, engine_check  # noqa: E402
 from edgekiln.calib.engine_options import TensorRTOptions  # noqa: E402
+from edgekiln.calib.presets import UNCALIBRATED  # noqa: E402
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError  # noqa: E402
 from edgekiln.export.build import Clock, build_engine, canonical_graph, write_engine  # noqa: E402
 from edgekiln.export.options import BuildOptions  # noqa: E402
@@ -48,7 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Path) -> None:
     chosen = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2, cache=cache)
     # int8 as it is where nothing calibrates: the graph is the same, and calibration takes longer than all else here.
-    recipe = None if quant == "int4" else engine_recipe()
+    recipe = None if quant == "int4" else UNCALIBRATED
     options = BuildOptions(target="trt-rtx", quant=quant, recipe=recipe, max_length=LENGTH, tensorrt=chosen)
     manifest = write_engine(canonical_graph(family, options), family, tmp_path, options, Clock())
     assert (manifest.kv.kind, manifest.kv.dtype) == (cache, "float16")
@@ -59,12 +60,6 @@ def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Pa
     plan = (tmp_path / manifest.graphs["plan"]).read_bytes()
     assert len(plan) > runtime.engine_header_size
     bundle.read_manifest(tmp_path)
-
-
-def engine_recipe() -> Any:
-    from edgekiln.calib.presets import UNCALIBRATED
-
-    return UNCALIBRATED
 
 
 def test_steps_are_a_prompt_by_chunks_and_a_token_of_every_row() -> None:
@@ -130,6 +125,17 @@ def test_a_capability_that_is_not_compiled_for_is_named(built: Path) -> None:
     )
 
 
+def test_what_cannot_be_compiled_is_said_before_the_model_is_traced(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekiln.export.build.calibrated", lambda *_: pytest.fail("it was calibrated"))
+    monkeypatch.setattr("edgekiln.export.build.canonical_graph", lambda *_: pytest.fail("it was traced"))
+    options = BuildOptions(target="trt-rtx", quant="int8", tensorrt=TensorRTOptions(capabilities=((9, 0),)))
+    with pytest.raises(RequestError, match=r"does not compile for compute capability 9\.0"):
+        build_engine(resolve(str(tiny_checkpoint)), tmp_path / "engine", options)
+    assert not (tmp_path / "engine").exists()
+
+
 def test_an_op_that_the_parser_refuses_is_named(built: Path, tmp_path: Path) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Kiln", ["x"], ["y"], "fire", domain="pottery")], "g", [x], [y])
@@ -142,14 +148,20 @@ def test_an_op_that_the_parser_refuses_is_named(built: Path, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_the_network_holds_otherwise_are_named(built: Path) -> None:
+def parsed(graph: Path) -> Any:
+    """The network of an ONNX file, and the parser, which it must not outlive."""
     log = load_library("trt-rtx").log
     network = trt.Builder(log).create_network()
     parser = trt.OnnxParser(network, log)
-    assert parser.parse_from_file(str(built / "generate.onnx"))
+    assert parser.parse_from_file(str(graph))
+    return network, parser
+
+
+def test_weights_that_the_network_holds_otherwise_are_named(built: Path) -> None:
+    network, _parser = parsed(built / "generate.onnx")
     held = engine_check.check_network(built / "generate.onnx", network, trt)
     assert held.packed < held.unpacked
-    empty = trt.Builder(log).create_network()
+    empty = trt.Builder(load_library("trt-rtx").log).create_network()
     with pytest.raises(UnsupportedModelError, match=r"^quantized weights came out unquantized: .* and \d+ more; use"):
         engine_check.check_network(built / "generate.onnx", empty, trt)
 
@@ -163,10 +175,7 @@ def test_a_plan_as_large_as_without_quantization_is_refused() -> None:
 
 def test_bytes_of_weights_are_those_of_the_file(built: Path) -> None:
     model = ir.load(built / "generate.onnx")
-    log = load_library("trt-rtx").log
-    network = trt.Builder(log).create_network()
-    parser = trt.OnnxParser(network, log)
-    assert parser.parse_from_file(str(built / "generate.onnx"))
+    network, _parser = parsed(built / "generate.onnx")
     held = engine_check.check_network(built / "generate.onnx", network, trt)
     assert held.packed == sum(len(value.const_value.tobytes()) for value in model.graph.initializers.values())  # type: ignore[union-attr]
 

@@ -1,17 +1,18 @@
 """Any target's graph on the CPU against the engine of ort-cpu, and where engines part."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command import edgekiln
 
 from edgekiln import bundle, runtimes
 from edgekiln.calib.compare import Side, compare, first_apart
 from edgekiln.calib.graph_scorer import graph_scorer
-from edgekiln.cli import main
 from edgekiln.errors import BundleError, EdgekilnError, RequestError
 from edgekiln.export.build import Clock, canonical_graph, write_engine
 from edgekiln.export.lower import tensorrt
@@ -22,10 +23,6 @@ from models import VOCABULARY, save_checkpoint
 
 LENGTH = 40
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 24)
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +72,21 @@ def test_scores_are_those_of_ort_cpu_in_half_precision(engines: dict[str, Path],
 def test_bfloat16_is_refused_with_the_fix(engines: dict[str, Path]) -> None:
     with pytest.raises(EdgekilnError, match=r"^ONNX Runtime has no CPU kernels for bfloat16: build .*--dtype float16"):
         graph_scorer(engines["inplace-bfloat16"], bundle.read_manifest(engines["inplace-bfloat16"]))
+
+
+def test_scoring_does_without_onnx(engines: dict[str, Path]) -> None:
+    program = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "import numpy as np, pathlib; from edgekiln import bundle\n"
+        "from edgekiln.calib.graph_scorer import graph_scorer\n"
+        "engine = pathlib.Path(sys.argv[1]); score = graph_scorer(engine, bundle.read_manifest(engine))\n"
+        "print(score(np.arange(3)).shape)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(engines["ort-cuda"])], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"(3, {VOCABULARY})\n"
 
 
 def test_a_graph_that_onnxruntime_refuses_is_named(engines: dict[str, Path], tmp_path: Path) -> None:
