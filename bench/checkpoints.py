@@ -1,0 +1,75 @@
+"""What is measured: a model as a Hugging Face directory of plain weights, which every peer's converter reads."""
+
+import json
+import shutil
+from pathlib import Path
+
+# Shapes of well-known models with random weights: speed does not depend on what they say, and nothing is downloaded.
+SHAPES: dict[str, dict[str, object]] = {
+    "random-llama-1b": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "random-qwen3-0.6b": {
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+}
+TOKENIZER_OF = "smollm2-135m"  # of random models, whose vocabulary is its size
+
+
+def write(reference: str, directory: Path) -> None:
+    """Write the model that `edgekiln engine` knows by `reference`, or a shape above, unless it is there."""
+    if (directory / "tokenizer_config.json").is_file():
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    from tokenizers import Tokenizer
+
+    from edgekiln.sources import resolve
+
+    source = resolve(TOKENIZER_OF if reference in SHAPES else reference)
+    tokenizer = Tokenizer.from_str(source.tokenizer_json)
+    ids = {"bos_token": source.tokens.bos, "eos_token": source.tokens.eos[0] if source.tokens.eos else None}
+    directory.mkdir(parents=True)
+    if reference in SHAPES:
+        _write_random(SHAPES[reference], tokenizer.get_vocab_size(), directory)
+    else:
+        from safetensors.torch import save_file
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        config = source.config
+        config.architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+        config.save_pretrained(directory)
+        weights = {name: source.weights.read(name).contiguous() for name in source.weights.keys()}  # noqa: SIM118
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "tokenizer.json").write_text(source.tokenizer_json, encoding="utf-8")
+    settings = {name: tokenizer.id_to_token(token) for name, token in ids.items() if token is not None}
+    if source.chat_template:
+        settings["chat_template"] = source.chat_template
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}), encoding="utf-8"
+    )
+
+
+def _write_random(shape: dict[str, object], vocab_size: int, directory: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**shape, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    model.save_pretrained(directory, max_shard_size="100GB")

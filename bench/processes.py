@@ -1,0 +1,95 @@
+"""Workers as processes: one request at a time, and stopped between requests."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from candidates import Candidate
+from numpy.typing import NDArray
+
+WORKERS = Path(__file__).with_name("workers")
+Ids = NDArray[np.int64]
+
+
+class Process:
+    """A loaded model. Between requests it is stopped, because threads that wait spinning would take others' cores."""
+
+    def __init__(self, candidate: Candidate, path: Path, threads: int) -> None:
+        """Start it and wait until it has loaded.
+
+        Raises:
+            SystemExit: it ended instead.
+        """
+        self._label, self._log = candidate.label, path.with_name(path.name + ".worker.log")
+        command = [candidate.python, WORKERS / candidate.worker, path, str(threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self.started = time.perf_counter()
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
+        self.load_s = float(self._answer()["load_s"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._label} ended with {self._process.wait()}: see {self._log}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        """Its answer to one request."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def generate(self, prompts: Ids, count: int) -> dict[str, Any]:
+        """Time one request; see `workers/serve.py`."""
+        return self.ask(prompts=prompts.tolist(), count=count)
+
+    def stop(self) -> None:
+        """Let it do nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def first_token_from_nothing(candidate: Candidate, path: Path, threads: int, prompts: Ids) -> dict[str, float]:
+    """Start a process for one request: seconds to load, to its first token, and its memory after 32 tokens."""
+    process = Process(candidate, path, threads)
+    ready = time.perf_counter() - process.started
+    answer = process.generate(prompts, 32)
+    process.end()
+    return {
+        "load_s": process.load_s,
+        "cold_start_s": ready + answer["first_token_s"],
+        "peak_rss_mb": answer["peak_rss_mb"],
+    }
+
+
+def perplexity(candidate: Candidate, path: Path, threads: int, tokens: Ids, window: int) -> float:
+    """exp of the mean negative log-likelihood over whole windows of int64[N] tokens."""
+    process = Process(candidate, path, threads)
+    windows = [tokens[start : start + window] for start in range(0, tokens.size - window + 1, window)]
+    total = sum(float(process.ask(score=part.tolist())["nll"]) for part in windows)
+    process.end()
+    return float(np.exp(total / (len(windows) * (window - 1))))
