@@ -80,6 +80,9 @@ def test_files_outside_the_engine_are_not_read(engine: Path) -> None:
 def test_engine_options(tiny_engine: Path) -> None:
     status, sentence = refusal(tiny_engine, threads=-1)
     assert (status, sentence) == (REQUEST, "threads and chunk must be 0 (the default) or more, got -1 and 0")
+    status, sentence = refusal(tiny_engine, kernels="/nowhere.so")
+    assert status == REQUEST
+    assert sentence.startswith("/nowhere.so is no library of edgekiln's kernels")
 
 
 def test_requests(tiny_engine: Path) -> None:

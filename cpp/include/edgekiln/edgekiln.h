@@ -12,11 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define EDGEKILN_API __declspec(dllexport)
-#else
 #define EDGEKILN_API __attribute__((visibility("default")))
-#endif
 
 #ifdef __cplusplus
 extern "C" {

@@ -126,6 +126,10 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
   if (graph == manifest.graphs.end())
     return Error{Code::kEngine, sentence(directory.string(), " has no generate graph: build the engine again")};
   if (Result<void> ready = ort_ready(); !ready) return ready.error();
+  if (options.native && !options.kernels.empty() && !native_kernels(options.kernels))
+    return Error{Code::kRequest, sentence(options.kernels.string(),
+                                          " is no library of edgekiln's kernels: build it "
+                                          "with `make native`, or leave it out")};
   auto runtime = std::make_unique<OrtCpu>(manifest, *type, options);
   const fs::path path = directory / graph->second;
   try {

@@ -17,7 +17,8 @@ Result<void> ort_ready() {
 }
 
 Ort::Env& ort_environment() {
-  static Ort::Env environment(ORT_LOGGING_LEVEL_ERROR, "edgekiln");
+  // Never destroyed: an application's own static objects may end engines after it would be.
+  static Ort::Env& environment = *new Ort::Env(ORT_LOGGING_LEVEL_ERROR, "edgekiln");
   return environment;
 }
 
