@@ -1,6 +1,7 @@
 """libedgekiln gives the tokens that the Python runtimes give: greedy and seeded, family by family, and under way."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,15 @@ class Both:
             np.testing.assert_allclose(reply["logprobs"], expected["logprobs"], atol=1e-5)
 
 
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The engine of a row of `ENGINES`, built when it is first asked for."""
+    return functools.cache(lambda *row: build(tmp_path_factory.mktemp("host"), *row))
+
+
 @pytest.fixture(scope="module", params=ENGINES, ids="-".join)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, native: bool) -> Iterator[Both]:
-    family, quant, kv = request.param
-    if not native and kv == "int8":
-        pytest.skip("one set of kernels is enough for each family")
-    directory = tmp_path_factory.mktemp("host")
-    pair = Both(build(directory, family, quant, kv), native)
+def both(request: pytest.FixtureRequest, engines: Callable[..., Path], native: bool) -> Iterator[Both]:
+    pair = Both(engines(*request.param), native)
     with pair.host:
         yield pair
 
