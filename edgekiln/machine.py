@@ -75,10 +75,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class TargetState:
-    """Whether engines of a target can be built and run here, and what is in the way of either, a sentence each."""
+    """Whether engines of a target can be built and run here, and what is in the way, a sentence each.
+
+    Attributes:
+        running: what is in the way of running.
+        missing: what is in the way of either.
+    """
 
     builds: bool
     runs: bool
+    running: tuple[str, ...]
     missing: tuple[str, ...]
 
 
@@ -182,7 +188,7 @@ def _gpu_missing(machine: Machine) -> list[str]:
 
 
 def _state(building: list[str], running: list[str]) -> TargetState:
-    return TargetState(not building, not running, tuple(dict.fromkeys([*building, *running])))
+    return TargetState(not building, not running, tuple(running), tuple(dict.fromkeys([*building, *running])))
 
 
 def _version(distribution: str) -> str | None:

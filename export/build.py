@@ -29,7 +29,7 @@ from edgekiln.export.passes.scoring import all_positions
 from edgekiln.export.passes.tensors import set_lazily
 from edgekiln.export.quality import add_quality, quality_tokens
 from edgekiln.export.skeleton import build_skeleton, normalized
-from edgekiln.export.targets import TARGETS
+from edgekiln.export.targets import PLAN, TARGETS
 from edgekiln.export.trace import layer_shapes, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.measure import peak_rss_mb
@@ -81,11 +81,13 @@ def build_engine(
 
     Raises:
         UnsupportedModelError: the graph or the target cannot carry the model.
+        EdgekilnError: what the target is compiled with is missing.
         RequestError: a length beyond the model's context, a text to measure on that has no tokens.
         BundleError: `output` cannot be written.
     """
     clock = Clock(progress) if progress else Clock()
     _max_length(source, options.max_length)
+    TARGETS[options.target](options).check()
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source
@@ -137,7 +139,7 @@ def write_engine(
     """Lower a canonical graph, which is used up, and write the engine's files into an empty `directory`."""
     max_length = _max_length(source, options.max_length)
     clock.step("lower")
-    target = TARGETS[options.target]
+    target = TARGETS[options.target](options)
     target.lower(canonical.graph, max_length)
     clock.step("write")
     with WeightsFile(directory, bundle.WEIGHTS_FILE) as weights:
@@ -154,11 +156,8 @@ def write_engine(
     recipe = bundle.QuantizationRecipe(scheme=options.quant, group_size=default.group_size if default else None)
     record = QuantizationRecord(**recipe.model_dump(), layers=canonical.records)
     bundle.write_json(directory / bundle.QUANTIZATION_FILE, record.model_dump())
-    clock.step("finish")
-    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory).model_dump())
     config = normalized(source.config)
-    return bundle.write_manifest(
-        directory,
+    manifest = bundle.EngineManifest(
         name=source.name,
         source=source.reference,
         target=options.target,
@@ -180,7 +179,15 @@ def write_engine(
         tokens=source.tokens,
         sampling=source.sampling,
         versions=_versions(),
+        files={},
     )
+    if target.compile is not None:
+        clock.step("compile")
+        made = target.compile(directory / _GRAPHS["generate"], manifest, directory / PLAN)
+        manifest = manifest.model_copy(update={"graphs": manifest.graphs | {"plan": PLAN}, "tensorrt": made})
+    clock.step("finish")
+    bundle.write_json(directory / bundle.REPORT_FILE, _report(clock, source, canonical, directory).model_dump())
+    return bundle.write_manifest(directory, **manifest.model_dump(exclude={"files"}))
 
 
 def canonical_graph(source: ModelSource, options: BuildOptions, clock: Clock | None = None) -> Canonical:

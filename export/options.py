@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from edgekiln.calib.data_options import DataOptions
+from edgekiln.calib.engine_options import TensorRTOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import DEFAULT_LIMITS, preset
 from edgekiln.calib.quality_options import QualityText
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import RequestError
 
-Target = Literal["ort-cpu", "ort-cuda"]
+Target = Literal["ort-cpu", "ort-cuda", "trt", "trt-rtx"]
 CacheType = Literal["float32", "int8"]
 
 
@@ -27,6 +28,7 @@ class BuildOptions:
         limits: how much worse than float32 the engine may be; without any, a preset's own.
         kv: type of the cached keys and values.
         max_length: tokens a sequence may hold; None takes the model's own context.
+        tensorrt: what targets trt and trt-rtx compile.
         quality_text: what the finished engine and the model are compared on; None measures nothing.
 
     Raises:
@@ -41,6 +43,7 @@ class BuildOptions:
     limits: Limits = field(default_factory=Limits)
     kv: CacheType = "float32"
     max_length: int | None = None
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     quality_text: QualityText | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class BuildOptions:
                 raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, got {value}")
         if self.kv == "int8" and self.target != "ort-cpu":
             raise RequestError(f"kv int8 is for target ort-cpu, not {self.target}: leave it out")
+        self.tensorrt.check_target(self.target)
         _ = self.chosen_recipe
         if self.max_length is not None and self.max_length < 1:
             raise RequestError(f"max length must be at least 1 token, got {self.max_length}")

@@ -12,7 +12,7 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 from edgekiln.bundle import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
-from edgekiln.runtimes.ragged import RaggedRows
+from edgekiln.runtimes.ragged import RaggedRows, slice_of
 
 KEY_VALUE_TYPE = np.dtype(np.float16)
 Shape = tuple[int, int, int, int]
@@ -103,7 +103,7 @@ class DeviceBinding:
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
 
     def _share(self, buffer: OrtValue, rows: slice, past: str, present: str) -> None:
-        address, shape = slice_of(buffer.data_ptr(), tuple(buffer.shape()), rows)
+        address, shape = slice_of(buffer.data_ptr(), tuple(buffer.shape()), rows, KEY_VALUE_TYPE.itemsize)
         self._binding.bind_input(past, self._launch.device, 0, KEY_VALUE_TYPE, shape, address)
         self._binding.bind_output(present, self._launch.device, 0, KEY_VALUE_TYPE, shape, address)
 
@@ -126,10 +126,3 @@ class DeviceBinding:
             self._positions.update_inplace(self.position_ids)
             self._session.run_with_iobinding(self._binding, self._launch.options)
             np.copyto(self.logits, self._results.numpy())
-
-
-def slice_of(address: int, shape: tuple[int, ...], rows: slice) -> tuple[int, list[int]]:
-    """Where the `rows` of a contiguous binary16 buffer begin, and their shape."""
-    start, stop, _ = rows.indices(shape[0])
-    row_bytes = int(np.prod(shape[1:])) * KEY_VALUE_TYPE.itemsize
-    return address + start * row_bytes, [stop - start, *shape[1:]]

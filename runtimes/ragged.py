@@ -1,5 +1,6 @@
 """What every cache of ragged rows keeps on the host: the ids that each row holds, and how many."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Protocol
 
@@ -78,7 +79,7 @@ class RaggedRows(ABC):
         limit = self._properties.max_length
         if length > limit:
             raise RequestError(too_long(length, limit))
-        capacity = min(max(SMALLEST_CAPACITY, 1 << length.bit_length()), limit)
+        capacity = self._larger(length, limit)
         held = int(self.lengths.max())
         self._grow(capacity, held)
         self.decode = None
@@ -86,6 +87,17 @@ class RaggedRows(ABC):
         tokens[:, :held] = self._tokens[:, :held]
         self._tokens, self.capacity = tokens, capacity
 
+    def _larger(self, length: int, limit: int) -> int:
+        """The capacity to take for `length` tokens, at most `limit`."""
+        return min(max(SMALLEST_CAPACITY, 1 << length.bit_length()), limit)
+
     @abstractmethod
     def _grow(self, capacity: int, held: int) -> None:
         """Give every row storage for `capacity` tokens and keep its first `held`."""
+
+
+def slice_of(address: int, shape: tuple[int, ...], rows: slice, itemsize: int) -> tuple[int, list[int]]:
+    """Where the `rows` of a contiguous buffer begin, and their shape; elements have `itemsize` bytes."""
+    start, stop, _ = rows.indices(shape[0])
+    row_bytes = math.prod(shape[1:]) * itemsize
+    return address + start * row_bytes, [stop - start, *shape[1:]]

@@ -11,6 +11,8 @@ from edgekiln.runtimes.base import Runtime
 ADAPTERS = {
     "ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu"),
     "ort-cuda": ("edgekiln.runtimes.ort_cuda:OrtCudaRuntime", "gpu"),
+    "trt": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt"),
+    "trt-rtx": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt-rtx"),
 }
 
 

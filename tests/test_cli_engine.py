@@ -10,27 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner, Result
+from command import edgekiln, sentence
 
 from edgekiln import bundle
 from edgekiln.calib.data_options import DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import LayerSpec, Recipe
-from edgekiln.cli import main
 from edgekiln.errors import BundleError
 from edgekiln.export.options import BuildOptions
 from models import save_checkpoint
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def sentence(result: Result) -> str:
-    """The one line of a failure that exits with 2."""
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from command import edgekiln
 
 from edgekiln import bundle, runtimes
-from edgekiln.cli import main
 from edgekiln.runtimes.tokenizer import Tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 3
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

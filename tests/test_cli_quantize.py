@@ -5,14 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from click.testing import CliRunner, Result
+from command import edgekiln
 from safetensors.torch import load_file
-
-from edgekiln.cli import main
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_a_checkpoint_and_an_engine_from_it(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -8,15 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command import edgekiln
 
 from edgekiln import bundle
 from edgekiln.calib.record import Quality, read_quantization, read_report
-from edgekiln.cli import main
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 class Page(HTMLParser):

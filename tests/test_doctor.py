@@ -85,7 +85,7 @@ def test_the_command_says_what_works_here_and_why_the_rest_does_not() -> None:
     assert "  ort-cuda  builds" in lines
     assert any("pip install 'edgekiln[gpu]'" in line for line in lines)
     report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
-    assert report["targets"]["ort-cpu"] == {"builds": True, "runs": True, "missing": []}
+    assert report["targets"]["ort-cpu"] == {"builds": True, "runs": True, "running": [], "missing": []}
     assert not report["targets"]["ort-cuda"]["runs"]
     assert not report["targets"]["trt"]["builds"]
 

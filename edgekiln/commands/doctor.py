@@ -1,22 +1,31 @@
 """`edgekiln doctor`: what this machine can build and run."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from edgekiln.commands.common import json_option, print_json, quiet_libraries, verbose_option
+from edgekiln.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgekiln.machine import TargetState
 
 
 @click.command("doctor", short_help="Show what this machine can build and run.")
+@click.option("--target", metavar="TARGET", help="Only say whether engines of TARGET run here; exit 1 if they do not.")
 @json_option
 @verbose_option
-def command(*, as_json: bool) -> None:
+def command(*, target: str | None, as_json: bool) -> None:
     """Show processor, GPUs and libraries of this machine, which targets work here, and what the others need."""
     from edgekiln.machine import look, target_states
 
     quiet_libraries()
     machine = look()
     states = target_states(machine)
+    if target is not None:
+        _tell(target, states)
+        return
     if as_json:
         print_json({**asdict(machine), "targets": {name: asdict(state) for name, state in states.items()}})
         return
@@ -36,8 +45,18 @@ def command(*, as_json: bool) -> None:
     ):
         click.echo(f"{name:<13} {value}")
     click.secho("targets", bold=True)
-    for target, state in states.items():
+    for name, state in states.items():
         words = [word for word, able in (("builds", state.builds), ("runs", state.runs)) if able]
-        click.echo(f"  {target:<9} {' and '.join(words) or 'neither builds nor runs'}")
+        click.echo(f"  {name:<9} {' and '.join(words) or 'neither builds nor runs'}")
         for sentence in state.missing:
             click.echo(f"            {sentence}")
+
+
+def _tell(target: str, states: "dict[str, TargetState]") -> None:
+    if target not in states:
+        raise RequestError(f"target must be one of {', '.join(states)}, got {target}")
+    state = states[target]
+    if not state.runs:
+        click.echo(f"engines of {target} do not run here: {'; '.join(state.running)}")
+        raise click.exceptions.Exit(1)
+    click.echo(f"engines of {target} run here")

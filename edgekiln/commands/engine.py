@@ -19,6 +19,7 @@ from edgekiln.commands.common import (
     verbose_option,
 )
 from edgekiln.commands.quantization import build_options, quantization_options, stopped_once
+from edgekiln.commands.tensorrt import taken_tensorrt_options, tensorrt_options
 from edgekiln.export.options import CacheType, Target
 from edgekiln.sources import DEFAULT_MODEL, resolve
 
@@ -32,6 +33,7 @@ from edgekiln.sources import DEFAULT_MODEL, resolve
     "--target", type=click.Choice(get_args(Target)), default="ort-cpu", show_default=True, help="What runs it."
 )
 @quantization_options
+@tensorrt_options
 @click.option(
     "--kv",
     type=click.Choice(get_args(CacheType)),
@@ -73,11 +75,13 @@ def command(
     eval_tokens: int,
     trust_remote_code: bool,
     as_json: bool,
-    **quantization: Any,
+    **more: Any,
 ) -> None:
     """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
+    tensorrt, quantization = taken_tensorrt_options(more)
     options = build_options(
         target=target,
+        tensorrt=tensorrt,
         kv=kv,
         max_length=max_length,
         quality_text=QualityText(eval_text.name, read_text(eval_text), eval_tokens) if eval_text else None,
@@ -89,7 +93,8 @@ def command(
         with extra("export"):
             from edgekiln.export.build import build_engine
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
-        directory = output or Path("engines") / f"{source.name}-{options.quant}"
+        suffix = "" if target == "ort-cpu" else f"-{target}"
+        directory = output or Path("engines") / f"{source.name}-{options.quant}{suffix}"
         manifest = build_engine(source, directory, options, report)
     _summarize(directory, manifest, as_json)
 

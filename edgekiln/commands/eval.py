@@ -1,6 +1,5 @@
 """`edgekiln eval`: how well an engine predicts a text, and how near it is to a reference."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from edgekiln.commands.common import (
 
 if TYPE_CHECKING:
     from edgekiln.calib.evaluate import Scorer
+    from edgekiln.runtimes.tokenizer import Tokenizer
 
 
 @click.command("eval", short_help="Measure quality on a text.")
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     metavar="ENGINE_OR_MODEL",
     help="Compare with another engine, or with a model in float32 (needs the export extra).",
 )
+@click.option(
+    "--on-cpu",
+    is_flag=True,
+    help="Run the engine's graph with ONNX Runtime on the CPU, whatever its target: measures where no GPU is.",
+)
 @threads_option
 @json_option
 @verbose_option
@@ -50,15 +55,15 @@ def command(
     window: int,
     max_tokens: int | None,
     reference: str | None,
+    on_cpu: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Measure ENGINE's perplexity on a text; with --reference also how far its predictions are from that one's."""
     from edgekiln.calib.evaluate import perplexity
-    from edgekiln.commands.generation import load
 
     content = read_text(text)
-    loaded = load(engine, threads)
+    scorer, tokenizer = _engine_scorer(engine, on_cpu, threads)
     with progress_report() as report:
         other = None
         if reference is not None:
@@ -66,24 +71,35 @@ def command(
             other = _reference_scorer(reference, threads)
             report("loading reference", 1.0)
         result = perplexity(
-            loaded.runtime.score,
-            loaded.tokenizer.encode(content),
+            scorer,
+            tokenizer.encode(content),
             window=window,
             max_tokens=max_tokens,
             reference=other,
             progress=lambda done: report("predicting", done),
         )
     if as_json:
-        figures = vars(result)
-        # JSON has no infinity, which a broken engine can reach.
-        figures = {name: None if value == math.inf else value for name, value in figures.items()}
-        print_json({"engine": str(engine), "reference": reference, "window": window, **figures})
+        print_json({"engine": str(engine), "reference": reference, "window": window, **vars(result)})
         return
     click.echo(f"perplexity     {result.perplexity:.6g} over {result.tokens} tokens")
     if result.kl_divergence is not None and result.same_top is not None:
         click.echo(f"KL divergence  {result.kl_divergence:.5f} nats from {reference}")
         click.echo(f"same top token {result.same_top:.2%}")
         click.echo(f"reference ppl  {result.reference_perplexity:.6g}")
+
+
+def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Scorer, Tokenizer]":
+    from edgekiln.bundle import read_manifest
+    from edgekiln.commands.generation import load
+    from edgekiln.runtimes.tokenizer import Tokenizer
+
+    # The runtime of ort-cpu runs on the CPU already, and as users of the engine will run it.
+    if not on_cpu or (manifest := read_manifest(engine)).target == "ort-cpu":
+        loaded = load(engine, threads)
+        return loaded.runtime.score, loaded.tokenizer
+    from edgekiln.calib.graph_scorer import graph_scorer
+
+    return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
 
 
 def _reference_scorer(reference: str, threads: int | None) -> "Scorer":

@@ -10,6 +10,7 @@ import click
 from edgekiln import bundle
 from edgekiln.commands.common import engine_argument, json_option, print_json, verbose_option
 from edgekiln.errors import BundleError
+from edgekiln.plan import plan_facts
 
 
 @click.command("inspect", short_help="Show what an engine holds.")
@@ -21,7 +22,9 @@ def command(engine: Path, as_json: bool) -> None:
     manifest = bundle.read_manifest(engine)
     facts = manifest.model_dump(exclude={"files", "io"})
     facts["sizes"] = {name: (engine / name).stat().st_size for name in sorted(manifest.files)}
-    facts["ops"] = {role: _ops(engine / name) for role, name in manifest.graphs.items()}
+    graphs = {role: name for role, name in manifest.graphs.items() if name.endswith(".onnx")}
+    facts["ops"] = {role: _ops(engine / name) for role, name in graphs.items()}
+    facts["plan"] = plan_facts(engine, manifest) if manifest.tensorrt else None
     facts["layers"] = _read(engine, bundle.QUANTIZATION_FILE).get("layers", {})
     facts["report"] = _read(engine, bundle.REPORT_FILE)
     if as_json:
@@ -42,8 +45,6 @@ def _read(engine: Path, name: str) -> dict[str, Any]:
 
 def _ops(graph: Path) -> dict[str, int] | None:
     """How often each op occurs, most frequent first; None where the graph cannot be read here."""
-    if graph.suffix != ".onnx":
-        return None
     try:
         import onnx
     except ModuleNotFoundError:
@@ -77,6 +78,8 @@ def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) 
             click.echo("  not shown: install onnx to list them, `pip install 'edgekiln[export]'`")
         for op, count in (counts or {}).items():
             click.echo(f"  {count:>6}  {op}")
+    if facts["plan"]:
+        _show_plan(facts["plan"], _kv_bytes(manifest) * manifest.architecture.max_length)
     if facts["layers"]:
         _heading("quantization of each layer")
         click.echo("  bits  group    grid        relative error  clipped  layer")
@@ -86,6 +89,26 @@ def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) 
             f"  {layer['bits']:<4}  {layer['group_size'] or 'channel':<7}  {grid:<10}  "
             f"{layer['relative_error']:<14.2e}  {layer['clipped']:<7.2%}  {name}"
         )
+
+
+def _show_plan(plan: dict[str, Any], row_bytes: float) -> None:
+    _heading("plan")
+    click.echo(f"  {plan['library']} for compute capability {', '.join(plan['compute_capabilities'])}")
+    if plan["options"]:
+        click.echo(f"  options: {', '.join(plan['options'])}")
+    for index, profile in enumerate(plan["profiles"]):
+        (rows, most_rows), (tokens, most) = profile["rows"], profile["tokens"]
+        memory = f", {plan['activation_mb'][index]:.0f} MB of activations" if "activation_mb" in plan else ""
+        click.echo(
+            f"  {profile['name']:<8} {rows} to {most_rows} rows of {tokens} to {most} tokens, "
+            f"{most_rows * row_bytes / 1e6:.0f} MB of cache when full{memory}"
+        )
+    for layer in plan["layers"]:
+        # Without details the inspector tells names only.
+        name, kind = (layer.get("Name", ""), layer.get("LayerType", "")) if isinstance(layer, dict) else (layer, "")
+        click.echo(f"  {kind:<16} {name}")
+    if plan["not_opened"]:
+        click.echo(f"  layers are not shown: {plan['not_opened']}")
 
 
 def _heading(text: str) -> None:

@@ -5,17 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command import edgekiln
 
 from edgekiln import bundle
 from edgekiln.calib.record import read_report
-from edgekiln.cli import main
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 3
-
-
-def edgekiln(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from adapters import check_ragged_rows, ids
 
 from cuda_engines import open_on_cpu, write_cuda_engine
 from edgekiln import bundle, runtimes
 from edgekiln.errors import BundleError, EdgekilnError, RequestError
 from edgekiln.runtimes.ort_cuda import OrtCudaRuntime
-from edgekiln.runtimes.ort_cuda_cache import slice_of
-from models import VOCABULARY, save_checkpoint
+from edgekiln.runtimes.ragged import slice_of
+from models import save_checkpoint
 
 TOLERANCE = 0.02
 MAX_LENGTH = 600
@@ -40,24 +41,13 @@ def pair(engines: tuple[Path, Path], request: pytest.FixtureRequest):
     return runtimes.open(cpu, native=False), open_on_cpu(cuda, chunk=7, cuda_graph=request.param)
 
 
-def ids(length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, VOCABULARY, length)
-
-
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
     assert logits.dtype == np.float32
     assert np.linalg.norm(logits - expected) < TOLERANCE * np.linalg.norm(expected)
 
 
 def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(3), runtime.new_cache(3)
-    for row, length in ((2, 11), (0, 3), (1, 20)):
-        close(runtime.prefill(caches[1], row, ids(length)), truth.prefill(caches[0], row, ids(length)))
-    for tokens in ids(15, 4).reshape(5, 3):
-        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
-    assert caches[1].lengths.tolist() == [8, 25, 16]
-    np.testing.assert_array_equal(caches[1].tokens(1), caches[0].tokens(1))
+    check_ragged_rows(*pair, close)
 
 
 def test_growing_keeps_what_every_row_holds(pair) -> None:
@@ -108,8 +98,8 @@ def test_fresh_buffers_are_zero_and_grown_ones_continue(engines: tuple[Path, Pat
 
 
 def test_rows_are_slices_of_one_buffer() -> None:
-    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4)) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
-    assert slice_of(1000, (4, 2, 8, 16), slice(None)) == (1000, [4, 2, 8, 16])
+    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
+    assert slice_of(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
 
 
 def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:

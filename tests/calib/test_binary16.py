@@ -1,0 +1,21 @@
+"""Scales in binary16 against numpy's."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekiln.calib.binary16 import binary16
+
+
+@given(st.lists(st.floats(2.0**-14, 65504.0, width=32), max_size=8))
+def test_rounded_as_numpy_does(values: list[float]) -> None:
+    exact = np.array(values, dtype=np.float32)
+    np.testing.assert_array_equal(binary16(torch.from_numpy(exact)).numpy(), exact.astype(np.float16))
+
+
+@pytest.mark.parametrize("beyond", [1e-5, 7e4])
+def test_beyond_the_range_all_stay(beyond: float) -> None:
+    scales = torch.tensor([0.1, beyond])
+    assert binary16(scales) is scales
