@@ -1,0 +1,119 @@
+"""The C++ tokenizer gives the ids, the text and the pieces that the `tokenizers` library gives."""
+
+import functools
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+
+from cpp_host import program
+from cpp_tokenizers import FAMILIES, code_texts, corpus
+from edgekiln.bundle import SpecialTokens
+from edgekiln.runtimes.tokenizer import Tokenizer
+
+
+class Both:
+    """One tokenizer.json in Python and in C++."""
+
+    def __init__(self, path: Path) -> None:
+        self.fast = FastTokenizer.from_file(str(path))
+        self.python = Tokenizer(self.fast, SpecialTokens())
+        self.process = subprocess.Popen([program("edgekiln_tokenize"), path], stdin=-1, stdout=-1)
+
+    def ask(self, request: bytes) -> bytes:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(request)
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def encode(self, text: bytes, how: bytes = b"encode") -> list[int]:
+        return [int(token) for token in self.ask(b"%s %d\n%s" % (how, len(text), text)).split()]
+
+    def answer(self, what: str, ids: Sequence[int]) -> Any:
+        return json.loads(self.ask(f"{what} {' '.join(map(str, ids))}\n".encode()))
+
+    def compare(self, given: bytes) -> None:
+        text = given.decode(errors="replace")
+        for how, add_special in ((b"encode", True), (b"plain", False)):
+            expected = self.python.encode(text, add_special).tolist()
+            assert self.encode(given, how) == expected, text
+        self.compare_ids(expected)
+
+    def compare_ids(self, ids: Sequence[int]) -> None:
+        assert self.answer("decode", ids) == self.python.decode(ids)
+        stream = self.python.stream()
+        assert self.answer("stream", ids) == [*map(stream.push, ids), stream.flush()]
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Both]]:
+    """The tokenizer of a family, made when it is first asked for."""
+    directory = tmp_path_factory.mktemp("tokenizers")
+    started: list[Both] = []
+
+    @functools.cache
+    def make(family: str) -> Both:
+        path = directory / f"{family}.json"
+        if family == "smollm2-135m":
+            from edgekiln.sources import resolve
+
+            path.write_text(resolve(family).tokenizer_json, encoding="utf-8")
+        else:
+            training = [text.decode(errors="ignore") for text in corpus(seed=1)[::4]] + code_texts(50_000)
+            FAMILIES[family](training).save(str(path))
+        started.append(Both(path))
+        return started[-1]
+
+    yield make
+    for both in started:
+        both.process.communicate(timeout=60)
+        assert both.process.returncode == 0
+
+
+@pytest.fixture(params=[*FAMILIES, "smollm2-135m"])
+def both(request: pytest.FixtureRequest, tokenizers: Callable[[str], Both]) -> Both:
+    return tokenizers(request.param)
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[bytes]:
+    documents = corpus()
+    assert sum(map(len, documents)) >= 1_000_000
+    return documents
+
+
+def test_ids_text_and_pieces_of_a_corpus(both: Both, documents: list[bytes]) -> None:
+    for document in documents:
+        both.compare(document)
+
+
+def test_every_character(both: Both) -> None:
+    """Between letters and after a space, where patterns and added tokens look at it."""
+    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    for at in range(0, len(codes), 4096):
+        text = "".join(f"a{chr(code)} {chr(code)}{chr(code)}mask" for code in codes[at : at + 4096])
+        assert both.encode(text.encode(), b"plain") == both.python.encode(text, False).tolist()
+
+
+def test_any_ids(both: Both) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.integers(0, both.fast.get_vocab_size() + 3), max_size=40))
+    def compare(ids: list[int]) -> None:
+        both.compare_ids(ids)
+
+    compare()
+
+
+def test_any_text(both: Both) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.text(max_size=60) | st.text("a ▁\n.,-1ﬁN[LR]mask<s>'", max_size=60))
+    def compare(text: str) -> None:
+        both.compare(text.encode())
+
+    compare()
