@@ -140,6 +140,7 @@ def odd(texts: list[str]) -> Tokenizer:
             AddedToken("[LR]", lstrip=True, rstrip=True, single_word=True, normalized=True),
             AddedToken("ﬁN", normalized=True),
             AddedToken("maskara", normalized=False),
+            AddedToken("[S]", normalized=True, special=True),
         ]
     )
     return tokenizer
@@ -160,10 +161,42 @@ FAMILIES: dict[str, Callable[[list[str]], Tokenizer]] = {
 
 _EMOJI = ["👍🏽", "👩‍👩‍👧", "🏳️‍🌈", "🇯🇵🇫🇷", "1️⃣", "\U0001fae9", "☎️"]
 _FRAGMENTS = [
-    *["'s", "'LL", "'ſ", "I'm", "--", "mask", "[L]", "[R]", "[LR]", "ﬁN", "FIN", "fin", "aaa", "maskara", "mask_"],
+    *[
+        "'s",
+        "'LL",
+        "'ſ",
+        "I'm",
+        "--",
+        "mask",
+        "[L]",
+        "[R]",
+        "[LR]",
+        "[S]",
+        "ﬁN",
+        "FIN",
+        "fin",
+        "aaa",
+        "maskara",
+        "mask_",
+    ],
     *_SPECIAL,
     *["<tool_call>", "<unk>", "▁", "▁▁▁", "\n\n\n", "\t\t", "<0x0A>", "12345", "½³Ⅷ", "٣٤٥", "e\u0301", "한글", "한글"],
-    *[" ", "  ", "   ", "\n", "\r\n", "\t", "\x00", "\x1b[0m", "\x85", "\u00a0", "\u2028", "\u200b", "\u3000", "\ufeff"],
+    *[
+        " ",
+        "  ",
+        "   ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\x00",
+        "\x1b[0m",
+        "\x85",
+        "\u00a0",
+        "\u2028",
+        "\u200b",
+        "\u3000",
+        "\ufeff",
+    ],
 ]
 
 
@@ -192,7 +225,9 @@ def corpus(seed: int = 0) -> list[bytes]:
         words = ["".join(generator.choices(letters, k=generator.randint(1, 9))) for _ in range(150)]
         documents.append(" ".join(words))
     for _ in range(300):
-        parts = generator.choices([*_FRAGMENTS, *_EMOJI, "word", "Zürich", "日本語", "хлеб"], k=generator.randint(1, 200))
+        parts = generator.choices(
+            [*_FRAGMENTS, *_EMOJI, "word", "Zürich", "日本語", "хлеб"], k=generator.randint(1, 200)
+        )
         documents.append("".join(part + generator.choice(["", "", " "]) for part in parts))
     broken = []
     for document in documents[::5]:

@@ -38,12 +38,13 @@ class Both:
     def answer(self, what: str, ids: Sequence[int]) -> Any:
         return json.loads(self.ask(f"{what} {' '.join(map(str, ids))}\n".encode()))
 
-    def compare(self, given: bytes) -> None:
+    def compare(self, given: bytes, decode: bool = True) -> None:
         text = given.decode(errors="replace")
         for how, add_special in ((b"encode", True), (b"plain", False)):
             expected = self.python.encode(text, add_special).tolist()
             assert self.encode(given, how) == expected, text
-        self.compare_ids(expected)
+        if decode:
+            self.compare_ids(expected)
 
     def compare_ids(self, ids: Sequence[int]) -> None:
         assert self.answer("decode", ids) == self.python.decode(ids)
@@ -89,13 +90,15 @@ def documents() -> list[bytes]:
 
 
 def test_ids_text_and_pieces_of_a_corpus(both: Both, documents: list[bytes]) -> None:
-    for document in documents:
-        both.compare(document)
+    for i, document in enumerate(documents):
+        both.compare(document, decode=i % 4 == 0)
 
 
 def test_every_character(both: Both) -> None:
-    """Between letters and after a space, where patterns and added tokens look at it."""
-    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    """Between letters and after a space, where patterns and added tokens look at it; of ideographs some."""
+    codes = [code for code in range(0x32400) if not (0xD800 <= code < 0xF900 or 0x17000 <= code < 0x18800)]
+    codes = [code for code in codes if code % 16 == 0 or not (0x4E00 <= code < 0x9F00 or 0x20000 <= code < 0x31300)]
+    codes += [*range(0xE0000, 0xE0200), 0xF0000, 0x10FFFF]
     for at in range(0, len(codes), 4096):
         text = "".join(f"a{chr(code)} {chr(code)}{chr(code)}mask" for code in codes[at : at + 4096])
         assert both.encode(text.encode(), b"plain") == both.python.encode(text, False).tolist()

@@ -1,15 +1,18 @@
 #include "text/tokenizer.h"
 
+#include <set>
 #include <utility>
 
 #include "text/utf8.h"
 
 namespace edgekiln::text {
 
-Tokenizer::Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized)
-    : parts_(std::move(parts)), as_given_(std::move(as_given)), normalized_(std::move(normalized)) {
-  for (const AddedToken& token : parts_.added) added_[token.id] = token;
-}
+Tokenizer::Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized,
+                     std::map<std::int64_t, Shown> added)
+    : parts_(std::move(parts)),
+      as_given_(std::move(as_given)),
+      normalized_(std::move(normalized)),
+      added_(std::move(added)) {}
 
 Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path) {
   Result<TokenizerParts> read = parse_tokenizer(text, path);
@@ -17,16 +20,18 @@ Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path)
   TokenizerParts& parts = read.value();
   std::vector<std::pair<std::string, AddedToken>> as_given;
   std::vector<std::pair<std::string, AddedToken>> after;
+  std::map<std::int64_t, Shown> added;
+  std::set<std::string> special;
   for (const AddedToken& token : parts.added) {
-    if (!token.normalized) {
-      as_given.emplace_back(token.content, token);
-      continue;
-    }
-    const Result<std::string> content = normalize(parts.normalizers, token.content);
+    Result<std::string> content = token.content;
+    if (token.normalized) content = normalize(parts.normalizers, token.content);
     if (!content) return content.error();
-    if (!content.value().empty()) after.emplace_back(content.value(), token);
+    if (token.special) special.insert(token.content);
+    added[token.id] = {content.value(), token.special, false};
+    if (!content.value().empty()) (token.normalized ? after : as_given).emplace_back(content.value(), token);
   }
-  return Tokenizer(std::move(parts), AddedTokenFinder(as_given), AddedTokenFinder(after));
+  for (auto& [id, shown] : added) shown.left_out = special.contains(shown.text);
+  return Tokenizer(std::move(parts), AddedTokenFinder(as_given), AddedTokenFinder(after), std::move(added));
 }
 
 Result<void> Tokenizer::encode_section(std::string_view text, bool at_start, std::vector<std::int64_t>& ids) const {
@@ -65,7 +70,7 @@ Result<std::vector<std::int64_t>> Tokenizer::encode(std::string_view given, bool
 }
 
 std::optional<std::string_view> Tokenizer::token(std::int64_t id) const {
-  if (const auto found = added_.find(id); found != added_.end()) return found->second.content;
+  if (const auto found = added_.find(id); found != added_.end()) return found->second.text;
   return parts_.model.vocabulary.token(id);
 }
 
@@ -77,9 +82,11 @@ bool Tokenizer::has_text(std::int64_t id) const {
 std::string Tokenizer::decode(std::span<const std::int64_t> ids) const {
   std::vector<std::string> tokens;
   for (const std::int64_t id : ids) {
-    if (!has_text(id)) continue;
+    const auto found = added_.find(id);
+    const auto text = token(id);
+    if (!text || (found != added_.end() && found->second.left_out)) continue;
     if (parts_.joined_by_spaces && !tokens.empty()) tokens.emplace_back(" ");
-    tokens.emplace_back(*token(id));
+    tokens.emplace_back(*text);
   }
   return text::decode(parts_.decoders, std::move(tokens));
 }

@@ -54,11 +54,19 @@ class Tokenizer {
   // Whether the id shows in decoded text: special tokens and ids without a token never do.
   bool has_text(std::int64_t id) const;
 
-  // The token as the vocabulary has it.
+  // The token as the vocabulary has it; an added one is normalized if it is looked for so.
   std::optional<std::string_view> token(std::int64_t id) const;
 
  private:
-  Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized);
+  // What an added token is in text. `tokenizers` leaves a special one out if it is so before normalization.
+  struct Shown {
+    std::string text;
+    bool special;
+    bool left_out;
+  };
+
+  Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized,
+            std::map<std::int64_t, Shown> added);
 
   // Encode what is no token before normalization, and is at the start of the text or not.
   Result<void> encode_section(std::string_view text, bool at_start, std::vector<std::int64_t>& ids) const;
@@ -66,7 +74,7 @@ class Tokenizer {
   TokenizerParts parts_;
   AddedTokenFinder as_given_;
   AddedTokenFinder normalized_;
-  std::map<std::int64_t, AddedToken> added_;
+  std::map<std::int64_t, Shown> added_;
 };
 
 }  // namespace edgekiln::text

@@ -73,8 +73,6 @@ Behavior behavior_of(const json& part) {
 }
 
 Metaspace::Prepend prepend_of(const json& part) {
-  // How it was written before there were three ways.
-  if (!flag_of(part, "add_prefix_space", true)) return Metaspace::Prepend::kNever;
   if (member(part, "prepend_scheme") == nullptr) return Metaspace::Prepend::kAlways;
   const std::string name = string_of(part, "prepend_scheme");
   if (name == "always") return Metaspace::Prepend::kAlways;
@@ -187,7 +185,8 @@ std::vector<AddedToken> added_tokens_of(const json& root, const Vocabulary& voca
     token.rstrip = flag_of(entry, "rstrip", false);
     token.special = flag_of(entry, "special", false);
     token.normalized = flag_of(entry, "normalized", !token.special);
-    if (token.content.empty() || !seen.insert(token.content).second) continue;
+    if (token.content.empty()) continue;
+    if (!seen.insert(token.content).second) damaged(sentence("the added token \"", token.content, "\" is there twice"));
     // The id in the file is not looked at, as in `tokenizers`: it is the vocabulary's or the next free one.
     const auto known = vocabulary.id(token.content);
     token.id = known ? *known

@@ -66,8 +66,9 @@ void flush(std::vector<utf8proc_int32_t>& part, utf8proc_option_t options, std::
     std::stable_sort(it, end, [&](auto a, auto b) { return combining(a) < combining(b); });
     it = end;
   }
-  const auto composed = utf8proc_normalize_utf32(decomposed.data(), static_cast<utf8proc_ssize_t>(decomposed.size()),
-                                                 static_cast<utf8proc_option_t>(options & UTF8PROC_COMPOSE));
+  const auto composed =
+      utf8proc_normalize_utf32(decomposed.data(), static_cast<utf8proc_ssize_t>(decomposed.size()),
+                               static_cast<utf8proc_option_t>(options & (UTF8PROC_COMPOSE | UTF8PROC_STABLE)));
   for (utf8proc_ssize_t i = 0; i < composed; ++i)
     append(out, static_cast<char32_t>(decomposed[static_cast<std::size_t>(i)]));
   part.clear();
