@@ -69,3 +69,11 @@ def refusal(engine: Path, **options: Any) -> tuple[int, str]:
     """Status and sentence of opening an engine that does not open."""
     with Host(engine, **options) as host:
         return host.hello["status"], host.hello.get("error", "")
+
+
+def refused(name: str, path: Path) -> str:
+    """The sentence with which a program refuses a file."""
+    done = subprocess.run([program(name), path], input=b"", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    return done.stderr.decode().rstrip("\n")

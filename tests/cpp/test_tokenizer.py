@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, normalizers, pre_tokenizers
 
-from cpp_host import program
+from cpp_host import program, refused
 from cpp_tokenizers import FAMILIES, code_texts, corpus
 from edgekiln.bundle import SpecialTokens
 from edgekiln.runtimes.tokenizer import Tokenizer
@@ -27,7 +28,8 @@ class Both:
         self.process = subprocess.Popen([program("edgekiln_tokenize"), path], stdin=-1, stdout=-1)
 
     def ask(self, request: bytes) -> bytes:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(request)
         self.process.stdin.flush()
         return self.process.stdout.readline()
@@ -120,3 +122,77 @@ def test_any_text(both: Both) -> None:
         both.compare(text.encode())
 
     compare()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase"])
+def test_normalization(form: str, tmp_path: Path) -> None:
+    """Of every character that normalization knows, alone and with marks that combine and change places."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = FastTokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    fast.normalizer = getattr(normalizers, form)()
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.save(str(tmp_path / "bytes.json"))
+    both = Both(tmp_path / "bytes.json")
+    for first in (*range(0, 0x3400, 256), *range(0xA600, 0xB000, 256), *range(0xF900, 0x20000, 256), 0x2F800, 0x2F900):
+        characters = [chr(code) for code in range(first, first + 256)]
+        text = "\n".join(f"{each} a\u0301{each}\u0323 {each}\u0338\u3099" for each in characters)
+        assert both.encode(text.encode()) == fast.encode(text).ids
+    both.process.communicate(timeout=60)
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+DAMAGED = [
+    ({"model": None}, '"model" is missing'),
+    ({"model": {**BPE, "vocab": {"a": -1}}}, "model.vocab has a negative number"),
+    ({"model": {**BPE, "vocab": {"a": 2**24}}}, "the id 16777216 in model.vocab is too large"),
+    ({"model": {**BPE, "merges": ["a b c"]}}, 'the merge "a b c" is not of two tokens'),
+    ({"model": {**BPE, "merges": [["b", "a"]]}}, 'the token "ba" of model.merges is not in model.vocab'),
+    ({"model": {**BPE, "merges": [["b"]]}}, "a merge in model.merges is not of two tokens"),
+    ({"added_tokens": [{"content": 1}]}, '"content" is no string'),
+    ({"normalizer": {"type": "Strip", "strip_left": 1}}, '"strip_left" is neither true nor false'),
+    ({"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}}, '"replacement" is not one character'),
+]
+UNSUPPORTED = [
+    ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, "a model of type Unigram"),
+    ({"model": {**BPE, "dropout": 0.1}}, "a model with dropout"),
+    ({"model": {**BPE, "end_of_word_suffix": "</w>"}}, "a model with end_of_word_suffix"),
+    ({"normalizer": {"type": "StripAccents"}}, "a normalizer of type StripAccents"),
+    ({"pre_tokenizer": {"type": "BertPreTokenizer"}}, "a pre-tokenizer of type BertPreTokenizer"),
+    ({"decoder": {"type": "CTC"}}, "a decoder of type CTC"),
+    ({"post_processor": {"type": "RobertaProcessing"}}, "a post-processor of type RobertaProcessing"),
+    *(
+        (
+            {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}},
+            f"the pattern {pattern} with {part}",
+        )
+        for pattern, part in [
+            (r"\p{L}{2}+", "{2}+"),
+            ("[a-z&&[aeiou]]", "a class in a class"),
+            (r"\bx", r"\b"),
+            (r"a(?i)b", "(?i"),
+            (r"\p{Greek}", r"\p{Greek}"),
+            ("(a", "missing closing parenthesis"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "reason"), DAMAGED)
+def test_damaged_files(part: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": BPE} | part))
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence == f"tokenizer.json is damaged: {reason}, build the engine again"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"model": "\\ud800"}', '{"model": "\udc80"}'])
+def test_files_that_are_not_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text, errors="surrogateescape")
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence.startswith("tokenizer.json is damaged: it is n")
+
+
+@pytest.mark.parametrize(("part", "reason"), UNSUPPORTED)
+def test_parts_that_are_not_known(part: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": BPE} | part))
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence == f"tokenizer.json has {reason}, which this library does not know"

@@ -73,7 +73,7 @@ Result<Regex> Regex::compile(std::string_view pattern) {
     std::array<std::uint8_t, 256> reason{};
     const int length = pcre2_get_error_message(code, reason.data(), reason.size());
     const std::string why(reason.begin(), reason.begin() + (length > 0 ? length : 0));
-    return Error{Code::kUnsupported, sentence("the pattern ", pattern, " is not a regular expression: ", why)};
+    return Error{Code::kUnsupported, sentence("the pattern ", pattern, " with ", why)};
   }
   // Without the just-in-time compiler, where there is none, matching is slower and no different.
   static_cast<void>(pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE));

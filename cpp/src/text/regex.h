@@ -19,7 +19,7 @@ struct Span {
 // For any number of threads.
 class Regex {
  public:
-  // An error of Code::kUnsupported if the two syntaxes or their characters differ in what the pattern uses.
+  // An error of Code::kUnsupported, which says what of the pattern it is, if the two syntaxes differ there.
   static Result<Regex> compile(std::string_view pattern);
 
   // All matches one after another; an empty one not right after the match before. `text` is valid UTF-8.

@@ -32,8 +32,7 @@ class Translator {
     if (take("(?i)")) out_ += "(?i)";
     while (!rest().empty() && refused_.empty()) step();
     if (refused_.empty()) return std::move(out_);
-    return Error{Code::kUnsupported, sentence("the pattern ", pattern_, " has ", refused_,
-                                              ", which this library does not match: use Python")};
+    return Error{Code::kUnsupported, sentence("the pattern ", pattern_, " with ", refused_)};
   }
 
  private:
