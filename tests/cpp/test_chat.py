@@ -59,7 +59,7 @@ def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
         [{"role": "user", "content": " x"}],
     ]
     assert replies(path, requests) == [
-        {"error": "there are no messages: give at least one"},
+        {"error": "the conversation is empty: give at least one message"},
         {"error": "the chat template takes no messages of role developer: leave them out"},
         {"error": "the chat template takes no tool after user"},
         {"text": "<2031>x!"},

@@ -68,7 +68,8 @@ KeyValueLayout read_kv(Record record, std::string& complaint) {
   KeyValueLayout kv{record.text("kind"), record.text("dtype")};
   record.finish();
   if (!complaint.empty()) return kv;
-  if (kv.kind != "shared-buffer" && kv.kind != "growing") complaint = sentence("kv.kind: ", kv.kind, " is not known");
+  if (kv.kind != "shared-buffer" && kv.kind != "growing" && kv.kind != "inplace")
+    complaint = sentence("kv.kind: ", kv.kind, " is not known");
   if (kv.dtype != "float32" && kv.dtype != "float16" && kv.dtype != "bfloat16" && kv.dtype != "int8")
     complaint = sentence("kv.dtype: ", kv.dtype, " is not known");
   return kv;
@@ -112,6 +113,7 @@ Manifest read_fields(const json& value, std::string& complaint) {
   manifest.graphs = record.texts("graphs");
   manifest.io = read_io(record.record("io", false));
   manifest.kv = read_kv(record.record("kv"), complaint);
+  record.skip("tensorrt");  // of an engine for another target
   skip_quantization(record.record("quantization"));
   manifest.tokens = read_tokens(record.record("tokens"));
   manifest.sampling = read_sampling(record.record("sampling"));

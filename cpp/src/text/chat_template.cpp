@@ -86,7 +86,7 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view text, std::string_view
 
 Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
   const auto refuse = [](const auto&... parts) { return Error{Code::kRequest, sentence(parts...)}; };
-  if (turns.empty()) return refuse("there are no messages: give at least one");
+  if (turns.empty()) return refuse("the conversation is empty: give at least one message");
   bool system_first = false;
   for (std::size_t i = 0; i < turns.size(); ++i) {
     const auto& [role, content] = turns[i];
