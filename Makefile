@@ -20,6 +20,8 @@ OPENVINO = bench/.venv-openvino
 LLAMA = bench/.venv-llama
 # More options of bench/cpu.py.
 BENCH_ARGS ?=
+# What libedgekiln is built on, as Debian and Ubuntu call it.
+CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 # Recipes read these from the environment, so that a quote or a space in a value reaches edgekiln as it is.
@@ -27,11 +29,11 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # One thing at a time, also under -j: both environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run native test lint bench clean
+.PHONY: help setup engine run native cpp cpp-packages cpp-test test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list what make can do
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: MODEL=$(MODEL) TARGET=$(TARGET) QUANT=$(QUANT) OUT=$(OUT) PROMPT TEXT PYTHON PIP_ARGS"
 
 setup: $(STAMP) ## make .venv with all that building, running and testing needs
@@ -52,12 +54,35 @@ run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
 
 # cmake and ninja come with `make setup`; a C++ compiler must be there (on Debian: apt-get install g++).
-native: $(STAMP) ## build edgekiln's own CPU kernels: faster, optional, the same answers
-	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -D CMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja"
-	$(BIN)/cmake --build build/cpp
-	$(BIN)/cmake --install build/cpp --prefix runtimes/lib
+WHEEL = import onnxruntime.capi as c; print(c.__path__[0])
 
-test: lint native ## lint, then all tests
+define build_cpp
+	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -D CMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" $(1)
+	$(BIN)/cmake --build build/cpp
+	$(BIN)/cmake --install build/cpp --component python --prefix runtimes/lib
+endef
+
+native: $(STAMP) ## build edgekiln's own CPU kernels: faster, optional, the same answers
+	$(call build_cpp)
+
+# ONNX Runtime's library is the one of .venv, so that C++ and Python run the same.
+cpp: $(STAMP) cpp-packages ## build libedgekiln, which runs engines in C and C++ programs, and the kernels
+	$(call build_cpp,-D EDGEKILN_HOST=ON -D ONNXRUNTIME_WHEEL="$$($(BIN)/python -c '$(WHEEL)')")
+
+cpp-packages: ## install the system packages that libedgekiln is built on, if any is missing
+	@dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || ! command -v apt-get > /dev/null || { \
+	  echo "apt-get install $(CPP_PACKAGES)"; \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(CPP_PACKAGES); \
+	  else \
+	    echo "these packages are missing: run the command above as root" >&2; exit 1; \
+	  fi; }
+
+cpp-test: cpp ## the tests of libedgekiln
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+	$(BIN)/python -m pytest tests/cpp
+
+test: lint cpp ## lint, then all tests
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	$(BIN)/python -m pytest
 
@@ -65,7 +90,7 @@ test: lint native ## lint, then all tests
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror cpp/*/*.h cpp/*/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $$(find cpp -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
 	rm -rf build/mypy && mkdir -p build/mypy/edgekiln
 	cd build/mypy/edgekiln && ln -s ../../../edgekiln/* ../../../calib ../../../export ../../../runtimes .
 	MYPYPATH=build/mypy $(BIN)/mypy -p edgekiln

@@ -24,6 +24,7 @@ ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
 TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+CHAT_PIECES_FILE = "chat_pieces.json"  # the same for programs without Jinja, where it can be said so
 QUANTIZATION_FILE = "quantization.json"
 REPORT_FILE = "report.json"
 _REFUSALS = (

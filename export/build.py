@@ -23,6 +23,7 @@ from edgekiln.calib.record import BuildReport, LayerRecord, QuantizationRecord, 
 from edgekiln.errors import RequestError
 from edgekiln.export.attention import LayerShape
 from edgekiln.export.calibration import calibrated, calibration_windows
+from edgekiln.export.chat_pieces import chat_pieces
 from edgekiln.export.int8_cache import with_int8_cache
 from edgekiln.export.options import BuildOptions
 from edgekiln.export.passes.scoring import all_positions
@@ -152,6 +153,8 @@ def write_engine(
     (directory / bundle.TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
     if source.chat_template:
         (directory / bundle.CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
+        if pieces := chat_pieces(source):
+            bundle.write_json(directory / bundle.CHAT_PIECES_FILE, pieces.model_dump())
     default = options.chosen_recipe.default
     recipe = bundle.QuantizationRecipe(scheme=options.quant, group_size=default.group_size if default else None)
     record = QuantizationRecord(**recipe.model_dump(), layers=canonical.records)

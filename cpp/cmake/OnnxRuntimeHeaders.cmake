@@ -2,7 +2,8 @@
 #
 # Looked for in this order: ONNXRUNTIME_ROOT (of CMake or of the environment), the system, ONNX Runtime's official
 # release, an npm package that carries the same headers (for machines that reach package registries only). What is
-# fetched is kept in the build folder.
+# fetched is kept in the build folder; of the release also the library, for OnnxRuntime.cmake.
+include_guard(GLOBAL)
 set(_release 1.23.2)
 set(_package com.github.asus4.onnxruntime@0.4.9)
 set(_fetched ${CMAKE_BINARY_DIR}/onnxruntime-headers)
@@ -15,13 +16,17 @@ endfunction()
 
 function(_fetch_release)
   set(_archive ${CMAKE_BINARY_DIR}/onnxruntime.tgz)
-  file(DOWNLOAD
-    https://github.com/microsoft/onnxruntime/releases/download/v${_release}/onnxruntime-linux-x64-${_release}.tgz
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    set(_name onnxruntime-linux-aarch64-${_release})
+  else()
+    set(_name onnxruntime-linux-x64-${_release})
+  endif()
+  file(DOWNLOAD https://github.com/microsoft/onnxruntime/releases/download/v${_release}/${_name}.tgz
     ${_archive} STATUS _status INACTIVITY_TIMEOUT 20)
   list(GET _status 0 _code)
   if(_code EQUAL 0)
-    file(ARCHIVE_EXTRACT INPUT ${_archive} DESTINATION ${_fetched}.part PATTERNS "*/include/*.h")
-    file(RENAME ${_fetched}.part/onnxruntime-linux-x64-${_release} ${_fetched})
+    file(ARCHIVE_EXTRACT INPUT ${_archive} DESTINATION ${_fetched}.part PATTERNS "*/include/*.h" "*/lib/libonnxruntime.so*")
+    file(RENAME ${_fetched}.part/${_name} ${_fetched})
   endif()
   file(REMOVE_RECURSE ${_archive} ${_fetched}.part)
 endfunction()

@@ -1,0 +1,122 @@
+"""libedgekiln beside the Python runtime: the same requests in turn, each in a process of its own.
+
+Speeds are medians over the repeats; memory is what each process holds resident after them; a cold start goes from
+starting a process to the first token of a prompt of 32 tokens, with every file's SHA-256 checked.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
+
+
+class Process:
+    """One side: it takes a request a line and answers with a line."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._started = time.perf_counter()
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.hello = self._read()
+
+    def ask(self, ids: np.ndarray, max_tokens: int) -> dict[str, Any]:
+        """Answer a prompt greedily in a session that holds nothing."""
+        assert self._process.stdin
+        request = {"ids": ids.tolist(), "max_tokens": max_tokens, "ignore_eos": True, "reset": True}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        return self._read()
+
+    def since_start(self) -> float:
+        """Milliseconds."""
+        return (time.perf_counter() - self._started) * 1e3
+
+    def resident_mb(self) -> float:
+        """Memory it holds, in MB (10^6 bytes)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
+
+    def end(self) -> None:
+        """Close it."""
+        self._process.communicate()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        reply: dict[str, Any] = json.loads(self._process.stdout.readline())
+        assert reply["status"] == 0, reply
+        return reply
+
+
+def worker(engine: str, threads: int) -> None:
+    """The Python side, which answers as the C++ program does."""
+    from edgekiln import runtimes
+    from edgekiln.bundle import read_manifest
+    from edgekiln.runtimes.generate import GenerateOptions, generate
+    from edgekiln.runtimes.tokenizer import Tokenizer
+
+    runtime = runtimes.open(engine, threads=threads)
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+    print(json.dumps({"status": 0, "vocab_size": runtime.properties.vocab_size}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        options = GenerateOptions(max_tokens=request["max_tokens"], ignore_eos=True)
+        start = time.perf_counter()
+        times, ids = [], []
+        for token in generate(runtime, tokenizer, [np.array(request["ids"])], options):
+            times.append(time.perf_counter() - start)
+            ids.append(token.id)
+        reply = {"status": 0, "ids": ids, "first_token_s": times[0], "total_s": times[-1]}
+        print(json.dumps(reply), flush=True)
+
+
+@click.command()
+@click.argument("engine", type=click.Path(exists=True))
+@click.option("--prompt-tokens", default=512, show_default=True)
+@click.option("--gen-tokens", default=128, show_default=True)
+@click.option("--repeat", default=7, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--worker", "as_worker", is_flag=True, hidden=True)
+def main(engine: str, prompt_tokens: int, gen_tokens: int, repeat: int, threads: int, as_worker: bool) -> None:
+    """Measure ENGINE in C++ and in Python."""
+    if as_worker:
+        worker(engine, threads)
+        return
+    commands = {
+        "C++": [str(HOST), engine, json.dumps({"threads": threads})],
+        "Python": [sys.executable, __file__, engine, "--threads", str(threads), "--worker"],
+    }
+    generator = np.random.default_rng(0)
+    cold: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            process = Process(command)
+            process.ask(generator.integers(0, process.hello["vocab_size"], 32), 1)
+            cold[name].append(process.since_start())
+            process.end()
+    processes = {name: Process(command) for name, command in commands.items()}
+    prefill: dict[str, list[float]] = {name: [] for name in commands}
+    decode: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(repeat + 1):
+        prompt = generator.integers(0, processes["C++"].hello["vocab_size"], prompt_tokens)
+        replies = {name: process.ask(prompt, gen_tokens) for name, process in processes.items()}
+        assert replies["C++"]["ids"] == replies["Python"]["ids"]
+        if turn:  # the first one is not counted
+            for name, reply in replies.items():
+                prefill[name].append(prompt_tokens / reply["first_token_s"])
+                decode[name].append((gen_tokens - 1) / (reply["total_s"] - reply["first_token_s"]))
+    print(f"{'':8}{'prefill, tokens/s':>19}{'decode, tokens/s':>18}{'resident, MB':>14}{'cold start, ms':>16}")
+    for name, process in processes.items():
+        figures = [statistics.median(values[name]) for values in (prefill, decode, cold)]
+        print(f"{name:8}{figures[0]:19.0f}{figures[1]:18.1f}{process.resident_mb():14.0f}{figures[2]:16.0f}")
+        process.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+# Target edgekiln_onnxruntime: ONNX Runtime's library and its headers.
+#
+# Looked for in this order: ONNXRUNTIME_ROOT (of CMake or of the environment), an installed CMake package, the
+# `onnxruntime` wheel in ONNXRUNTIME_WHEEL (the folder of `libonnxruntime.so.*`; `make cpp` gives the one of .venv), the
+# system, and what OnnxRuntimeHeaders has fetched of the official release. EDGEKILN_INSTALL_ONNXRUNTIME: whether to
+# install the library beside libedgekiln, which is meant for one that no package manager put where it is.
+include(OnnxRuntimeHeaders)
+
+set(ONNXRUNTIME_WHEEL "" CACHE PATH "A folder with the libonnxruntime.so.* of the onnxruntime wheel")
+
+function(_wheel_library)
+  file(GLOB _found ${ONNXRUNTIME_WHEEL}/libonnxruntime.so.*)
+  if(ONNXRUNTIME_WHEEL AND _found)
+    list(GET _found 0 _library)
+    set(ONNXRUNTIME_LIBRARY ${_library} CACHE FILEPATH "ONNX Runtime's library" FORCE)
+  endif()
+endfunction()
+
+find_library(ONNXRUNTIME_LIBRARY onnxruntime HINTS ${ONNXRUNTIME_ROOT} $ENV{ONNXRUNTIME_ROOT}
+  PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
+if(NOT ONNXRUNTIME_LIBRARY)
+  find_package(onnxruntime CONFIG QUIET)
+endif()
+
+add_library(edgekiln_onnxruntime INTERFACE)
+if(TARGET onnxruntime::onnxruntime AND NOT ONNXRUNTIME_LIBRARY)
+  message(STATUS "ONNX Runtime: the package in ${onnxruntime_DIR}")
+  target_link_libraries(edgekiln_onnxruntime INTERFACE onnxruntime::onnxruntime)
+else()
+  if(NOT ONNXRUNTIME_LIBRARY)
+    _wheel_library()
+  endif()
+  find_library(ONNXRUNTIME_LIBRARY onnxruntime HINTS ${CMAKE_BINARY_DIR}/onnxruntime-headers/lib)
+  if(NOT ONNXRUNTIME_LIBRARY)
+    message(FATAL_ERROR "libonnxruntime is not found: set ONNXRUNTIME_ROOT to an unpacked release of ONNX Runtime, or "
+      "ONNXRUNTIME_WHEEL to the folder onnxruntime/capi that `pip install onnxruntime` makes")
+  endif()
+  message(STATUS "ONNX Runtime: ${ONNXRUNTIME_LIBRARY}")
+  # Programs look for the name that the library calls itself, which the wheel's file is not called.
+  set(_named ${CMAKE_LIBRARY_OUTPUT_DIRECTORY}/libonnxruntime.so.1)
+  file(REAL_PATH ${ONNXRUNTIME_LIBRARY} _real)
+  file(MAKE_DIRECTORY ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
+  file(CREATE_LINK ${_real} ${_named} SYMBOLIC)
+  target_link_libraries(edgekiln_onnxruntime INTERFACE ${_named} onnxruntime_headers)
+  if(_real MATCHES "^/usr/")
+    set(_default OFF)
+  else()
+    set(_default ON)
+  endif()
+  option(EDGEKILN_INSTALL_ONNXRUNTIME "Install ONNX Runtime's library beside libedgekiln" ${_default})
+  if(EDGEKILN_INSTALL_ONNXRUNTIME)
+    install(FILES ${_real} DESTINATION ${CMAKE_INSTALL_LIBDIR} RENAME libonnxruntime.so.1 COMPONENT host)
+  endif()
+endif()

@@ -1,0 +1,62 @@
+// Answers questions about anything: host ENGINE [QUESTION]
+//
+// Without a question it chats: a line is a message, an empty line or the end of input leaves.
+#include <cstdio>
+#include <edgekiln/edgekiln.hpp>
+#include <iostream>
+#include <string>
+#include <vector>
+
+namespace {
+
+// Prints an answer as it comes and how fast it was; false if there is none.
+bool answer(edgekiln::Session& session, const edgekiln::Options& options, std::vector<edgekiln::Message>& messages) {
+  const auto print = [](const edgekiln::Token& token) {
+    std::cout << token.text << std::flush;
+    return true;
+  };
+  const auto result = session.chat(messages, options, print);
+  if (!result) {
+    std::cerr << result.error().message << '\n';
+    return false;
+  }
+  const edgekiln_summary& summary = result->summary;
+  const auto read = static_cast<double>(summary.prompt_tokens - summary.cached_tokens);
+  const auto written = static_cast<double>(summary.generated_tokens - 1);
+  std::cout << '\n';
+  std::fprintf(stderr, "prompt: %.0f tokens, %.0f tokens/s; answer: %lld tokens, %.1f tokens/s\n", read,
+               read / summary.first_token_s, static_cast<long long>(summary.generated_tokens),
+               written / (summary.total_s - summary.first_token_s));
+  messages.push_back({"assistant", result->text});
+  return true;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 2 || count > 3) {
+    std::cerr << "usage: " << arguments[0] << " ENGINE [QUESTION]\n";
+    return 2;
+  }
+  const auto engine = edgekiln::Engine::open(arguments[1]);
+  if (!engine) {
+    std::cerr << engine.error().message << '\n';
+    return 2;
+  }
+  auto session = engine->session();
+  if (!session) {
+    std::cerr << session.error().message << '\n';
+    return 2;
+  }
+  const edgekiln::Options options = engine->options();
+  std::vector<edgekiln::Message> messages;
+  if (count == 3) {
+    messages.push_back({"user", arguments[2]});
+    return answer(*session, options, messages) ? 0 : 2;
+  }
+  for (std::string line; std::cout << "> " << std::flush && std::getline(std::cin, line) && !line.empty();) {
+    messages.push_back({"user", line});
+    // A message that is refused, say because the conversation has grown too long, leaves no trace.
+    if (!answer(*session, options, messages)) messages.pop_back();
+  }
+}

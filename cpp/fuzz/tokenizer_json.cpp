@@ -1,0 +1,29 @@
+// Any bytes as tokenizer.json: they are read, and encode and decode without a crash, or are refused with a sentence.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+#include "text/stream.h"
+#include "text/tokenizer.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace edgekiln::text;
+  const void* bytes = data;
+  const auto tokenizer = Tokenizer::parse({static_cast<const char*>(bytes), size}, "tokenizer.json");
+  if (!tokenizer) {
+    if (tokenizer.error().message.empty()) std::abort();
+    return 0;
+  }
+  constexpr std::string_view kText = " ab  a\xCC\x81\xE2\x96\x81 12\n<s>'s \xF0\x9F\x91\x8D\xFF b\t";
+  const auto ids = tokenizer.value().encode(kText, true);
+  if (!ids) return 0;
+  StreamingDecoder stream(tokenizer.value());
+  std::string pieces;
+  for (const std::int64_t id : ids.value()) pieces += stream.push(id);
+  pieces += stream.flush();
+  static_cast<void>(tokenizer.value().decode(ids.value()));
+  static_cast<void>(tokenizer.value().decode(std::vector<std::int64_t>{-1, 0, 1, 2, 1 << 30}));
+  return 0;
+}

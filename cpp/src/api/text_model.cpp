@@ -1,0 +1,95 @@
+#include "api/text_model.h"
+
+#include <ctime>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "sentence.h"
+#include "text/chat_template.h"
+#include "text/stream.h"
+#include "text/tokenizer.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr const char* kTokenizerFile = "tokenizer.json";
+constexpr const char* kTemplateFile = "chat_template.jinja";
+constexpr const char* kPiecesFile = "chat_pieces.json";
+
+Result<std::string> read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (file.bad() || !file.is_open())
+    return Error{Code::kEngine, sentence(path.string(), " cannot be read: build the engine again")};
+  return text;
+}
+
+std::tm local_time() {
+  const std::time_t seconds = std::time(nullptr);
+  std::tm parts{};
+  localtime_r(&seconds, &parts);
+  return parts;
+}
+
+class EngineText : public TextModel {
+ public:
+  EngineText(text::Tokenizer tokenizer, std::optional<text::ChatTemplate> chat, std::string no_chat)
+      : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)), no_chat_(std::move(no_chat)) {}
+
+  bool has_chat() const override { return chat_.has_value(); }
+
+  Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const override {
+    return tokenizer_.encode(text, add_special);
+  }
+
+  Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const override {
+    if (!chat_) return Error{Code::kRequest, no_chat_};
+    std::vector<text::ChatTurn> turns;
+    for (const auto& [role, content] : messages) turns.push_back({role, content});
+    const Result<std::string> prompt = chat_->render(turns, local_time());
+    if (!prompt) return prompt.error();
+    return tokenizer_.encode(prompt.value(), false);
+  }
+
+  std::string decode(Ids ids) const override { return tokenizer_.decode(ids); }
+
+  std::unique_ptr<TextStream> stream() const override { return std::make_unique<text::StreamingDecoder>(tokenizer_); }
+
+ private:
+  const text::Tokenizer tokenizer_;
+  const std::optional<text::ChatTemplate> chat_;
+  const std::string no_chat_;  // why there is none
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& directory, const Manifest& manifest) {
+  const std::filesystem::path tokenizer_path = directory / kTokenizerFile;
+  const Result<std::string> json = read(tokenizer_path);
+  if (!json) return json.error();
+  Result<text::Tokenizer> tokenizer = text::Tokenizer::parse(json.value(), tokenizer_path.string());
+  if (!tokenizer) return tokenizer.error();
+  std::optional<text::ChatTemplate> chat;
+  std::string no_chat;
+  if (manifest.files.contains(kPiecesFile)) {
+    const std::filesystem::path path = directory / kPiecesFile;
+    const Result<std::string> pieces = read(path);
+    if (!pieces) return pieces.error();
+    Result<text::ChatTemplate> parsed = text::ChatTemplate::parse(pieces.value(), path.string());
+    if (!parsed) return parsed.error();
+    chat = std::move(parsed).value();
+  } else if (manifest.files.contains(kTemplateFile)) {
+    no_chat =
+        sentence("the engine has no ", kPiecesFile, ", since its chat template does more than this library can or ",
+                 "it was built before there was one: build it again, or render messages in Python");
+  } else {
+    no_chat = "the engine has no chat template: give a plain prompt instead";
+  }
+  return std::unique_ptr<TextModel>(
+      std::make_unique<EngineText>(std::move(tokenizer).value(), std::move(chat), std::move(no_chat)));
+}
+
+}  // namespace edgekiln

@@ -1,0 +1,103 @@
+#include "generate/generate.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "generate/stop.h"
+#include "sentence.h"
+
+namespace edgekiln {
+
+namespace {
+
+// The answer so far: where its text stands and when it ends.
+class Answer {
+ public:
+  Answer(TextStream* text, const std::set<std::int64_t>& eos, const GenerateOptions& options, std::int64_t room)
+      : text_(text), eos_(eos), ignore_eos_(options.ignore_eos), stop_(options.stop) {
+    left_ = std::min(options.max_tokens, room);
+  }
+
+  Token take(const Choice& choice) {
+    --left_;
+    Token token{choice.token, {}, choice.logprob, Finish::kNone};
+    if (!ignore_eos_ && eos_.contains(choice.token)) {
+      finish(token, Finish::kEos);
+      return token;
+    }
+    StopMatcher::Found found = stop_.push(text_ ? text_->push(choice.token) : std::string());
+    token.text = std::move(found.text);
+    if (found.stopped)
+      token.finish = Finish::kStop;
+    else if (left_ == 0)
+      finish(token, Finish::kLength);
+    return token;
+  }
+
+ private:
+  void finish(Token& token, Finish reason) {
+    const StopMatcher::Found found = stop_.push(text_ ? text_->flush() : std::string());
+    token.text += found.text;
+    token.finish = found.stopped ? Finish::kStop : reason;
+    if (!found.stopped) token.text += stop_.flush();
+  }
+
+  TextStream* text_;
+  const std::set<std::int64_t>& eos_;
+  const bool ignore_eos_;
+  StopMatcher stop_;
+  std::int64_t left_;
+};
+
+Result<void> check_prompt(Ids prompt, const Properties& properties) {
+  if (Result<void> checked = check_ids(prompt, properties); !checked) return checked;
+  const auto size = static_cast<std::int64_t>(prompt.size());
+  if (size == properties.max_length)
+    return Error{Code::kRequest, sentence("prompt has ", size, " tokens, which leaves no room for an answer in the ",
+                                          properties.max_length, " the engine holds: raise --max-length at export")};
+  return {};
+}
+
+// Rewind the cache to what it shares with `prompt`; the rest of the prompt, at least its last token.
+Ids not_held(Cache& cache, Ids prompt) {
+  const Ids held = cache.tokens();
+  const std::size_t most = std::min(held.size(), prompt.size() - 1);
+  const auto different =
+      std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(most), held.begin());
+  const auto shared = different.first - prompt.begin();
+  cache.rewind(shared);
+  return prompt.subspan(static_cast<std::size_t>(shared));
+}
+
+}  // namespace
+
+Result<void> GenerateOptions::check() const {
+  if (max_tokens < 1) return Error{Code::kRequest, sentence("max_tokens must be at least 1, got ", max_tokens)};
+  if (std::any_of(stop.begin(), stop.end(), [](const std::string& one) { return one.empty(); }))
+    return Error{Code::kRequest, "stop must be strings that are not empty"};
+  return sampling.check();
+}
+
+Result<Finish> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
+                        Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& take,
+                        const std::stop_token& cancel) {
+  if (Result<void> checked = options.check(); !checked) return checked.error();
+  if (!text && !options.stop.empty())
+    return Error{Code::kRequest, "stop strings need the engine's tokenizer: open the engine with it"};
+  if (Result<void> checked = check_prompt(prompt, runtime.properties()); !checked) return checked.error();
+  Sampler sampler(options.sampling);
+  sampler.observe(prompt);
+  Answer answer(text, eos, options, runtime.properties().max_length - static_cast<std::int64_t>(prompt.size()));
+  Result<Logits> logits = runtime.append(cache, not_held(cache, prompt), cancel);
+  while (logits.ok()) {
+    const Result<Choice> choice = sampler.sample(logits.value(), options.logprobs);
+    if (!choice) return choice.error();
+    const Token token = answer.take(choice.value());
+    if (!take(token)) return Error{Code::kCancelled, "the answer was cancelled"};
+    if (token.finish != Finish::kNone) return token.finish;
+    logits = runtime.append(cache, Ids(&token.id, 1), cancel);
+  }
+  return logits.error();
+}
+
+}  // namespace edgekiln

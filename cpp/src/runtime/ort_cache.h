@@ -1,0 +1,50 @@
+// The key-value cache of the ONNX Runtime adapter: one buffer a layer, bound to the graph as past and as present.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <stop_token>
+#include <vector>
+
+#include "runtime/ort_library.h"
+#include "runtime/runtime.h"
+
+namespace edgekiln {
+
+// Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D], the graph writes new keys and values in
+// place and reads no position that is not held, so growing and rewinding are bookkeeping.
+class OrtCache final : public Cache {
+ public:
+  OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names, ONNXTensorElementDataType type);
+
+  // Run the graph on `tokens`, int64[S], which follow those held; room is made for them before. Throws Ort::Exception.
+  void run(Ids tokens, const std::stop_token& cancel);
+
+  // float32[V], of the last position that ran.
+  Logits logits() const { return logits_; }
+
+ private:
+  using Buffer = std::unique_ptr<std::byte, decltype(&std::free)>;
+
+  Result<void> grow(std::int64_t capacity) override;
+  Buffer enlarged(const Buffer* old, std::size_t layer, std::int64_t capacity) const;
+  void bind_layers(std::int64_t capacity);
+  void bind_inputs(std::int64_t size);
+
+  Ort::Session& session_;
+  const GraphIO& names_;
+  const ONNXTensorElementDataType type_;
+  const std::size_t element_size_;
+  const Ort::MemoryInfo memory_;
+  Ort::IoBinding binding_;
+  std::vector<Buffer> keys_;
+  std::vector<Buffer> values_;
+  std::vector<std::int64_t> input_ids_;
+  std::vector<std::int64_t> position_ids_;
+  std::vector<float> logits_;
+  std::int64_t bound_ = 0;  // tokens that the bound inputs have room for
+};
+
+}  // namespace edgekiln

@@ -1,0 +1,25 @@
+// Which tokens a draw is made from, and the draw.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace edgekiln {
+
+using Indices = std::vector<std::int32_t>;
+
+// Ascending indices of the `k` highest scores, and of those tied with the k-th.
+Indices top_k(std::span<const float> scores, std::size_t k);
+
+// Ascending indices of the fewest highest scores whose softmax reaches `p`, and of those tied with the last.
+Indices top_p(std::span<const float> scores, double p);
+
+// Ascending indices of scores whose softmax is at least `p` times the highest.
+Indices min_p(std::span<const float> scores, double p);
+
+// Index of the first weight whose cumulative sum exceeds `uniform` in [0, 1) of the whole; sums in binary64.
+std::size_t pick(std::span<const float> weights, double uniform);
+
+}  // namespace edgekiln

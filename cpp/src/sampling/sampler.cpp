@@ -1,0 +1,126 @@
+#include "sampling/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "sampling/exp.h"
+#include "sampling/filters.h"
+#include "sentence.h"
+
+namespace edgekiln {
+
+namespace {
+
+// Below this, dividing float32 logits leaves the range of float32, and the draw is the greedy one anyway.
+constexpr double kSmallestTemperature = 1e-5;
+
+std::uint64_t fresh_seed() {
+  std::random_device device;
+  return (static_cast<std::uint64_t>(device()) << 32) | device();
+}
+
+Error request(std::string message) { return {Code::kRequest, std::move(message)}; }
+
+bool is_positive(double value) { return value > 0 && value < std::numeric_limits<double>::infinity(); }
+
+// The first of the highest; a NaN counts as higher than any number.
+std::size_t argmax(std::span<const float> values) {
+  std::size_t best = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (std::isnan(values[i])) return i;
+    if (values[i] > values[best]) best = i;
+  }
+  return best;
+}
+
+}  // namespace
+
+SamplingOptions SamplingOptions::from_defaults(const SamplingDefaults& defaults) {
+  SamplingOptions options;
+  options.temperature = defaults.temperature.value_or(options.temperature);
+  options.top_k = defaults.top_k.value_or(options.top_k);
+  options.top_p = defaults.top_p.value_or(options.top_p);
+  options.min_p = defaults.min_p.value_or(options.min_p);
+  options.repetition_penalty = defaults.repetition_penalty.value_or(options.repetition_penalty);
+  return options;
+}
+
+Result<void> SamplingOptions::check() const {
+  if (temperature != 0 && !(temperature >= kSmallestTemperature && is_positive(temperature)))
+    return request(sentence("temperature must be 0 or at least ", kSmallestTemperature, ", got ", temperature));
+  if (top_k < 0) return request(sentence("top_k must be 0 (off) or more, got ", top_k));
+  if (!(top_p > 0 && top_p <= 1)) return request(sentence("top_p must be in (0, 1], got ", top_p));
+  if (!(min_p >= 0 && min_p <= 1)) return request(sentence("min_p must be in [0, 1], got ", min_p));
+  if (!is_positive(repetition_penalty))
+    return request(sentence("repetition_penalty must be more than 0, got ", repetition_penalty));
+  return {};
+}
+
+Sampler::Sampler(const SamplingOptions& options)
+    : options_(options), generator_(SplitMix64::stream(options.seed ? *options.seed : fresh_seed(), 0)) {}
+
+void Sampler::observe(std::span<const std::int64_t> tokens) {
+  if (options_.repetition_penalty != 1) seen_.insert(tokens.begin(), tokens.end());
+}
+
+Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
+  std::span<const float> scores = logits;
+  if (!seen_.empty()) {
+    const auto penalty = static_cast<float>(options_.repetition_penalty);
+    scores_.assign(logits.begin(), logits.end());
+    for (const std::int64_t token : seen_) {
+      float& score = scores_[static_cast<std::size_t>(token)];
+      score = score < 0 ? score * penalty : score / penalty;
+    }
+    scores = scores_;
+  }
+  const std::size_t best = argmax(scores);
+  if (!std::isfinite(scores[best]))
+    return Error{Code::kRuntime,
+                 sentence("the engine's logits hold ", scores[best], ": the engine or its weights are broken")};
+  auto token = static_cast<std::int64_t>(best);
+  if (options_.temperature > 0) token = draw(scores, scores[best]);
+  if (options_.repetition_penalty != 1) seen_.insert(token);
+  Choice choice{token, std::nullopt};
+  if (logprob) choice.logprob = log_probability(logits, static_cast<std::size_t>(token));
+  return choice;
+}
+
+std::int64_t Sampler::draw(std::span<const float> logits, float highest) {
+  const auto temperature = static_cast<float>(options_.temperature);
+  std::vector<float> scores(logits.size());
+  std::transform(logits.begin(), logits.end(), scores.begin(), [=](float x) { return (x - highest) / temperature; });
+  std::optional<Indices> tokens;
+  const auto keep = [&](const Indices& kept) {
+    std::vector<float> fewer;
+    Indices ids;
+    for (const std::int32_t index : kept) {
+      const auto at = static_cast<std::size_t>(index);
+      fewer.push_back(scores[at]);
+      ids.push_back(tokens ? (*tokens)[at] : index);
+    }
+    scores = std::move(fewer);
+    tokens = std::move(ids);
+  };
+  if (options_.top_k > 0) keep(top_k(scores, static_cast<std::size_t>(options_.top_k)));
+  if (options_.top_p < 1) keep(top_p(scores, options_.top_p));
+  if (options_.min_p > 0) keep(min_p(scores, options_.min_p));
+  // The likeliest token is always among those left, and its score is 0.
+  exp_of_negative(scores);
+  const std::size_t chosen = pick(scores, generator_.uniform());
+  return tokens ? (*tokens)[chosen] : static_cast<std::int64_t>(chosen);
+}
+
+double log_probability(std::span<const float> logits, std::size_t token) {
+  const float highest = *std::max_element(logits.begin(), logits.end());
+  std::vector<float> weights(logits.size());
+  std::transform(logits.begin(), logits.end(), weights.begin(), [=](float logit) { return logit - highest; });
+  exp_of_negative(weights);
+  double total = 0;
+  for (const float weight : weights) total += static_cast<double>(weight);
+  return static_cast<double>(logits[token] - highest) - std::log(total);
+}
+
+}  // namespace edgekiln

@@ -1,0 +1,48 @@
+// The merges of a byte-pair encoding: which two tokens become which one, and which first.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace edgekiln::text {
+
+struct Merge {
+  std::uint32_t rank;  // the lowest goes first
+  std::uint32_t id;    // of both together
+};
+
+// A hash table in one piece: looking pairs up is most of what encoding does.
+class Merges {
+ public:
+  explicit Merges(std::size_t count = 0);
+
+  // Up to as many as were announced. A pair that is there is replaced.
+  void add(std::uint32_t left, std::uint32_t right, Merge merge);
+
+  // Null if the two do not merge.
+  const Merge* find(std::uint32_t left, std::uint32_t right) const {
+    const Slot& slot = slots_[place(left, right)];
+    return slot.used ? &slot.merge : nullptr;
+  }
+
+ private:
+  struct Slot {
+    std::uint32_t left = 0;
+    std::uint32_t right = 0;
+    Merge merge = {};
+    bool used = false;
+  };
+
+  std::size_t place(std::uint32_t left, std::uint32_t right) const {
+    std::uint64_t hash = (std::uint64_t{left} << 32 | right) * 0x9E3779B97F4A7C15;
+    hash = (hash ^ hash >> 32) * 0xD6E8FEB86659FD93;
+    std::size_t at = static_cast<std::size_t>(hash >> 32) & (slots_.size() - 1);
+    while (slots_[at].used && (slots_[at].left != left || slots_[at].right != right))
+      at = (at + 1) & (slots_.size() - 1);
+    return at;
+  }
+
+  std::vector<Slot> slots_;  // a power of two of them, never all used
+};
+
+}  // namespace edgekiln::text

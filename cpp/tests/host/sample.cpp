@@ -1,0 +1,32 @@
+// Draws tokens as the Python tests ask: a line of JSON on stdin with the options and the number of logits in each row,
+// then the rows as float32. Writes the token of each row.
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "sampling/sampler.h"
+
+int main() {
+  std::string line;
+  std::getline(std::cin, line);
+  const nlohmann::json request = nlohmann::json::parse(line);
+  edgekiln::SamplingOptions options;
+  options.temperature = request.at("temperature");
+  options.top_k = request.at("top_k");
+  options.top_p = request.at("top_p");
+  options.min_p = request.at("min_p");
+  options.repetition_penalty = request.at("repetition_penalty");
+  options.seed = request.at("seed").get<std::uint64_t>();
+  CHECK(options.check().ok());
+  edgekiln::Sampler sampler(options);
+  sampler.observe(request.at("prompt").get<std::vector<std::int64_t>>());
+  std::vector<float> logits(request.at("size").get<std::size_t>());
+  const auto bytes = static_cast<std::streamsize>(logits.size() * sizeof(float));
+  while (std::cin.read(static_cast<char*>(static_cast<void*>(logits.data())), bytes)) {
+    const edgekiln::Choice choice = sampler.sample(logits, true).value();
+    std::printf("%lld %.17g\n", static_cast<long long>(choice.token), *choice.logprob);
+  }
+}

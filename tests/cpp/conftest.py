@@ -1,0 +1,13 @@
+"""Fixtures of the tests of the C++ host."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def long_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine whose sequences may be very long."""
+    from cpp_engines import LONG, build
+
+    return build(tmp_path_factory.mktemp("long"), "llama", "int4", max_position_embeddings=LONG)

@@ -1,0 +1,146 @@
+"""What the C++ host refuses, and how: a status and one sentence, and it goes on."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpp_engines import LONG
+from cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
+from edgekiln.bundle import read_manifest
+from edgekiln.errors import BundleError
+
+
+@pytest.fixture
+def engine(tiny_engine: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    shutil.copytree(tiny_engine, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit(engine: Path, **fields: object) -> None:
+    path = engine / "engine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def sentence_of_python(engine: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        read_manifest(engine)
+    return str(caught.value)
+
+
+def test_a_missing_engine(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none") == (ENGINE, sentence_of_python(tmp_path / "none"))
+    assert refusal(tmp_path) == (ENGINE, sentence_of_python(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["generate.onnx", "weights.bin", "tokenizer.json"])
+def test_a_file_that_is_missing_or_edited(engine: Path, name: str) -> None:
+    content = bytearray((engine / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (engine / name).write_bytes(content)
+    assert refusal(engine) == (ENGINE, sentence_of_python(engine))
+    (engine / name).unlink()
+    assert refusal(engine) == (ENGINE, sentence_of_python(engine))
+
+
+def test_a_graph_that_is_no_graph(engine: Path) -> None:
+    (engine / "generate.onnx").write_bytes(b"no graph")
+    status, sentence = refusal(engine, verify=False)
+    assert status == ENGINE
+    assert f"cannot load {engine / 'generate.onnx'}: " in sentence
+
+
+def test_engine_json(engine: Path) -> None:
+    good = (engine / "engine.json").read_text()
+    (engine / "engine.json").write_text(good[: len(good) // 2])
+    assert refusal(engine) == (
+        ENGINE,
+        f"{engine / 'engine.json'} is damaged: it is not JSON, build the engine again",
+    )
+    (engine / "engine.json").write_text(good)
+    edit(engine, schema_version=2)
+    assert refusal(engine) == (UNSUPPORTED, sentence_of_python(engine))
+    edit(engine, schema_version=1, target="tpu")
+    sentence = f"{engine} is for target tpu, this library runs ort-cpu: build it for one"
+    assert refusal(engine) == (UNSUPPORTED, sentence)
+
+
+def test_files_outside_the_engine_are_not_read(engine: Path) -> None:
+    manifest = json.loads((engine / "engine.json").read_text())
+    outside = engine.parent / "outside"
+    outside.write_text("")
+    edit(engine, files=manifest["files"] | {"../outside": "0"})
+    assert refusal(engine) == (ENGINE, f"{engine / '../outside'} is missing from the engine: build it again")
+
+
+def test_engine_options(tiny_engine: Path) -> None:
+    status, sentence = refusal(tiny_engine, threads=-1)
+    assert (status, sentence) == (REQUEST, "threads and chunk must be 0 (the default) or more, got -1 and 0")
+    status, sentence = refusal(tiny_engine, kernels="/nowhere.so")
+    assert status == REQUEST
+    assert sentence.startswith("/nowhere.so is no library of edgekiln's kernels")
+
+
+def test_requests(tiny_engine: Path) -> None:
+    with Host(tiny_engine, text=False) as host:
+        for request, sentence in [
+            ({"ids": []}, "prompt is empty: give at least one token"),
+            ({"ids": [1, 5000]}, "token id 5000 is outside the vocabulary of 320: check the tokenizer"),
+            ({"ids": [-1]}, "token id -1 is outside the vocabulary of 320: check the tokenizer"),
+            ({"ids": [1] * 257}, "prompt has 257 tokens, the engine holds 256: raise --max-length at export"),
+            (
+                {"ids": [1] * 256},
+                "prompt has 256 tokens, which leaves no room for an answer in the 256 the engine holds: "
+                "raise --max-length at export",
+            ),
+            ({"ids": [1], "max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+            ({"ids": [1], "temperature": -1}, "temperature must be 0 or at least 1e-05, got -1"),
+            ({"ids": [1], "stop": [""]}, "stop must be strings that are not empty"),
+            ({"ids": [1], "stop": ["x"]}, "stop strings need the engine's tokenizer: open the engine with it"),
+            (
+                {"text": "hello"},
+                "the engine was opened without its tokenizer: open it with text, or give token ids",
+            ),
+        ]:
+            reply = host.ask(**request)
+            assert (reply["status"], reply["error"], reply["ids"]) == (REQUEST, sentence, [])
+        assert host.ask([1, 2, 3], max_tokens=2)["status"] == OK
+
+
+def test_cancelling(tiny_engine: Path) -> None:
+    with Host(tiny_engine, text=False) as host:
+        whole = host.ask([5, 6, 7], max_tokens=60, ignore_eos=True)
+        cancelled = host.ask([5, 6, 7], max_tokens=60, ignore_eos=True, cancel_after=10)
+        assert (cancelled["status"], cancelled["error"]) == (CANCELLED, "the answer was cancelled")
+        assert cancelled["ids"] == whole["ids"][:10]
+        refused = host.ask([5, 6, 7], max_tokens=60, ignore_eos=True, refuse_after=4)
+        assert (refused["status"], refused["ids"]) == (CANCELLED, whole["ids"][:4])
+        assert host.ask([5, 6, 7], max_tokens=60, ignore_eos=True)["ids"] == whole["ids"]
+
+
+def test_cancelling_in_mid_prompt(long_engine: Path) -> None:
+    prompt = np.random.default_rng(0).integers(0, 256, LONG // 4)
+    with Host(long_engine, text=False, chunk=16) as host:
+        reply = host.ask(prompt, cancel_after=0, cancel_wait_ms=100)
+        assert (reply["status"], reply["ids"]) == (CANCELLED, [])
+        whole = host.ask(prompt[:100], max_tokens=4, ignore_eos=True)
+        # What was computed before is not computed again.
+        assert whole["cached_tokens"] == 99
+        assert host.ask(prompt[:100], max_tokens=4, ignore_eos=True, reset=True)["ids"] == whole["ids"]
+
+
+def test_out_of_memory(long_engine: Path) -> None:
+    with Host(long_engine, text=False) as host:
+        before = host.ask([5, 6, 7], max_tokens=4, ignore_eos=True)
+        pid = host.process.pid
+        status = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+        room = int(status["VmSize"].split()[0]) * 1024 + 32 * 1024 * 1024
+        resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
+        reply = host.ask(np.full(LONG - 1, 9))
+        assert reply["status"] == MEMORY
+        assert reply["error"].startswith("no memory for the keys and values of 262144 tokens")
+        assert host.ask([5, 6, 7], max_tokens=4, ignore_eos=True)["ids"] == before["ids"]

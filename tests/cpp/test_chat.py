@@ -1,0 +1,83 @@
+"""C++ renders conversations as the chat template does, through its pieces, and refuses what the pieces do not take."""
+
+import json
+import subprocess
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_templates import PIECES, conversations
+from cpp_host import program, refused
+from edgekiln.export.chat_pieces import allows, find_pieces
+from edgekiln.runtimes.chat_template import render
+
+NOW = datetime(2031, 1, 2, 15, 30)
+
+
+def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict[str, str]]:
+    given = "".join(json.dumps(messages) + "\n" for messages in requests)
+    out = subprocess.run([program("edgekiln_chat"), pieces], input=given.encode(), capture_output=True, check=True)
+    return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("family", PIECES)
+def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
+    template, _, _ = PIECES[family]
+
+    def fill(messages: list[dict[str, str]], now: Any) -> str:
+        return render(
+            template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
+        )
+
+    pieces = find_pieces(fill)
+    assert pieces is not None
+    path = tmp_path / "chat_pieces.json"
+    path.write_text(pieces.model_dump_json())
+    requests = list(conversations())
+    for messages, reply in zip(requests, replies(path, requests), strict=True):
+        roles = [message["role"] for message in messages]
+        blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
+        if allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank:
+            assert reply == {"text": fill(messages, NOW.strftime)}
+        else:
+            assert reply["error"].startswith("the chat template takes ")
+
+
+def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
+    path = tmp_path / "chat_pieces.json"
+    between = {"start": {"user": ["<", "%Y", ">"]}, "user": {"end": ["!"]}}
+    path.write_text(
+        json.dumps({"order": "any", "rules": {"user": "strip", "tool": "as-is"}, "needs_text": [], "between": between})
+    )
+    requests = [
+        [],
+        [{"role": "developer", "content": "x"}],
+        [{"role": "user", "content": "x"}, {"role": "tool", "content": "y"}],
+        [{"role": "user", "content": " x"}],
+    ]
+    assert replies(path, requests) == [
+        {"error": "the conversation is empty: give at least one message"},
+        {"error": "the chat template takes no messages of role developer: leave them out"},
+        {"error": "the chat template takes no tool after user"},
+        {"text": "<2031>x!"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", 'what should have "order" is no object'),
+        ('{"order": "none"}', '"none" is not known'),
+        ('{"order": "any", "rules": {"user": 1}}', '"user" is no string'),
+        ('{"order": "any", "rules": {}, "needs_text": [], "between": {"start": {"end": [1]}}}', "a list has something"),
+    ],
+)
+def test_damaged_pieces(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "chat_pieces.json").write_text(text)
+    sentence = refused("edgekiln_chat", tmp_path / "chat_pieces.json")
+    assert sentence.startswith(f"chat_pieces.json is damaged: {reason}")
+    assert sentence.endswith(", build the engine again")

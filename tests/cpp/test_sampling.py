@@ -1,0 +1,49 @@
+"""The C++ sampler draws what the Python one draws, at sizes and temperatures where one rounding would tell."""
+
+import json
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpp_host import program
+from edgekiln.runtimes.sampling import Sampler, SamplingOptions
+
+ROWS = 150
+
+
+def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> list[tuple[int, float]]:
+    request = {**options, "prompt": prompt, "size": logits.shape[1]}
+    given = json.dumps(request).encode() + b"\n" + logits.tobytes()
+    out = subprocess.run([program("edgekiln_sample")], input=given, capture_output=True, check=True).stdout
+    return [(int(token), float(logprob)) for token, logprob in map(str.split, out.decode().splitlines())]
+
+
+@pytest.mark.parametrize("size", [7, 1000, 49152])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 3.0},
+        {"temperature": 0.7, "top_k": 50},
+        {"temperature": 1.3, "top_p": 0.9},
+        {"temperature": 1.1, "min_p": 0.05},
+        {"temperature": 1e-5, "top_p": 0.5},
+        {"temperature": 0.9, "top_k": 400, "top_p": 0.97, "min_p": 0.01, "repetition_penalty": 1.3},
+        {"repetition_penalty": 0.8},
+    ],
+    ids=str,
+)
+def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
+    # Rounded, so that there are ties.
+    logits = np.random.default_rng(size).normal(0, 4, (ROWS, size)).round(1).astype(np.float32)
+    chosen = SamplingOptions(**{"seed": 2**63 + 11, **options})
+    sampler = Sampler(chosen)
+    prompt = [1, 1, size - 1]
+    sampler.observe(0, np.array(prompt))
+    expected = [sampler.sample(0, row, logprob=True) for row in logits]
+    found = draws(logits, prompt, vars(chosen))
+    assert [token for token, _ in found] == [token for token, _ in expected]
+    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-6)

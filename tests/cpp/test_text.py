@@ -1,0 +1,111 @@
+"""Text and chat through libedgekiln: the prompts, the pieces and the stops of Python."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpp_host import ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
+from edgekiln import runtimes
+from edgekiln.bundle import CHAT_PIECES_FILE, TOKENIZER_FILE, read_manifest
+from edgekiln.runtimes.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.sampling import SamplingOptions
+from edgekiln.runtimes.tokenizer import Tokenizer
+
+MESSAGES = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": " Grüße, 世界? "},
+    {"role": "assistant", "content": "<|im_end|>"},
+    {"role": "user", "content": "👩‍👩‍👧"},
+]
+
+
+class Python:
+    """An engine in Python."""
+
+    def __init__(self, engine: Path) -> None:
+        self.runtime = runtimes.open(engine, threads=2)
+        self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+
+    def answer(self, ids: np.ndarray, stop: tuple[str, ...] = ()) -> list[Token]:
+        options = GenerateOptions(max_tokens=60, sampling=SamplingOptions(temperature=1.5, seed=3), stop=stop)
+        return list(generate(self.runtime, self.tokenizer, [ids], options))
+
+
+@pytest.fixture(scope="module")
+def python(tiny_engine: Path) -> Python:
+    return Python(tiny_engine)
+
+
+@pytest.fixture(scope="module")
+def host(tiny_engine: Path) -> Iterator[Host]:
+    with Host(tiny_engine, threads=2) as host:
+        assert host.hello["status"] == OK
+        assert host.hello["has_chat"]
+        yield host
+
+
+def same(reply: dict[str, Any], tokens: list[Token], ids: np.ndarray) -> None:
+    assert reply["prompt_tokens"] == ids.size
+    assert reply["ids"] == [token.id for token in tokens]
+    assert reply["pieces"] == [token.text for token in tokens]
+    assert reply["text"] == "".join(token.text for token in tokens)
+    assert FINISHES[reply["finish"]] == tokens[-1].finish_reason
+
+
+@pytest.mark.parametrize("text", ["hello", "日本語 <|im_end|> 👍🏽", " \n"])
+def test_answers_to_a_text(host: Host, python: Python, text: str) -> None:
+    ids = python.tokenizer.encode(text)
+    tokens = python.answer(ids)
+    same(host.ask(text=text, max_tokens=60, reset=True, temperature=1.5, seed=3), tokens, ids)
+    shown = "".join(token.text for token in tokens)
+    stop = ("never in it", shown[len(shown) // 2 :][:2])
+    same(
+        host.ask(text=text, max_tokens=60, reset=True, temperature=1.5, seed=3, stop=stop),
+        python.answer(ids, stop),
+        ids,
+    )
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, MESSAGES[1:], MESSAGES[1:2]], ids=len)
+def test_answers_in_a_chat(host: Host, python: Python, messages: list[dict[str, str]]) -> None:
+    ids = python.tokenizer.encode_chat(messages)
+    same(host.ask(messages=messages, max_tokens=60, reset=True, temperature=1.5, seed=3), python.answer(ids), ids)
+
+
+def test_messages_that_are_refused(host: Host) -> None:
+    reply = host.ask(messages=[])
+    assert (reply["status"], reply["error"]) == (REQUEST, "the conversation is empty: give at least one message")
+    reply = host.ask(messages=[{"role": "tool", "content": "x"}])
+    sentence = "the chat template takes no messages of role tool: leave them out"
+    assert (reply["status"], reply["error"]) == (REQUEST, sentence)
+
+
+def test_an_engine_without_pieces(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "copy"
+    shutil.copytree(tiny_engine, engine)
+    manifest = json.loads((engine / "engine.json").read_text())
+    del manifest["files"][CHAT_PIECES_FILE]
+    (engine / "engine.json").write_text(json.dumps(manifest))
+    with Host(engine) as host:
+        assert not host.hello["has_chat"]
+        reply = host.ask(messages=MESSAGES)
+        assert reply["status"] == REQUEST
+        assert reply["error"].startswith(f"the engine has no {CHAT_PIECES_FILE}, since ")
+        assert host.ask(text="hello", max_tokens=2)["status"] == OK
+
+
+def test_a_tokenizer_that_cannot_be_read(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "copy"
+    shutil.copytree(tiny_engine, engine)
+    path = engine / TOKENIZER_FILE
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"model": {"type": "WordPiece"}}))
+    sentence = f"{path} has a model of type WordPiece, which this library does not know"
+    assert refusal(engine, verify=False) == (UNSUPPORTED, sentence)
+    path.write_text(path.read_text()[:-10])
+    assert refusal(engine, verify=False) == (ENGINE, f"{path} is damaged: it is not JSON, build the engine again")

@@ -1,0 +1,198 @@
+"""The C++ tokenizer gives the ids, the text and the pieces that the `tokenizers` library gives."""
+
+import functools
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, normalizers, pre_tokenizers
+
+from cpp_host import program, refused
+from cpp_tokenizers import FAMILIES, code_texts, corpus
+from edgekiln.bundle import SpecialTokens
+from edgekiln.runtimes.tokenizer import Tokenizer
+
+
+class Both:
+    """One tokenizer.json in Python and in C++."""
+
+    def __init__(self, path: Path) -> None:
+        self.fast = FastTokenizer.from_file(str(path))
+        self.python = Tokenizer(self.fast, SpecialTokens())
+        self.process = subprocess.Popen([program("edgekiln_tokenize"), path], stdin=-1, stdout=-1)
+
+    def ask(self, request: bytes) -> bytes:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(request)
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def encode(self, text: bytes, how: bytes = b"encode") -> list[int]:
+        return [int(token) for token in self.ask(b"%s %d\n%s" % (how, len(text), text)).split()]
+
+    def answer(self, what: str, ids: Sequence[int]) -> Any:
+        return json.loads(self.ask(f"{what} {' '.join(map(str, ids))}\n".encode()))
+
+    def compare(self, given: bytes, decode: bool = True) -> None:
+        text = given.decode(errors="replace")
+        for how, add_special in ((b"encode", True), (b"plain", False)):
+            expected = self.python.encode(text, add_special).tolist()
+            assert self.encode(given, how) == expected, text
+        if decode:
+            self.compare_ids(expected)
+
+    def compare_ids(self, ids: Sequence[int]) -> None:
+        assert self.answer("decode", ids) == self.python.decode(ids)
+        stream = self.python.stream()
+        assert self.answer("stream", ids) == [*map(stream.push, ids), stream.flush()]
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Both]]:
+    """The tokenizer of a family, made when it is first asked for."""
+    directory = tmp_path_factory.mktemp("tokenizers")
+    started: list[Both] = []
+
+    @functools.cache
+    def make(family: str) -> Both:
+        path = directory / f"{family}.json"
+        if family == "smollm2-135m":
+            from edgekiln.sources import resolve
+
+            path.write_text(resolve(family).tokenizer_json, encoding="utf-8")
+        else:
+            training = [text.decode(errors="ignore") for text in corpus(seed=1)[::4]] + code_texts(50_000)
+            FAMILIES[family](training).save(str(path))
+        started.append(Both(path))
+        return started[-1]
+
+    yield make
+    for both in started:
+        both.process.communicate(timeout=60)
+        assert both.process.returncode == 0
+
+
+@pytest.fixture(params=[*FAMILIES, "smollm2-135m"])
+def both(request: pytest.FixtureRequest, tokenizers: Callable[[str], Both]) -> Both:
+    return tokenizers(request.param)
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[bytes]:
+    documents = corpus()
+    assert sum(map(len, documents)) >= 1_000_000
+    return documents
+
+
+def test_ids_text_and_pieces_of_a_corpus(both: Both, documents: list[bytes]) -> None:
+    for i, document in enumerate(documents):
+        both.compare(document, decode=i % 4 == 0)
+
+
+def test_every_character(both: Both) -> None:
+    """Between letters and after a space, where patterns and added tokens look at it; of ideographs some."""
+    codes = [code for code in range(0x32400) if not (0xD800 <= code < 0xF900 or 0x17000 <= code < 0x18800)]
+    codes = [code for code in codes if code % 16 == 0 or not (0x4E00 <= code < 0x9F00 or 0x20000 <= code < 0x31300)]
+    codes += [*range(0xE0000, 0xE0200), 0xF0000, 0x10FFFF]
+    for at in range(0, len(codes), 4096):
+        text = "".join(f"a{chr(code)} {chr(code)}{chr(code)}mask" for code in codes[at : at + 4096])
+        assert both.encode(text.encode(), b"plain") == both.python.encode(text, False).tolist()
+
+
+def test_any_ids(both: Both) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.integers(0, both.fast.get_vocab_size() + 3), max_size=40))
+    def compare(ids: list[int]) -> None:
+        both.compare_ids(ids)
+
+    compare()
+
+
+def test_any_text(both: Both) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.text(max_size=60) | st.text("a ▁\n.,-1ﬁN[LR]mask<s>'", max_size=60))
+    def compare(text: str) -> None:
+        both.compare(text.encode())
+
+    compare()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase"])
+def test_normalization(form: str, tmp_path: Path) -> None:
+    """Of every character that normalization knows, alone and with marks that combine and change places."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = FastTokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    fast.normalizer = getattr(normalizers, form)()
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.save(str(tmp_path / "bytes.json"))
+    both = Both(tmp_path / "bytes.json")
+    for first in (*range(0, 0x3400, 256), *range(0xA600, 0xB000, 256), *range(0xF900, 0x20000, 256), 0x2F800, 0x2F900):
+        characters = [chr(code) for code in range(first, first + 256)]
+        text = "\n".join(f"{each} a\u0301{each}\u0323 {each}\u0338\u3099" for each in characters)
+        assert both.encode(text.encode()) == fast.encode(text).ids
+    both.process.communicate(timeout=60)
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+DAMAGED = [
+    ({"model": None}, '"model" is missing'),
+    ({"model": {**BPE, "vocab": {"a": -1}}}, "model.vocab has a negative number"),
+    ({"model": {**BPE, "vocab": {"a": 2**24}}}, "the id 16777216 in model.vocab is too large"),
+    ({"model": {**BPE, "merges": ["a b c"]}}, 'the merge "a b c" is not of two tokens'),
+    ({"model": {**BPE, "merges": [["b", "a"]]}}, 'the token "ba" of model.merges is not in model.vocab'),
+    ({"model": {**BPE, "merges": [["b"]]}}, "a merge in model.merges is not of two tokens"),
+    ({"added_tokens": [{"content": 1}]}, '"content" is no string'),
+    ({"normalizer": {"type": "Strip", "strip_left": 1}}, '"strip_left" is neither true nor false'),
+    ({"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}}, '"replacement" is not one character'),
+]
+UNSUPPORTED = [
+    ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, "a model of type Unigram"),
+    ({"model": {**BPE, "dropout": 0.1}}, "a model with dropout"),
+    ({"model": {**BPE, "end_of_word_suffix": "</w>"}}, "a model with end_of_word_suffix"),
+    ({"normalizer": {"type": "StripAccents"}}, "a normalizer of type StripAccents"),
+    ({"pre_tokenizer": {"type": "BertPreTokenizer"}}, "a pre-tokenizer of type BertPreTokenizer"),
+    ({"decoder": {"type": "CTC"}}, "a decoder of type CTC"),
+    ({"post_processor": {"type": "RobertaProcessing"}}, "a post-processor of type RobertaProcessing"),
+    *(
+        (
+            {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}},
+            f"the pattern {pattern} with {part}",
+        )
+        for pattern, part in [
+            (r"\p{L}{2}+", "{2}+"),
+            ("[a-z&&[aeiou]]", "a class in a class"),
+            (r"\bx", r"\b"),
+            (r"a(?i)b", "(?i"),
+            (r"\p{Greek}", r"\p{Greek}"),
+            ("(a", "missing closing parenthesis"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "reason"), DAMAGED)
+def test_damaged_files(part: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": BPE} | part))
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence == f"tokenizer.json is damaged: {reason}, build the engine again"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"model": "\\ud800"}', '{"model": "\udc80"}'])
+def test_files_that_are_not_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text, errors="surrogateescape")
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence.startswith("tokenizer.json is damaged: it is n")
+
+
+@pytest.mark.parametrize(("part", "reason"), UNSUPPORTED)
+def test_parts_that_are_not_known(part: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": BPE} | part))
+    sentence = refused("edgekiln_tokenize", tmp_path / "tokenizer.json")
+    assert sentence == f"tokenizer.json has {reason}, which this library does not know"

@@ -1,0 +1,39 @@
+"""Chat pieces give what the template gives, for every conversation that they take."""
+
+import pytest
+
+from chat_templates import NO_PIECES, PIECES, conversations
+from edgekiln.export.chat_pieces import allows, find_pieces
+from edgekiln.runtimes.chat_template import render
+
+
+def renderer(template):
+    def fill(messages, now):
+        return render(
+            template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
+        )
+
+    return fill
+
+
+@pytest.mark.parametrize("family", PIECES)
+def test_pieces_give_what_the_template_gives(family):
+    template, order, system = PIECES[family]
+    pieces = find_pieces(renderer(template))
+    assert pieces is not None
+    assert (pieces.order, "system" in pieces.rules) == (order, system)
+    taken = 0
+    for messages in conversations():
+        roles = [message["role"] for message in messages]
+        blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
+        if allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank:
+            taken += 1
+            today = "{} today".format
+            assert pieces.render(messages, today) == renderer(template)(messages, today)
+    assert taken >= 4
+    assert bool(pieces.needs_text) == (family == "blanks")
+
+
+@pytest.mark.parametrize("template", NO_PIECES.values(), ids=NO_PIECES.keys())
+def test_templates_that_are_no_pieces(template):
+    assert find_pieces(renderer(template)) is None
