@@ -1,5 +1,5 @@
 // Few rows: the activations are quantized to int8 in blocks of 32, and weights are read once at the speed of memory.
-// Many rows: panels of the weight become float in the first-level cache and are multiplied there.
+// Many rows: panels of the weight are multiplied in the first-level cache, as codes (code_panels.h) or made float.
 #include "matmul_n_bits.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "block_dot.h"
+#include "code_panels.h"
 #include "gemm.h"
 #include "transpose.h"
 
@@ -281,9 +282,13 @@ template <int Bits>
 void run(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch) {
   if (call.rows <= kQuantizedRows) {
     run_few_rows<Bits>(call, parallel, scratch);
-  } else {
-    run_many_rows<Bits>(call, parallel);
+    return;
   }
+#if defined(__AVX512VNNI__)
+  run_code_panels<Bits>(call, parallel, scratch);
+#else
+  run_many_rows<Bits>(call, parallel);
+#endif
 }
 
 }  // namespace

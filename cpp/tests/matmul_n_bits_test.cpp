@@ -58,7 +58,7 @@ std::vector<float> quantized(std::vector<float> values) {
 }
 
 // The largest error, relative to the size of the terms that were summed.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
+double error_of(const Case& c, const edgekiln::Kernels& kernels) {
   std::mt19937 generator(11);
   const std::size_t groups = c.depth / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
@@ -104,10 +104,10 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
                                        half.scales(),
                                        half.minima()};
   edgekiln::Scratch scratch;
-  kernel(call, {one_after_another, nullptr}, scratch);
+  kernels.matmul_n_bits(call, {one_after_another, nullptr}, scratch);
 
   const std::vector<float> exact = a;
-  if (c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
+  if (c.rows <= kernels.quantized_rows) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
@@ -164,6 +164,9 @@ int main() {
       {"many rows", 40, 576, 192, 32, 4, true},
       {"many rows, 8 bits", 9, 160, 64, 32, 8, true},
       {"many rows, columns that do not fill a panel", 23, 256, 100, 64, 4, true},
+      {"many rows, 8 bits, no zero points, deep", 21, 1536, 130, 128, 8, false},
+      {"many rows, offsets, an odd number of groups", 13, 160, 33, 32, 4, false, true},
+      {"many rows, offsets, 8 bits", 19, 288, 64, 32, 8, false, true},
       {"many rows, no zero points", 12, 128, 70, 128, 4, false},
       {"offsets", 1, 576, 96, 32, 4, false, true},
       {"offsets, an odd number of groups", 3, 160, 33, 32, 4, false, true},
@@ -181,7 +184,7 @@ int main() {
   if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
   for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
     for (const Case& c : cases) {
-      const double error = error_of(c, kernels.matmul_n_bits);
+      const double error = error_of(c, kernels);
       if (!(error <= kTolerance)) {
         std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
         ++failures;
