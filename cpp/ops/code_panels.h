@@ -1,4 +1,4 @@
-// Many rows times quantized weights, as products of codes: each block of 32 activations is rounded to int8, and a panel
+// Many rows times 4-bit weights, as products of codes: each block of 32 activations is rounded to int8, and a panel
 // of the weight's codes is laid out so that one instruction multiplies four of them for each of 16 columns.
 #pragma once
 
@@ -66,24 +66,19 @@ struct Panel {
   alignas(64) float scales[kBlocks * kColumns];
 };
 
-template <int Bits>
-void pack(const MatMulNBitsCall& call, std::size_t column, std::size_t columns, std::size_t first, std::size_t blocks,
-          Panel& to) {
+inline void pack(const MatMulNBitsCall& call, std::size_t column, std::size_t columns, std::size_t first,
+                 std::size_t blocks, Panel& to) {
   const unsigned group_shift = std::countr_zero(call.group / kBlock);
   const __m128i nibble = _mm_set1_epi8(15);
   for (std::size_t i = 0; i < columns; ++i) {
-    const std::uint8_t* line = call.codes + (column + i) * call.row_bytes() + first * kBlock * Bits / 8;
+    const std::uint8_t* line = call.codes + (column + i) * call.row_bytes() + first * kBlock / 2;
     const float* scales = call.scales + (column + i) * call.groups();
     for (std::size_t block = 0; block < blocks; ++block) {
       alignas(16) std::uint32_t quads[kQuads];
-      if constexpr (Bits == 8) {
-        std::memcpy(quads, line + block * kBlock, sizeof quads);
-      } else {
-        const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + block * kBlock / 2));
-        const __m128i low = _mm_and_si128(v, nibble), high = _mm_and_si128(_mm_srli_epi16(v, 4), nibble);
-        _mm_store_si128(reinterpret_cast<__m128i*>(quads), _mm_unpacklo_epi8(low, high));
-        _mm_store_si128(reinterpret_cast<__m128i*>(quads) + 1, _mm_unpackhi_epi8(low, high));
-      }
+      const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + block * kBlock / 2));
+      const __m128i low = _mm_and_si128(v, nibble), high = _mm_and_si128(_mm_srli_epi16(v, 4), nibble);
+      _mm_store_si128(reinterpret_cast<__m128i*>(quads), _mm_unpacklo_epi8(low, high));
+      _mm_store_si128(reinterpret_cast<__m128i*>(quads) + 1, _mm_unpackhi_epi8(low, high));
       for (std::size_t quad = 0; quad < kQuads; ++quad) to.codes[(block * kQuads + quad) * kColumns + i] = quads[quad];
       to.scales[block * kColumns + i] = scales[(first + block) >> group_shift];
     }
@@ -148,15 +143,15 @@ void tiles_of_rows(std::size_t count, const Rows& rows, std::size_t row, std::si
 }
 
 // What zero points and offsets add: sums of activations times one number a group and column.
-template <int Bits>
-void start(const Rows& rows, std::size_t column, std::size_t columns, Scratch& memory, float* out, std::size_t stride) {
+inline void start(const Rows& rows, std::size_t column, std::size_t columns, Scratch& memory, float* out,
+                  std::size_t stride) {
   const MatMulNBitsCall& call = rows.call;
   memory.assign(rows.groups * kColumns, 0.0f);
   for (std::size_t i = 0; i < columns; ++i) {
     const std::size_t line = column + i;
     const std::uint8_t* zeros = call.zero_points ? call.zero_points + line * call.zero_point_bytes() : nullptr;
     for (std::size_t group = 0; group < rows.groups; ++group) {
-      const int zero = !zeros ? call.middle() : Bits == 8 ? zeros[group] : zeros[group / 2] >> group % 2 * 4 & 15;
+      const int zero = !zeros ? call.middle() : zeros[group / 2] >> group % 2 * 4 & 15;
       memory[group * kColumns + i] = -call.scales[line * rows.groups + group] * static_cast<float>(zero);
     }
   }
@@ -168,8 +163,7 @@ void start(const Rows& rows, std::size_t column, std::size_t columns, Scratch& m
   gemm(call.rows, kColumns, rows.groups, rows.exact_sums, rows.groups, memory.data(), kColumns, out, stride, true);
 }
 
-template <int Bits>
-void columns_task(void* context, std::size_t index) {
+inline void columns_task(void* context, std::size_t index) {
   const Rows& rows = *static_cast<const Rows*>(context);
   const MatMulNBitsCall& call = rows.call;
   const std::size_t column = index * kColumns, columns = std::min(kColumns, call.columns - column);
@@ -182,10 +176,10 @@ void columns_task(void* context, std::size_t index) {
   }
   float* out = fits ? call.out + column : padded.data();
   const std::size_t stride = fits ? call.columns : kColumns;
-  start<Bits>(rows, column, columns, memory, out, stride);
+  start(rows, column, columns, memory, out, stride);
   for (std::size_t first = 0; first < rows.blocks; first += kBlocks) {
     const std::size_t blocks = std::min(kBlocks, rows.blocks - first);
-    pack<Bits>(call, column, columns, first, blocks, panel);
+    pack(call, column, columns, first, blocks, panel);
     for (std::size_t row = 0; row < call.rows; row += kRows)
       tiles_of_rows(call.rows - row, rows, row, first, blocks, panel, out + row * stride, stride);
   }
@@ -196,8 +190,7 @@ void columns_task(void* context, std::size_t index) {
 
 }  // namespace code_panels
 
-template <int Bits>
-void run_code_panels(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch) {
+inline void run_code_panels(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch) {
   using namespace code_panels;
   const std::size_t blocks = call.depth / kBlock, groups = call.groups();
   const std::size_t size = call.rows * (call.depth / sizeof(float) + blocks + 2 * groups);
@@ -207,7 +200,7 @@ void run_code_panels(const MatMulNBitsCall& call, const Parallel& parallel, Scra
   Rows rows{call,  reinterpret_cast<std::int8_t*>(scratch.data()), scales, sums, sums + call.rows * groups, blocks,
             groups};
   parallel.run(parallel.self, quantize_task, (call.rows + kRowsATask - 1) / kRowsATask, &rows);
-  parallel.run(parallel.self, columns_task<Bits>, (call.columns + kColumns - 1) / kColumns, &rows);
+  parallel.run(parallel.self, columns_task, (call.columns + kColumns - 1) / kColumns, &rows);
 }
 
 #endif

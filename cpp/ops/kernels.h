@@ -14,7 +14,7 @@ struct Kernels {
   const char* instruction_set;
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
-  std::size_t quantized_rows;  // calls of matmul_n_bits of up to so many round their rows to int8 in blocks of 32
+  bool quantizes_every_row;  // of calls with 4-bit weights, not only of those of few rows
   SkipNormKernel skip_norm;
 };
 

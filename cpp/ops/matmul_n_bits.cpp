@@ -285,10 +285,12 @@ void run(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch
     return;
   }
 #if defined(__AVX512VNNI__)
-  run_code_panels<Bits>(call, parallel, scratch);
-#else
-  run_many_rows<Bits>(call, parallel);
+  if constexpr (Bits == 4) {
+    run_code_panels(call, parallel, scratch);
+    return;
+  }
 #endif
+  run_many_rows<Bits>(call, parallel);
 }
 
 }  // namespace

@@ -33,9 +33,8 @@ struct MatMulNBitsCall {
 };
 
 // Calls of up to so many rows quantize them to int8, in blocks of 32 with a scale each: one a token needs the speed.
-// More rows are multiplied as they are, but where products of int8 are that much faster.
+// More rows are multiplied as they are, but for 4-bit weights where the processor multiplies int8 that much faster.
 inline constexpr std::size_t kQuantizedRows = 8;
-inline constexpr std::size_t kEveryRow = SIZE_MAX;
 
 inline constexpr std::size_t kHalfPadding = 16;
 

@@ -107,7 +107,7 @@ double error_of(const Case& c, const edgekiln::Kernels& kernels) {
   kernels.matmul_n_bits(call, {one_after_another, nullptr}, scratch);
 
   const std::vector<float> exact = a;
-  if (c.rows <= kernels.quantized_rows) a = quantized(a);
+  if (c.rows <= edgekiln::kQuantizedRows || (c.bits == 4 && kernels.quantizes_every_row)) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
@@ -164,7 +164,7 @@ int main() {
       {"many rows", 40, 576, 192, 32, 4, true},
       {"many rows, 8 bits", 9, 160, 64, 32, 8, true},
       {"many rows, columns that do not fill a panel", 23, 256, 100, 64, 4, true},
-      {"many rows, 8 bits, no zero points, deep", 21, 1536, 130, 128, 8, false},
+      {"many rows, no zero points, deep", 21, 1536, 130, 128, 4, false},
       {"many rows, offsets, an odd number of groups", 13, 160, 33, 32, 4, false, true},
       {"many rows, offsets, 8 bits", 19, 288, 64, 32, 8, false, true},
       {"many rows, no zero points", 12, 128, 70, 128, 4, false},
