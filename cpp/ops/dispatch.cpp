@@ -14,7 +14,7 @@ EDGEKILN_DECLARE(portable, false)
 #if defined(__x86_64__)
 EDGEKILN_DECLARE(avx2, false)
 EDGEKILN_DECLARE(avx512, false)
-EDGEKILN_DECLARE(avx512vnni, true)
+EDGEKILN_DECLARE(avx512vnni, false)
 #endif
 #undef EDGEKILN_DECLARE
 

@@ -1,5 +1,5 @@
 // Few rows: the activations are quantized to int8 in blocks of 32, and weights are read once at the speed of memory.
-// Many rows: panels of the weight are multiplied in the first-level cache, as codes (code_panels.h) or made float.
+// Many rows: panels of the weight become float in the first-level cache and are multiplied there.
 #include "matmul_n_bits.h"
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 #include <type_traits>
 
 #include "block_dot.h"
-#include "code_panels.h"
 #include "gemm.h"
 #include "transpose.h"
 
@@ -284,12 +283,6 @@ void run(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch
     run_few_rows<Bits>(call, parallel, scratch);
     return;
   }
-#if defined(__AVX512VNNI__)
-  if constexpr (Bits == 4) {
-    run_code_panels(call, parallel, scratch);
-    return;
-  }
-#endif
   run_many_rows<Bits>(call, parallel);
 }
 
