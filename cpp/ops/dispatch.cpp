@@ -3,18 +3,18 @@
 
 namespace edgekiln {
 
-#define EDGEKILN_DECLARE(isa, quantizes_every_row)                                                    \
-  namespace isa {                                                                                     \
-  void attention(const AttentionCall&, const Parallel&, Scratch&);                                    \
-  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);                              \
-  void skip_norm(const SkipNormCall&, const Parallel&);                                               \
-  inline constexpr Kernels available{#isa, attention, matmul_n_bits, quantizes_every_row, skip_norm}; \
+#define EDGEKILN_DECLARE(isa)                                                    \
+  namespace isa {                                                                \
+  void attention(const AttentionCall&, const Parallel&, Scratch&);               \
+  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);         \
+  void skip_norm(const SkipNormCall&, const Parallel&);                          \
+  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm}; \
   }
-EDGEKILN_DECLARE(portable, false)
+EDGEKILN_DECLARE(portable)
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2, false)
-EDGEKILN_DECLARE(avx512, false)
-EDGEKILN_DECLARE(avx512vnni, false)
+EDGEKILN_DECLARE(avx2)
+EDGEKILN_DECLARE(avx512)
+EDGEKILN_DECLARE(avx512vnni)
 #endif
 #undef EDGEKILN_DECLARE
 

@@ -14,7 +14,6 @@ struct Kernels {
   const char* instruction_set;
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
-  bool quantizes_every_row;  // of calls with 4-bit weights, not only of those of few rows
   SkipNormKernel skip_norm;
 };
 

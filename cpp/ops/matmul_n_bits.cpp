@@ -281,9 +281,9 @@ template <int Bits>
 void run(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch) {
   if (call.rows <= kQuantizedRows) {
     run_few_rows<Bits>(call, parallel, scratch);
-    return;
+  } else {
+    run_many_rows<Bits>(call, parallel);
   }
-  run_many_rows<Bits>(call, parallel);
 }
 
 }  // namespace

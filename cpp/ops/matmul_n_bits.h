@@ -33,7 +33,7 @@ struct MatMulNBitsCall {
 };
 
 // Calls of up to so many rows quantize them to int8, in blocks of 32 with a scale each: one a token needs the speed.
-// More rows are multiplied as they are, but for 4-bit weights where the processor multiplies int8 that much faster.
+// More rows are multiplied as they are.
 inline constexpr std::size_t kQuantizedRows = 8;
 
 inline constexpr std::size_t kHalfPadding = 16;
