@@ -1,6 +1,5 @@
 #include "api/session.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -11,12 +10,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-std::int64_t shared_length(Ids held, Ids prompt) {
-  const std::size_t most = prompt.empty() ? 0 : std::min(held.size(), prompt.size() - 1);
-  return std::mismatch(held.begin(), held.begin() + static_cast<std::ptrdiff_t>(most), prompt.begin()).first -
-         held.begin();
-}
 
 }  // namespace
 

@@ -1,11 +1,10 @@
 #include "api/text_model.h"
 
 #include <ctime>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <utility>
 
+#include "engine/file.h"
 #include "sentence.h"
 #include "text/chat_template.h"
 #include "text/stream.h"
@@ -18,14 +17,7 @@ namespace {
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kTemplateFile = "chat_template.jinja";
 constexpr const char* kPiecesFile = "chat_pieces.json";
-
-Result<std::string> read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (file.bad() || !file.is_open())
-    return Error{Code::kEngine, sentence(path.string(), " cannot be read: build the engine again")};
-  return text;
-}
+constexpr const char* kFix = "build the engine again";
 
 std::tm local_time() {
   const std::time_t seconds = std::time(nullptr);
@@ -68,7 +60,7 @@ class EngineText : public TextModel {
 
 Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& directory, const Manifest& manifest) {
   const std::filesystem::path tokenizer_path = directory / kTokenizerFile;
-  const Result<std::string> json = read(tokenizer_path);
+  const Result<std::string> json = read_file(tokenizer_path, kFix);
   if (!json) return json.error();
   Result<text::Tokenizer> tokenizer = text::Tokenizer::parse(json.value(), tokenizer_path.string());
   if (!tokenizer) return tokenizer.error();
@@ -76,7 +68,7 @@ Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& 
   std::string no_chat;
   if (manifest.files.contains(kPiecesFile)) {
     const std::filesystem::path path = directory / kPiecesFile;
-    const Result<std::string> pieces = read(path);
+    const Result<std::string> pieces = read_file(path, kFix);
     if (!pieces) return pieces.error();
     Result<text::ChatTemplate> parsed = text::ChatTemplate::parse(pieces.value(), path.string());
     if (!parsed) return parsed.error();

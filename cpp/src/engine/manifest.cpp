@@ -1,9 +1,8 @@
 #include "engine/manifest.h"
 
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "engine/file.h"
 #include "engine/record.h"
 #include "engine/sha256.h"
 #include "sentence.h"
@@ -123,10 +122,6 @@ Manifest read_fields(const json& value, std::string& complaint) {
   return manifest;
 }
 
-Error damaged(std::string_view path, std::string_view what) {
-  return {Code::kEngine, sentence(path, " is damaged: ", what, ", build the engine again")};
-}
-
 bool is_file_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
@@ -152,18 +147,18 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest, bo
 
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
   const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return damaged(path, "it is not JSON");
-  if (!value.is_object()) return damaged(path, "it is not an object");
+  if (value.is_discarded()) return damaged_file(path, "it is not JSON");
+  if (!value.is_object()) return damaged_file(path, "it is not an object");
   const auto version = value.find("schema_version");
-  if (version == value.end()) return damaged(path, "schema_version: it is missing");
-  if (!version->is_number_integer()) return damaged(path, "schema_version: it is not an integer");
+  if (version == value.end()) return damaged_file(path, "schema_version: it is missing");
+  if (!version->is_number_integer()) return damaged_file(path, "schema_version: it is not an integer");
   const bool huge = version->is_number_unsigned() && version->get<std::uint64_t>() > 1'000'000;
   if (huge || version->get<std::int64_t>() > kSchemaVersion)
     return Error{Code::kUnsupported, sentence(path, " has schema version ", version->dump(),
                                               ", this edgekiln reads up to ", kSchemaVersion, ": upgrade edgekiln")};
   std::string complaint;
   Manifest manifest = read_fields(value, complaint);
-  if (!complaint.empty()) return damaged(path, complaint);
+  if (!complaint.empty()) return damaged_file(path, complaint);
   for (const auto& [role, name] : manifest.graphs)
     if (!manifest.files.contains(name))
       return Error{Code::kEngine, sentence(path, " names ", name, " as its ", role,
@@ -180,10 +175,9 @@ Result<Manifest> read_manifest(const fs::path& directory, bool verify) {
   if (!fs::is_regular_file(path, ignored))
     return Error{Code::kEngine,
                  sentence(directory.string(), " has no ", kEngineFile, ", so it is not an engine directory")};
-  std::ifstream file(path, std::ios::binary);
-  const std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file) return Error{Code::kEngine, sentence(path.string(), " cannot be read: check its permissions")};
-  Result<Manifest> manifest = parse_manifest(text, path.string());
+  const Result<std::string> text = read_file(path, "check its permissions");
+  if (!text) return text.error();
+  Result<Manifest> manifest = parse_manifest(text.value(), path.string());
   if (!manifest) return manifest;
   if (Result<void> checked = check_files(directory, manifest.value(), verify); !checked) return checked.error();
   return manifest;

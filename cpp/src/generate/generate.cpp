@@ -60,16 +60,18 @@ Result<void> check_prompt(Ids prompt, const Properties& properties) {
 
 // Rewind the cache to what it shares with `prompt`; the rest of the prompt, at least its last token.
 Ids not_held(Cache& cache, Ids prompt) {
-  const Ids held = cache.tokens();
-  const std::size_t most = std::min(held.size(), prompt.size() - 1);
-  const auto different =
-      std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(most), held.begin());
-  const auto shared = different.first - prompt.begin();
+  const std::int64_t shared = shared_length(cache.tokens(), prompt);
   cache.rewind(shared);
   return prompt.subspan(static_cast<std::size_t>(shared));
 }
 
 }  // namespace
+
+std::int64_t shared_length(Ids held, Ids prompt) {
+  const std::size_t most = prompt.empty() ? 0 : std::min(held.size(), prompt.size() - 1);
+  return std::mismatch(held.begin(), held.begin() + static_cast<std::ptrdiff_t>(most), prompt.begin()).first -
+         held.begin();
+}
 
 Result<void> GenerateOptions::check() const {
   if (max_tokens < 1) return Error{Code::kRequest, sentence("max_tokens must be at least 1, got ", max_tokens)};

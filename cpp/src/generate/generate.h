@@ -45,6 +45,9 @@ class TextStream {
   virtual std::string flush() = 0;
 };
 
+// How many of the first tokens of `prompt`, but for its last, are those that a cache holds.
+std::int64_t shared_length(Ids held, Ids prompt);
+
 // Answer `prompt`. What it shares with what `cache` holds is not computed again; the rest of the cache is forgotten. At
 // the end the cache holds the prompt and its answer but for the answer's last token.
 //

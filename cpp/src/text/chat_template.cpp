@@ -15,6 +15,9 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kThink = "</think>";
+constexpr std::array<std::string_view, 5> kOrders = {"any", "system-first", "user-last", "turns", "turns-user-last"};
+constexpr std::array<std::string_view, 5> kRules = {"as-is", "strip", "after-think", "after-think-lines",
+                                                    "after-think-strip"};
 
 // The place of a name in a list, which is the value of an enumeration.
 template <typename Enum, std::size_t N>
@@ -24,14 +27,9 @@ Enum named(const std::array<std::string_view, N>& names, const std::string& name
   damaged(sentence("\"", name, "\" is not known"));
 }
 
-// What Python's str.strip() takes.
-bool is_stripped(char32_t c) { return is_space(c) || (c >= 0x1C && c <= 0x1F); }
-
-std::string_view stripped(std::string_view text) {
-  while (!text.empty() && is_stripped(code_point_at(text, 0).value)) text.remove_prefix(code_point_at(text, 0).size);
-  while (!text.empty() && is_stripped(code_point_before(text, text.size()).value))
-    text.remove_suffix(code_point_before(text, text.size()).size);
-  return text;
+// What Python's str.strip() gives.
+std::string_view python_stripped(std::string_view text) {
+  return stripped(text, [](char32_t c) { return is_space(c) || (c >= 0x1C && c <= 0x1F); });
 }
 
 std::string date(const std::string& format, const std::tm& now) {
@@ -59,11 +57,7 @@ std::vector<std::string> strings_of(const json& list) {
 }  // namespace
 
 Result<ChatTemplate> ChatTemplate::parse(std::string_view text, std::string_view path) {
-  constexpr std::array<std::string_view, 5> kOrders = {"any", "system-first", "user-last", "turns", "turns-user-last"};
-  constexpr std::array<std::string_view, 5> kRules = {"as-is", "strip", "after-think", "after-think-lines",
-                                                      "after-think-strip"};
-  std::string reason;
-  try {
+  return checked(path, [text] {
     const json root = json::parse(text);
     ChatTemplate result;
     result.order_ = named<Order>(kOrders, string_of(root, "order"));
@@ -76,12 +70,7 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view text, std::string_view
       for (const auto& [after, pieces] : object_of(between, before.c_str()).items())
         result.between_[before][after] = strings_of(pieces);
     return result;
-  } catch (const Refused& refused) {
-    reason = refused.reason;
-  } catch (const json::exception&) {
-    reason = "it is not JSON";
-  }
-  return Error{Code::kEngine, sentence(path, " is damaged: ", reason, ", build the engine again")};
+  });
 }
 
 Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
@@ -92,7 +81,7 @@ Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
     const auto& [role, content] = turns[i];
     if (!rules_.contains(role))
       return refuse("the chat template takes no messages of role ", to_valid_utf8(role), ": leave them out");
-    if (needs_text_.contains(role) && stripped(to_valid_utf8(content)).empty())
+    if (needs_text_.contains(role) && python_stripped(to_valid_utf8(content)).empty())
       return refuse("the chat template takes no blank messages of role ", role, ": leave them out");
     if (order_ == Order::kAny) continue;
     if (role == "system") {
@@ -116,11 +105,11 @@ Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
 
 std::string ChatTemplate::changed(std::string_view content, Rule rule) {
   if (rule == Rule::kAsIs) return std::string(content);
-  if (rule == Rule::kStrip) return std::string(stripped(content));
+  if (rule == Rule::kStrip) return std::string(python_stripped(content));
   const std::size_t think = content.rfind(kThink);
   const bool thought = think != std::string_view::npos;
   if (thought) content.remove_prefix(think + kThink.size());
-  if (rule == Rule::kAfterThinkStrip) content = stripped(content);
+  if (rule == Rule::kAfterThinkStrip) content = python_stripped(content);
   while (rule == Rule::kAfterThinkLines && thought && content.starts_with('\n')) content.remove_prefix(1);
   return std::string(content);
 }

@@ -6,7 +6,9 @@
 #include <string>
 #include <string_view>
 
+#include "engine/file.h"
 #include "result.h"
+#include "sentence.h"
 
 namespace edgekiln::text {
 
@@ -17,6 +19,10 @@ struct Refused : std::exception {
   Code code;
   std::string reason;  // what is wrong: "model.vocab is no object"
 };
+
+// What `read` makes of the file at `path`, or the error for what it throws: Refused, or nlohmann's own.
+template <typename Read>
+auto checked(std::string_view path, const Read& read) -> Result<decltype(read())>;
 
 // Code::kEngine and Code::kUnsupported.
 [[noreturn]] void damaged(std::string reason);
@@ -30,5 +36,18 @@ std::string string_of(const nlohmann::json& object, const char* key);
 bool flag_of(const nlohmann::json& object, const char* key, bool otherwise);
 std::uint64_t number_of(const nlohmann::json& object, const char* key);
 const nlohmann::json& list_of(const nlohmann::json& object, const char* key);
+
+template <typename Read>
+auto checked(std::string_view path, const Read& read) -> Result<decltype(read())> {
+  try {
+    return read();
+  } catch (const Refused& refused) {
+    if (refused.code == Code::kUnsupported)
+      return Error{refused.code, sentence(path, " has ", refused.reason, ", which this library does not know")};
+    return damaged_file(path, refused.reason);
+  } catch (const nlohmann::json::exception&) {
+    return damaged_file(path, "it is not JSON");
+  }
+}
 
 }  // namespace edgekiln::text

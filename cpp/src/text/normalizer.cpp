@@ -13,13 +13,7 @@ struct Apply {
   Result<std::string> operator()(Lowercase) const { return lower_case(text); }
 
   Result<std::string> operator()(const Strip& strip) const {
-    std::size_t begin = 0;
-    std::size_t end = text.size();
-    while (strip.left && begin < end && is_space(code_point_at(text, begin).value))
-      begin += code_point_at(text, begin).size;
-    while (strip.right && begin < end && is_space(code_point_before(text, end).value))
-      end -= code_point_before(text, end).size;
-    return text.substr(begin, end - begin);
+    return std::string(stripped(text, is_space, strip.left, strip.right));
   }
 
   Result<std::string> operator()(const Prepend& prepend) const {

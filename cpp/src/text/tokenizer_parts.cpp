@@ -219,17 +219,7 @@ TokenizerParts parts_of(std::string_view text) {
 }  // namespace
 
 Result<TokenizerParts> parse_tokenizer(std::string_view text, std::string_view path) {
-  std::string reason;
-  try {
-    return parts_of(text);
-  } catch (const Refused& refused) {
-    if (refused.code == Code::kUnsupported)
-      return Error{refused.code, sentence(path, " has ", refused.reason, ", which this library does not know")};
-    reason = refused.reason;
-  } catch (const json::exception&) {
-    reason = "it is not JSON";
-  }
-  return Error{Code::kEngine, sentence(path, " is damaged: ", reason, ", build the engine again")};
+  return checked(path, [text] { return parts_of(text); });
 }
 
 }  // namespace edgekiln::text

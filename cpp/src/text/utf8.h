@@ -20,6 +20,15 @@ CodePoint code_point_before(std::string_view text, std::size_t end);
 
 void append(std::string& text, char32_t code_point);
 
+// Valid UTF-8 without the code points at its ends that `taken` says.
+template <typename Taken>
+std::string_view stripped(std::string_view text, const Taken& taken, bool left = true, bool right = true) {
+  while (left && !text.empty() && taken(code_point_at(text, 0).value)) text.remove_prefix(code_point_at(text, 0).size);
+  while (right && !text.empty() && taken(code_point_before(text, text.size()).value))
+    text.remove_suffix(code_point_before(text, text.size()).size);
+  return text;
+}
+
 // How many there are in valid UTF-8.
 std::size_t count_code_points(std::string_view text);
 
