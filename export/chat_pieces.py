@@ -110,7 +110,7 @@ def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatPieces | Non
             return None
         rules: dict[str, Rule] = {}
         for role in roles:
-            few = [each for each in orders if role in each and len(each) <= 3]
+            few = _short(orders, role)
             fitting = (rule for rule in _RULES if _holds(render, order, between, role, rule, few))
             rule = next(fitting, None)
             if rule is None:
@@ -121,9 +121,8 @@ def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatPieces | Non
             role
             for role in roles
             if not all(
-                _same(render, pieces, [(each, content if each == role else "x") for each in conversation])
-                for conversation in orders
-                if role in conversation and len(conversation) <= 3
+                _same(render, pieces, _saying(conversation, role, content))
+                for conversation in _short(orders, role)
                 for content in _BLANK
             )
         ]
@@ -142,6 +141,14 @@ def _conversations(order: Order, roles: Sequence[str]) -> Iterator[tuple[str, ..
         for conversation in itertools.product(roles, repeat=length):
             if allows(order, conversation):
                 yield conversation
+
+
+def _short(orders: Sequence[Sequence[str]], role: str) -> list[Sequence[str]]:
+    return [each for each in orders if role in each and len(each) <= 3]
+
+
+def _saying(conversation: Sequence[str], role: str, content: str) -> list[tuple[str, str]]:
+    return [(each, content if each == role else "x") for each in conversation]
 
 
 def _between(render: Render, orders: Sequence[Sequence[str]]) -> dict[str, dict[str, list[str]]] | None:
@@ -173,9 +180,7 @@ def _holds(
     rules: dict[str, Rule] = {"system": "as-is", "user": "as-is", "assistant": "as-is", role: rule}
     pieces = ChatPieces(order=order, rules=rules, needs_text=[], between=between)
     return all(
-        _same(render, pieces, [(each, content if each == role else "x") for each in roles])
-        for roles in orders
-        for content in _CONTENTS
+        _same(render, pieces, _saying(conversation, role, content)) for conversation in orders for content in _CONTENTS
     )
 
 

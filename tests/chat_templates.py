@@ -3,6 +3,9 @@
 import itertools
 from collections.abc import Iterator
 
+from edgekiln.export.chat_pieces import ChatPieces, Render, allows
+from edgekiln.runtimes.chat_template import render
+
 _TURNS = "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no turns') }}{% endif %}"
 CHATML = """\
 {% for message in messages %}{% if loop.first and message.role != 'system' %}
@@ -95,3 +98,17 @@ def conversations() -> Iterator[list[dict[str, str]]]:
     for length in range(1, 5):
         for roles in itertools.product(["system", "user", "assistant"], repeat=length):
             yield [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
+
+
+def renderer(template: str) -> Render:
+    """What edgekiln fills a template with, given messages and what `strftime_now` is."""
+    return lambda messages, now: render(
+        template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
+    )
+
+
+def takes(pieces: ChatPieces, messages: list[dict[str, str]]) -> bool:
+    """Whether a conversation is of those that pieces are for."""
+    roles = [message["role"] for message in messages]
+    blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
+    return allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank

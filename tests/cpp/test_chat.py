@@ -5,14 +5,12 @@ import subprocess
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from chat_templates import PIECES, conversations
+from chat_templates import PIECES, conversations, renderer, takes
 from cpp_host import program, refused
-from edgekiln.export.chat_pieces import allows, find_pieces
-from edgekiln.runtimes.chat_template import render
+from edgekiln.export.chat_pieces import find_pieces
 
 NOW = datetime(2031, 1, 2, 15, 30)
 
@@ -26,21 +24,14 @@ def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict
 @pytest.mark.parametrize("family", PIECES)
 def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
     template, _, _ = PIECES[family]
-
-    def fill(messages: list[dict[str, str]], now: Any) -> str:
-        return render(
-            template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
-        )
-
+    fill = renderer(template)
     pieces = find_pieces(fill)
     assert pieces is not None
     path = tmp_path / "chat_pieces.json"
     path.write_text(pieces.model_dump_json())
     requests = list(conversations())
     for messages, reply in zip(requests, replies(path, requests), strict=True):
-        roles = [message["role"] for message in messages]
-        blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
-        if allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank:
+        if takes(pieces, messages):
             assert reply == {"text": fill(messages, NOW.strftime)}
         else:
             assert reply["error"].startswith("the chat template takes ")

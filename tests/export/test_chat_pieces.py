@@ -2,18 +2,8 @@
 
 import pytest
 
-from chat_templates import NO_PIECES, PIECES, conversations
-from edgekiln.export.chat_pieces import allows, find_pieces
-from edgekiln.runtimes.chat_template import render
-
-
-def renderer(template):
-    def fill(messages, now):
-        return render(
-            template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
-        )
-
-    return fill
+from chat_templates import NO_PIECES, PIECES, conversations, renderer, takes
+from edgekiln.export.chat_pieces import find_pieces
 
 
 @pytest.mark.parametrize("family", PIECES)
@@ -24,9 +14,7 @@ def test_pieces_give_what_the_template_gives(family):
     assert (pieces.order, "system" in pieces.rules) == (order, system)
     taken = 0
     for messages in conversations():
-        roles = [message["role"] for message in messages]
-        blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
-        if allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank:
+        if takes(pieces, messages):
             taken += 1
             today = "{} today".format
             assert pieces.render(messages, today) == renderer(template)(messages, today)
