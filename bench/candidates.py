@@ -57,23 +57,28 @@ def _edgekiln(*options: str) -> Callable[[str, Path, Path], None]:
     return make
 
 
-def _genai(reference: str, checkpoint: Path, path: Path) -> None:
+def _run_whole(command: Callable[[Path], list[str | Path]], path: Path) -> None:
+    """Run the converter that `command` gives for an output directory, so that `path` is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", part]
-    command += ["-p", "int4", "-e", "cpu", "-c", path.with_name("genai-cache")]
-    _run([*command, "--extra_options", "block_size=32", "accuracy_level=4"], path.with_name(path.name + ".log"))
+    _run(command(part), path.with_name(path.name + ".log"))
     part.rename(path)
+
+
+def _genai(reference: str, checkpoint: Path, path: Path) -> None:
+    def command(part: Path) -> list[str | Path]:
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", part]
+        options = ["-p", "int4", "-e", "cpu", "-c", path.with_name("genai-cache")]
+        return [*builder, *options, "--extra_options", "block_size=32", "accuracy_level=4"]
+
+    _run_whole(command, path)
 
 
 def _openvino(python: Path, *options: str) -> Callable[[str, Path, Path], None]:
     def make(reference: str, checkpoint: Path, path: Path) -> None:
-        part = path.with_name(path.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        command = [python.parent / "optimum-cli", "export", "openvino", "-m", checkpoint]
-        command += ["--task", "text-generation-with-past", "--weight-format", *options, part]
-        _run(command, path.with_name(path.name + ".log"))
-        part.rename(path)
+        export = [python.parent / "optimum-cli", "export", "openvino", "-m", checkpoint]
+        task = ["--task", "text-generation-with-past", "--weight-format"]
+        _run_whole(lambda part: [*export, *task, *options, part], path)
 
     return make
 

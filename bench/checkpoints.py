@@ -46,7 +46,7 @@ def write(reference: str, directory: Path) -> None:
     ids = {"bos_token": source.tokens.bos, "eos_token": source.tokens.eos[0] if source.tokens.eos else None}
     directory.mkdir(parents=True)
     if reference in SHAPES:
-        _write_random(SHAPES[reference], tokenizer.get_vocab_size(), directory)
+        write_random(SHAPES[reference], tokenizer.get_vocab_size(), directory)
     else:
         from safetensors.torch import save_file
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -65,11 +65,17 @@ def write(reference: str, directory: Path) -> None:
     )
 
 
-def _write_random(shape: dict[str, object], vocab_size: int, directory: Path) -> None:
+def write_random(shape: dict[str, object], vocab_size: int, directory: Path, seed: int = 0) -> int:
+    """Write a model of a shape above in float16, without a tokenizer.
+
+    Returns:
+        The number of its parameters.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(**shape, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     model.save_pretrained(directory, max_shard_size="100GB")
+    return int(model.num_parameters())

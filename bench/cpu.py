@@ -7,7 +7,8 @@ speed drifts is unfair to none; ratios are taken prompt by prompt. Every prompt 
 import datetime
 import json
 import os
-import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,14 @@ import click
 import numpy as np
 import tables
 from candidates import Candidate, candidates
+from lists import numbers
 from processes import Ids, Process, first_token_from_nothing, perplexity
 from rich.console import Console
 
+from edgekiln.machine import look
+
 WINDOW = 512
 CONSOLE = Console(stderr=True, highlight=False)
-
-
-def numbers(_context: object, _parameter: object, text: str) -> list[int]:
-    """The numbers of a list with commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not numbers with commas between") from None
 
 
 def size_mb(path: Path) -> float:
@@ -40,9 +36,6 @@ def size_mb(path: Path) -> float:
 
 def read_gb_per_s(threads: int) -> float:
     """What so many cores read from memory at most: float32 products of 512 MB vectors with themselves, best of 5."""
-    import time
-    from concurrent.futures import ThreadPoolExecutor
-
     vectors = [np.ones(1 << 27, np.float32) for _ in range(threads)]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
@@ -92,7 +85,7 @@ def interleave(
 @click.command()
 @click.option("--model", default="smollm2-135m", show_default=True, help="What `edgekiln engine` takes, or a shape.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
-@click.option("--prompts", callback=numbers, default="32,128,512,1024,2048,4096", show_default=True)
+@click.option("--prompts", type=numbers, default="32,128,512,1024,2048,4096", show_default=True)
 @click.option("--batch-prompt", type=int, default=512, show_default=True, help="Prompt tokens of each of 8 rows.")
 @click.option("--gen-tokens", type=int, default=128, show_default=True)
 @click.option("--repeat", type=int, default=5, show_default=True)
@@ -158,7 +151,7 @@ def main(
     record = {
         "model": model,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        "processor": look().processor,
         "read_gb_per_s": read_gb_per_s(threads),
         "threads": threads,
         "gen_tokens": gen_tokens,
@@ -173,15 +166,6 @@ def main(
     tables.plot(record, out / f"{name}.svg")
     click.echo(tables.markdown(record))
     CONSOLE.print(f"written to {out / name}.json, .md and .svg")
-
-
-def processor() -> str:
-    """What the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def add_perplexity(

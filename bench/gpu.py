@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lists import numbers
 
 from edgekiln.machine import look
 
 CASE = Path(__file__).with_name("gpu_case.py")
 TIMEOUT_S = 300
-
-
-def numbers(text: str) -> list[int]:
-    """The numbers of a list with commas."""
-    return [int(part) for part in text.split(",")]
 
 
 def cases(engines: tuple[Path, ...], checkpoints: tuple[Path, ...], reference: Path | None) -> list[list[str]]:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import click
-import torch
-from checkpoints import SHAPES
+from checkpoints import SHAPES, write_random
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 SHAPE = SHAPES["random-llama-1b"]
 
@@ -17,13 +16,10 @@ SHAPE = SHAPES["random-llama-1b"]
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(output: Path, tokenizer: Path, seed: int) -> None:
     """Write the checkpoint to OUTPUT."""
-    torch.manual_seed(seed)
     words = Tokenizer.from_file(str(tokenizer))
-    config = AutoConfig.for_model(**SHAPE, vocab_size=words.get_vocab_size(), bos_token_id=0, eos_token_id=0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
-    model.save_pretrained(output)
+    parameters = write_random(SHAPE, words.get_vocab_size(), output, seed)
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(output)
-    click.echo(f"{output}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} million parameters")
+    click.echo(f"{output}: {parameters / 1e6:.0f} million parameters")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ starting a process to the first token of a prompt of 32 tokens, with every file'
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,44 +13,32 @@ from typing import Any
 
 import click
 import numpy as np
+import psutil
+from json_process import JsonProcess
 
 HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
 
 
-class Process:
+class Process(JsonProcess):
     """One side: it takes a request a line and answers with a line."""
 
     def __init__(self, command: list[str]) -> None:
-        self._started = time.perf_counter()
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        self.hello = self._read()
+        super().__init__(command)
+        assert self.hello["status"] == 0, self.hello
 
-    def ask(self, ids: np.ndarray, max_tokens: int) -> dict[str, Any]:
+    def answer(self, ids: np.ndarray, max_tokens: int) -> dict[str, Any]:
         """Answer a prompt greedily in a session that holds nothing."""
-        assert self._process.stdin
-        request = {"ids": ids.tolist(), "max_tokens": max_tokens, "ignore_eos": True, "reset": True}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        return self._read()
+        reply = self.ask(ids=ids.tolist(), max_tokens=max_tokens, ignore_eos=True, reset=True)
+        assert reply["status"] == 0, reply
+        return reply
 
     def since_start(self) -> float:
         """Milliseconds."""
-        return (time.perf_counter() - self._started) * 1e3
+        return (time.perf_counter() - self.started) * 1e3
 
     def resident_mb(self) -> float:
         """Memory it holds, in MB (10^6 bytes)."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
-
-    def end(self) -> None:
-        """Close it."""
-        self._process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        reply: dict[str, Any] = json.loads(self._process.stdout.readline())
-        assert reply["status"] == 0, reply
-        return reply
+        return psutil.Process(self.pid).memory_info().rss / 1e6
 
 
 def worker(engine: str, threads: int) -> None:
@@ -97,7 +84,7 @@ def main(engine: str, prompt_tokens: int, gen_tokens: int, repeat: int, threads:
     for _ in range(repeat):
         for name, command in commands.items():
             process = Process(command)
-            process.ask(generator.integers(0, process.hello["vocab_size"], 32), 1)
+            process.answer(generator.integers(0, process.hello["vocab_size"], 32), 1)
             cold[name].append(process.since_start())
             process.end()
     processes = {name: Process(command) for name, command in commands.items()}
@@ -105,7 +92,7 @@ def main(engine: str, prompt_tokens: int, gen_tokens: int, repeat: int, threads:
     decode: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(repeat + 1):
         prompt = generator.integers(0, processes["C++"].hello["vocab_size"], prompt_tokens)
-        replies = {name: process.ask(prompt, gen_tokens) for name, process in processes.items()}
+        replies = {name: process.answer(prompt, gen_tokens) for name, process in processes.items()}
         assert replies["C++"]["ids"] == replies["Python"]["ids"]
         if turn:  # the first one is not counted
             for name, reply in replies.items():

@@ -1,6 +1,7 @@
 """Write a Hugging Face checkpoint as GGUF files that llama.cpp runs on token ids; runs in llama.cpp's environment.
 
-Usage: llama_convert.py HF_DIRECTORY OUTPUT_PREFIX TYPE...   writes OUTPUT_PREFIX-TYPE.gguf for types such as Q4_0
+Usage: llama_convert.py HF_DIRECTORY OUTPUT_PREFIX TYPE...   writes OUTPUT_PREFIX-TYPE.gguf for types such as Q4_0,
+from OUTPUT_PREFIX-f16.gguf, which is kept for the next one
 """
 
 import ctypes
@@ -75,12 +76,14 @@ def quantize(source: Path, path: Path, kind: str) -> None:
 def main(directory: Path, prefix: str, *kinds: str) -> None:
     """Write all that is asked for."""
     source = Path(f"{prefix}-f16.gguf")
-    write_float(directory, source)
+    if not source.exists():
+        part = Path(f"{prefix}-f16.part")
+        write_float(directory, part)
+        part.rename(source)
     for kind in kinds:
         part = Path(f"{prefix}-{kind}.part")
         quantize(source, part, kind)
         part.rename(f"{prefix}-{kind}.gguf")
-    source.unlink()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
 """Workers as processes: one request at a time, and stopped between requests."""
 
-import json
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from candidates import Candidate
+from json_process import JsonProcess
 from numpy.typing import NDArray
 
 WORKERS = Path(__file__).with_name("workers")
 Ids = NDArray[np.int64]
 
 
-class Process:
+class Process(JsonProcess):
     """A loaded model. Between requests it is stopped, because threads that wait spinning would take others' cores."""
 
     def __init__(self, candidate: Candidate, path: Path, threads: int) -> None:
@@ -25,35 +23,10 @@ class Process:
         Raises:
             SystemExit: it ended instead.
         """
-        self._label, self._log = candidate.label, path.with_name(path.name + ".worker.log")
         command = [candidate.python, WORKERS / candidate.worker, path, str(threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        self.started = time.perf_counter()
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
-        self.load_s = float(self._answer()["load_s"])
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._label} ended with {self._process.wait()}: see {self._log}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, **request: object) -> dict[str, Any]:
-        """Its answer to one request."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
+        log = path.with_name(path.name + ".worker.log")
+        super().__init__(command, log, {"OMP_NUM_THREADS": str(threads)})
+        self.load_s = float(self.hello["load_s"])
 
     def generate(self, prompts: Ids, count: int) -> dict[str, Any]:
         """Time one request; see `workers/serve.py`."""
@@ -61,16 +34,11 @@ class Process:
 
     def stop(self) -> None:
         """Let it do nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         """Let it work again."""
-        self._process.send_signal(signal.SIGCONT)
-
-    def end(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
+        self.send_signal(signal.SIGCONT)
 
 
 def first_token_from_nothing(candidate: Candidate, path: Path, threads: int, prompts: Ids) -> dict[str, float]:

@@ -1,0 +1,6 @@
+"""Lists on the command line."""
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of a list with commas."""
+    return [int(part) for part in text.split(",")]
