@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "code_panels.h"
 #include "matmul_n_bits.h"
 #include "skip_norm.h"
 
@@ -15,6 +16,7 @@ struct Kernels {
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
   SkipNormKernel skip_norm;
+  CodePanelsKernel code_panels;  // null where there are no instructions for it
 };
 
 // The fastest first.

@@ -57,8 +57,8 @@ std::vector<float> quantized(std::vector<float> values) {
   return values;
 }
 
-// The largest error, relative to the size of the terms that were summed.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
+// The largest error, relative to the size of the terms that were summed; by the kernel for panels if there is one.
+double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::CodePanelsKernel of_panels) {
   std::mt19937 generator(11);
   const std::size_t groups = c.depth / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
@@ -104,10 +104,15 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
                                        half.scales(),
                                        half.minima()};
   edgekiln::Scratch scratch;
-  kernel(call, {one_after_another, nullptr}, scratch);
+  const edgekiln::Parallel parallel{one_after_another, nullptr};
+  if (of_panels) {
+    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, parallel, scratch);
+  } else {
+    kernel(call, parallel, scratch);
+  }
 
   const std::vector<float> exact = a;
-  if (c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
+  if (of_panels || c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
@@ -184,9 +189,11 @@ int main() {
   if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
   for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
     for (const Case& c : cases) {
-      const double error = error_of(c, kernels.matmul_n_bits);
-      if (!(error <= kTolerance)) {
-        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
+      for (const auto of_panels : {edgekiln::CodePanelsKernel{}, kernels.code_panels}) {
+        const double error = error_of(c, kernels.matmul_n_bits, of_panels);
+        if (error <= kTolerance) continue;
+        std::printf("%s: %s%s: off by %g\n", kernels.instruction_set, c.name.c_str(), of_panels ? ", panels" : "",
+                    error);
         ++failures;
       }
     }

@@ -1,0 +1,249 @@
+// Products with weights in panels, by the instructions for products of bytes: unsigned codes of the weight times signed
+// codes of the activations, in blocks of 32 with a scale each.
+//
+// The sum of (code - middle) * activation starts at -middle * the sum of the block's activations, so that the middle
+// costs nothing. Zero points and offsets cost one more product a group.
+#include "code_panels.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "gemm.h"
+#include "scales.h"
+
+#if defined(__AVX512VNNI__)
+
+namespace edgekiln::EDGEKILN_ISA {
+namespace {
+
+constexpr std::size_t kBlock = 32;
+constexpr int kRows = 6, kPanels = 2;         // of a tile: as many sums, in int32 and in float, as registers hold
+constexpr std::size_t kTaskBytes = 96 << 10;  // of weights that a task of few rows reads, about
+// How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
+constexpr std::size_t kAhead = 10 << 10;
+constexpr std::size_t kRowsATask = 16;   // that are quantized
+constexpr std::size_t kFewRows = kRows;  // that are quantized where they are used, and read the weights once
+
+static_assert(kLanes == kPanelWidth);
+
+// Activations in blocks of scale * code. Codes are ordered as the weight's: for 4 bits the even and then the odd ones
+// of each eight.
+struct Rows {
+  const CodePanels& panels;
+  const float* a;
+  std::size_t count, blocks, groups;
+  float* out;
+  std::int8_t* codes;    // [count, depth]
+  std::int32_t* starts;  // [count, blocks], -middle * sum of codes, or 0 with zero points
+  float* scales;         // [count, blocks]
+  float* sums;           // [count, groups], of the activations; with zero points of the rounded ones
+};
+
+template <int Bits>
+void quantize_row(const Rows& rows, std::size_t row) {
+  const CodePanels& panels = rows.panels;
+  const float* a = rows.a + row * panels.depth;
+  float* sums = rows.sums + row * rows.groups;
+  std::fill_n(sums, rows.groups, 0.0f);
+  const bool zero_points = panels.zero == Zero::kZeroPoints;
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  for (std::size_t block = 0; block < rows.blocks; ++block) {
+    const __m512 x = _mm512_loadu_ps(a + block * kBlock), y = _mm512_loadu_ps(a + block * kBlock + kLanes);
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x), _mm512_abs_ps(y)));
+    const float scale = largest / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(largest == 0.0f ? 0.0f : 127.0f / largest);
+    const __m512i p = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), q = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
+    __m256i codes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q), _mm512_cvtepi32_epi8(p));
+    if constexpr (Bits == 4) codes = _mm256_shuffle_epi8(codes, order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows.codes + row * panels.depth + block * kBlock), codes);
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(p, q));
+    rows.starts[row * rows.blocks + block] = zero_points ? 0 : -(1 << (Bits - 1)) * sum;
+    rows.scales[row * rows.blocks + block] = scale;
+    sums[block * kBlock / panels.group] +=
+        zero_points ? scale * static_cast<float>(sum) : _mm512_reduce_add_ps(_mm512_add_ps(x, y));
+  }
+}
+
+template <int Bits>
+void quantize_task(void* context, std::size_t index) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const std::size_t last = std::min((index + 1) * kRowsATask, rows.count);
+  for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row<Bits>(rows, row);
+}
+
+// What a record says besides its codes, for 16 columns.
+template <bool Half_>
+struct Numbers {
+  Floats scale, zero;  // zero points, or offsets
+
+  Numbers(const CodePanels& panels, const std::uint8_t* record) {
+    using Number = std::conditional_t<Half_, Half, float>;
+    const auto* numbers = reinterpret_cast<const Number*>(record + panels.codes_bytes());
+    scale = load(numbers);
+    if (panels.zero == Zero::kZeroPoints) {
+      const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
+      zero = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
+    } else if (panels.zero == Zero::kOffsets) {
+      zero = load(numbers + kPanelWidth);
+      if constexpr (Half_) zero += scale * static_cast<float>(1 << (panels.bits - 1));
+    }
+  }
+};
+
+// Adds the products of one block to sums[i][j], of row i and panel j.
+template <int Bits, int TileRows, int TilePanels>
+inline void multiply_block(const std::int8_t* a, std::size_t depth, const std::uint8_t* const* codes,
+                           __m512i (&sums)[TileRows][TilePanels]) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  const auto four = [&](int row, std::size_t at) {
+    int word;
+    std::memcpy(&word, a + row * depth + at, sizeof word);
+    return _mm512_set1_epi32(word);
+  };
+#pragma GCC unroll 8
+  for (std::size_t vector = 0; vector < Bits; ++vector) {
+    __m512i low[TilePanels], high[TilePanels];
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) {
+      low[j] = _mm512_load_si512(codes[j] + vector * sizeof(__m512i));
+      if constexpr (Bits == 4) {
+        high[j] = _mm512_and_si512(_mm512_srli_epi16(low[j], 4), nibble);
+        low[j] = _mm512_and_si512(low[j], nibble);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TileRows; ++i) {
+      const __m512i first = four(i, vector * 32 / Bits);
+#pragma GCC unroll 2
+      for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], low[j], first);
+      if constexpr (Bits == 4) {
+        const __m512i second = four(i, vector * 32 / Bits + 4);
+#pragma GCC unroll 2
+        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], high[j], second);
+      }
+    }
+  }
+}
+
+// Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
+template <int Bits, bool Half_, int TileRows, int TilePanels>
+void tile(const Rows& rows, std::size_t row, std::size_t panel) {
+  const CodePanels& panels = rows.panels;
+  const std::size_t blocks_a_group = panels.group / kBlock, record_bytes = panels.record_bytes();
+  Floats totals[TileRows][TilePanels] = {};
+  for (std::size_t group = 0; group < rows.groups; ++group) {
+    const std::uint8_t* records[TilePanels];
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) records[j] = panels.panel(panel + j) + group * record_bytes;
+    if constexpr (TilePanels == 1) {
+      for (std::size_t line = 0; line < record_bytes; line += kPanelAlignment)
+        _mm_prefetch(reinterpret_cast<const char*>(records[0] + kAhead + line), _MM_HINT_T0);
+    }
+    Floats of_group[TileRows][TilePanels];
+    for (std::size_t block = 0; block < blocks_a_group; ++block) {
+      const std::size_t at = group * blocks_a_group + block;
+      __m512i sums[TileRows][TilePanels];
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_set1_epi32(rows.starts[(row + i) * rows.blocks + at]);
+      const std::uint8_t* codes[TilePanels];
+#pragma GCC unroll 2
+      for (int j = 0; j < TilePanels; ++j) codes[j] = records[j] + block * kBlock * kPanelWidth * Bits / 8;
+      multiply_block<Bits>(rows.codes + row * panels.depth + at * kBlock, panels.depth, codes, sums);
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i) {
+        const Floats scale = broadcast(rows.scales[(row + i) * rows.blocks + at]);
+#pragma GCC unroll 2
+        for (int j = 0; j < TilePanels; ++j) {
+          const Floats part = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sums[i][j])) * scale;
+          of_group[i][j] = block ? of_group[i][j] + part : part;
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) {
+      const Numbers<Half_> numbers(panels, records[j]);
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i) {
+        const float sum = rows.sums[(row + i) * rows.groups + group];
+        if (panels.zero == Zero::kZeroPoints) of_group[i][j] -= numbers.zero * sum;
+        totals[i][j] += of_group[i][j] * numbers.scale;
+        if (panels.zero == Zero::kOffsets) totals[i][j] += numbers.zero * sum;
+      }
+    }
+  }
+  for (int j = 0; j < TilePanels; ++j) {
+    const std::size_t column = (panel + j) * kPanelWidth, count = std::min(kPanelWidth, panels.columns - column);
+    for (int i = 0; i < TileRows; ++i)
+      std::memcpy(rows.out + (row + i) * panels.columns + column, &totals[i][j], count * sizeof(float));
+  }
+}
+
+template <int Bits, bool Half_, int TilePanels, int TileRows = kRows>
+void tiles_of_rows(const Rows& rows, std::size_t row, std::size_t panel) {
+  if (rows.count - row >= TileRows) {
+    tile<Bits, Half_, TileRows, TilePanels>(rows, row, panel);
+  } else if constexpr (TileRows > 1) {
+    tiles_of_rows<Bits, Half_, TilePanels, TileRows - 1>(rows, row, panel);
+  }
+}
+
+struct Task {
+  const Rows& rows;
+  std::size_t panels_a_task;
+};
+
+// Few rows take one panel after another, in the order of memory; more take two, so that each load serves twice.
+template <int Bits, bool Half_, int TilePanels>
+void panels_task(void* context, std::size_t index) {
+  const auto& [rows, panels_a_task] = *static_cast<const Task*>(context);
+  const std::size_t last = std::min((index + 1) * panels_a_task, rows.panels.panels());
+  std::size_t panel = index * panels_a_task;
+  for (; panel + TilePanels <= last; panel += TilePanels)
+    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, TilePanels>(rows, row, panel);
+  for (; panel < last; ++panel)
+    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
+}
+
+std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
+
+template <int Bits, bool Half_>
+void run(const Rows& rows, const Parallel& parallel) {
+  const std::size_t panels = rows.panels.panels();
+  if (rows.count <= kFewRows) {
+    for (std::size_t row = 0; row < rows.count; ++row) quantize_row<Bits>(rows, row);
+    // An even number of equal tasks, so that two threads end together.
+    const std::size_t pairs = divided(panels * rows.panels.panel_bytes(), 2 * kTaskBytes);
+    Task task{rows, divided(panels, 2 * pairs)};
+    parallel.run(parallel.self, panels_task<Bits, Half_, 1>, divided(panels, task.panels_a_task), &task);
+  } else {
+    Task task{rows, kPanels};
+    parallel.run(parallel.self, quantize_task<Bits>, divided(rows.count, kRowsATask), const_cast<Rows*>(&rows));
+    parallel.run(parallel.self, panels_task<Bits, Half_, kPanels>, divided(panels, kPanels), &task);
+  }
+}
+
+}  // namespace
+
+void multiply_code_panels(const CodePanels& panels, const float* a, std::size_t count, float* out,
+                          const Parallel& parallel, Scratch& scratch) {
+  const std::size_t blocks = panels.depth / kBlock, groups = panels.groups();
+  const std::size_t size = count * (panels.depth / sizeof(float) + 2 * blocks + groups);
+  if (scratch.size() < size) scratch.resize(size);
+  float* scales = scratch.data() + count * panels.depth / sizeof(float);
+  float* sums = scales + count * blocks;
+  auto* starts = reinterpret_cast<std::int32_t*>(sums + count * groups);
+  const Rows rows{panels, a,      count, blocks, groups, out, reinterpret_cast<std::int8_t*>(scratch.data()),
+                  starts, scales, sums};
+  if (panels.bits == 4) {
+    panels.half ? run<4, true>(rows, parallel) : run<4, false>(rows, parallel);
+  } else {
+    panels.half ? run<8, true>(rows, parallel) : run<8, false>(rows, parallel);
+  }
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA
+
+#endif
