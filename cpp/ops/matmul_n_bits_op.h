@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "file_pages.h"
 #include "half_scales.h"
 #include "kernels.h"
 #include "ort.h"
@@ -49,6 +50,9 @@ class MatMulNBits {
     weight.half_minima = half_.minima();
     panels_.emplace(panels_of(weight));
     half_ = {};
+    release_file_pages(weight.codes, columns_ * weight.row_bytes());
+    release_file_pages(weight.scales, count * sizeof(float));
+    if (with_offsets) release_file_pages(weight.offsets, count * sizeof(float));
   }
 
   void multiply(OrtKernelContext* context, bool with_offsets) const {
