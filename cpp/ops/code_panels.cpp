@@ -34,17 +34,16 @@ struct Rows {
   std::size_t count, blocks, groups;
   float* out;
   std::int8_t* codes;    // [count, depth]
-  std::int32_t* starts;  // [count, blocks], -middle * sum of codes, or 0 with zero points
-  float* scales;         // [count, blocks]
-  float* sums;           // [count, groups], of the activations; with zero points of the rounded ones
+  std::int32_t* starts;  // [blocks, count], -middle * sum of codes, or 0 with zero points
+  float* scales;         // [blocks, count]
+  float* sums;           // [groups, count], of the activations; with zero points of the rounded ones
 };
 
 template <int Bits>
 void quantize_row(const Rows& rows, std::size_t row) {
   const CodePanels& panels = rows.panels;
   const float* a = rows.a + row * panels.depth;
-  float* sums = rows.sums + row * rows.groups;
-  std::fill_n(sums, rows.groups, 0.0f);
+  for (std::size_t group = 0; group < rows.groups; ++group) rows.sums[group * rows.count + row] = 0.0f;
   const bool zero_points = panels.zero == Zero::kZeroPoints;
   const __m256i order =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
@@ -58,9 +57,9 @@ void quantize_row(const Rows& rows, std::size_t row) {
     if constexpr (Bits == 4) codes = _mm256_shuffle_epi8(codes, order);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows.codes + row * panels.depth + block * kBlock), codes);
     const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(p, q));
-    rows.starts[row * rows.blocks + block] = zero_points ? 0 : -(1 << (Bits - 1)) * sum;
-    rows.scales[row * rows.blocks + block] = scale;
-    sums[block * kBlock / panels.group] +=
+    rows.starts[block * rows.count + row] = zero_points ? 0 : -(1 << (Bits - 1)) * sum;
+    rows.scales[block * rows.count + row] = scale;
+    rows.sums[block * kBlock / panels.group * rows.count + row] +=
         zero_points ? scale * static_cast<float>(sum) : _mm512_reduce_add_ps(_mm512_add_ps(x, y));
   }
 }
@@ -72,18 +71,18 @@ void quantize_task(void* context, std::size_t index) {
   for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row<Bits>(rows, row);
 }
 
-// What a record says besides its codes, for 16 columns.
+// What a record says besides its codes, for 16 columns; `zero` is what each activation adds.
 template <bool Half_>
 struct Numbers {
-  Floats scale, zero;  // zero points, or offsets
+  Floats scale, zero;
 
-  Numbers(const CodePanels& panels, const std::uint8_t* record) {
+  Numbers(const CodePanels& panels, const std::uint8_t* record) : zero{} {
     using Number = std::conditional_t<Half_, Half, float>;
     const auto* numbers = reinterpret_cast<const Number*>(record + panels.codes_bytes());
     scale = load(numbers);
     if (panels.zero == Zero::kZeroPoints) {
       const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
-      zero = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
+      zero = -scale * reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
     } else if (panels.zero == Zero::kOffsets) {
       zero = load(numbers + kPanelWidth);
       if constexpr (Half_) zero += scale * static_cast<float>(1 << (panels.bits - 1));
@@ -91,39 +90,11 @@ struct Numbers {
   }
 };
 
-// Adds the products of one block to sums[i][j], of row i and panel j.
-template <int Bits, int TileRows, int TilePanels>
-inline void multiply_block(const std::int8_t* a, std::size_t depth, const std::uint8_t* const* codes,
-                           __m512i (&sums)[TileRows][TilePanels]) {
-  const __m512i nibble = _mm512_set1_epi8(15);
-  const auto four = [&](int row, std::size_t at) {
-    int word;
-    std::memcpy(&word, a + row * depth + at, sizeof word);
-    return _mm512_set1_epi32(word);
-  };
-#pragma GCC unroll 8
-  for (std::size_t vector = 0; vector < Bits; ++vector) {
-    __m512i low[TilePanels], high[TilePanels];
-#pragma GCC unroll 2
-    for (int j = 0; j < TilePanels; ++j) {
-      low[j] = _mm512_load_si512(codes[j] + vector * sizeof(__m512i));
-      if constexpr (Bits == 4) {
-        high[j] = _mm512_and_si512(_mm512_srli_epi16(low[j], 4), nibble);
-        low[j] = _mm512_and_si512(low[j], nibble);
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < TileRows; ++i) {
-      const __m512i first = four(i, vector * 32 / Bits);
-#pragma GCC unroll 2
-      for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], low[j], first);
-      if constexpr (Bits == 4) {
-        const __m512i second = four(i, vector * 32 / Bits + 4);
-#pragma GCC unroll 2
-        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], high[j], second);
-      }
-    }
-  }
+// Four codes, for each of 16 columns.
+inline __m512i repeated(const std::int8_t* four) {
+  int word;
+  std::memcpy(&word, four, sizeof word);
+  return _mm512_set1_epi32(word);
 }
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
@@ -131,53 +102,75 @@ template <int Bits, bool Half_, int TileRows, int TilePanels>
 void tile(const Rows& rows, std::size_t row, std::size_t panel) {
   const CodePanels& panels = rows.panels;
   const std::size_t blocks_a_group = panels.group / kBlock, record_bytes = panels.record_bytes();
-  Floats totals[TileRows][TilePanels] = {};
-  for (std::size_t group = 0; group < rows.groups; ++group) {
-    const std::uint8_t* records[TilePanels];
+  const std::size_t depth = panels.depth, panel_bytes = panels.panel_bytes(), count = rows.count;
+  const bool zeros = panels.zero != Zero::kMiddle;
+  const std::int8_t* a = rows.codes + row * depth;
+  const std::int32_t* starts = rows.starts + row;
+  const float *scales = rows.scales + row, *of_group = rows.sums + row;
+  const std::uint8_t* record = panels.panel(panel);
+  Floats totals[TileRows][TilePanels];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < TilePanels; ++j) records[j] = panels.panel(panel + j) + group * record_bytes;
+    for (int j = 0; j < TilePanels; ++j) totals[i][j] = Floats{};
+  for (std::size_t group = 0; group < rows.groups; ++group, record += record_bytes, of_group += count) {
     if constexpr (TilePanels == 1) {
-      for (std::size_t line = 0; line < record_bytes; line += kPanelAlignment)
-        _mm_prefetch(reinterpret_cast<const char*>(records[0] + kAhead + line), _MM_HINT_T0);
+      for (std::size_t line = 0; line < record_bytes; line += kAlignment)
+        _mm_prefetch(reinterpret_cast<const char*>(record + kAhead + line), _MM_HINT_T0);
     }
-    Floats of_group[TileRows][TilePanels];
-    for (std::size_t block = 0; block < blocks_a_group; ++block) {
-      const std::size_t at = group * blocks_a_group + block;
+    const std::uint8_t* codes = record;
+    for (std::size_t block = 0; block < blocks_a_group; ++block, a += kBlock, starts += count, scales += count) {
       __m512i sums[TileRows][TilePanels];
 #pragma GCC unroll 8
       for (int i = 0; i < TileRows; ++i)
 #pragma GCC unroll 2
-        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_set1_epi32(rows.starts[(row + i) * rows.blocks + at]);
-      const std::uint8_t* codes[TilePanels];
-#pragma GCC unroll 2
-      for (int j = 0; j < TilePanels; ++j) codes[j] = records[j] + block * kBlock * kPanelWidth * Bits / 8;
-      multiply_block<Bits>(rows.codes + row * panels.depth + at * kBlock, panels.depth, codes, sums);
+        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_set1_epi32(starts[i]);
 #pragma GCC unroll 8
-      for (int i = 0; i < TileRows; ++i) {
-        const Floats scale = broadcast(rows.scales[(row + i) * rows.blocks + at]);
+      for (int vector = 0; vector < Bits; ++vector, codes += sizeof(__m512i)) {
+        __m512i low[TilePanels], high[TilePanels];
 #pragma GCC unroll 2
         for (int j = 0; j < TilePanels; ++j) {
-          const Floats part = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sums[i][j])) * scale;
-          of_group[i][j] = block ? of_group[i][j] + part : part;
+          low[j] = _mm512_load_si512(codes + j * panel_bytes);
+          if constexpr (Bits == 4) {
+            high[j] = _mm512_and_si512(_mm512_srli_epi16(low[j], 4), _mm512_set1_epi8(15));
+            low[j] = _mm512_and_si512(low[j], _mm512_set1_epi8(15));
+          }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < TileRows; ++i) {
+          const std::int8_t* four = a + i * depth + vector * 32 / Bits;
+#pragma GCC unroll 2
+          for (int j = 0; j < TilePanels; ++j) {
+            sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], low[j], repeated(four));
+            if constexpr (Bits == 4) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], high[j], repeated(four + 4));
+          }
         }
       }
-    }
 #pragma GCC unroll 2
-    for (int j = 0; j < TilePanels; ++j) {
-      const Numbers<Half_> numbers(panels, records[j]);
+      for (int j = 0; j < TilePanels; ++j) {
+        const Floats scale = Numbers<Half_>(panels, record + j * panel_bytes).scale;
 #pragma GCC unroll 8
-      for (int i = 0; i < TileRows; ++i) {
-        const float sum = rows.sums[(row + i) * rows.groups + group];
-        if (panels.zero == Zero::kZeroPoints) of_group[i][j] -= numbers.zero * sum;
-        totals[i][j] += of_group[i][j] * numbers.scale;
-        if (panels.zero == Zero::kOffsets) totals[i][j] += numbers.zero * sum;
+        for (int i = 0; i < TileRows; ++i)
+          totals[i][j] += reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sums[i][j])) * (scale * scales[i]);
       }
     }
+    if (!zeros) continue;
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) {
+      const Floats zero = Numbers<Half_>(panels, record + j * panel_bytes).zero;
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i) totals[i][j] += zero * of_group[i];
+    }
   }
+  Floats results[TileRows * TilePanels];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) results[i * TilePanels + j] = totals[i][j];
   for (int j = 0; j < TilePanels; ++j) {
-    const std::size_t column = (panel + j) * kPanelWidth, count = std::min(kPanelWidth, panels.columns - column);
+    const std::size_t column = (panel + j) * kPanelWidth, width = std::min(kPanelWidth, panels.columns - column);
     for (int i = 0; i < TileRows; ++i)
-      std::memcpy(rows.out + (row + i) * panels.columns + column, &totals[i][j], count * sizeof(float));
+      std::memcpy(rows.out + (row + i) * panels.columns + column, &results[i * TilePanels + j], width * sizeof(float));
   }
 }
 

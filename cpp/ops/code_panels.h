@@ -4,15 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
+#include "aligned.h"
 #include "matmul_n_bits.h"
 
 namespace edgekiln {
 
 inline constexpr std::size_t kPanelWidth = 16;
-inline constexpr std::size_t kPanelAlignment = 64;  // of records: whole vectors
 
 // What a group's codes are relative to, besides its scale.
 enum class Zero { kMiddle, kZeroPoints, kOffsets };
@@ -25,7 +23,7 @@ struct CodePanels {
   int bits;
   Zero zero;
   bool half;
-  std::unique_ptr<std::uint8_t, decltype(&std::free)> memory;  // aligned to kPanelAlignment
+  AlignedBytes memory;
 
   std::size_t number_bytes() const { return half ? sizeof(Half) : sizeof(float); }
   std::size_t codes_bytes() const { return group * kPanelWidth * bits / 8; }
@@ -35,7 +33,7 @@ struct CodePanels {
   // Of a record: whole vectors, so that all codes are aligned.
   std::size_t record_bytes() const {
     const std::size_t bytes = codes_bytes() + kPanelWidth * number_bytes() + zero_bytes();
-    return (bytes + kPanelAlignment - 1) / kPanelAlignment * kPanelAlignment;
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
   std::size_t groups() const { return depth / group; }
   std::size_t panels() const { return (columns + kPanelWidth - 1) / kPanelWidth; }

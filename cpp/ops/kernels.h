@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "code_panels.h"
 #include "matmul_n_bits.h"
+#include "row_quantized.h"
 #include "skip_norm.h"
 
 namespace edgekiln {
@@ -16,7 +17,9 @@ struct Kernels {
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
   SkipNormKernel skip_norm;
-  CodePanelsKernel code_panels;  // null where there are no instructions for it
+  // Null where there are no instructions for them.
+  CodePanelsKernel code_panels;
+  RowQuantizedKernel row_quantized;
 };
 
 // The fastest first.

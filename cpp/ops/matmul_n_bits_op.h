@@ -101,7 +101,6 @@ class MatMulNBits {
 // ops under this name, which is what runs where this kernel is not registered.
 class OffsetMatMulNBits : public MatMulNBits {
  public:
-  static constexpr const char* kDomain = "edgekiln.ort";
   static constexpr const char* kName = "OffsetMatMulNBits";
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kByte, kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, MatMulNBits::kSignature.outputs};

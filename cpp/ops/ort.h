@@ -16,6 +16,9 @@ namespace edgekiln::ort {
 inline constexpr std::uint32_t kApiVersion = 18;
 inline const OrtApi* api = nullptr;
 
+// Of the ops that are not ONNX Runtime's.
+inline constexpr const char* kOwnDomain = "edgekiln.ort";
+
 struct Failure {
   OrtStatus* status;
 };

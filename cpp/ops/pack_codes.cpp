@@ -1,7 +1,6 @@
 // Brings weights into panels, once, when a session is made.
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "code_panels.h"
 
@@ -48,8 +47,7 @@ CodePanels panels_of(const MatMulNBitsCall& call) {
   CodePanels panels{call.depth,           call.columns, call.group, call.bits, zero, call.half_scales != nullptr,
                     {nullptr, &std::free}};
   const std::size_t bytes = panels.panels() * panels.panel_bytes();
-  panels.memory.reset(static_cast<std::uint8_t*>(std::aligned_alloc(kPanelAlignment, bytes)));
-  if (!panels.memory) throw std::bad_alloc();
+  panels.memory = aligned_bytes(bytes);
   // Columns that are only there to fill the last panel.
   if (call.columns % kPanelWidth)
     std::memset(panels.memory.get() + bytes - panels.panel_bytes(), 0, panels.panel_bytes());
