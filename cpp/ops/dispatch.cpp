@@ -8,9 +8,10 @@ namespace edgekiln {
   void attention(const AttentionCall&, const Parallel&, Scratch&);                                              \
   void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);                                        \
   void skip_norm(const SkipNormCall&, const Parallel&);                                                         \
+  void gated_silu(const GatedSiluCall&, const Parallel&);                                                       \
   void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, const Parallel&, Scratch&);   \
   void multiply_row_quantized(const Int8Panels&, const float*, std::size_t, float*, const Parallel&, Scratch&); \
-  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm, __VA_ARGS__};                   \
+  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm, gated_silu, __VA_ARGS__};       \
   }
 EDGEKILN_DECLARE(portable, nullptr, nullptr)
 #if defined(__x86_64__)

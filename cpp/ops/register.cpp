@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "gated_silu_op.h"
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
 #include "row_quantized_op.h"
@@ -29,6 +30,7 @@ Domain domain_of(const char* name, const std::vector<const OrtCustomOp*>& ops) {
 void add_domains(OrtSessionOptions* options) {
   static const Op<GroupQueryAttention<float>> attention;
   static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
+  static const Op<GatedSilu> gated_silu;
   static const Op<MatMulNBits> matmul;
   static const Op<OffsetMatMulNBits> offset_matmul;
   static const Op<RowQuantizedMatMul> row_quantized;
@@ -36,9 +38,10 @@ void add_domains(OrtSessionOptions* options) {
   // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
   static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
   // What has no kernel for this processor stays the function that the graph brings.
-  static const Domain own = domain_of(kOwnDomain, kernels().front().row_quantized
-                                                      ? std::vector<const OrtCustomOp*>{&offset_matmul, &row_quantized}
-                                                      : std::vector<const OrtCustomOp*>{&offset_matmul});
+  static const Domain own =
+      domain_of(kOwnDomain, kernels().front().row_quantized
+                                ? std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul, &row_quantized}
+                                : std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul});
   check(api->AddCustomOpDomain(options, theirs.get()));
   check(api->AddCustomOpDomain(options, own.get()));
 }
