@@ -1,6 +1,6 @@
 """A model's logits three ways: transformers, the canonical graph in numpy, and an engine."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from edgekiln import runtimes
 from edgekiln.calib.recipe import Recipe
 from edgekiln.calib.reference import load_model
+from edgekiln.calib.weight import QuantizedWeight
 from edgekiln.export.build import Canonical, Clock, canonical_graph, write_engine
 from edgekiln.export.options import BuildOptions
 from edgekiln.sources import ModelSource
@@ -45,7 +46,10 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: boo
     model = load_model(source)
     with torch.no_grad():
         expected = model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()
-        round_inputs(model, [name for layer in graph.plan.layers for name in layer.names])
+        stored: dict[str, QuantizedWeight | None] = {}
+        for layer in graph.plan.layers:
+            stored |= dict.fromkeys(layer.names, layer.stored and layer.stored.read())
+        round_inputs(model, stored)
         rounded = model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()
     past = {
         value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
@@ -59,20 +63,41 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: boo
     runtime = runtimes.open(engine, native=native)
     cache = runtime.new_cache(1)
     runtime.prefill(cache, 0, ids[:-1])
-    return Logits(expected, rounded, canonical, (runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]), graph, engine)
+    return Logits(
+        expected, rounded, canonical, (runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]), graph, engine
+    )
 
 
-def round_inputs(model: torch.nn.Module, layers: Collection[str]) -> None:
-    """Have `layers` read int8 codes in blocks of 32 with a scale each."""
+def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | None]) -> None:
+    """Have linear layers read int8 codes in blocks of 32 with a scale each.
 
-    def rounded(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        blocks = given[0].unflatten(-1, (-1, 32))
-        step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-        return ((blocks / step).round() * step).flatten(-2)
+    Args:
+        model: that of transformers.
+        layers: names of weights, with what is stored of them: the inputs' order, and offsets, whose part of the product
+            takes the inputs as they are.
+    """
+
+    def forward(weight: torch.Tensor, order: torch.Tensor, offsets: torch.Tensor) -> Callable[..., torch.Tensor]:
+        def product(x: torch.Tensor) -> torch.Tensor:
+            x = x[..., order]
+            blocks = x.unflatten(-1, (-1, 32))
+            step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+            rounded = ((blocks / step).round() * step).flatten(-2)
+            return rounded @ (weight[:, order] - offsets).T + x @ offsets.T
+
+        return product
 
     for name, module in model.named_modules():
-        if name in layers or f"{name}.weight" in layers:
-            module.register_forward_pre_hook(rounded)
+        if not isinstance(module, torch.nn.Linear) or f"{name}.weight" not in layers:
+            continue
+        assert module.bias is None
+        stored = layers[f"{name}.weight"]
+        order, offsets = torch.arange(module.in_features), torch.zeros_like(module.weight.data)
+        if stored is not None and stored.order is not None:
+            order = torch.from_numpy(stored.order)
+        if stored is not None and stored.offsets is not None:
+            offsets = torch.from_numpy(np.repeat(stored.offsets, stored.scheme.group_size or 1, axis=1))
+        module.forward = forward(module.weight.data, order, offsets)  # type: ignore[method-assign]
 
 
 def check(logits: Logits, native: bool = False, weights_only: bool = True) -> None:

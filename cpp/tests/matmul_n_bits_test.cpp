@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "half_scales.h"
 #include "kernels.h"
+#include "testing.h"
 
 namespace {
 
@@ -22,18 +22,6 @@ struct Case {
 };
 
 using Doubles = std::vector<double>;
-
-void one_after_another(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
-  for (std::size_t i = 0; i < count; ++i) task(context, i);
-}
-
-// An allocation of exactly these bytes, so that a sanitizer sees any read past them.
-template <typename Value>
-std::unique_ptr<Value[]> exactly(const std::vector<Value>& values) {
-  auto memory = std::make_unique<Value[]>(values.size());
-  std::copy(values.begin(), values.end(), memory.get());
-  return memory;
-}
 
 std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes, std::size_t width, int bits) {
   if (bits == 8) return codes;
@@ -104,11 +92,10 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
                                        half.scales(),
                                        half.minima()};
   edgekiln::Scratch scratch;
-  const edgekiln::Parallel parallel{one_after_another, nullptr};
   if (of_panels) {
-    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, parallel, scratch);
+    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, kSerial, scratch);
   } else {
-    kernel(call, parallel, scratch);
+    kernel(call, kSerial, scratch);
   }
 
   const std::vector<float> exact = a;

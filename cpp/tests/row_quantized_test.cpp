@@ -2,29 +2,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <memory>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "testing.h"
 
 namespace {
 
 struct Case {
   std::size_t rows, depth, columns;
 };
-
-void one_after_another(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
-  for (std::size_t i = 0; i < count; ++i) task(context, i);
-}
-
-// An allocation of exactly these numbers, so that a sanitizer sees any access past them.
-std::unique_ptr<float[]> exactly(const std::vector<float>& values) {
-  auto memory = std::make_unique<float[]>(values.size());
-  std::copy(values.begin(), values.end(), memory.get());
-  return memory;
-}
 
 // The largest error relative to the largest result.
 double error_of(const Case& c, edgekiln::RowQuantizedKernel kernel) {
@@ -41,7 +29,7 @@ double error_of(const Case& c, edgekiln::RowQuantizedKernel kernel) {
   const auto a_memory = exactly(a), out = exactly(std::vector<float>(c.rows * c.columns, NAN));
   const edgekiln::Int8Panels panels(codes.data(), scales.data(), c.depth, c.columns);
   edgekiln::Scratch scratch;
-  kernel(panels, a_memory.get(), c.rows, out.get(), {one_after_another, nullptr}, scratch);
+  kernel(panels, a_memory.get(), c.rows, out.get(), kSerial, scratch);
   double worst = 0.0, largest_result = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     float largest = 1e-10f;
