@@ -1,6 +1,8 @@
 // Products with weights in panels, by the instructions for products of bytes: unsigned codes of the weight times signed
 // codes of the activations, in blocks of 32 with a scale each.
 //
+// Many rows times 8-bit weights are multiplied as they are, in float: who takes 8 bits in groups wants their precision.
+//
 // The sum of (code - middle) * activation starts at -middle * the sum of the block's activations, so that the middle
 // costs nothing. Zero points and offsets cost one more product a group.
 #include "code_panels.h"
@@ -8,7 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "gemm.h"
+#include "float_panels.h"
 #include "scales.h"
 
 #if defined(__AVX512VNNI__)
@@ -202,6 +204,42 @@ void panels_task(void* context, std::size_t index) {
 
 std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
+struct Exact {
+  const CodePanels& panels;
+  const float* a;
+  std::size_t rows;
+  float* out;
+};
+
+// to[depth, kFloatColumns] = the float weights of 8 bits in `count` columns, from row `start` of depth on.
+template <bool Half_>
+void dequantize(const CodePanels& panels, std::size_t column, std::size_t count, std::size_t start, std::size_t depth,
+                float* to) {
+  for (std::size_t at = 0; at < count; at += kPanelWidth) {
+    const std::uint8_t* panel = panels.panel((column + at) / kPanelWidth);
+    for (std::size_t k = 0; k < depth; ++k) {
+      const std::size_t group = (start + k) / panels.group, within = (start + k) % panels.group;
+      const std::uint8_t* record = panel + group * panels.record_bytes();
+      const __m512i quads = _mm512_load_si512(record + within / 4 * sizeof(__m512i));
+      const __m512i codes = _mm512_and_si512(_mm512_srli_epi32(quads, within % 4 * 8), _mm512_set1_epi32(255));
+      const Numbers<Half_> numbers(panels, record);
+      const float middle = panels.zero == Zero::kZeroPoints ? 0.0f : 128.0f;
+      store(to + k * kFloatColumns + at,
+            (reinterpret_cast<Floats>(_mm512_cvtepi32_ps(codes)) - middle) * numbers.scale + numbers.zero);
+    }
+  }
+}
+
+template <bool Half_>
+void exact_task(void* context, std::size_t index) {
+  const Exact& exact = *static_cast<const Exact*>(context);
+  const CodePanels& panels = exact.panels;
+  multiply_float_panel(exact.a, exact.rows, panels.depth, panels.columns, index * kFloatColumns, exact.out,
+                       [&](std::size_t first, std::size_t count, std::size_t k, std::size_t depth, float* to) {
+                         dequantize<Half_>(panels, first, count, k, depth, to);
+                       });
+}
+
 template <int Bits, bool Half_>
 void run(const Rows& rows, const Parallel& parallel) {
   const std::size_t panels = rows.panels.panels();
@@ -222,6 +260,11 @@ void run(const Rows& rows, const Parallel& parallel) {
 
 void multiply_code_panels(const CodePanels& panels, const float* a, std::size_t count, float* out,
                           const Parallel& parallel, Scratch& scratch) {
+  if (panels.bits == 8 && count > kQuantizedRows) {
+    Exact exact{panels, a, count, out};
+    auto* task = panels.half ? exact_task<true> : exact_task<false>;
+    return parallel.run(parallel.self, task, divided(panels.columns, kFloatColumns), &exact);
+  }
   const std::size_t blocks = panels.depth / kBlock, groups = panels.groups();
   const std::size_t size = count * (panels.depth / sizeof(float) + 2 * blocks + groups);
   if (scratch.size() < size) scratch.resize(size);

@@ -44,7 +44,8 @@ struct CodePanels {
 // The panels of a call's weight; its activations and output have no meaning here. Throws std::bad_alloc.
 CodePanels panels_of(const MatMulNBitsCall& call);
 
-// out[rows, columns] = a[rows, depth] * the weight's transpose. Activations are rounded to int8 in blocks of 32.
+// out[rows, columns] = a[rows, depth] * the weight's transpose. Activations are rounded to int8 in blocks of 32, but
+// for more than kQuantizedRows rows times 8-bit weights.
 using CodePanelsKernel = void (*)(const CodePanels&, const float* a, std::size_t rows, float* out, const Parallel&,
                                   Scratch&);
 

@@ -99,7 +99,7 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
   }
 
   const std::vector<float> exact = a;
-  if (of_panels || c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
+  if ((of_panels && c.bits == 4) || c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
