@@ -8,7 +8,11 @@ Result<void> ort_ready() {
     if (found) Ort::InitApi(found);
     return found;
   }();
-  if (api) return {};
+  if (api) {
+    // It brings the log that other calls write to.
+    static_cast<void>(ort_environment());
+    return {};
+  }
   return Error{Code::kRuntime, sentence(ort_name(), " is older than the one this library was built for (interface ",
                                         ORT_API_VERSION, "): install a newer libonnxruntime")};
 }
