@@ -31,7 +31,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # One thing at a time, also under -j: both environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run native cpp cpp-packages cpp-test test lint bench clean
+.PHONY: help setup engine run native cpp cpp-packages cpp-test cpp-sanitize test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list what make can do
@@ -83,6 +83,18 @@ cpp-packages: ## install the system packages that libedgekiln is built on, if an
 cpp-test: cpp ## the tests of libedgekiln
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	$(BIN)/python -m pytest tests/cpp
+
+# Programs without a sanitizer cannot load a library with one, so the installed tree is left out.
+define sanitized
+	cd cpp && PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset $(1) -D ONNXRUNTIME_WHEEL="$$(../$(BIN)/python -c '$(WHEEL)')"
+	$(BIN)/cmake --build build/$(1)
+	$(2) $(BIN)/ctest --test-dir build/$(1) --output-on-failure
+	$(2) EDGEKILN_CPP_BUILD=build/$(1) $(BIN)/python -m pytest tests/cpp --ignore tests/cpp/test_install.py $(3)
+endef
+
+cpp-sanitize: cpp ## the tests of libedgekiln under the address, undefined-behaviour and thread sanitizers
+	$(call sanitized,sanitize,ASAN_OPTIONS=allocator_may_return_null=1)
+	$(call sanitized,tsan,TSAN_OPTIONS="suppressions=$(CURDIR)/cpp/tests/thread.supp allocator_may_return_null=1",-m "not slow")
 
 test: lint cpp ## lint, then all tests
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekiln.runtimes.native import LIBRARY
+
 ROOT = Path(__file__).parent.parent
-BUILD = Path(os.environ.get("EDGEKILN_CPP_BUILD", ROOT / "build" / "cpp"))
+DEFAULT_BUILD = ROOT / "build" / "cpp"
+BUILD = Path(os.environ.get("EDGEKILN_CPP_BUILD", DEFAULT_BUILD))
 # Values of edgekiln_status.
 OK, REQUEST, ENGINE, UNSUPPORTED, RUNTIME, CANCELLED, MEMORY = range(7)
 # Values of edgekiln_finish.
@@ -35,10 +38,13 @@ def tool(name: str) -> str:
 class Host:
     """An engine opened by libedgekiln, with one session; `hello` is what opening it gave.
 
-    Use it as a context manager: leaving it checks that the program ended well.
+    Use it as a context manager: leaving it checks that the program ended well. Its kernels are those that Python uses,
+    which those of a build with sanitizers differ from in their last bits.
     """
 
     def __init__(self, engine: Path, **options: Any) -> None:
+        if BUILD != DEFAULT_BUILD and LIBRARY.is_file():
+            options.setdefault("kernels", str(LIBRARY))
         command = [program("edgekiln_answer"), engine, json.dumps(options)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.hello = self._read()

@@ -2,32 +2,51 @@
 //
 // ONNX Runtime looks custom kernels up before its own, so an engine's graph stays what every ONNX Runtime runs. What
 // they do not implement they refuse when the session is made, and the caller makes it without this library.
+#include <initializer_list>
+#include <memory>
+
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
 #include "skip_norm_op.h"
+
+namespace edgekiln::ort {
+namespace {
+
+struct Release {
+  void operator()(OrtCustomOpDomain* domain) const { api->ReleaseCustomOpDomain(domain); }
+};
+using Domain = std::unique_ptr<OrtCustomOpDomain, Release>;
+
+Domain domain_of(const char* name, std::initializer_list<const OrtCustomOp*> ops) {
+  OrtCustomOpDomain* created = nullptr;
+  check(api->CreateCustomOpDomain(name, &created));
+  Domain domain(created);
+  for (const OrtCustomOp* op : ops) check(api->CustomOpDomain_Add(created, op));
+  return domain;
+}
+
+void add_domains(OrtSessionOptions* options) {
+  static const Op<GroupQueryAttention<float>> attention;
+  static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
+  static const Op<MatMulNBits> matmul;
+  static const Op<OffsetMatMulNBits> offset_matmul;
+  static const Op<SkipNorm> skip_norm;
+  // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
+  static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
+  static const Domain own = domain_of(OffsetMatMulNBits::kDomain, {&offset_matmul});
+  check(api->AddCustomOpDomain(options, theirs.get()));
+  check(api->AddCustomOpDomain(options, own.get()));
+}
+
+}  // namespace
+}  // namespace edgekiln::ort
 
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                                const OrtApiBase* base) {
   using namespace edgekiln::ort;
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
-  static const Op<GroupQueryAttention<float>> attention;
-  static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
-  static const Op<MatMulNBits> matmul;
-  static const Op<OffsetMatMulNBits> offset_matmul;
-  static const Op<SkipNorm> skip_norm;
-  OrtCustomOpDomain *domain = nullptr, *own = nullptr;
-  return guarded([&] {
-    check(api->CreateCustomOpDomain("com.microsoft", &domain));
-    check(api->CustomOpDomain_Add(domain, &attention));
-    check(api->CustomOpDomain_Add(domain, &int8_attention));
-    check(api->CustomOpDomain_Add(domain, &matmul));
-    check(api->CustomOpDomain_Add(domain, &skip_norm));
-    check(api->AddCustomOpDomain(options, domain));
-    check(api->CreateCustomOpDomain(OffsetMatMulNBits::kDomain, &own));
-    check(api->CustomOpDomain_Add(own, &offset_matmul));
-    check(api->AddCustomOpDomain(options, own));
-  });
+  return guarded([&] { add_domains(options); });
 }
 
 extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instruction_set() {

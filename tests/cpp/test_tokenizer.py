@@ -106,6 +106,19 @@ def test_every_character(both: Both) -> None:
         assert both.encode(text.encode(), b"plain") == both.python.encode(text, False).tolist()
 
 
+def test_an_answer_that_ends_within_a_character(both: Both) -> None:
+    """Its bytes come with the flush, where byte fallback makes a U+FFFD of each."""
+    lead = both.python.encode("a", False).tolist()
+    bytes_ = both.python.encode("a\U00012345", False).tolist()[len(lead) :]
+    for count in range(1, len(bytes_)):
+        ids = lead + bytes_[:count]
+        both.compare_ids(ids)
+        *pieces, flushed = both.answer("stream", ids)
+        assert "".join(pieces) + flushed == both.fast.decode(ids, skip_special_tokens=True)
+        by_byte = both.fast.id_to_token(bytes_[0]) == "<0xF0>"
+        assert flushed == "\ufffd" * (count if by_byte else 1)
+
+
 def test_any_ids(both: Both) -> None:
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.integers(0, both.fast.get_vocab_size() + 3), max_size=40))
