@@ -65,7 +65,7 @@ def test_engine_json(engine: Path) -> None:
     edit(engine, schema_version=2)
     assert refusal(engine) == (UNSUPPORTED, sentence_of_python(engine))
     edit(engine, schema_version=1, target="tpu")
-    sentence = f"{engine} is for target tpu, this library runs ort-cpu: build it for one"
+    sentence = f"{engine} is for target tpu, this library runs ort-cpu, ort-cuda: build it for one"
     assert refusal(engine) == (UNSUPPORTED, sentence)
 
 

@@ -46,6 +46,7 @@ typedef struct edgekiln_engine_options {
   const char* kernels; /* their library; NULL: libedgekiln_ops.so beside libedgekiln */
   int32_t verify;      /* check the SHA-256 of every file first */
   int32_t text;        /* load the tokenizer; without it only token ids go in and come out */
+  const char* device;  /* "cpu" or "cuda", one that the engine's target runs on; NULL: the one it is for */
 } edgekiln_engine_options;
 
 typedef struct edgekiln_engine_info {

@@ -142,7 +142,7 @@ const char* edgekiln_version() { return EDGEKILN_VERSION; }
 const char* edgekiln_error() { return last_error.c_str(); }
 
 void edgekiln_engine_options_init(edgekiln_engine_options* options) {
-  if (options) *options = {0, 0, 1, nullptr, 1, 1};
+  if (options) *options = {0, 0, 1, nullptr, 1, 1, nullptr};
 }
 
 edgekiln_status edgekiln_engine_open(const char* directory, const edgekiln_engine_options* options,
@@ -154,8 +154,8 @@ edgekiln_status edgekiln_engine_open(const char* directory, const edgekiln_engin
     edgekiln_engine_options chosen;
     edgekiln_engine_options_init(&chosen);
     if (options) chosen = *options;
-    const RuntimeOptions runtime{chosen.threads, chosen.chunk, chosen.native != 0,
-                                 chosen.kernels ? chosen.kernels : ""};
+    const RuntimeOptions runtime{chosen.threads, chosen.chunk, chosen.native != 0, chosen.kernels ? chosen.kernels : "",
+                                 chosen.device ? chosen.device : ""};
     auto loaded = LoadedEngine::open(directory, runtime, chosen.verify != 0, chosen.text != 0);
     if (!loaded) return loaded.error();
     *engine = new edgekiln_engine{std::move(loaded).value()};

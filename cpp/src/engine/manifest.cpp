@@ -145,6 +145,12 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest, bo
 
 }  // namespace
 
+std::string in_layer(std::string name, std::size_t layer) {
+  constexpr std::string_view kLayer = "{layer}";
+  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), sentence(layer));
+  return name;
+}
+
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
   const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return damaged_file(path, "it is not JSON");

@@ -1,6 +1,7 @@
 // engine.json: what an engine directory states of itself.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -40,8 +41,11 @@ struct GraphIO {
   std::string past_value = "past.{layer}.value";
   std::string present_key = "present.{layer}.key";
   std::string present_value = "present.{layer}.value";
-  std::optional<std::string> total_length;
+  std::optional<std::string> total_length;  // int32[1], the largest length of the batch, where the graph wants it
 };
+
+// A name of the cache, in one layer.
+std::string in_layer(std::string name, std::size_t layer);
 
 struct SpecialTokens {
   std::optional<std::int64_t> bos;

@@ -7,6 +7,9 @@
 
 namespace edgekiln {
 
+// The name of the kernels that a runtime brings itself.
+constexpr char kStock[] = "stock";
+
 struct NativeKernels {
   std::filesystem::path library;
   std::string instruction_set;  // the one its kernels use on this processor

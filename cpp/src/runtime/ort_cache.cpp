@@ -4,8 +4,8 @@
 #include <array>
 #include <cstring>
 #include <numeric>
-#include <string>
 
+#include "runtime/ort_binding.h"
 #include "sentence.h"
 
 namespace edgekiln {
@@ -23,12 +23,6 @@ std::size_t size_of(ONNXTensorElementDataType type) {
   }
 }
 
-std::string of_layer(std::string name, std::size_t layer) {
-  constexpr std::string_view kLayer = "{layer}";
-  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), sentence(layer));
-  return name;
-}
-
 template <typename T>
 Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::initializer_list<std::int64_t> shape) {
   return Ort::Value::CreateTensor<T>(memory, data.data(), data.size(), shape.begin(), shape.size());
@@ -38,7 +32,7 @@ Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::i
 
 OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
                    ONNXTensorElementDataType type)
-    : Cache(properties),
+    : ChunkedCache(properties),
       session_(session),
       names_(names),
       type_(type),
@@ -74,22 +68,17 @@ Result<void> OrtCache::grow(std::int64_t capacity) {
   }
   keys_.swap(keys);
   values_.swap(values);
-  bind_layers(capacity);
-  return {};
+  return ort_running([&] { bind_layers(capacity); });
 }
 
 void OrtCache::bind_layers(std::int64_t capacity) {
-  const auto share = [&](const Buffer& buffer, std::size_t layer, const std::string& past, const std::string& present) {
+  const auto tensor = [&](const Buffer& buffer, std::size_t layer) {
     const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], capacity, properties().head_dims[layer]};
     const auto size = static_cast<std::size_t>(shape[1] * shape[2] * shape[3]) * element_size_;
-    const Ort::Value value = Ort::Value::CreateTensor(memory_, buffer.get(), size, shape.data(), shape.size(), type_);
-    binding_.BindInput(of_layer(past, layer).c_str(), value);
-    binding_.BindOutput(of_layer(present, layer).c_str(), value);
+    return Ort::Value::CreateTensor(memory_, buffer.get(), size, shape.data(), shape.size(), type_);
   };
-  for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
-    share(keys_[layer], layer, names_.past_key, names_.present_key);
-    share(values_[layer], layer, names_.past_value, names_.present_value);
-  }
+  for (std::size_t layer = 0; layer < keys_.size(); ++layer)
+    bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
   binding_.BindOutput(names_.logits.c_str(), tensor_of(memory_, logits_, {1, 1, properties().vocab_size}));
 }
 
@@ -103,13 +92,15 @@ void OrtCache::bind_inputs(std::int64_t size) {
   bound_ = size;
 }
 
-void OrtCache::run(Ids tokens, const std::stop_token& cancel) {
-  bind_inputs(static_cast<std::int64_t>(tokens.size()));
-  std::copy(tokens.begin(), tokens.end(), input_ids_.begin());
-  std::iota(position_ids_.begin(), position_ids_.end(), length());
-  Ort::RunOptions options;
-  const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
-  session_.Run(options, binding_);
+Result<void> OrtCache::run(Ids tokens, const std::stop_token& cancel) {
+  return ort_running([&] {
+    bind_inputs(static_cast<std::int64_t>(tokens.size()));
+    std::copy(tokens.begin(), tokens.end(), input_ids_.begin());
+    std::iota(position_ids_.begin(), position_ids_.end(), length());
+    Ort::RunOptions options;
+    const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
+    session_.Run(options, binding_);
+  });
 }
 
 }  // namespace edgekiln

@@ -8,22 +8,20 @@
 #include <stop_token>
 #include <vector>
 
+#include "runtime/chunked.h"
 #include "runtime/ort_library.h"
-#include "runtime/runtime.h"
 
 namespace edgekiln {
 
 // Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D], the graph writes new keys and values in
 // place and reads no position that is not held, so growing and rewinding are bookkeeping.
-class OrtCache final : public Cache {
+class OrtCache final : public ChunkedCache {
  public:
   OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names, ONNXTensorElementDataType type);
 
-  // Run the graph on `tokens`, int64[S], which follow those held; room is made for them before. Throws Ort::Exception.
-  void run(Ids tokens, const std::stop_token& cancel);
+  Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
-  // float32[V], of the last position that ran.
-  Logits logits() const { return logits_; }
+  Logits logits() const override { return logits_; }
 
  private:
   using Buffer = std::unique_ptr<std::byte, decltype(&std::free)>;

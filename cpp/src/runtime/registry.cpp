@@ -1,34 +1,57 @@
 #include "runtime/registry.h"
 
+#include <algorithm>
 #include <map>
+#include <string>
+#include <vector>
 
 #include "runtime/ort_cpu.h"
+#include "runtime/ort_cuda.h"
 #include "sentence.h"
 
 namespace edgekiln {
 
 namespace {
 
-using Open = Result<std::unique_ptr<Runtime>> (*)(const std::filesystem::path&, const Manifest&, const RuntimeOptions&);
+struct Adapter {
+  Result<std::unique_ptr<Runtime>> (*open)(const std::filesystem::path&, const Manifest&, const RuntimeOptions&);
+  std::vector<std::string> devices;  // the first by default
+};
 
-const std::map<std::string, Open>& adapters() {
-  static const std::map<std::string, Open> table{{"ort-cpu", &open_ort_cpu}};
+const std::map<std::string, Adapter>& adapters() {
+  static const std::map<std::string, Adapter> table{
+      {"ort-cpu", {&open_ort_cpu, {"cpu"}}},
+      {"ort-cuda", {&open_ort_cuda, {"cuda", "cpu"}}},
+  };
   return table;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& directory, const Manifest& manifest,
-                                              const RuntimeOptions& options) {
+                                              RuntimeOptions options) {
   if (options.threads < 0 || options.chunk < 0)
     return Error{Code::kRequest, sentence("threads and chunk must be 0 (the default) or more, got ", options.threads,
                                           " and ", options.chunk)};
   const auto found = adapters().find(manifest.target);
-  if (found != adapters().end()) return found->second(directory, manifest, options);
-  std::string known;
-  for (const auto& [target, open] : adapters()) known += (known.empty() ? "" : ", ") + target;
-  return Error{Code::kUnsupported, sentence(directory.string(), " is for target ", manifest.target,
-                                            ", this library runs ", known, ": build it for one")};
+  if (found == adapters().end()) {
+    std::vector<std::string> known;
+    for (const auto& [target, adapter] : adapters()) known.push_back(target);
+    return Error{Code::kUnsupported, sentence(directory.string(), " is for target ", manifest.target,
+                                              ", this library runs ", joined(known), ": build it for one")};
+  }
+  const auto& [open, devices] = found->second;
+  if (options.device.empty()) options.device = devices.front();
+  if (std::find(devices.begin(), devices.end(), options.device) == devices.end())
+    return Error{Code::kRequest, sentence("the device of target ", manifest.target, " must be one of ", joined(devices),
+                                          ", got ", options.device)};
+  return open(directory, manifest, options);
 }
 
 }  // namespace edgekiln

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "engine/manifest.h"
 #include "result.h"
@@ -15,6 +16,7 @@ struct RuntimeOptions {
   std::int64_t chunk = 0;         // tokens a prefill run takes at once; 0: what the adapter finds best
   bool native = true;             // use edgekiln's own kernels where they are built
   std::filesystem::path kernels;  // their library; without, the one beside this library
+  std::string device;             // one of those that the target runs on; empty: its first
 };
 
 // Load a checked engine with the adapter of its target.
@@ -22,6 +24,6 @@ struct RuntimeOptions {
 // An error is of Code::kUnsupported if no adapter is built in, of Code::kRequest if an option is out of range, of
 // Code::kEngine if the adapter refuses the engine.
 Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& directory, const Manifest& manifest,
-                                              const RuntimeOptions& options);
+                                              RuntimeOptions options);
 
 }  // namespace edgekiln

@@ -104,6 +104,8 @@ int main(int count, char** arguments) {
   options.text = chosen.value("text", true);
   const std::string kernels = chosen.value("kernels", std::string());
   if (!kernels.empty()) options.kernels = kernels.c_str();
+  const std::string device = chosen.value("device", std::string());
+  if (!device.empty()) options.device = device.c_str();
   Expected<edgekiln::Engine> engine = edgekiln::Engine::open(arguments[1], options);
   if (!engine) {
     std::cout << failed(engine.error()) << std::endl;
