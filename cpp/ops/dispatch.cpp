@@ -3,18 +3,21 @@
 
 namespace edgekiln {
 
-#define EDGEKILN_DECLARE(isa)                                                    \
-  namespace isa {                                                                \
-  void attention(const AttentionCall&, const Parallel&, Scratch&);               \
-  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);         \
-  void skip_norm(const SkipNormCall&, const Parallel&);                          \
-  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm}; \
+#define EDGEKILN_DECLARE(isa, ...)                                                                              \
+  namespace isa {                                                                                               \
+  void attention(const AttentionCall&, const Parallel&, Scratch&);                                              \
+  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);                                        \
+  void skip_norm(const SkipNormCall&, const Parallel&);                                                         \
+  void gated_silu(const GatedSiluCall&, const Parallel&);                                                       \
+  void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, const Parallel&, Scratch&);   \
+  void multiply_row_quantized(const Int8Panels&, const float*, std::size_t, float*, const Parallel&, Scratch&); \
+  inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm, gated_silu, __VA_ARGS__};       \
   }
-EDGEKILN_DECLARE(portable)
+EDGEKILN_DECLARE(portable, nullptr, nullptr)
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2)
-EDGEKILN_DECLARE(avx512)
-EDGEKILN_DECLARE(avx512vnni)
+EDGEKILN_DECLARE(avx2, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized)
 #endif
 #undef EDGEKILN_DECLARE
 

@@ -4,7 +4,10 @@
 #include <vector>
 
 #include "attention.h"
+#include "code_panels.h"
+#include "gated_silu.h"
 #include "matmul_n_bits.h"
+#include "row_quantized.h"
 #include "skip_norm.h"
 
 namespace edgekiln {
@@ -15,6 +18,10 @@ struct Kernels {
   AttentionKernel attention;
   MatMulNBitsKernel matmul_n_bits;
   SkipNormKernel skip_norm;
+  GatedSiluKernel gated_silu;
+  // Null where there are no instructions for them.
+  CodePanelsKernel code_panels;
+  RowQuantizedKernel row_quantized;
 };
 
 // The fastest first.

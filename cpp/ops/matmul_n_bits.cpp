@@ -8,16 +8,14 @@
 #include <type_traits>
 
 #include "block_dot.h"
-#include "gemm.h"
+#include "float_panels.h"
 #include "transpose.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr std::size_t kTaskBytes = 1 << 16;  // of weights a task of few rows reads, at least
-constexpr std::size_t kPanelColumns = 64;
-constexpr std::size_t kPanelDepth = 128;  // a panel fits the first-level cache
-constexpr std::size_t kPadding = 64;      // bytes that a vector may reach past the end
+constexpr std::size_t kPadding = 64;         // bytes that a vector may reach past the end
 
 std::size_t rounded_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -222,7 +220,7 @@ HalfBlock half_block(const std::uint8_t* codes, std::size_t half) {
   return __builtin_convertvector(ordered, HalfBlock);
 }
 
-// to[depth, kPanelColumns] = the float weights of `columns` columns, from row `start` of depth on.
+// to[depth, kFloatColumns] = the float weights of `columns` columns, from row `start` of depth on.
 template <int Bits>
 void dequantize_panel(const MatMulNBitsCall& call, std::size_t column, std::size_t columns, std::size_t start,
                       std::size_t depth, float* to) {
@@ -245,7 +243,7 @@ void dequantize_panel(const MatMulNBitsCall& call, std::size_t column, std::size
         }
       }
       if (count < kLanes) std::fill(lines + count * kBlock, lines + kLanes * kBlock, 0.0f);
-      transpose(lines, kLanes, kBlock, to + k * kPanelColumns + top, kPanelColumns);
+      transpose(lines, kLanes, kBlock, to + k * kFloatColumns + top, kFloatColumns);
     }
   }
 }
@@ -253,28 +251,15 @@ void dequantize_panel(const MatMulNBitsCall& call, std::size_t column, std::size
 template <int Bits>
 void many_rows_task(void* context, std::size_t index) {
   const MatMulNBitsCall& call = *static_cast<const MatMulNBitsCall*>(context);
-  const std::size_t column = index * kPanelColumns, columns = std::min(kPanelColumns, call.columns - column);
-  const bool fits = columns == kPanelColumns;
-  thread_local Scratch memory;
-  memory.resize(kPanelColumns * (kPanelDepth + (fits ? 0 : call.rows)));
-  float* panel = memory.data();
-  float* out = fits ? call.out + column : panel + kPanelColumns * kPanelDepth;
-  const std::size_t stride = fits ? call.columns : kPanelColumns;
-  for (std::size_t k = 0; k < call.depth; k += kPanelDepth) {
-    const std::size_t depth = std::min(kPanelDepth, call.depth - k);
-    dequantize_panel<Bits>(call, column, columns, k, depth, panel);
-    gemm(call.rows, rounded_up(columns, kLanes), depth, call.a + k, call.depth, panel, kPanelColumns, out, stride,
-         k != 0);
-  }
-  if (!fits) {
-    for (std::size_t row = 0; row < call.rows; ++row)
-      std::copy_n(out + row * kPanelColumns, columns, call.out + row * call.columns + column);
-  }
+  multiply_float_panel(call.a, call.rows, call.depth, call.columns, index * kFloatColumns, call.out,
+                       [&](std::size_t first, std::size_t count, std::size_t k, std::size_t depth, float* to) {
+                         dequantize_panel<Bits>(call, first, count, k, depth, to);
+                       });
 }
 
 template <int Bits>
 void run_many_rows(MatMulNBitsCall call, const Parallel& parallel) {
-  parallel.run(parallel.self, many_rows_task<Bits>, (call.columns + kPanelColumns - 1) / kPanelColumns, &call);
+  parallel.run(parallel.self, many_rows_task<Bits>, (call.columns + kFloatColumns - 1) / kFloatColumns, &call);
 }
 
 template <int Bits>

@@ -1,6 +1,9 @@
 // com.microsoft::MatMulNBits on float tensors, with 4 or 8 bits in blocks of 32, 64 or 128.
 #pragma once
 
+#include <optional>
+
+#include "file_pages.h"
 #include "half_scales.h"
 #include "kernels.h"
 #include "ort.h"
@@ -30,25 +33,42 @@ class MatMulNBits {
     if (bits_ != 4 && bits_ != 8) fail("bits must be 4 or 8");
     if (group_ != 32 && group_ != 64 && group_ != 128) fail("block_size must be 32, 64 or 128");
     if (depth_ < 1 || columns_ < 1 || depth_ % group_) fail("K must be a multiple of block_size");
+    MatMulNBitsCall weight = shape();
     const std::size_t count = columns_ * (depth_ / group_);
-    const float* scales = constant_floats(info, 2, count);
-    const float* offsets = with_offsets ? constant_floats(info, 3, count) : nullptr;
-    if (scales && (offsets || !with_offsets)) half_ = {scales, offsets, count, 1 << (bits_ - 1)};
+    const bool with_zero_points = !with_offsets && input_count(info) > kOptional[0];
+    weight.codes = constant_input<std::uint8_t>(info, 1, columns_ * weight.row_bytes());
+    weight.scales = constant_input<float>(info, 2, count);
+    if (with_offsets) weight.offsets = constant_input<float>(info, 3, count);
+    if (with_zero_points)
+      weight.zero_points = constant_input<std::uint8_t>(info, 3, columns_ * weight.zero_point_bytes());
+    const bool constant =
+        weight.codes && weight.scales && (weight.offsets || !with_offsets) && (weight.zero_points || !with_zero_points);
+    if (!constant) return;
+    half_ = {weight.scales, weight.offsets, count, weight.middle()};
+    if (!kernels().front().code_panels) return;
+    weight.half_scales = half_.scales();
+    weight.half_minima = half_.minima();
+    panels_.emplace(panels_of(weight));
+    half_ = {};
+    release_file_pages(weight.codes, columns_ * weight.row_bytes());
+    release_file_pages(weight.scales, count * sizeof(float));
+    if (with_offsets) release_file_pages(weight.offsets, count * sizeof(float));
   }
 
   void multiply(OrtKernelContext* context, bool with_offsets) const {
     const Tensor a = input(context, 0);
-    std::vector<std::int64_t> shape = a.shape;
-    if (shape.empty() || shape.back() != depth_) fail("the input is not K wide");
-    shape.back() = columns_;
-    MatMulNBitsCall call{};
+    std::vector<std::int64_t> dims = a.shape;
+    if (dims.empty() || dims.back() != depth_) fail("the input is not K wide");
+    dims.back() = columns_;
+    MatMulNBitsCall call = shape();
     call.rows = 1;
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) call.rows *= shape[i];
-    call.depth = depth_;
-    call.columns = columns_;
-    call.group = group_;
-    call.bits = bits_;
+    for (std::size_t i = 0; i + 1 < dims.size(); ++i) call.rows *= dims[i];
     call.a = a.floats();
+    call.out = static_cast<float*>(output(context, 0, dims));
+    thread_local Scratch scratch;
+    const Parallel parallel{run_parallel, context};
+    if (!call.rows) return;
+    if (panels_) return kernels().front().code_panels(*panels_, call.a, call.rows, call.out, parallel, scratch);
     call.codes = static_cast<const std::uint8_t*>(input_data(context, 1));
     call.scales = static_cast<const float*>(input_data(context, 2));
     if (with_offsets) {
@@ -58,22 +78,29 @@ class MatMulNBits {
     }
     call.half_scales = half_.scales();
     call.half_minima = half_.minima();
-    call.out = static_cast<float*>(output(context, 0, shape));
-    thread_local Scratch scratch;
-    if (call.rows) kernels().front().matmul_n_bits(call, {run_parallel, context}, scratch);
+    kernels().front().matmul_n_bits(call, parallel, scratch);
   }
 
  private:
+  MatMulNBitsCall shape() const {
+    MatMulNBitsCall call{};
+    call.depth = depth_;
+    call.columns = columns_;
+    call.group = group_;
+    call.bits = bits_;
+    return call;
+  }
+
   std::int64_t depth_, columns_, group_;
   int bits_;
   HalfScales half_;
+  std::optional<CodePanels> panels_;
 };
 
 // The same with symmetric codes and a float offset a block. An op of our own: graphs bring a function of ONNX Runtime's
 // ops under this name, which is what runs where this kernel is not registered.
 class OffsetMatMulNBits : public MatMulNBits {
  public:
-  static constexpr const char* kDomain = "edgekiln.ort";
   static constexpr const char* kName = "OffsetMatMulNBits";
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kByte, kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, MatMulNBits::kSignature.outputs};

@@ -16,6 +16,9 @@ namespace edgekiln::ort {
 inline constexpr std::uint32_t kApiVersion = 18;
 inline const OrtApi* api = nullptr;
 
+// Of the ops that are not ONNX Runtime's.
+inline constexpr const char* kOwnDomain = "edgekiln.ort";
+
 struct Failure {
   OrtStatus* status;
 };
@@ -90,8 +93,9 @@ inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   return data;
 }
 
-// The floats of an input that the graph holds as a constant of `count` elements; null if it is computed.
-inline const float* constant_floats(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
+// The data of an input that the graph holds as a constant of `count` elements; null if it is computed.
+template <typename Element>
+inline const Element* constant_input(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
   const OrtValue* value = nullptr;
   int constant = 0;
   check(api->KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
@@ -107,7 +111,13 @@ inline const float* constant_floats(const OrtKernelInfo* info, std::size_t index
          std::to_string(count));
   void* data = nullptr;
   check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  return static_cast<const float*>(data);
+  return static_cast<const Element*>(data);
+}
+
+inline std::size_t input_count(const OrtKernelInfo* info) {
+  std::size_t count = 0;
+  check(api->KernelInfo_GetInputCount(info, &count));
+  return count;
 }
 
 // Null if nobody reads it.

@@ -2,11 +2,13 @@
 //
 // ONNX Runtime looks custom kernels up before its own, so an engine's graph stays what every ONNX Runtime runs. What
 // they do not implement they refuse when the session is made, and the caller makes it without this library.
-#include <initializer_list>
 #include <memory>
+#include <vector>
 
+#include "gated_silu_op.h"
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
+#include "row_quantized_op.h"
 #include "skip_norm_op.h"
 
 namespace edgekiln::ort {
@@ -17,7 +19,7 @@ struct Release {
 };
 using Domain = std::unique_ptr<OrtCustomOpDomain, Release>;
 
-Domain domain_of(const char* name, std::initializer_list<const OrtCustomOp*> ops) {
+Domain domain_of(const char* name, const std::vector<const OrtCustomOp*>& ops) {
   OrtCustomOpDomain* created = nullptr;
   check(api->CreateCustomOpDomain(name, &created));
   Domain domain(created);
@@ -28,12 +30,18 @@ Domain domain_of(const char* name, std::initializer_list<const OrtCustomOp*> ops
 void add_domains(OrtSessionOptions* options) {
   static const Op<GroupQueryAttention<float>> attention;
   static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
+  static const Op<GatedSilu> gated_silu;
   static const Op<MatMulNBits> matmul;
   static const Op<OffsetMatMulNBits> offset_matmul;
+  static const Op<RowQuantizedMatMul> row_quantized;
   static const Op<SkipNorm> skip_norm;
   // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
   static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
-  static const Domain own = domain_of(OffsetMatMulNBits::kDomain, {&offset_matmul});
+  // What has no kernel for this processor stays the function that the graph brings.
+  static const Domain own =
+      domain_of(kOwnDomain, kernels().front().row_quantized
+                                ? std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul, &row_quantized}
+                                : std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul});
   check(api->AddCustomOpDomain(options, theirs.get()));
   check(api->AddCustomOpDomain(options, own.get()));
 }

@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "half_scales.h"
 #include "kernels.h"
+#include "testing.h"
 
 namespace {
 
@@ -22,18 +22,6 @@ struct Case {
 };
 
 using Doubles = std::vector<double>;
-
-void one_after_another(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
-  for (std::size_t i = 0; i < count; ++i) task(context, i);
-}
-
-// An allocation of exactly these bytes, so that a sanitizer sees any read past them.
-template <typename Value>
-std::unique_ptr<Value[]> exactly(const std::vector<Value>& values) {
-  auto memory = std::make_unique<Value[]>(values.size());
-  std::copy(values.begin(), values.end(), memory.get());
-  return memory;
-}
 
 std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes, std::size_t width, int bits) {
   if (bits == 8) return codes;
@@ -57,8 +45,8 @@ std::vector<float> quantized(std::vector<float> values) {
   return values;
 }
 
-// The largest error, relative to the size of the terms that were summed.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
+// The largest error, relative to the size of the terms that were summed; by the kernel for panels if there is one.
+double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::CodePanelsKernel of_panels) {
   std::mt19937 generator(11);
   const std::size_t groups = c.depth / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
@@ -104,10 +92,14 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel) {
                                        half.scales(),
                                        half.minima()};
   edgekiln::Scratch scratch;
-  kernel(call, {one_after_another, nullptr}, scratch);
+  if (of_panels) {
+    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, kSerial, scratch);
+  } else {
+    kernel(call, kSerial, scratch);
+  }
 
   const std::vector<float> exact = a;
-  if (c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
+  if ((of_panels && c.bits == 4) || c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
@@ -184,9 +176,11 @@ int main() {
   if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
   for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
     for (const Case& c : cases) {
-      const double error = error_of(c, kernels.matmul_n_bits);
-      if (!(error <= kTolerance)) {
-        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
+      for (const auto of_panels : {edgekiln::CodePanelsKernel{}, kernels.code_panels}) {
+        const double error = error_of(c, kernels.matmul_n_bits, of_panels);
+        if (error <= kTolerance) continue;
+        std::printf("%s: %s%s: off by %g\n", kernels.instruction_set, c.name.c_str(), of_panels ? ", panels" : "",
+                    error);
         ++failures;
       }
     }

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
+from edgekiln.export.passes.gated_silu import fuse_gated_silu
 from edgekiln.export.passes.group_query_attention import lower_attention
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.rms_norm import fuse_rms_norm
@@ -29,6 +30,7 @@ def lower(model: ir.Model, max_length: int, total_length: ir.Value | None = None
     common.RemoveUnusedNodesPass()(model)
     fuse_rms_norm(model)
     lower_quantized_ops(model)
+    fuse_gated_silu(model)
     transpose_weights(model)
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports["com.microsoft"] = 1

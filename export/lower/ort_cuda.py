@@ -5,7 +5,7 @@ What differs from the CPU:
        the host: computed in the graph it would be copied back from the device in every step, which CUDA graphs refuse;
     2. weights with int8 activations become 8-bit weights in groups (see `weight_only`): no kernel multiplies int8 by
        int8 and scales the result;
-    3. products with offsets are written out, as edgekiln's own kernel runs on a CPU only;
+    3. functions are written out, as edgekiln's own kernels run on a CPU only;
     4. activations, cache, scales, float weights and rotary angles are binary16; logits leave as float32.
 """
 
@@ -20,7 +20,7 @@ from edgekiln.export import canonical
 from edgekiln.export.lower import ort_cpu
 from edgekiln.export.passes.group_query_attention import MICROSOFT
 from edgekiln.export.passes.half_precision import to_half
-from edgekiln.export.passes.offset_function import DOMAIN as OFFSET_DOMAIN
+from edgekiln.export.passes.ort_functions import DOMAIN
 from edgekiln.export.passes.weight_only import weights_only
 
 KEY_VALUE_KIND: Final = "shared-buffer"
@@ -40,7 +40,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     weights_only(model)
     ort_cpu.lower(model, max_length, total_length)
     common.InlinePass()(model)
-    model.opset_imports.pop(OFFSET_DOMAIN, None)
+    model.opset_imports.pop(DOMAIN, None)
     for node in model.graph:
         # It would have the CPU's kernel round activations; CUDA's does not.
         node.attributes.pop("accuracy_level", None)

@@ -1,8 +1,8 @@
 """Linear layers that read the same input become one: query, key and value; gate and up.
 
 Their weights are concatenated along the outputs and a Split hands each consumer its part. Biases go along when every
-layer of the group has one. Layers with int8 activations share their quantized input anyway, so there only query, key
-and value are fused, which attention then takes packed; for gate and up the Split's copy would be a loss.
+layer of the group has one. Layers with a static int8 input share its codes anyway, so there only query, key and value
+are fused, which attention then takes packed; for gate and up the Split's copy would be a loss.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ def fuse_shared_inputs(model: ir.Model) -> None:
 
 
 def _shares_codes(node: ir.Node) -> bool:
-    return node.op_type == "QuantizedMatMul" and attribute(node, "activation") != "none"
+    return node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-static"
 
 
 def _input_scale(node: ir.Node) -> float | None:

@@ -1,16 +1,14 @@
 """The product with weights that have a float offset a group, as a function of ONNX Runtime's ops.
 
-Called as an op of the domain `edgekiln.ort`, a model's own function is written out by ONNX Runtime unless a kernel of
-that name is registered: edgekiln's native one does the same in a single pass over the weight.
+edgekiln's native kernel does the same in a single pass over the weight.
 """
 
 import onnx
 import onnx_ir as ir
 from onnx import helper
 
-from edgekiln.export import canonical
+from edgekiln.export.passes.ort_functions import define
 
-DOMAIN = "edgekiln.ort"
 NAME = "OffsetMatMulNBits"
 _NUMBERS = ("K", "N", "bits", "block_size")
 _BY_GROUP = "by_group"
@@ -29,25 +27,17 @@ def offset_matmul_function() -> ir.Function:
     product.attribute.extend(_handed_on(name, name, onnx.AttributeProto.INT) for name in _NUMBERS)
     by_group = helper.make_node("Constant", [], ["by_group"])
     by_group.attribute.append(_handed_on("value_ints", _BY_GROUP, onnx.AttributeProto.INTS))
-    function = helper.make_function(
-        DOMAIN,
-        NAME,
-        ["x", "blocks", "scales", "offsets"],
-        ["y"],
-        [
-            product,
-            by_group,
-            helper.make_node("Constant", [], ["last"], value_ints=[-1]),
-            helper.make_node("Reshape", ["x", "by_group"], ["groups"]),
-            helper.make_node("ReduceSum", ["groups", "last"], ["sums"], keepdims=0),
-            helper.make_node("Transpose", ["offsets"], ["columns"], perm=[1, 0]),
-            helper.make_node("MatMul", ["sums", "columns"], ["part"]),
-            helper.make_node("Add", ["product", "part"], ["y"]),
-        ],
-        [helper.make_opsetid("", canonical.OPSET), helper.make_opsetid("com.microsoft", 1)],
-        [*_NUMBERS, _BY_GROUP],
-    )
-    return ir.serde.deserialize_function(function)
+    nodes = [
+        product,
+        by_group,
+        helper.make_node("Constant", [], ["last"], value_ints=[-1]),
+        helper.make_node("Reshape", ["x", "by_group"], ["groups"]),
+        helper.make_node("ReduceSum", ["groups", "last"], ["sums"], keepdims=0),
+        helper.make_node("Transpose", ["offsets"], ["columns"], perm=[1, 0]),
+        helper.make_node("MatMul", ["sums", "columns"], ["part"]),
+        helper.make_node("Add", ["product", "part"], ["y"]),
+    ]
+    return define(NAME, ["x", "blocks", "scales", "offsets"], "y", nodes, [*_NUMBERS, _BY_GROUP])
 
 
 def _handed_on(name: str, outer: str, kind: int) -> onnx.AttributeProto:

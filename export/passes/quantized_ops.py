@@ -4,10 +4,10 @@ Cases:
     1. QuantizedMatMul in groups: MatMulNBits at accuracy level 4 (activations quantized to int8 a block inside);
     2. with offsets: a function of MatMulNBits and a small product, see `offset_function`;
     3. with a codebook: MatMulBnb4;
-    4. QuantizedMatMul with int8 activations a token: the row-normalize identity around MatMulIntegerToFloat: the
-       scale is known beforehand, so no kernel has to look for it;
-    5. with a static int8 input: the same kernel on QuantizeLinear's codes. They are unsigned around 128, which gives
-       what signed codes around 0 give; for those ONNX Runtime has no fast kernel on x86;
+    4. QuantizedMatMul with int8 activations a token: a function around MatMulIntegerToFloat, see
+       `row_quantized_function`;
+    5. with a static int8 input: MatMulIntegerToFloat on QuantizeLinear's codes. They are unsigned around 128, which
+       gives what signed codes around 0 give; for those ONNX Runtime has no fast kernel on x86;
     6. QuantizedGather: GatherBlockQuantized over the same bytes, so that a tied head shares them.
 """
 
@@ -15,9 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekiln.export import canonical
-from edgekiln.export.passes.offset_function import DOMAIN as OFFSET_DOMAIN
+from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.offset_function import NAME as OFFSET_MATMUL
 from edgekiln.export.passes.offset_function import offset_matmul_function
+from edgekiln.export.passes.row_quantized_function import NAME as ROW_QUANTIZED_MATMUL
+from edgekiln.export.passes.row_quantized_function import row_quantized_function
 from edgekiln.export.passes.tensors import (
     Array,
     attribute,
@@ -30,14 +32,11 @@ from edgekiln.export.passes.tensors import (
 )
 
 MICROSOFT = "com.microsoft"
-# Keeps the quotient finite where a row is all zero; far below any row that carries information.
-_SMALLEST_ROW_MAXIMUM = 1e-10
 _BNB4_TYPES = {"nf4": 1}
 
 
 def lower_quantized_ops(model: ir.Model) -> None:
     """Lower every quantized canonical op, in place."""
-    quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     static_codes: dict[tuple[ir.Value, float], ir.Value] = {}
     for node in list(model.graph):
         if node.domain != canonical.DOMAIN:
@@ -51,7 +50,7 @@ def lower_quantized_ops(model: ir.Model) -> None:
         elif node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-static":
             _static(model.graph, node, static_codes)
         elif node.op_type == "QuantizedMatMul":
-            _per_token(model.graph, node, quantized_rows)
+            _per_token(model, node)
 
 
 def _packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.Value:
@@ -97,11 +96,9 @@ def _matmul_n_bits(model: ir.Model, node: ir.Node) -> None:
     if offsets is not None:
         assert zero_points is None
         inputs.append(offsets)
-        function = offset_matmul_function()
-        model.functions.setdefault(function.identifier(), function)
-        model.opset_imports[OFFSET_DOMAIN] = 1
+        ort_functions.declare(model, offset_matmul_function())
         shape = _by_group(x, group_size)
-        new = make(OFFSET_MATMUL, inputs, name + ".nbits", domain=OFFSET_DOMAIN, by_group=shape, **numbers)
+        new = make(OFFSET_MATMUL, inputs, name + ".nbits", domain=ort_functions.DOMAIN, by_group=shape, **numbers)
     else:
         new = make("MatMulNBits", inputs, name + ".nbits", domain=MICROSOFT, accuracy_level=4, **numbers)
     replace_node(node, [new], [new.outputs[0]])
@@ -143,34 +140,15 @@ def _matmul_bnb4(graph: ir.Graph, node: ir.Node) -> None:
     replace_node(node, [new], [new.outputs[0]])
 
 
-def _per_token(graph: ir.Graph, node: ir.Node, quantized_rows: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
-    """y = r · MatMul8(x / r) with r = max|x| of each row: after the division one static scale fits all rows.
-
-    Layers that read the same x share its quantized form.
-    """
+def _per_token(model: ir.Model, node: ir.Node) -> None:
     x, qweight, scales = node.inputs[:3]
-    assert x is not None
     assert qweight is not None
-    assert scales is not None
-    name = node.outputs[0].name or "matmul"
-    unit = constant(graph, "row_scale", np.array(1 / 127, dtype=np.float32))
-    zero = _middle(graph)
-    new: list[ir.Node] = []
-    if x not in quantized_rows:
-        axis = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
-        smallest = constant(graph, "smallest_row_maximum", np.array(_SMALLEST_ROW_MAXIMUM, dtype=np.float32))
-        magnitude = make("Abs", [x], f"{x.name}.magnitude")
-        largest = make("ReduceMax", [magnitude.outputs[0], axis], f"{x.name}.largest", keepdims=1)
-        maximum = make("Max", [largest.outputs[0], smallest], f"{x.name}.row_maximum")
-        quotient = make("Div", [x, maximum.outputs[0]], f"{x.name}.row_normalized")
-        codes = make("QuantizeLinear", [quotient.outputs[0], unit, zero], f"{x.name}.codes")
-        new += [magnitude, largest, maximum, quotient, codes]
-        quantized_rows[x] = (codes.outputs[0], maximum.outputs[0])
-    row, maximum_value = quantized_rows[x]
-    weight = transposed_codes(graph, qweight)
-    product = make("MatMulIntegerToFloat", [row, weight, unit, scales, zero], name + ".int8", domain=MICROSOFT)
-    scaled = make("Mul", [product.outputs[0], maximum_value], name + ".rescaled")
-    replace_node(node, [*new, product, scaled], [scaled.outputs[0]])
+    rows, columns = shape_of(qweight)
+    ort_functions.declare(model, row_quantized_function())
+    inputs = [x, transposed_codes(model.graph, qweight), scales]
+    name = (node.outputs[0].name or "matmul") + ".int8"
+    new = make(ROW_QUANTIZED_MATMUL, inputs, name, domain=ort_functions.DOMAIN, K=columns, N=rows)
+    replace_node(node, [new], [new.outputs[0]])
 
 
 def _static(graph: ir.Graph, node: ir.Node, static_codes: dict[tuple[ir.Value, float], ir.Value]) -> None:

@@ -55,7 +55,7 @@ def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> ir.Mod
     return graph([*nodes, *readers], {"x": ["B", "S", WIDTH]}, outputs, weights, inside)
 
 
-@pytest.mark.parametrize("scheme", [None, INT4], ids=["float", "int4"])
+@pytest.mark.parametrize("scheme", [None, INT4, INT8], ids=["float", "int4", "int8"])
 @pytest.mark.parametrize("biased", [set(), {"q", "k", "v"}, {"q"}], ids=["plain", "biases", "one-bias"])
 @pytest.mark.parametrize("bias_first", [False, True])
 def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str], bias_first: bool) -> None:
@@ -76,15 +76,15 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
             np.testing.assert_allclose(result, wanted, atol=1e-4)
 
 
-def test_layers_that_share_quantized_rows_stay_apart() -> None:
-    apart = model(*layers(INT8, set()))
+def test_layers_that_share_codes_stay_apart() -> None:
+    apart = model(*layers(STATIC, set()))
     before = ops(apart)
     fuse_shared_inputs(apart)
     assert ops(apart) == before
 
 
 @pytest.mark.parametrize("biased", [set(), {"q", "k", "v"}], ids=["plain", "biases"])
-def test_layers_that_share_quantized_rows_are_fused_before_attention(biased: set[str]) -> None:
+def test_layers_that_attention_reads_are_fused(biased: set[str]) -> None:
     nodes, weights = layers(INT8, biased)
     # Heads of 8; v has two, of which attention takes the first, so that all widths differ.
     weights |= {f"{name}.split": np.array([0, 0, heads, 8]) for name, heads in (("q", 3), ("k", 1), ("v", 2))}

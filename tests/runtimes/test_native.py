@@ -152,6 +152,30 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
     assert [node.op_type for node in optimized.graph.node] == ["OffsetMatMulNBits"]
 
 
+def test_an_int8_product_is_not_taken_apart(tmp_path):
+    """Where the processor has the instructions for it."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w.qweight": rng.integers(-127, 128, (70, 160), dtype=np.int8),
+        "w.scales": rng.uniform(0.01, 0.05, 70).astype(np.float32),
+    }
+    attributes = {"bits": 8, "group_size": 0, "activation": "int8-per-token"}
+    nodes = [graphs.node("QuantizedMatMul", ["x", *weights], "y", **attributes)]
+    model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
+    x = rng.standard_normal((2, 20, 160)).astype(np.float32)
+    lower_quantized_ops(model)
+    expected = graphs.session(model).run(None, {"x": x})[0]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # A quotient may fall to the other side of a half, and its code be another by one.
+    step = np.abs(x).max(axis=-1, keepdims=True) * weights["w.scales"]
+    assert (np.abs(session.run(None, {"x": x})[0] - expected) <= 2 * step).all()
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert (kinds == ["RowQuantizedMatMul"]) == (native_kernels().instruction_set == "avx512vnni")
+
+
 def pack_rows(codes: np.ndarray) -> np.ndarray:
     """4-bit codes [N, G] two a byte, low nibble first; an odd G is padded."""
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))

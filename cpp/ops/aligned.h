@@ -1,0 +1,23 @@
+// Memory whose address suits whole vectors and lines of the cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace edgekiln {
+
+inline constexpr std::size_t kAlignment = 64;
+
+using AlignedBytes = std::unique_ptr<std::uint8_t, decltype(&std::free)>;
+
+// `size` is a multiple of kAlignment; what the memory holds is undefined. Throws std::bad_alloc.
+inline AlignedBytes aligned_bytes(std::size_t size) {
+  AlignedBytes memory(static_cast<std::uint8_t*>(std::aligned_alloc(kAlignment, size)), &std::free);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace edgekiln

@@ -1,0 +1,285 @@
+// Products with weights in panels, by the instructions for products of bytes: unsigned codes of the weight times signed
+// codes of the activations, in blocks of 32 with a scale each.
+//
+// Many rows times 8-bit weights are multiplied as they are, in float: who takes 8 bits in groups wants their precision.
+//
+// The sum of (code - middle) * activation starts at -middle * the sum of the block's activations, so that the middle
+// costs nothing. Zero points and offsets cost one more product a group.
+#include "code_panels.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "float_panels.h"
+#include "scales.h"
+
+#if defined(__AVX512VNNI__)
+
+namespace edgekiln::EDGEKILN_ISA {
+namespace {
+
+constexpr std::size_t kBlock = 32;
+constexpr int kRows = 6, kPanels = 2;         // of a tile: as many sums, in int32 and in float, as registers hold
+constexpr std::size_t kTaskBytes = 96 << 10;  // of weights that a task of few rows reads, about
+// How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
+constexpr std::size_t kAhead = 10 << 10;
+constexpr std::size_t kRowsATask = 16;   // that are quantized
+constexpr std::size_t kFewRows = kRows;  // that are quantized where they are used, and read the weights once
+
+static_assert(kLanes == kPanelWidth);
+
+// Activations in blocks of scale * code. Codes are ordered as the weight's: for 4 bits the even and then the odd ones
+// of each eight.
+struct Rows {
+  const CodePanels& panels;
+  const float* a;
+  std::size_t count, blocks, groups;
+  float* out;
+  std::int8_t* codes;    // [count, depth]
+  std::int32_t* starts;  // [blocks, count], -middle * sum of codes, or 0 with zero points
+  float* scales;         // [blocks, count]
+  float* sums;           // [groups, count], of the activations; with zero points of the rounded ones
+};
+
+template <int Bits>
+void quantize_row(const Rows& rows, std::size_t row) {
+  const CodePanels& panels = rows.panels;
+  const float* a = rows.a + row * panels.depth;
+  for (std::size_t group = 0; group < rows.groups; ++group) rows.sums[group * rows.count + row] = 0.0f;
+  const bool zero_points = panels.zero == Zero::kZeroPoints;
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  for (std::size_t block = 0; block < rows.blocks; ++block) {
+    const __m512 x = _mm512_loadu_ps(a + block * kBlock), y = _mm512_loadu_ps(a + block * kBlock + kLanes);
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x), _mm512_abs_ps(y)));
+    const float scale = largest / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(largest == 0.0f ? 0.0f : 127.0f / largest);
+    const __m512i p = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), q = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
+    __m256i codes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q), _mm512_cvtepi32_epi8(p));
+    if constexpr (Bits == 4) codes = _mm256_shuffle_epi8(codes, order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows.codes + row * panels.depth + block * kBlock), codes);
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(p, q));
+    rows.starts[block * rows.count + row] = zero_points ? 0 : -(1 << (Bits - 1)) * sum;
+    rows.scales[block * rows.count + row] = scale;
+    rows.sums[block * kBlock / panels.group * rows.count + row] +=
+        zero_points ? scale * static_cast<float>(sum) : _mm512_reduce_add_ps(_mm512_add_ps(x, y));
+  }
+}
+
+template <int Bits>
+void quantize_task(void* context, std::size_t index) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const std::size_t last = std::min((index + 1) * kRowsATask, rows.count);
+  for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row<Bits>(rows, row);
+}
+
+// What a record says besides its codes, for 16 columns; `zero` is what each activation adds.
+template <bool Half_>
+struct Numbers {
+  Floats scale, zero;
+
+  Numbers(const CodePanels& panels, const std::uint8_t* record) : zero{} {
+    using Number = std::conditional_t<Half_, Half, float>;
+    const auto* numbers = reinterpret_cast<const Number*>(record + panels.codes_bytes());
+    scale = load(numbers);
+    if (panels.zero == Zero::kZeroPoints) {
+      const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
+      zero = -scale * reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
+    } else if (panels.zero == Zero::kOffsets) {
+      zero = load(numbers + kPanelWidth);
+      if constexpr (Half_) zero += scale * static_cast<float>(1 << (panels.bits - 1));
+    }
+  }
+};
+
+// Four codes, for each of 16 columns.
+inline __m512i repeated(const std::int8_t* four) {
+  int word;
+  std::memcpy(&word, four, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+
+// Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
+template <int Bits, bool Half_, int TileRows, int TilePanels>
+void tile(const Rows& rows, std::size_t row, std::size_t panel) {
+  const CodePanels& panels = rows.panels;
+  const std::size_t blocks_a_group = panels.group / kBlock, record_bytes = panels.record_bytes();
+  const std::size_t depth = panels.depth, panel_bytes = panels.panel_bytes(), count = rows.count;
+  const bool zeros = panels.zero != Zero::kMiddle;
+  const std::int8_t* a = rows.codes + row * depth;
+  const std::int32_t* starts = rows.starts + row;
+  const float *scales = rows.scales + row, *of_group = rows.sums + row;
+  const std::uint8_t* record = panels.panel(panel);
+  Floats totals[TileRows][TilePanels];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) totals[i][j] = Floats{};
+  for (std::size_t group = 0; group < rows.groups; ++group, record += record_bytes, of_group += count) {
+    if constexpr (TilePanels == 1) {
+      for (std::size_t line = 0; line < record_bytes; line += kAlignment)
+        _mm_prefetch(reinterpret_cast<const char*>(record + kAhead + line), _MM_HINT_T0);
+    }
+    const std::uint8_t* codes = record;
+    for (std::size_t block = 0; block < blocks_a_group; ++block, a += kBlock, starts += count, scales += count) {
+      __m512i sums[TileRows][TilePanels];
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_set1_epi32(starts[i]);
+#pragma GCC unroll 8
+      for (int vector = 0; vector < Bits; ++vector, codes += sizeof(__m512i)) {
+        __m512i low[TilePanels], high[TilePanels];
+#pragma GCC unroll 2
+        for (int j = 0; j < TilePanels; ++j) {
+          low[j] = _mm512_load_si512(codes + j * panel_bytes);
+          if constexpr (Bits == 4) {
+            high[j] = _mm512_and_si512(_mm512_srli_epi16(low[j], 4), _mm512_set1_epi8(15));
+            low[j] = _mm512_and_si512(low[j], _mm512_set1_epi8(15));
+          }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < TileRows; ++i) {
+          const std::int8_t* four = a + i * depth + vector * 32 / Bits;
+#pragma GCC unroll 2
+          for (int j = 0; j < TilePanels; ++j) {
+            sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], low[j], repeated(four));
+            if constexpr (Bits == 4) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], high[j], repeated(four + 4));
+          }
+        }
+      }
+#pragma GCC unroll 2
+      for (int j = 0; j < TilePanels; ++j) {
+        const Floats scale = Numbers<Half_>(panels, record + j * panel_bytes).scale;
+#pragma GCC unroll 8
+        for (int i = 0; i < TileRows; ++i)
+          totals[i][j] += reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sums[i][j])) * (scale * scales[i]);
+      }
+    }
+    if (!zeros) continue;
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) {
+      const Floats zero = Numbers<Half_>(panels, record + j * panel_bytes).zero;
+#pragma GCC unroll 8
+      for (int i = 0; i < TileRows; ++i) totals[i][j] += zero * of_group[i];
+    }
+  }
+  Floats results[TileRows * TilePanels];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < TilePanels; ++j) results[i * TilePanels + j] = totals[i][j];
+  for (int j = 0; j < TilePanels; ++j) {
+    const std::size_t column = (panel + j) * kPanelWidth, width = std::min(kPanelWidth, panels.columns - column);
+    for (int i = 0; i < TileRows; ++i)
+      std::memcpy(rows.out + (row + i) * panels.columns + column, &results[i * TilePanels + j], width * sizeof(float));
+  }
+}
+
+template <int Bits, bool Half_, int TilePanels, int TileRows = kRows>
+void tiles_of_rows(const Rows& rows, std::size_t row, std::size_t panel) {
+  if (rows.count - row >= TileRows) {
+    tile<Bits, Half_, TileRows, TilePanels>(rows, row, panel);
+  } else if constexpr (TileRows > 1) {
+    tiles_of_rows<Bits, Half_, TilePanels, TileRows - 1>(rows, row, panel);
+  }
+}
+
+struct Task {
+  const Rows& rows;
+  std::size_t panels_a_task;
+};
+
+// Few rows take one panel after another, in the order of memory; more take two, so that each load serves twice.
+template <int Bits, bool Half_, int TilePanels>
+void panels_task(void* context, std::size_t index) {
+  const auto& [rows, panels_a_task] = *static_cast<const Task*>(context);
+  const std::size_t last = std::min((index + 1) * panels_a_task, rows.panels.panels());
+  std::size_t panel = index * panels_a_task;
+  for (; panel + TilePanels <= last; panel += TilePanels)
+    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, TilePanels>(rows, row, panel);
+  for (; panel < last; ++panel)
+    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
+}
+
+std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
+
+struct Exact {
+  const CodePanels& panels;
+  const float* a;
+  std::size_t rows;
+  float* out;
+};
+
+// to[depth, kFloatColumns] = the float weights of 8 bits in `count` columns, from row `start` of depth on.
+template <bool Half_>
+void dequantize(const CodePanels& panels, std::size_t column, std::size_t count, std::size_t start, std::size_t depth,
+                float* to) {
+  for (std::size_t at = 0; at < count; at += kPanelWidth) {
+    const std::uint8_t* panel = panels.panel((column + at) / kPanelWidth);
+    for (std::size_t k = 0; k < depth; ++k) {
+      const std::size_t group = (start + k) / panels.group, within = (start + k) % panels.group;
+      const std::uint8_t* record = panel + group * panels.record_bytes();
+      const __m512i quads = _mm512_load_si512(record + within / 4 * sizeof(__m512i));
+      const __m512i codes = _mm512_and_si512(_mm512_srli_epi32(quads, within % 4 * 8), _mm512_set1_epi32(255));
+      const Numbers<Half_> numbers(panels, record);
+      const float middle = panels.zero == Zero::kZeroPoints ? 0.0f : 128.0f;
+      store(to + k * kFloatColumns + at,
+            (reinterpret_cast<Floats>(_mm512_cvtepi32_ps(codes)) - middle) * numbers.scale + numbers.zero);
+    }
+  }
+}
+
+template <bool Half_>
+void exact_task(void* context, std::size_t index) {
+  const Exact& exact = *static_cast<const Exact*>(context);
+  const CodePanels& panels = exact.panels;
+  multiply_float_panel(exact.a, exact.rows, panels.depth, panels.columns, index * kFloatColumns, exact.out,
+                       [&](std::size_t first, std::size_t count, std::size_t k, std::size_t depth, float* to) {
+                         dequantize<Half_>(panels, first, count, k, depth, to);
+                       });
+}
+
+template <int Bits, bool Half_>
+void run(const Rows& rows, const Parallel& parallel) {
+  const std::size_t panels = rows.panels.panels();
+  if (rows.count <= kFewRows) {
+    for (std::size_t row = 0; row < rows.count; ++row) quantize_row<Bits>(rows, row);
+    // An even number of equal tasks, so that two threads end together.
+    const std::size_t pairs = divided(panels * rows.panels.panel_bytes(), 2 * kTaskBytes);
+    Task task{rows, divided(panels, 2 * pairs)};
+    parallel.run(parallel.self, panels_task<Bits, Half_, 1>, divided(panels, task.panels_a_task), &task);
+  } else {
+    Task task{rows, kPanels};
+    parallel.run(parallel.self, quantize_task<Bits>, divided(rows.count, kRowsATask), const_cast<Rows*>(&rows));
+    parallel.run(parallel.self, panels_task<Bits, Half_, kPanels>, divided(panels, kPanels), &task);
+  }
+}
+
+}  // namespace
+
+void multiply_code_panels(const CodePanels& panels, const float* a, std::size_t count, float* out,
+                          const Parallel& parallel, Scratch& scratch) {
+  if (panels.bits == 8 && count > kQuantizedRows) {
+    Exact exact{panels, a, count, out};
+    auto* task = panels.half ? exact_task<true> : exact_task<false>;
+    return parallel.run(parallel.self, task, divided(panels.columns, kFloatColumns), &exact);
+  }
+  const std::size_t blocks = panels.depth / kBlock, groups = panels.groups();
+  const std::size_t size = count * (panels.depth / sizeof(float) + 2 * blocks + groups);
+  if (scratch.size() < size) scratch.resize(size);
+  float* scales = scratch.data() + count * panels.depth / sizeof(float);
+  float* sums = scales + count * blocks;
+  auto* starts = reinterpret_cast<std::int32_t*>(sums + count * groups);
+  const Rows rows{panels, a,      count, blocks, groups, out, reinterpret_cast<std::int8_t*>(scratch.data()),
+                  starts, scales, sums};
+  if (panels.bits == 4) {
+    panels.half ? run<4, true>(rows, parallel) : run<4, false>(rows, parallel);
+  } else {
+    panels.half ? run<8, true>(rows, parallel) : run<8, false>(rows, parallel);
+  }
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA
+
+#endif

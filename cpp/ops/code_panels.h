@@ -1,0 +1,52 @@
+// Weights in groups of 4 or 8 bits as panels of 16 columns, laid out so that one instruction multiplies four rows of
+// depth for all columns of a panel, and so that a product reads memory from front to back.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "aligned.h"
+#include "matmul_n_bits.h"
+
+namespace edgekiln {
+
+inline constexpr std::size_t kPanelWidth = 16;
+
+// What a group's codes are relative to, besides its scale.
+enum class Zero { kMiddle, kZeroPoints, kOffsets };
+
+// A panel is one record a group: the codes, four rows of depth (two times four for 4 bits: a byte keeps its two codes)
+// by 16 columns at a time; 16 scales; then 16 zero points as bytes, or 16 offsets. Scales are binary16 where that holds
+// all of them exactly, and with them, for offsets, what code 0 stands for; else they are float.
+struct CodePanels {
+  std::size_t depth, columns, group;
+  int bits;
+  Zero zero;
+  bool half;
+  AlignedBytes memory;
+
+  std::size_t number_bytes() const { return half ? sizeof(Half) : sizeof(float); }
+  std::size_t codes_bytes() const { return group * kPanelWidth * bits / 8; }
+  std::size_t zero_bytes() const {
+    return zero == Zero::kMiddle ? 0 : kPanelWidth * (zero == Zero::kOffsets ? number_bytes() : 1);
+  }
+  // Of a record: whole vectors, so that all codes are aligned.
+  std::size_t record_bytes() const {
+    const std::size_t bytes = codes_bytes() + kPanelWidth * number_bytes() + zero_bytes();
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  std::size_t groups() const { return depth / group; }
+  std::size_t panels() const { return (columns + kPanelWidth - 1) / kPanelWidth; }
+  std::size_t panel_bytes() const { return groups() * record_bytes(); }
+  const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
+};
+
+// The panels of a call's weight; its activations and output have no meaning here. Throws std::bad_alloc.
+CodePanels panels_of(const MatMulNBitsCall& call);
+
+// out[rows, columns] = a[rows, depth] * the weight's transpose. Activations are rounded to int8 in blocks of 32, but
+// for more than kQuantizedRows rows times 8-bit weights.
+using CodePanelsKernel = void (*)(const CodePanels&, const float* a, std::size_t rows, float* out, const Parallel&,
+                                  Scratch&);
+
+}  // namespace edgekiln

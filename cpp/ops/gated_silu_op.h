@@ -1,0 +1,30 @@
+// edgekiln.ort::GatedSilu on float tensors.
+#pragma once
+
+#include "kernels.h"
+#include "ort.h"
+
+namespace edgekiln::ort {
+
+// An op of our own, as RowQuantizedMatMul is.
+class GatedSilu {
+ public:
+  static constexpr const char* kName = "GatedSilu";
+  static constexpr ONNXTensorElementDataType kFloats[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
+  static constexpr Signature kSignature{kFloats, {}, kFloats};
+
+  explicit GatedSilu(const OrtKernelInfo*) {}
+
+  void compute(OrtKernelContext* context) const {
+    const Tensor a = input(context, 0);
+    std::vector<std::int64_t> shape = a.shape;
+    if (shape.empty() || shape.back() < 2 || shape.back() % 2) fail("the input is not gates and as many others");
+    shape.back() /= 2;
+    GatedSiluCall call{1, static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
+    for (std::size_t i = 0; i + 1 < shape.size(); ++i) call.rows *= shape[i];
+    call.out = static_cast<float*>(output(context, 0, shape));
+    if (call.rows) kernels().front().gated_silu(call, {run_parallel, context});
+  }
+};
+
+}  // namespace edgekiln::ort

@@ -1,0 +1,49 @@
+// edgekiln.ort::RowQuantizedMatMul: floats in, each row rounded to int8 inside, times constant int8 weights.
+#pragma once
+
+#include "file_pages.h"
+#include "kernels.h"
+#include "ort.h"
+
+namespace edgekiln::ort {
+
+// An op of our own: graphs bring a function of ONNX Runtime's ops under this name, which is what runs where this kernel
+// is not registered.
+class RowQuantizedMatMul {
+ public:
+  static constexpr const char* kName = "RowQuantizedMatMul";
+  static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+  // rows, codes [depth, columns], scales [columns]
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kInt8, kFloat};
+  static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat};
+  static constexpr Signature kSignature{kInputs, {}, kOutputs};
+
+  explicit RowQuantizedMatMul(const OrtKernelInfo* info) : panels_(panels_of(info)) {}
+
+  void compute(OrtKernelContext* context) const {
+    const Tensor a = input(context, 0);
+    std::vector<std::int64_t> shape = a.shape;
+    if (shape.empty() || shape.back() != static_cast<std::int64_t>(panels_.depth)) fail("the input is not K wide");
+    shape.back() = static_cast<std::int64_t>(panels_.columns);
+    std::size_t rows = 1;
+    for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    auto* out = static_cast<float*>(output(context, 0, shape));
+    thread_local Scratch scratch;
+    if (rows) kernels().front().row_quantized(panels_, a.floats(), rows, out, {run_parallel, context}, scratch);
+  }
+
+ private:
+  static Int8Panels panels_of(const OrtKernelInfo* info) {
+    const std::size_t depth = integer(info, "K"), columns = integer(info, "N");
+    const auto* codes = constant_input<std::int8_t>(info, 1, depth * columns);
+    const auto* scales = constant_input<float>(info, 2, columns);
+    if (!codes || !scales || !depth || !columns) fail("codes and scales must be constants");
+    Int8Panels panels(codes, scales, depth, columns);
+    release_file_pages(codes, depth * columns);
+    return panels;
+  }
+
+  Int8Panels panels_;
+};
+
+}  // namespace edgekiln::ort

@@ -1,0 +1,62 @@
+// Pages of a file leave memory and come back; pages that somebody has written to stay.
+#include "file_pages.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr std::size_t kSize = 1 << 20;
+
+char expected(std::size_t i) { return static_cast<char>(i * 31 % 251); }
+
+// Kilobytes of the process's memory that are files'.
+long file_kilobytes() {
+  long found = -1;
+  char line[256];
+  std::FILE* status = std::fopen("/proc/self/status", "r");
+  while (status && std::fgets(line, sizeof line, status))
+    if (std::sscanf(line, "RssFile: %ld", &found) == 1) break;
+  if (status) std::fclose(status);
+  return found;
+}
+
+int failed(const char* what) {
+  std::printf("%s\n", what);
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  char name[] = "/tmp/edgekiln-file-pages-XXXXXX";
+  const int file = mkstemp(name);
+  if (file < 0) return failed("no temporary file");
+  unlink(name);
+  std::vector<char> content(kSize);
+  for (std::size_t i = 0; i < kSize; ++i) content[i] = expected(i);
+  if (write(file, content.data(), kSize) != static_cast<ssize_t>(kSize)) return failed("no room for a temporary file");
+  auto* mapped = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
+  if (mapped == MAP_FAILED) return failed("the file cannot be mapped");
+  if (std::memcmp(mapped, content.data(), kSize)) return failed("the mapping is not the file");
+  const long before = file_kilobytes();
+  edgekiln::release_file_pages(mapped + 100, kSize - 100);
+  const long after = file_kilobytes();
+  if (before - after < static_cast<long>(kSize / 1024 / 2)) return failed("the pages stayed");
+  if (std::memcmp(mapped, content.data(), kSize)) return failed("the pages came back changed");
+
+  mapped[kSize / 2] = 1;
+  edgekiln::release_file_pages(mapped, kSize);
+  if (mapped[kSize / 2] != 1) return failed("what was written was lost");
+
+  std::vector<char> heap(content);
+  edgekiln::release_file_pages(heap.data(), kSize);
+  if (heap != content) return failed("memory that is no file's was lost");
+  return 0;
+}
