@@ -74,6 +74,19 @@ KeyValueLayout read_kv(Record record, std::string& complaint) {
   return kv;
 }
 
+TensorRTBuild read_tensorrt(Record record) {
+  TensorRTBuild build;
+  build.library = record.text("library");
+  build.version = record.text("version");
+  build.compute_capabilities = record.words("compute_capabilities");
+  record.integer("max_batch", 1);
+  record.integer("chunk", 1);
+  build.stripped = record.boolean_or("stripped", false);
+  record.skip("options");
+  record.finish();
+  return build;
+}
+
 SpecialTokens read_tokens(Record record) {
   SpecialTokens tokens;
   tokens.bos = record.optional_integer("bos");
@@ -112,7 +125,7 @@ Manifest read_fields(const json& value, std::string& complaint) {
   manifest.graphs = record.texts("graphs");
   manifest.io = read_io(record.record("io", false));
   manifest.kv = read_kv(record.record("kv"), complaint);
-  record.skip("tensorrt");  // of an engine for another target
+  if (record.has("tensorrt")) manifest.tensorrt = read_tensorrt(record.record("tensorrt"));
   skip_quantization(record.record("quantization"));
   manifest.tokens = read_tokens(record.record("tokens"));
   manifest.sampling = read_sampling(record.record("sampling"));

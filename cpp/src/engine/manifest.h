@@ -32,6 +32,14 @@ struct KeyValueLayout {
   std::string dtype;
 };
 
+// What a plan was compiled by and for.
+struct TensorRTBuild {
+  std::string library;
+  std::string version;
+  std::vector<std::string> compute_capabilities;  // as 8.9
+  bool stripped = false;                          // the plan has no weights
+};
+
 // Names of the graph's inputs and outputs; those of the cache carry `{layer}`.
 struct GraphIO {
   std::string input_ids = "input_ids";
@@ -71,6 +79,7 @@ struct Manifest {
   std::map<std::string, std::string> graphs;  // role -> file
   GraphIO io;
   KeyValueLayout kv;
+  std::optional<TensorRTBuild> tensorrt;
   SpecialTokens tokens;
   SamplingDefaults sampling;
   std::map<std::string, std::string> files;  // file -> SHA-256

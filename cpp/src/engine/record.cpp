@@ -125,6 +125,27 @@ std::vector<std::int64_t> Record::integers_or_none(const char* name) {
   return value ? integers_of(name, *value, 0) : std::vector<std::int64_t>{};
 }
 
+std::vector<std::string> Record::words(const char* name) {
+  std::vector<std::string> result;
+  const json* value = require(name);
+  if (!value) return result;
+  if (!value->is_array()) complain(name, "it is not a list");
+  if (!value->is_array()) return result;
+  for (const json& item : *value) {
+    if (!item.is_string()) {
+      complain(sentence(name, '.', result.size()), "it is not a string");
+      return result;
+    }
+    result.push_back(item.get<std::string>());
+  }
+  return result;
+}
+
+bool Record::has(const char* name) {
+  const json* value = find(name);
+  return value && !value->is_null();
+}
+
 std::optional<std::string> Record::optional_text(const char* name) {
   const json* value = find(name);
   if (!value || value->is_null()) return std::nullopt;

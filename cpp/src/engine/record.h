@@ -32,6 +32,8 @@ class Record {
   // An object in this one; an empty one if it may be missing and is.
   Record record(const char* name, bool required = true);
   std::vector<std::int64_t> integers(const char* name, std::int64_t low);
+  std::vector<std::string> words(const char* name);
+  bool has(const char* name);  // neither missing nor null
   // Read past a field that this library has no use for.
   void skip(const char* name) { known_.insert(name); }
 

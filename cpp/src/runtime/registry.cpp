@@ -9,6 +9,10 @@
 #include "runtime/ort_cuda.h"
 #include "sentence.h"
 
+#ifdef EDGEKILN_WITH_TENSORRT
+#include "runtime/tensorrt.h"
+#endif
+
 namespace edgekiln {
 
 namespace {
@@ -22,6 +26,9 @@ const std::map<std::string, Adapter>& adapters() {
   static const std::map<std::string, Adapter> table{
       {"ort-cpu", {&open_ort_cpu, {"cpu"}}},
       {"ort-cuda", {&open_ort_cuda, {"cuda", "cpu"}}},
+#ifdef EDGEKILN_WITH_TENSORRT
+      {"trt", {&open_tensorrt, {"cuda"}}},
+#endif
   };
   return table;
 }

@@ -89,6 +89,30 @@ void what_is_wrong_is_named() {
   CHECK(parse_manifest(std::string(100000, '['), "engine.json").error().message == damaged("it is not JSON"));
 }
 
+void what_a_plan_was_built_for_is_read() {
+  json value = good();
+  value["tensorrt"] = nullptr;
+  CHECK(!parse_manifest(value.dump(), "engine.json").value().tensorrt);
+  value["tensorrt"] = {{"library", "tensorrt"},
+                       {"version", "10.14.1.48"},
+                       {"compute_capabilities", {"8.9", "9.0"}},
+                       {"max_batch", 4},
+                       {"chunk", 512},
+                       {"stripped", true},
+                       {"options", {"fast"}}};
+  const Result<Manifest> result = parse_manifest(value.dump(), "engine.json");
+  CHECK(result.ok());
+  const TensorRTBuild& build = *result.value().tensorrt;
+  CHECK(build.library == "tensorrt" && build.version == "10.14.1.48" && build.stripped);
+  CHECK(build.compute_capabilities == (std::vector<std::string>{"8.9", "9.0"}));
+  value["tensorrt"]["compute_capabilities"] = {8.9};
+  CHECK(complaint(value) == damaged("tensorrt.compute_capabilities.0: it is not a string"));
+  value["tensorrt"]["compute_capabilities"] = "8.9";
+  CHECK(complaint(value) == damaged("tensorrt.compute_capabilities: it is not a list"));
+  value["tensorrt"] = 7;
+  CHECK(complaint(value) == damaged("tensorrt: it is not an object"));
+}
+
 void newer_schemas_are_not_read() {
   json value = good();
   value["schema_version"] = 2;
@@ -106,5 +130,6 @@ int main() {
   a_good_one_is_read();
   every_field_is_needed_and_of_its_type();
   what_is_wrong_is_named();
+  what_a_plan_was_built_for_is_read();
   newer_schemas_are_not_read();
 }
