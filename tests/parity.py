@@ -25,13 +25,14 @@ class Logits:
 
     Attributes:
         transformers: with the weights that the source reads as float.
-        rounded: the same, with what quantized layers read rounded as kernels do that multiply codes.
+        rounded: the same, with what quantized layers read rounded as kernels do that multiply codes: those of 4 bits,
+            and all.
         canonical: of the graph that the weights were attached to.
         engine: scored at once, and the last token by itself.
     """
 
     transformers: np.ndarray
-    rounded: np.ndarray
+    rounded: tuple[np.ndarray, np.ndarray]
     canonical: np.ndarray
     engine: tuple[np.ndarray, np.ndarray]
     graph: Canonical
@@ -44,13 +45,17 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: boo
     options = BuildOptions(recipe=recipe)
     graph = canonical_graph(source, options)
     model = load_model(source)
+    four: dict[str, QuantizedWeight | None] = {}
+    eight: dict[str, QuantizedWeight | None] = {}
+    for layer in graph.plan.layers:
+        names = four if layer.scheme.bits == 4 else eight
+        names |= dict.fromkeys(layer.names, layer.stored and layer.stored.read())
     with torch.no_grad():
-        expected = model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()
-        stored: dict[str, QuantizedWeight | None] = {}
-        for layer in graph.plan.layers:
-            stored |= dict.fromkeys(layer.names, layer.stored and layer.stored.read())
-        round_inputs(model, stored)
-        rounded = model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()
+        results = [model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()]
+        for names in (four, eight):
+            round_inputs(model, names)
+            results.append(model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy())
+    expected, *rounded = results
     past = {
         value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
         for value in graph.graph.graph.inputs[2:]
@@ -105,16 +110,15 @@ def check(logits: Logits, native: bool = False, weights_only: bool = True) -> No
 
     Args:
         logits: what `all_logits` gave.
-        native: the kernels for weights in groups are edgekiln's own. They take activations as they are or rounded in
-            blocks of 32, and nothing else is between them and transformers.
+        native: the kernels for weights in groups are edgekiln's own. In a prompt they take activations as they are or
+            rounded in blocks of 32, and nothing else is between them and transformers.
         weights_only: the graph does not say that activations are rounded.
     """
     size = np.linalg.norm(logits.transformers)
     assert np.linalg.norm(logits.canonical - logits.transformers) < (1e-4 if weights_only else 0.06) * size
     for result in logits.engine:
-        error, error_of_rounded = (
-            np.linalg.norm(result - truth) / size for truth in (logits.transformers, logits.rounded)
-        )
-        assert error < 0.06
-        if native and weights_only:
-            assert min(error, error_of_rounded) < 1e-3, (error, error_of_rounded)
+        assert np.linalg.norm(result - logits.transformers) < 0.06 * size
+    if native and weights_only:
+        scored, _ = logits.engine
+        errors = [np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded)]
+        assert min(errors) < 1e-3, errors
