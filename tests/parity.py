@@ -120,5 +120,6 @@ def check(logits: Logits, native: bool = False, weights_only: bool = True) -> No
         assert np.linalg.norm(result - logits.transformers) < 0.06 * size
     if native and weights_only:
         scored, _ = logits.engine
-        errors = [np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded)]
-        assert min(errors) < 1e-3, errors
+        error, *errors = (np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded))
+        # A number halfway between two codes may become either.
+        assert error < 1e-4 or min(errors) < 1e-3, (error, errors)

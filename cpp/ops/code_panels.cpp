@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "float_panels.h"
+#include "panel_parts.h"
 #include "scales.h"
 
 #if defined(__AVX512VNNI__)
@@ -19,11 +20,7 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr std::size_t kBlock = 32;
-constexpr int kRows = 6, kPanels = 2;         // of a tile: as many sums, in int32 and in float, as registers hold
-constexpr std::size_t kTaskBytes = 96 << 10;  // of weights that a task of few rows reads, about
-// How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
-constexpr std::size_t kAhead = 10 << 10;
-constexpr std::size_t kRowsATask = 16;   // that are quantized
+constexpr int kRows = 6, kPanels = 2;    // of a tile: as many sums, in int32 and in float, as registers hold
 constexpr std::size_t kFewRows = kRows;  // that are quantized where they are used, and read the weights once
 
 static_assert(kLanes == kPanelWidth);
@@ -92,13 +89,6 @@ struct Numbers {
   }
 };
 
-// Four codes, for each of 16 columns.
-inline __m512i repeated(const std::int8_t* four) {
-  int word;
-  std::memcpy(&word, four, sizeof word);
-  return _mm512_set1_epi32(word);
-}
-
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
 template <int Bits, bool Half_, int TileRows, int TilePanels>
 void tile(const Rows& rows, std::size_t row, std::size_t panel) {
@@ -117,8 +107,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
     for (int j = 0; j < TilePanels; ++j) totals[i][j] = Floats{};
   for (std::size_t group = 0; group < rows.groups; ++group, record += record_bytes, of_group += count) {
     if constexpr (TilePanels == 1) {
-      for (std::size_t line = 0; line < record_bytes; line += kAlignment)
-        _mm_prefetch(reinterpret_cast<const char*>(record + kAhead + line), _MM_HINT_T0);
+      for (std::size_t line = 0; line < record_bytes; line += kAlignment) ask_ahead(record + line);
     }
     const std::uint8_t* codes = record;
     for (std::size_t block = 0; block < blocks_a_group; ++block, a += kBlock, starts += count, scales += count) {
@@ -202,8 +191,6 @@ void panels_task(void* context, std::size_t index) {
     for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
 }
 
-std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
-
 struct Exact {
   const CodePanels& panels;
   const float* a;
@@ -245,9 +232,7 @@ void run(const Rows& rows, const Parallel& parallel) {
   const std::size_t panels = rows.panels.panels();
   if (rows.count <= kFewRows) {
     for (std::size_t row = 0; row < rows.count; ++row) quantize_row<Bits>(rows, row);
-    // An even number of equal tasks, so that two threads end together.
-    const std::size_t pairs = divided(panels * rows.panels.panel_bytes(), 2 * kTaskBytes);
-    Task task{rows, divided(panels, 2 * pairs)};
+    Task task{rows, panels_a_task(panels, rows.panels.panel_bytes())};
     parallel.run(parallel.self, panels_task<Bits, Half_, 1>, divided(panels, task.panels_a_task), &task);
   } else {
     Task task{rows, kPanels};

@@ -19,11 +19,6 @@ constexpr std::size_t kPadding = 64;         // bytes that a vector may reach pa
 
 std::size_t rounded_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
 
-template <int Bits>
-float zero_point_of(const std::uint8_t* line, std::size_t group) {
-  return static_cast<float>(Bits == 8 ? line[group] : line[group / 2] >> group % 2 * 4 & 15);
-}
-
 // The zero points of kLanes groups from `group`, a multiple of kLanes, on.
 template <int Bits>
 Floats zero_points_of(const std::uint8_t* line, std::size_t group) {
@@ -74,7 +69,8 @@ Floats zero_point_part(const MatMulNBitsCall& call, std::size_t column, const Qu
     const std::uint8_t* line = call.zero_points + column * call.zero_point_bytes();
     for (; group < whole; group += kLanes)
       total += load(scales + group) * load(sums + group) * zero_points_of<Bits>(line, group);
-    for (; group < groups; ++group) rest += number(scales[group]) * sums[group] * zero_point_of<Bits>(line, group);
+    for (; group < groups; ++group)
+      rest += number(scales[group]) * sums[group] * static_cast<float>(zero_point_of(line, Bits, group));
     return total + Floats{rest};
   }
   if (call.offsets) {
@@ -231,9 +227,10 @@ void dequantize_panel(const MatMulNBitsCall& call, std::size_t column, std::size
       for (std::size_t i = 0; i < count; ++i) {
         const std::size_t line = column + top + i;
         const std::uint8_t* codes = call.codes + line * call.row_bytes() + (start + k) * Bits / 8;
-        const float zero = !call.zero_points
-                               ? (Bits == 4 ? 8.0f : 128.0f)
-                               : zero_point_of<Bits>(call.zero_points + line * call.zero_point_bytes(), group);
+        const float zero =
+            !call.zero_points
+                ? (Bits == 4 ? 8.0f : 128.0f)
+                : static_cast<float>(zero_point_of(call.zero_points + line * call.zero_point_bytes(), Bits, group));
         const float scale = call.scales[line * call.groups() + group];
         const float offset = call.offsets ? call.offsets[line * call.groups() + group] : 0.0f;
         float* weights = lines + i * kBlock;

@@ -32,6 +32,11 @@ struct MatMulNBitsCall {
   std::size_t zero_point_bytes() const { return (groups() * bits + 7) / 8; }
 };
 
+// The zero point of a group, in a column's packed ones.
+inline int zero_point_of(const std::uint8_t* line, int bits, std::size_t group) {
+  return bits == 8 ? line[group] : line[group / 2] >> group % 2 * 4 & 15;
+}
+
 // Calls of up to so many rows quantize them to int8, in blocks of 32 with a scale each: one a token needs the speed.
 // More rows are multiplied as they are.
 inline constexpr std::size_t kQuantizedRows = 8;

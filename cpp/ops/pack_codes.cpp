@@ -18,12 +18,6 @@ void put_number(const CodePanels& panels, std::uint8_t* to, std::size_t column, 
   }
 }
 
-std::uint8_t zero_point_of(const MatMulNBitsCall& call, std::size_t column, std::size_t group) {
-  const std::uint8_t* line = call.zero_points + column * call.zero_point_bytes();
-  if (call.bits == 8) return line[group];
-  return line[group / 2] >> group % 2 * 4 & 15;
-}
-
 void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::size_t column, std::uint8_t* record) {
   const std::size_t lane = column % kPanelWidth, words = call.group * call.bits / 8 / kWord;
   for (std::size_t group = 0; group < call.groups(); ++group, record += panels.record_bytes()) {
@@ -34,7 +28,9 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
     std::uint8_t* numbers = record + panels.codes_bytes();
     put_number(panels, numbers, lane, call.scales[at], panels.half ? call.half_scales[at] : Half{});
     std::uint8_t* zeros = numbers + kPanelWidth * panels.number_bytes();
-    if (panels.zero == Zero::kZeroPoints) zeros[lane] = zero_point_of(call, column, group);
+    if (panels.zero == Zero::kZeroPoints)
+      zeros[lane] = static_cast<std::uint8_t>(
+          zero_point_of(call.zero_points + column * call.zero_point_bytes(), call.bits, group));
     if (panels.zero == Zero::kOffsets)
       put_number(panels, zeros, lane, call.offsets[at], panels.half ? call.half_minima[at] : Half{});
   }

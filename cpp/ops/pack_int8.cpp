@@ -10,11 +10,11 @@ Int8Panels::Int8Panels(const std::int8_t* codes, const float* scales, std::size_
     : depth(depth),
       columns(columns),
       memory(aligned_bytes(count() * panel_bytes())),
-      column_sums(count() * kWidth),
+      starts(count() * kWidth),
       scales(count() * kWidth) {
   std::copy_n(scales, columns, this->scales.begin());
   for (std::size_t k = 0; k < depth; ++k)
-    for (std::size_t column = 0; column < columns; ++column) column_sums[column] += codes[k * columns + column];
+    for (std::size_t column = 0; column < columns; ++column) starts[column] -= kMiddle * codes[k * columns + column];
   for (std::size_t index = 0; index < count(); ++index) {
     std::uint8_t* panel = memory.get() + index * panel_bytes();
     const std::size_t first = index * kWidth, width = std::min(kWidth, columns - first);

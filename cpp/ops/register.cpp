@@ -38,10 +38,9 @@ void add_domains(OrtSessionOptions* options) {
   // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
   static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
   // What has no kernel for this processor stays the function that the graph brings.
-  static const Domain own =
-      domain_of(kOwnDomain, kernels().front().row_quantized
-                                ? std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul, &row_quantized}
-                                : std::vector<const OrtCustomOp*>{&gated_silu, &offset_matmul});
+  std::vector<const OrtCustomOp*> ours{&gated_silu, &offset_matmul};
+  if (kernels().front().row_quantized) ours.push_back(&row_quantized);
+  static const Domain own = domain_of(kOwnDomain, ours);
   check(api->AddCustomOpDomain(options, theirs.get()));
   check(api->AddCustomOpDomain(options, own.get()));
 }

@@ -5,26 +5,20 @@
 #include <algorithm>
 #include <cstring>
 
+#include "panel_parts.h"
 #include "vector.h"
 
 #if defined(__AVX512VNNI__)
-#include <immintrin.h>
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr int kRows = 6, kPanels = 4;  // of a tile: as many sums as registers hold
 constexpr std::size_t kFewRows = kRows;
-constexpr std::size_t kTaskBytes = 96 << 10;  // of weights that a task of few rows reads, about
-constexpr std::size_t kRowsATask = 16;        // that are quantized
-constexpr std::size_t kAhead = 10 << 10;      // see code_panels.cpp
-constexpr float kSmallestMaximum = 1e-10f;    // keeps the scale of a row of zeros finite
-constexpr int kMiddle = 128;
+constexpr float kSmallestMaximum = 1e-10f;  // keeps the scale of a row of zeros finite
 constexpr std::size_t kQuad = Int8Panels::kQuad;
 
 static_assert(kLanes == Int8Panels::kWidth);
-
-std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
 struct Product {
   const Int8Panels& panels;
@@ -46,7 +40,7 @@ void quantize_row(const Product& product, std::size_t row) {
   for (std::size_t i = 0; i < whole; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(a + i)));
   const float largest = std::max(_mm512_reduce_max_ps(most), kSmallestMaximum);
   const __m512 inverse = _mm512_set1_ps(127.0f / largest);
-  const __m512i middle = _mm512_set1_epi32(kMiddle);
+  const __m512i middle = _mm512_set1_epi32(Int8Panels::kMiddle);
   const auto rounded = [&](__m512 x) {
     return _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), middle));
   };
@@ -64,21 +58,14 @@ void quantize_task(void* context, std::size_t index) {
 
 // Adds the products of four of a row's codes with a vector of weights.
 inline __m512i added(__m512i sum, const std::uint8_t* codes, __m512i weights) {
-  int four;
-  std::memcpy(&four, codes, sizeof four);
-  return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(four), weights);
+  return _mm512_dpbusd_epi32(sum, repeated(codes), weights);
 }
 
-inline void ask_ahead(const std::uint8_t* weights) {
-  _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
-}
-
-// Scales sums of codes around kMiddle and writes them.
+// Scales sums of codes around the middle and writes them.
 void finish(const Product& product, std::size_t row, std::size_t panel, __m512i sum) {
   const Int8Panels& panels = product.panels;
   const std::size_t column = panel * kLanes, width = std::min<std::size_t>(kLanes, panels.columns - column);
-  const __m512i column_sums = _mm512_loadu_si512(panels.column_sums.data() + column);
-  sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(column_sums, _mm512_set1_epi32(kMiddle)));
+  sum = _mm512_add_epi32(sum, _mm512_loadu_si512(panels.starts.data() + column));
   const __m512 scale = _mm512_loadu_ps(panels.scales.data() + column);
   const __m512 of_row = _mm512_mul_ps(scale, _mm512_set1_ps(product.scales[row]));
   _mm512_mask_storeu_ps(product.out + row * panels.columns + column, static_cast<__mmask16>((1u << width) - 1),
@@ -185,8 +172,9 @@ void multiply_row_quantized(const Int8Panels& panels, const float* a, std::size_
   auto* codes = reinterpret_cast<std::uint8_t*>(scratch.data() + rows);
   // Two parts of the rows, so that an odd number of groups of panels keeps two threads busy too.
   const std::size_t rows_a_task = divided(divided(rows, 2), kRows) * kRows;
-  const std::size_t pairs = divided(panels.count() * panels.panel_bytes(), 2 * kTaskBytes);
-  Product product{panels, a, rows, out, stride, codes, scratch.data(), divided(panels.count(), 2 * pairs), rows_a_task};
+  Product product{panels,     a,     rows,           out,
+                  stride,     codes, scratch.data(), panels_a_task(panels.count(), panels.panel_bytes()),
+                  rows_a_task};
   if (rows <= kFewRows) {
     for (std::size_t row = 0; row < rows; ++row) quantize_row(product, row);
     parallel.run(parallel.self, few_rows_task, divided(panels.count(), product.panels_a_task), &product);

@@ -13,14 +13,15 @@ namespace edgekiln {
 // Panels of 16 columns: of four rows of depth at a time, which one instruction multiplies, the 16 columns' codes.
 struct Int8Panels {
   static constexpr std::size_t kWidth = 16, kQuad = 4;
+  static constexpr int kMiddle = 128;  // what the codes of rows are around
 
   // `codes` [depth, columns], `scales` [columns]. Throws std::bad_alloc.
   Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns);
 
   std::size_t depth, columns;
   AlignedBytes memory;
-  std::vector<std::int32_t> column_sums;  // [count * kWidth], of codes
-  std::vector<float> scales;              // [count * kWidth]
+  std::vector<std::int32_t> starts;  // [count * kWidth], -kMiddle * the sum of each column's codes
+  std::vector<float> scales;         // [count * kWidth]
 
   std::size_t quads() const { return (depth + kQuad - 1) / kQuad; }
   std::size_t count() const { return (columns + kWidth - 1) / kWidth; }
