@@ -1,145 +1,220 @@
-// Attention of one new token a row, split along the keys and merged at the end ("Flash-Decoding", 2023), so that every
+// Attention of few new tokens a row, split along the keys and merged at the end ("Flash-Decoding", 2023), so that every
 // thread reads its part of the cache once for all query heads of a key-value head.
+//
+// The blocks of keys lie at fixed slots and are merged in their order, so a token's result is the same to the bit
+// whether it comes alone or with others, and on however many threads: tokens that were drafted and are verified
+// together get what they would have got one by one.
 #include "attention_parts.h"
 #include "gemm.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kSplit = 128;    // keys a task, at least
-constexpr std::size_t kKeyBlock = 64;  // keys that are converted at a time
-constexpr std::size_t kMostSplits = 16;
+constexpr std::size_t kFewTokens = 8;
+constexpr std::size_t kBlock = 64;                // keys
+constexpr std::size_t kStride = kBlock + kLanes;  // of scores: whole vectors are written from any key
+constexpr std::size_t kMostRuns = 16;
+// Registers: keys * heads sums, and one vector of each key and head.
+#if defined(__AVX512F__)
+constexpr int kTileKeys = 4, kTileHeads = 4;
+#else
+constexpr int kTileKeys = 2, kTileHeads = 4;
+#endif
 
+// Of each new token: rotated queries [heads, dim], then for each head and block of keys the sum of weighted values
+// [heads, blocks, padded], the largest score and the sum of weights [heads, blocks].
 struct Decode {
   const AttentionCall& call;
-  const float* queries;
-  std::size_t splits, keys_a_split;
-  // For each task: sums [group, padded], maxima [group], totals [group], scores [group, keys_a_split], converted keys.
-  float* workspace;
-  std::size_t workspace_a_task;
+  float* queries = nullptr;
+  float* sums = nullptr;
+  float* maxima = nullptr;
+  float* totals = nullptr;
+  float* scores = nullptr;   // of each task, [group, kStride]
+  float* weights = nullptr;  // of blocks, for merging
+  std::size_t padded = 0, blocks = 0, runs = 0;
+
+  // Slots [begin, end) that new token s of a row sees.
+  std::size_t end(std::size_t row, std::size_t s) const { return call.past(row) + s + 1; }
+  std::size_t begin(std::size_t row, std::size_t s) const {
+    const std::size_t last = end(row, s);
+    return call.window && last > call.window ? last - call.window : 0;
+  }
+  // Of all new tokens of a row.
+  std::size_t first_block(std::size_t row) const { return begin(row, 0) / kBlock; }
+  std::size_t blocks_of(std::size_t row) const {
+    return (end(row, call.length - 1) + kBlock - 1) / kBlock - first_block(row);
+  }
+  std::size_t part(std::size_t token, std::size_t head, std::size_t block) const {
+    return (token * call.heads + head) * blocks + block;
+  }
 };
 
-// scores[group, keys] of queries [group, dim] and keys [keys, dim], the scores' rows `stride` apart.
-void score_keys(const float* query, std::size_t group, const float* key, std::size_t keys, std::size_t dim,
-                float* scores, std::size_t stride) {
-  std::size_t i = 0;
-  if (dim % kLanes == 0) {
-    for (; i + kLanes <= keys; i += kLanes) {
-      for (std::size_t head = 0; head < group; ++head) {
-        Floats products[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const float* line = key + (i + lane) * dim;
-          Floats product = load(query + head * dim) * load(line);
-          for (std::size_t j = kLanes; j < dim; j += kLanes) product += load(query + head * dim + j) * load(line + j);
-          products[lane] = product;
-        }
-        store(scores + head * stride + i, sums(products));
-      }
+// sums[head][key] += the products of kLanes-wide parts of Heads queries and kTileKeys keys, to be added across lanes.
+template <int Heads, typename Element>
+inline void score_tile(const float* query, const Element* const* key, std::size_t dim, Floats (*sums)[kLanes]) {
+  Floats sum[Heads][kTileKeys];
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileKeys; ++i) sum[head][i] = Floats{};
+  for (std::size_t j = 0; j < dim; j += kLanes) {
+    Floats part[kTileKeys];
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileKeys; ++i) part[i] = load(key[i] + j);
+#pragma GCC unroll 8
+    for (int head = 0; head < Heads; ++head) {
+      const Floats x = load(query + head * dim + j);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTileKeys; ++i) sum[head][i] += x * part[i];
     }
   }
-  for (; i < keys; ++i) {
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int i = 0; i < kTileKeys; ++i) sums[head][i] = sum[head][i];
+}
+
+// scores [Heads, keys], up to a whole vector after each row is overwritten.
+template <typename Element, int Heads = kTileHeads>
+inline void score_heads(std::size_t heads, const float* query, const Element* key, std::size_t keys, std::size_t dim,
+                        float* scores) {
+  if constexpr (Heads > 1) {
+    if (heads < Heads) return score_heads<Element, Heads - 1>(heads, query, key, keys, dim, scores);
+  }
+  for (std::size_t i = 0; i < keys; i += kLanes) {
+    Floats products[Heads][kLanes];
+    for (int lane = 0; lane < kLanes; lane += kTileKeys) {
+      const Element* line[kTileKeys];
+      // The last key stands in for those after it, which are not read.
+      for (int k = 0; k < kTileKeys; ++k) line[k] = key + std::min(i + lane + k, keys - 1) * dim;
+      Floats(*to)[kLanes] = reinterpret_cast<Floats(*)[kLanes]>(&products[0][lane]);
+      score_tile<Heads>(query, line, dim, to);
+    }
+    for (int head = 0; head < Heads; ++head) store(scores + head * kStride + i, sums(products[head]));
+  }
+}
+
+// scores [group, keys], rows kStride apart, of queries [group, dim] and keys [keys, dim].
+template <typename Element>
+void score_keys(const float* query, std::size_t group, const Element* key, std::size_t keys, std::size_t dim,
+                float* scores) {
+  if (dim % kLanes == 0) {
+    for (std::size_t head = 0; head < group; head += kTileHeads)
+      score_heads(std::min<std::size_t>(group - head, kTileHeads), query + head * dim, key, keys, dim,
+                  scores + head * kStride);
+    return;
+  }
+  for (std::size_t i = 0; i < keys; ++i) {
     for (std::size_t head = 0; head < group; ++head) {
       float product = 0.0f;
       for (std::size_t j = 0; j < dim; ++j) product += query[head * dim + j] * key[i * dim + j];
-      scores[head * stride + i] = product;
+      scores[head * kStride + i] = product;
     }
   }
+}
+
+// sum [group, dim], rows `stride` apart, of scores [group, keys] times values [keys, dim].
+template <typename Element>
+void sum_values(const float* scores, std::size_t group, const Element* value, std::size_t keys, std::size_t dim,
+                float* sum, std::size_t stride) {
+  if (dim % kLanes == 0) return gemm(group, dim, keys, scores, kStride, value, dim, sum, stride, false);
+  for (std::size_t head = 0; head < group; ++head) {
+    std::fill_n(sum + head * stride, rounded_up(dim, kLanes), 0.0f);
+    for (std::size_t k = 0; k < keys; ++k)
+      for (std::size_t j = 0; j < dim; ++j) sum[head * stride + j] += scores[head * kStride + k] * value[k * dim + j];
+  }
+}
+
+// One new token against block `block` of those that its row's new tokens see.
+template <typename Element>
+void attend_block(const Decode& decode, std::size_t row, std::size_t kv_head, std::size_t s, std::size_t block,
+                  float* scores) {
+  const AttentionCall& call = decode.call;
+  const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, token = row * call.length + s;
+  const std::size_t slot = (decode.first_block(row) + block) * kBlock;
+  const std::size_t start = std::max(decode.begin(row, s), slot), end = std::min(decode.end(row, s), slot + kBlock);
+  const std::size_t part = decode.part(token, kv_head * group, block);
+  if (start >= end) return;
+  const std::size_t keys = end - start, offset = offset_of(call, row, kv_head, start);
+  score_keys(decode.queries + (token * call.heads + kv_head * group) * dim, group,
+             static_cast<const Element*>(call.key_cache.data) + offset, keys, dim, scores);
+  for (std::size_t head = 0; head < group; ++head) {
+    float* line = scores + head * kStride;
+    if (call.softcap != 0.0f) cap_scores(line, keys, call.softcap);
+    float& maximum = decode.maxima[part + head * decode.blocks];
+    maximum = largest(line, keys);
+    decode.totals[part + head * decode.blocks] = exponentiate(line, keys, maximum);
+  }
+  sum_values(scores, group, static_cast<const Element*>(call.value_cache.data) + offset, keys, dim,
+             decode.sums + part * decode.padded, decode.blocks * decode.padded);
 }
 
 void decode_task(void* context, std::size_t index) {
   const Decode& decode = *static_cast<const Decode*>(context);
   const AttentionCall& call = decode.call;
-  const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, padded = rounded_up(dim, kLanes);
-  const std::size_t split = index % decode.splits, kv_head = index / decode.splits % call.kv_heads;
-  const std::size_t row = index / decode.splits / call.kv_heads;
-  float* sum = decode.workspace + index * decode.workspace_a_task;
-  float* maximum = sum + group * padded;
-  float* total = maximum + group;
-  float* scores = total + group;
-  const std::size_t stride = decode.keys_a_split + kLanes;
-
-  const std::size_t end_of_row = call.past(row) + 1;
-  const std::size_t begin_of_row = call.window && end_of_row > call.window ? end_of_row - call.window : 0;
-  const std::size_t start = std::min(begin_of_row + split * decode.keys_a_split, end_of_row);
-  const std::size_t keys = std::min(decode.keys_a_split, end_of_row - start);
-  std::fill_n(sum, group * padded, 0.0f);
-  std::fill_n(maximum, group, kNone);
-  std::fill_n(total, group, 0.0f);
-  if (!keys) return;
-  const float* query = decode.queries + (row * call.heads + kv_head * group) * dim;
-  float* floats = scores + group * stride;
-  for (std::size_t i = 0; i < keys; i += kKeyBlock) {
-    const std::size_t count = std::min(kKeyBlock, keys - i);
-    const float* key = cached(call, call.key_cache, row, kv_head, start + i, count, floats);
-    score_keys(query, group, key, count, dim, scores + i, stride);
-  }
-  for (std::size_t head = 0; head < group; ++head) {
-    float* line = scores + head * stride;
-    if (call.softcap != 0.0f) cap_scores(line, keys, call.softcap);
-    maximum[head] = largest(line, keys);
-    total[head] = exponentiate(line, keys, maximum[head]);
-  }
-  for (std::size_t i = 0; i < keys; i += kKeyBlock) {
-    const std::size_t count = std::min(kKeyBlock, keys - i);
-    const float* value = cached(call, call.value_cache, row, kv_head, start + i, count, floats);
-    if (padded == dim) {
-      gemm(group, dim, count, scores + i, stride, value, dim, sum, padded, true);
-      continue;
-    }
-    for (std::size_t head = 0; head < group; ++head)
-      for (std::size_t k = 0; k < count; ++k)
-        for (std::size_t j = 0; j < dim; ++j)
-          sum[head * padded + j] += scores[head * stride + i + k] * value[k * dim + j];
-  }
+  const std::size_t run = index % decode.runs, kv_head = index / decode.runs % call.kv_heads;
+  const std::size_t row = index / decode.runs / call.kv_heads, blocks = decode.blocks_of(row);
+  float* scores = decode.scores + index * (call.heads / call.kv_heads) * kStride;
+  const auto attend = call.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
+  for (std::size_t block = run * blocks / decode.runs; block < (run + 1) * blocks / decode.runs; ++block)
+    for (std::size_t s = 0; s < call.length; ++s) attend(decode, row, kv_head, s, block, scores);
 }
 
-// Weighs the splits of one row's head by their maxima into `out`.
-void merge(const Decode& decode, std::size_t row, std::size_t head) {
+// Weighs the blocks of one token's head by their largest scores into `out`.
+void merge(const Decode& decode, std::size_t row, std::size_t s, std::size_t head) {
   const AttentionCall& call = decode.call;
-  const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, padded = rounded_up(dim, kLanes);
-  const float* task = decode.workspace + (row * call.kv_heads + head / group) * decode.splits * decode.workspace_a_task;
-  float* out = call.out + (row * call.heads + head) * dim;
-  const std::size_t member = head % group;
-  const auto maximum = [&](std::size_t split) {
-    return task[split * decode.workspace_a_task + group * padded + member];
-  };
-  float overall = kNone, total = 0.0f;
-  for (std::size_t split = 0; split < decode.splits; ++split) overall = std::max(overall, maximum(split));
-  std::fill_n(out, dim, 0.0f);
-  for (std::size_t split = 0; split < decode.splits; ++split) {
-    const float weight = std::exp(maximum(split) - overall);
-    const float* part = task + split * decode.workspace_a_task;
-    total += weight * part[group * padded + group + member];
-    for (std::size_t j = 0; j < dim; ++j) out[j] += weight * part[member * padded + j];
+  const std::size_t token = row * call.length + s, first = decode.begin(row, s) / kBlock - decode.first_block(row);
+  const std::size_t count = (decode.end(row, s) - 1) / kBlock - decode.first_block(row) + 1 - first;
+  const std::size_t part = decode.part(token, head, first);
+  float* weights = decode.weights;
+  std::copy_n(decode.maxima + part, count, weights);
+  exponentiate(weights, count, largest(weights, count));
+  float total = 0.0f;
+  for (std::size_t i = 0; i < count; ++i) total += weights[i] * decode.totals[part + i];
+  const float inverse = 1.0f / total;
+  for (std::size_t i = 0; i < count; ++i) weights[i] *= inverse;
+  float* sum = decode.sums + part * decode.padded;
+  for (std::size_t j = 0; j < decode.padded; j += kLanes) {
+    Floats weighted{};
+    for (std::size_t i = 0; i < count; ++i) weighted += load(sum + i * decode.padded + j) * weights[i];
+    store(sum + j, weighted);
   }
-  for (std::size_t j = 0; j < dim; ++j) out[j] /= total;
-  apply_scales(call, call.value_cache, head / group, out);
+  float* out = call.out + (token * call.heads + head) * call.head_dim;
+  std::copy_n(sum, call.head_dim, out);
+  apply_scales(call, call.value_cache, head / (call.heads / call.kv_heads), out);
 }
 
 }  // namespace
 
-void attend_one(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
-  const std::size_t group = call.heads / call.kv_heads, padded = rounded_up(call.head_dim, kLanes);
-  std::size_t longest = 0;
-  for (std::size_t row = 0; row < call.batch; ++row) longest = std::max(longest, call.past(row) + 1);
-  if (call.window) longest = std::min(longest, call.window);
-  const std::size_t splits = std::clamp((longest + kSplit - 1) / kSplit, std::size_t{1}, kMostSplits);
-  const std::size_t keys_a_split = rounded_up((longest + splits - 1) / splits, kLanes);
-  const std::size_t workspace_a_task = group * (padded + 2 + keys_a_split + kLanes) + kKeyBlock * call.head_dim;
-  const std::size_t queries = call.batch * call.heads * call.head_dim;
-  const std::size_t tasks = call.batch * call.kv_heads * splits;
-  if (scratch.size() < queries + tasks * workspace_a_task) scratch.resize(queries + tasks * workspace_a_task);
-  for (std::size_t row = 0; row < call.batch; ++row) append(call, scratch.data(), row, 0);
-  Decode decode{call, scratch.data(), splits, keys_a_split, scratch.data() + queries, workspace_a_task};
+void attend_few(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+  Decode decode{call};
+  decode.padded = rounded_up(call.head_dim, kLanes);
+  for (std::size_t row = 0; row < call.batch; ++row) decode.blocks = std::max(decode.blocks, decode.blocks_of(row));
+  decode.runs = std::min(decode.blocks, kMostRuns);
+  const std::size_t tokens = call.batch * call.length, queries = tokens * call.heads * call.head_dim;
+  const std::size_t parts = tokens * call.heads * decode.blocks, tasks = call.batch * call.kv_heads * decode.runs;
+  const std::size_t size =
+      queries + parts * (decode.padded + 2) + decode.blocks + kLanes + tasks * (call.heads / call.kv_heads) * kStride;
+  if (scratch.size() < size) scratch.resize(size);
+  decode.queries = scratch.data();
+  decode.sums = decode.queries + queries;
+  decode.scores = decode.sums + parts * decode.padded;
+  decode.totals = decode.scores + tasks * (call.heads / call.kv_heads) * kStride;
+  decode.maxima = decode.totals + parts;
+  decode.weights = decode.maxima + parts;
+  for (std::size_t row = 0; row < call.batch; ++row)
+    for (std::size_t s = 0; s < call.length; ++s)
+      append(call, decode.queries + (row * call.length + s) * call.heads * call.head_dim, call.head_dim, row, s);
   parallel.run(parallel.self, decode_task, tasks, &decode);
   for (std::size_t row = 0; row < call.batch; ++row)
-    for (std::size_t head = 0; head < call.heads; ++head) merge(decode, row, head);
+    for (std::size_t s = 0; s < call.length; ++s)
+      for (std::size_t head = 0; head < call.heads; ++head) merge(decode, row, s, head);
 }
 
 void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& scratch);
 
 void attention(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
-  (call.length == 1 ? attend_one : attend_many)(call, parallel, scratch);
+  (call.length <= kFewTokens ? attend_few : attend_many)(call, parallel, scratch);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -45,14 +45,9 @@ inline const float* cached(const AttentionCall& call, const Cache& cache, std::s
                            std::size_t first, std::size_t count, float* buffer) {
   const std::size_t offset = offset_of(call, row, kv_head, first), size = count * call.head_dim;
   if (!cache.scales) return static_cast<const float*>(cache.data) + offset;
-  using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
   const std::int8_t* codes = static_cast<const std::int8_t*>(cache.data) + offset;
   std::size_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    Bytes bytes;
-    std::memcpy(&bytes, codes + i, sizeof bytes);
-    store(buffer + i, __builtin_convertvector(bytes, Floats));
-  }
+  for (; i + kLanes <= size; i += kLanes) store(buffer + i, load(codes + i));
   for (; i < size; ++i) buffer[i] = codes[i];
   return buffer;
 }
@@ -67,7 +62,9 @@ inline void put(const AttentionCall& call, const Cache& cache, std::size_t row, 
   }
   std::int8_t* codes = static_cast<std::int8_t*>(cache.data) + offset;
   const float* scales = cache.scales + kv_head * call.head_dim;
-  for (std::size_t i = 0; i < call.head_dim; ++i)
+  std::size_t i = 0;
+  for (; i + kLanes <= call.head_dim; i += kLanes) store(codes + i, load(from + i) / load(scales + i));
+  for (; i < call.head_dim; ++i)
     codes[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp(from[i] / scales[i], -128.0f, 127.0f)));
 }
 
@@ -79,11 +76,11 @@ inline void apply_scales(const AttentionCall& call, const Cache& cache, std::siz
 }
 
 // Appends the new keys and values of one position to the cache; its rotated, scaled queries go to
-// queries [batch, heads, length, head_dim].
-inline void append(const AttentionCall& call, float* queries, std::size_t row, std::size_t s) {
+// queries [heads, head_dim], those of a head `stride` floats after the one before.
+inline void append(const AttentionCall& call, float* queries, std::size_t stride, std::size_t row, std::size_t s) {
   const std::size_t token = row * call.length + s, position = call.past(row) + s, dim = call.head_dim;
   for (std::size_t head = 0; head < call.heads; ++head) {
-    float* query = queries + ((row * call.heads + head) * call.length + s) * dim;
+    float* query = queries + head * stride;
     rotate(call, call.query + token * call.query_stride + head * dim, query, position, call.scale);
     apply_scales(call, call.key_cache, head / (call.heads / call.kv_heads), query);
   }

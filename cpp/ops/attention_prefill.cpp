@@ -107,12 +107,15 @@ void prefill_task(void* context, std::size_t index) {
 
 struct Append {
   const AttentionCall& call;
-  float* queries;
+  float* queries;  // [batch, heads, length, head_dim]
 };
 
 void append_task(void* context, std::size_t index) {
   const Append& append_all = *static_cast<const Append*>(context);
-  append(append_all.call, append_all.queries, index / append_all.call.length, index % append_all.call.length);
+  const AttentionCall& call = append_all.call;
+  const std::size_t row = index / call.length, s = index % call.length;
+  append(call, append_all.queries + (row * call.heads * call.length + s) * call.head_dim, call.length * call.head_dim,
+         row, s);
 }
 
 }  // namespace

@@ -16,8 +16,8 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 
 namespace detail {
 
-template <int Rows, int Vectors>
-inline void tile(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride, std::size_t depth,
+template <int Rows, int Vectors, typename Element>
+inline void tile(const float* a, std::size_t a_stride, const Element* b, std::size_t b_stride, std::size_t depth,
                  float* c, std::size_t c_stride, bool accumulate) {
   // Unrolled by order: otherwise the sums are spilled between the loops.
   Floats sum[Rows][Vectors];
@@ -45,8 +45,8 @@ inline void tile(const float* a, std::size_t a_stride, const float* b, std::size
     }
 }
 
-template <int Vectors, int Rows = kTileRows>
-inline void rows_of_tile(std::size_t rows, const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
+template <int Vectors, int Rows = kTileRows, typename Element>
+inline void rows_of_tile(std::size_t rows, const float* a, std::size_t a_stride, const Element* b, std::size_t b_stride,
                          std::size_t depth, float* c, std::size_t c_stride, bool accumulate) {
   if (rows >= Rows) {
     tile<Rows, Vectors>(a, a_stride, b, b_stride, depth, c, c_stride, accumulate);
@@ -55,8 +55,8 @@ inline void rows_of_tile(std::size_t rows, const float* a, std::size_t a_stride,
   }
 }
 
-template <int Vectors>
-inline void columns_of_tile(std::size_t rows, const float* a, std::size_t a_stride, const float* b,
+template <int Vectors, typename Element>
+inline void columns_of_tile(std::size_t rows, const float* a, std::size_t a_stride, const Element* b,
                             std::size_t b_stride, std::size_t depth, float* c, std::size_t c_stride, bool accumulate) {
   for (std::size_t i = 0; i < rows; i += kTileRows) {
     rows_of_tile<Vectors>(rows - i, a + i * a_stride, a_stride, b, b_stride, depth, c + i * c_stride, c_stride,
@@ -67,8 +67,10 @@ inline void columns_of_tile(std::size_t rows, const float* a, std::size_t a_stri
 }  // namespace detail
 
 // c[rows, columns] = a[rows, depth] * b[depth, columns], added to c when `accumulate`; columns a multiple of kLanes.
+// b is of floats or of int8.
+template <typename Element>
 inline void gemm(std::size_t rows, std::size_t columns, std::size_t depth, const float* a, std::size_t a_stride,
-                 const float* b, std::size_t b_stride, float* c, std::size_t c_stride, bool accumulate) {
+                 const Element* b, std::size_t b_stride, float* c, std::size_t c_stride, bool accumulate) {
   std::size_t j = 0;
   for (; j + kTileVectors * kLanes <= columns; j += kTileVectors * kLanes)
     detail::columns_of_tile<kTileVectors>(rows, a, a_stride, b + j, b_stride, depth, c + j, c_stride, accumulate);

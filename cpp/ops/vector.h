@@ -9,6 +9,10 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #ifndef EDGEKILN_ISA
 #error "EDGEKILN_ISA must name the instruction set this file is compiled for"
 #endif
@@ -32,6 +36,20 @@ inline Floats load(const float* from) {
   return value;
 }
 
+// kLanes whole numbers as floats. GCC 12 converts the elements of such vectors one by one.
+inline Floats load(const std::int8_t* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline Floats broadcast(float value) { return value - Floats{}; }
@@ -50,6 +68,22 @@ inline float sum_of_lanes(Floats value) {
   return result;
 }
 
+// The nearest whole numbers, ties to even; |x| < 2^22.
+inline Floats nearest(Floats x) {
+  // Adding and taking away 1.5 * 2^23 leaves no bits for a fraction.
+  const float round = 12582912.0f;
+  return (x + round) - round;
+}
+
+// kLanes floats to the nearest int8.
+inline void store(std::int8_t* to, Floats value) {
+  using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
+  const Floats low = broadcast(-128.0f), high = broadcast(127.0f);
+  const Floats clamped = value < low ? low : (value > high ? high : value);
+  const Bytes bytes = __builtin_convertvector(__builtin_convertvector(nearest(clamped), Ints), Bytes);
+  std::memcpy(to, &bytes, sizeof bytes);
+}
+
 // e^x for x <= 0, to within 2 units in the last place; 0 where e^x is below the normal floats.
 //
 // x = n ln 2 + r with |r| <= ln 2 / 2 in two parts of ln 2 (Cody and Waite), then the Taylor polynomial of e^r to the
@@ -57,9 +91,7 @@ inline float sum_of_lanes(Floats value) {
 inline Floats exp_of_negative(Floats x) {
   const Floats lowest = broadcast(-87.0f);
   const Floats clamped = larger(x, lowest);
-  // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number.
-  const float round = 12582912.0f;
-  const Floats n = (clamped * 1.44269504f + round) - round;
+  const Floats n = nearest(clamped * 1.44269504f);
   Floats r = clamped - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   Floats p = broadcast(1.0f / 720);
@@ -85,14 +117,13 @@ inline Floats tanh_of(Floats x) {
 
 namespace detail {
 
-// In groups of 2 * Half lanes: the first half of each group of `a` folded onto its second, then the same of `b`.
+// In groups of 2 * Half lanes: the first half of each group of `a` folded onto its second, then the same of `b`. What
+// stays where it is takes a blend, which is cheaper than a permutation.
 template <int Half, int... Lane>
 inline Floats fold(Floats a, Floats b, std::integer_sequence<int, Lane...>) {
-  constexpr auto first = [](int lane) {
-    const int group = lane / (2 * Half), within = lane % (2 * Half);
-    return (within < Half ? 0 : kLanes) + group * 2 * Half + within % Half;
-  };
-  return __builtin_shufflevector(a, b, first(Lane)...) + __builtin_shufflevector(a, b, (first(Lane) + Half)...);
+  constexpr auto kept = [](int lane) { return lane % (2 * Half) < Half ? lane : kLanes + lane; };
+  constexpr auto moved = [](int lane) { return lane % (2 * Half) < Half ? lane + Half : kLanes + lane - Half; };
+  return __builtin_shufflevector(a, b, kept(Lane)...) + __builtin_shufflevector(a, b, moved(Lane)...);
 }
 
 template <int Count>

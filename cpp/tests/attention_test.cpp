@@ -168,6 +168,36 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   return worst;
 }
 
+// Whether tokens that come together get to the bit what they get one by one.
+bool same_together(edgekiln::AttentionKernel kernel, bool int8) {
+  constexpr std::size_t heads = 6, kv_heads = 2, dim = 64, capacity = 256, past = 120, together = 8;
+  constexpr std::size_t width = (heads + 2 * kv_heads) * dim;
+  std::mt19937 generator(3);
+  const std::vector<float> packed = random_floats(generator, together * width), angles(capacity * dim / 2, 0.6f);
+  const std::vector<float> scales(kv_heads * dim, 0.02f);
+  const std::vector<float> filled = random_floats(generator, kv_heads * capacity * dim, int8 ? 0.0f : 1.0f);
+  std::vector<float> outs[2];
+  for (const std::size_t step : {together, std::size_t{1}}) {
+    std::vector<float> keys = filled, values = filled, out(together * heads * dim);
+    edgekiln::Scratch scratch;
+    for (std::size_t s = 0; s < together; s += step) {
+      const std::int32_t last = static_cast<std::int32_t>(past + s + step - 1);
+      edgekiln::AttentionCall call{};
+      call.batch = 1, call.length = step, call.heads = heads, call.kv_heads = kv_heads, call.head_dim = dim;
+      call.capacity = capacity, call.query = packed.data() + s * width, call.key = call.query + heads * dim;
+      call.value = call.key + kv_heads * dim;
+      call.query_stride = call.key_stride = call.value_stride = width;
+      call.key_cache = {keys.data(), int8 ? scales.data() : nullptr};
+      call.value_cache = {values.data(), int8 ? scales.data() : nullptr};
+      call.last_position = &last, call.cosine = call.sine = angles.data(), call.rotary_dim = dim;
+      call.scale = 0.125f, call.out = out.data() + s * heads * dim;
+      kernel(call, {on_threads, nullptr}, scratch);
+    }
+    outs[step == 1] = out;
+  }
+  return outs[0] == outs[1];
+}
+
 }  // namespace
 
 int main() {
@@ -195,6 +225,9 @@ int main() {
       {"int8 cache, a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0, true},
       {"int8 cache, a chunk", 2, 70, 4, 2, 64, 512, {301, 2}, 64, false, true, 0.125f, 0, 0, true},
       {"int8 cache, ragged rows", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0, true},
+      {"few tokens together", 2, 5, 10, 2, 64, 512, {300, 61}, 64, false, true, 0.125f, 0, 0},
+      {"few tokens in a window", 1, 6, 4, 2, 64, 512, {140}, 64, false, true, 0.125f, 0, 70},
+      {"int8 cache, few tokens together", 1, 8, 10, 2, 64, 512, {300}, 64, false, true, 0.125f, 0, 0, true},
       {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
       {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
       {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
@@ -208,6 +241,11 @@ int main() {
         std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
         ++failures;
       }
+    }
+    for (const bool int8 : {false, true}) {
+      if (same_together(kernels.attention, int8)) continue;
+      std::printf("%s: tokens together differ from one by one, int8 %d\n", kernels.instruction_set, int8);
+      ++failures;
     }
     std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
