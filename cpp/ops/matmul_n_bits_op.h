@@ -10,6 +10,65 @@
 
 namespace edgekiln::ort {
 
+// The constant weight of a product in groups, from input `first` on; without codes where it is not constant.
+inline MatMulNBitsCall constant_weight(const OrtKernelInfo* info, std::size_t first, MatMulNBitsCall shape, Zero zero) {
+  const std::size_t count = shape.columns * shape.groups();
+  if (shape.bits != 4 && shape.bits != 8) fail("bits must be 4 or 8");
+  if (shape.group != 32 && shape.group != 64 && shape.group != 128) fail("block_size must be 32, 64 or 128");
+  if (!shape.depth || !shape.columns || shape.depth % shape.group) fail("K must be a multiple of block_size");
+  MatMulNBitsCall weight = shape;
+  weight.codes = constant_input<std::uint8_t>(info, first, shape.columns * shape.row_bytes());
+  weight.scales = constant_input<float>(info, first + 1, count);
+  if (zero == Zero::kOffsets) weight.offsets = constant_input<float>(info, first + 2, count);
+  if (zero == Zero::kZeroPoints)
+    weight.zero_points = constant_input<std::uint8_t>(info, first + 2, shape.columns * shape.zero_point_bytes());
+  const bool constant = weight.codes && weight.scales && (weight.offsets || zero != Zero::kOffsets) &&
+                        (weight.zero_points || zero != Zero::kZeroPoints);
+  return constant ? weight : shape;
+}
+
+// Packs a constant weight, whose file is not read again.
+inline CodePanels packed(MatMulNBitsCall weight, const HalfScales& half) {
+  weight.half_scales = half.scales();
+  weight.half_minima = half.minima();
+  CodePanels panels = panels_of(weight);
+  const std::size_t bytes = weight.columns * weight.groups() * sizeof(float);
+  release_file_pages(weight.codes, weight.columns * weight.row_bytes());
+  release_file_pages(weight.scales, bytes);
+  if (weight.offsets) release_file_pages(weight.offsets, bytes);
+  return panels;
+}
+
+inline HalfScales half_scales_of(const MatMulNBitsCall& weight) {
+  return {weight.scales, weight.offsets, weight.columns * weight.groups(), weight.middle()};
+}
+
+// A product with a constant weight, for processors that have kernels for panels; attributes bits and block_size.
+class CodeProduct {
+ public:
+  CodeProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns, Zero zero)
+      : panels_(pack(info, first, depth, columns, zero)) {}
+
+  void multiply(const float* a, std::size_t rows, float* out, const Parallel& parallel, Scratch& scratch) const {
+    kernels().front().code_panels(panels_, a, rows, out, parallel, scratch);
+  }
+
+ private:
+  static CodePanels pack(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns,
+                         Zero zero) {
+    MatMulNBitsCall shape{};
+    shape.depth = depth;
+    shape.columns = columns;
+    shape.group = integer(info, "block_size");
+    shape.bits = static_cast<int>(integer(info, "bits"));
+    const MatMulNBitsCall weight = constant_weight(info, first, shape, zero);
+    if (!weight.codes) fail("weights must be constant");
+    return packed(weight, half_scales_of(weight));
+  }
+
+  CodePanels panels_;
+};
+
 class MatMulNBits {
  public:
   static constexpr const char* kName = "MatMulNBits";
@@ -30,29 +89,14 @@ class MatMulNBits {
         columns_(integer(info, "N")),
         group_(integer(info, "block_size")),
         bits_(static_cast<int>(integer(info, "bits"))) {
-    if (bits_ != 4 && bits_ != 8) fail("bits must be 4 or 8");
-    if (group_ != 32 && group_ != 64 && group_ != 128) fail("block_size must be 32, 64 or 128");
-    if (depth_ < 1 || columns_ < 1 || depth_ % group_) fail("K must be a multiple of block_size");
-    MatMulNBitsCall weight = shape();
-    const std::size_t count = columns_ * (depth_ / group_);
     const bool with_zero_points = !with_offsets && input_count(info) > kOptional[0];
-    weight.codes = constant_input<std::uint8_t>(info, 1, columns_ * weight.row_bytes());
-    weight.scales = constant_input<float>(info, 2, count);
-    if (with_offsets) weight.offsets = constant_input<float>(info, 3, count);
-    if (with_zero_points)
-      weight.zero_points = constant_input<std::uint8_t>(info, 3, columns_ * weight.zero_point_bytes());
-    const bool constant =
-        weight.codes && weight.scales && (weight.offsets || !with_offsets) && (weight.zero_points || !with_zero_points);
-    if (!constant) return;
-    half_ = {weight.scales, weight.offsets, count, weight.middle()};
+    const Zero zero = with_offsets ? Zero::kOffsets : with_zero_points ? Zero::kZeroPoints : Zero::kMiddle;
+    const MatMulNBitsCall weight = constant_weight(info, 1, shape(), zero);
+    if (!weight.codes) return;
+    half_ = half_scales_of(weight);
     if (!kernels().front().code_panels) return;
-    weight.half_scales = half_.scales();
-    weight.half_minima = half_.minima();
-    panels_.emplace(panels_of(weight));
+    panels_.emplace(packed(weight, half_));
     half_ = {};
-    release_file_pages(weight.codes, columns_ * weight.row_bytes());
-    release_file_pages(weight.scales, count * sizeof(float));
-    if (with_offsets) release_file_pages(weight.offsets, count * sizeof(float));
   }
 
   void multiply(OrtKernelContext* context, bool with_offsets) const {

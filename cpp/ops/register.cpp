@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "between_attentions_op.h"
 #include "gated_silu_op.h"
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
@@ -35,11 +36,15 @@ void add_domains(OrtSessionOptions* options) {
   static const Op<OffsetMatMulNBits> offset_matmul;
   static const Op<RowQuantizedMatMul> row_quantized;
   static const Op<SkipNorm> skip_norm;
+  static const Op<BetweenAttentions<OffsetProduct>> offset_between;
+  static const Op<BetweenAttentions<ZeroPointProduct>> zero_point_between;
+  static const Op<BetweenAttentions<Int8Product>> row_quantized_between;
   // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
   static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
   // What has no kernel for this processor stays the function that the graph brings.
   std::vector<const OrtCustomOp*> ours{&gated_silu, &offset_matmul};
-  if (kernels().front().row_quantized) ours.push_back(&row_quantized);
+  if (kernels().front().row_quantized) ours.insert(ours.end(), {&row_quantized, &row_quantized_between});
+  if (kernels().front().code_panels) ours.insert(ours.end(), {&offset_between, &zero_point_between});
   static const Domain own = domain_of(kOwnDomain, ours);
   check(api->AddCustomOpDomain(options, theirs.get()));
   check(api->AddCustomOpDomain(options, own.get()));

@@ -7,6 +7,17 @@
 
 namespace edgekiln::ort {
 
+// The constant weight [depth, columns] at input `first`, its scales after it. Its file is not read again.
+inline Int8Panels constant_panels(const OrtKernelInfo* info, std::size_t first, std::size_t depth,
+                                  std::size_t columns) {
+  const auto* codes = constant_input<std::int8_t>(info, first, depth * columns);
+  const auto* scales = constant_input<float>(info, first + 1, columns);
+  if (!codes || !scales || !depth || !columns) fail("codes and scales must be constants");
+  Int8Panels panels(codes, scales, depth, columns);
+  release_file_pages(codes, depth * columns);
+  return panels;
+}
+
 // An op of our own: graphs bring a function of ONNX Runtime's ops under this name, which is what runs where this kernel
 // is not registered.
 class RowQuantizedMatMul {
@@ -18,7 +29,8 @@ class RowQuantizedMatMul {
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat};
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit RowQuantizedMatMul(const OrtKernelInfo* info) : panels_(panels_of(info)) {}
+  explicit RowQuantizedMatMul(const OrtKernelInfo* info)
+      : panels_(constant_panels(info, 1, integer(info, "K"), integer(info, "N"))) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor a = input(context, 0);
@@ -33,16 +45,6 @@ class RowQuantizedMatMul {
   }
 
  private:
-  static Int8Panels panels_of(const OrtKernelInfo* info) {
-    const std::size_t depth = integer(info, "K"), columns = integer(info, "N");
-    const auto* codes = constant_input<std::int8_t>(info, 1, depth * columns);
-    const auto* scales = constant_input<float>(info, 2, columns);
-    if (!codes || !scales || !depth || !columns) fail("codes and scales must be constants");
-    Int8Panels panels(codes, scales, depth, columns);
-    release_file_pages(codes, depth * columns);
-    return panels;
-  }
-
   Int8Panels panels_;
 };
 

@@ -5,6 +5,7 @@ from typing import Final
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgekiln.export.passes.between_attentions import fuse_between_attentions
 from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
 from edgekiln.export.passes.gated_silu import fuse_gated_silu
 from edgekiln.export.passes.group_query_attention import lower_attention
@@ -16,8 +17,18 @@ from edgekiln.export.passes.transpose_weights import transpose_weights
 KEY_VALUE_KIND: Final = "shared-buffer"
 
 
-def lower(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
+def lower(model: ir.Model, max_length: int) -> None:
     """Lower in place; `max_length` positions get rotary angles.
+
+    Raises:
+        UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
+    """
+    lower_ops(model, max_length)
+    fuse_between_attentions(model)
+
+
+def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
+    """The part that other processors share: every op becomes one of ONNX Runtime's, or a small function of them.
 
     `total_length` is the graph input that says the largest length of a batch, for a graph that has one.
 

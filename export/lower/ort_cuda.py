@@ -38,7 +38,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     total_length = ir.Value(name=TOTAL_LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT32))
     model.graph.inputs.append(total_length)
     weights_only(model)
-    ort_cpu.lower(model, max_length, total_length)
+    ort_cpu.lower_ops(model, max_length, total_length)
     common.InlinePass()(model)
     model.opset_imports.pop(DOMAIN, None)
     for node in model.graph:

@@ -20,7 +20,7 @@ def gated_silu_function() -> ir.Function:
         helper.make_node("Mul", ["gate", "sigmoid"], ["silu"]),
         helper.make_node("Mul", ["silu", "up"], ["y"]),
     ]
-    return ort_functions.define(NAME, ["x"], "y", nodes)
+    return ort_functions.define(NAME, ["x"], ["y"], nodes)
 
 
 def fuse_gated_silu(model: ir.Model) -> None:

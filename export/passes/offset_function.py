@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
-from edgekiln.export.passes.ort_functions import define
+from edgekiln.export.passes.ort_functions import define, handed_on
 
 NAME = "OffsetMatMulNBits"
 _NUMBERS = ("K", "N", "bits", "block_size")
@@ -24,12 +24,10 @@ def offset_matmul_function() -> ir.Function:
     product = helper.make_node(
         "MatMulNBits", ["x", "blocks", "scales"], ["product"], domain="com.microsoft", accuracy_level=4
     )
-    product.attribute.extend(_handed_on(name, name, onnx.AttributeProto.INT) for name in _NUMBERS)
     by_group = helper.make_node("Constant", [], ["by_group"])
-    by_group.attribute.append(_handed_on("value_ints", _BY_GROUP, onnx.AttributeProto.INTS))
     nodes = [
-        product,
-        by_group,
+        handed_on(product, onnx.AttributeProto.INT, **{name: name for name in _NUMBERS}),
+        handed_on(by_group, onnx.AttributeProto.INTS, value_ints=_BY_GROUP),
         helper.make_node("Constant", [], ["last"], value_ints=[-1]),
         helper.make_node("Reshape", ["x", "by_group"], ["groups"]),
         helper.make_node("ReduceSum", ["groups", "last"], ["sums"], keepdims=0),
@@ -37,8 +35,5 @@ def offset_matmul_function() -> ir.Function:
         helper.make_node("MatMul", ["sums", "columns"], ["part"]),
         helper.make_node("Add", ["product", "part"], ["y"]),
     ]
-    return define(NAME, ["x", "blocks", "scales", "offsets"], "y", nodes, [*_NUMBERS, _BY_GROUP])
+    return define(NAME, ["x", "blocks", "scales", "offsets"], ["y"], nodes, [*_NUMBERS, _BY_GROUP])
 
-
-def _handed_on(name: str, outer: str, kind: int) -> onnx.AttributeProto:
-    return onnx.AttributeProto(name=name, ref_attr_name=outer, type=kind)  # type: ignore[arg-type]

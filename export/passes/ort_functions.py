@@ -16,12 +16,29 @@ DOMAIN = "edgekiln.ort"
 
 
 def define(
-    name: str, inputs: Sequence[str], output: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str] = ()
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    nodes: Sequence[onnx.NodeProto],
+    attributes: Sequence[str] = (),
 ) -> ir.Function:
-    """A function of the domain, of standard ops and those of com.microsoft."""
-    opsets = [helper.make_opsetid("", canonical.OPSET), helper.make_opsetid("com.microsoft", 1)]
-    function = helper.make_function(DOMAIN, name, inputs, [output], nodes, opsets, attributes)
+    """A function of the domain, of standard ops, those of com.microsoft and other functions of the domain."""
+    opsets = [
+        helper.make_opsetid("", canonical.OPSET),
+        helper.make_opsetid("com.microsoft", 1),
+        helper.make_opsetid(DOMAIN, 1),
+    ]
+    function = helper.make_function(DOMAIN, name, inputs, outputs, nodes, opsets, attributes)
     return ir.serde.deserialize_function(function)
+
+
+def handed_on(node: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
+    """`node` with attributes of that kind, each of which is the function's attribute of the name given for it."""
+    node.attribute.extend(
+        onnx.AttributeProto(name=name, ref_attr_name=outer, type=kind)  # type: ignore[arg-type]
+        for name, outer in names.items()
+    )
+    return node
 
 
 def declare(model: ir.Model, function: ir.Function) -> None:

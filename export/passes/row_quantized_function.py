@@ -37,4 +37,4 @@ def row_quantized_function() -> ir.Function:
         ),
         helper.make_node("Mul", ["product", "maximum"], ["y"]),
     ]
-    return define(NAME, ["x", "codes", "scales"], "y", nodes, ["K", "N"])
+    return define(NAME, ["x", "codes", "scales"], ["y"], nodes, ["K", "N"])

@@ -1,0 +1,121 @@
+"""What lies between two attentions becomes one function, which computes what its nodes did."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes import common
+
+from edgekiln.calib.scheme import Scheme
+from edgekiln.export.passes.between_attentions import fuse_between_attentions
+from edgekiln.export.passes.gated_silu import fuse_gated_silu
+from edgekiln.export.passes.quantized_ops import lower_quantized_ops
+from edgekiln.export.passes.rms_norm import fuse_rms_norm
+from graphs import graph, node, ops, quantized, session
+
+RNG = np.random.default_rng(0)
+ATTENDED, HIDDEN, INTERMEDIATE, PROJECTED = 96, 64, 160, 80
+SIZES = {
+    "output": (HIDDEN, ATTENDED),
+    "gate_up": (2 * INTERMEDIATE, HIDDEN),
+    "down": (HIDDEN, INTERMEDIATE),
+    "next": (PROJECTED, HIDDEN),
+}
+INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+SCHEMES = {
+    "RowQuantizedBetweenAttentions": INT8,
+    "ZeroPointBetweenAttentions": Scheme(bits=4, group_size=32, symmetric=False, activation="none"),
+    "OffsetBetweenAttentions": Scheme(bits=4, group_size=32, symmetric=True, activation="none"),
+}
+
+
+def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "") -> ir.Model:
+    """The nodes from an attention's output to the next one's input, each in an op of ONNX Runtime's."""
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+
+    def multiply(x: str, name: str, to: str) -> None:
+        scheme = schemes[name]
+        tensors, _ = quantized(name, RNG.standard_normal(SIZES[name], dtype=np.float32) / 8, scheme)
+        weights.update(tensors)
+        inputs = [x, *tensors]
+        if offsets:
+            weights[f"{name}.offsets"] = RNG.standard_normal(tensors[f"{name}.scales"].shape, dtype=np.float32) / 20
+            inputs += ["", f"{name}.offsets"]
+        numbers = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+        nodes.append(node("QuantizedMatMul", inputs, to, **numbers))
+
+    for name in ("gamma", "next_gamma"):
+        weights[name] = 1 + RNG.standard_normal(HIDDEN, dtype=np.float32) / 10
+    weights["halves"] = np.array([INTERMEDIATE, INTERMEDIATE])
+    multiply("attended", "output", "o")
+    nodes += [node("Add", ["residual", "o"], "after"), node("RMSNormalization", ["after", "gamma"], "n", axis=-1)]
+    multiply("n", "gate_up", "gu")
+    nodes += [
+        node("Split", ["gu", "halves"], ["gate", "up"], axis=-1),
+        node("Sigmoid", ["gate"], "sigmoid"),
+        node("Mul", ["gate", "sigmoid"], "silu"),
+        node("Mul", ["silu", "up"], "gated"),
+    ]
+    multiply("gated", "down", "d")
+    nodes += [
+        node("Add", ["after", "d"], "sum"),
+        node("RMSNormalization", ["sum", "next_gamma"], "m", axis=-1, epsilon=1e-3),
+    ]
+    multiply("m", "next", "projected")
+    nodes += [node("Neg", ["sum"], "residual_out"), node("Abs", ["projected"], "projected_out")]
+    shape = ["B", "S", HIDDEN]
+    outputs = {"projected_out": ["B", "S", PROJECTED], "residual_out": shape}
+    if read:
+        nodes.append(node("Neg", [read], "other"))
+        outputs["other"] = ["B", "S", "W"]
+    hidden = dict.fromkeys(["o", "after", "n", "d", "sum", "m"], shape)
+    inner = dict.fromkeys(["gate", "up", "sigmoid", "silu", "gated"], ["B", "S", INTERMEDIATE])
+    inside = hidden | inner | {"projected": ["B", "S", PROJECTED]} | {"gu": ["B", "S", 2 * INTERMEDIATE]}
+    model = graph(nodes, {"attended": ["B", "S", ATTENDED], "residual": shape}, outputs, weights, inside)
+    fuse_rms_norm(model)
+    lower_quantized_ops(model)
+    fuse_gated_silu(model)
+    common.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def feeds(batch: int, length: int) -> dict[str, np.ndarray]:
+    return {
+        "attended": RNG.standard_normal((batch, length, ATTENDED), dtype=np.float32),
+        "residual": RNG.standard_normal((batch, length, HIDDEN), dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_one_function_with_the_same_values(name: str, native: bool) -> None:
+    model = lowered(dict.fromkeys(SIZES, SCHEMES[name]), offsets=name.startswith("Offset"))
+    apart = session(model, native)
+    assert len(ops(model)) == 9
+    fuse_between_attentions(model)
+    assert ops(model) == sorted(["Abs", "Neg", name])
+    together = session(model, native)
+    # One token, few and many: the kernel has a way of its own for each.
+    for batch, length in ((1, 1), (2, 3), (1, 40)):
+        given = feeds(batch, length)
+        for result, expected in zip(together.run(None, given), apart.run(None, given), strict=True):
+            np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("read", ["o", "after", "n", "gu", "d", "m"])
+def test_what_is_read_elsewhere_stays(read: str) -> None:
+    model = lowered(dict.fromkeys(SIZES, INT8), read=read)
+    before = ops(model)
+    fuse_between_attentions(model)
+    assert ops(model) == before
+
+
+@pytest.mark.parametrize("other", SIZES)
+def test_weights_of_different_kinds_stay(other: str) -> None:
+    zero_points = SCHEMES["ZeroPointBetweenAttentions"]
+    eight = Scheme(bits=8, group_size=32, symmetric=False, activation="none")
+    for scheme in (INT8, eight):
+        model = lowered({**dict.fromkeys(SIZES, zero_points), other: scheme})
+        before = ops(model)
+        fuse_between_attentions(model)
+        assert ops(model) == before
