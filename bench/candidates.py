@@ -95,8 +95,12 @@ def candidates(openvino: Path, llama: Path) -> list[Candidate]:
     """Everyone; `openvino` and `llama` are the Pythons of their environments."""
     here = Path(os.path.abspath(sys.executable))
     found = [
-        Candidate(f"edgekiln {quant}", here, "edgekiln_worker.py", _edgekiln("--quant", quant), f"-{quant}", ours=True)
-        for quant in ("int8", "int4")
+        Candidate(f"edgekiln {name}", here, "edgekiln_worker.py", _edgekiln(*options), suffix, ours=True)
+        for name, options, suffix in (
+            ("int8", ("--quant", "int8"), "-int8"),
+            ("int4", ("--quant", "int4"), "-int4"),
+            ("int4, int8 cache", ("--quant", "int4", "--kv", "int8"), "-int4-kv8"),
+        )
     ]
     found.append(Candidate("onnxruntime-genai int4", here, "genai_worker.py", _genai, "-genai-int4"))
     for name, options in {"int4": ("int4", "--sym", "--group-size", "64", "--ratio", "1.0"), "int8": ("int8",)}.items():
