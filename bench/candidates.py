@@ -20,6 +20,7 @@ class Candidate:
         python: of the environment that it runs in.
         worker: script under `workers/`.
         ours: whether it is edgekiln.
+        arguments: of its worker, after the model's path and the threads.
         make: write its model to this path from this Hugging Face directory and reference.
         suffix: of its model's path.
     """
@@ -30,6 +31,7 @@ class Candidate:
     make: Callable[[str, Path, Path], None]
     suffix: str
     ours: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 def _run(command: list[str | Path], log: Path) -> None:
@@ -91,10 +93,10 @@ def _llama(python: Path, kind: str) -> Callable[[str, Path, Path], None]:
     return make
 
 
-def candidates(openvino: Path, llama: Path) -> list[Candidate]:
-    """Everyone; `openvino` and `llama` are the Pythons of their environments."""
+def engines() -> list[Candidate]:
+    """edgekiln's own."""
     here = Path(os.path.abspath(sys.executable))
-    found = [
+    return [
         Candidate(f"edgekiln {name}", here, "edgekiln_worker.py", _edgekiln(*options), suffix, ours=True)
         for name, options, suffix in (
             ("int8", ("--quant", "int8"), "-int8"),
@@ -102,6 +104,12 @@ def candidates(openvino: Path, llama: Path) -> list[Candidate]:
             ("int4, int8 cache", ("--quant", "int4", "--kv", "int8"), "-int4-kv8"),
         )
     ]
+
+
+def candidates(openvino: Path, llama: Path) -> list[Candidate]:
+    """Everyone; `openvino` and `llama` are the Pythons of their environments."""
+    here = Path(os.path.abspath(sys.executable))
+    found = engines()
     found.append(Candidate("onnxruntime-genai int4", here, "genai_worker.py", _genai, "-genai-int4"))
     for name, options in {"int4": ("int4", "--sym", "--group-size", "64", "--ratio", "1.0"), "int8": ("int8",)}.items():
         make = _openvino(openvino, *options)

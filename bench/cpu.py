@@ -4,46 +4,27 @@ Everyone is loaded and warmed up, then they take turns at each prompt, in an ord
 speed drifts is unfair to none; ratios are taken prompt by prompt. Every prompt is new, so that no prefix cache answers.
 """
 
-import datetime
 import json
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import click
 import numpy as np
 import tables
 from candidates import Candidate, candidates
 from lists import numbers
-from processes import Ids, Process, first_token_from_nothing, perplexity
-from rich.console import Console
-
-from edgekiln.machine import look
+from making import CONSOLE, make_models, name_of
+from processes import Ids, Process, first_token_from_nothing, perplexity, speeds
+from records import surroundings
 
 WINDOW = 512
-CONSOLE = Console(stderr=True, highlight=False)
 
 
 def size_mb(path: Path) -> float:
     """Of a file, or of all files of a directory, in MB (10^6 bytes)."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6
-
-
-def read_gb_per_s(threads: int) -> float:
-    """What so many cores read from memory at most: float32 products of 512 MB vectors with themselves, best of 5."""
-    vectors = [np.ones(1 << 27, np.float32) for _ in range(threads)]
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(5):
-            start = time.perf_counter()
-            list(pool.map(lambda vector: float(np.dot(vector, vector)), vectors))
-            best = max(best, sum(vector.nbytes for vector in vectors) / (time.perf_counter() - start) / 1e9)
-    return best
 
 
 def interleave(
@@ -74,8 +55,7 @@ def interleave(
                         "batch": batch,
                         "prompt": length,
                         "repeat": turn,
-                        "prefill_tokens_per_s": batch * length / answer["first_token_s"],
-                        "decode_tokens_per_s": batch * len(answer["step_s"]) / sum(answer["step_s"]),
+                        **speeds(answer, batch, length),
                         "energy_j": answer["energy_j"],
                     }
                 )
@@ -111,21 +91,13 @@ def main(
     llama: Path,
 ) -> None:
     """Make every candidate's model, measure all of them, and write OUT/NAME.json, NAME.md and NAME.svg."""
-    out.mkdir(parents=True, exist_ok=True)
-    name = model.rstrip("/").rpartition("/")[2]
-    checkpoint = out / f"{name}-hf"
-    checkpoints.write(model, checkpoint)
     everyone = [
         each
         for each in candidates(openvino.absolute(), llama.absolute())
         if not only or any(part in each.label for part in only)
     ]
-    paths = {each.label: out / f"{name}{each.suffix}" for each in everyone}
-    for each in everyone:
-        # An engine of ours is made anew, because its code may have changed.
-        if each.ours or not paths[each.label].exists():
-            CONSOLE.print(f"making {each.label}")
-            each.make(model, checkpoint, paths[each.label])
+    name = name_of(model)
+    checkpoint, paths = make_models(everyone, model, out)
     vocab_size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     results: dict[str, dict[str, Any]] = {label: {"size_mb": size_mb(path)} for label, path in paths.items()}
     generator = np.random.default_rng(1)
@@ -150,13 +122,9 @@ def main(
             process.end()
     record = {
         "model": model,
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": look().processor,
-        "read_gb_per_s": read_gb_per_s(threads),
-        "threads": threads,
+        **surroundings(threads, "edgekiln", "onnxruntime", "onnxruntime-genai"),
         "gen_tokens": gen_tokens,
         "repeat": repeat,
-        "versions": {library: version(library) for library in ("edgekiln", "onnxruntime", "onnxruntime-genai")},
         "ours": [each.label for each in everyone if each.ours],
         "results": results,
         "samples": samples,

@@ -23,8 +23,8 @@ class Process(JsonProcess):
         Raises:
             SystemExit: it ended instead.
         """
-        command = [candidate.python, WORKERS / candidate.worker, path, str(threads)]
-        log = path.with_name(path.name + ".worker.log")
+        command = [candidate.python, WORKERS / candidate.worker, path, str(threads), *candidate.arguments]
+        log = path.with_name("-".join([path.name, *candidate.arguments]) + ".worker.log")
         super().__init__(command, log, {"OMP_NUM_THREADS": str(threads)})
         self.load_s = float(self.hello["load_s"])
 
@@ -39,6 +39,14 @@ class Process(JsonProcess):
     def go_on(self) -> None:
         """Let it work again."""
         self.send_signal(signal.SIGCONT)
+
+
+def speeds(answer: dict[str, Any], batch: int, length: int) -> dict[str, float]:
+    """What the answer to `batch` prompts of `length` tokens says; tokens/s are of all rows together."""
+    return {
+        "prefill_tokens_per_s": batch * length / answer["first_token_s"],
+        "decode_tokens_per_s": batch * len(answer["step_s"]) / sum(answer["step_s"]),
+    }
 
 
 def first_token_from_nothing(candidate: Candidate, path: Path, threads: int, prompts: Ids) -> dict[str, float]:
