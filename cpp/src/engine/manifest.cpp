@@ -59,6 +59,7 @@ GraphIO read_io(Record record) {
                              {"present_value", &io.present_value}})
     *field = record.text_or(name, *field);
   io.total_length = record.optional_text("total_length");
+  io.logits_start = record.optional_text("logits_start");
   record.finish();
   return io;
 }

@@ -50,6 +50,7 @@ struct GraphIO {
   std::string present_key = "present.{layer}.key";
   std::string present_value = "present.{layer}.value";
   std::optional<std::string> total_length;  // int32[1], the largest length of the batch, where the graph wants it
+  std::optional<std::string> logits_start;  // int64[1], the first position to give logits of, where the graph asks
 };
 
 // A name of the cache, in one layer.

@@ -30,6 +30,9 @@ class ChunkedRuntime : public Runtime {
 
   Result<Logits> append(Cache& cache, Ids tokens, const std::stop_token& cancel) const final;
 
+ protected:
+  std::size_t chunk() const { return chunk_; }
+
  private:
   const std::size_t chunk_;
 };

@@ -38,8 +38,7 @@ OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const Gr
       type_(type),
       element_size_(size_of(type)),
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
-      binding_(session),
-      logits_(static_cast<std::size_t>(properties.vocab_size)) {}
+      binding_(session) {}
 
 // Zeros come from calloc: a page costs memory only once a token is written to it.
 OrtCache::Buffer OrtCache::enlarged(const Buffer* old, std::size_t layer, std::int64_t capacity) const {
@@ -79,7 +78,6 @@ void OrtCache::bind_layers(std::int64_t capacity) {
   };
   for (std::size_t layer = 0; layer < keys_.size(); ++layer)
     bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
-  binding_.BindOutput(names_.logits.c_str(), tensor_of(memory_, logits_, {1, 1, properties().vocab_size}));
 }
 
 void OrtCache::bind_inputs(std::int64_t size) {
@@ -92,9 +90,28 @@ void OrtCache::bind_inputs(std::int64_t size) {
   bound_ = size;
 }
 
+// A session that never verifies has memory for the logits of one position.
+void OrtCache::bind_logits() {
+  if (positions_ == bound_positions_) return;
+  bound_positions_ = 0;
+  const std::size_t size = static_cast<std::size_t>(positions_) * vocab_size();
+  if (logits_.size() < size) logits_.resize(size);
+  const std::array<std::int64_t, 3> shape{1, positions_, properties().vocab_size};
+  binding_.BindOutput(names_.logits.c_str(),
+                      Ort::Value::CreateTensor<float>(memory_, logits_.data(), size, shape.data(), shape.size()));
+  logits_start_ = -positions_;
+  if (names_.logits_start) {
+    const std::int64_t one = 1;
+    binding_.BindInput(names_.logits_start->c_str(),
+                       Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_start_, 1, &one, 1));
+  }
+  bound_positions_ = positions_;
+}
+
 Result<void> OrtCache::run(Ids tokens, const std::stop_token& cancel) {
   return ort_running([&] {
     bind_inputs(static_cast<std::int64_t>(tokens.size()));
+    bind_logits();
     std::copy(tokens.begin(), tokens.end(), input_ids_.begin());
     std::iota(position_ids_.begin(), position_ids_.end(), length());
     Ort::RunOptions options;

@@ -21,7 +21,12 @@ class OrtCache final : public ChunkedCache {
 
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
-  Logits logits() const override { return logits_; }
+  // Of as many positions as the last run was to give.
+  Logits logits() const override { return {logits_.data(), static_cast<std::size_t>(positions_) * vocab_size()}; }
+
+  // Have the runs to come give logits of their last `positions` tokens; 1 until told, and always where the graph does
+  // not ask.
+  void give_logits_of(std::size_t positions) { positions_ = static_cast<std::int64_t>(positions); }
 
  private:
   using Buffer = std::unique_ptr<std::byte, decltype(&std::free)>;
@@ -30,6 +35,8 @@ class OrtCache final : public ChunkedCache {
   Buffer enlarged(const Buffer* old, std::size_t layer, std::int64_t capacity) const;
   void bind_layers(std::int64_t capacity);
   void bind_inputs(std::int64_t size);
+  void bind_logits();
+  std::size_t vocab_size() const { return static_cast<std::size_t>(properties().vocab_size); }
 
   Ort::Session& session_;
   const GraphIO& names_;
@@ -43,6 +50,9 @@ class OrtCache final : public ChunkedCache {
   std::vector<std::int64_t> position_ids_;
   std::vector<float> logits_;
   std::int64_t bound_ = 0;  // tokens that the bound inputs have room for
+  std::int64_t positions_ = 1;
+  std::int64_t bound_positions_ = 0;  // that the bound logits have room for
+  std::int64_t logits_start_ = -1;
 };
 
 }  // namespace edgekiln

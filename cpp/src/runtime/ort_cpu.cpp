@@ -1,5 +1,6 @@
 #include "runtime/ort_cpu.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
@@ -17,6 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kDefaultChunk = 256;
+// Tokens that edgekiln's kernels compute together as they do one by one: kFewTokens of cpp/ops/attention_decode.cpp.
+constexpr std::size_t kVerified = 8;
 
 std::optional<ONNXTensorElementDataType> cache_type(const KeyValueLayout& kv) {
   static const std::map<std::string, ONNXTensorElementDataType> types{
@@ -75,6 +78,17 @@ class OrtCpu final : public ChunkedRuntime {
 
   std::unique_ptr<Cache> new_cache() const override {
     return std::make_unique<OrtCache>(properties(), session_, names_, type_);
+  }
+
+  // ONNX Runtime's own kernels round otherwise when they compute several tokens.
+  std::size_t verifies() const override { return native_ && names_.logits_start ? std::min(kVerified, chunk()) : 1; }
+
+  Result<Logits> verify(Cache& cache, Ids tokens, const std::stop_token& cancel) const override {
+    auto& own = static_cast<OrtCache&>(cache);
+    own.give_logits_of(tokens.size());
+    Result<Logits> logits = append(cache, tokens, cancel);
+    own.give_logits_of(1);
+    return logits;
   }
 
  private:

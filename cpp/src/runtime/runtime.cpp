@@ -27,6 +27,11 @@ Result<void> Cache::reserve(std::int64_t length) {
   return {};
 }
 
+Result<Logits> Runtime::verify(Cache& cache, Ids tokens, const std::stop_token& cancel) const {
+  if (tokens.size() > 1) return Error{Code::kInternal, sentence(tokens.size(), " tokens to verify, the most is 1")};
+  return append(cache, tokens, cancel);
+}
+
 Result<void> check_ids(Ids tokens, const Properties& properties, std::int64_t held) {
   if (tokens.empty()) return Error{Code::kRequest, "prompt is empty: give at least one token"};
   for (const std::int64_t token : tokens)

@@ -3,6 +3,7 @@
 // An adapter to another library derives from Runtime and Cache and joins the table of runtime/registry.cpp.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -92,6 +93,15 @@ class Runtime {
   // Code::kRequest (no tokens, one outside the vocabulary, more than the engine holds), of Code::kCancelled (`cancel`
   // was asked to stop: the cache holds what was computed), or of Code::kRuntime.
   virtual Result<Logits> append(Cache& cache, Ids tokens, const std::stop_token& cancel) const = 0;
+
+  // Tokens that may be run together and get the bits that they would get one by one; 1: none are verified together.
+  virtual std::size_t verifies() const { return 1; }
+
+  // Append 1 to verifies() `tokens` to a cache of this runtime's, in one run.
+  //
+  // Returns the logits of every one of them, float32[S, V], valid until the next token is appended: rewinding leaves
+  // them. Errors are those of `append`.
+  virtual Result<Logits> verify(Cache& cache, Ids tokens, const std::stop_token& cancel) const;
 
  private:
   Properties properties_;

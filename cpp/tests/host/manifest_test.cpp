@@ -45,9 +45,20 @@ void a_good_one_is_read() {
   CHECK(manifest.architecture.head_dims[1] == 32);
   CHECK(manifest.io.input_ids == "tokens");
   CHECK(manifest.io.present_key == "present.{layer}.key");
-  CHECK(!manifest.io.total_length);
+  CHECK(!manifest.io.total_length && !manifest.io.logits_start);
   CHECK(!manifest.tokens.bos && manifest.tokens.eos.size() == 2 && *manifest.tokens.pad == 5);
   CHECK(*manifest.sampling.temperature == 0.7 && *manifest.sampling.top_k == 20 && !manifest.sampling.top_p);
+}
+
+void inputs_that_not_every_graph_has_are_read() {
+  json value = good();
+  value["io"]["total_length"] = nullptr;
+  value["io"]["logits_start"] = "from";
+  const Result<Manifest> result = parse_manifest(value.dump(), "engine.json");
+  CHECK(result.ok());
+  CHECK(!result.value().io.total_length && *result.value().io.logits_start == "from");
+  value["io"]["logits_start"] = 7;
+  CHECK(complaint(value) == damaged("io.logits_start: it is not a string"));
 }
 
 void every_field_is_needed_and_of_its_type() {
@@ -128,6 +139,7 @@ void newer_schemas_are_not_read() {
 
 int main() {
   a_good_one_is_read();
+  inputs_that_not_every_graph_has_are_read();
   every_field_is_needed_and_of_its_type();
   what_is_wrong_is_named();
   what_a_plan_was_built_for_is_read();
