@@ -27,6 +27,9 @@ bool answer(edgekiln::Session& session, const edgekiln::Options& options, std::v
   std::fprintf(stderr, "prompt: %.0f tokens, %.0f tokens/s; answer: %lld tokens, %.1f tokens/s\n", read,
                read / summary.first_token_s, static_cast<long long>(summary.generated_tokens),
                written / (summary.total_s - summary.first_token_s));
+  if (summary.drafted_tokens)
+    std::fprintf(stderr, "drafted %lld tokens, %lld accepted\n", static_cast<long long>(summary.drafted_tokens),
+                 static_cast<long long>(summary.accepted_tokens));
   messages.push_back({"assistant", result->text});
   return true;
 }

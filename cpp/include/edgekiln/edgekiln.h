@@ -73,6 +73,7 @@ typedef struct edgekiln_generate_options {
   size_t stop_count;
   int32_t ignore_eos;
   int32_t logprobs;
+  int32_t speculate; /* verify drafted tokens together where that is faster; the answer is the same */
 } edgekiln_generate_options;
 
 typedef struct edgekiln_message {
@@ -99,6 +100,8 @@ typedef struct edgekiln_summary {
   double first_token_s; /* from the call to the first token */
   double total_s;       /* from the call to the last token */
   edgekiln_finish finish;
+  int64_t drafted_tokens;  /* copied from what the conversation repeats */
+  int64_t accepted_tokens; /* of those, what the answer went on with: each spared it a run */
 } edgekiln_summary;
 
 EDGEKILN_API const char* edgekiln_version(void);
@@ -147,7 +150,7 @@ EDGEKILN_API void edgekiln_session_cancel(edgekiln_session* session);
 
 /* ---- generation ---- */
 
-/* Greedy, 256 tokens. */
+/* Greedy, 256 tokens, with speculation. */
 EDGEKILN_API void edgekiln_generate_options_init(edgekiln_generate_options* options);
 
 /* As edgekiln_generate_options_init, with the sampling that the model's makers recommend where they do. */

@@ -74,6 +74,7 @@ Result<GenerateOptions> convert(const edgekiln_generate_options* options) {
   }
   result.ignore_eos = options->ignore_eos != 0;
   result.logprobs = options->logprobs != 0;
+  result.speculate = options->speculate != 0;
   return result;
 }
 
@@ -130,8 +131,14 @@ Result<void> run(EngineSession& session, Ids prompt, const edgekiln_generate_opt
   if (!result) return result.error();
   const Summary& done = result.value();
   if (summary)
-    *summary = {done.prompt_tokens, done.cached_tokens, done.generated_tokens,
-                done.first_token_s, done.total_s,       static_cast<edgekiln_finish>(done.finish)};
+    *summary = {done.prompt_tokens,
+                done.cached_tokens,
+                done.generated_tokens,
+                done.first_token_s,
+                done.total_s,
+                static_cast<edgekiln_finish>(done.ending.finish),
+                done.ending.drafted_tokens,
+                done.ending.accepted_tokens};
   return {};
 }
 
@@ -235,7 +242,7 @@ void edgekiln_session_cancel(edgekiln_session* session) {
 }
 
 void edgekiln_generate_options_init(edgekiln_generate_options* options) {
-  if (options) *options = {256, 0.0, 0, 1.0, 0.0, 1.0, 0, 0, nullptr, 0, 0, 0};
+  if (options) *options = {256, 0.0, 0, 1.0, 0.0, 1.0, 0, 0, nullptr, 0, 0, 0, 1};
 }
 
 edgekiln_status edgekiln_generate_options_of(const edgekiln_engine* engine, edgekiln_generate_options* options) {

@@ -79,10 +79,10 @@ Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& optio
     return take(token);
   };
   const std::unique_ptr<TextStream> text = engine_->text ? engine_->text->stream() : nullptr;
-  const Result<Finish> finish = edgekiln::generate(*engine_->runtime, *cache_, text.get(), engine_->eos, prompt,
+  const Result<Ending> ending = edgekiln::generate(*engine_->runtime, *cache_, text.get(), engine_->eos, prompt,
                                                    options, count, stop.get_token());
-  if (!finish) return finish.error();
-  summary.finish = finish.value();
+  if (!ending) return ending.error();
+  summary.ending = ending.value();
   summary.total_s = seconds_since(start);
   return summary;
 }

@@ -41,7 +41,7 @@ struct Summary {
   std::int64_t generated_tokens = 0;
   double first_token_s = 0;
   double total_s = 0;
-  Finish finish = Finish::kNone;
+  Ending ending;
 };
 
 // One conversation: a cache, and a way to cancel.

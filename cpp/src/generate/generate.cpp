@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "generate/speculative_decoder.h"
 #include "generate/stop.h"
 #include "sentence.h"
 
@@ -33,6 +34,9 @@ class Answer {
       finish(token, Finish::kLength);
     return token;
   }
+
+  // Tokens that may yet come.
+  std::int64_t left() const { return left_; }
 
  private:
   void finish(Token& token, Finish reason) {
@@ -80,7 +84,7 @@ Result<void> GenerateOptions::check() const {
   return sampling.check();
 }
 
-Result<Finish> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
+Result<Ending> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
                         Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& take,
                         const std::stop_token& cancel) {
   if (Result<void> checked = options.check(); !checked) return checked.error();
@@ -90,14 +94,15 @@ Result<Finish> generate(const Runtime& runtime, Cache& cache, TextStream* text, 
   Sampler sampler(options.sampling);
   sampler.observe(prompt);
   Answer answer(text, eos, options, runtime.properties().max_length - static_cast<std::int64_t>(prompt.size()));
+  SpeculativeDecoder decoder(runtime, cache, prompt, options.speculate);
   Result<Logits> logits = runtime.append(cache, not_held(cache, prompt), cancel);
   while (logits.ok()) {
     const Result<Choice> choice = sampler.sample(logits.value(), options.logprobs);
     if (!choice) return choice.error();
     const Token token = answer.take(choice.value());
     if (!take(token)) return Error{Code::kCancelled, "the answer was cancelled"};
-    if (token.finish != Finish::kNone) return token.finish;
-    logits = runtime.append(cache, Ids(&token.id, 1), cancel);
+    if (token.finish != Finish::kNone) return Ending{token.finish, decoder.drafted_tokens(), decoder.accepted_tokens()};
+    logits = decoder.step(token.id, answer.left(), cancel);
   }
   return logits.error();
 }

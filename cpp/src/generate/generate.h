@@ -25,6 +25,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;  // an answer ends before the first of these; they are looked for in its text
   bool ignore_eos = false;        // go on after the model's own end, to `max_tokens`
   bool logprobs = false;
+  bool speculate = true;  // verify drafted tokens together where that is faster; the answer is the same
 
   // An error of Code::kRequest if a value is out of its range.
   Result<void> check() const;
@@ -35,6 +36,13 @@ struct Token {
   std::string text;  // what it adds to the answer: whole characters only, often none
   std::optional<double> logprob;
   Finish finish;  // Finish::kNone but for the last token
+};
+
+// Why an answer ended; how many tokens were drafted for it, and how many of them it went on with.
+struct Ending {
+  Finish finish = Finish::kNone;
+  std::int64_t drafted_tokens = 0;
+  std::int64_t accepted_tokens = 0;
 };
 
 // Turns ids that come one by one to text, never splitting a character.
@@ -49,7 +57,7 @@ class TextStream {
 std::int64_t shared_length(Ids held, Ids prompt);
 
 // Answer `prompt`. What it shares with what `cache` holds is not computed again; the rest of the cache is forgotten. At
-// the end the cache holds the prompt and its answer but for the answer's last token.
+// the end, and when `take` cancels, the cache holds the prompt and the tokens given but for the last.
 //
 // Args:
 //   text: where the answer's text comes from; null for an answer without text, which stop strings cannot end.
@@ -57,8 +65,8 @@ std::int64_t shared_length(Ids held, Ids prompt);
 //   take: called with each token; false cancels.
 //   cancel: asks to stop, from any thread.
 //
-// Returns why the answer ended. An error is of Code::kRequest before any token, of Code::kCancelled, or the runtime's.
-Result<Finish> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
+// An error is of Code::kRequest before any token, of Code::kCancelled, or the runtime's.
+Result<Ending> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
                         Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& take,
                         const std::stop_token& cancel);
 

@@ -24,6 +24,7 @@ edgekiln::Options options_of(const json& request) {
   options.values.seed = request.value("seed", options.values.seed);
   options.values.ignore_eos = request.value("ignore_eos", false);
   options.values.logprobs = request.value("logprobs", false);
+  options.values.speculate = request.value("speculate", options.values.speculate != 0);
   options.stop = request.value("stop", options.stop);
   return options;
 }
@@ -72,6 +73,8 @@ json answer(edgekiln::Session& session, const json& request) {
     reply["prompt_tokens"] = result->summary.prompt_tokens;
     reply["cached_tokens"] = result->summary.cached_tokens;
     reply["generated_tokens"] = result->summary.generated_tokens;
+    reply["drafted_tokens"] = result->summary.drafted_tokens;
+    reply["accepted_tokens"] = result->summary.accepted_tokens;
     reply["first_token_s"] = result->summary.first_token_s;
     reply["total_s"] = result->summary.total_s;
   }
