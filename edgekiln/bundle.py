@@ -89,6 +89,9 @@ class GraphIO(_Record):
     present_key: str = "present.{layer}.key"
     present_value: str = "present.{layer}.value"
     total_length: str | None = Field(default=None, description="int32[1], the largest length of the batch, if wanted")
+    logits_start: str | None = Field(
+        default=None, description="int64[1], -K to have `generate` give logits of the last K positions, if wanted"
+    )
 
 
 class SpecialTokens(_Record):

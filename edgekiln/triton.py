@@ -116,6 +116,8 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
     outputs = [Tensor(io.logits, "TYPE_FP32", (_ANY, _ANY, manifest.architecture.vocab_size))]
     if io.total_length is not None:
         inputs.append(Tensor(io.total_length, "TYPE_INT32", (1,)))
+    if io.logits_start is not None:
+        inputs.append(Tensor(io.logits_start, "TYPE_INT64", (1,)))
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
     for layer, (heads, size) in enumerate(sizes):
         dims = (_ANY, heads, _ANY, size)

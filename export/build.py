@@ -26,6 +26,7 @@ from edgekiln.export.calibration import calibrated, calibration_windows
 from edgekiln.export.chat_pieces import chat_pieces
 from edgekiln.export.int8_cache import with_int8_cache
 from edgekiln.export.options import BuildOptions
+from edgekiln.export.passes.logits_start import logits_start_of
 from edgekiln.export.passes.scoring import all_positions
 from edgekiln.export.passes.tensors import set_lazily
 from edgekiln.export.quality import add_quality, quality_tokens
@@ -146,6 +147,7 @@ def write_engine(
     with WeightsFile(directory, bundle.WEIGHTS_FILE) as weights:
         weights.store(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["generate"])
+    io = target.io.model_copy(update={"logits_start": logits_start_of(canonical.graph)})
     all_positions(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["score"])
     for file, make_graph in target.extra_graphs.values():
@@ -176,7 +178,7 @@ def write_engine(
             parameters=_parameters(source.weights),
         ),
         graphs=_GRAPHS | {role: file for role, (file, _) in target.extra_graphs.items()},
-        io=target.io,
+        io=io,
         kv=target.kv,
         quantization=recipe,
         tokens=source.tokens,

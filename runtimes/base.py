@@ -79,6 +79,12 @@ class Runtime(Protocol):
     def kernels(self) -> str:
         """Whose kernels run it: `stock`, the runtime's, or the instruction set of edgekiln's own."""
 
+    @property
+    def verifies(self) -> int:
+        """Tokens of one row that `verify` may run together and give the bits that `step` gives one by one; 1 where
+        there is no `verify`.
+        """
+
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
 
@@ -101,6 +107,17 @@ class Runtime(Protocol):
 
         Raises:
             RequestError: a row is full.
+            EdgekilnError: the runtime failed.
+        """
+
+    def verify(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+        """Append `tokens`, int64[S], 1 <= S <= `verifies`, to one row in a single run.
+
+        Returns:
+            float32[S, V], logits of every position; valid until the next call on the cache.
+
+        Raises:
+            RequestError: more tokens than `verifies`, or as for `prefill`.
             EdgekilnError: the runtime failed.
         """
 

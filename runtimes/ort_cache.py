@@ -50,6 +50,9 @@ class Binding:
         for layer, (key, value) in enumerate(cache.layers):
             self._share(key[rows], names.past_key.format(layer=layer), names.present_key.format(layer=layer))
             self._share(value[rows], names.past_value.format(layer=layer), names.present_value.format(layer=layer))
+        self._start = np.full(1, -1, dtype=np.int64)
+        if names.logits_start is not None:
+            self._binding.bind_ortvalue_input(names.logits_start, OrtValue.ortvalue_from_numpy(self._start))
         self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
         self.position_ids: Ids = self.input_ids
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
@@ -65,6 +68,7 @@ class Binding:
         self._binding.bind_ortvalue_input(self._names.input_ids, OrtValue.ortvalue_from_numpy(input_ids))
         self._binding.bind_ortvalue_input(self._names.position_ids, OrtValue.ortvalue_from_numpy(position_ids))
         self._binding.bind_ortvalue_output(self._names.logits, OrtValue.ortvalue_from_numpy(logits))
+        self._start[0] = -logits.shape[1]
         self.input_ids, self.position_ids, self.logits = input_ids, position_ids, logits
 
     def run(self) -> None:

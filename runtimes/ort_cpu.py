@@ -26,6 +26,9 @@ DTYPES: dict[str, np.dtype] = {
 # Of caches that edgekiln's own kernels read.
 NATIVE_DTYPES = ("float32", "int8")
 LOG_ERRORS_ONLY = 3
+# Tokens of a row that edgekiln's own kernels run together with the bits of one by one: theirs round activations and add
+# up alike for up to so many. ONNX Runtime's do not.
+TOGETHER = 8
 
 
 def default_threads() -> int:
@@ -67,12 +70,20 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         """`stock`, or the instruction set of edgekiln's own kernels."""
         return self._native.instruction_set if self._native else STOCK
 
+    @property
+    def verifies(self) -> int:  # type: ignore[override]
+        """`TOGETHER` with edgekiln's own kernels and a graph that gives logits of several positions, else 1."""
+        return TOGETHER if self._native and self._manifest.io.logits_start is not None else 1
+
     def new_cache(self, batch_size: int = 1) -> OrtCache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
         return OrtCache(self.properties, DTYPES[self._manifest.kv.dtype], batch_size)
 
     def _bind(self, session: ort.InferenceSession, cache: OrtCache, rows: slice) -> Binding:
-        return Binding(session, self._manifest.io, cache, rows)
+        names = self._manifest.io
+        if session is not self._generate:
+            names = names.model_copy(update={"logits_start": None})
+        return Binding(session, names, cache, rows)
 
     def _open(self, path: Path) -> ort.InferenceSession:
         options = ort.SessionOptions()

@@ -31,6 +31,7 @@ class RaggedRows(ABC):
 
     Attributes:
         decode: what steps all rows, until the storage moves.
+        verify: what verifies tokens of a row, by row, until then.
     """
 
     def __init__(self, properties: Properties, batch_size: int) -> None:
@@ -40,6 +41,7 @@ class RaggedRows(ABC):
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
         self.decode: RowsBinding | None = None
+        self.verify: dict[int, RowsBinding] = {}
         self._properties = properties
         self._rows = np.arange(batch_size)
         self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)
@@ -83,6 +85,7 @@ class RaggedRows(ABC):
         held = int(self.lengths.max())
         self._grow(capacity, held)
         self.decode = None
+        self.verify.clear()
         tokens: Ids = np.zeros((self.batch_size, capacity), dtype=np.int64)
         tokens[:, :held] = self._tokens[:, :held]
         self._tokens, self.capacity = tokens, capacity

@@ -23,9 +23,11 @@ class RowsRuntime(ABC, Generic[C, S]):
 
     Attributes:
         library: that runs the graph, as messages name it.
+        verifies: see `edgekiln.runtimes.base.Runtime`; more than 1 where logits of several positions may be bound.
     """
 
     library: str
+    verifies: int = 1
     _generate: S
 
     def __init__(self, manifest: EngineManifest, chunk: int, cache_type: type[C]) -> None:
@@ -44,10 +46,7 @@ class RowsRuntime(ABC, Generic[C, S]):
 
     def prefill(self, cache: Cache, row: int, tokens: Ids) -> Logits:
         """Append int64[S] `tokens` to one row, in chunks; float32[V], logits of the last position."""
-        own = self._own(cache)
-        if not 0 <= row < own.batch_size:
-            raise RequestError(f"row {row} is outside the cache of {own.batch_size} rows")
-        ids = checked_ids(tokens, self.properties, held=int(own.lengths[row]))
+        own, ids = self._checked(cache, row, tokens)
         logits: Logits = np.empty((1, 1, self.properties.vocab_size), dtype=np.float32)
         self._append(self._generate, own, row, ids, logits)
         return logits[0, 0]
@@ -70,6 +69,36 @@ class RowsRuntime(ABC, Generic[C, S]):
         self._run(binding)
         own.append_each(tokens)
         return binding.logits[:, 0]
+
+    def verify(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+        """Append int64[S] `tokens` to one row in a single run; float32[S, V], logits of every position."""
+        own, ids = self._checked(cache, row, tokens)
+        if ids.size > self.verifies:
+            raise RequestError(
+                f"cannot verify {ids.size} tokens together: this engine and its kernels verify {self.verifies}"
+            )
+        held = int(own.lengths[row])
+        own.reserve(held + ids.size)
+        binding = own.verify.get(row)
+        if binding is None:
+            binding = own.verify[row] = self._bind(self._generate, own, slice(row, row + 1))
+        if binding.input_ids.shape[1] != ids.size:
+            binding.bind(
+                np.empty((1, ids.size), dtype=np.int64),
+                np.empty((1, ids.size), dtype=np.int64),
+                np.empty((1, ids.size, self.properties.vocab_size), dtype=np.float32),
+            )
+        binding.input_ids[0] = ids
+        binding.position_ids[0] = np.arange(held, held + ids.size)
+        self._run(binding)
+        own.append(row, ids)
+        return binding.logits[0]
+
+    def _checked(self, cache: Cache, row: int, tokens: Ids) -> tuple[C, Ids]:
+        own = self._own(cache)
+        if not 0 <= row < own.batch_size:
+            raise RequestError(f"row {row} is outside the cache of {own.batch_size} rows")
+        return own, checked_ids(tokens, self.properties, held=int(own.lengths[row]))
 
     def _append(self, session: S, cache: C, row: int, ids: Ids, logits: Logits) -> None:
         """Run `ids` through one row; `logits` is [1, 1, V] for the last position or [1, S, V] for each."""

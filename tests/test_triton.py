@@ -126,6 +126,8 @@ def test_a_client_that_carries_the_cache_gets_the_engines_logits(
         feeds = {"input_ids": ids[None, new], "position_ids": new[None], **past}
         if target == "ort-cuda":
             feeds["total_length"] = np.array([new[-1] + 1], np.int32)
+        else:
+            feeds["logits_start"] = np.array([-1])
         logits, *present = session.run([tensor.name for tensor in said.output], feeds)
         past = dict(zip(past, present, strict=True))
     assert present[0].shape[2] == len(ids)

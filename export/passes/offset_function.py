@@ -36,4 +36,3 @@ def offset_matmul_function() -> ir.Function:
         helper.make_node("Add", ["product", "part"], ["y"]),
     ]
     return define(NAME, ["x", "blocks", "scales", "offsets"], ["y"], nodes, [*_NUMBERS, _BY_GROUP])
-

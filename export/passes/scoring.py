@@ -7,41 +7,62 @@ from edgekiln.export.passes.tensors import replace_node, values_of
 
 
 def all_positions(model: ir.Model) -> None:
-    """Drop the slice that keeps the last position, in place.
+    """Drop the slices that keep the last positions, in place, and the input that says how many.
 
     Raises:
         UnsupportedModelError: the way from the last hidden state to the logits holds no such slice.
     """
-    value: ir.Value | None = model.graph.outputs[0]
-    assert value is not None
-    assert value.shape is not None
-    vocabulary = value.shape[2]
-    dropped = False
-    while value is not None and (node := value.producer()) is not None:
-        value = node.inputs[0]
-        if node.op_type in ("Attention", "GroupQueryAttention"):
-            break
-        if _keeps_last(node):
-            assert value is not None
-            replace_node(node, [], [value])
-            dropped = True
-        if node.op_type in ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"):
-            break
-    if not dropped:
-        raise UnsupportedModelError("the graph has no slice of the last position, so it cannot be scored")
-    for node in model.graph:
-        for output in node.outputs:
-            if output.is_graph_output():
-                continue
-            # Shapes inferred for one position would contradict the new ones.
-            output.shape = None
+    slices = last_slices(model)
+    shape = model.graph.outputs[0].shape
+    assert shape is not None
+    vocabulary = shape[2]
+    for node in slices:
+        value, start = node.inputs[:2]
+        assert value is not None
+        assert start is not None
+        replace_node(node, [], [value])
+        if start in model.graph.inputs:
+            model.graph.inputs.remove(start)
+    forget_shapes(model)
     tokens, logits = model.graph.inputs[0], model.graph.outputs[0]
     assert tokens.shape is not None
     logits.shape = ir.Shape([*tokens.shape, vocabulary])
 
 
+def last_slices(model: ir.Model) -> list[ir.Node]:
+    """What keeps the last positions between the last hidden state and the logits, from the logits back.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    found: list[ir.Node] = []
+    value: ir.Value | None = model.graph.outputs[0]
+    while value is not None and (node := value.producer()) is not None:
+        value = node.inputs[0]
+        if node.op_type in ("Attention", "GroupQueryAttention"):
+            break
+        if _keeps_last(node):
+            found.append(node)
+        if node.op_type in ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"):
+            break
+    if not found:
+        raise UnsupportedModelError("the graph has no slice of the last position, so it cannot be scored")
+    return found
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Shapes inferred for one position would contradict those of several."""
+    for node in model.graph:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.shape = None
+
+
 def _keeps_last(node: ir.Node) -> bool:
-    if node.op_type != "Slice" or any(value is None or not value.is_initializer() for value in node.inputs[1:4]):
+    if node.op_type != "Slice" or any(value is None or not value.is_initializer() for value in node.inputs[2:4]):
         return False
-    starts, _, axes = (values_of(value).tolist() for value in node.inputs[1:4])  # type: ignore[arg-type]
-    return starts == [-1] and axes == [1]
+    start = node.inputs[1]
+    assert start is not None
+    _, axes = (values_of(value).tolist() for value in node.inputs[2:4])  # type: ignore[arg-type]
+    first = values_of(start).tolist() if start.is_initializer() else None
+    return axes == [1] and (start.is_graph_input() or first == [-1])
