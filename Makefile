@@ -18,7 +18,7 @@ BENCH = bench/.venv
 BENCH_STAMP = $(BENCH)/.setup
 OPENVINO = bench/.venv-openvino
 LLAMA = bench/.venv-llama
-# More options of bench/cpu.py.
+# More options of the script in bench/ that a target runs.
 BENCH_ARGS ?=
 # What libedgekiln is built on, as Debian and Ubuntu call it.
 CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev
@@ -31,11 +31,11 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # One thing at a time, also under -j: both environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run native cpp cpp-packages cpp-test cpp-sanitize test lint bench clean
+.PHONY: help setup engine run native cpp cpp-packages cpp-test cpp-sanitize test lint bench curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list what make can do
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: MODEL=$(MODEL) TARGET=$(TARGET) QUANT=$(QUANT) OUT=$(OUT) PROMPT TEXT PYTHON PIP_ARGS"
 
 setup: $(STAMP) ## make .venv with all that building, running and testing needs
@@ -132,6 +132,13 @@ $(LLAMA)/.setup:
 bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup native ## measure MODEL beside its peers, in one run on this machine
 	$(BENCH)/bin/python bench/cpu.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
 		$${TEXT:+--text "$$TEXT"} $(BENCH_ARGS)
+
+curves: $(BENCH_STAMP) native ## measure what edgekiln costs by prompt length, batch and model size
+	$(BENCH)/bin/python bench/curves.py $(BENCH_ARGS)
+
+bench-speculation: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup native ## measure answers that repeat their prompt
+	$(BENCH)/bin/python bench/speculation.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python \
+		--llama $(LLAMA)/bin/python $(BENCH_ARGS)
 
 clean: ## remove all that make made: environments, engines, results, caches
 	rm -rf $(VENV) $(BENCH) $(OPENVINO) $(LLAMA) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+M = TypeVar("M")
 
 
 class Model(Protocol):
@@ -53,31 +55,39 @@ def negative_log_likelihood(logits: NDArray[np.float32], tokens: NDArray[np.int6
     return float((np.log(np.exp(rows).sum(axis=-1)) - chosen).sum())
 
 
-def serve(load: Callable[[str, int], Model]) -> None:
-    """Load the model named by the arguments PATH THREADS, then answer until stdin ends."""
+def listen(load: Callable[[str, int], M], respond: Callable[[M, dict[str, Any]], dict[str, Any]]) -> None:
+    """Load the model named by the arguments PATH THREADS, then respond to each request until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**values: object) -> None:
+    def answer(values: dict[str, Any]) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
     start = time.perf_counter()
     model = load(sys.argv[1], int(sys.argv[2]))
-    answer(load_s=time.perf_counter() - start)
+    answer({"load_s": time.perf_counter() - start})
     for line in sys.stdin:
-        request = json.loads(line)
-        if "score" in request:
-            tokens = np.array(request["score"], np.int64)
-            answer(nll=negative_log_likelihood(model.score(tokens), tokens))
-            continue
-        prompts = np.array(request["prompts"], np.int64)
-        before, start = energy_j(), time.perf_counter()
-        times = model.generate(prompts, request["count"])
-        after = energy_j()
-        answer(
-            first_token_s=times[0] - start,
-            step_s=np.diff(times).tolist(),
-            energy_j=None if before is None or after is None else after - before,
-            peak_rss_mb=peak_rss_mb(),
-        )
+        answer(respond(model, json.loads(line)))
+
+
+def measured(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    """Score a window, or time the continuation of a batch of prompts."""
+    if "score" in request:
+        tokens = np.array(request["score"], np.int64)
+        return {"nll": negative_log_likelihood(model.score(tokens), tokens)}
+    prompts = np.array(request["prompts"], np.int64)
+    before, start = energy_j(), time.perf_counter()
+    times = model.generate(prompts, request["count"])
+    after = energy_j()
+    return {
+        "first_token_s": times[0] - start,
+        "step_s": np.diff(times).tolist(),
+        "energy_j": None if before is None or after is None else after - before,
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def serve(load: Callable[[str, int], Model]) -> None:
+    """Measure a model until stdin ends."""
+    listen(load, measured)
