@@ -1,0 +1,112 @@
+"""Speculation in libedgekiln changes no token: those with it are those without it, and those of Python."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpp_engines import build
+from cpp_host import CANCELLED, FINISHES, OK, Host
+from edgekiln import runtimes
+from edgekiln.bundle import read_manifest
+from edgekiln.runtimes.generate import GenerateOptions, generate
+from edgekiln.runtimes.native import native_kernels
+from edgekiln.runtimes.sampling import SamplingOptions
+from edgekiln.runtimes.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.skipif(native_kernels() is None, reason="edgekiln's own kernels are not built: make native")
+
+THREADS = 2
+PROMPT = np.tile([5, 71, 5, 130], 8)
+# A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
+SAMPLING: list[dict[str, Any]] = [
+    {},
+    {"repetition_penalty": 0.05},
+    {"temperature": 0.5, "repetition_penalty": 0.05, "seed": 4},
+    {"temperature": 0.3, "top_p": 0.9, "repetition_penalty": 0.2, "seed": 5},
+    {"temperature": 0.8, "top_k": 40, "repetition_penalty": 1.1, "seed": 6},
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("llama", "int8", "float32"), ("llama", "int4", "float32"), ("llama", "int4", "int8")],
+    ids="-".join,
+)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("speculation"), *request.param)
+
+
+@pytest.fixture
+def host(engine: Path) -> Iterator[Host]:
+    with Host(engine, threads=THREADS, text=False) as host:
+        assert host.hello["status"] == OK, host.hello
+        yield host
+
+
+def test_tokens_are_the_same(engine: Path, host: Host) -> None:
+    runtime = runtimes.open(engine, threads=THREADS)
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+    drafted = accepted = 0
+    for sampling in SAMPLING:
+        request = {"max_tokens": 120, "ignore_eos": True, "logprobs": True, "reset": True} | sampling
+        plain = host.ask(PROMPT, speculate=False, **request)
+        reply = host.ask(PROMPT, **request)
+        assert reply["ids"] == plain["ids"], sampling
+        assert reply["logprobs"] == plain["logprobs"]
+        assert plain["drafted_tokens"] == plain["accepted_tokens"] == 0
+        options = GenerateOptions(max_tokens=120, ignore_eos=True, sampling=SamplingOptions(**sampling))
+        assert reply["ids"] == [token.id for token in generate(runtime, tokenizer, [PROMPT], options)]
+        drafted += reply["drafted_tokens"]
+        accepted += reply["accepted_tokens"]
+    assert drafted >= accepted > 0
+
+
+def test_the_cache_holds_what_was_given(host: Host) -> None:
+    whole = host.ask(PROMPT, max_tokens=100, ignore_eos=True, speculate=False, **SAMPLING[1])["ids"]
+    for size in range(1, 40, 3):
+        for end in ({"max_tokens": size}, {"refuse_after": size}):
+            request = {"max_tokens": 100, "ignore_eos": True, "reset": True} | SAMPLING[1] | end
+            reply = host.ask(PROMPT, **request)
+            assert reply["status"] == (OK if "max_tokens" in end else CANCELLED)
+            assert reply["ids"] == whole[:size]
+            longer = np.concatenate([PROMPT, reply["ids"], [7]])
+            following = host.ask(longer, max_tokens=8, ignore_eos=True)
+            # All but the answer's last token, which was never run.
+            assert following["cached_tokens"] == PROMPT.size + size - 1
+            assert following["ids"] == host.ask(longer, max_tokens=8, ignore_eos=True, reset=True)["ids"]
+
+
+def test_answers_end_where_the_engine_is_full(host: Host) -> None:
+    request = {"max_tokens": 1000, "ignore_eos": True, "reset": True} | SAMPLING[1]
+    reply = host.ask(PROMPT, **request)
+    assert FINISHES[reply["finish"]] == "length"
+    assert PROMPT.size + len(reply["ids"]) == host.hello["max_length"]
+    assert reply["ids"] == host.ask(PROMPT, speculate=False, **request)["ids"]
+
+
+def test_stock_kernels_verify_nothing(engine: Path) -> None:
+    with Host(engine, threads=THREADS, native=False, text=False) as host:
+        reply = host.ask(PROMPT, max_tokens=60, ignore_eos=True, **SAMPLING[1])
+        assert reply["status"] == OK
+        assert reply["drafted_tokens"] == 0
+
+
+@pytest.mark.slow
+def test_tokens_of_a_real_model(tmp_path: Path) -> None:
+    from edgekiln.export.build import build_engine
+    from edgekiln.export.options import BuildOptions
+    from edgekiln.sources import resolve
+
+    build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant="int4"))
+    code = "def area(width, height):\n    return width * height\n\n\n" * 3
+    accepted = 0
+    with Host(tmp_path / "engine", threads=THREADS) as host:
+        for sampling in SAMPLING:
+            request = {"text": code, "max_tokens": 96, "ignore_eos": True, "reset": True} | sampling
+            reply = host.ask(**request)
+            assert reply["ids"] == host.ask(speculate=False, **request)["ids"], sampling
+            accepted += reply["accepted_tokens"]
+    assert accepted > 0
