@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.speculative_decoder import Drafts
 from edgekiln.runtimes.tokenizer import Tokenizer
 
 
@@ -18,8 +19,8 @@ class Conversation:
         self._tokenizer = tokenizer
         self._cache = runtime.new_cache()
 
-    def ask(self, text: str, options: GenerateOptions | None = None) -> Iterator[Token]:
-        """Answer a message.
+    def ask(self, text: str, options: GenerateOptions | None = None, drafts: Drafts | None = None) -> Iterator[Token]:
+        """Answer a message; `drafts` counts the tokens that are drafted.
 
         The turn joins `messages` when the answer ends or the iterator is dropped, with as much of the answer as came;
         a turn that fails or is dropped before any text leaves no trace.
@@ -29,7 +30,7 @@ class Conversation:
         """
         question = {"role": "user", "content": text}
         prompt = self._tokenizer.encode_chat([*self.messages, question])
-        return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache))
+        return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, drafts))
 
     def _answer(self, question: dict[str, str], tokens: Iterator[Token]) -> Iterator[Token]:
         pieces: list[str] = []

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,22 @@ class RowsBinding(Protocol):
         """Run the graph on what the bound arrays hold now."""
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What verifies tokens of one row: a binding, and arrays as for the most tokens, of which it takes the first."""
+
+    binding: RowsBinding
+    input_ids: Ids
+    position_ids: Ids
+    logits: Logits
+
+    def bind(self, count: int) -> RowsBinding:
+        """The binding, of `count` tokens."""
+        if self.binding.input_ids.shape[1] != count:
+            self.binding.bind(self.input_ids[:, :count], self.position_ids[:, :count], self.logits[:, :count])
+        return self.binding
+
+
 class RaggedRows(ABC):
     """Bookkeeping of `batch_size` rows over storage that grows; see `edgekiln.runtimes.base.Cache`.
 
@@ -41,7 +58,7 @@ class RaggedRows(ABC):
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
         self.decode: RowsBinding | None = None
-        self.verify: dict[int, RowsBinding] = {}
+        self.verify: dict[int, Verification] = {}
         self._properties = properties
         self._rows = np.arange(batch_size)
         self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)

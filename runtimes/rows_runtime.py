@@ -12,7 +12,7 @@ import numpy as np
 from edgekiln.bundle import EngineManifest
 from edgekiln.errors import EdgekilnError, RequestError, first_line
 from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
-from edgekiln.runtimes.ragged import RaggedRows, RowsBinding
+from edgekiln.runtimes.ragged import RaggedRows, RowsBinding, Verification
 
 C = TypeVar("C", bound=RaggedRows)
 S = TypeVar("S")
@@ -79,15 +79,14 @@ class RowsRuntime(ABC, Generic[C, S]):
             )
         held = int(own.lengths[row])
         own.reserve(held + ids.size)
-        binding = own.verify.get(row)
-        if binding is None:
-            binding = own.verify[row] = self._bind(self._generate, own, slice(row, row + 1))
-        if binding.input_ids.shape[1] != ids.size:
-            binding.bind(
-                np.empty((1, ids.size), dtype=np.int64),
-                np.empty((1, ids.size), dtype=np.int64),
-                np.empty((1, ids.size, self.properties.vocab_size), dtype=np.float32),
+        if row not in own.verify:
+            own.verify[row] = Verification(
+                self._bind(self._generate, own, slice(row, row + 1)),
+                np.empty((1, self.verifies), dtype=np.int64),
+                np.empty((1, self.verifies), dtype=np.int64),
+                np.empty((1, self.verifies, self.properties.vocab_size), dtype=np.float32),
             )
+        binding = own.verify[row].bind(ids.size)
         binding.input_ids[0] = ids
         binding.position_ids[0] = np.arange(held, held + ids.size)
         self._run(binding)

@@ -16,6 +16,7 @@ from edgekiln import bundle, runtimes
 from edgekiln.cli import main
 from edgekiln.runtimes.conversation import Conversation
 from edgekiln.runtimes.generate import GenerateOptions, Token
+from edgekiln.runtimes.speculative_decoder import Drafts
 from edgekiln.runtimes.tokenizer import Tokenizer
 
 MAX_TOKENS = 6
@@ -38,7 +39,9 @@ class Scripted(Conversation):
         self.asked: list[tuple[str, int]] = []
         self.instances.append(self)
 
-    def ask(self, text: str, options: GenerateOptions | None = None) -> Iterator[Token]:
+    def ask(self, text: str, options: GenerateOptions | None = None, drafts: Drafts | None = None) -> Iterator[Token]:
+        assert drafts is not None
+        drafts.drafted, drafts.accepted = 3, 2
         self.asked.append((text, len(self.messages)))
         self.messages.append({"role": "user", "content": text})
         for index in range(3):
@@ -108,6 +111,7 @@ def test_stats_after_every_answer(tiny_engine: Path, scripted: type[Scripted]) -
     lines = chat(tiny_engine, "a", "b", options=("--stats",)).stderr.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("first token after ") and "; answer 3 tokens, " in line for line in lines)
+    assert all(line.endswith("; drafted 3 tokens, 2 accepted (67%)") for line in lines)
 
 
 def test_too_long_a_message_is_told_and_the_chat_goes_on(tiny_engine: Path) -> None:

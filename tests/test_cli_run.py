@@ -75,6 +75,18 @@ def test_stop_ends_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path
     assert seen[0].stop == ("END", "é")
 
 
+@pytest.mark.parametrize(("given", "speculate"), [((), True), (("--speculate",), True), (("--no-speculate",), False)])
+def test_speculation_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, tiny_engine: Path, given: tuple[str, ...], speculate: bool
+) -> None:
+    def fake(*arguments: object) -> Iterator[Token]:
+        assert isinstance(arguments[3], GenerateOptions)
+        yield Token(0, 1, str(arguments[3].speculate), None, "stop")
+
+    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    assert run(tiny_engine, "-p", "x", *given).stdout == f"{speculate}\n"
+
+
 def test_chat_template_and_system_message(tiny_engine: Path) -> None:
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages)
@@ -105,7 +117,8 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
     assert result.stdout == plain.stdout
     count = len(Tokenizer.from_engine(tiny_engine, bundle.read_manifest(tiny_engine)).encode("hello"))
     assert re.fullmatch(
-        rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?\n",
+        rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
+        r"(; drafted \d tokens, \d accepted \(\d+%\))?\n",
         result.stderr,
     )
 

@@ -27,17 +27,19 @@ def command(
     system: str | None,
     max_tokens: int,
     stop: tuple[str, ...],
+    speculate: bool,
     stats: bool,
     threads: int | None,
     **sampling: float | None,
 ) -> None:
     """Talk with ENGINE. Each line is a message; what was said before is remembered."""
     loaded = load(engine, threads)
-    options = make_options(loaded.manifest, max_tokens, stop, **sampling)
+    options = make_options(loaded.manifest, max_tokens, stop, speculate, **sampling)
     if not loaded.tokenizer.has_chat_template:
         raise RequestError(f"{engine} has no chat template: use `edgekiln run {engine}` with a plain prompt")
 
     from edgekiln.runtimes.conversation import Conversation
+    from edgekiln.runtimes.speculative_decoder import Drafts
 
     conversation = Conversation(loaded.runtime, loaded.tokenizer, system)
     beginning = len(conversation.messages)
@@ -46,10 +48,10 @@ def command(
             if line == "/clear":
                 del conversation.messages[beginning:]
                 continue
-            speed = Stats()
+            speed = Stats(Drafts())
             interrupts.pressed = False
             try:
-                write_answer(conversation.ask(line, options), speed, lambda: interrupts.pressed)
+                write_answer(conversation.ask(line, options, speed.drafts), speed, lambda: interrupts.pressed)
             except RequestError as error:
                 # Most likely the conversation has outgrown the engine; the program need not end for that.
                 click.echo(f"Error: {error} (/clear begins a new conversation)", err=True)

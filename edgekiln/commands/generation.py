@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgekiln.bundle import EngineManifest
     from edgekiln.runtimes.base import Runtime
     from edgekiln.runtimes.generate import GenerateOptions, Token
+    from edgekiln.runtimes.speculative_decoder import Drafts
     from edgekiln.runtimes.tokenizer import Tokenizer
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -31,6 +32,12 @@ _OPTIONS = (
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1, seen tokens become less likely."),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="End before TEXT; may be repeated."),
+    click.option(
+        "--speculate/--no-speculate",
+        default=True,
+        show_default=True,
+        help="Draft what repeats and verify it, where that is faster; the answer is the same.",
+    ),
     click.option("--stats", is_flag=True, help="Print speeds on stderr."),
 )
 
@@ -62,7 +69,7 @@ def load(engine: Path, threads: int | None) -> LoadedEngine:
 
 
 def make_options(
-    manifest: "EngineManifest", max_tokens: int, stop: tuple[str, ...], **sampling: float | None
+    manifest: "EngineManifest", max_tokens: int, stop: tuple[str, ...], speculate: bool, **sampling: float | None
 ) -> "GenerateOptions":
     """What the command line chose, on top of the model's own sampling defaults.
 
@@ -73,13 +80,19 @@ def make_options(
     from edgekiln.runtimes.sampling import SamplingOptions
 
     chosen = SamplingOptions.from_defaults(manifest.sampling, **sampling)
-    return GenerateOptions(max_tokens=max_tokens, sampling=chosen, stop=stop)
+    return GenerateOptions(max_tokens=max_tokens, sampling=chosen, stop=stop, speculate=speculate)
 
 
 @dataclass
 class Stats:
-    """Speed of one answer; `prompt_tokens` is None where not all of the prompt was computed."""
+    """Speed of one answer.
 
+    Attributes:
+        drafts: of the answer, which the loop counts.
+        prompt_tokens: None where not all of the prompt was computed.
+    """
+
+    drafts: "Drafts"
     prompt_tokens: int | None = None
     _start: float = field(default_factory=time.perf_counter)
     _times: list[float] = field(default_factory=list)
@@ -99,7 +112,11 @@ class Stats:
         answer = f"answer {len(self._times)} tokens"
         if len(self._times) > 1:
             answer += f", {(len(self._times) - 1) / (self._times[-1] - self._times[0]):.1f} tokens/s"
-        click.echo("; ".join([*parts, answer]), err=True)
+        parts.append(answer)
+        if drafted := self.drafts.drafted:
+            accepted = self.drafts.accepted
+            parts.append(f"drafted {drafted} tokens, {accepted} accepted ({accepted / drafted:.0%})")
+        click.echo("; ".join(parts), err=True)
 
 
 def write_answer(tokens: "Iterable[Token]", stats: Stats, stopped: Callable[[], bool] = lambda: False) -> None:

@@ -25,6 +25,7 @@ def command(
     system: str | None,
     max_tokens: int,
     stop: tuple[str, ...],
+    speculate: bool,
     stats: bool,
     threads: int | None,
     **sampling: float | None,
@@ -33,7 +34,7 @@ def command(
     if system is not None and not chat:
         raise click.UsageError("--system goes with --chat")
     loaded = load(engine, threads)
-    options = make_options(loaded.manifest, max_tokens, stop, **sampling)
+    options = make_options(loaded.manifest, max_tokens, stop, speculate, **sampling)
     if prompt is None:
         prompt = _from_stdin()
     if not prompt:
@@ -47,9 +48,10 @@ def command(
         ids = loaded.tokenizer.encode(prompt)
 
     from edgekiln.runtimes.generate import generate
+    from edgekiln.runtimes.speculative_decoder import Drafts
 
-    speed = Stats(len(ids))
-    write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options), speed)
+    speed = Stats(Drafts(), len(ids))
+    write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options, None, speed.drafts), speed)
     if stats:
         speed.show()
 
