@@ -82,7 +82,7 @@ def markdown(record: dict[str, Any]) -> str:
                 [label, *(_ratio(record, label, exact, *column, unit) for column in columns)]
                 for label in record["ours"]
             ]
-            lines += [f"To the best of those whose perplexity is within 2% of the lowest ({', '.join(exact)}):", ""]
+            lines += [f"To the best of the peers whose perplexity is within 2% of the lowest ({', '.join(exact)}):", ""]
             lines += table([title, *named], rows)
     rows = []
     for label, result in record["results"].items():

@@ -2,38 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from answers import Answer, Request, lookup, serve_answers
-from numpy.typing import NDArray
 
 from edgekiln import runtimes
 from edgekiln.bundle import read_manifest
 from edgekiln.runtimes.generate import GenerateOptions, generate
+from edgekiln.runtimes.speculative_decoder import Drafts
 from edgekiln.runtimes.tokenizer import Tokenizer
-
-
-class Counting:
-    """A runtime that counts its runs over generated tokens and the tokens that were drafted."""
-
-    def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
-        self.runs = self.drafted = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
-
-    def step(self, cache: Any, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One token."""
-        self.runs += 1
-        return self._runtime.step(cache, tokens)
-
-    def verify(self, cache: Any, row: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The last token and those drafted after it."""
-        self.runs += 1
-        self.drafted += len(tokens) - 1
-        return self._runtime.verify(cache, row, tokens)
 
 
 class Edgekiln:
@@ -45,13 +21,14 @@ class Edgekiln:
 
     def answer(self, request: Request) -> Answer:
         """The engine's manifest says where an answer ends."""
-        runtime = Counting(self._runtime)
         options = GenerateOptions(max_tokens=request.most, speculate=lookup())
+        drafts = Drafts()
         ids, times = [], []
-        for token in generate(runtime, self._tokenizer, [request.prompt], options):
+        for token in generate(self._runtime, self._tokenizer, [request.prompt], options, drafts=drafts):
             ids.append(token.id)
             times.append(time.perf_counter())
-        return Answer(ids, times[-1] - times[0], runtime.runs, runtime.drafted)
+        # Each token after the first took a run, unless it was drafted and accepted.
+        return Answer(ids, times[-1] - times[0], len(ids) - 1 - drafts.accepted, drafts.drafted)
 
 
 if __name__ == "__main__":
