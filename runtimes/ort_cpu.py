@@ -26,6 +26,8 @@ DTYPES: dict[str, np.dtype] = {
 # Of caches that edgekiln's own kernels read.
 NATIVE_DTYPES = ("float32", "int8")
 LOG_ERRORS_ONLY = 3
+# What edgekiln's kernels may round in prompts: read when they are registered with a session.
+ROUNDED_ATTENTION = ("edgekiln.attention", "bfloat16")
 # Tokens of a row that edgekiln's own kernels run together with the bits of one by one: theirs round activations and add
 # up alike for up to so many. ONNX Runtime's do not.
 TOGETHER = 8
@@ -97,6 +99,8 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         options.add_session_config_entry("session.dynamic_block_base", "4")
         providers = ["CPUExecutionProvider"]
         if self._native is not None:
+            if self._manifest.quantization.scheme != "none":
+                options.add_session_config_entry(*ROUNDED_ATTENTION)
             options.register_custom_ops_library(str(self._native.library))
             try:
                 return ort.InferenceSession(str(path), options, providers=providers)

@@ -217,4 +217,14 @@ void attention(const AttentionCall& call, const Parallel& parallel, Scratch& scr
   (call.length <= kFewTokens ? attend_few : attend_many)(call, parallel, scratch);
 }
 
+#if defined(__AVX512BF16__)
+
+void attend_many_rounded(const AttentionCall& call, const Parallel& parallel, Scratch& scratch);
+
+void rounded_attention(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+  (call.length <= kFewTokens ? attend_few : attend_many_rounded)(call, parallel, scratch);
+}
+
+#endif
+
 }  // namespace edgekiln::EDGEKILN_ISA

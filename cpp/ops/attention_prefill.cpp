@@ -3,8 +3,7 @@
 // The query heads of one key-value head are stacked as rows of one matrix, so that keys and values are read once for
 // all of them.
 #include "attention_parts.h"
-#include "gemm.h"
-#include "transpose.h"
+#include "prefill_operands.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -20,15 +19,19 @@ struct Prefill {
   std::size_t tasks_a_head, workspace_a_task;
 };
 
-// Rows of one task: group query heads times up to kQueryBlock positions.
+// Of one task, whose rows are group query heads times up to kQueryBlock positions.
 std::size_t workspace_size(const AttentionCall& call) {
   const std::size_t rows = call.heads / call.kv_heads * std::min(call.length, kQueryBlock);
   const std::size_t padded = rounded_up(call.head_dim, kLanes);
-  return rows * call.head_dim + rows * padded + 2 * rows + 2 * kKeyBlock * call.head_dim + kKeyBlock * padded +
+  return rows * call.head_dim + rows * padded + 2 * rows + 3 * kKeyBlock * call.head_dim + kKeyBlock * padded +
          kRowBlock * kKeyBlock + kLanes;
 }
 
+template <typename Operands>
 void prefill_task(void* context, std::size_t index) {
+  using Word = typename Operands::Word;
+  static_assert(sizeof(Word) == sizeof(float));
+  constexpr std::size_t numbers = Operands::kNumbers;
   const Prefill& prefill = *static_cast<const Prefill*>(context);
   const AttentionCall& call = prefill.call;
   const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, padded = rounded_up(dim, kLanes);
@@ -38,17 +41,21 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t first = block * kQueryBlock, positions = std::min(kQueryBlock, call.length - first);
   const std::size_t rows = group * positions, past = call.past(row);
 
-  float* query = prefill.workspace + index * prefill.workspace_a_task;
-  float* sum = query + rows * dim;  // [rows, padded], the weighted sum of values so far
+  float* memory = prefill.workspace + index * prefill.workspace_a_task;
+  const auto words = [](float* at) { return reinterpret_cast<Word*>(at); };
+  Word* query = words(memory);
+  float* sum = memory + rows * dim;  // [rows, padded], the weighted sum of values so far
   float* maximum = sum + rows * padded;
   float* total = maximum + rows;
-  float* key = total + rows;  // [dim, kKeyBlock]
+  float* key = total + rows;  // [dim / numbers, kKeyBlock]
   float* value = key + kKeyBlock * dim;
   float* floats = value + kKeyBlock * padded;
-  float* scores = floats + kKeyBlock * dim;
+  float* copies = floats + kKeyBlock * dim;
+  float* scores = copies + kKeyBlock * dim;
+  const std::size_t depth = dim / numbers;
   for (std::size_t head = 0; head < group; ++head) {
-    std::copy_n(prefill.queries + ((row * call.heads + kv_head * group + head) * call.length + first) * dim,
-                positions * dim, query + head * positions * dim);
+    Operands::rows(prefill.queries + ((row * call.heads + kv_head * group + head) * call.length + first) * dim,
+                   positions * dim, query + head * positions * depth);
   }
   std::fill_n(sum, rows * padded, 0.0f);
   std::fill_n(maximum, rows, kNone);
@@ -60,24 +67,20 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t end = past + first + positions;
   for (std::size_t start = first_seen(past + first); start < end; start += kKeyBlock) {
     const std::size_t keys = std::min(kKeyBlock, end - start), width = rounded_up(keys, kLanes);
-    transpose(cached(call, call.key_cache, row, kv_head, start, keys, floats), keys, dim, key, kKeyBlock);
-    const float* values = cached(call, call.value_cache, row, kv_head, start, keys, floats);
-    std::size_t value_stride = dim;
-    if (padded != dim) {
-      for (std::size_t i = 0; i < keys; ++i) std::copy_n(values + i * dim, dim, value + i * padded);
-      values = value;
-      value_stride = padded;
-    }
+    Operands::keys(cached(call, call.key_cache, row, kv_head, start, keys, floats), keys, dim, words(key), kKeyBlock,
+                   copies);
+    const Word* values = Operands::values(cached(call, call.value_cache, row, kv_head, start, keys, floats), keys, dim,
+                                          padded, words(value));
     for (std::size_t top = 0; top < rows; top += kRowBlock) {
       const std::size_t count = std::min(kRowBlock, rows - top);
-      gemm(count, width, dim, query + top * dim, dim, key, kKeyBlock, scores, kKeyBlock, false);
+      gemm(count, width, depth, query + top * depth, depth, words(key), kKeyBlock, scores, kKeyBlock, false);
       for (std::size_t i = 0; i < count; ++i) {
         const std::size_t position = past + first + (top + i) % positions;
         float* line = scores + i * kKeyBlock;
         const std::size_t from = std::clamp(first_seen(position), start, start + keys) - start;
         const std::size_t to = std::clamp(position + 1, start, start + keys) - start;
         if (from >= to) {
-          std::fill_n(line, width, 0.0f);
+          std::fill_n(line, kKeyBlock, 0.0f);
           continue;
         }
         if (call.softcap != 0.0f) cap_scores(line + from, to - from, call.softcap);
@@ -91,9 +94,11 @@ void prefill_task(void* context, std::size_t index) {
         }
         total[top + i] += exponentiate(line + from, to - from, now);
         std::fill_n(line, from, 0.0f);
-        std::fill(line + to, line + keys, 0.0f);
+        std::fill(line + to, line + kKeyBlock, 0.0f);
+        Operands::weights(line, keys);
       }
-      gemm(count, padded, keys, scores, kKeyBlock, values, value_stride, sum + top * padded, padded, true);
+      gemm(count, padded, (keys + numbers - 1) / numbers, words(scores), kKeyBlock, values, padded, sum + top * padded,
+           padded, true);
     }
   }
   for (std::size_t i = 0; i < rows; ++i) {
@@ -118,9 +123,8 @@ void append_task(void* context, std::size_t index) {
          row, s);
 }
 
-}  // namespace
-
-void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+template <typename Operands>
+void attend(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
   const std::size_t queries = call.batch * call.heads * call.length * call.head_dim;
   const std::size_t tasks_a_head = (call.length + kQueryBlock - 1) / kQueryBlock;
   const std::size_t tasks = tasks_a_head * call.batch * call.kv_heads, workspace_a_task = workspace_size(call);
@@ -128,7 +132,21 @@ void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& s
   Append append_all{call, scratch.data()};
   parallel.run(parallel.self, append_task, call.batch * call.length, &append_all);
   Prefill prefill{call, scratch.data(), scratch.data() + queries, tasks_a_head, workspace_a_task};
-  parallel.run(parallel.self, prefill_task, tasks, &prefill);
+  parallel.run(parallel.self, prefill_task<Operands>, tasks, &prefill);
 }
+
+}  // namespace
+
+void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+  attend<FloatOperands>(call, parallel, scratch);
+}
+
+#if defined(__AVX512BF16__)
+
+void attend_many_rounded(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
+  (PairOperands::take(call.head_dim) ? attend<PairOperands> : attend<FloatOperands>)(call, parallel, scratch);
+}
+
+#endif
 
 }  // namespace edgekiln::EDGEKILN_ISA

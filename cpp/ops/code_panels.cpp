@@ -12,6 +12,7 @@
 
 #include "float_panels.h"
 #include "panel_parts.h"
+#include "prompt_panels.h"
 #include "scales.h"
 
 #if defined(__AVX512VNNI__)
@@ -250,6 +251,7 @@ void multiply_code_panels(const CodePanels& panels, const float* a, std::size_t 
     auto* task = panels.half ? exact_task<true> : exact_task<false>;
     return parallel.run(parallel.self, task, divided(panels.columns, kFloatColumns), &exact);
   }
+  if (panels.bits == 4 && count >= kPromptRows) return multiply_prompt(panels, a, count, out, parallel, scratch);
   const std::size_t blocks = panels.depth / kBlock, groups = panels.groups();
   const std::size_t size = count * (panels.depth / sizeof(float) + 2 * blocks + groups);
   if (scratch.size() < size) scratch.resize(size);

@@ -44,6 +44,10 @@ struct CodePanels {
 // The panels of a call's weight; its activations and output have no meaning here. Throws std::bad_alloc.
 CodePanels panels_of(const MatMulNBitsCall& call);
 
+// Calls of at least so many rows bring 4-bit weights to 8 bits: 127 steps of the largest that a column can hold in
+// kSegment of depth. Fewer rows do not earn back what that takes.
+inline constexpr std::size_t kPromptRows = 32, kSegment = 128;
+
 // out[rows, columns] = a[rows, depth] * the weight's transpose. Activations are rounded to int8 in blocks of 32, but
 // for more than kQuantizedRows rows times 8-bit weights.
 using CodePanelsKernel = void (*)(const CodePanels&, const float* a, std::size_t rows, float* out, const Parallel&,

@@ -11,13 +11,15 @@ namespace edgekiln {
   void gated_silu(const GatedSiluCall&, const Parallel&);                                                       \
   void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, const Parallel&, Scratch&);   \
   void multiply_row_quantized(const Int8Panels&, const float*, std::size_t, float*, const Parallel&, Scratch&); \
+  void rounded_attention(const AttentionCall&, const Parallel&, Scratch&);                                      \
   inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm, gated_silu, __VA_ARGS__};       \
   }
-EDGEKILN_DECLARE(portable, nullptr, nullptr)
+EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr)
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized)
+EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, nullptr)
+EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, rounded_attention)
 #endif
 #undef EDGEKILN_DECLARE
 
@@ -28,7 +30,9 @@ const std::vector<Kernels>& kernels() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(avx512vnni::available);
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back(avx512bf16::available);
+    if (vnni) found.push_back(avx512vnni::available);
     if (avx512) found.push_back(avx512::available);
     if (avx2) found.push_back(avx2::available);
 #endif

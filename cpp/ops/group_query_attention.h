@@ -12,8 +12,8 @@
 
 namespace edgekiln::ort {
 
-// `Element` is that of the cache.
-template <typename Element>
+// `Element` is that of the cache. `Rounded` takes the kernel that multiplies prompts in bfloat16, which must be there.
+template <typename Element, bool Rounded>
 class GroupQueryAttention {
  public:
   static constexpr const char* kName = "GroupQueryAttention";
@@ -92,7 +92,8 @@ class GroupQueryAttention {
     }
     // A session may run on several threads, each with its own memory.
     thread_local Scratch scratch;
-    kernels().front().attention(call, {run_parallel, context}, scratch);
+    const Kernels& kernel = kernels().front();
+    (Rounded ? kernel.rounded_attention : kernel.attention)(call, {run_parallel, context}, scratch);
   }
 
  private:

@@ -22,6 +22,7 @@ struct Kernels {
   // Null where there are no instructions for them.
   CodePanelsKernel code_panels;
   RowQuantizedKernel row_quantized;
+  AttentionKernel rounded_attention;  // prompts in bfloat16, with sums in float
 };
 
 // The fastest first.

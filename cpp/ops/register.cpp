@@ -3,6 +3,8 @@
 // ONNX Runtime looks custom kernels up before its own, so an engine's graph stays what every ONNX Runtime runs. What
 // they do not implement they refuse when the session is made, and the caller makes it without this library.
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "between_attentions_op.h"
@@ -28,25 +30,46 @@ Domain domain_of(const char* name, const std::vector<const OrtCustomOp*>& ops) {
   return domain;
 }
 
-void add_domains(OrtSessionOptions* options) {
-  static const Op<GroupQueryAttention<float>> attention;
-  static const Op<GroupQueryAttention<std::int8_t>> int8_attention;
-  static const Op<GatedSilu> gated_silu;
+// Set to `bfloat16` in a session's configuration by who takes products of attention, in prompts, of rounded numbers.
+constexpr const char* kAttentionEntry = "edgekiln.attention";
+
+bool takes_rounded(const OrtSessionOptions* options) {
+  int there = 0;
+  check(api->HasSessionConfigEntry(options, kAttentionEntry, &there));
+  if (!there) return false;
+  std::size_t size = 0;
+  check(api->GetSessionConfigEntry(options, kAttentionEntry, nullptr, &size));
+  std::string value(size, '\0');
+  check(api->GetSessionConfigEntry(options, kAttentionEntry, value.data(), &size));
+  return value.c_str() == std::string_view("bfloat16");
+}
+
+// Those under ONNX Runtime's own names.
+template <bool Rounded>
+OrtCustomOpDomain* theirs() {
+  static const Op<GroupQueryAttention<float, Rounded>> attention;
+  static const Op<GroupQueryAttention<std::int8_t, Rounded>> int8_attention;
   static const Op<MatMulNBits> matmul;
+  static const Op<SkipNorm> skip_norm;
+  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
+  return domain.get();
+}
+
+void add_domains(OrtSessionOptions* options) {
+  static const Op<GatedSilu> gated_silu;
   static const Op<OffsetMatMulNBits> offset_matmul;
   static const Op<RowQuantizedMatMul> row_quantized;
-  static const Op<SkipNorm> skip_norm;
   static const Op<BetweenAttentions<OffsetProduct>> offset_between;
   static const Op<BetweenAttentions<ZeroPointProduct>> zero_point_between;
   static const Op<BetweenAttentions<Int8Product>> row_quantized_between;
   // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
-  static const Domain theirs = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
   // What has no kernel for this processor stays the function that the graph brings.
   std::vector<const OrtCustomOp*> ours{&gated_silu, &offset_matmul};
   if (kernels().front().row_quantized) ours.insert(ours.end(), {&row_quantized, &row_quantized_between});
   if (kernels().front().code_panels) ours.insert(ours.end(), {&offset_between, &zero_point_between});
   static const Domain own = domain_of(kOwnDomain, ours);
-  check(api->AddCustomOpDomain(options, theirs.get()));
+  const bool rounded = kernels().front().rounded_attention && takes_rounded(options);
+  check(api->AddCustomOpDomain(options, rounded ? theirs<true>() : theirs<false>()));
   check(api->AddCustomOpDomain(options, own.get()));
 }
 

@@ -30,7 +30,7 @@ class Team {
   using Work = void (*)(void*, std::size_t);
 
   static constexpr std::size_t kMostMembers = 32;
-  static constexpr int kSpins = 1 << 14;
+  static constexpr int kSpins = 1 << 11;
   // A loop is one number, so that a claim of a turn and its loop cannot come apart: which loop, turns, next turn.
   static constexpr int kTurnBits = 24;
   static constexpr std::uint64_t kTurns = (std::uint64_t{1} << kTurnBits) - 1;
@@ -52,11 +52,18 @@ class Team {
     for (int idle = 0; !over_.load(std::memory_order_acquire);) {
       if (take_turn()) {
         idle = 0;
-      } else if (++idle < kSpins) {
-        pause();
       } else {
-        std::this_thread::yield();
+        wait(++idle);
       }
+    }
+  }
+
+  // Spinning is for waits of microseconds: after longer ones, the thread that is waited for may need this core.
+  static void wait(int idle) {
+    if (idle < kSpins) {
+      pause();
+    } else {
+      std::this_thread::yield();
     }
   }
 
@@ -73,7 +80,7 @@ class Team {
     team.loop_.store(((team.loops_ << kTurnBits | count) << kTurnBits), std::memory_order_release);
     while (team.take_turn()) {
     }
-    while (team.done_.load(std::memory_order_acquire) != count) pause();
+    for (int idle = 0; team.done_.load(std::memory_order_acquire) != count;) wait(++idle);
   }
 
   // False if no turn is left.

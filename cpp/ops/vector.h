@@ -54,6 +54,8 @@ inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof valu
 
 inline Floats broadcast(float value) { return value - Floats{}; }
 
+inline Floats added(Floats sum, Floats a, Floats b) { return sum + a * b; }
+
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 inline float largest_lane(Floats value) {

@@ -12,6 +12,7 @@
 namespace {
 
 constexpr double kTolerance = 2e-5;
+constexpr double kRoundedTolerance = 3e-2;  // bfloat16 has 8 bits
 
 struct Case {
   std::string name;
@@ -234,18 +235,22 @@ int main() {
   };
   int failures = 0;
   for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
-    for (const Case& c : cases) {
-      const double error = error_of(c, kernels.attention, 7);
-      // The scores' own rounding grows with their size.
-      if (!(error <= kTolerance * std::max(1.0f, c.scale * 8))) {
-        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
+    for (const bool rounded : {false, true}) {
+      const edgekiln::AttentionKernel kernel = rounded ? kernels.rounded_attention : kernels.attention;
+      if (!kernel) continue;
+      for (const Case& c : cases) {
+        const double error = error_of(c, kernel, 7);
+        // The scores' own rounding grows with their size.
+        if (!(error <= (rounded ? kRoundedTolerance : kTolerance) * std::max(1.0f, c.scale * 8))) {
+          std::printf("%s: %s, rounded %d: off by %g\n", kernels.instruction_set, c.name.c_str(), rounded, error);
+          ++failures;
+        }
+      }
+      for (const bool int8 : {false, true}) {
+        if (same_together(kernel, int8)) continue;
+        std::printf("%s: tokens together differ from one by one, int8 %d\n", kernels.instruction_set, int8);
         ++failures;
       }
-    }
-    for (const bool int8 : {false, true}) {
-      if (same_together(kernels.attention, int8)) continue;
-      std::printf("%s: tokens together differ from one by one, int8 %d\n", kernels.instruction_set, int8);
-      ++failures;
     }
     std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }

@@ -109,10 +109,11 @@ SamplingDefaults read_sampling(Record record) {
   return sampling;
 }
 
-void skip_quantization(Record record) {
-  record.text("scheme");
+std::string read_scheme(Record record) {
+  std::string scheme = record.text("scheme");
   record.optional_integer("group_size");
   record.finish();
+  return scheme;
 }
 
 Manifest read_fields(const json& value, std::string& complaint) {
@@ -127,7 +128,7 @@ Manifest read_fields(const json& value, std::string& complaint) {
   manifest.io = read_io(record.record("io", false));
   manifest.kv = read_kv(record.record("kv"), complaint);
   if (record.has("tensorrt")) manifest.tensorrt = read_tensorrt(record.record("tensorrt"));
-  skip_quantization(record.record("quantization"));
+  manifest.scheme = read_scheme(record.record("quantization"));
   manifest.tokens = read_tokens(record.record("tokens"));
   manifest.sampling = read_sampling(record.record("sampling"));
   record.texts("versions");

@@ -81,6 +81,7 @@ struct Manifest {
   GraphIO io;
   KeyValueLayout kv;
   std::optional<TensorRTBuild> tensorrt;
+  std::string scheme;  // of its quantization, "none" for weights in float
   SpecialTokens tokens;
   SamplingDefaults sampling;
   std::map<std::string, std::string> files;  // file -> SHA-256

@@ -18,6 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kDefaultChunk = 256;
+// What edgekiln's kernels may round in prompts: read when they are registered with a session.
+constexpr const char* kRoundedAttention[] = {"edgekiln.attention", "bfloat16"};
 // Tokens that edgekiln's kernels compute together as they do one by one: kFewTokens of cpp/ops/attention_decode.cpp.
 constexpr std::size_t kVerified = 8;
 
@@ -48,6 +50,7 @@ class OrtCpu final : public ChunkedRuntime {
   OrtCpu(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options)
       : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
         names_(manifest.io),
+        rounds_(manifest.scheme != "none"),
         type_(type),
         threads_(options.threads ? options.threads : default_threads()) {
     // float16 caches are not among those that edgekiln's kernels read.
@@ -58,6 +61,7 @@ class OrtCpu final : public ChunkedRuntime {
     if (native_) {
       try {
         Ort::SessionOptions options = session_options(threads_);
+        if (rounds_) options.AddConfigEntry(kRoundedAttention[0], kRoundedAttention[1]);
         options.RegisterCustomOpsLibrary(native_->library.c_str());
         session_ = Ort::Session(ort_environment(), graph.c_str(), options);
         return {};
@@ -93,6 +97,7 @@ class OrtCpu final : public ChunkedRuntime {
 
  private:
   const GraphIO names_;
+  const bool rounds_;
   const ONNXTensorElementDataType type_;
   const int threads_;
   std::optional<NativeKernels> native_;
