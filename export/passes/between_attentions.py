@@ -72,7 +72,8 @@ def between_attentions_function(product: _Product) -> ir.Function:
     def multiply(x: str, weight: str, depth: str, columns: str, to: str) -> onnx.NodeProto:
         op, domain = product.op
         inputs = [x, *(f"{weight}_{part}" for part in product.weight)]
-        node = helper.make_node(op, inputs, [to], domain=domain, **dict(product.fixed))
+        node = helper.make_node(op, inputs, [to], domain=domain)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in product.fixed)
         names = {"K": depth, "N": columns, **{name: name for name in product.shared}}
         ort_functions.handed_on(node, AttributeProto.INT, **names)
         for name, kind in product.rest:
@@ -112,7 +113,7 @@ def fuse_between_attentions(model: ir.Model) -> None:
 def _chain(output: ir.Node) -> list[ir.Node] | None:
     """The seven nodes from the attention's output projection on."""
     nodes = [output]
-    for op, index in ((_NORM, 0), (None, 0), (GATED_SILU, 0), (None, 0), (_NORM, 0), (None, 0)):
+    for op in (_NORM, None, GATED_SILU, None, _NORM, None):
         following = _only_reader(nodes[-1].outputs[0])
         if following is None or following.op_type != (op or output.op_type):
             return None

@@ -69,7 +69,8 @@ def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "") -
         nodes.append(node("Neg", [read], "other"))
         outputs["other"] = ["B", "S", "W"]
     hidden = dict.fromkeys(["o", "after", "n", "d", "sum", "m"], shape)
-    inner = dict.fromkeys(["gate", "up", "sigmoid", "silu", "gated"], ["B", "S", INTERMEDIATE])
+    width = ["B", "S", INTERMEDIATE]
+    inner = dict.fromkeys(["gate", "up", "sigmoid", "silu", "gated"], width)
     inside = hidden | inner | {"projected": ["B", "S", PROJECTED]} | {"gu": ["B", "S", 2 * INTERMEDIATE]}
     model = graph(nodes, {"attended": ["B", "S", ATTENDED], "residual": shape}, outputs, weights, inside)
     fuse_rms_norm(model)
