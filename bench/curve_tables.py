@@ -97,11 +97,11 @@ def plot(record: dict[str, Any], directory: Path, name: str) -> list[Path]:
     for axis, (title, values, panels) in figures.items():
         if len(values) > 1:
             written.append(directory / f"{name}-{axis}.svg")
-            _draw(record, panels, title, written[-1])
+            _draw(record, panels, title, written[-1], logarithmic=axis == "model")
     return written
 
 
-def _draw(record: dict[str, Any], rows: dict[str, Lines], title: str, path: Path) -> None:
+def _draw(record: dict[str, Any], rows: dict[str, Lines], title: str, path: Path, logarithmic: bool) -> None:
     """A row of panels for each of `rows`, a column for each unit; bounds are dotted, in their line's colour."""
     import matplotlib as mpl
 
@@ -120,13 +120,18 @@ def _draw(record: dict[str, Any], rows: dict[str, Lines], title: str, path: Path
                 panel.plot(where, values, marker="o", markersize=3, color=f"C{index}", label=label)
                 if None not in limits:
                     panel.plot(where, limits, linestyle=":", color=f"C{index}", label=f"{label}, bound")
-                panel.set(xscale="log", yscale="log", xlabel=title, ylabel=what, title=name, xticks=where)
+                panel.set(
+                    xscale="log",
+                    yscale="log" if logarithmic else "linear",
+                    xlabel=title,
+                    ylabel=what,
+                    title=name,
+                    xticks=where,
+                )
                 panel.set_xticklabels([f"{x:.0f}" for x in where])
             panel.minorticks_off()
-            # A panel may lie within one power of ten, which has no tick.
-            low, high = panel.get_ylim()
-            ticks = [step * 10**power for power in range(7) for step in (1, 2, 5) if low <= step * 10**power <= high]
-            panel.set_yticks(ticks, [str(tick) for tick in ticks])
+            if not logarithmic:
+                panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
     grid[0][1].legend(fontsize=7)
     figure.savefig(path)
