@@ -5,6 +5,9 @@ bookkeeping. A layer's buffer is [B, KV, capacity, D]; the batch is outermost, s
 be prefilled alone.
 """
 
+import itertools
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, IOBinding, OrtValue
@@ -12,6 +15,8 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue
 from edgekiln.bundle import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
 from edgekiln.runtimes.ragged import RaggedRows
+
+HUGE_PAGE = 2 << 20
 
 
 class OrtCache(RaggedRows):
@@ -23,16 +28,31 @@ class OrtCache(RaggedRows):
         self._dtype = dtype
 
     def _grow(self, capacity: int, held: int) -> None:
-        # Zeros come from calloc: a page costs memory only once a token is written to it.
-        layers = []
-        for layer, (heads, size) in enumerate(zip(self._properties.kv_heads, self._properties.head_dims, strict=True)):
-            shape = (self.batch_size, heads, capacity, size)
-            key, value = np.zeros(shape, self._dtype), np.zeros(shape, self._dtype)
-            if held:
-                key[:, :, :held] = self.layers[layer][0][:, :, :held]
-                value[:, :, :held] = self.layers[layer][1][:, :, :held]
-            layers.append((key, value))
+        shapes = [
+            (self.batch_size, heads, capacity, size)
+            for heads, size in zip(self._properties.kv_heads, self._properties.head_dims, strict=True)
+        ]
+        buffers = _zeros([shape for shape in shapes for _ in range(2)], self._dtype)
+        layers = list(zip(buffers[::2], buffers[1::2], strict=True))
+        if held:
+            for old, new in zip(self.layers, layers, strict=True):
+                for before, after in zip(old, new, strict=True):
+                    after[:, :, :held] = before[:, :, :held]
         self.layers = layers
+
+
+def _zeros(shapes: list[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
+    """Arrays of zeros one after another in one allocation, which numpy asks to be mapped in huge pages from 4 MB on.
+
+    Zeros come from calloc: a page costs memory only once a token is written to it.
+    """
+    sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
+    memory = np.zeros(sum(sizes) + HUGE_PAGE, dtype=np.uint8)
+    ends = itertools.accumulate(sizes, initial=-memory.ctypes.data % HUGE_PAGE)
+    return [
+        memory[end : end + size].view(dtype).reshape(shape)
+        for end, size, shape in zip(ends, sizes, shapes, strict=False)
+    ]
 
 
 class Binding:

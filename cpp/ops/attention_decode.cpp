@@ -5,6 +5,7 @@
 // whether it comes alone or with others, and on however many threads: tokens that were drafted and are verified
 // together get what they would have got one by one.
 #include "attention_parts.h"
+#include "coded_attention.h"
 #include "gemm.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -32,6 +33,11 @@ struct Decode {
   float* scores = nullptr;   // of each task, [group, kStride]
   float* weights = nullptr;  // of blocks, for merging
   std::size_t padded = 0, blocks = 0, runs = 0;
+#if defined(__AVX512VNNI__)
+  // Of an int8 cache, where products are of codes: each token's queries.
+  CodedQuery* coded = nullptr;    // [tokens, heads]
+  std::int8_t* digits = nullptr;  // [tokens, heads, 2, dim]
+#endif
 
   // Slots [begin, end) that new token s of a row sees.
   std::size_t end(std::size_t row, std::size_t s) const { return call.past(row) + s + 1; }
@@ -125,19 +131,45 @@ void sum_values(const float* scores, std::size_t group, const Element* value, st
   }
 }
 
+// Scores of a token's query heads [first, first + group) and `keys` keys.
+template <typename Element>
+void score(const Decode& decode, std::size_t token, std::size_t first, std::size_t group, const Element* key,
+           std::size_t keys, float* scores) {
+  const std::size_t query = token * decode.call.heads + first, dim = decode.call.head_dim;
+#if defined(__AVX512VNNI__)
+  if constexpr (std::is_same_v<Element, std::int8_t>) {
+    if (decode.coded)
+      return score_coded_keys(decode.coded + query, decode.digits + 2 * query * dim, group, key, keys, dim, scores,
+                              kStride);
+  }
+#endif
+  score_keys(decode.queries + query * dim, group, key, keys, dim, scores);
+}
+
+template <typename Element>
+void weigh(const Decode& decode, const float* scores, std::size_t group, const Element* value, std::size_t keys,
+           float* sum) {
+  const std::size_t dim = decode.call.head_dim, stride = decode.blocks * decode.padded;
+#if defined(__AVX512VNNI__)
+  if constexpr (std::is_same_v<Element, std::int8_t>) {
+    if (decode.coded) return sum_coded_values(scores, kStride, group, value, keys, dim, sum, stride);
+  }
+#endif
+  sum_values(scores, group, value, keys, dim, sum, stride);
+}
+
 // One new token against block `block` of those that its row's new tokens see.
 template <typename Element>
 void attend_block(const Decode& decode, std::size_t row, std::size_t kv_head, std::size_t s, std::size_t block,
                   float* scores) {
   const AttentionCall& call = decode.call;
-  const std::size_t group = call.heads / call.kv_heads, dim = call.head_dim, token = row * call.length + s;
+  const std::size_t group = call.heads / call.kv_heads, token = row * call.length + s;
   const std::size_t slot = (decode.first_block(row) + block) * kBlock;
   const std::size_t start = std::max(decode.begin(row, s), slot), end = std::min(decode.end(row, s), slot + kBlock);
   const std::size_t part = decode.part(token, kv_head * group, block);
   if (start >= end) return;
   const std::size_t keys = end - start, offset = offset_of(call, row, kv_head, start);
-  score_keys(decode.queries + (token * call.heads + kv_head * group) * dim, group,
-             static_cast<const Element*>(call.key_cache.data) + offset, keys, dim, scores);
+  score(decode, token, kv_head * group, group, static_cast<const Element*>(call.key_cache.data) + offset, keys, scores);
   for (std::size_t head = 0; head < group; ++head) {
     float* line = scores + head * kStride;
     if (call.softcap != 0.0f) cap_scores(line, keys, call.softcap);
@@ -145,8 +177,8 @@ void attend_block(const Decode& decode, std::size_t row, std::size_t kv_head, st
     maximum = largest(line, keys);
     decode.totals[part + head * decode.blocks] = exponentiate(line, keys, maximum);
   }
-  sum_values(scores, group, static_cast<const Element*>(call.value_cache.data) + offset, keys, dim,
-             decode.sums + part * decode.padded, decode.blocks * decode.padded);
+  weigh(decode, scores, group, static_cast<const Element*>(call.value_cache.data) + offset, keys,
+        decode.sums + part * decode.padded);
 }
 
 void decode_task(void* context, std::size_t index) {
@@ -193,8 +225,13 @@ void attend_few(const AttentionCall& call, const Parallel& parallel, Scratch& sc
   decode.runs = std::min(decode.blocks, kMostRuns);
   const std::size_t tokens = call.batch * call.length, queries = tokens * call.heads * call.head_dim;
   const std::size_t parts = tokens * call.heads * decode.blocks, tasks = call.batch * call.kv_heads * decode.runs;
-  const std::size_t size =
+  std::size_t size =
       queries + parts * (decode.padded + 2) + decode.blocks + kLanes + tasks * (call.heads / call.kv_heads) * kStride;
+#if defined(__AVX512VNNI__)
+  const bool coded = call.key_cache.scales && call.head_dim % kCodes == 0 && call.head_dim <= kMostCodes;
+  const std::size_t coded_at = size;
+  if (coded) size += queries / 2 + tokens * call.heads * sizeof(CodedQuery) / sizeof(float);
+#endif
   if (scratch.size() < size) scratch.resize(size);
   decode.queries = scratch.data();
   decode.sums = decode.queries + queries;
@@ -205,6 +242,15 @@ void attend_few(const AttentionCall& call, const Parallel& parallel, Scratch& sc
   for (std::size_t row = 0; row < call.batch; ++row)
     for (std::size_t s = 0; s < call.length; ++s)
       append(call, decode.queries + (row * call.length + s) * call.heads * call.head_dim, call.head_dim, row, s);
+#if defined(__AVX512VNNI__)
+  if (coded) {
+    decode.coded = reinterpret_cast<CodedQuery*>(scratch.data() + coded_at);
+    decode.digits = reinterpret_cast<std::int8_t*>(decode.coded + tokens * call.heads);
+    for (std::size_t i = 0; i < tokens * call.heads; ++i)
+      decode.coded[i] =
+          code_query(decode.queries + i * call.head_dim, call.head_dim, decode.digits + 2 * i * call.head_dim);
+  }
+#endif
   parallel.run(parallel.self, decode_task, tasks, &decode);
   for (std::size_t row = 0; row < call.batch; ++row)
     for (std::size_t s = 0; s < call.length; ++s)

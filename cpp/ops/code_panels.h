@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "aligned.h"
+#include "lasting_memory.h"
 #include "matmul_n_bits.h"
 
 namespace edgekiln {
@@ -23,7 +24,7 @@ struct CodePanels {
   int bits;
   Zero zero;
   bool half;
-  AlignedBytes memory;
+  LastingBytes memory;
 
   std::size_t number_bytes() const { return half ? sizeof(Half) : sizeof(float); }
   std::size_t codes_bytes() const { return group * kPanelWidth * bits / 8; }

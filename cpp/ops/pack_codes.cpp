@@ -40,10 +40,9 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
 
 CodePanels panels_of(const MatMulNBitsCall& call) {
   const Zero zero = call.zero_points ? Zero::kZeroPoints : call.offsets ? Zero::kOffsets : Zero::kMiddle;
-  CodePanels panels{call.depth,           call.columns, call.group, call.bits, zero, call.half_scales != nullptr,
-                    {nullptr, &std::free}};
+  CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, call.half_scales != nullptr, nullptr};
   const std::size_t bytes = panels.panels() * panels.panel_bytes();
-  panels.memory = aligned_bytes(bytes);
+  panels.memory = lasting_bytes(bytes);
   // Columns that are only there to fill the last panel.
   if (call.columns % kPanelWidth)
     std::memset(panels.memory.get() + bytes - panels.panel_bytes(), 0, panels.panel_bytes());

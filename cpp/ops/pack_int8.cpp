@@ -9,7 +9,7 @@ namespace edgekiln {
 Int8Panels::Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns)
     : depth(depth),
       columns(columns),
-      memory(aligned_bytes(count() * panel_bytes())),
+      memory(lasting_bytes(count() * panel_bytes())),
       starts(count() * kWidth),
       scales(count() * kWidth) {
   std::copy_n(scales, columns, this->scales.begin());

@@ -12,7 +12,7 @@ namespace edgekiln::EDGEKILN_ISA {
 inline constexpr std::size_t kTaskBytes = 96 << 10;  // of weights that a task of few rows reads, about
 inline constexpr std::size_t kRowsATask = 16;        // that are quantized
 // How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
-inline constexpr std::size_t kAhead = 10 << 10;
+inline constexpr std::size_t kAhead = 2048;
 
 inline std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
@@ -22,7 +22,7 @@ inline std::size_t panels_a_task(std::size_t panels, std::size_t panel_bytes) {
 }
 
 // The cache line that is read kAhead bytes later.
-inline void ask_ahead(const void* memory) { _mm_prefetch(static_cast<const char*>(memory) + kAhead, _MM_HINT_T0); }
+inline void ask_ahead(const void* memory) { _mm_prefetch(static_cast<const char*>(memory) + kAhead, _MM_HINT_NTA); }
 
 // Four codes of a row, for each column of a panel.
 inline __m512i repeated(const void* codes) {

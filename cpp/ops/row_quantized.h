@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "aligned.h"
+#include "lasting_memory.h"
 #include "parallel.h"
 
 namespace edgekiln {
@@ -19,7 +19,7 @@ struct Int8Panels {
   Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns);
 
   std::size_t depth, columns;
-  AlignedBytes memory;
+  LastingBytes memory;
   std::vector<std::int32_t> starts;  // [count * kWidth], -kMiddle * the sum of each column's codes
   std::vector<float> scales;         // [count * kWidth]
 

@@ -1,8 +1,13 @@
 #include "runtime/ort_cache.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <numeric>
 
 #include "runtime/ort_binding.h"
@@ -11,6 +16,9 @@
 namespace edgekiln {
 
 namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kHugeFrom = std::size_t{4} << 20;  // smaller caches stay as small as they are
 
 std::size_t size_of(ONNXTensorElementDataType type) {
   switch (type) {
@@ -40,41 +48,56 @@ OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const Gr
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
       binding_(session) {}
 
-// Zeros come from calloc: a page costs memory only once a token is written to it.
-OrtCache::Buffer OrtCache::enlarged(const Buffer* old, std::size_t layer, std::int64_t capacity) const {
-  const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
-  const std::size_t row = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
-  const auto rows = static_cast<std::size_t>(capacity);
-  Buffer buffer(static_cast<std::byte*>(std::calloc(heads * rows, row)), &std::free);
-  if (!buffer || !old) return buffer;
-  const auto held = static_cast<std::size_t>(length());
-  const auto old_rows = static_cast<std::size_t>(this->capacity());
-  for (std::size_t head = 0; head < heads; ++head)
-    std::memcpy(buffer.get() + head * rows * row, old->get() + head * old_rows * row, held * row);
-  return buffer;
+std::size_t OrtCache::layer_bytes(std::size_t layer, std::int64_t capacity) const {
+  return static_cast<std::size_t>(properties().kv_heads[layer] * capacity * properties().head_dims[layer]) *
+         element_size_;
 }
 
+void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
+  const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
+  const std::size_t row = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
+  const auto rows = static_cast<std::size_t>(capacity), old_rows = static_cast<std::size_t>(this->capacity());
+  for (std::size_t head = 0; head < heads; ++head)
+    std::memcpy(to + head * rows * row, old + head * old_rows * row, static_cast<std::size_t>(length()) * row);
+}
+
+// All layers lie one after another, in huge pages where the system has them: steps read all of them, and wait less for
+// addresses to be translated. Zeros come from calloc: a page costs memory only once a token is written to it.
 Result<void> OrtCache::grow(std::int64_t capacity) {
-  std::vector<Buffer> keys;
-  std::vector<Buffer> values;
-  const bool holds = length() > 0;
-  for (std::size_t layer = 0; layer < properties().kv_heads.size(); ++layer) {
-    keys.push_back(enlarged(holds ? &keys_[layer] : nullptr, layer, capacity));
-    values.push_back(enlarged(holds ? &values_[layer] : nullptr, layer, capacity));
-    if (!keys.back() || !values.back())
-      return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity,
-                                           " tokens: shorten the prompt or close other sessions")};
+  const std::size_t layers = properties().kv_heads.size();
+  std::size_t size = 0;
+  for (std::size_t layer = 0; layer < layers; ++layer) size += 2 * layer_bytes(layer, capacity);
+  Buffer buffer(static_cast<std::byte*>(std::calloc(size + kHugePage, 1)), &std::free);
+  if (!buffer)
+    return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity,
+                                         " tokens: shorten the prompt or close other sessions")};
+  void* start = buffer.get();
+  std::size_t space = size + kHugePage;
+  auto* at = static_cast<std::byte*>(std::align(kHugePage, size, start, space));
+#if defined(__linux__)
+  if (size >= kHugeFrom) madvise(at, size, MADV_HUGEPAGE);
+#endif
+  std::vector<std::byte*> keys;
+  std::vector<std::byte*> values;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const std::size_t bytes = layer_bytes(layer, capacity);
+    keys.push_back(at);
+    values.push_back(at + bytes);
+    at += 2 * bytes;
+    if (length() == 0) continue;
+    keep_held(keys_[layer], keys.back(), layer, capacity);
+    keep_held(values_[layer], values.back(), layer, capacity);
   }
   keys_.swap(keys);
   values_.swap(values);
+  buffer_.swap(buffer);
   return ort_running([&] { bind_layers(capacity); });
 }
 
 void OrtCache::bind_layers(std::int64_t capacity) {
-  const auto tensor = [&](const Buffer& buffer, std::size_t layer) {
+  const auto tensor = [&](std::byte* data, std::size_t layer) {
     const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], capacity, properties().head_dims[layer]};
-    const auto size = static_cast<std::size_t>(shape[1] * shape[2] * shape[3]) * element_size_;
-    return Ort::Value::CreateTensor(memory_, buffer.get(), size, shape.data(), shape.size(), type_);
+    return Ort::Value::CreateTensor(memory_, data, layer_bytes(layer, capacity), shape.data(), shape.size(), type_);
   };
   for (std::size_t layer = 0; layer < keys_.size(); ++layer)
     bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));

@@ -32,7 +32,9 @@ class OrtCache final : public ChunkedCache {
   using Buffer = std::unique_ptr<std::byte, decltype(&std::free)>;
 
   Result<void> grow(std::int64_t capacity) override;
-  Buffer enlarged(const Buffer* old, std::size_t layer, std::int64_t capacity) const;
+  // Bytes of a layer's keys, or values, of `capacity` tokens.
+  std::size_t layer_bytes(std::size_t layer, std::int64_t capacity) const;
+  void keep_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const;
   void bind_layers(std::int64_t capacity);
   void bind_inputs(std::int64_t size);
   void bind_logits();
@@ -44,8 +46,9 @@ class OrtCache final : public ChunkedCache {
   const std::size_t element_size_;
   const Ort::MemoryInfo memory_;
   Ort::IoBinding binding_;
-  std::vector<Buffer> keys_;
-  std::vector<Buffer> values_;
+  Buffer buffer_{nullptr, &std::free};  // of all layers
+  std::vector<std::byte*> keys_;
+  std::vector<std::byte*> values_;
   std::vector<std::int64_t> input_ids_;
   std::vector<std::int64_t> position_ids_;
   std::vector<float> logits_;
