@@ -69,14 +69,16 @@ def test_the_cache_holds_what_was_given(host: Host) -> None:
     for size in range(1, 40, 3):
         for end in ({"max_tokens": size}, {"refuse_after": size}):
             request = {"max_tokens": 100, "ignore_eos": True, "reset": True} | SAMPLING[1] | end
-            reply = host.ask(PROMPT, **request)
-            assert reply["status"] == (OK if "max_tokens" in end else CANCELLED)
-            assert reply["ids"] == whole[:size]
-            longer = np.concatenate([PROMPT, reply["ids"], [7]])
-            following = host.ask(longer, max_tokens=8, ignore_eos=True)
-            # All but the answer's last token, which was never run.
-            assert following["cached_tokens"] == PROMPT.size + size - 1
-            assert following["ids"] == host.ask(longer, max_tokens=8, ignore_eos=True, reset=True)["ids"]
+            replies = []
+            for speculate in (False, True):
+                reply = host.ask(PROMPT, **request, speculate=speculate)
+                assert reply["status"] == (OK if "max_tokens" in end else CANCELLED)
+                assert reply["ids"] == whole[:size]
+                longer = np.concatenate([PROMPT, reply["ids"], [7]])
+                replies.append(host.ask(longer, max_tokens=8, ignore_eos=True))
+                # All but the answer's last token, which was never run.
+                assert replies[-1]["cached_tokens"] == PROMPT.size + size - 1
+            assert replies[0]["ids"] == replies[1]["ids"]
 
 
 def test_answers_end_where_the_engine_is_full(host: Host) -> None:
