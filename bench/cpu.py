@@ -73,6 +73,7 @@ def interleave(
 @click.option("--only", multiple=True, help="Part of a candidate's label; may be given again.")
 @click.option("--text", type=click.Path(path_type=Path, exists=True), help="Also measure perplexity on this file.")
 @click.option("--windows", type=int, default=20, show_default=True, help=f"Windows of {WINDOW} tokens of the text.")
+@click.option("--reuse", is_flag=True, help="Take the engines that are in OUT instead of making them anew.")
 @click.option("--openvino", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
 @click.option("--llama", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
 def main(
@@ -87,6 +88,7 @@ def main(
     only: tuple[str, ...],
     text: Path | None,
     windows: int,
+    reuse: bool,
     openvino: Path,
     llama: Path,
 ) -> None:
@@ -97,7 +99,7 @@ def main(
         if not only or any(part in each.label for part in only)
     ]
     name = name_of(model)
-    checkpoint, paths = make_models(everyone, model, out)
+    checkpoint, paths = make_models(everyone, model, out, reuse)
     vocab_size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     results: dict[str, dict[str, Any]] = {label: {"size_mb": size_mb(path)} for label, path in paths.items()}
     generator = np.random.default_rng(1)
