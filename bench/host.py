@@ -28,7 +28,7 @@ class Process(JsonProcess):
 
     def answer(self, ids: np.ndarray, max_tokens: int) -> dict[str, Any]:
         """Answer a prompt greedily in a session that holds nothing."""
-        reply = self.ask(ids=ids.tolist(), max_tokens=max_tokens, ignore_eos=True, reset=True)
+        reply = self.ask(ids=ids.tolist(), max_tokens=max_tokens, ignore_eos=True, reset=True, speculate=False)
         assert reply["status"] == 0, reply
         return reply
 
@@ -53,7 +53,7 @@ def worker(engine: str, threads: int) -> None:
     print(json.dumps({"status": 0, "vocab_size": runtime.properties.vocab_size}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        options = GenerateOptions(max_tokens=request["max_tokens"], ignore_eos=True)
+        options = GenerateOptions(max_tokens=request["max_tokens"], ignore_eos=True, speculate=False)
         start = time.perf_counter()
         times, ids = [], []
         for token in generate(runtime, tokenizer, [np.array(request["ids"])], options):

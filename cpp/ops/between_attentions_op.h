@@ -1,7 +1,9 @@
 // edgekiln.ort::*BetweenAttentions: what lies between a decoder layer's attention and the next one's, in one piece.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <thread>
 
 #include "kernels.h"
 #include "matmul_n_bits_op.h"
@@ -15,6 +17,7 @@ namespace edgekiln::ort {
 // multiply().
 struct OffsetProduct : CodeProduct {
   static constexpr const char* kName = "OffsetBetweenAttentions";
+  static constexpr bool kRowsApart = false;  // their weights would be brought to 8 bits for each task
   static constexpr std::array kWeight{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
   OffsetProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
@@ -23,6 +26,7 @@ struct OffsetProduct : CodeProduct {
 
 struct ZeroPointProduct : CodeProduct {
   static constexpr const char* kName = "ZeroPointBetweenAttentions";
+  static constexpr bool kRowsApart = false;
   static constexpr std::array kWeight{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8};
   ZeroPointProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
@@ -31,6 +35,7 @@ struct ZeroPointProduct : CodeProduct {
 
 struct Int8Product {
   static constexpr const char* kName = "RowQuantizedBetweenAttentions";
+  static constexpr bool kRowsApart = true;  // of one byte each
   static constexpr std::array kWeight{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
   Int8Product(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
       : panels(constant_panels(info, first, depth, columns)) {}
@@ -87,20 +92,56 @@ class BetweenAttentions {
     shape.back() = projected_;
     auto* projected = static_cast<float*>(output(context, 0, shape));
     if (!rows) return;
+    const Parallel threads{run_parallel, context};
+    if (apart(rows)) {
+      const Rows all{*this, attended.floats(), residual.floats(), rows, projected, sum};
+      return threads.run(threads.self, rows_task, (rows + kRowsATask - 1) / kRowsATask, const_cast<Rows*>(&all));
+    }
     thread_local Scratch memory, scratch;
-    const std::size_t size = rows * (3 * hidden_ + 3 * intermediate_);
-    if (memory.size() < size) memory.resize(size);
+    reserve(memory, rows);
     Scratch &own = memory, &products = scratch;
     const auto script = [&](const Parallel& parallel) {
       layer(attended.floats(), residual.floats(), rows, own.data(), projected, sum, parallel, products);
     };
-    const Parallel threads{run_parallel, context};
     if (rows <= kQuantizedRows) return Team<decltype(script)>::run(threads, script);
     script(threads);
   }
 
  private:
   static constexpr std::size_t weight(std::size_t product) { return kFirstWeight + product * Product::kWeight.size(); }
+
+  // Of many rows each thread may take some all the way, so that what lies between two products stays near it. Weights
+  // are then read again for each task: they must stay near, too.
+  static constexpr std::size_t kRowsATask = 64, kNearBytes = 4 << 20;
+
+  bool apart(std::size_t rows) const {
+    static const std::size_t threads = std::thread::hardware_concurrency();
+    const std::size_t numbers = hidden_ * (attended_ + 3 * intermediate_ + projected_);
+    return Product::kRowsApart && rows >= 2 * kRowsATask * threads && numbers <= kNearBytes;
+  }
+
+  struct Rows {
+    const BetweenAttentions& op;
+    const float *attended, *residual;
+    std::size_t count;
+    float *projected, *sum;
+  };
+
+  static void rows_task(void* context, std::size_t index) {
+    const Rows& rows = *static_cast<const Rows*>(context);
+    const BetweenAttentions& op = rows.op;
+    const std::size_t first = index * kRowsATask, count = std::min(kRowsATask, rows.count - first);
+    thread_local Scratch memory, scratch;
+    op.reserve(memory, count);
+    op.layer(rows.attended + first * op.attended_, rows.residual + first * op.hidden_, count, memory.data(),
+             rows.projected + first * op.projected_, rows.sum + first * op.hidden_, kSerial, scratch);
+  }
+
+  // What a layer needs besides its inputs and outputs.
+  void reserve(Scratch& memory, std::size_t rows) const {
+    const std::size_t size = rows * 3 * (hidden_ + intermediate_);
+    if (memory.size() < size) memory.resize(size);
+  }
 
   void layer(const float* attended, const float* residual, std::size_t rows, float* memory, float* projected,
              float* sum, const Parallel& parallel, Scratch& scratch) const {

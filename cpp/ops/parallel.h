@@ -12,6 +12,12 @@ struct Parallel {
   void* self;
 };
 
+// One task after another.
+inline constexpr Parallel kSerial{[](void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+                                    for (std::size_t i = 0; i < count; ++i) task(context, i);
+                                  },
+                                  nullptr};
+
 // Memory that is kept from call to call.
 using Scratch = std::vector<float>;
 

@@ -17,7 +17,7 @@ double error_of(std::size_t rows, std::size_t width, edgekiln::GatedSiluKernel k
   for (std::size_t i = 0; i < rows * 2 * width; ++i)
     a[i] = 200.0f * static_cast<float>(i * 7919 % 1009) / 1009 - 100.0f;
   a[0] = 0.0f;
-  kernel({rows, width, a.get(), out.get()}, kSerial);
+  kernel({rows, width, a.get(), out.get()}, edgekiln::kSerial);
   double worst = 0.0;
   for (std::size_t i = 0; i < rows * width; ++i) {
     const std::size_t at = i / width * 2 * width + i % width;

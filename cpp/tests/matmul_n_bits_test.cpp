@@ -116,9 +116,9 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
                                        half.minima()};
   edgekiln::Scratch scratch;
   if (of_panels) {
-    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, kSerial, scratch);
+    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, edgekiln::kSerial, scratch);
   } else {
-    kernel(call, kSerial, scratch);
+    kernel(call, edgekiln::kSerial, scratch);
   }
 
   // Weights as code 0's and a scale times the code.

@@ -29,7 +29,7 @@ double error_of(const Case& c, edgekiln::RowQuantizedKernel kernel) {
   const auto a_memory = exactly(a), out = exactly(std::vector<float>(c.rows * c.columns, NAN));
   const edgekiln::Int8Panels panels(codes.data(), scales.data(), c.depth, c.columns);
   edgekiln::Scratch scratch;
-  kernel(panels, a_memory.get(), c.rows, out.get(), kSerial, scratch);
+  kernel(panels, a_memory.get(), c.rows, out.get(), edgekiln::kSerial, scratch);
   double worst = 0.0, largest_result = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     float largest = 1e-10f;
