@@ -108,7 +108,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
     for (int j = 0; j < TilePanels; ++j) totals[i][j] = Floats{};
   for (std::size_t group = 0; group < rows.groups; ++group, record += record_bytes, of_group += count) {
     if constexpr (TilePanels == 1) {
-      for (std::size_t line = 0; line < record_bytes; line += kAlignment) ask_ahead(record + line);
+      for (std::size_t line = 0; line < record_bytes; line += sizeof(__m512i)) ask_ahead(record + line);
     }
     const std::uint8_t* codes = record;
     for (std::size_t block = 0; block < blocks_a_group; ++block, a += kBlock, starts += count, scales += count) {
@@ -122,7 +122,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
         __m512i low[TilePanels], high[TilePanels];
 #pragma GCC unroll 2
         for (int j = 0; j < TilePanels; ++j) {
-          low[j] = _mm512_load_si512(codes + j * panel_bytes);
+          low[j] = _mm512_loadu_si512(codes + j * panel_bytes);
           if constexpr (Bits == 4) {
             high[j] = _mm512_and_si512(_mm512_srli_epi16(low[j], 4), _mm512_set1_epi8(15));
             low[j] = _mm512_and_si512(low[j], _mm512_set1_epi8(15));
@@ -208,7 +208,7 @@ void dequantize(const CodePanels& panels, std::size_t column, std::size_t count,
     for (std::size_t k = 0; k < depth; ++k) {
       const std::size_t group = (start + k) / panels.group, within = (start + k) % panels.group;
       const std::uint8_t* record = panel + group * panels.record_bytes();
-      const __m512i quads = _mm512_load_si512(record + within / 4 * sizeof(__m512i));
+      const __m512i quads = _mm512_loadu_si512(record + within / 4 * sizeof(__m512i));
       const __m512i codes = _mm512_and_si512(_mm512_srli_epi32(quads, within % 4 * 8), _mm512_set1_epi32(255));
       const Numbers<Half_> numbers(panels, record);
       const float middle = panels.zero == Zero::kZeroPoints ? 0.0f : 128.0f;

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "aligned.h"
 #include "lasting_memory.h"
 #include "matmul_n_bits.h"
 
@@ -31,11 +30,7 @@ struct CodePanels {
   std::size_t zero_bytes() const {
     return zero == Zero::kMiddle ? 0 : kPanelWidth * (zero == Zero::kOffsets ? number_bytes() : 1);
   }
-  // Of a record: whole vectors, so that all codes are aligned.
-  std::size_t record_bytes() const {
-    const std::size_t bytes = codes_bytes() + kPanelWidth * number_bytes() + zero_bytes();
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  }
+  std::size_t record_bytes() const { return codes_bytes() + kPanelWidth * number_bytes() + zero_bytes(); }
   std::size_t groups() const { return depth / group; }
   std::size_t panels() const { return (columns + kPanelWidth - 1) / kPanelWidth; }
   std::size_t panel_bytes() const { return groups() * record_bytes(); }

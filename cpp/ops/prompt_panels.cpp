@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "aligned.h"
 #include "panel_parts.h"
 #include "scales.h"
 
@@ -111,7 +112,7 @@ void widen(const CodePanels& panels, std::size_t panel, std::uint8_t* to, float*
         return _mm512_or_si512(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd));
       };
       for (std::size_t at = 0; at < codes_bytes; at += sizeof(__m512i), to += 2 * sizeof(__m512i)) {
-        const __m512i codes = _mm512_load_si512(record + at);
+        const __m512i codes = _mm512_loadu_si512(record + at);
         _mm512_store_si512(to, widened(_mm512_and_si512(codes, nibble)));
         _mm512_store_si512(to + sizeof(__m512i), widened(_mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble)));
       }

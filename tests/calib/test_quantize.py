@@ -77,8 +77,10 @@ def test_no_block_is_worse_than_min_max_and_every_figure_is_true(scheme: Scheme,
     np.testing.assert_allclose(quantized.dequantize(), values, rtol=1e-6)
     energy = block_errors(weight, np.zeros_like(weight), scheme)
     ours, theirs = block_errors(weight, values, scheme), block_errors(weight, min_max(weight, scheme), scheme)
-    # 1e-11: float32 arithmetic at 8 bits. 1e-58: blocks below 1e-30 are zero to us.
-    assert (ours <= theirs * (1 + 1e-4) + energy * 1e-11 + 1e-58).all()
+    # Candidates of a row are weighed by float32 sums of its squares, those of a group by the errors themselves.
+    # 1e-58: blocks below 1e-30 are zero to us.
+    rounding = 1e-11 if scheme.group_size else 2e-7
+    assert (ours <= theirs * (1 + 1e-4) + energy * rounding + 1e-58).all()
     if energy.sum() > 0:
         assert quantized.relative_error == pytest.approx(ours.sum() / energy.sum(), rel=1e-3, abs=1e-11)
 

@@ -16,6 +16,8 @@ from edgekiln.runtimes.native import STOCK, native_kernels
 
 PROMPT = np.arange(150) % 259
 WITH_BYTE_PRODUCTS = ("avx512bf16", "avx512vnni")
+# From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column.
+PROMPT_ROWS, SEGMENT = 32, 128
 
 
 @pytest.fixture
@@ -86,8 +88,27 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape)
     x = rng.integers(-126, 127, (*shape, depth)).astype(np.float32)
     x[..., ::group] = 127
     (y,) = session.run(None, {"x": x})
-    weight = scales[..., None] * (codes.astype(np.float64) - (zeros[..., None] if zero_points else 1 << bits - 1))
+    minima = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
+    weight = scales[..., None].astype(np.float64) * codes + minima[..., None]
+    if bits == 4 and np.prod(shape) >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+        weight = as_8_bits(codes, scales, minima)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
+
+
+def as_8_bits(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
+    """What prompts are multiplied with: 4-bit codes [N, G, group], float32 scales and weights of code 0 [N, G].
+
+    127 steps of the largest weight that a column can hold in 128 of depth; codes are counted in 256ths of a step.
+    """
+    weight = np.empty(codes.shape)
+    for first in range(0, codes.shape[1], SEGMENT // codes.shape[2]):
+        part = np.s_[:, first : first + SEGMENT // codes.shape[2]]
+        ends = np.abs([minima[part], minima[part] + 15 * scales[part]])
+        step = ends.max(axis=(0, 2), keepdims=True)[0] / np.float32(127)
+        factor, start = np.rint(scales[part] * (256 / step)), np.rint(minima[part] * (256 / step))
+        counted = codes[part].astype(np.float64) * factor[..., None] + start[..., None]
+        weight[part] = np.floor((counted + 128) / 256) * step[..., None]
+    return weight
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
@@ -141,6 +162,9 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127
     (expected,) = graphs.run_reference(model, {"x": x})
+    if 2 * tokens >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+        codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
+        expected = x @ as_8_bits(codes, weights["w.scales"], minima).reshape(70, 160).T
     lower_quantized_ops(model)
     del model.opset_imports[canonical.DOMAIN]
     model.opset_imports["com.microsoft"] = 1

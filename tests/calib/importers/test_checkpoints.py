@@ -63,7 +63,8 @@ def test_engine_is_the_checkpoint(tmp_path: Path, name: str, native: bool) -> No
     # In all formats layers that read one tensor are computed together; their orders are equal, as their Hessians are.
     nodes = onnx.load(logits.directory / "generate.onnx", load_external_data=False).graph.node
     products = [node for node in nodes if node.op_type in ("MatMulNBits", "MatMulBnb4", "RowQuantizedMatMul")]
-    assert len(products) == 2 * 4
+    fused = [node for node in nodes if node.op_type.endswith("BetweenAttentions")]
+    assert len(products) + 4 * len(fused) == 2 * 4
 
 
 @pytest.mark.parametrize(
