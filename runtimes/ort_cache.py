@@ -32,7 +32,14 @@ class OrtCache(RaggedRows):
             (self.batch_size, heads, capacity, size)
             for heads, size in zip(self._properties.kv_heads, self._properties.head_dims, strict=True)
         ]
-        buffers = _zeros([shape for shape in shapes for _ in range(2)], self._dtype)
+        shapes = [shape for shape in shapes for _ in range(2)]
+        # Zeros come from calloc: a page costs memory only once a token is written to it.
+        # Huge pages are cleared whole when they are first touched. Of floats that costs a prompt more than it saves
+        # the tokens of a short answer.
+        together = self._dtype.itemsize == 1
+        buffers = (
+            _one_after_another(shapes, self._dtype) if together else [np.zeros(shape, self._dtype) for shape in shapes]
+        )
         layers = list(zip(buffers[::2], buffers[1::2], strict=True))
         if held:
             for old, new in zip(self.layers, layers, strict=True):
@@ -41,11 +48,8 @@ class OrtCache(RaggedRows):
         self.layers = layers
 
 
-def _zeros(shapes: list[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
-    """Arrays of zeros one after another in one allocation, which numpy asks to be mapped in huge pages from 4 MB on.
-
-    Zeros come from calloc: a page costs memory only once a token is written to it.
-    """
+def _one_after_another(shapes: list[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
+    """Arrays of zeros in one allocation, which numpy asks to be mapped in huge pages from 4 MB on."""
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
     memory = np.zeros(sum(sizes) + HUGE_PAGE, dtype=np.uint8)
     ends = itertools.accumulate(sizes, initial=-memory.ctypes.data % HUGE_PAGE)

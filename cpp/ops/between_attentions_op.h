@@ -112,12 +112,12 @@ class BetweenAttentions {
 
   // Of many rows each thread may take some all the way, so that what lies between two products stays near it. Weights
   // are then read again for each task: they must stay near, too.
-  static constexpr std::size_t kRowsATask = 64, kNearBytes = 4 << 20;
+  static constexpr std::size_t kRowsATask = 32, kNearBytes = 4 << 20;
 
   bool apart(std::size_t rows) const {
     static const std::size_t threads = std::thread::hardware_concurrency();
     const std::size_t numbers = hidden_ * (attended_ + 3 * intermediate_ + projected_);
-    return Product::kRowsApart && rows >= 2 * kRowsATask * threads && numbers <= kNearBytes;
+    return Product::kRowsApart && rows >= 4 * kRowsATask * threads && numbers <= kNearBytes;
   }
 
   struct Rows {

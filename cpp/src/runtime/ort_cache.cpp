@@ -61,8 +61,10 @@ void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer,
     std::memcpy(to + head * rows * row, old + head * old_rows * row, static_cast<std::size_t>(length()) * row);
 }
 
-// All layers lie one after another, in huge pages where the system has them: steps read all of them, and wait less for
-// addresses to be translated. Zeros come from calloc: a page costs memory only once a token is written to it.
+// All layers lie one after another, those of int8 in huge pages where the system has them: steps read all of them, and
+// wait less for addresses to be translated. Huge pages are cleared whole when they are first touched, which of floats
+// costs a prompt more than it saves the tokens of a short answer. Zeros come from calloc: a page costs memory only once
+// a token is written to it.
 Result<void> OrtCache::grow(std::int64_t capacity) {
   const std::size_t layers = properties().kv_heads.size();
   std::size_t size = 0;
@@ -75,7 +77,7 @@ Result<void> OrtCache::grow(std::int64_t capacity) {
   std::size_t space = size + kHugePage;
   auto* at = static_cast<std::byte*>(std::align(kHugePage, size, start, space));
 #if defined(__linux__)
-  if (size >= kHugeFrom) madvise(at, size, MADV_HUGEPAGE);
+  if (element_size_ == 1 && size >= kHugeFrom) madvise(at, size, MADV_HUGEPAGE);
 #endif
   std::vector<std::byte*> keys;
   std::vector<std::byte*> values;
