@@ -1,10 +1,40 @@
 // Brings int8 weights into panels, once, when a session is made.
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 
 #include "row_quantized.h"
 
 namespace edgekiln {
+
+namespace {
+
+constexpr std::size_t kQuad = Int8Panels::kQuad, kWidth = Int8Panels::kWidth;
+
+// to[kWidth, kQuad] = rows [kQuad, kWidth] transposed.
+#if defined(__SSE2__)
+void interleave(const std::int8_t (&rows)[kQuad][kWidth], std::uint8_t* to) {
+  const auto row = [&](std::size_t i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i])); };
+  const auto put = [&](std::size_t i, __m128i four) { _mm_store_si128(reinterpret_cast<__m128i*>(to) + i, four); };
+  const __m128i first[2] = {_mm_unpacklo_epi8(row(0), row(1)), _mm_unpackhi_epi8(row(0), row(1))};
+  const __m128i second[2] = {_mm_unpacklo_epi8(row(2), row(3)), _mm_unpackhi_epi8(row(2), row(3))};
+  for (std::size_t half = 0; half < 2; ++half) {
+    put(2 * half, _mm_unpacklo_epi16(first[half], second[half]));
+    put(2 * half + 1, _mm_unpackhi_epi16(first[half], second[half]));
+  }
+}
+#else
+void interleave(const std::int8_t (&rows)[kQuad][kWidth], std::uint8_t* to) {
+  for (std::size_t column = 0; column < kWidth; ++column)
+    for (std::size_t row = 0; row < kQuad; ++row)
+      to[column * kQuad + row] = static_cast<std::uint8_t>(rows[row][column]);
+}
+#endif
+
+}  // namespace
 
 Int8Panels::Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns)
     : depth(depth),
@@ -22,9 +52,7 @@ Int8Panels::Int8Panels(const std::int8_t* codes, const float* scales, std::size_
       std::int8_t rows[kQuad][kWidth] = {};
       for (std::size_t row = 0; row < std::min(kQuad, depth - quad * kQuad); ++row)
         std::memcpy(rows[row], codes + (quad * kQuad + row) * columns + first, width);
-      for (std::size_t column = 0; column < kWidth; ++column)
-        for (std::size_t row = 0; row < kQuad; ++row)
-          panel[column * kQuad + row] = static_cast<std::uint8_t>(rows[row][column]);
+      interleave(rows, panel);
     }
   }
 }
