@@ -7,6 +7,7 @@ be prefilled alone.
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class OrtCache(RaggedRows):
         self.layers = layers
 
 
-def _one_after_another(shapes: list[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
+def _one_after_another(shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
     """Arrays of zeros in one allocation, which numpy asks to be mapped in huge pages from 4 MB on."""
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
     memory = np.zeros(sum(sizes) + HUGE_PAGE, dtype=np.uint8)
