@@ -11,9 +11,9 @@
 #include <cstring>
 
 #include "float_panels.h"
+#include "panel_numbers.h"
 #include "panel_parts.h"
 #include "prompt_panels.h"
-#include "scales.h"
 
 #if defined(__AVX512VNNI__)
 
@@ -70,25 +70,6 @@ void quantize_task(void* context, std::size_t index) {
   const std::size_t last = std::min((index + 1) * kRowsATask, rows.count);
   for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row<Bits>(rows, row);
 }
-
-// What a record says besides its codes, for 16 columns; `zero` is what each activation adds.
-template <bool Half_>
-struct Numbers {
-  Floats scale, zero;
-
-  Numbers(const CodePanels& panels, const std::uint8_t* record) : zero{} {
-    using Number = std::conditional_t<Half_, Half, float>;
-    const auto* numbers = reinterpret_cast<const Number*>(record + panels.codes_bytes());
-    scale = load(numbers);
-    if (panels.zero == Zero::kZeroPoints) {
-      const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
-      zero = -scale * reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
-    } else if (panels.zero == Zero::kOffsets) {
-      zero = load(numbers + kPanelWidth);
-      if constexpr (Half_) zero += scale * static_cast<float>(1 << (panels.bits - 1));
-    }
-  }
-};
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
 template <int Bits, bool Half_, int TileRows, int TilePanels>

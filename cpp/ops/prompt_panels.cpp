@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "aligned.h"
+#include "panel_numbers.h"
 #include "panel_parts.h"
-#include "scales.h"
 
 #if defined(__AVX512VNNI__)
 
@@ -57,25 +57,6 @@ void quantize_task(void* context, std::size_t index) {
   for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row(prompt, row);
 }
 
-// A group of a panel as scale * code + zero, 16 columns.
-template <bool Half_>
-void numbers_of(const CodePanels& panels, const std::uint8_t* record, Floats& scale, Floats& zero) {
-  using Number = std::conditional_t<Half_, Half, float>;
-  const auto* numbers = reinterpret_cast<const Number*>(record + panels.codes_bytes());
-  scale = load(numbers);
-  const float middle = 1 << (4 - 1);
-  if (panels.zero == Zero::kZeroPoints) {
-    const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
-    zero = -scale * reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
-  } else if (panels.zero == Zero::kOffsets) {
-    // With binary16 it is what code 0 stands for.
-    zero = load(numbers + kPanelWidth);
-    if constexpr (!Half_) zero -= scale * middle;
-  } else {
-    zero = -scale * middle;
-  }
-}
-
 // Sixteen columns' words, each twice: the two bytes of a lane's halves are multiplied alike.
 inline __m512i twice(Floats x) {
   const __m512i word = _mm512_cvtps_epi32(reinterpret_cast<__m512>(x));
@@ -94,18 +75,18 @@ void widen(const CodePanels& panels, std::size_t panel, std::uint8_t* to, float*
   const __m512i nibble = _mm512_set1_epi8(15), low_byte = _mm512_set1_epi16(255);
   for (std::size_t first = 0; first < panels.groups(); first += groups_a_segment, scales += kPanelWidth) {
     const std::size_t groups = std::min(groups_a_segment, panels.groups() - first);
-    Floats most = broadcast(kSmallestScale), scale, zero;
+    Floats most = broadcast(kSmallestScale);
     for (std::size_t group = 0; group < groups; ++group) {
-      numbers_of<Half_>(panels, record + group * record_bytes, scale, zero);
-      const Floats last = zero + scale * 15.0f;
-      most = larger(most, larger(larger(zero, -zero), larger(last, -last)));
+      const Numbers<Half_> numbers(panels, record + group * record_bytes);
+      const Floats first_weight = numbers.first, last_weight = numbers.first + numbers.scale * 15.0f;
+      most = larger(most, larger(larger(first_weight, -first_weight), larger(last_weight, -last_weight)));
     }
     const Floats step = most / kLargest, inverse = 256.0f / step;
     store(scales, step);
     for (std::size_t group = 0; group < groups; ++group, record += record_bytes) {
-      numbers_of<Half_>(panels, record, scale, zero);
-      const __m512i factor = twice(scale * inverse);
-      const __m512i start = twice(zero * inverse + (kMiddle * 256.0f + 128.0f));
+      const Numbers<Half_> numbers(panels, record);
+      const __m512i factor = twice(numbers.scale * inverse);
+      const __m512i start = twice(numbers.first * inverse + (kMiddle * 256.0f + 128.0f));
       const auto widened = [&](__m512i codes) {
         const auto of = [&](__m512i words) { return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), start); };
         const __m512i even = of(_mm512_and_si512(codes, low_byte)), odd = of(_mm512_srli_epi16(codes, 8));
