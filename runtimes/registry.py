@@ -1,9 +1,12 @@
 """From the target an engine was built for to the adapter that runs it."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgekiln.bundle import read_manifest
+from edgekiln.bundle import EngineManifest, read_manifest, verify_files
 from edgekiln.errors import BundleError, EdgekilnError
 from edgekiln.runtimes.base import Runtime
 
@@ -14,6 +17,7 @@ ADAPTERS = {
     "trt": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt"),
     "trt-rtx": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt-rtx"),
 }
+_LARGE = 16 << 20  # bytes of a file that takes longer to check than a thread to start
 
 
 def open_engine(
@@ -30,7 +34,7 @@ def open_engine(
         threads: compute threads; by default the physical cores this process may use.
         chunk: tokens a prefill run takes at once; by default what the adapter finds best.
         native: use edgekiln's own kernels where they are built; without, only those of the runtime.
-        verify: check the SHA-256 of every file first (about 1 s a GB).
+        verify: check the SHA-256 of every file, that of large ones while they are loaded.
 
     Raises:
         BundleError: the directory is missing, damaged, or of a target this edgekiln does not know.
@@ -39,7 +43,7 @@ def open_engine(
     for name, value in (("threads", threads), ("chunk", chunk)):
         if value is not None and value < 1:
             raise EdgekilnError(f"{name} must be at least 1, got {value}")
-    manifest = read_manifest(engine, verify=verify)
+    manifest = read_manifest(engine, verify=False)
     if manifest.target not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
         raise BundleError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
@@ -51,5 +55,28 @@ def open_engine(
         raise EdgekilnError(
             f"target {manifest.target} needs the module {error.name}: pip install 'edgekiln[{extra}]'"
         ) from error
-    adapter: Runtime = getattr(module, class_name)(Path(engine), manifest, threads=threads, chunk=chunk, native=native)
+    with _verifying(Path(engine), manifest) if verify else contextlib.nullcontext():
+        adapter: Runtime = getattr(module, class_name)(
+            Path(engine), manifest, threads=threads, chunk=chunk, native=native
+        )
     return adapter
+
+
+@contextlib.contextmanager
+def _verifying(directory: Path, manifest: EngineManifest) -> Iterator[None]:
+    """Check the graphs, then the weights while the block loads them; what is damaged explains what else went wrong.
+
+    Weights are only numbers to who loads them, where a damaged graph might do anything.
+
+    Raises:
+        BundleError: naming a damaged file.
+    """
+    graphs = set(manifest.graphs.values())
+    large = [name for name in manifest.files if name not in graphs and (directory / name).stat().st_size > _LARGE]
+    verify_files(directory, manifest, manifest.files.keys() - set(large))
+    with ThreadPoolExecutor(1) as pool:
+        weights = pool.submit(verify_files, directory, manifest, large)
+        try:
+            yield
+        finally:
+            weights.result()

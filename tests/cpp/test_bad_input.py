@@ -10,7 +10,8 @@ import pytest
 
 from cpp_engines import LONG
 from cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
-from edgekiln.bundle import read_manifest
+from edgekiln import runtimes
+from edgekiln.bundle import read_manifest, sha256
 from edgekiln.errors import BundleError
 
 
@@ -45,6 +46,25 @@ def test_a_file_that_is_missing_or_edited(engine: Path, name: str) -> None:
     assert refusal(engine) == (ENGINE, sentence_of_python(engine))
     (engine / name).unlink()
     assert refusal(engine) == (ENGINE, sentence_of_python(engine))
+
+
+@pytest.mark.parametrize("damage", ["edited", "cut"])
+def test_large_weights_are_checked_while_they_are_loaded(engine: Path, damage: str) -> None:
+    with (engine / "weights.bin").open("ab") as file:
+        file.truncate(file.tell() + (16 << 20))
+    edit(engine, files=read_manifest(engine, verify=False).files | {"weights.bin": sha256(engine / "weights.bin")})
+    with Host(engine) as host:
+        assert host.ask([1, 2, 3], max_tokens=1)
+    with (engine / "weights.bin").open("r+b") as file:
+        if damage == "cut":
+            file.truncate((16 << 20) + 1)
+        file.write(b"damaged")
+    sentence = sentence_of_python(engine)
+    assert "weights.bin is damaged or was edited" in sentence
+    assert refusal(engine) == (ENGINE, sentence)
+    with pytest.raises(BundleError) as caught:
+        runtimes.open(engine)
+    assert str(caught.value) == sentence
 
 
 def test_a_graph_that_is_no_graph(engine: Path) -> None:

@@ -1,6 +1,7 @@
 #include "api/session.h"
 
 #include <chrono>
+#include <future>
 #include <utility>
 
 namespace edgekiln {
@@ -11,15 +12,9 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-}  // namespace
-
-Result<std::shared_ptr<const LoadedEngine>> LoadedEngine::open(const std::filesystem::path& directory,
-                                                               const RuntimeOptions& options, bool verify,
-                                                               bool with_text) {
-  Result<Manifest> manifest = read_manifest(directory, verify);
-  if (!manifest) return manifest.error();
-  auto engine = std::make_shared<LoadedEngine>();
-  engine->manifest = std::move(manifest).value();
+Result<std::shared_ptr<const LoadedEngine>> load(std::shared_ptr<LoadedEngine> engine,
+                                                 const std::filesystem::path& directory, const RuntimeOptions& options,
+                                                 bool with_text) {
   engine->eos.insert(engine->manifest.tokens.eos.begin(), engine->manifest.tokens.eos.end());
   Result<std::unique_ptr<Runtime>> runtime = open_runtime(directory, engine->manifest, options);
   if (!runtime) return runtime.error();
@@ -31,6 +26,26 @@ Result<std::shared_ptr<const LoadedEngine>> LoadedEngine::open(const std::filesy
     engine->text = std::move(text).value();
   }
   return std::shared_ptr<const LoadedEngine>(std::move(engine));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const LoadedEngine>> LoadedEngine::open(const std::filesystem::path& directory,
+                                                               const RuntimeOptions& options, bool verify,
+                                                               bool with_text) {
+  Result<Manifest> manifest = read_manifest(directory);
+  if (!manifest) return manifest.error();
+  auto engine = std::make_shared<LoadedEngine>();
+  engine->manifest = std::move(manifest).value();
+  if (!verify) return load(std::move(engine), directory, options, with_text);
+  // Weights are only numbers to who loads them meanwhile, where a damaged graph might do anything.
+  if (Result<void> graphs = verify_files(directory, engine->manifest, false); !graphs) return graphs.error();
+  std::future<Result<void>> weights = std::async(
+      std::launch::async, [&, checked = engine] { return verify_files(directory, checked->manifest, true); });
+  Result<std::shared_ptr<const LoadedEngine>> loaded = load(std::move(engine), directory, options, with_text);
+  // What is damaged explains what else went wrong.
+  if (Result<void> sound = weights.get(); !sound) return sound.error();
+  return loaded;
 }
 
 Result<const TextModel*> LoadedEngine::need_text() const {

@@ -1,5 +1,6 @@
 #include "engine/manifest.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engine/file.h"
@@ -137,23 +138,19 @@ Manifest read_fields(const json& value, std::string& complaint) {
   return manifest;
 }
 
+constexpr std::uintmax_t kLarge = 16 << 20;  // of a file that takes longer to check than a thread to start
+
 bool is_file_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
 }
 
-Result<void> check_files(const fs::path& directory, const Manifest& manifest, bool verify) {
-  for (const auto& [name, expected] : manifest.files) {
+Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
+  for (const auto& [name, _] : manifest.files) {
     const fs::path file = directory / name;
     std::error_code ignored;
     if (!is_file_name(name) || !fs::is_regular_file(file, ignored))
       return Error{Code::kEngine, sentence(file.string(), " is missing from the engine: build it again")};
-    if (!verify) continue;
-    Result<std::string> actual = sha256(file);
-    if (!actual) return actual.error();
-    if (actual.value() != expected)
-      return Error{Code::kEngine,
-                   sentence(file.string(), " is damaged or was edited (its SHA-256 differs): build the engine again")};
   }
   return {};
 }
@@ -187,7 +184,7 @@ Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
   return manifest;
 }
 
-Result<Manifest> read_manifest(const fs::path& directory, bool verify) {
+Result<Manifest> read_manifest(const fs::path& directory) {
   std::error_code ignored;
   const fs::path path = directory / kEngineFile;
   if (!fs::is_directory(directory, ignored))
@@ -200,8 +197,24 @@ Result<Manifest> read_manifest(const fs::path& directory, bool verify) {
   if (!text) return text.error();
   Result<Manifest> manifest = parse_manifest(text.value(), path.string());
   if (!manifest) return manifest;
-  if (Result<void> checked = check_files(directory, manifest.value(), verify); !checked) return checked.error();
+  if (Result<void> checked = check_files(directory, manifest.value()); !checked) return checked.error();
   return manifest;
+}
+
+Result<void> verify_files(const fs::path& directory, const Manifest& manifest, bool weights) {
+  for (const auto& [name, expected] : manifest.files) {
+    const fs::path file = directory / name;
+    std::error_code ignored;
+    const bool is_graph = std::any_of(manifest.graphs.begin(), manifest.graphs.end(),
+                                      [&name](const auto& graph) { return graph.second == name; });
+    if ((!is_graph && fs::file_size(file, ignored) > kLarge) != weights) continue;
+    const Result<std::string> actual = sha256(file);
+    if (!actual) return actual.error();
+    if (actual.value() != expected)
+      return Error{Code::kEngine,
+                   sentence(file.string(), " is damaged or was edited (its SHA-256 differs): build the engine again")};
+  }
+  return {};
 }
 
 }  // namespace edgekiln

@@ -92,7 +92,10 @@ struct Manifest {
 // An error is of Code::kEngine if the text is damaged, of Code::kUnsupported if its schema is a newer one.
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path);
 
-// Read engine.json and check that every file it names is there; with `verify` also each one's SHA-256.
-Result<Manifest> read_manifest(const std::filesystem::path& directory, bool verify);
+// Read engine.json and check that every file it names is there.
+Result<Manifest> read_manifest(const std::filesystem::path& directory);
+
+// Check the SHA-256 of files: with `weights` of large ones that are not graphs, else of all others.
+Result<void> verify_files(const std::filesystem::path& directory, const Manifest& manifest, bool weights);
 
 }  // namespace edgekiln
