@@ -8,6 +8,7 @@ import onnx_ir as ir
 from edgekiln import bundle
 from edgekiln.calib.data import Windows
 from edgekiln.calib.kv_cache import cache_scales
+from edgekiln.export.passes.decoder_layers import fuse_decoder_layers, inline_decoder_layers
 from edgekiln.export.passes.int8_cache import quantize_cache
 from edgekiln.export.weights_file import save_graph
 from edgekiln.runtimes.ort_cpu import OrtCpuRuntime
@@ -25,7 +26,9 @@ def with_int8_cache(
     scales = cache_scales(OrtCpuRuntime(directory, manifest), windows[:, :length], progress)
     for name in manifest.graphs.values():
         graph = ir.load(directory / name)
+        inline_decoder_layers(graph)
         quantize_cache(graph, scales)
+        fuse_decoder_layers(graph)
         save_graph(graph, directory / name)
     layout = manifest.kv.model_copy(update={"dtype": "int8"})
     return bundle.write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv": layout})

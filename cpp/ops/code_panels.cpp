@@ -39,6 +39,10 @@ struct Rows {
   float* sums;           // [groups, count], of the activations; with zero points of the rounded ones
 };
 
+float sum_of(const float* block) {
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_loadu_ps(block), _mm512_loadu_ps(block + kLanes)));
+}
+
 template <int Bits>
 void quantize_row(const Rows& rows, std::size_t row) {
   const CodePanels& panels = rows.panels;
@@ -48,19 +52,14 @@ void quantize_row(const Rows& rows, std::size_t row) {
   const __m256i order =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
   for (std::size_t block = 0; block < rows.blocks; ++block) {
-    const __m512 x = _mm512_loadu_ps(a + block * kBlock), y = _mm512_loadu_ps(a + block * kBlock + kLanes);
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x), _mm512_abs_ps(y)));
-    const float scale = largest / 127.0f;
-    const __m512 inverse = _mm512_set1_ps(largest == 0.0f ? 0.0f : 127.0f / largest);
-    const __m512i p = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), q = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
-    __m256i codes = _mm256_set_m128i(_mm512_cvtepi32_epi8(q), _mm512_cvtepi32_epi8(p));
+    const RoundedBlock rounded = rounded_block(a + block * kBlock);
+    __m256i codes = _mm256_set_m128i(rounded.codes[1], rounded.codes[0]);
     if constexpr (Bits == 4) codes = _mm256_shuffle_epi8(codes, order);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows.codes + row * panels.depth + block * kBlock), codes);
-    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(p, q));
-    rows.starts[block * rows.count + row] = zero_points ? 0 : -(1 << (Bits - 1)) * sum;
-    rows.scales[block * rows.count + row] = scale;
+    rows.starts[block * rows.count + row] = zero_points ? 0 : -(1 << (Bits - 1)) * rounded.sum;
+    rows.scales[block * rows.count + row] = rounded.scale;
     rows.sums[block * kBlock / panels.group * rows.count + row] +=
-        zero_points ? scale * static_cast<float>(sum) : _mm512_reduce_add_ps(_mm512_add_ps(x, y));
+        zero_points ? rounded.scale * static_cast<float>(rounded.sum) : sum_of(a + block * kBlock);
   }
 }
 
@@ -77,7 +76,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
   const CodePanels& panels = rows.panels;
   const std::size_t blocks_a_group = panels.group / kBlock, record_bytes = panels.record_bytes();
   const std::size_t depth = panels.depth, panel_bytes = panels.panel_bytes(), count = rows.count;
-  const bool zeros = panels.zero != Zero::kMiddle;
+  const bool zeros = panels.zero != Zero::kMiddle || panels.shift != 0.0f;
   const std::int8_t* a = rows.codes + row * depth;
   const std::int32_t* starts = rows.starts + row;
   const float *scales = rows.scales + row, *of_group = rows.sums + row;

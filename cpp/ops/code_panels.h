@@ -23,7 +23,10 @@ struct CodePanels {
   int bits;
   Zero zero;
   bool half;
-  LastingBytes memory;
+  LastingBytes memory{};
+  // Codes stand for themselves plus `shift`, zero points for themselves times `point`: those of the upper halves of
+  // codes lie between them.
+  float shift = 0.0f, point = 1.0f;
 
   std::size_t number_bytes() const { return half ? sizeof(Half) : sizeof(float); }
   std::size_t codes_bytes() const { return group * kPanelWidth * bits / 8; }

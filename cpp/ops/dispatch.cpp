@@ -11,15 +11,16 @@ namespace edgekiln {
   void gated_silu(const GatedSiluCall&, const Parallel&);                                                       \
   void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, const Parallel&, Scratch&);   \
   void multiply_row_quantized(const Int8Panels&, const float*, std::size_t, float*, const Parallel&, Scratch&); \
+  void multiply_shortlist(const Shortlist&, const float*, std::size_t, float*, const Parallel&, Scratch&);      \
   void rounded_attention(const AttentionCall&, const Parallel&, Scratch&);                                      \
   inline constexpr Kernels available{#isa, attention, matmul_n_bits, skip_norm, gated_silu, __VA_ARGS__};       \
   }
-EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr, nullptr)
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, nullptr)
-EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, rounded_attention)
+EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr)
+EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention)
 #endif
 #undef EDGEKILN_DECLARE
 

@@ -8,6 +8,7 @@
 #include "gated_silu.h"
 #include "matmul_n_bits.h"
 #include "row_quantized.h"
+#include "shortlist.h"
 #include "skip_norm.h"
 
 namespace edgekiln {
@@ -22,6 +23,7 @@ struct Kernels {
   // Null where there are no instructions for them.
   CodePanelsKernel code_panels;
   RowQuantizedKernel row_quantized;
+  ShortlistKernel shortlist;
   AttentionKernel rounded_attention;  // prompts in bfloat16, with sums in float
 };
 

@@ -26,10 +26,13 @@ struct MatMulNBitsCall {
   const Half* half_scales = nullptr;
   const Half* half_minima = nullptr;
 
+  int zero_point_bits = 0;  // where they are other than the codes'
+
+  int bits_of_zero_points() const { return zero_point_bits ? zero_point_bits : bits; }
   int middle() const { return 1 << (bits - 1); }
   std::size_t groups() const { return depth / group; }
   std::size_t row_bytes() const { return depth * bits / 8; }
-  std::size_t zero_point_bytes() const { return (groups() * bits + 7) / 8; }
+  std::size_t zero_point_bytes() const { return (groups() * bits_of_zero_points() + 7) / 8; }
 };
 
 // The zero point of a group, in a column's packed ones.

@@ -27,15 +27,32 @@ inline MatMulNBitsCall constant_weight(const OrtKernelInfo* info, std::size_t fi
   return constant ? weight : shape;
 }
 
-// Packs a constant weight, whose file is not read again.
-inline CodePanels packed(MatMulNBitsCall weight, const HalfScales& half) {
-  weight.half_scales = half.scales();
-  weight.half_minima = half.minima();
-  CodePanels panels = panels_of(weight);
+// The weight of an op that has no other way than with a constant one; attributes bits and block_size.
+inline MatMulNBitsCall constant_code_weight(const OrtKernelInfo* info, std::size_t first, std::size_t depth,
+                                            std::size_t columns, Zero zero) {
+  MatMulNBitsCall shape{};
+  shape.depth = depth;
+  shape.columns = columns;
+  shape.group = integer(info, "block_size");
+  shape.bits = static_cast<int>(integer(info, "bits"));
+  const MatMulNBitsCall weight = constant_weight(info, first, shape, zero);
+  if (!weight.codes) fail("weights must be constant");
+  return weight;
+}
+
+// The file of a packed weight is not read again.
+inline void release(const MatMulNBitsCall& weight) {
   const std::size_t bytes = weight.columns * weight.groups() * sizeof(float);
   release_file_pages(weight.codes, weight.columns * weight.row_bytes());
   release_file_pages(weight.scales, bytes);
   if (weight.offsets) release_file_pages(weight.offsets, bytes);
+}
+
+inline CodePanels packed(MatMulNBitsCall weight, const HalfScales& half) {
+  weight.half_scales = half.scales();
+  weight.half_minima = half.minima();
+  CodePanels panels = panels_of(weight);
+  release(weight);
   return panels;
 }
 
@@ -43,7 +60,7 @@ inline HalfScales half_scales_of(const MatMulNBitsCall& weight) {
   return {weight.scales, weight.offsets, weight.columns * weight.groups(), weight.middle()};
 }
 
-// A product with a constant weight, for processors that have kernels for panels; attributes bits and block_size.
+// A product with a constant weight, for processors that have kernels for panels.
 class CodeProduct {
  public:
   CodeProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns, Zero zero)
@@ -56,13 +73,7 @@ class CodeProduct {
  private:
   static CodePanels pack(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns,
                          Zero zero) {
-    MatMulNBitsCall shape{};
-    shape.depth = depth;
-    shape.columns = columns;
-    shape.group = integer(info, "block_size");
-    shape.bits = static_cast<int>(integer(info, "bits"));
-    const MatMulNBitsCall weight = constant_weight(info, first, shape, zero);
-    if (!weight.codes) fail("weights must be constant");
+    const MatMulNBitsCall weight = constant_code_weight(info, first, depth, columns, zero);
     return packed(weight, half_scales_of(weight));
   }
 

@@ -148,12 +148,28 @@ inline float real(const OrtKernelInfo* info, const char* name) {
   return attribute<float>(info, api->KernelInfoGetAttribute_float, name, 0.0f);
 }
 
-// Element types of an op's inputs and outputs; the optional ones may be left out.
+inline std::vector<std::int64_t> integers(const OrtKernelInfo* info, const char* name) {
+  std::size_t size = 0;
+  if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) {
+    api->ReleaseStatus(status);
+    if (!size) return {};
+  }
+  std::vector<std::int64_t> values(size);
+  if (size) check(api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
+  return values;
+}
+
+// Stands for the types of inputs that differ.
+inline constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+
+// Element types of an op's inputs and outputs; the optional ones may be left out. With `variadic` the last input stands
+// for any number of them, of kAnyType, and the last output for any number of its type.
 struct Signature {
   std::span<const ONNXTensorElementDataType> inputs;
   std::span<const std::size_t> optional;
   std::span<const ONNXTensorElementDataType> outputs;
   std::span<const std::size_t> optional_outputs = {};
+  bool variadic = false;
 };
 
 // A custom op in the domain of ONNX Runtime's own. `Kernel` has a name, a signature, a constructor from OrtKernelInfo
@@ -169,11 +185,14 @@ struct Op : OrtCustomOp {
     GetInputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.inputs[i]; };
     GetOutputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::kSignature.outputs[i]; };
     GetInputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
-      return characteristic(Kernel::kSignature.optional, i);
+      return characteristic(Kernel::kSignature.inputs.size(), Kernel::kSignature.optional, i);
     };
     GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
-      return characteristic(Kernel::kSignature.optional_outputs, i);
+      return characteristic(Kernel::kSignature.outputs.size(), Kernel::kSignature.optional_outputs, i);
     };
+    GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
     GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return OrtMemTypeDefault; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return 1; };
@@ -187,7 +206,9 @@ struct Op : OrtCustomOp {
   }
 
  private:
-  static OrtCustomOpInputOutputCharacteristic characteristic(std::span<const std::size_t> optional, std::size_t i) {
+  static OrtCustomOpInputOutputCharacteristic characteristic(std::size_t count, std::span<const std::size_t> optional,
+                                                             std::size_t i) {
+    if (Kernel::kSignature.variadic && i + 1 == count) return INPUT_OUTPUT_VARIADIC;
     return std::find(optional.begin(), optional.end(), i) != optional.end() ? INPUT_OUTPUT_OPTIONAL
                                                                             : INPUT_OUTPUT_REQUIRED;
   }

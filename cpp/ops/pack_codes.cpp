@@ -30,7 +30,7 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
     std::uint8_t* zeros = numbers + kPanelWidth * panels.number_bytes();
     if (panels.zero == Zero::kZeroPoints)
       zeros[lane] = static_cast<std::uint8_t>(
-          zero_point_of(call.zero_points + column * call.zero_point_bytes(), call.bits, group));
+          zero_point_of(call.zero_points + column * call.zero_point_bytes(), call.bits_of_zero_points(), group));
     if (panels.zero == Zero::kOffsets)
       put_number(panels, zeros, lane, call.offsets[at], panels.half ? call.half_minima[at] : Half{});
   }
@@ -40,7 +40,7 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
 
 CodePanels panels_of(const MatMulNBitsCall& call) {
   const Zero zero = call.zero_points ? Zero::kZeroPoints : call.offsets ? Zero::kOffsets : Zero::kMiddle;
-  CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, call.half_scales != nullptr, nullptr};
+  CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, call.half_scales != nullptr};
   const std::size_t bytes = panels.panels() * panels.panel_bytes();
   panels.memory = lasting_bytes(bytes);
   // Columns that are only there to fill the last panel.

@@ -10,8 +10,8 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-// Of 16 columns: a weight is scale * (code - middle) + zero, with zero points scale * code + zero; that of code 0 is
-// `first`.
+// Of 16 columns: a weight is scale * (code - middle) + zero, with zero points scale * code + zero. That of code 0 is
+// `first`, which panels with a shift have no use for.
 template <bool Half_>
 struct Numbers {
   Floats scale, zero{}, first;
@@ -23,13 +23,15 @@ struct Numbers {
     scale = load(numbers);
     if (panels.zero == Zero::kZeroPoints) {
       const auto* points = reinterpret_cast<const __m128i*>(numbers + kPanelWidth);
-      zero = -scale * reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
+      const Floats codes = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(points))));
+      zero = scale * (panels.shift - codes * panels.point);
       first = zero;
     } else if (panels.zero == Zero::kOffsets) {
       const Floats stored = load(numbers + kPanelWidth);
       zero = Half_ ? stored + scale * middle : stored;
       first = Half_ ? stored : stored - scale * middle;
     } else {
+      zero = scale * panels.shift;
       first = -scale * middle;
     }
   }

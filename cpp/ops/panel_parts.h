@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #if defined(__AVX512VNNI__)
@@ -29,6 +30,23 @@ inline __m512i repeated(const void* codes) {
   int four;
   std::memcpy(&four, codes, sizeof four);
   return _mm512_set1_epi32(four);
+}
+
+// A block of 32 activations as scale * code, with codes in -127..127.
+struct RoundedBlock {
+  __m128i codes[2];
+  float scale;
+  std::int32_t sum;  // of the codes
+};
+
+inline RoundedBlock rounded_block(const float* a) {
+  const __m512 x = _mm512_loadu_ps(a), y = _mm512_loadu_ps(a + 16);
+  const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x), _mm512_abs_ps(y)));
+  const __m512 inverse = _mm512_set1_ps(largest == 0.0f ? 0.0f : 127.0f / largest);
+  const __m512i p = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), q = _mm512_cvtps_epi32(_mm512_mul_ps(y, inverse));
+  return {{_mm512_cvtepi32_epi8(p), _mm512_cvtepi32_epi8(q)},
+          largest / 127.0f,
+          _mm512_reduce_add_epi32(_mm512_add_epi32(p, q))};
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "between_attentions_op.h"
+#include "decoder_layers_op.h"
 #include "gated_silu_op.h"
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
 #include "row_quantized_op.h"
+#include "shortlist_op.h"
 #include "skip_norm_op.h"
 
 namespace edgekiln::ort {
@@ -44,6 +46,18 @@ bool takes_rounded(const OrtSessionOptions* options) {
   return value.c_str() == std::string_view("bfloat16");
 }
 
+// Ops of a decoder's layers, whose products are of one kind.
+template <typename Product, bool Rounded>
+struct LayerOps {
+  Op<BetweenAttentions<Product>> between;
+  Op<DecoderLayers<Product, float, Rounded>> layers;
+  Op<DecoderLayers<Product, std::int8_t, Rounded>> int8_layers;
+
+  void add_to(std::vector<const OrtCustomOp*>& ops) const {
+    ops.insert(ops.end(), {&between, &layers, &int8_layers});
+  }
+};
+
 // Those under ONNX Runtime's own names.
 template <bool Rounded>
 OrtCustomOpDomain* theirs() {
@@ -55,22 +69,35 @@ OrtCustomOpDomain* theirs() {
   return domain.get();
 }
 
-void add_domains(OrtSessionOptions* options) {
+// What has no kernel for this processor stays the function that the graph brings.
+template <bool Rounded>
+OrtCustomOpDomain* ours() {
   static const Op<GatedSilu> gated_silu;
   static const Op<OffsetMatMulNBits> offset_matmul;
   static const Op<RowQuantizedMatMul> row_quantized;
-  static const Op<BetweenAttentions<OffsetProduct>> offset_between;
-  static const Op<BetweenAttentions<ZeroPointProduct>> zero_point_between;
-  static const Op<BetweenAttentions<Int8Product>> row_quantized_between;
-  // Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
-  // What has no kernel for this processor stays the function that the graph brings.
-  std::vector<const OrtCustomOp*> ours{&gated_silu, &offset_matmul};
-  if (kernels().front().row_quantized) ours.insert(ours.end(), {&row_quantized, &row_quantized_between});
-  if (kernels().front().code_panels) ours.insert(ours.end(), {&offset_between, &zero_point_between});
-  static const Domain own = domain_of(kOwnDomain, ours);
-  const bool rounded = kernels().front().rounded_attention && takes_rounded(options);
-  check(api->AddCustomOpDomain(options, rounded ? theirs<true>() : theirs<false>()));
-  check(api->AddCustomOpDomain(options, own.get()));
+  static const Op<ShortlistMatMulNBits> shortlist;
+  static const LayerOps<OffsetProduct, Rounded> offset_layers;
+  static const LayerOps<ZeroPointProduct, Rounded> zero_point_layers;
+  static const LayerOps<Int8Product, Rounded> row_quantized_layers;
+  std::vector<const OrtCustomOp*> ops{&gated_silu, &offset_matmul};
+  if (kernels().front().row_quantized) {
+    ops.push_back(&row_quantized);
+    row_quantized_layers.add_to(ops);
+  }
+  if (kernels().front().code_panels) {
+    ops.push_back(&shortlist);
+    offset_layers.add_to(ops);
+    zero_point_layers.add_to(ops);
+  }
+  static const Domain domain = domain_of(kOwnDomain, ops);
+  return domain.get();
+}
+
+// Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
+template <bool Rounded>
+void add_domains(OrtSessionOptions* options) {
+  check(api->AddCustomOpDomain(options, theirs<Rounded>()));
+  check(api->AddCustomOpDomain(options, ours<Rounded>()));
 }
 
 }  // namespace
@@ -81,7 +108,10 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   using namespace edgekiln::ort;
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
-  return guarded([&] { add_domains(options); });
+  return guarded([&] {
+    const bool rounded = edgekiln::kernels().front().rounded_attention && takes_rounded(options);
+    (rounded ? add_domains<true> : add_domains<false>)(options);
+  });
 }
 
 extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instruction_set() {

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgekiln.export.passes.between_attentions import fuse_between_attentions
+from edgekiln.export.passes.decoder_layers import fuse_decoder_layers
 from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
 from edgekiln.export.passes.gated_silu import fuse_gated_silu
 from edgekiln.export.passes.group_query_attention import lower_attention
@@ -13,6 +14,7 @@ from edgekiln.export.passes.logits_start import choose_positions
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.rms_norm import fuse_rms_norm
 from edgekiln.export.passes.share_orders import share_orders
+from edgekiln.export.passes.shortlist import shortlist_logits
 from edgekiln.export.passes.transpose_weights import transpose_weights
 
 KEY_VALUE_KIND: Final = "shared-buffer"
@@ -26,7 +28,9 @@ def lower(model: ir.Model, max_length: int) -> None:
     """
     lower_ops(model, max_length)
     fuse_between_attentions(model)
+    fuse_decoder_layers(model)
     choose_positions(model)
+    shortlist_logits(model)
 
 
 def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:

@@ -22,11 +22,11 @@ _SIZES = ("attended", "hidden", "gate_up", "intermediate", "projected")
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """A kind of product that the kernel has.
 
     Attributes:
-        name: of the function.
+        kind: what functions of such products are called by.
         op: op and domain of the product.
         weight: what its inputs after x are called.
         shared: integer attributes that all four products have alike, beside K and N.
@@ -34,34 +34,39 @@ class _Product:
         fixed: attributes that every one has.
     """
 
-    name: str
+    kind: str
     op: tuple[str, str]
     weight: tuple[str, ...]
     shared: tuple[str, ...] = ()
     rest: tuple[tuple[str, int], ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return f"{self.kind}BetweenAttentions"
 
-_PRODUCTS = (
-    _Product(
-        "OffsetBetweenAttentions",
+
+PRODUCTS = (
+    Product(
+        "Offset",
         (OFFSET_MATMUL, ort_functions.DOMAIN),
         ("blocks", "scales", "offsets"),
         ("bits", "block_size"),
         (("by_group", AttributeProto.INTS),),
     ),
-    _Product(
-        "ZeroPointBetweenAttentions",
+    Product(
+        "ZeroPoint",
         ("MatMulNBits", "com.microsoft"),
         ("blocks", "scales", "zero_points"),
         ("bits", "block_size"),
         fixed=(("accuracy_level", 4),),
     ),
-    _Product("RowQuantizedBetweenAttentions", (ROW_QUANTIZED_MATMUL, ort_functions.DOMAIN), ("codes", "scales")),
+    Product("RowQuantized", (ROW_QUANTIZED_MATMUL, ort_functions.DOMAIN), ("codes", "scales")),
 )
 
 
-def between_attentions_function(product: _Product) -> ir.Function:
+def between_attentions_function(product: Product) -> ir.Function:
     """attended float [..., A], residual float [..., H], gamma and next_gamma float [H] and four weights to projected
     float [..., P] and sum float [..., H], which is the next residual.
 
@@ -104,7 +109,7 @@ def fuse_between_attentions(model: ir.Model) -> None:
     than the others, they stay.
     """
     for node in list(model.graph):
-        product = next((each for each in _PRODUCTS if (node.op_type, node.domain) == each.op), None)
+        product = next((each for each in PRODUCTS if (node.op_type, node.domain) == each.op), None)
         found = _chain(node) if product else None
         if product and found and _alike(product, [found[i] for i in (0, 2, 4, 6)]):
             _replace(model, product, found)
@@ -133,7 +138,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def _alike(product: _Product, nodes: Sequence[ir.Node]) -> bool:
+def _alike(product: Product, nodes: Sequence[ir.Node]) -> bool:
     names = [*product.shared, *(name for name, _ in product.rest)]
     return all(
         len(node.inputs) == 1 + len(product.weight)
@@ -143,7 +148,7 @@ def _alike(product: _Product, nodes: Sequence[ir.Node]) -> bool:
     )
 
 
-def _replace(model: ir.Model, product: _Product, nodes: list[ir.Node]) -> None:
+def _replace(model: ir.Model, product: Product, nodes: list[ir.Node]) -> None:
     output, norm, gate_up, _, down, next_norm, following = nodes
     residual = next(value for value in norm.inputs[:2] if value is not output.outputs[0])
     products = [output, gate_up, down, following]

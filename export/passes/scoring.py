@@ -3,15 +3,17 @@
 import onnx_ir as ir
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.passes.shortlist import inline_shortlist
 from edgekiln.export.passes.tensors import replace_node, values_of
 
 
 def all_positions(model: ir.Model) -> None:
-    """Drop the slices that keep the last positions, in place, and the input that says how many.
+    """Drop the slices that keep the last positions, in place, and the input that says how many. All logits are exact.
 
     Raises:
         UnsupportedModelError: the way from the last hidden state to the logits holds no such slice.
     """
+    inline_shortlist(model)
     slices = last_slices(model)
     shape = model.graph.outputs[0].shape
     assert shape is not None

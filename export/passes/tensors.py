@@ -76,7 +76,15 @@ def replace_node(node: ir.Node, new_nodes: Sequence[ir.Node], outputs: Sequence[
     """Put `new_nodes` where `node` stands and `outputs` where its outputs were used, graph outputs included."""
     graph = node.graph
     assert graph is not None
-    for old, new in zip(node.outputs, outputs, strict=True):
+    move_uses(graph, node.outputs, outputs)
+    if new_nodes:
+        graph.insert_before(node, list(new_nodes))
+    graph.remove(node, safe=True)
+
+
+def move_uses(graph: ir.Graph, olds: Sequence[ir.Value], news: Sequence[ir.Value]) -> None:
+    """Put `news` where `olds` are used, graph outputs included."""
+    for old, new in zip(olds, news, strict=True):
         if old.is_graph_output():
             index = next(i for i, value in enumerate(graph.outputs) if value is old)
             graph.outputs[index] = new
@@ -84,9 +92,6 @@ def replace_node(node: ir.Node, new_nodes: Sequence[ir.Node], outputs: Sequence[
         if new.shape is None:
             new.shape, new.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new)
-    if new_nodes:
-        graph.insert_before(node, list(new_nodes))
-    graph.remove(node, safe=True)
 
 
 def make(

@@ -1,0 +1,132 @@
+// edgekiln.ort::*DecoderLayers: attention and what follows it, for all layers of a decoder, in one piece. A step of a
+// few tokens then is one loop of threads that stay awake, where each node of a graph would hand out its work anew.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "attention_inputs.h"
+#include "between_layer.h"
+#include "team.h"
+
+namespace edgekiln::ort {
+
+// `Element` is that of the cache. `Rounded` takes the kernel that multiplies prompts in bfloat16, which must be there.
+// The chain begins with an attention and ends with one; each but the last is followed by a layer's other parts.
+template <typename Product, typename Element, bool Rounded>
+class DecoderLayers {
+ public:
+  using Layer = BetweenLayer<Product>;
+  static constexpr bool kInt8 = std::is_same_v<Element, std::int8_t>;
+  static constexpr const char* kName = kInt8 ? Product::kInt8Layers : Product::kLayers;
+  static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+  // projected, residual, last positions, total length, cosine, sine; then of each attention past key and value and, for
+  // int8, their scales; then of each other part what a layer has
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt,   kInt,
+                                                          kFloat, kFloat, kAnyType};
+  static constexpr std::size_t kFirstCache = 6, kCacheInputs = kInt8 ? 4 : 2;
+  static constexpr std::size_t kOptional[] = {4, 5};
+  // attended, sum; of each attention present key and value
+  static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kFloat, kCacheType<Element>};
+  static constexpr std::size_t kFirstPresent = 2;
+  static constexpr Signature kSignature{kInputs, kOptional, kOutputs, {}, true};
+
+  explicit DecoderLayers(const OrtKernelInfo* info)
+      : attributes_(info), sizes_(info), windows_(integers(info, "windows")) {
+    if (windows_.size() < 2) fail("windows must say the layers");
+    const std::size_t first = kFirstCache + windows_.size() * kCacheInputs;
+    if (input_count(info) != first + (windows_.size() - 1) * Layer::kInputs) fail("another number of inputs");
+    if (attributes_.heads * head_dim() != sizes_.attended || sizes_.projected % packed_heads())
+      fail("heads do not fit the projections");
+    layers_.reserve(windows_.size() - 1);
+    for (std::size_t i = 0; i + 1 < windows_.size(); ++i) layers_.emplace_back(info, first + i * Layer::kInputs);
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const Tensor projected = input(context, 0), residual = input(context, 1);
+    const std::int64_t batch = projected.shape.at(0), length = projected.shape.at(1);
+    if (projected.shape != std::vector{batch, length, sizes_.projected}) fail("the input is not as wide as the heads");
+    if (residual.shape != std::vector{batch, length, sizes_.hidden}) fail("the residual has another shape");
+    Chain chain{*this, projected.floats(), residual.floats(), static_cast<std::size_t>(batch * length)};
+    chain.attended = static_cast<float*>(output(context, 0, std::array{batch, length, sizes_.attended}));
+    chain.sum = static_cast<float*>(output(context, 1, std::array{batch, length, sizes_.hidden}));
+    take_attentions(context, chain, batch, length);
+    if (!chain.rows) return;
+    thread_local Memory own;
+    chain.memory = &own;
+    const Parallel threads{run_parallel, context};
+    if (chain.rows > kQuantizedRows) return chain.run(threads, [&](std::size_t i, const typename Layer::Rows& rows) {
+      layers_[i].compute(rows, threads);
+    });
+    const auto script = [&](const Parallel& parallel) {
+      chain.run(parallel, [&](std::size_t i, const typename Layer::Rows& rows) {
+        layers_[i].compute(rows, parallel, chain.memory->layer, chain.memory->products);
+      });
+    };
+    Team<decltype(script)>::run(threads, script);
+  }
+
+ private:
+  // Kept from run to run.
+  struct Memory {
+    Scratch between, attention, layer, products;
+  };
+
+  // A run.
+  struct Chain {
+    const DecoderLayers& op;
+    const float *projected, *residual;
+    std::size_t rows;
+    float *attended{}, *sum{};
+    std::vector<AttentionCall> attentions{};
+    Memory* memory{};
+
+    // `between` computes the rest of layer i.
+    template <typename Between>
+    void run(const Parallel& parallel, const Between& between) {
+      const std::size_t width = op.sizes_.projected;
+      Scratch& kept = memory->between;
+      if (kept.size() < rows * width) kept.resize(rows * width);
+      for (std::size_t i = 0; i < attentions.size(); ++i) {
+        take_packed(attentions[i], i ? kept.data() : projected, width);
+        attention_kernel<Rounded>()(attentions[i], parallel, memory->attention);
+        if (i + 1 < attentions.size()) between(i, {attended, i ? sum : residual, rows, kept.data(), sum});
+      }
+    }
+  };
+
+  std::int64_t packed_heads() const { return attributes_.heads + 2 * attributes_.kv_heads; }
+  std::int64_t head_dim() const { return sizes_.projected / packed_heads(); }
+
+  void take_attentions(OrtKernelContext* context, Chain& chain, std::int64_t batch, std::int64_t length) const {
+    NewTokens tokens{batch, length, head_dim()};
+    tokens.capacity = std::max<std::int64_t>(input(context, kFirstCache).shape.at(2), *input(context, 3).ints());
+    tokens.last_position = input(context, 2);
+    tokens.cosine = input(context, 4);
+    tokens.sine = input(context, 5);
+    const AttentionCall common = attention_call(attributes_, tokens);
+    chain.attentions.assign(windows_.size(), common);
+    for (std::size_t i = 0; i < windows_.size(); ++i) {
+      AttentionCall& call = chain.attentions[i];
+      const std::size_t first = kFirstCache + i * kCacheInputs;
+      call.window = static_cast<std::size_t>(windows_[i]);
+      call.out = chain.attended;
+      const Tensor key = input(context, first), value = input(context, first + 1);
+      if (key.shape != value.shape || key.shape.at(2) > tokens.capacity) fail("caches of different shapes");
+      call.key_cache.data = present<Element>(context, kFirstPresent + 2 * i, key, call);
+      call.value_cache.data = present<Element>(context, kFirstPresent + 2 * i + 1, value, call);
+      if constexpr (kInt8) {
+        call.key_cache.scales = cache_scales(input(context, first + 2), call);
+        call.value_cache.scales = cache_scales(input(context, first + 3), call);
+      }
+    }
+  }
+
+  AttentionAttributes attributes_;
+  typename Layer::Sizes sizes_;
+  std::vector<std::int64_t> windows_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace edgekiln::ort
