@@ -2,13 +2,20 @@
 
 import torch
 
-# Smaller numbers have fewer than 11 significant bits.
-_SMALLEST_NORMAL = 2.0**-14
-_LARGEST = 65504.0
+# The most that a normal number of 11 significant bits moves when it is rounded. Smaller ones move by more.
+_LARGEST_MOVE = 2.0**-11
 
 
 def binary16(scales: torch.Tensor) -> torch.Tensor:
-    """Round positive float32 `scales` to IEEE 754 binary16, in float32; as they are if one is beyond its range."""
-    if not scales.numel() or scales.min() < _SMALLEST_NORMAL or scales.max() > _LARGEST:
-        return scales
-    return scales.half().float()
+    """Round to IEEE 754 binary16, all or none: kernels take a weight's scales in one type.
+
+    Args:
+        scales: positive float32, any shape.
+
+    Returns:
+        float32 of that shape; `scales` itself where one would move by more than 2^-11 of its value, as it does beyond
+        binary16's range and, mostly, among its subnormal numbers.
+    """
+    rounded = scales.half().float()
+    near = (rounded - scales).abs_() <= scales * _LARGEST_MOVE
+    return rounded if bool(near.all()) else scales

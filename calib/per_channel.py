@@ -44,24 +44,25 @@ def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
 def _search(weight: torch.Tensor) -> torch.Tensor:
     """Scale [rows, 1] for float32 [rows, K].
 
-    For given codes y the best scale is <x, y> / <y, y>, which leaves the squared error <x, x> - <x, y>^2 / <y, y>: the
-    candidate with the largest <x, y>^2 / <y, y> wins.
+    For given codes y the best scale is <x, y> / <y, y>. The squared error is summed from what that leaves of each
+    weight: sums of squares of a whole row, such as <x, y>^2 / <y, y>, would bury the differences in their rounding.
     """
     unit = weight.abs().amax(1, keepdim=True) / _LIMIT
     empty = unit < _TINY
     unit[empty] = 1.0
     x = weight / unit
     codes, product = torch.empty_like(x), torch.empty_like(x)
-    best_gain, best_scale = torch.zeros_like(unit), torch.ones_like(unit)
+    best_error, best_scale = torch.full_like(unit, torch.inf), torch.ones_like(unit)
     for span in _SPANS:
         torch.mul(x, 1 / span, out=codes)
         _limit(codes.round_())
         cross = torch.mul(x, codes, out=product).sum(1, keepdim=True)
         norm = torch.mul(codes, codes, out=product).sum(1, keepdim=True).clamp_(min=1)
         scale = cross / norm
-        gain = cross * scale
-        better = gain > best_gain
-        best_gain = torch.where(better, gain, best_gain)
+        torch.mul(codes, scale, out=product).sub_(x)
+        error = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
         best_scale = torch.where(better, scale, best_scale)
     best_scale *= unit
     best_scale[empty] = 1.0

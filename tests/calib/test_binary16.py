@@ -15,7 +15,13 @@ def test_rounded_as_numpy_does(values: list[float]) -> None:
     np.testing.assert_array_equal(binary16(torch.from_numpy(exact)).numpy(), exact.astype(np.float16))
 
 
-@pytest.mark.parametrize("beyond", [1e-5, 7e4])
-def test_beyond_the_range_all_stay(beyond: float) -> None:
+@pytest.mark.parametrize("beyond", [1e-9, 1e-5, 65520.0, 7e4])
+def test_all_stay_where_one_would_lose_more_than_normal_numbers(beyond: float) -> None:
     scales = torch.tensor([0.1, beyond])
     assert binary16(scales) is scales
+
+
+def test_subnormal_numbers_that_lose_no_more_are_rounded() -> None:
+    scales = torch.tensor([0.1, 2.0**-15, 3 * 2.0**-24, 1000.4 * 2.0**-24])
+    expected = torch.tensor([0.1, 2.0**-15, 3 * 2.0**-24, 1000 * 2.0**-24]).half().float()
+    torch.testing.assert_close(binary16(scales), expected, rtol=0, atol=0)
