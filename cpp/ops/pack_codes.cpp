@@ -38,7 +38,7 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
 
 }  // namespace
 
-CodePanels panels_of(const MatMulNBitsCall& call) {
+CodePanels unpacked_panels(const MatMulNBitsCall& call) {
   const Zero zero = call.zero_points ? Zero::kZeroPoints : call.offsets ? Zero::kOffsets : Zero::kMiddle;
   CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, call.half_scales != nullptr};
   const std::size_t bytes = panels.panels() * panels.panel_bytes();
@@ -46,8 +46,17 @@ CodePanels panels_of(const MatMulNBitsCall& call) {
   // Columns that are only there to fill the last panel.
   if (call.columns % kPanelWidth)
     std::memset(panels.memory.get() + bytes - panels.panel_bytes(), 0, panels.panel_bytes());
+  return panels;
+}
+
+void pack_columns(const MatMulNBitsCall& call, CodePanels& panels, std::size_t first) {
   for (std::size_t column = 0; column < call.columns; ++column)
-    pack_column(call, panels, column, panels.memory.get() + column / kPanelWidth * panels.panel_bytes());
+    pack_column(call, panels, column, panels.memory.get() + (first + column) / kPanelWidth * panels.panel_bytes());
+}
+
+CodePanels panels_of(const MatMulNBitsCall& call) {
+  CodePanels panels = unpacked_panels(call);
+  pack_columns(call, panels, 0);
   return panels;
 }
 

@@ -1,8 +1,9 @@
 // Parts a weight of 8 bits into upper and lower halves, once, when a session is made.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "half_scales.h"
+#include "file_pages.h"
 #include "shortlist.h"
 
 namespace edgekiln {
@@ -10,56 +11,75 @@ namespace edgekiln {
 namespace {
 
 constexpr std::size_t kBlock = 32;
+constexpr std::size_t kColumns = 256 * kPanelWidth;  // at a time: the memory that this takes on the way
+constexpr float kStep = 16.0f;                       // of an upper half, in those of the code
 
-std::vector<std::uint8_t> upper_halves(const MatMulNBitsCall& call) {
-  std::vector<std::uint8_t> codes(call.columns * call.depth / 2);
+// The scales that memory holds: of whole codes and of upper halves.
+bool fit(const MatMulNBitsCall& call) {
+  return std::all_of(call.scales, call.scales + call.columns * call.groups(),
+                     [](float scale) { return exactly_half(scale) && exactly_half(scale * kStep); });
+}
+
+// Columns [first, first + count) of a call.
+MatMulNBitsCall part_of(MatMulNBitsCall call, std::size_t first, std::size_t count) {
+  call.codes += first * call.row_bytes();
+  call.scales += first * call.groups();
+  if (call.zero_points) call.zero_points += first * call.zero_point_bytes();
+  call.columns = count;
+  return call;
+}
+
+void pack_upper(const MatMulNBitsCall& part, CodePanels& panels, std::size_t first) {
+  std::vector<std::uint8_t> codes(part.columns * part.depth / 2);
   for (std::size_t i = 0; i < codes.size(); ++i)
-    codes[i] = static_cast<std::uint8_t>(call.codes[2 * i] >> 4 | (call.codes[2 * i + 1] & 0xf0));
-  return codes;
+    codes[i] = static_cast<std::uint8_t>(part.codes[2 * i] >> 4 | (part.codes[2 * i + 1] & 0xf0));
+  std::vector<Half> scales(part.columns * part.groups());
+  for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = *exactly_half(part.scales[i] * kStep);
+  MatMulNBitsCall upper = part;
+  upper.bits = panels.bits;
+  upper.zero_point_bits = part.bits;
+  upper.codes = codes.data();
+  upper.half_scales = scales.data();
+  pack_columns(upper, panels, first);
 }
 
-LastingBytes lower_halves(const MatMulNBitsCall& call) {
-  const std::size_t blocks = call.columns * call.depth / kBlock;
-  LastingBytes memory = lasting_bytes(blocks * kBlock / 2 + kShortlistPadding);
-  std::uint8_t* to = memory.get();
-  for (std::size_t block = 0; block < blocks; ++block, to += kBlock / 2) {
-    const std::uint8_t* from = call.codes + block * kBlock;
+void pack_lower(const MatMulNBitsCall& part, std::uint8_t* codes, Half* scales) {
+  const std::size_t blocks = part.columns * part.depth / kBlock, blocks_a_group = part.group / kBlock;
+  for (std::size_t block = 0; block < blocks; ++block, codes += kBlock / 2) {
+    const std::uint8_t* from = part.codes + block * kBlock;
     for (std::size_t i = 0; i < kBlock / 2; ++i)
-      to[i] = static_cast<std::uint8_t>((from[i] & 15) | from[kBlock / 2 + i] << 4);
+      codes[i] = static_cast<std::uint8_t>((from[i] & 15) | from[kBlock / 2 + i] << 4);
+    scales[block] = *exactly_half(part.scales[block / blocks_a_group]);
   }
-  std::memset(to, 0, kShortlistPadding);
-  return memory;
 }
 
-LastingBytes scales_by_block(const MatMulNBitsCall& call, const Half* scales) {
-  const std::size_t blocks = call.columns * call.depth / kBlock, blocks_a_group = call.group / kBlock;
-  LastingBytes memory = lasting_bytes(blocks * sizeof(Half) + kShortlistPadding);
-  auto* to = reinterpret_cast<Half*>(memory.get());
-  for (std::size_t block = 0; block < blocks; ++block) to[block] = scales[block / blocks_a_group];
-  std::memset(to + blocks, 0, kShortlistPadding);
+// Bytes of so many, and zeros that may be read after them.
+LastingBytes padded(std::size_t size) {
+  LastingBytes memory = lasting_bytes(size + kShortlistPadding);
+  std::memset(memory.get() + size, 0, kShortlistPadding);
   return memory;
 }
 
 }  // namespace
 
 std::optional<Shortlist> shortlist_of(const MatMulNBitsCall& call, float margin) {
-  constexpr float kStep = 16.0f;  // of an upper half, in those of the code
-  if (call.bits != 8 || call.offsets) return std::nullopt;
-  const std::size_t count = call.columns * call.groups();
-  std::vector<float> scales(call.scales, call.scales + count);
-  for (float& scale : scales) scale *= kStep;
-  const HalfScales own(call.scales, nullptr, count, 0), larger(scales.data(), nullptr, count, 0);
-  if (!own.scales() || !larger.scales()) return std::nullopt;
-  const std::vector<std::uint8_t> codes = upper_halves(call);
+  if (call.bits != 8 || call.offsets || !fit(call)) return std::nullopt;
+  const Half in_half{};
   MatMulNBitsCall upper = call;
   upper.bits = 4;
-  upper.zero_point_bits = call.bits;
-  upper.codes = codes.data();
-  upper.scales = scales.data();
-  upper.half_scales = larger.scales();
-  Shortlist shortlist{panels_of(upper), lower_halves(call), scales_by_block(call, own.scales()), margin};
+  upper.half_scales = &in_half;
+  const std::size_t blocks = call.columns * call.depth / kBlock;
+  Shortlist shortlist{unpacked_panels(upper), padded(blocks * kBlock / 2), padded(blocks * sizeof(Half)), margin};
   shortlist.upper.shift = kMiddleOfLower / kStep;
   shortlist.upper.point = 1.0f / kStep;
+  for (std::size_t first = 0; first < call.columns; first += kColumns) {
+    const MatMulNBitsCall part = part_of(call, first, std::min(kColumns, call.columns - first));
+    pack_upper(part, shortlist.upper, first);
+    const std::size_t before = first * call.depth / kBlock;
+    pack_lower(part, shortlist.lower.get() + before * kBlock / 2,
+               reinterpret_cast<Half*>(shortlist.scales.get()) + before);
+    release_file_pages(part.codes, part.columns * part.row_bytes());
+  }
   return shortlist;
 }
 
