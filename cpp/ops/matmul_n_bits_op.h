@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "few_rows.h"
 #include "file_pages.h"
 #include "half_scales.h"
 #include "kernels.h"
@@ -120,10 +121,15 @@ class MatMulNBits {
     for (std::size_t i = 0; i + 1 < dims.size(); ++i) call.rows *= dims[i];
     call.a = a.floats();
     call.out = static_cast<float*>(output(context, 0, dims));
-    thread_local Scratch scratch;
+    thread_local Scratch own;
+    Scratch& scratch = own;
     const Parallel parallel{run_parallel, context};
     if (!call.rows) return;
-    if (panels_) return kernels().front().code_panels(*panels_, call.a, call.rows, call.out, parallel, scratch);
+    if (panels_) {
+      return run_rows(call.rows, parallel, [&](const Parallel& threads) {
+        kernels().front().code_panels(*panels_, call.a, call.rows, call.out, threads, scratch);
+      });
+    }
     call.codes = static_cast<const std::uint8_t*>(input_data(context, 1));
     call.scales = static_cast<const float*>(input_data(context, 2));
     if (with_offsets) {

@@ -1,6 +1,7 @@
 // edgekiln.ort::RowQuantizedMatMul: floats in, each row rounded to int8 inside, times constant int8 weights.
 #pragma once
 
+#include "few_rows.h"
 #include "file_pages.h"
 #include "kernels.h"
 #include "ort.h"
@@ -40,8 +41,12 @@ class RowQuantizedMatMul {
     std::size_t rows = 1;
     for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
     auto* out = static_cast<float*>(output(context, 0, shape));
-    thread_local Scratch scratch;
-    if (rows) kernels().front().row_quantized(panels_, a.floats(), rows, out, {run_parallel, context}, scratch);
+    thread_local Scratch own;
+    Scratch& scratch = own;
+    if (!rows) return;
+    run_rows(rows, {run_parallel, context}, [&](const Parallel& threads) {
+      kernels().front().row_quantized(panels_, a.floats(), rows, out, threads, scratch);
+    });
   }
 
  private:

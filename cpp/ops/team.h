@@ -21,7 +21,7 @@ class Team {
   // Runs script(const Parallel&) on a thread of `threads`; throws what it throws.
   static void run(const Parallel& threads, const Script& script) {
     static const std::size_t members = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostMembers);
-    Team team(script);
+    Team team(script, members);
     threads.run(threads.self, join, members, &team);
     if (team.failure_) std::rethrow_exception(team.failure_);
   }
@@ -31,15 +31,21 @@ class Team {
 
   static constexpr std::size_t kMostMembers = 32;
   static constexpr int kSpins = 1 << 11;
-  // A loop is one number, so that a claim of a turn and its loop cannot come apart: which loop, turns, next turn.
-  static constexpr int kTurnBits = 24;
+  // A member's share of a loop is one number, so that a claim of a turn and its loop cannot come apart: which loop, the
+  // end of its turns, the next one.
+  static constexpr int kTurnBits = 20;
   static constexpr std::uint64_t kTurns = (std::uint64_t{1} << kTurnBits) - 1;
 
-  explicit Team(const Script& script) : script_(script) {}
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> state{0};
+  };
+
+  Team(const Script& script, std::size_t members) : script_(script), members_(members) {}
 
   static void join(void* self, std::size_t) {
     Team& team = *static_cast<Team*>(self);
-    if (team.led_.exchange(true)) return team.help();
+    const std::size_t member = team.joined_.fetch_add(1);
+    if (member) return team.help(member % team.members_);
     try {
       team.script_(Parallel{loop, &team});
     } catch (...) {
@@ -48,9 +54,9 @@ class Team {
     team.over_.store(true, std::memory_order_release);
   }
 
-  void help() {
+  void help(std::size_t member) {
     for (int idle = 0; !over_.load(std::memory_order_acquire);) {
-      if (take_turn()) {
+      if (take_turns(member)) {
         idle = 0;
       } else {
         wait(++idle);
@@ -77,24 +83,35 @@ class Team {
     team.context_.store(context, std::memory_order_relaxed);
     team.done_.store(0, std::memory_order_relaxed);
     ++team.loops_;
-    team.loop_.store(((team.loops_ << kTurnBits | count) << kTurnBits), std::memory_order_release);
-    while (team.take_turn()) {
+    for (std::size_t i = 0; i < team.members_; ++i) {
+      const std::uint64_t first = i * count / team.members_, end = (i + 1) * count / team.members_;
+      team.shares_[i].state.store((team.loops_ << kTurnBits | end) << kTurnBits | first, std::memory_order_release);
     }
+    team.take_turns(0);
     for (int idle = 0; team.done_.load(std::memory_order_acquire) != count;) wait(++idle);
   }
 
-  // False if no turn is left.
-  bool take_turn() {
-    std::uint64_t seen = loop_.load(std::memory_order_acquire);
-    const std::uint64_t turn = seen & kTurns, count = seen >> kTurnBits & kTurns;
-    if (turn >= count) return false;
-    // They may be those of a later loop; then `seen` is past and the claim fails.
-    const Work work = work_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
-    if (!loop_.compare_exchange_strong(seen, seen + 1, std::memory_order_acq_rel)) return true;
-    work(context, turn);
-    done_.fetch_add(1, std::memory_order_release);
-    return true;
+  // Takes turns while there are any: from the front of its own share, so that a member reads memory from front to back,
+  // then from the ends of the others'. How many it took.
+  std::size_t take_turns(std::size_t member) {
+    std::size_t taken = 0;
+    for (std::size_t i = 0; i < members_; ++i) {
+      std::atomic<std::uint64_t>& state = shares_[(member + i) % members_].state;
+      for (std::uint64_t seen = state.load(std::memory_order_acquire);;) {
+        const std::uint64_t next = seen & kTurns, end = seen >> kTurnBits & kTurns;
+        if (next >= end) break;
+        // They may be those of a later loop; then `seen` is past and the claim fails.
+        const Work work = work_.load(std::memory_order_relaxed);
+        void* const context = context_.load(std::memory_order_relaxed);
+        const std::uint64_t left = i ? seen - (std::uint64_t{1} << kTurnBits) : seen + 1;
+        if (!state.compare_exchange_weak(seen, left, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        work(context, i ? end - 1 : next);
+        ++taken;
+        seen = state.load(std::memory_order_acquire);
+      }
+    }
+    if (taken) done_.fetch_add(taken, std::memory_order_release);
+    return taken;
   }
 
   static void pause() {
@@ -106,12 +123,14 @@ class Team {
   }
 
   const Script& script_;
+  const std::size_t members_;
   std::exception_ptr failure_;
-  std::atomic<bool> led_{false}, over_{false};
+  std::atomic<std::size_t> joined_{0};
+  std::atomic<bool> over_{false};
   std::uint64_t loops_ = 0;
   std::atomic<Work> work_{nullptr};
   std::atomic<void*> context_{nullptr};
-  alignas(64) std::atomic<std::uint64_t> loop_{0};
+  Share shares_[kMostMembers];
   alignas(64) std::atomic<std::size_t> done_{0};
 };
 

@@ -15,8 +15,8 @@ from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.tensors import is_weight, make, replace_node
 
 NAME = "ShortlistMatMulNBits"
-# Logits within this of the largest are of 8 bits; others, of 4, stand for less than e^-12 of the largest's probability.
-MARGIN: Final = 12.0
+# Logits within this of the largest are of 8 bits; others, of 4, stand for less than e^-13 of the largest's probability.
+MARGIN: Final = 13.0
 _NUMBERS = ("K", "N", "bits", "block_size", "accuracy_level")
 _BITS = 8
 
