@@ -80,10 +80,9 @@ inline void take_packed(AttentionCall& call, const float* rows, std::size_t stri
 // is copied to it.
 template <typename Element>
 void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, const AttentionCall& call) {
-  const std::array<std::int64_t, 4> dims{static_cast<std::int64_t>(call.batch),
-                                         static_cast<std::int64_t>(call.kv_heads),
-                                         static_cast<std::int64_t>(call.capacity),
-                                         static_cast<std::int64_t>(call.head_dim)};
+  const std::array<std::int64_t, 4> dims{
+      static_cast<std::int64_t>(call.batch), static_cast<std::int64_t>(call.kv_heads),
+      static_cast<std::int64_t>(call.capacity), static_cast<std::int64_t>(call.head_dim)};
   auto* to = static_cast<Element*>(output(context, index, dims));
   if (to == past.data) return to;
   const std::int64_t from_size = past.shape.at(2) * dims[3], to_size = dims[2] * dims[3];
@@ -102,9 +101,8 @@ inline const float* cache_scales(const Tensor& tensor, const AttentionCall& call
 }
 
 template <typename Element>
-inline constexpr ONNXTensorElementDataType kCacheType = std::is_same_v<Element, std::int8_t>
-                                                            ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
-                                                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+inline constexpr ONNXTensorElementDataType kCacheType =
+    std::is_same_v<Element, std::int8_t> ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 
 template <bool Rounded>
 AttentionKernel attention_kernel() {

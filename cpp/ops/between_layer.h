@@ -47,8 +47,8 @@ struct Int8Product {
   Int8Panels panels;
 };
 
-// One such piece with constant weights. Its inputs stand together from `first` on: gamma, next gamma; the weights of the
-// output, of gate and up, of down, of the next projections.
+// One such piece with constant weights. Its inputs stand together from `first` on: gamma, next gamma; the weights of
+// the output, of gate and up, of down, of the next projections.
 template <typename Product>
 class BetweenLayer {
  public:
@@ -56,7 +56,8 @@ class BetweenLayer {
   static constexpr auto kTypes = [] {
     std::array<ONNXTensorElementDataType, kInputs> types{};
     types.fill(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-    for (std::size_t i = kGammas; i < kInputs; ++i) types[i] = Product::kWeight[(i - kGammas) % Product::kWeight.size()];
+    for (std::size_t i = kGammas; i < kInputs; ++i)
+      types[i] = Product::kWeight[(i - kGammas) % Product::kWeight.size()];
     return types;
   }();
 

@@ -43,8 +43,8 @@ struct CodePanels {
 // The panels of a call's weight; its activations and output have no meaning here. Throws std::bad_alloc.
 CodePanels panels_of(const MatMulNBitsCall& call);
 
-// The same in steps, of a weight whose codes are not all there at once: memory for them, then the columns of `call` from
-// `first` on, a multiple of kPanelWidth.
+// The same in steps, of a weight whose codes are not all there at once: memory for them, then the columns of `call`
+// from `first` on, a multiple of kPanelWidth.
 CodePanels unpacked_panels(const MatMulNBitsCall& call);
 void pack_columns(const MatMulNBitsCall& call, CodePanels& panels, std::size_t first);
 

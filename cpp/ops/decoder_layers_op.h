@@ -23,8 +23,7 @@ class DecoderLayers {
   static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   // projected, residual, last positions, total length, cosine, sine; then of each attention past key and value and, for
   // int8, their scales; then of each other part what a layer has
-  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt,   kInt,
-                                                          kFloat, kFloat, kAnyType};
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt, kInt, kFloat, kFloat, kAnyType};
   static constexpr std::size_t kFirstCache = 6, kCacheInputs = kInt8 ? 4 : 2;
   static constexpr std::size_t kOptional[] = {4, 5};
   // attended, sum; of each attention present key and value
@@ -56,9 +55,9 @@ class DecoderLayers {
     thread_local Memory own;
     chain.memory = &own;
     const Parallel threads{run_parallel, context};
-    if (chain.rows > kQuantizedRows) return chain.run(threads, [&](std::size_t i, const typename Layer::Rows& rows) {
-      layers_[i].compute(rows, threads);
-    });
+    if (chain.rows > kQuantizedRows)
+      return chain.run(threads,
+                       [&](std::size_t i, const typename Layer::Rows& rows) { layers_[i].compute(rows, threads); });
     const auto script = [&](const Parallel& parallel) {
       chain.run(parallel, [&](std::size_t i, const typename Layer::Rows& rows) {
         layers_[i].compute(rows, parallel, chain.memory->layer, chain.memory->products);

@@ -47,7 +47,8 @@ class GroupQueryAttention {
       call.key_stride = key.shape.at(2);
       call.value_stride = value.shape.at(2);
     }
-    call.out = static_cast<float*>(output(context, 0, std::array{tokens.batch, tokens.length, heads * tokens.head_dim}));
+    call.out =
+        static_cast<float*>(output(context, 0, std::array{tokens.batch, tokens.length, heads * tokens.head_dim}));
     call.key_cache.data = present<Element>(context, 1, past_key, call);
     call.value_cache.data = present<Element>(context, 2, past_value, call);
     if constexpr (std::is_same_v<Element, std::int8_t>) {

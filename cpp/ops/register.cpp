@@ -53,9 +53,7 @@ struct LayerOps {
   Op<DecoderLayers<Product, float, Rounded>> layers;
   Op<DecoderLayers<Product, std::int8_t, Rounded>> int8_layers;
 
-  void add_to(std::vector<const OrtCustomOp*>& ops) const {
-    ops.insert(ops.end(), {&between, &layers, &int8_layers});
-  }
+  void add_to(std::vector<const OrtCustomOp*>& ops) const { ops.insert(ops.end(), {&between, &layers, &int8_layers}); }
 };
 
 // Those under ONNX Runtime's own names.

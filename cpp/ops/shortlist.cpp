@@ -63,7 +63,8 @@ float lower_product(const Refinement& refinement, std::size_t column) {
     __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(both, nibble), part.low);
     sums = _mm512_dpbusd_epi32(sums, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), part.high);
     const __m512 scale = _mm512_permutexvar_ps(block_of_lane, _mm512_castps128_ps512(four(scales)));
-    total = _mm512_fmadd_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), part.start), _mm512_mul_ps(scale, part.scale), total);
+    total =
+        _mm512_fmadd_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), part.start), _mm512_mul_ps(scale, part.scale), total);
   }
   return _mm512_reduce_add_ps(total);
 }

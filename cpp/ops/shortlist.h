@@ -36,8 +36,8 @@ inline constexpr float kMiddleOfLower = 7.5f;
 // bits, have float offsets, or scales that binary16 does not hold. Throws std::bad_alloc.
 std::optional<Shortlist> shortlist_of(const MatMulNBitsCall& call, float margin);
 
-// out[rows, columns] = a[rows, depth] * the weight's transpose, for up to kQuantizedRows rows; activations are rounded to
-// int8 in blocks of 32.
+// out[rows, columns] = a[rows, depth] * the weight's transpose, for up to kQuantizedRows rows; activations are rounded
+// to int8 in blocks of 32.
 using ShortlistKernel = void (*)(const Shortlist&, const float* a, std::size_t rows, float* out, const Parallel&,
                                  Scratch&);
 

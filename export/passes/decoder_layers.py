@@ -38,7 +38,9 @@ def fuse_decoder_layers(model: ir.Model) -> None:
 
 def inline_decoder_layers(model: ir.Model) -> None:
     """Write the function out again, in place, for who changes its attentions."""
-    common.InlinePass(criteria=lambda function: function.domain == ort_functions.DOMAIN and function.name in _NAMES)(model)
+    common.InlinePass(criteria=lambda function: function.domain == ort_functions.DOMAIN and function.name in _NAMES)(
+        model
+    )
 
 
 def _chain(attention: ir.Node) -> list[ir.Node]:
@@ -74,9 +76,10 @@ def _goes_on(nodes: Sequence[ir.Node], between: ir.Node, following: ir.Node) -> 
 def _is_packed(attention: ir.Node) -> bool:
     """Whether query, key and value are one tensor, and nothing is given but what the function hands on."""
     handed_on = {_QUERY, *range(*_CACHE.indices(_SCALES.stop)), *range(*_SHARED.indices(_SCALES.stop))}
-    return all(
-        value is None or i in handed_on or i >= _SCALES.start for i, value in enumerate(attention.inputs)
-    ) and len(attention.inputs) <= _SCALES.stop
+    return (
+        all(value is None or i in handed_on or i >= _SCALES.start for i, value in enumerate(attention.inputs))
+        and len(attention.inputs) <= _SCALES.stop
+    )
 
 
 def _has_scales(attention: ir.Node) -> bool:

@@ -47,6 +47,4 @@ def shortlist_logits(model: ir.Model) -> None:
 
 def inline_shortlist(model: ir.Model) -> None:
     """Write the function out again, in place, for who needs every logit of 8 bits."""
-    common.InlinePass(
-        criteria=lambda function: (function.domain, function.name) == (ort_functions.DOMAIN, NAME)
-    )(model)
+    common.InlinePass(criteria=lambda function: (function.domain, function.name) == (ort_functions.DOMAIN, NAME))(model)

@@ -90,7 +90,7 @@ def with_a_reader(model: ir.Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "left"), [(with_another_scale, 2), (with_other_angles, 2), (with_a_reader, 1)], ids=lambda x: str(x)
+    ("change", "left"), [(with_another_scale, 2), (with_other_angles, 2), (with_a_reader, 1)], ids=str
 )
 def test_a_chain_ends_where_layers_differ(engine, change, left):
     directory, name = engine
