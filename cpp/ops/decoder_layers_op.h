@@ -21,8 +21,8 @@ class DecoderLayers {
   static constexpr bool kInt8 = std::is_same_v<Element, std::int8_t>;
   static constexpr const char* kName = kInt8 ? Product::kInt8Layers : Product::kLayers;
   static constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-  // projected, residual, last positions, total length, cosine, sine; then of each attention past key and value and, for
-  // int8, their scales; then of each other part what a layer has
+  // projected, residual, last positions, total length, cosine, sine; then of each attention past key and value, for
+  // int8 their scales, and what prepares its heads; then of each other part what a layer has
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt, kInt, kFloat, kFloat, kAnyType};
   static constexpr std::size_t kFirstCache = 6, kCacheInputs = kInt8 ? 4 : 2;
   static constexpr std::size_t kOptional[] = {4, 5};
@@ -32,12 +32,17 @@ class DecoderLayers {
   static constexpr Signature kSignature{kInputs, kOptional, kOutputs, {}, true};
 
   explicit DecoderLayers(const OrtKernelInfo* info)
-      : attributes_(info), sizes_(info), windows_(integers(info, "windows")) {
+      : attributes_(info),
+        sizes_(info),
+        windows_(integers(info, "windows")),
+        biased_(integer(info, "biased") != 0),
+        normed_(integer(info, "normed") != 0) {
     if (windows_.size() < 2) fail("windows must say the layers");
-    const std::size_t first = kFirstCache + windows_.size() * kCacheInputs;
+    if (sizes_.projected % packed_heads()) fail("heads do not fit the projections");
+    for (std::size_t i = 0; i < windows_.size(); ++i) heads_.push_back(prepared_heads(info, i));
+    const std::size_t first = first_of(windows_.size());
     if (input_count(info) != first + (windows_.size() - 1) * Layer::kInputs) fail("another number of inputs");
-    if (attributes_.heads * head_dim() != sizes_.attended || sizes_.projected % packed_heads())
-      fail("heads do not fit the projections");
+    if (attributes_.heads * head_dim() != sizes_.attended) fail("heads do not fit the attention");
     layers_.reserve(windows_.size() - 1);
     for (std::size_t i = 0; i + 1 < windows_.size(); ++i) layers_.emplace_back(info, first + i * Layer::kInputs);
   }
@@ -88,7 +93,14 @@ class DecoderLayers {
       Scratch& kept = memory->between;
       if (kept.size() < rows * width) kept.resize(rows * width);
       for (std::size_t i = 0; i < attentions.size(); ++i) {
-        take_packed(attentions[i], i ? kept.data() : projected, width);
+        const float* packed = i ? kept.data() : projected;
+        if (PackedHeadsCall heads = op.heads_[i]; heads.bias || heads.gammas[0]) {
+          heads.rows = rows;
+          heads.from = packed;
+          packed = heads.to = kept.data();
+          kernels().front().packed_heads(heads, parallel);
+        }
+        take_packed(attentions[i], packed, width);
         attention_kernel<Rounded>()(attentions[i], parallel, memory->attention);
         if (i + 1 < attentions.size()) between(i, {attended, i ? sum : residual, rows, kept.data(), sum});
       }
@@ -97,6 +109,26 @@ class DecoderLayers {
 
   std::int64_t packed_heads() const { return attributes_.heads + 2 * attributes_.kv_heads; }
   std::int64_t head_dim() const { return sizes_.projected / packed_heads(); }
+
+  // The first input that is an attention's own.
+  std::size_t first_of(std::size_t attention) const {
+    return kFirstCache + attention * (kCacheInputs + (biased_ ? 1 : 0) + (normed_ ? 2 : 0));
+  }
+
+  PackedHeadsCall prepared_heads(const OrtKernelInfo* info, std::size_t attention) const {
+    const std::size_t first = first_of(attention) + kCacheInputs, dim = head_dim();
+    PackedHeadsCall call{};
+    call.heads = attributes_.heads;
+    call.kv_heads = attributes_.kv_heads;
+    call.head_dim = dim;
+    call.epsilon = real(info, "head_epsilon");
+    if (biased_) call.bias = constant_input<float>(info, first, sizes_.projected);
+    for (std::size_t i = 0; normed_ && i < 2; ++i)
+      call.gammas[i] = constant_input<float>(info, first + (biased_ ? 1 : 0) + i, dim);
+    if ((biased_ && !call.bias) || (normed_ && !(call.gammas[0] && call.gammas[1])))
+      fail("what prepares heads must be constant");
+    return call;
+  }
 
   void take_attentions(OrtKernelContext* context, Chain& chain, std::int64_t batch, std::int64_t length) const {
     NewTokens tokens{batch, length, head_dim()};
@@ -108,7 +140,7 @@ class DecoderLayers {
     chain.attentions.assign(windows_.size(), common);
     for (std::size_t i = 0; i < windows_.size(); ++i) {
       AttentionCall& call = chain.attentions[i];
-      const std::size_t first = kFirstCache + i * kCacheInputs;
+      const std::size_t first = first_of(i);
       call.window = static_cast<std::size_t>(windows_[i]);
       call.out = chain.attended;
       const Tensor key = input(context, first), value = input(context, first + 1);
@@ -125,6 +157,8 @@ class DecoderLayers {
   AttentionAttributes attributes_;
   typename Layer::Sizes sizes_;
   std::vector<std::int64_t> windows_;
+  bool biased_, normed_;
+  std::vector<PackedHeadsCall> heads_{};  // without rows
   std::vector<Layer> layers_;
 };
 

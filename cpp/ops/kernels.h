@@ -7,6 +7,7 @@
 #include "code_panels.h"
 #include "gated_silu.h"
 #include "matmul_n_bits.h"
+#include "packed_heads.h"
 #include "row_quantized.h"
 #include "shortlist.h"
 #include "skip_norm.h"
@@ -20,6 +21,7 @@ struct Kernels {
   MatMulNBitsKernel matmul_n_bits;
   SkipNormKernel skip_norm;
   GatedSiluKernel gated_silu;
+  PackedHeadsKernel packed_heads;
   // Null where there are no instructions for them.
   CodePanelsKernel code_panels;
   RowQuantizedKernel row_quantized;

@@ -5,6 +5,7 @@ edgekiln's native kernel all layers are one loop of threads that stay awake.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from onnx_ir.passes import common
 
 from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.between_attentions import PRODUCTS
+from edgekiln.export.passes.packed_heads import Preparation, preparation
 from edgekiln.export.passes.tensors import is_weight, make, move_uses
 
 _ATTENTION = "GroupQueryAttention"
@@ -20,9 +22,45 @@ _SUFFIXES = {product.name: f"{product.kind}DecoderLayers" for product in PRODUCT
 _INT8_CACHE = "Int8Cache"
 _NAMES = {name + suffix for name in _SUFFIXES.values() for suffix in ("", _INT8_CACHE)}
 _WINDOW = "local_window_size"
-# Inputs of an attention: what all layers share, and what each has for itself.
-_QUERY, _SHARED, _CACHE, _SCALES = 0, slice(5, 9), slice(3, 5), slice(12, 14)
+# Inputs of an attention: query, key and value; each one's cache; what all layers share; others; scales of the cache.
+_CACHE, _SHARED, _SCALES = range(3, 5), range(5, 9), range(12, 14)
 _COMMON = ("last_position", "total_length", "cosine", "sine")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An attention and, but for a chain's last, what lies between it and the next one."""
+
+    attention: ir.Node
+    preparation: Preparation
+    between: ir.Node | None = None
+
+    @property
+    def shared(self) -> list[ir.Value | None]:
+        """What all layers must have from one place."""
+        return [self.attention.inputs[i] for i in _SHARED]
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """What must be alike in all layers: everything but windows."""
+        rest = {name: value for name, value in _values(self.attention).items() if name != _WINDOW}
+        return {**rest, **self.preparation.attributes}
+
+    @property
+    def scales(self) -> list[ir.Value | None]:
+        """Of an int8 cache."""
+        return list(self.attention.inputs[_SCALES.start : _SCALES.stop])
+
+    @property
+    def own(self) -> list[ir.Value | None]:
+        """Its cache, scales and what prepares its projections."""
+        return [*(self.attention.inputs[i] for i in _CACHE), *self.scales, *self.preparation.constants]
+
+    @property
+    def window(self) -> int:
+        """In tokens, 0 for all."""
+        attributes = self.attention.attributes
+        return max(0, attributes[_WINDOW].as_int()) if _WINDOW in attributes else 0
 
 
 def fuse_decoder_layers(model: ir.Model) -> None:
@@ -30,64 +68,64 @@ def fuse_decoder_layers(model: ir.Model) -> None:
 
     A chain goes on while its layers are alike: sizes, kinds of weights, rotary angles. Only windows may differ.
     """
-    chains = [_chain(node) for node in model.graph if node.op_type == _ATTENTION]
-    longest = max(chains, key=len, default=[])
+    layers = [_layer(node) for node in model.graph if node.op_type == _ATTENTION]
+    found = {layer.preparation.projected: layer for layer in layers if layer is not None}
+    longest = max((_chain(layer, found) for layer in found.values()), key=len, default=[])
     if len(longest) > 1:
         _replace(model, longest)
+        common.RemoveUnusedNodesPass()(model)
 
 
 def inline_decoder_layers(model: ir.Model) -> None:
     """Write the function out again, in place, for who changes its attentions."""
-    common.InlinePass(criteria=lambda function: function.domain == ort_functions.DOMAIN and function.name in _NAMES)(
-        model
-    )
+
+    def is_ours(function: ir.Function) -> bool:
+        return function.domain == ort_functions.DOMAIN and function.name in _NAMES
+
+    common.InlinePass(criteria=is_ours)(model)
 
 
-def _chain(attention: ir.Node) -> list[ir.Node]:
-    """Attention, between, attention and so on, which ends with an attention."""
-    nodes = [attention]
-    while _is_packed(nodes[-1]) and (between := _only_reader(nodes[-1].outputs[0])) is not None:
-        following = _only_reader(between.outputs[0]) if between.op_type in _SUFFIXES else None
-        if following is None or following.op_type != _ATTENTION or not _is_packed(following):
+def _layer(attention: ir.Node) -> _Layer | None:
+    prepared = preparation(attention)
+    others = range(_SHARED.stop, _SCALES.start)
+    if prepared is None or any(value is not None for value in attention.inputs[others.start : others.stop]):
+        return None
+    if len(attention.inputs) > _SHARED.stop and not all(map(is_weight, attention.inputs[_SCALES.start :])):
+        return None
+    between = _only_reader(attention.outputs[0])
+    if between is None or between.op_type not in _SUFFIXES or between.inputs[0] is not attention.outputs[0]:
+        return _Layer(attention, prepared)
+    return _Layer(attention, prepared, between)
+
+
+def _chain(first: _Layer, found: dict[ir.Value, _Layer]) -> list[_Layer]:
+    """The layers from `first` on that are like it; the last one's `between` is not of the chain."""
+    layers = [first]
+    while (before := layers[-1].between) is not None:
+        following = found.get(before.outputs[0])
+        if following is None or following.shared != first.shared or following.attributes != first.attributes:
             break
-        if between.inputs[0] is not nodes[-1].outputs[0] or not _goes_on(nodes, between, following):
+        if len(following.scales) != len(first.scales):
             break
-        nodes += [between, following]
-    return nodes
+        layers.append(following)
+        between = following.between
+        if between is None or not _goes_on(before, between):
+            break
+    return layers
 
 
-def _goes_on(nodes: Sequence[ir.Node], between: ir.Node, following: ir.Node) -> bool:
-    attention = nodes[0]
-    if list(following.inputs[_SHARED]) != list(attention.inputs[_SHARED]):
-        return False
-    if _without_window(following) != _without_window(attention) or _has_scales(following) != _has_scales(attention):
-        return False
-    if len(nodes) == 1:
-        return True
-    before = nodes[-2]
+def _goes_on(before: ir.Node, between: ir.Node) -> bool:
+    """Whether `between` is of the same kind and takes up the residual."""
     return (
         between.op_type == before.op_type
-        and _without_window(between) == _without_window(before)
+        and _values(between) == _values(before)
         and between.inputs[1] is before.outputs[1]
         and _only_reader(before.outputs[1]) is between
     )
 
 
-def _is_packed(attention: ir.Node) -> bool:
-    """Whether query, key and value are one tensor, and nothing is given but what the function hands on."""
-    handed_on = {_QUERY, *range(*_CACHE.indices(_SCALES.stop)), *range(*_SHARED.indices(_SCALES.stop))}
-    return (
-        all(value is None or i in handed_on or i >= _SCALES.start for i, value in enumerate(attention.inputs))
-        and len(attention.inputs) <= _SCALES.stop
-    )
-
-
-def _has_scales(attention: ir.Node) -> bool:
-    return len(attention.inputs) == _SCALES.stop and all(map(is_weight, attention.inputs[_SCALES]))
-
-
-def _without_window(node: ir.Node) -> dict[str, object]:
-    return {name: value.value for name, value in node.attributes.items() if name != _WINDOW}
+def _values(node: ir.Node) -> dict[str, object]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
@@ -95,48 +133,40 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def _replace(model: ir.Model, chain: list[ir.Node]) -> None:
-    attentions, betweens = chain[::2], chain[1::2]
-    first, last = attentions[0], attentions[-1]
-    own = [*range(_CACHE.start, _CACHE.stop), *(range(_SCALES.start, _SCALES.stop) if _has_scales(first) else ())]
-    shared = [first.inputs[_QUERY], betweens[0].inputs[1], *first.inputs[_SHARED]]
+def _replace(model: ir.Model, chain: list[_Layer]) -> None:
+    first, last = chain[0], chain[-1].attention
+    betweens = [layer.between for layer in chain[:-1] if layer.between is not None]
     inputs = [
-        *shared,
-        *(node.inputs[i] for node in attentions for i in own),
+        first.preparation.projected,
+        betweens[0].inputs[1],
+        *first.shared,
+        *(value for layer in chain for value in layer.own),
         *(value for node in betweens for value in node.inputs[2:]),
     ]
-    name = _SUFFIXES[betweens[0].op_type] + (_INT8_CACHE if _has_scales(first) else "")
     numbers = {
-        "windows": [_window(node) for node in attentions],
-        **_without_window(first),
-        **_without_window(betweens[0]),
+        "windows": [layer.window for layer in chain],
+        **first.attributes,
+        **_values(betweens[0]),
     }
-    ort_functions.declare(model, _function(name, attentions, betweens, own, list(numbers)))
-    new = make(
-        name,
-        inputs,
-        f"{last.outputs[0].name}.layers",
-        domain=ort_functions.DOMAIN,
-        outputs=2 + 2 * len(attentions),
-        **numbers,
-    )
-    old = [last.outputs[0], betweens[-1].outputs[1], *(value for node in attentions for value in node.outputs[1:3])]
+    name = _SUFFIXES[betweens[0].op_type] + (_INT8_CACHE if first.scales else "")
+    ort_functions.declare(model, _function(name, chain, betweens, list(numbers)))
+    outputs = 2 + 2 * len(chain)
+    new = make(name, inputs, f"{last.outputs[0].name}.layers", domain=ort_functions.DOMAIN, outputs=outputs, **numbers)
+    present = [value for layer in chain for value in layer.attention.outputs[1:3]]
     model.graph.insert_before(last, [new])
-    move_uses(model.graph, old, new.outputs)
-    for node in reversed(chain):
-        model.graph.remove(node, safe=True)
-
-
-def _window(attention: ir.Node) -> int:
-    return max(0, attention.attributes[_WINDOW].as_int()) if _WINDOW in attention.attributes else 0
+    move_uses(model.graph, [last.outputs[0], betweens[-1].outputs[1], *present], new.outputs)
+    for layer, between in zip(reversed(chain), (None, *reversed(betweens)), strict=True):
+        for node in (between, layer.attention, *reversed(layer.preparation.nodes)):
+            if node is not None:
+                model.graph.remove(node, safe=True)
 
 
 def _function(
-    name: str, attentions: Sequence[ir.Node], betweens: Sequence[ir.Node], own: Sequence[int], attributes: Sequence[str]
+    name: str, chain: Sequence[_Layer], betweens: Sequence[ir.Node], attributes: Sequence[str]
 ) -> ir.Function:
-    """projected float [B, S, P] and residual float [B, S, H], what all attentions share, each one's cache and scales,
-    and the constants of what lies between; to attended float [B, S, A] of the last attention, sum float [B, S, H]
-    before it, and every present key and value.
+    """projected float [B, S, P] and residual float [B, S, H], what all attentions share, each one's cache, scales and
+    what prepares its projections, and the constants of what lies between; to attended float [B, S, A] of the last
+    attention, sum float [B, S, H] before it, and every present key and value.
 
     The attributes are the kernel's: here nodes have their own.
     """
@@ -144,25 +174,25 @@ def _function(
     nodes: list[onnx.NodeProto] = []
     weights: list[str] = []
     projected, residual = inputs[:2]
-    for layer, attention in enumerate(attentions):
-        last = layer + 1 == len(attentions)
-        mine = {i: f"cache_{layer}_{i}" for i in own}
-        inputs += mine.values()
-        present = [f"present_{layer}_key", f"present_{layer}_value"]
+    for index, layer in enumerate(chain):
+        own = [f"own_{index}_{i}" for i in range(len(layer.own))]
+        present = [f"present_{index}_key", f"present_{index}_value"]
+        inputs += own
         outputs += present
-        attended = "attended" if last else f"attended_{layer}"
-        fixed = dict(zip(range(_SHARED.start, _SHARED.stop), _COMMON, strict=True))
-        given = {_QUERY: projected, **fixed, **mine}
-        places = [given.get(i, "") for i in range(max(given) + 1)]
-        nodes.append(_copied(attention, places, [attended, *present]))
-        if last:
+        attended = "attended" if index + 1 == len(chain) else f"attended_{index}"
+        scales = own[2 : 2 + len(layer.scales)]
+        prepared, packed = layer.preparation.written(projected, own[2 + len(scales) :], f"prepared_{index}_")
+        gap = [""] * (_SCALES.start - _SHARED.stop) if scales else []
+        given = [*packed, *own[:2], *_COMMON, *gap, *scales]
+        nodes += [*prepared, _copied(layer.attention, given, [attended, *present])]
+        if index == len(betweens):
             break
-        between = betweens[layer]
-        constants = [f"constant_{layer}_{i}" for i in range(len(between.inputs) - 2)]
+        constants = [f"constant_{index}_{i}" for i in range(len(betweens[index].inputs) - 2)]
         weights += constants
-        after = "sum" if layer + 1 == len(betweens) else f"sum_{layer}"
-        projected, given_residual, residual = f"projected_{layer}", residual, after
-        nodes.append(_copied(between, [attended, given_residual, *constants], [projected, after]))
+        total = "sum" if index + 1 == len(betweens) else f"sum_{index}"
+        projected = f"projected_{index}"
+        nodes.append(_copied(betweens[index], [attended, residual, *constants], [projected, total]))
+        residual = total
     return ort_functions.define(name, [*inputs, *weights], outputs, nodes, attributes)
 
 

@@ -11,17 +11,26 @@ from edgekiln.export.passes.decoder_layers import fuse_decoder_layers, inline_de
 from graphs import ops, session
 
 NAMES = {"int8": "RowQuantizedDecoderLayers", "int4": "ZeroPointDecoderLayers"}
-LAYERS, KV_HEADS, HEAD_DIM, CAPACITY = 4, 2, 16, 96
+LAYERS, CAPACITY = 4, 96
+ENGINES = [
+    ("llama", "int8", "float32"),
+    ("llama", "int4", "float32"),
+    ("llama", "int8", "int8"),
+    ("llama", "int4", "int8"),
+    # A bias of the projections; norms of queries and keys.
+    ("qwen2", "int8", "int8"),
+    ("qwen2", "int8", "float32"),
+    ("qwen3", "int8", "float32"),
+    ("qwen3", "int4", "int8"),
+]
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(
-    scope="module", params=[("int8", "float32"), ("int4", "float32"), ("int8", "int8"), ("int4", "int8")], ids="-".join
-)
+@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
 def engine(request, tmp_path_factory) -> tuple[Path, str]:
-    quant, kv = request.param
+    family, quant, kv = request.param
     name = NAMES[quant] + ("Int8Cache" if kv == "int8" else "")
-    return build(tmp_path_factory.mktemp("layers"), "llama", quant, kv), name
+    return build(tmp_path_factory.mktemp(family), family, quant, kv), name
 
 
 def load(path: Path) -> ir.Model:
@@ -36,9 +45,23 @@ def feeds(model: ir.Model, batch: int, past: int, length: int) -> dict[str, np.n
     }
     for value in model.graph.inputs:
         if value.name.startswith("past."):
-            cache = RNG.standard_normal((batch, KV_HEADS, CAPACITY, HEAD_DIM)) * (20 if value.dtype == 3 else 1)
-            values[value.name] = cache.astype(value.dtype.numpy())
+            shape = (batch, value.shape[1], CAPACITY, value.shape[3])
+            factor = 20 if value.dtype == ir.DataType.INT8 else 1
+            values[value.name] = (RNG.standard_normal(shape) * factor).astype(value.dtype.numpy())
     return {value.name: values[value.name] for value in model.graph.inputs}
+
+
+def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path, native: bool) -> None:
+    """The same bits, but where a norm is our kernel's in one and ONNX Runtime's in the other."""
+    rounded = native and "qwen3" in str(directory)
+    for result, value in zip(results, expected, strict=True):
+        if not rounded:
+            np.testing.assert_array_equal(result, value)
+        elif result.dtype == np.int8:
+            assert np.abs(result.astype(int) - value).max() <= 1
+            assert (result != value).mean() < 0.001
+        else:
+            np.testing.assert_allclose(result, value, atol=0.02 * np.abs(value).max(), rtol=0)
 
 
 @pytest.mark.parametrize("role", ["generate", "score"])
@@ -54,8 +77,7 @@ def test_one_function_with_the_same_values(engine, native, role):
     # One token, few and many: the kernel has a way of its own for each.
     for batch, past, length in ((1, 9, 1), (2, 0, 3), (1, 40, 50)):
         given = feeds(model, batch, past, length)
-        for result, expected in zip(together.run(None, given), apart.run(None, given), strict=True):
-            np.testing.assert_array_equal(result, expected)
+        check(together.run(None, given), apart.run(None, given), directory, native)
 
 
 def test_what_was_written_out_is_found_again(engine):
@@ -111,5 +133,4 @@ def test_windows_may_differ(engine, native):
     expected = session(model, native).run(None, given)
     fuse_decoder_layers(model)
     assert name in ops(model)
-    for result, value in zip(session(model, native).run(None, given), expected, strict=True):
-        np.testing.assert_array_equal(result, value)
+    check(session(model, native).run(None, given), expected, directory, native)

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import graphs
+from cpp_engines import build
 from edgekiln import runtimes
 from edgekiln.export import canonical
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
@@ -205,3 +206,19 @@ def pack_rows(codes: np.ndarray) -> np.ndarray:
     """4-bit codes [N, G] two a byte, low nibble first; an odd G is padded."""
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
     return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_they_take_biased_and_normed_projections(tmp_path, family, quant):
+    engine = build(tmp_path, family, quant)
+    runtime, stock = (runtimes.open(engine, native=native) for native in (True, False))
+    assert runtime.kernels != STOCK
+    assert runtime.verifies > 1
+    expected, cache = stock.new_cache(), runtime.new_cache()
+    prompt = PROMPT[:20]
+    # Both round activations, in different places; random logits are 2 in size.
+    np.testing.assert_allclose(runtime.prefill(cache, 0, prompt), stock.prefill(expected, 0, prompt), atol=0.4, rtol=0)
+    for token in (5, 6):
+        logits, same = (r.step(c, np.array([token])) for r, c in ((runtime, cache), (stock, expected)))
+        np.testing.assert_allclose(logits, same, atol=0.4, rtol=0)

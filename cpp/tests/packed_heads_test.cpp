@@ -1,0 +1,85 @@
+// Every kernel that this processor runs, against biases and norms in double precision.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "kernels.h"
+#include "testing.h"
+
+namespace {
+
+struct Case {
+  std::size_t rows, heads, kv_heads, head_dim;
+  bool biased, normed, in_place;
+};
+
+double error_of(const Case& c, edgekiln::PackedHeadsKernel kernel) {
+  std::mt19937 generator(3);
+  std::normal_distribution<float> normal;
+  const auto numbers = [&](std::size_t count) {
+    std::vector<float> values(count);
+    std::generate(values.begin(), values.end(), [&] { return normal(generator); });
+    return values;
+  };
+  edgekiln::PackedHeadsCall call{};
+  call.rows = c.rows;
+  call.heads = c.heads;
+  call.kv_heads = c.kv_heads;
+  call.head_dim = c.head_dim;
+  call.epsilon = 1e-3f;
+  const std::size_t width = call.width();
+  const std::vector<float> values = numbers(c.rows * width), bias = numbers(width);
+  const std::vector<float> gammas[2] = {numbers(c.head_dim), numbers(c.head_dim)};
+  const auto from = exactly(values), bias_memory = exactly(bias);
+  const auto to = exactly(std::vector<float>(values.size(), NAN));
+  const auto queries = exactly(gammas[0]), keys = exactly(gammas[1]);
+  call.from = from.get();
+  call.to = c.in_place ? from.get() : to.get();
+  if (c.biased) call.bias = bias_memory.get();
+  if (c.normed) {
+    call.gammas[0] = queries.get();
+    call.gammas[1] = keys.get();
+  }
+  kernel(call, edgekiln::kSerial);
+  double worst = 0.0;
+  for (std::size_t at = 0; at < values.size(); at += c.head_dim) {
+    const std::size_t head = at / c.head_dim % (c.heads + 2 * c.kv_heads);
+    std::vector<double> expected(values.begin() + at, values.begin() + at + c.head_dim);
+    double squares = 0.0;
+    for (std::size_t i = 0; i < c.head_dim; ++i) {
+      if (c.biased) expected[i] += bias[head * c.head_dim + i];
+      squares += expected[i] * expected[i];
+    }
+    for (std::size_t i = 0; i < c.head_dim; ++i) {
+      if (c.normed && head < c.heads + c.kv_heads)
+        expected[i] *= gammas[head >= c.heads][i] / std::sqrt(squares / c.head_dim + 1e-3);
+      const double error = std::abs(call.to[at + i] - expected[i]);
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<Case> cases = {{1, 9, 3, 64, true, false, false},
+                                   {3, 4, 2, 40, false, true, true},
+                                   {40, 16, 8, 128, false, true, false},
+                                   {7, 2, 1, 9, true, true, false},
+                                   {2, 1, 1, 8, true, true, true}};
+  int failures = 0;
+  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+    for (const Case& c : cases) {
+      const double error = error_of(c, kernels.packed_heads);
+      if (error <= 1e-5) continue;
+      std::printf("%s: %zu rows of %zu x %zu: off by %g\n", kernels.instruction_set, c.rows, c.heads, c.head_dim,
+                  error);
+      ++failures;
+    }
+    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
+  }
+  return failures != 0;
+}
