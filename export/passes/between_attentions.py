@@ -15,7 +15,7 @@ from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.gated_silu import NAME as GATED_SILU
 from edgekiln.export.passes.offset_function import NAME as OFFSET_MATMUL
 from edgekiln.export.passes.row_quantized_function import NAME as ROW_QUANTIZED_MATMUL
-from edgekiln.export.passes.tensors import is_weight, make
+from edgekiln.export.passes.tensors import is_weight, make, only_reader
 
 _NORM = "SkipSimplifiedLayerNormalization"
 _SIZES = ("attended", "hidden", "gate_up", "intermediate", "projected")
@@ -119,7 +119,7 @@ def _chain(output: ir.Node) -> list[ir.Node] | None:
     """The seven nodes from the attention's output projection on."""
     nodes = [output]
     for op in (_NORM, None, GATED_SILU, None, _NORM, None):
-        following = _only_reader(nodes[-1].outputs[0])
+        following = only_reader(nodes[-1].outputs[0])
         if following is None or following.op_type != (op or output.op_type):
             return None
         nodes.append(following)
@@ -130,12 +130,7 @@ def _chain(output: ir.Node) -> list[ir.Node] | None:
     if nodes[-1].outputs[0].is_graph_output() or second.outputs[3].is_graph_output():
         return None
     after = first.outputs[3]
-    return nodes if _only_reader(after) is second and after in second.inputs[:2] else None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
+    return nodes if only_reader(after) is second and after in second.inputs[:2] else None
 
 
 def _alike(product: Product, nodes: Sequence[ir.Node]) -> bool:

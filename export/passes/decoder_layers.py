@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.between_attentions import PRODUCTS
 from edgekiln.export.passes.packed_heads import Preparation, preparation
-from edgekiln.export.passes.tensors import is_weight, make, move_uses
+from edgekiln.export.passes.tensors import is_weight, make, move_uses, only_reader
 
 _ATTENTION = "GroupQueryAttention"
 _SUFFIXES = {product.name: f"{product.kind}DecoderLayers" for product in PRODUCTS}
@@ -92,7 +92,7 @@ def _layer(attention: ir.Node) -> _Layer | None:
         return None
     if len(attention.inputs) > _SHARED.stop and not all(map(is_weight, attention.inputs[_SCALES.start :])):
         return None
-    between = _only_reader(attention.outputs[0])
+    between = only_reader(attention.outputs[0])
     if between is None or between.op_type not in _SUFFIXES or between.inputs[0] is not attention.outputs[0]:
         return _Layer(attention, prepared)
     return _Layer(attention, prepared, between)
@@ -120,17 +120,12 @@ def _goes_on(before: ir.Node, between: ir.Node) -> bool:
         between.op_type == before.op_type
         and _values(between) == _values(before)
         and between.inputs[1] is before.outputs[1]
-        and _only_reader(before.outputs[1]) is between
+        and only_reader(before.outputs[1]) is between
     )
 
 
 def _values(node: ir.Node) -> dict[str, object]:
     return {name: attribute.value for name, attribute in node.attributes.items()}
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def _replace(model: ir.Model, chain: list[_Layer]) -> None:

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
-from edgekiln.export.passes.tensors import is_weight, shape_of
+from edgekiln.export.passes.tensors import is_weight, only_reader, shape_of
 
 _NORM = "SimplifiedLayerNormalization"
 
@@ -73,7 +73,7 @@ def preparation(attention: ir.Node) -> Preparation | None:
     if key is not None and value is not None:
         return _normed(attention, query, key, value)
     add = query.producer()
-    if add is None or add.op_type != "Add" or not _read_once(query):
+    if add is None or add.op_type != "Add" or not only_reader(query):
         return Preparation(query)
     biases = [i for i in (0, 1) if is_weight(add.inputs[i]) and len(shape_of(add.inputs[i])) == 1]  # type: ignore[arg-type]
     if not biases:
@@ -81,7 +81,7 @@ def preparation(attention: ir.Node) -> Preparation | None:
     bias, projected = add.inputs[biases[0]], add.inputs[1 - biases[0]]
     assert bias is not None
     assert projected is not None
-    return Preparation(projected, (add,), (bias,), biased=1) if _read_once(projected) else Preparation(query)
+    return Preparation(projected, (add,), (bias,), biased=1) if only_reader(projected) else Preparation(query)
 
 
 def _normed(attention: ir.Node, query: ir.Value, key: ir.Value, value: ir.Value) -> Preparation | None:
@@ -93,11 +93,11 @@ def _normed(attention: ir.Node, query: ir.Value, key: ir.Value, value: ir.Value)
     gammas = [norm.inputs[1] for _, norm, _ in chains]
     parts = [reshape.inputs[0] for reshape, _, _ in chains]
     projected = split.inputs[0]
-    if list(split.outputs) != [*parts, value] or not all(map(_read_once, split.outputs)):
+    if list(split.outputs) != [*parts, value] or not all(map(only_reader, split.outputs)):
         return None
     assert projected is not None
     epsilons = {norm.attributes["epsilon"].as_float() for _, norm, _ in chains}
-    if not all(map(is_weight, gammas)) or len(epsilons) != 1 or not _read_once(projected):
+    if not all(map(is_weight, gammas)) or len(epsilons) != 1 or not only_reader(projected):
         return None
     heads, kv_heads = (attention.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
     size = shape_of(gammas[0])[0]  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def _norm_of(flat: ir.Value) -> tuple[ir.Node, ir.Node, ir.Node] | None:
     value: ir.Value | None = flat
     for op in ("Reshape", _NORM, "Reshape"):
         node = value.producer() if value is not None else None
-        if value is None or node is None or node.op_type != op or not _read_once(value):
+        if value is None or node is None or node.op_type != op or not only_reader(value):
             return None
         nodes.append(node)
         value = node.inputs[0]
@@ -126,7 +126,3 @@ def _numbers(value: ir.Value | None) -> list[int]:
     """Of an initializer or the output of a Constant; none of what is computed."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return [] if tensor is None else tensor.numpy().tolist()
-
-
-def _read_once(value: ir.Value | None) -> bool:
-    return value is not None and len(list(value.uses())) == 1 and not value.is_graph_output()

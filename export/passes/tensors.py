@@ -66,6 +66,12 @@ def is_weight(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer() and value.const_value is not None
 
 
+def only_reader(value: ir.Value | None) -> ir.Node | None:
+    """The node that alone reads `value`; None if there are others, or the graph gives it out."""
+    uses = list(value.uses()) if value is not None else []
+    return uses[0][0] if value is not None and len(uses) == 1 and not value.is_graph_output() else None
+
+
 def attribute(node: ir.Node, name: str) -> int | float | str:
     """The value of a scalar attribute; a string attribute as str."""
     value = node.attributes[name].value
