@@ -17,6 +17,7 @@ from edgekiln.errors import RequestError, SourceError
 from edgekiln.export import build
 from edgekiln.export.build import Clock, build_engine, canonical_graph, write_engine
 from edgekiln.export.options import BuildOptions
+from edgekiln.export.passes.shortlist import MARGIN
 from edgekiln.sources import ModelSource, resolve
 from graphs import run_reference
 from models import VOCABULARY, save_checkpoint
@@ -74,8 +75,13 @@ def test_quantized_engine_is_its_canonical_graph(
     runtime.prefill(cache, 0, ids[:-1])
     # The kernels round activations to 8 bits, each in a place of its own; a wrong scale, zero point or order of the
     # layers' outputs gives errors of 0.5 and more.
-    assert relative_error(runtime.step(cache, ids[-1:])[0], expected[0][0, -1]) < 0.06
-    assert relative_error(runtime.score(ids)[-1], expected[0][0, -1]) < 0.06
+    last = expected[0][0, -1]
+    assert relative_error(runtime.score(ids)[-1], last) < 0.06
+    # A step's logits that are far from the largest may be of 4 bits.
+    near = last > last.max() - MARGIN / 2
+    step = runtime.step(cache, ids[-1:])[0]
+    assert relative_error(np.where(near, step, last), last) < 0.06
+    assert relative_error(step, last) < 0.15
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
