@@ -36,7 +36,7 @@ struct Rows {
   std::int8_t* codes;    // [count, depth]
   std::int32_t* starts;  // [blocks, count], -middle * sum of codes, or 0 with zero points
   float* scales;         // [blocks, count]
-  float* sums;           // [groups, count], of the activations; with zero points of the rounded ones
+  float* sums;           // [groups, count], of the activations; with zero points or a shift of the rounded ones
 };
 
 float sum_of(const float* block) {
@@ -48,7 +48,7 @@ void quantize_row(const Rows& rows, std::size_t row) {
   const CodePanels& panels = rows.panels;
   const float* a = rows.a + row * panels.depth;
   for (std::size_t group = 0; group < rows.groups; ++group) rows.sums[group * rows.count + row] = 0.0f;
-  const bool zero_points = panels.zero == Zero::kZeroPoints;
+  const bool zero_points = panels.zero == Zero::kZeroPoints, rounded_sums = zero_points || panels.shift != 0.0f;
   const __m256i order =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
   for (std::size_t block = 0; block < rows.blocks; ++block) {
@@ -59,7 +59,7 @@ void quantize_row(const Rows& rows, std::size_t row) {
     rows.starts[block * rows.count + row] = zero_points ? 0 : -(1 << (Bits - 1)) * rounded.sum;
     rows.scales[block * rows.count + row] = rounded.scale;
     rows.sums[block * kBlock / panels.group * rows.count + row] +=
-        zero_points ? rounded.scale * static_cast<float>(rounded.sum) : sum_of(a + block * kBlock);
+        rounded_sums ? rounded.scale * static_cast<float>(rounded.sum) : sum_of(a + block * kBlock);
   }
 }
 

@@ -52,9 +52,7 @@ Product product(const Case& c, const Weight& weight, std::size_t column, const f
       const std::size_t at = column * c.depth + k;
       const int code = weight.codes[at];
       const double scale = weight.scales[at / c.group], zero = weight.zeros[at / c.group];
-      // Without zero points the middle of the lower halves meets activations as they came.
-      const double middle = 7.5 * scale * (c.zero_points ? x : a[k]);
-      const double upper = scale * (code / 16 * 16 - zero) * x + middle;
+      const double upper = scale * (code / 16 * 16 + 7.5 - zero) * x;
       result.upper += upper;
       result.whole += upper + scale * (code % 16 - 7.5) * x;
       result.squares += upper * upper;
