@@ -11,6 +11,7 @@ from edgekiln.runtimes.native import native_kernels
 from graphs import graph, node, ops, quantized, session
 
 DEPTH, VOCABULARY = 192, 3000
+FEW_ROWS = 8
 RNG = np.random.default_rng(0)
 
 
@@ -39,7 +40,8 @@ def test_large_logits_are_those_of_8_bits(native, shape, symmetric, group_size):
     (found,) = session(model, native).run(None, {"x": x})
     largest = every.max(-1, keepdims=True)
     error = np.abs(found - every)
-    assert error[every >= largest - MARGIN / 2].max() < 1e-4
+    # More rows than a few are multiplied without rounding activations where all logits are of 8 bits.
+    assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
     in_two_steps = native and native_kernels().instruction_set in ("avx512bf16", "avx512vnni")
     assert (error.max() > 0.3) == in_two_steps
