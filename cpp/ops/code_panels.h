@@ -43,9 +43,9 @@ struct CodePanels {
 // The panels of a call's weight; its activations and output have no meaning here. Throws std::bad_alloc.
 CodePanels panels_of(const MatMulNBitsCall& call);
 
-// The same in steps, of a weight whose codes are not all there at once: memory for them, then the columns of `call`
-// from `first` on, a multiple of kPanelWidth.
-CodePanels unpacked_panels(const MatMulNBitsCall& call);
+// The same in steps, of a weight whose codes are not all there at once: memory for them, with scales in binary16 if
+// `half`, then the columns of `call` from `first` on, a multiple of kPanelWidth.
+CodePanels unpacked_panels(const MatMulNBitsCall& call, bool half);
 void pack_columns(const MatMulNBitsCall& call, CodePanels& panels, std::size_t first);
 
 // Calls of at least so many rows bring 4-bit weights to 8 bits: 127 steps of the largest that a column can hold in

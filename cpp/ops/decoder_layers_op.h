@@ -39,7 +39,10 @@ class DecoderLayers {
         normed_(integer(info, "normed") != 0) {
     if (windows_.size() < 2) fail("windows must say the layers");
     if (sizes_.projected % packed_heads()) fail("heads do not fit the projections");
-    for (std::size_t i = 0; i < windows_.size(); ++i) heads_.push_back(prepared_heads(info, i));
+    for (std::size_t i = 0; i < windows_.size(); ++i) {
+      heads_.push_back(prepared_heads(info, i));
+      scales_.push_back(cache_scales_of(info, i));
+    }
     const std::size_t first = first_of(windows_.size());
     if (input_count(info) != first + (windows_.size() - 1) * Layer::kInputs) fail("another number of inputs");
     if (attributes_.heads * head_dim() != sizes_.attended) fail("heads do not fit the attention");
@@ -130,6 +133,16 @@ class DecoderLayers {
     return call;
   }
 
+  // Of keys and of values; null for a cache of floats.
+  std::array<const float*, 2> cache_scales_of(const OrtKernelInfo* info, std::size_t attention) const {
+    std::array<const float*, 2> scales{};
+    for (std::size_t i = 0; kInt8 && i < scales.size(); ++i) {
+      scales[i] = constant_input<float>(info, first_of(attention) + 2 + i, attributes_.kv_heads * head_dim());
+      if (!scales[i]) fail("scales of the cache must be constant");
+    }
+    return scales;
+  }
+
   void take_attentions(OrtKernelContext* context, Chain& chain, std::int64_t batch, std::int64_t length) const {
     NewTokens tokens{batch, length, head_dim()};
     tokens.capacity = std::max<std::int64_t>(input(context, kFirstCache).shape.at(2), *input(context, 3).ints());
@@ -147,10 +160,8 @@ class DecoderLayers {
       if (key.shape != value.shape || key.shape.at(2) > tokens.capacity) fail("caches of different shapes");
       call.key_cache.data = present<Element>(context, kFirstPresent + 2 * i, key, call);
       call.value_cache.data = present<Element>(context, kFirstPresent + 2 * i + 1, value, call);
-      if constexpr (kInt8) {
-        call.key_cache.scales = cache_scales(input(context, first + 2), call);
-        call.value_cache.scales = cache_scales(input(context, first + 3), call);
-      }
+      call.key_cache.scales = scales_[i][0];
+      call.value_cache.scales = scales_[i][1];
     }
   }
 
@@ -159,6 +170,7 @@ class DecoderLayers {
   std::vector<std::int64_t> windows_;
   bool biased_, normed_;
   std::vector<PackedHeadsCall> heads_{};  // without rows
+  std::vector<std::array<const float*, 2>> scales_{};
   std::vector<Layer> layers_;
 };
 

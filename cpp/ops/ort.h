@@ -152,7 +152,7 @@ inline std::vector<std::int64_t> integers(const OrtKernelInfo* info, const char*
   std::size_t size = 0;
   if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) {
     api->ReleaseStatus(status);
-    if (!size) return {};
+    return {};
   }
   std::vector<std::int64_t> values(size);
   if (size) check(api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));

@@ -38,9 +38,9 @@ void pack_column(const MatMulNBitsCall& call, const CodePanels& panels, std::siz
 
 }  // namespace
 
-CodePanels unpacked_panels(const MatMulNBitsCall& call) {
+CodePanels unpacked_panels(const MatMulNBitsCall& call, bool half) {
   const Zero zero = call.zero_points ? Zero::kZeroPoints : call.offsets ? Zero::kOffsets : Zero::kMiddle;
-  CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, call.half_scales != nullptr};
+  CodePanels panels{call.depth, call.columns, call.group, call.bits, zero, half};
   const std::size_t bytes = panels.panels() * panels.panel_bytes();
   panels.memory = lasting_bytes(bytes);
   // Columns that are only there to fill the last panel.
@@ -55,7 +55,7 @@ void pack_columns(const MatMulNBitsCall& call, CodePanels& panels, std::size_t f
 }
 
 CodePanels panels_of(const MatMulNBitsCall& call) {
-  CodePanels panels = unpacked_panels(call);
+  CodePanels panels = unpacked_panels(call, call.half_scales != nullptr);
   pack_columns(call, panels, 0);
   return panels;
 }

@@ -64,12 +64,10 @@ LastingBytes padded(std::size_t size) {
 
 std::optional<Shortlist> shortlist_of(const MatMulNBitsCall& call, float margin) {
   if (call.bits != 8 || call.offsets || !fit(call)) return std::nullopt;
-  const Half in_half{};
   MatMulNBitsCall upper = call;
   upper.bits = 4;
-  upper.half_scales = &in_half;
   const std::size_t blocks = call.columns * call.depth / kBlock;
-  Shortlist shortlist{unpacked_panels(upper), padded(blocks * kBlock / 2), padded(blocks * sizeof(Half)), margin};
+  Shortlist shortlist{unpacked_panels(upper, true), padded(blocks * kBlock / 2), padded(blocks * sizeof(Half)), margin};
   shortlist.upper.shift = kMiddleOfLower / kStep;
   shortlist.upper.point = 1.0f / kStep;
   for (std::size_t first = 0; first < call.columns; first += kColumns) {

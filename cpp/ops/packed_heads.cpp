@@ -3,17 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "row_tasks.h"
 #include "vector.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
-
-constexpr std::size_t kTaskNumbers = 1 << 14;  // a task computes, at least
-
-struct Rows {
-  const PackedHeadsCall& call;
-  std::size_t a_task;
-};
 
 void add(const float* from, const float* bias, float* to, std::size_t width) {
   std::size_t i = 0;
@@ -47,18 +41,12 @@ void prepare_row(const PackedHeadsCall& call, const float* from, float* to) {
   if (from != to) std::copy(from + normed * dim, from + width, to + normed * dim);
 }
 
-void rows_task(void* context, std::size_t index) {
-  const Rows& rows = *static_cast<const Rows*>(context);
-  const std::size_t first = index * rows.a_task, last = std::min(first + rows.a_task, rows.call.rows);
-  for (std::size_t row = first; row < last; ++row)
-    prepare_row(rows.call, rows.call.from + row * rows.call.width(), rows.call.to + row * rows.call.width());
-}
-
 }  // namespace
 
 void packed_heads(const PackedHeadsCall& call, const Parallel& parallel) {
-  Rows rows{call, kTaskNumbers / call.width() + 1};
-  parallel.run(parallel.self, rows_task, (call.rows + rows.a_task - 1) / rows.a_task, &rows);
+  const std::size_t width = call.width();
+  for_each_row(call.rows, width, parallel,
+               [&](std::size_t row) { prepare_row(call, call.from + row * width, call.to + row * width); });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

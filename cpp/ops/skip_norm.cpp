@@ -3,17 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "row_tasks.h"
 #include "vector.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
-
-constexpr std::size_t kTaskNumbers = 1 << 14;  // a task adds and scales, at least
-
-struct Rows {
-  const SkipNormCall& call;
-  std::size_t a_task;
-};
 
 void norm_row(const SkipNormCall& call, std::size_t row) {
   const std::size_t start = row * call.width, whole = call.width / kLanes * kLanes;
@@ -39,17 +33,10 @@ void norm_row(const SkipNormCall& call, std::size_t row) {
   for (std::size_t i = whole; i < call.width; ++i) out[i] *= inverse * call.gamma[i];
 }
 
-void rows_task(void* context, std::size_t index) {
-  const Rows& rows = *static_cast<const Rows*>(context);
-  const std::size_t first = index * rows.a_task, last = std::min(first + rows.a_task, rows.call.rows);
-  for (std::size_t row = first; row < last; ++row) norm_row(rows.call, row);
-}
-
 }  // namespace
 
 void skip_norm(const SkipNormCall& call, const Parallel& parallel) {
-  Rows rows{call, kTaskNumbers / call.width + 1};
-  parallel.run(parallel.self, rows_task, (call.rows + rows.a_task - 1) / rows.a_task, &rows);
+  for_each_row(call.rows, call.width, parallel, [&](std::size_t row) { norm_row(call, row); });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

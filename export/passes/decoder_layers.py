@@ -78,11 +78,7 @@ def fuse_decoder_layers(model: ir.Model) -> None:
 
 def inline_decoder_layers(model: ir.Model) -> None:
     """Write the function out again, in place, for who changes its attentions."""
-
-    def is_ours(function: ir.Function) -> bool:
-        return function.domain == ort_functions.DOMAIN and function.name in _NAMES
-
-    common.InlinePass(criteria=is_ours)(model)
+    ort_functions.write_out(model, _NAMES)
 
 
 def _layer(attention: ir.Node) -> _Layer | None:

@@ -4,11 +4,12 @@ Called as an op of the domain `edgekiln.ort`, a model's own function is written 
 that name is registered. So a graph that calls one runs everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx import helper
+from onnx_ir.passes import common
 
 from edgekiln.export import canonical
 
@@ -45,3 +46,8 @@ def declare(model: ir.Model, function: ir.Function) -> None:
     """Give `model` the function, if it has none of that name yet."""
     model.functions.setdefault(function.identifier(), function)
     model.opset_imports[DOMAIN] = 1
+
+
+def write_out(model: ir.Model, names: Collection[str]) -> None:
+    """Put what the domain's functions of these names are made of where they are called, in place."""
+    common.InlinePass(criteria=lambda function: function.domain == DOMAIN and function.name in names)(model)

@@ -9,7 +9,6 @@ from typing import Final
 import onnx
 import onnx_ir as ir
 from onnx import helper
-from onnx_ir.passes import common
 
 from edgekiln.export.passes import ort_functions
 from edgekiln.export.passes.tensors import is_weight, make, replace_node
@@ -47,4 +46,4 @@ def shortlist_logits(model: ir.Model) -> None:
 
 def inline_shortlist(model: ir.Model) -> None:
     """Write the function out again, in place, for who needs every logit of 8 bits."""
-    common.InlinePass(criteria=lambda function: (function.domain, function.name) == (ort_functions.DOMAIN, NAME))(model)
+    ort_functions.write_out(model, (NAME,))
