@@ -28,24 +28,36 @@ bool all_of_a_file(std::uintptr_t first_page, std::size_t count, std::size_t pag
   const ssize_t got = pread(map, entries.data(), bytes, static_cast<off_t>(first_page / page * sizeof entries[0]));
   close(map);
   // A page written to in a private mapping is no longer the file's.
-  return got == static_cast<ssize_t>(bytes) && std::all_of(entries.begin(), entries.end(), [](std::uint64_t entry) {
-           return !(entry & (kPresent | kSwapped)) || entry & kOfFile;
-         });
+  const auto of_file = [](std::uint64_t entry) { return (entry & kOfFile) != 0; };
+  const auto of_none = [](std::uint64_t entry) { return !(entry & (kPresent | kSwapped)); };
+  return got == static_cast<ssize_t>(bytes) && std::any_of(entries.begin(), entries.end(), of_file) &&
+         std::all_of(entries.begin(), entries.end(),
+                     [&](std::uint64_t entry) { return of_file(entry) || of_none(entry); });
 }
 
 }  // namespace
 
-void release_file_pages(const void* data, std::size_t size) {
+FilePages::FilePages(const void* data, std::size_t size) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const auto start = reinterpret_cast<std::uintptr_t>(data);
   const std::uintptr_t first = (start + page - 1) / page * page, last = (start + size) / page * page;
-  if (first >= last || !all_of_a_file(first, (last - first) / page, page)) return;
-  madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  if (first >= last) return;
+  // A read brings one of them in, so that there is something to go by.
+  static_cast<void>(*reinterpret_cast<const volatile char*>(first));
+  if (!all_of_a_file(first, (last - first) / page, page)) return;
+  first_ = reinterpret_cast<char*>(first);
+  size_ = last - first;
+}
+
+void FilePages::release() const {
+  if (first_) madvise(first_, size_, MADV_DONTNEED);
 }
 
 #else
 
-void release_file_pages(const void*, std::size_t) {}
+FilePages::FilePages(const void*, std::size_t) {}
+
+void FilePages::release() const {}
 
 #endif
 

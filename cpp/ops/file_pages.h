@@ -1,13 +1,22 @@
-// Memory that is a file's, given back once it has been read for the last time.
+// Memory that is a file's, given back once it has been read.
 #pragma once
 
 #include <cstddef>
 
 namespace edgekiln {
 
-// Gives the pages that lie wholly in [data, data + size) back to the system, if all of them are pages of a file that
-// nobody has written to: a later read finds the same there, from the file. Else, and where the system does not tell,
-// nothing happens.
-void release_file_pages(const void* data, std::size_t size);
+// The pages that lie wholly in [data, data + size), if those in memory are pages of a file that nobody has written to,
+// some are, and none will be written to. Else, and where the system does not tell, none.
+class FilePages {
+ public:
+  FilePages(const void* data, std::size_t size);
+
+  // Gives them back to the system: a later read finds the same there, from the file. Reads may go on meanwhile.
+  void release() const;
+
+ private:
+  char* first_ = nullptr;
+  std::size_t size_ = 0;
+};
 
 }  // namespace edgekiln

@@ -1,47 +1,75 @@
 #include "lasting_memory.h"
 
-#if defined(__linux__)
+#include "aligned.h"
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 #include <sys/mman.h>
-#endif
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <cstdint>
 #include <mutex>
 #include <new>
-
-#include "aligned.h"
+#endif
 
 namespace edgekiln {
 
-#if defined(__SANITIZE_ADDRESS__)
+namespace {
 
-// Pieces of their own, so that a read past one is seen.
-LastingBytes lasting_bytes(std::size_t size) {
-  return aligned_bytes((size + kAlignment - 1) / kAlignment * kAlignment);
-}
+// So that the pieces of one block stay whole lines of the cache.
+std::size_t whole_lines(std::size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
-#else
+}  // namespace
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kBlock = std::size_t{32} << 20;
+// Addresses only: memory is asked for as pieces are.
+constexpr std::size_t kAddresses = std::size_t{16} << 30;
 
-struct Block {
-  explicit Block(std::size_t size)
-      : size(size), memory(static_cast<std::uint8_t*>(std::aligned_alloc(kHugePage, size))) {
-    if (!memory) throw std::bad_alloc();
-#if defined(__linux__)
-    madvise(memory, size, MADV_HUGEPAGE);
-#endif
+std::uintptr_t rounded_up(std::uintptr_t address, std::size_t to) { return (address + to - 1) / to * to; }
+
+class Block {
+ public:
+  explicit Block(std::size_t least) : size_(rounded_up(std::max(least, kAddresses), kHugePage) + kHugePage) {
+    mapped_ = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped_ == MAP_FAILED) throw std::bad_alloc();
+    madvise(mapped_, size_, MADV_HUGEPAGE);
+    next_ = writable_ = rounded_up(reinterpret_cast<std::uintptr_t>(mapped_), kHugePage);
+    end_ = next_ + size_ - kHugePage;
   }
-  ~Block() { std::free(memory); }
+  ~Block() { munmap(mapped_, size_); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  const std::size_t size;
-  std::uint8_t* const memory;
-  std::size_t used = 0;
+  bool holds(std::size_t size) const { return end_ - next_ >= size; }
+
+  std::uint8_t* take(std::size_t size) {
+    const std::uintptr_t needed = rounded_up(next_ + size, kHugePage);
+    if (needed > writable_) {
+      if (mprotect(reinterpret_cast<void*>(writable_), needed - writable_, PROT_READ | PROT_WRITE))
+        throw std::bad_alloc();
+      writable_ = needed;
+    }
+    auto* const piece = reinterpret_cast<std::uint8_t*>(next_);
+    next_ += size;
+    return piece;
+  }
+
+  // Pages that a piece shares with others stay until the block goes.
+  static void give_back(std::uint8_t* piece, std::size_t size) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const auto start = reinterpret_cast<std::uintptr_t>(piece);
+    const std::uintptr_t first = rounded_up(start, page), last = (start + size) / page * page;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  }
+
+ private:
+  const std::size_t size_;
+  void* mapped_;
+  std::uintptr_t next_, writable_, end_;
 };
 
 }  // namespace
@@ -49,17 +77,18 @@ struct Block {
 LastingBytes lasting_bytes(std::size_t size) {
   static std::mutex mutex;
   static std::weak_ptr<Block> last;
-  const std::size_t needed = (size + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t needed = whole_lines(size);
   const std::lock_guard lock(mutex);
   std::shared_ptr<Block> block = last.lock();
-  if (!block || block->size - block->used < needed) {
-    block = std::make_shared<Block>(std::max((needed + kHugePage - 1) / kHugePage * kHugePage, kBlock));
-    last = block;
-  }
-  std::uint8_t* const piece = block->memory + block->used;
-  block->used += needed;
-  return {std::move(block), piece};
+  if (!block || !block->holds(needed)) last = block = std::make_shared<Block>(needed);
+  std::uint8_t* const piece = block->take(needed);
+  return {piece, [block, needed](std::uint8_t* begin) { Block::give_back(begin, needed); }};
 }
+
+#else
+
+// Pieces of their own: no other system is asked for huge pages, and a sanitizer sees a read past one.
+LastingBytes lasting_bytes(std::size_t size) { return aligned_bytes(whole_lines(size)); }
 
 #endif
 

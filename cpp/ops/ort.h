@@ -62,9 +62,7 @@ struct Tensor {
   const std::int32_t* ints() const { return static_cast<const std::int32_t*>(data); }
 };
 
-inline Tensor input(OrtKernelContext* context, std::size_t index) {
-  const OrtValue* value = nullptr;
-  check(api->KernelContext_GetInput(context, index, &value));
+inline Tensor tensor_of(const OrtValue* value) {
   Tensor tensor;
   if (!value) return tensor;
   OrtTensorTypeAndShapeInfo* info = nullptr;
@@ -83,6 +81,12 @@ inline Tensor input(OrtKernelContext* context, std::size_t index) {
   return tensor;
 }
 
+inline Tensor input(OrtKernelContext* context, std::size_t index) {
+  const OrtValue* value = nullptr;
+  check(api->KernelContext_GetInput(context, index, &value));
+  return tensor_of(value);
+}
+
 // The data of an input whose shape is known; null if it is not there.
 inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   const OrtValue* value = nullptr;
@@ -93,25 +97,25 @@ inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   return data;
 }
 
-// The data of an input that the graph holds as a constant of `count` elements; null if it is computed.
-template <typename Element>
-inline const Element* constant_input(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
+// An input that the graph holds as a constant; none if it is computed.
+inline Tensor constant_tensor(const OrtKernelInfo* info, std::size_t index) {
   const OrtValue* value = nullptr;
   int constant = 0;
   check(api->KernelInfoGetConstantInput_tensor(info, index, &constant, &value));
-  if (!constant || !value) return nullptr;
-  OrtTensorTypeAndShapeInfo* shape = nullptr;
-  check(api->GetTensorTypeAndShape(value, &shape));
-  std::size_t elements = 0;
-  OrtStatus* status = api->GetTensorShapeElementCount(shape, &elements);
-  api->ReleaseTensorTypeAndShapeInfo(shape);
-  check(status);
+  return tensor_of(constant ? value : nullptr);
+}
+
+// The data of one of `count` elements; null if it is computed.
+template <typename Element>
+inline const Element* constant_input(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
+  const Tensor tensor = constant_tensor(info, index);
+  if (!tensor) return nullptr;
+  std::size_t elements = 1;
+  for (const std::int64_t dim : tensor.shape) elements *= dim;
   if (elements != count)
     fail("input " + std::to_string(index) + " has " + std::to_string(elements) + " elements, not " +
          std::to_string(count));
-  void* data = nullptr;
-  check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  return static_cast<const Element*>(data);
+  return static_cast<const Element*>(tensor.data);
 }
 
 inline std::size_t input_count(const OrtKernelInfo* info) {

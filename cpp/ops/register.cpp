@@ -10,6 +10,7 @@
 #include "between_attentions_op.h"
 #include "decoder_layers_op.h"
 #include "gated_silu_op.h"
+#include "gather_rows_op.h"
 #include "group_query_attention.h"
 #include "matmul_n_bits_op.h"
 #include "row_quantized_op.h"
@@ -61,9 +62,10 @@ template <bool Rounded>
 OrtCustomOpDomain* theirs() {
   static const Op<GroupQueryAttention<float, Rounded>> attention;
   static const Op<GroupQueryAttention<std::int8_t, Rounded>> int8_attention;
+  static const Op<GatherRows> gather;
   static const Op<MatMulNBits> matmul;
   static const Op<SkipNorm> skip_norm;
-  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &matmul, &skip_norm});
+  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_norm});
   return domain.get();
 }
 

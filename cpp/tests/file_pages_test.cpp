@@ -46,17 +46,17 @@ int main() {
   if (mapped == MAP_FAILED) return failed("the file cannot be mapped");
   if (std::memcmp(mapped, content.data(), kSize)) return failed("the mapping is not the file");
   const long before = file_kilobytes();
-  edgekiln::release_file_pages(mapped + 100, kSize - 100);
+  edgekiln::FilePages(mapped + 100, kSize - 100).release();
   const long after = file_kilobytes();
   if (before - after < static_cast<long>(kSize / 1024 / 2)) return failed("the pages stayed");
   if (std::memcmp(mapped, content.data(), kSize)) return failed("the pages came back changed");
 
   mapped[kSize / 2] = 1;
-  edgekiln::release_file_pages(mapped, kSize);
+  edgekiln::FilePages(mapped, kSize).release();
   if (mapped[kSize / 2] != 1) return failed("what was written was lost");
 
   std::vector<char> heap(content);
-  edgekiln::release_file_pages(heap.data(), kSize);
+  edgekiln::FilePages(heap.data(), kSize).release();
   if (heap != content) return failed("memory that is no file's was lost");
   return 0;
 }

@@ -131,12 +131,12 @@ def test_a_sum_and_its_norm(shape, inputs, outputs):
     np.testing.assert_allclose(found["y"], expected, atol=1e-5, rtol=0)
 
 
-def native_session(node, inputs, outputs, constants) -> ort.InferenceSession:
-    """Of one node over float inputs and outputs of those shapes, with edgekiln's kernels and as it stands."""
+def native_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) -> ort.InferenceSession:
+    """Of one node over inputs of type `kind` and float outputs, of those shapes, with edgekiln's kernels."""
     graph = helper.make_graph(
         [node],
         "one",
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs.items()],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -145,6 +145,38 @@ def native_session(node, inputs, outputs, constants) -> ort.InferenceSession:
     options.register_custom_ops_library(str(native_kernels().library))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero_points", [True, False])
+def test_rows_of_an_embedding(bits, zero_points):
+    rows, width, block = 300, 96, 32
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 1 << bits, (rows, width), dtype=np.uint8)
+    zeros = rng.integers(0, 1 << bits, (rows, width // block), dtype=np.uint8)
+    constants = {
+        "codes": pack_rows(codes).reshape(rows, -1) if bits == 4 else codes,
+        "scales": rng.uniform(0.01, 0.05, (rows, width // block)).astype(np.float32),
+    }
+    if zero_points:
+        constants["zeros"] = pack_rows(zeros).reshape(rows, -1) if bits == 4 else zeros
+    node = helper.make_node(
+        "GatherBlockQuantized",
+        ["codes", "indices", "scales", *(["zeros"] if zero_points else [])],
+        ["y"],
+        domain="com.microsoft",
+        **{"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
+    )
+    session = native_session(
+        node, {"indices": ["B", "S"]}, {"y": ["B", "S", width]}, constants, kind=onnx.TensorProto.INT64
+    )
+    middle = zeros if zero_points else np.full_like(zeros, 1 << (bits - 1))
+    distance = codes.astype(np.float32) - np.repeat(middle, block, axis=1)
+    table = distance * np.repeat(constants["scales"], block, axis=1)
+    indices = rng.integers(-rows, rows, (2, 40))
+    np.testing.assert_array_equal(session.run(None, {"indices": indices})[0], table[indices])
+    with pytest.raises(Exception, match="index 300 is not one of 300 rows"):
+        session.run(None, {"indices": np.full((1, 1), rows)})
 
 
 @pytest.mark.parametrize("offset_type", [np.float32, np.float16])
