@@ -11,6 +11,7 @@ from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
 
 SMALLEST_CAPACITY = 256
+CAPACITY_STEP = 64
 
 
 class RowsBinding(Protocol):
@@ -86,9 +87,8 @@ class RaggedRows(ABC):
         self.lengths += 1
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row: the next larger power of two, up to the engine's max_length.
-
-        Larger even if `length` is one itself, so that a prompt of 512 tokens does not grow at its first answer token.
+        """Make room for `length` tokens in every row and a quarter more, up to the engine's max_length: a prompt does
+        not grow at its first answer token, and what a growing answer is copied stays a few times its length.
 
         Raises:
             RequestError: the engine holds fewer than `length`.
@@ -109,7 +109,8 @@ class RaggedRows(ABC):
 
     def _larger(self, length: int, limit: int) -> int:
         """The capacity to take for `length` tokens, at most `limit`."""
-        return min(max(SMALLEST_CAPACITY, 1 << length.bit_length()), limit)
+        larger = length + max(length // 4, SMALLEST_CAPACITY // 2)
+        return min(max(SMALLEST_CAPACITY, -(-larger // CAPACITY_STEP) * CAPACITY_STEP), limit)
 
     @abstractmethod
     def _grow(self, capacity: int, held: int) -> None:

@@ -1,13 +1,8 @@
 #include "runtime/ort_cache.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <memory>
 #include <numeric>
 
 #include "runtime/ort_binding.h"
@@ -17,7 +12,6 @@ namespace edgekiln {
 
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kHugeFrom = std::size_t{4} << 20;  // smaller caches stay as small as they are
 
 std::size_t size_of(ONNXTensorElementDataType type) {
@@ -63,36 +57,29 @@ void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer,
 
 // All layers lie one after another, those of int8 in huge pages where the system has them: steps read all of them, and
 // wait less for addresses to be translated. Huge pages are cleared whole when they are first touched, which of floats
-// costs a prompt more than it saves the tokens of a short answer. Zeros come from calloc: a page costs memory only once
-// a token is written to it.
+// costs a prompt more than it saves the tokens of a short answer. What has moved is forgotten layer by layer, so that
+// there never are two of everything.
 Result<void> OrtCache::grow(std::int64_t capacity) {
   const std::size_t layers = properties().kv_heads.size();
   std::size_t size = 0;
   for (std::size_t layer = 0; layer < layers; ++layer) size += 2 * layer_bytes(layer, capacity);
-  Buffer buffer(static_cast<std::byte*>(std::calloc(size + kHugePage, 1)), &std::free);
-  if (!buffer)
+  ZeroedMemory memory(size, element_size_ == 1 && size >= kHugeFrom);
+  if (!memory)
     return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity,
                                          " tokens: shorten the prompt or close other sessions")};
-  void* start = buffer.get();
-  std::size_t space = size + kHugePage;
-  auto* at = static_cast<std::byte*>(std::align(kHugePage, size, start, space));
-#if defined(__linux__)
-  if (element_size_ == 1 && size >= kHugeFrom) madvise(at, size, MADV_HUGEPAGE);
-#endif
-  std::vector<std::byte*> keys;
-  std::vector<std::byte*> values;
+  std::byte* at = memory.get();
+  keys_.resize(layers);
+  values_.resize(layers);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const std::size_t bytes = layer_bytes(layer, capacity);
-    keys.push_back(at);
-    values.push_back(at + bytes);
-    at += 2 * bytes;
-    if (length() == 0) continue;
-    keep_held(keys_[layer], keys.back(), layer, capacity);
-    keep_held(values_[layer], values.back(), layer, capacity);
+    for (std::byte** const held : {&keys_[layer], &values_[layer]}) {
+      if (length()) keep_held(*held, at, layer, capacity);
+      if (buffer_) buffer_.forget(*held, layer_bytes(layer, this->capacity()));
+      *held = at;
+      at += bytes;
+    }
   }
-  keys_.swap(keys);
-  values_.swap(values);
-  buffer_.swap(buffer);
+  buffer_ = std::move(memory);
   return ort_running([&] { bind_layers(capacity); });
 }
 

@@ -3,13 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <stop_token>
 #include <vector>
 
 #include "runtime/chunked.h"
 #include "runtime/ort_library.h"
+#include "runtime/zeroed_memory.h"
 
 namespace edgekiln {
 
@@ -29,8 +28,6 @@ class OrtCache final : public ChunkedCache {
   void give_logits_of(std::size_t positions) { positions_ = static_cast<std::int64_t>(positions); }
 
  private:
-  using Buffer = std::unique_ptr<std::byte, decltype(&std::free)>;
-
   Result<void> grow(std::int64_t capacity) override;
   // Bytes of a layer's keys, or values, of `capacity` tokens.
   std::size_t layer_bytes(std::size_t layer, std::int64_t capacity) const;
@@ -46,7 +43,7 @@ class OrtCache final : public ChunkedCache {
   const std::size_t element_size_;
   const Ort::MemoryInfo memory_;
   Ort::IoBinding binding_;
-  Buffer buffer_{nullptr, &std::free};  // of all layers
+  ZeroedMemory buffer_;  // of all layers
   std::vector<std::byte*> keys_;
   std::vector<std::byte*> values_;
   std::vector<std::int64_t> input_ids_;
