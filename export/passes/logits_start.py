@@ -7,6 +7,7 @@ are those of the last K positions for [-K], and -1 costs what the constant did.
 import onnx_ir as ir
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.passes.last_positions import keep_early
 from edgekiln.export.passes.scoring import forget_shapes, last_slices
 
 LOGITS_START = "logits_start"
@@ -29,6 +30,7 @@ def choose_positions(model: ir.Model) -> None:
     model.graph.inputs.append(start)
     for node in slices:
         node.replace_input_with(1, start)
+    keep_early(model, slices)
     forget_shapes(model)
     logits = model.graph.outputs[0]
     assert logits.shape is not None

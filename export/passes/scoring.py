@@ -32,12 +32,15 @@ def all_positions(model: ir.Model) -> None:
 
 
 def last_slices(model: ir.Model) -> list[ir.Node]:
-    """What keeps the last positions between the last hidden state and the logits, from the logits back.
+    """What keeps the last positions between the last hidden state and the logits, from the logits back. Where an input
+    says which they are, all that reads it.
 
     Raises:
         UnsupportedModelError: there is none.
     """
-    found: list[ir.Node] = []
+    found = [node for node in model.graph if _keeps_last(node) and node.inputs[1] in model.graph.inputs]
+    if found:
+        return found
     value: ir.Value | None = model.graph.outputs[0]
     while value is not None and (node := value.producer()) is not None:
         value = node.inputs[0]

@@ -20,6 +20,8 @@ WEIGHTS = {
     "last": np.array([-1]),
     "end": np.array([2**62]),
     "axis": np.array([1]),
+    "axis 1": np.array(1),
+    "bias": RNG.standard_normal(WIDTH, dtype=np.float32),
 }
 SLICE = ["last", "end", "axis"]
 IDS = np.array([[1, 2, 3, 4, 5], [5, 6, 7, 8, 9]])
@@ -38,6 +40,15 @@ VARIANTS = {
         node("Tanh", ["all"], "capped"),
         node("Slice", ["capped", *SLICE], "logits"),
     ],
+    "after a layer": [
+        node("Add", ["h", "bias"], "a"),
+        node("CumSum", ["a", "axis 1"], "mixed"),
+        node("Sigmoid", ["mixed"], "gate"),
+        node("Mul", ["mixed", "gate"], "gated"),
+        node("Add", ["gated", "a"], "sum"),
+        node("Slice", ["sum", *SLICE], "kept"),
+        head("kept", "logits"),
+    ],
 }
 
 
@@ -47,7 +58,8 @@ def model(nodes: list[onnx.NodeProto]) -> ir.Model:
         {"input_ids": ["B", "S"]},
         {"logits": ["B", 1, VOCABULARY]},
         WEIGHTS,
-        {"all": ["B", 1 if nodes[0].op_type == "Slice" else "S", VOCABULARY]},
+        {"all": ["B", 1 if nodes[0].op_type == "Slice" else "S", VOCABULARY]}
+        | {name: ["B", "S", WIDTH] for name in ("h", "a", "mixed", "gate", "gated", "sum")},
     )
     lower_quantized_ops(m)
     return m
@@ -76,6 +88,13 @@ def test_the_scoring_graph_has_no_such_input(name: str) -> None:
     assert [value.name for value in m.graph.inputs] == ["input_ids"]
     (logits,) = run_ort(m, {"input_ids": IDS})
     assert logits.shape == (*IDS.shape, VOCABULARY)
+
+
+def test_the_last_positions_are_kept_as_early_as_they_can_be() -> None:
+    m = model(VARIANTS["after a layer"])
+    choose_positions(m)
+    kept = [each.inputs[0] for each in m.graph if each.op_type == "Slice"]
+    assert {value.name for value in kept if value is not None} == {"mixed", "a"}
 
 
 @pytest.mark.parametrize(
