@@ -14,6 +14,7 @@
 #include "panel_numbers.h"
 #include "panel_parts.h"
 #include "prompt_panels.h"
+#include "row_tasks.h"
 
 #if defined(__AVX512VNNI__)
 
@@ -21,8 +22,11 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr std::size_t kBlock = 32;
-constexpr int kRows = 6, kPanels = 2;    // of a tile: as many sums, in int32 and in float, as registers hold
-constexpr std::size_t kFewRows = kRows;  // that are quantized where they are used, and read the weights once
+constexpr int kPanels = 2;
+// Of a tile: as many sums, in int32 and in float, as registers hold.
+template <int TilePanels>
+constexpr int kRows = TilePanels == 1 ? 8 : 6;
+constexpr std::size_t kFewRows = kRows<1>;  // that are quantized where they are used, and read the weights once
 
 static_assert(kLanes == kPanelWidth);
 
@@ -64,10 +68,8 @@ void quantize_row(const Rows& rows, std::size_t row) {
 }
 
 template <int Bits>
-void quantize_task(void* context, std::size_t index) {
-  const Rows& rows = *static_cast<const Rows*>(context);
-  const std::size_t last = std::min((index + 1) * kRowsATask, rows.count);
-  for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row<Bits>(rows, row);
+void quantize(const Rows& rows, const Parallel& parallel) {
+  for_each_row(rows.count, rows.panels.depth, parallel, [&](std::size_t row) { quantize_row<Bits>(rows, row); });
 }
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
@@ -146,7 +148,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
   }
 }
 
-template <int Bits, bool Half_, int TilePanels, int TileRows = kRows>
+template <int Bits, bool Half_, int TilePanels, int TileRows = kRows<TilePanels>>
 void tiles_of_rows(const Rows& rows, std::size_t row, std::size_t panel) {
   if (rows.count - row >= TileRows) {
     tile<Bits, Half_, TileRows, TilePanels>(rows, row, panel);
@@ -167,9 +169,10 @@ void panels_task(void* context, std::size_t index) {
   const std::size_t last = std::min((index + 1) * panels_a_task, rows.panels.panels());
   std::size_t panel = index * panels_a_task;
   for (; panel + TilePanels <= last; panel += TilePanels)
-    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, TilePanels>(rows, row, panel);
+    for (std::size_t row = 0; row < rows.count; row += kRows<TilePanels>)
+      tiles_of_rows<Bits, Half_, TilePanels>(rows, row, panel);
   for (; panel < last; ++panel)
-    for (std::size_t row = 0; row < rows.count; row += kRows) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
+    for (std::size_t row = 0; row < rows.count; row += kRows<1>) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
 }
 
 struct Exact {
@@ -211,13 +214,12 @@ void exact_task(void* context, std::size_t index) {
 template <int Bits, bool Half_>
 void run(const Rows& rows, const Parallel& parallel) {
   const std::size_t panels = rows.panels.panels();
+  quantize<Bits>(rows, parallel);
   if (rows.count <= kFewRows) {
-    for (std::size_t row = 0; row < rows.count; ++row) quantize_row<Bits>(rows, row);
     Task task{rows, panels_a_task(panels, rows.panels.panel_bytes())};
     parallel.run(parallel.self, panels_task<Bits, Half_, 1>, divided(panels, task.panels_a_task), &task);
   } else {
     Task task{rows, kPanels};
-    parallel.run(parallel.self, quantize_task<Bits>, divided(rows.count, kRowsATask), const_cast<Rows*>(&rows));
     parallel.run(parallel.self, panels_task<Bits, Half_, kPanels>, divided(panels, kPanels), &task);
   }
 }

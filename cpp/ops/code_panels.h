@@ -50,7 +50,7 @@ void pack_columns(const MatMulNBitsCall& call, CodePanels& panels, std::size_t f
 
 // Calls of at least so many rows bring 4-bit weights to 8 bits: 127 steps of the largest that a column can hold in
 // kSegment of depth. Fewer rows do not earn back what that takes.
-inline constexpr std::size_t kPromptRows = 32, kSegment = 128;
+inline constexpr std::size_t kPromptRows = 96, kSegment = 128;
 
 // out[rows, columns] = a[rows, depth] * the weight's transpose. Activations are rounded to int8 in blocks of 32, but
 // for more than kQuantizedRows rows times 8-bit weights.

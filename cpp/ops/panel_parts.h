@@ -11,7 +11,6 @@
 namespace edgekiln::EDGEKILN_ISA {
 
 inline constexpr std::size_t kTaskBytes = 32 << 10;  // of weights that a task of few rows reads, about
-inline constexpr std::size_t kRowsATask = 16;        // that are quantized
 // How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
 inline constexpr std::size_t kAhead = 2048;
 

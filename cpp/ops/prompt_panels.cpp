@@ -11,6 +11,7 @@
 #include "aligned.h"
 #include "panel_numbers.h"
 #include "panel_parts.h"
+#include "row_tasks.h"
 
 #if defined(__AVX512VNNI__)
 
@@ -49,12 +50,6 @@ void quantize_row(const Prompt& prompt, std::size_t row) {
     prompt.starts[block * prompt.rows + row] = -kMiddle * _mm512_reduce_add_epi32(_mm512_add_epi32(p, q));
     prompt.scales[block * prompt.rows + row] = largest / kLargest;
   }
-}
-
-void quantize_task(void* context, std::size_t index) {
-  const Prompt& prompt = *static_cast<const Prompt*>(context);
-  const std::size_t last = std::min((index + 1) * kRowsATask, prompt.rows);
-  for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row(prompt, row);
 }
 
 // Sixteen columns' words, each twice: the two bytes of a lane's halves are multiplied alike.
@@ -207,7 +202,7 @@ void multiply_prompt(const CodePanels& panels, const float* a, std::size_t rows,
   float* scales = scratch.data() + rows * panels.depth / sizeof(float);
   auto* starts = reinterpret_cast<std::int32_t*>(scales + rows * blocks);
   Prompt prompt{panels, a, rows, blocks, out, reinterpret_cast<std::int8_t*>(scratch.data()), starts, scales};
-  parallel.run(parallel.self, quantize_task, divided(rows, kRowsATask), &prompt);
+  for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(prompt, row); });
   parallel.run(parallel.self, panels_task, divided(panels.panels(), kPanels), &prompt);
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "panel_parts.h"
+#include "row_tasks.h"
 #include "vector.h"
 
 #if defined(__AVX512VNNI__)
@@ -13,8 +14,11 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr int kRows = 6, kPanels = 4;  // of a tile: as many sums as registers hold
-constexpr std::size_t kFewRows = kRows;
+constexpr int kPanels = 4;
+// Of a tile: as many sums as registers hold, and of one panel as few tokens have rows.
+template <int TilePanels>
+constexpr int kRows = TilePanels == 1 ? 8 : 6;
+constexpr std::size_t kFewRows = kRows<1>;
 constexpr float kSmallestMaximum = 1e-10f;  // keeps the scale of a row of zeros finite
 constexpr std::size_t kQuad = Int8Panels::kQuad;
 
@@ -48,12 +52,6 @@ void quantize_row(const Product& product, std::size_t row) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), rounded(_mm512_loadu_ps(a + i)));
   if (rest) _mm_mask_storeu_epi8(codes + whole, rest, rounded(_mm512_maskz_loadu_ps(rest, a + whole)));
   product.scales[row] = largest / 127.0f;
-}
-
-void quantize_task(void* context, std::size_t index) {
-  const Product& product = *static_cast<const Product*>(context);
-  const std::size_t last = std::min((index + 1) * kRowsATask, product.rows);
-  for (std::size_t row = index * kRowsATask; row < last; ++row) quantize_row(product, row);
 }
 
 // Adds the products of four of a row's codes with a vector of weights.
@@ -122,7 +120,7 @@ void tile(const Product& product, std::size_t row, std::size_t panel) {
     finish(product, row + i / TilePanels, panel + i % TilePanels, results[i]);
 }
 
-template <int TilePanels, int TileRows = kRows>
+template <int TilePanels, int TileRows = kRows<TilePanels>>
 void tiles_of_rows(const Product& product, std::size_t row, std::size_t rows, std::size_t panel) {
   if constexpr (TileRows == 1 && TilePanels == 1) {
     one_row(product, row, panel);
@@ -135,7 +133,8 @@ void tiles_of_rows(const Product& product, std::size_t row, std::size_t rows, st
 
 template <int TilePanels>
 void rows_of_panels(const Product& product, std::size_t first, std::size_t last, std::size_t panel) {
-  for (std::size_t row = first; row < last; row += kRows) tiles_of_rows<TilePanels>(product, row, last - row, panel);
+  for (std::size_t row = first; row < last; row += kRows<TilePanels>)
+    tiles_of_rows<TilePanels>(product, row, last - row, panel);
 }
 
 void few_rows_task(void* context, std::size_t index) {
@@ -171,15 +170,14 @@ void multiply_row_quantized(const Int8Panels& panels, const float* a, std::size_
   if (scratch.size() < size) scratch.resize(size);
   auto* codes = reinterpret_cast<std::uint8_t*>(scratch.data() + rows);
   // Two parts of the rows, so that an odd number of groups of panels keeps two threads busy too.
-  const std::size_t rows_a_task = divided(divided(rows, 2), kRows) * kRows;
+  const std::size_t rows_a_task = divided(divided(rows, 2), kRows<kPanels>) * kRows<kPanels>;
   Product product{panels,     a,     rows,           out,
                   stride,     codes, scratch.data(), panels_a_task(panels.count(), panels.panel_bytes()),
                   rows_a_task};
+  for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(product, row); });
   if (rows <= kFewRows) {
-    for (std::size_t row = 0; row < rows; ++row) quantize_row(product, row);
     parallel.run(parallel.self, few_rows_task, divided(panels.count(), product.panels_a_task), &product);
   } else {
-    parallel.run(parallel.self, quantize_task, divided(rows, kRowsATask), &product);
     parallel.run(parallel.self, many_rows_task, divided(panels.count(), kPanels) * divided(rows, rows_a_task),
                  &product);
   }

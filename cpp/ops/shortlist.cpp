@@ -16,8 +16,9 @@ void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, 
 namespace {
 
 constexpr std::size_t kBlock = 32, kBlocksAVector = 4;  // of a lower half's bytes
-constexpr std::size_t kColumnsATask = 128;
-constexpr std::size_t kColumnsAhead = 6;  // asked for before they are multiplied: they lie apart
+constexpr std::size_t kNearATask = 128;
+constexpr std::size_t kAheadOfNear = 6;  // asked for before they are multiplied: they lie apart
+constexpr std::size_t kColumnsARange = 512;
 
 // Activations that meet four blocks of lower halves; a block's sums take four lanes.
 struct Part {
@@ -26,13 +27,14 @@ struct Part {
   __m512 scale;
 };
 
+// Results near their row's largest, and what they lack.
 struct Refinement {
   const Shortlist& shortlist;
-  const Part* parts;
+  const Part* parts;  // [rows, count]
   std::size_t count;
-  const std::int32_t* columns;
-  std::size_t columns_count;
-  float* out;
+  const std::int32_t* near;  // indices into `out`
+  std::size_t near_count;
+  float* out;  // [rows, columns]
 };
 
 // Blocks past the last are zero: what their part of a column holds does not matter.
@@ -51,14 +53,14 @@ void make_parts(const float* a, std::size_t blocks, Part* parts) {
   }
 }
 
-float lower_product(const Refinement& refinement, std::size_t column) {
-  const std::uint8_t* codes = refinement.shortlist.lower_of(column);
-  const Half* scales = refinement.shortlist.scales_of(column);
+float lower_product(const Shortlist& shortlist, std::size_t column, const Part* parts, std::size_t count) {
+  const std::uint8_t* codes = shortlist.lower_of(column);
+  const Half* scales = shortlist.scales_of(column);
   const __m512i block_of_lane = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
   const __m512i nibble = _mm512_set1_epi8(15);
   __m512 total = _mm512_setzero_ps();
-  for (std::size_t i = 0; i < refinement.count; ++i, codes += sizeof(__m512i), scales += kBlocksAVector) {
-    const Part& part = refinement.parts[i];
+  for (std::size_t i = 0; i < count; ++i, codes += sizeof(__m512i), scales += kBlocksAVector) {
+    const Part& part = parts[i];
     const __m512i both = _mm512_loadu_si512(codes);
     __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(both, nibble), part.low);
     sums = _mm512_dpbusd_epi32(sums, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), part.high);
@@ -78,10 +80,14 @@ void ask_for(const Shortlist& shortlist, std::size_t column) {
 
 void refine_task(void* context, std::size_t index) {
   const Refinement& refinement = *static_cast<const Refinement*>(context);
-  const std::size_t last = std::min((index + 1) * kColumnsATask, refinement.columns_count);
-  for (std::size_t i = index * kColumnsATask; i < last; ++i) {
-    ask_for(refinement.shortlist, refinement.columns[std::min(i + kColumnsAhead, last - 1)]);
-    refinement.out[refinement.columns[i]] += lower_product(refinement, refinement.columns[i]);
+  const Shortlist& shortlist = refinement.shortlist;
+  const std::size_t columns = shortlist.upper.columns;
+  const std::size_t last = std::min((index + 1) * kNearATask, refinement.near_count);
+  for (std::size_t i = index * kNearATask; i < last; ++i) {
+    ask_for(shortlist, refinement.near[std::min(i + kAheadOfNear, last - 1)] % columns);
+    const std::size_t at = refinement.near[i];
+    refinement.out[at] +=
+        lower_product(shortlist, at % columns, refinement.parts + at / columns * refinement.count, refinement.count);
   }
 }
 
@@ -94,9 +100,11 @@ float largest_of(const float* values, std::size_t count) {
   return result;
 }
 
-// The indices of values that are no less than `least`, in order; whole vectors are written. Their number.
-std::size_t indices_from(const float* values, std::size_t count, float least, std::int32_t* indices) {
-  __m512i index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+// Where values are no less than `least`, in order, from `first` for the first; whole vectors are written. Their number.
+std::size_t indices_from(const float* values, std::size_t count, float least, std::size_t first,
+                         std::int32_t* indices) {
+  __m512i index = _mm512_add_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                   _mm512_set1_epi32(static_cast<int>(first)));
   std::size_t found = 0;
   for (std::size_t i = 0; i < count; i += kLanes) {
     const __mmask16 there = count - i < kLanes ? static_cast<__mmask16>((1u << (count - i)) - 1) : __mmask16{0xffff};
@@ -109,6 +117,20 @@ std::size_t indices_from(const float* values, std::size_t count, float least, st
   return found;
 }
 
+// Of all rows, one range of columns after another: the lower halves of a range are read once for all of them. Their
+// number.
+std::size_t near_largest(const float* out, std::size_t rows, std::size_t columns, float margin, std::int32_t* near) {
+  float least[kQuantizedRows];
+  for (std::size_t row = 0; row < rows; ++row) least[row] = largest_of(out + row * columns, columns) - margin;
+  std::size_t found = 0;
+  for (std::size_t first = 0; first < columns; first += kColumnsARange)
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::size_t at = row * columns + first;
+      found += indices_from(out + at, std::min(kColumnsARange, columns - first), least[row], at, near + found);
+    }
+  return found;
+}
+
 }  // namespace
 
 void multiply_shortlist(const Shortlist& shortlist, const float* a, std::size_t rows, float* out,
@@ -116,20 +138,17 @@ void multiply_shortlist(const Shortlist& shortlist, const float* a, std::size_t 
   const std::size_t columns = shortlist.upper.columns, count = divided(shortlist.blocks(), kBlocksAVector);
   multiply_code_panels(shortlist.upper, a, rows, out, parallel, scratch);
   constexpr std::size_t kPartFloats = sizeof(Part) / sizeof(float);
-  const std::size_t size = (count + 1) * kPartFloats + columns + kLanes;
+  const std::size_t size = (rows * count + 1) * kPartFloats + rows * columns + kLanes;
   if (scratch.size() < size) scratch.resize(size);
   // Aligned as vectors are read.
   auto* parts = reinterpret_cast<Part*>((reinterpret_cast<std::uintptr_t>(scratch.data()) + alignof(Part) - 1) /
                                         alignof(Part) * alignof(Part));
-  auto* indices = reinterpret_cast<std::int32_t*>(parts + count);
-  for (std::size_t row = 0; row < rows; ++row) {
-    float* results = out + row * columns;
-    make_parts(a + row * shortlist.upper.depth, shortlist.blocks(), parts);
-    const float least = largest_of(results, columns) - shortlist.margin;
-    const std::size_t found = indices_from(results, columns, least, indices);
-    Refinement refinement{shortlist, parts, count, indices, found, results};
-    parallel.run(parallel.self, refine_task, divided(found, kColumnsATask), &refinement);
-  }
+  auto* near = reinterpret_cast<std::int32_t*>(parts + rows * count);
+  for (std::size_t row = 0; row < rows; ++row)
+    make_parts(a + row * shortlist.upper.depth, shortlist.blocks(), parts + row * count);
+  const std::size_t found = near_largest(out, rows, columns, shortlist.margin, near);
+  Refinement refinement{shortlist, parts, count, near, found, out};
+  parallel.run(parallel.self, refine_task, divided(found, kNearATask), &refinement);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -18,7 +18,7 @@ from edgekiln.runtimes.native import STOCK, native_kernels
 PROMPT = np.arange(150) % 259
 WITH_BYTE_PRODUCTS = ("avx512bf16", "avx512vnni")
 # From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column.
-PROMPT_ROWS, SEGMENT = 32, 128
+PROMPT_ROWS, SEGMENT = 96, 128
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("scale_type", [np.float32, np.float16])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20), (2, 60)])
 def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape):
     depth, columns, group = 160, 70, 32
     rng = np.random.default_rng(bits)
@@ -180,7 +180,7 @@ def test_rows_of_an_embedding(bits, zero_points):
 
 
 @pytest.mark.parametrize("offset_type", [np.float32, np.float16])
-@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize("tokens", [1, 20, 60])
 def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type):
     rng = np.random.default_rng(0)
     weights = {
