@@ -129,7 +129,7 @@ $(LLAMA)/.setup:
 		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
 	touch $@
 
-bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup native ## measure MODEL beside its peers, in one run on this machine
+bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup cpp ## measure MODEL beside its peers, in one run on this machine
 	$(BENCH)/bin/python bench/cpu.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
 		$${TEXT:+--text "$$TEXT"} $(BENCH_ARGS)
 

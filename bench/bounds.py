@@ -14,6 +14,9 @@ ROWS = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2),
     ("GroupQueryAttention", 7),
     ("GroupQueryAttention", 8),
 }
+ROWS_OF_LAYERS = (4, 5)  # of an op that is all layers of a decoder
+# The codes of which a step reads the upper halves, but for a few.
+UPPER_HALVES = ("ShortlistMatMulNBits", 1)
 
 
 def read_gb_per_s(threads: int) -> float:
@@ -29,23 +32,38 @@ def read_gb_per_s(threads: int) -> float:
 
 
 def step_weight_bytes(engine: Path) -> int:
-    """Bytes of the weights file that a decode step reads: all but the tables of which it reads single rows."""
+    """Bytes of weights that edgekiln's kernels read in a decode step: all but the tables of which they read rows,
+    numbers in binary16 where it holds them, and of the codes of logits the upper halves.
+    """
     import onnx
 
     graph = onnx.load(engine / read_manifest(engine, verify=False).graphs["generate"], load_external_data=False).graph
-    places = {}
+    weights = np.memmap(engine / WEIGHTS_FILE, np.uint8, mode="r")
+    tensors = {}
     for tensor in graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries:
+            tensors[tensor.name] = (int(entries["offset"]), int(entries["length"]), tensor.data_type)
+    read = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name not in tensors or _is_of_rows(node.op_type, index):
+                continue
             # Tied weights are several tensors at one place.
-            places[tensor.name] = (int(entries["offset"]), int(entries["length"]))
-    whole = {
-        places[name]
-        for node in graph.node
-        for index, name in enumerate(node.input)
-        if name in places and (node.op_type, index) not in ROWS
-    }
-    return sum(length for _, length in whole)
+            offset, length, kind = tensors[name]
+            small = kind == onnx.TensorProto.FLOAT and _fits_binary16(weights[offset : offset + length])
+            read[offset] = length // 2 if small or (node.op_type, index) == UPPER_HALVES else length
+    return sum(read.values())
+
+
+def _is_of_rows(op: str, index: int) -> bool:
+    return (op, index) in ROWS or ("DecoderLayers" in op and index in ROWS_OF_LAYERS)
+
+
+def _fits_binary16(data: np.ndarray) -> bool:
+    numbers = data.view(np.float32)
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(numbers, numbers.astype(np.float16)))
 
 
 def weights_file_bytes(engine: Path) -> int:

@@ -15,7 +15,7 @@ import tables
 from candidates import Candidate, candidates
 from lists import numbers
 from making import CONSOLE, make_models, name_of
-from processes import Ids, Process, first_token_from_nothing, perplexity, speeds
+from processes import Ids, Process, first_token_from_nothing, host_from_nothing, perplexity, speeds
 from records import surroundings
 
 WINDOW = 512
@@ -102,13 +102,17 @@ def main(
     checkpoint, paths = make_models(everyone, model, out, reuse)
     vocab_size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     results: dict[str, dict[str, Any]] = {label: {"size_mb": size_mb(path)} for label, path in paths.items()}
+    started: dict[str, dict[str, list[float]]] = {}
     generator = np.random.default_rng(1)
     for turn in range(repeat):
         for each in everyone:
             prompt = generator.integers(0, vocab_size, (1, 32))
-            figures = first_token_from_nothing(each, paths[each.label], threads, prompt)
-            for key, value in figures.items():
-                results[each.label].setdefault(key, []).append(value)
+            figures = {each.label: first_token_from_nothing(each, paths[each.label], threads, prompt)}
+            if each.ours:
+                figures[f"{each.label}, in C++"] = host_from_nothing(paths[each.label], threads, prompt)
+            for label, values in figures.items():
+                for key, value in values.items():
+                    started.setdefault(label, {}).setdefault(key, []).append(value)
         CONSOLE.print(f"started everyone, {turn + 1} of {repeat}")
     if text:
         add_perplexity(results, everyone, paths, threads, checkpoint, text, windows)
@@ -129,6 +133,7 @@ def main(
         "repeat": repeat,
         "ours": [each.label for each in everyone if each.ours],
         "results": results,
+        "started": started,
         "samples": samples,
     }
     (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

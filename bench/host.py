@@ -2,6 +2,9 @@
 
 Speeds are medians over the repeats; memory is what each process holds resident after them; a cold start goes from
 starting a process to the first token of a prompt of 32 tokens, with every file's SHA-256 checked.
+
+A second table has the most memory that a process held in which an engine answered one prompt, beside what its weights
+file and the keys and values of the prompt and its answer take.
 """
 
 import json
@@ -14,9 +17,13 @@ from typing import Any
 import click
 import numpy as np
 import psutil
+from bounds import key_value_bytes, weights_file_bytes
 from json_process import JsonProcess
+from lists import numbers
+from processes import HOST
+from tables import table
 
-HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
+from edgekiln.bundle import read_manifest
 
 
 class Process(JsonProcess):
@@ -69,8 +76,18 @@ def worker(engine: str, threads: int) -> None:
 @click.option("--gen-tokens", default=128, show_default=True)
 @click.option("--repeat", default=7, show_default=True)
 @click.option("--threads", default=2, show_default=True)
+@click.option("--memory-prompts", type=numbers, default="32,512,2048,4096", show_default=True)
 @click.option("--worker", "as_worker", is_flag=True, hidden=True)
-def main(engine: str, prompt_tokens: int, gen_tokens: int, repeat: int, threads: int, as_worker: bool) -> None:
+def main(
+    *,
+    engine: str,
+    prompt_tokens: int,
+    gen_tokens: int,
+    repeat: int,
+    threads: int,
+    memory_prompts: list[int],
+    as_worker: bool,
+) -> None:
     """Measure ENGINE in C++ and in Python."""
     if as_worker:
         worker(engine, threads)
@@ -103,6 +120,24 @@ def main(engine: str, prompt_tokens: int, gen_tokens: int, repeat: int, threads:
         figures = [statistics.median(values[name]) for values in (prefill, decode, cold)]
         print(f"{name:8}{figures[0]:19.0f}{figures[1]:18.1f}{process.resident_mb():14.0f}{figures[2]:16.0f}")
         process.end()
+    print("\n".join(memory_table(commands, Path(engine), memory_prompts, gen_tokens)))
+
+
+def memory_table(commands: dict[str, list[str]], engine: Path, prompts: list[int], count: int) -> list[str]:
+    """Lines of Markdown: MB of each side for prompts of so many tokens, each answered by `count`."""
+    generator = np.random.default_rng(0)
+    token, weights = key_value_bytes(read_manifest(engine, verify=False)), weights_file_bytes(engine)
+    rows = []
+    for length in prompts:
+        least = (weights + token * (length + count)) / 1e6
+        row = [str(length), f"{least:.0f}"]
+        for command in commands.values():
+            process = Process(command)
+            process.answer(generator.integers(0, process.hello["vocab_size"], length), count)
+            row.append(f"{process.peak_rss_mb():.0f} × {process.peak_rss_mb() / least:.2f}")
+            process.end()
+        rows.append(row)
+    return table(["prompt", "weights file and cache, MB", *(f"{name}, MB" for name in commands)], rows)
 
 
 if __name__ == "__main__":

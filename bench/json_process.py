@@ -50,6 +50,11 @@ class JsonProcess:
         self._process.stdin.flush()
         return self._answer()
 
+    def peak_rss_mb(self) -> float:
+        """Most memory it has held so far, in MB (10^6 bytes), from Linux's /proc."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
         self._process.send_signal(number)

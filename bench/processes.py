@@ -1,5 +1,6 @@
 """Workers as processes: one request at a time, and stopped between requests."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from json_process import JsonProcess
 from numpy.typing import NDArray
 
 WORKERS = Path(__file__).with_name("workers")
+# Answers with libedgekiln, a line of JSON for a line of JSON; `make cpp` builds it.
+HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
 Ids = NDArray[np.int64]
 
 
@@ -54,12 +57,39 @@ def first_token_from_nothing(candidate: Candidate, path: Path, threads: int, pro
     process = Process(candidate, path, threads)
     ready = time.perf_counter() - process.started
     answer = process.generate(prompts, 32)
+    return _from_nothing(process, process.load_s, ready + answer["first_token_s"])
+
+
+def host_process(path: Path, threads: int) -> JsonProcess:
+    """Start libedgekiln with an engine and wait until it has loaded.
+
+    Raises:
+        SystemExit: it ended instead, or has not been built.
+    """
+    if not HOST.exists():
+        raise SystemExit(f"there is no {HOST}: run make cpp")
+    process = JsonProcess([HOST, path, json.dumps({"threads": threads})])
+    if process.hello["status"] != 0:
+        raise SystemExit(process.hello["error"])
+    return process
+
+
+def host_from_nothing(path: Path, threads: int, prompts: Ids, count: int = 32) -> dict[str, float]:
+    """The same of libedgekiln, without Python: a process for one request of int64[1, P] prompt ids.
+
+    Raises:
+        SystemExit: it ended instead, or has not been built.
+    """
+    process = host_process(path, threads)
+    loaded = time.perf_counter() - process.started
+    answer = process.ask(ids=prompts[0].tolist(), max_tokens=count, ignore_eos=True, speculate=False)
+    return _from_nothing(process, loaded, loaded + answer["first_token_s"])
+
+
+def _from_nothing(process: JsonProcess, load_s: float, cold_start_s: float) -> dict[str, float]:
+    figures = {"load_s": load_s, "cold_start_s": cold_start_s, "peak_rss_mb": process.peak_rss_mb()}
     process.end()
-    return {
-        "load_s": process.load_s,
-        "cold_start_s": ready + answer["first_token_s"],
-        "peak_rss_mb": answer["peak_rss_mb"],
-    }
+    return figures
 
 
 def perplexity(candidate: Candidate, path: Path, threads: int, tokens: Ids, window: int) -> float:

@@ -85,11 +85,15 @@ def markdown(record: dict[str, Any]) -> str:
             lines += [f"To the best of the peers whose perplexity is within 2% of the lowest ({', '.join(exact)}):", ""]
             lines += table([title, *named], rows)
     rows = []
-    for label, result in record["results"].items():
-        load, cold = (statistics.median(result[key]) * 1e3 for key in ("load_s", "cold_start_s"))
-        memory = statistics.median(result["peak_rss_mb"])
-        score = f"{result['perplexity']:.2f}" if "perplexity" in result else "–"
-        rows.append([label, f"{load:.0f}", f"{cold:.0f}", f"{memory:.0f}", f"{result['size_mb']:.0f}", score])
+    for label, figures in record["started"].items():
+        load, cold = (statistics.median(figures[key]) * 1e3 for key in ("load_s", "cold_start_s"))
+        # In C++ an engine has the files and the logits that it has in Python.
+        result = record["results"].get(label, {})
+        size = f"{result['size_mb']:.0f}" if result else ""
+        score = f"{result['perplexity']:.2f}" if "perplexity" in result else "–" if result else ""
+        rows.append(
+            [label, f"{load:.0f}", f"{cold:.0f}", f"{statistics.median(figures['peak_rss_mb']):.0f}", size, score]
+        )
     heads = ["", "load, ms", "start to first token, ms", "peak memory, MB", "files, MB", "perplexity"]
     lines += table(heads, rows)
     return "\n".join(lines)

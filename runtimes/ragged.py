@@ -87,8 +87,8 @@ class RaggedRows(ABC):
         self.lengths += 1
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row and a quarter more, up to the engine's max_length: a prompt does
-        not grow at its first answer token, and what a growing answer is copied stays a few times its length.
+        """Make room for `length` tokens in every row and a short answer, up to the engine's max_length. It grows by a
+        quarter at least: what a growing cache is copied stays a few times its length.
 
         Raises:
             RequestError: the engine holds fewer than `length`.
@@ -109,7 +109,7 @@ class RaggedRows(ABC):
 
     def _larger(self, length: int, limit: int) -> int:
         """The capacity to take for `length` tokens, at most `limit`."""
-        larger = length + max(length // 4, SMALLEST_CAPACITY // 2)
+        larger = max(length + SMALLEST_CAPACITY // 2, self.capacity * 5 // 4)
         return min(max(SMALLEST_CAPACITY, -(-larger // CAPACITY_STEP) * CAPACITY_STEP), limit)
 
     @abstractmethod

@@ -31,12 +31,6 @@ class Model(Protocol):
         """Logits float32[S, V] of every position of int64[S]."""
 
 
-def peak_rss_mb() -> float:
-    """Most memory this process has held so far, in MB (10^6 bytes), from Linux's /proc."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-
-
 def energy_j() -> float | None:
     """Joules that the processor packages have used so far, where the machine tells."""
     paths = Path("/sys/class/powercap").glob("intel-rapl:[0-9]*/energy_uj")
@@ -84,7 +78,6 @@ def measured(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         "first_token_s": times[0] - start,
         "step_s": np.diff(times).tolist(),
         "energy_j": None if before is None or after is None else after - before,
-        "peak_rss_mb": peak_rss_mb(),
     }
 
 

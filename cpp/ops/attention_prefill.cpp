@@ -15,8 +15,7 @@ constexpr std::size_t kRowBlock = 96;    // rows whose scores stay near
 struct Prefill {
   const AttentionCall& call;
   const float* queries;
-  float* workspace;
-  std::size_t tasks_a_head, workspace_a_task;
+  std::size_t tasks_a_head, workspace;
 };
 
 // Of one task, whose rows are group query heads times up to kQueryBlock positions.
@@ -41,7 +40,9 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t first = block * kQueryBlock, positions = std::min(kQueryBlock, call.length - first);
   const std::size_t rows = group * positions, past = call.past(row);
 
-  float* memory = prefill.workspace + index * prefill.workspace_a_task;
+  thread_local Scratch workspace;
+  if (workspace.size() < prefill.workspace) workspace.resize(prefill.workspace);
+  float* memory = workspace.data();
   const auto words = [](float* at) { return reinterpret_cast<Word*>(at); };
   Word* query = words(memory);
   float* sum = memory + rows * dim;  // [rows, padded], the weighted sum of values so far
@@ -127,12 +128,11 @@ template <typename Operands>
 void attend(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
   const std::size_t queries = call.batch * call.heads * call.length * call.head_dim;
   const std::size_t tasks_a_head = (call.length + kQueryBlock - 1) / kQueryBlock;
-  const std::size_t tasks = tasks_a_head * call.batch * call.kv_heads, workspace_a_task = workspace_size(call);
-  if (scratch.size() < queries + tasks * workspace_a_task) scratch.resize(queries + tasks * workspace_a_task);
+  if (scratch.size() < queries) scratch.resize(queries);
   Append append_all{call, scratch.data()};
   parallel.run(parallel.self, append_task, call.batch * call.length, &append_all);
-  Prefill prefill{call, scratch.data(), scratch.data() + queries, tasks_a_head, workspace_a_task};
-  parallel.run(parallel.self, prefill_task<Operands>, tasks, &prefill);
+  Prefill prefill{call, scratch.data(), tasks_a_head, workspace_size(call)};
+  parallel.run(parallel.self, prefill_task<Operands>, tasks_a_head * call.batch * call.kv_heads, &prefill);
 }
 
 }  // namespace

@@ -105,17 +105,16 @@ class BetweenLayer {
   // The same with memory of the caller's, for a loop whose parts run on other threads than it began on.
   void compute(const Rows& rows, const Parallel& parallel, Scratch& memory, Scratch& scratch) const {
     const std::size_t width = sizes_.hidden, inner = sizes_.intermediate, count = rows.count;
-    if (memory.size() < count * 3 * (width + inner)) memory.resize(count * 3 * (width + inner));
+    if (memory.size() < count * (width + 3 * inner)) memory.resize(count * (width + 3 * inner));
     const Kernels& kernel = kernels().front();
-    float *x = memory.data(), *normed = x + count * width, *after = normed + count * width;
-    float *gate_up = after + count * width, *gated = gate_up + count * 2 * inner;
+    float *x = memory.data(), *gate_up = x + count * width, *gated = gate_up + count * 2 * inner;
     output_.multiply(rows.attended, count, x, parallel, scratch);
-    kernel.skip_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, normed, after}, parallel);
-    gate_up_.multiply(normed, count, gate_up, parallel, scratch);
+    kernel.skip_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, x, rows.sum}, parallel);
+    gate_up_.multiply(x, count, gate_up, parallel, scratch);
     kernel.gated_silu({count, inner, gate_up, gated}, parallel);
     down_.multiply(gated, count, x, parallel, scratch);
-    kernel.skip_norm({count, width, after, x, next_gamma_, nullptr, sizes_.next_epsilon, normed, rows.sum}, parallel);
-    next_.multiply(normed, count, rows.projected, parallel, scratch);
+    kernel.skip_norm({count, width, rows.sum, x, next_gamma_, nullptr, sizes_.next_epsilon, x, rows.sum}, parallel);
+    next_.multiply(x, count, rows.projected, parallel, scratch);
   }
 
  private:

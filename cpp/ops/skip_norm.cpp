@@ -13,7 +13,7 @@ void norm_row(const SkipNormCall& call, std::size_t row) {
   const std::size_t start = row * call.width, whole = call.width / kLanes * kLanes;
   const float *a = call.a + start, *b = call.b + start;
   float* out = call.out + start;
-  // The output holds the sum until it is scaled.
+  // The output, which may be an input, holds the sum until it is scaled.
   Floats squares{};
   float rest = 0.0f;
   for (std::size_t i = 0; i < whole; i += kLanes) {

@@ -14,7 +14,7 @@ struct SkipNormCall {
   const float* gamma;  // [width]
   const float* bias;   // [width]; null for none
   float epsilon;
-  float* out;  // [rows, width]
+  float* out;  // [rows, width]; may be `a` or `b`
   float* sum;  // [rows, width]; may be `a` or `b`; null if nobody reads it
 };
 

@@ -16,6 +16,7 @@ struct Case {
   std::string name;
   std::size_t rows, width;
   bool bias, sum, in_place;
+  bool out_in_place = false;
 };
 
 void last_to_first(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
@@ -32,11 +33,12 @@ double error_of(const Case& c, edgekiln::SkipNormKernel kernel) {
     return values;
   };
   auto a = numbers(c.rows * c.width);
-  const auto b = numbers(c.rows * c.width), gamma = numbers(c.width), bias = numbers(c.width);
-  const auto before = a;
+  auto b = numbers(c.rows * c.width);
+  const auto gamma = numbers(c.width), bias = numbers(c.width), before = a, added = b;
   std::vector<float> out(a.size(), NAN), sum(a.size(), NAN);
   float* sum_memory = !c.sum ? nullptr : c.in_place ? a.data() : sum.data();
-  kernel({c.rows, c.width, a.data(), b.data(), gamma.data(), c.bias ? bias.data() : nullptr, kEpsilon, out.data(),
+  float* out_memory = c.out_in_place ? b.data() : out.data();
+  kernel({c.rows, c.width, a.data(), b.data(), gamma.data(), c.bias ? bias.data() : nullptr, kEpsilon, out_memory,
           sum_memory},
          {last_to_first, nullptr});
 
@@ -50,12 +52,12 @@ double error_of(const Case& c, edgekiln::SkipNormKernel kernel) {
     double squares = 0.0;
     for (std::size_t i = 0; i < c.width; ++i) {
       const std::size_t at = row * c.width + i;
-      sums[i] = static_cast<double>(before[at]) + b[at] + (c.bias ? bias[i] : 0.0f);
+      sums[i] = static_cast<double>(before[at]) + added[at] + (c.bias ? bias[i] : 0.0f);
       squares += sums[i] * sums[i];
       if (c.sum) compare(sum_memory[at], sums[i]);
     }
     const double root = std::sqrt(squares / static_cast<double>(c.width) + kEpsilon);
-    for (std::size_t i = 0; i < c.width; ++i) compare(out[row * c.width + i], sums[i] / root * gamma[i]);
+    for (std::size_t i = 0; i < c.width; ++i) compare(out_memory[row * c.width + i], sums[i] / root * gamma[i]);
   }
   return worst;
 }
@@ -68,6 +70,7 @@ int main() {
       {"with bias", 3, 64, true, true, false},
       {"no sum", 2, 32, false, false, false},
       {"the sum over its input", 4, 96, true, true, true},
+      {"both over their inputs", 4, 100, false, true, true, true},
       {"narrower than a vector", 2, 3, true, true, false},
       {"an odd width", 5, 77, false, true, true},
       {"many rows", 300, 128, false, true, false},

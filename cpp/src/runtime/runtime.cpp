@@ -14,13 +14,12 @@ Properties::Properties(const Manifest& manifest)
       head_dims(manifest.architecture.head_dims) {}
 
 Result<void> Cache::reserve(std::int64_t length) {
-  // A quarter more than is needed: a prompt does not grow at its first answer token, and what a growing answer is
-  // copied stays a few times its length.
+  // Room for an answer, and a quarter more than there was: what a growing cache is copied stays a few times its length.
   constexpr std::int64_t kSmallestCapacity = 256, kCapacityStep = 64;
   if (length <= capacity_) return {};
   const std::int64_t limit = properties_.max_length;
   if (length > limit) return Error{Code::kRequest, too_long(length, limit)};
-  const std::int64_t larger = length + std::max(length / 4, kSmallestCapacity / 2);
+  const std::int64_t larger = std::max(length + kSmallestCapacity / 2, capacity_ + capacity_ / 4);
   const std::int64_t steps = (larger + kCapacityStep - 1) / kCapacityStep;
   const std::int64_t capacity = std::min(std::max(kSmallestCapacity, steps * kCapacityStep), limit);
   if (Result<void> grown = grow(capacity); !grown) return grown;
