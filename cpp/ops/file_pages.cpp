@@ -6,9 +6,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cinttypes>
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+#include <string>
 #include <vector>
 #endif
+
+#include <cstring>
 
 namespace edgekiln {
 
@@ -28,36 +36,91 @@ bool all_of_a_file(std::uintptr_t first_page, std::size_t count, std::size_t pag
   const ssize_t got = pread(map, entries.data(), bytes, static_cast<off_t>(first_page / page * sizeof entries[0]));
   close(map);
   // A page written to in a private mapping is no longer the file's.
-  const auto of_file = [](std::uint64_t entry) { return (entry & kOfFile) != 0; };
-  const auto of_none = [](std::uint64_t entry) { return !(entry & (kPresent | kSwapped)); };
-  return got == static_cast<ssize_t>(bytes) && std::any_of(entries.begin(), entries.end(), of_file) &&
-         std::all_of(entries.begin(), entries.end(),
-                     [&](std::uint64_t entry) { return of_file(entry) || of_none(entry); });
+  return got == static_cast<ssize_t>(bytes) && std::all_of(entries.begin(), entries.end(), [](std::uint64_t entry) {
+           return !(entry & (kPresent | kSwapped)) || entry & kOfFile;
+         });
+}
+
+struct Mapping {
+  std::string path;
+  std::size_t offset;
+};
+
+// What file [data, data + size) is of, by /proc/self/maps: a line has "start-end permissions offset device inode path".
+std::optional<Mapping> mapping_of(const void* data, std::size_t size) {
+  const auto first = reinterpret_cast<std::uintptr_t>(data);
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t start = 0, end = 0;
+    std::size_t offset = 0;
+    unsigned long inode = 0;
+    int path = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " %*s %zx %*s %lu %n", &start, &end, &offset, &inode,
+                    &path) < 4)
+      continue;
+    if (first < start || first + size > end) continue;
+    if (!inode || !path) return std::nullopt;
+    return Mapping{line.substr(static_cast<std::size_t>(path)), offset + (first - start)};
+  }
+  return std::nullopt;
+}
+
+bool read_all(int file, void* to, std::size_t size, std::size_t offset) {
+  for (std::size_t got = 0; got < size;) {
+    const ssize_t more = pread(file, static_cast<char*>(to) + got, size - got, static_cast<off_t>(offset + got));
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) return false;
+    got += static_cast<std::size_t>(more);
+  }
+  return true;
 }
 
 }  // namespace
 
-FilePages::FilePages(const void* data, std::size_t size) {
+void release_file_pages(const void* data, std::size_t size) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const auto start = reinterpret_cast<std::uintptr_t>(data);
   const std::uintptr_t first = (start + page - 1) / page * page, last = (start + size) / page * page;
-  if (first >= last) return;
-  // A read brings one of them in, so that there is something to go by.
-  static_cast<void>(*reinterpret_cast<const volatile char*>(first));
-  if (!all_of_a_file(first, (last - first) / page, page)) return;
-  first_ = reinterpret_cast<char*>(first);
-  size_ = last - first;
+  if (first >= last || !all_of_a_file(first, (last - first) / page, page)) return;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
-void FilePages::release() const {
-  if (first_) madvise(first_, size_, MADV_DONTNEED);
+FileBytes::FileBytes(const void* data, std::size_t size) : data_(static_cast<const char*>(data)) {
+  const std::optional<Mapping> mapping = mapping_of(data, size);
+  if (!mapping) return;
+  offset_ = mapping->offset;
+  file_ = open(mapping->path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Another file may have its name by now.
+  constexpr std::size_t kPieces = 16, kPiece = 64;
+  const std::size_t piece = std::min(kPiece, size);
+  for (std::size_t i = 0; i < kPieces && file_ >= 0; ++i) {
+    char found[kPiece];
+    const std::size_t at = (size - piece) / (kPieces - 1) * i;
+    if (read_all(file_, found, piece, offset_ + at) && !std::memcmp(found, data_ + at, piece)) continue;
+    close(file_);
+    file_ = -1;
+  }
+  release_file_pages(data, size);
+}
+
+FileBytes::~FileBytes() {
+  if (file_ >= 0) close(file_);
+}
+
+void FileBytes::read(const void* at, std::size_t size, void* to) const {
+  const auto from = static_cast<std::size_t>(static_cast<const char*>(at) - data_);
+  if (file_ < 0 || !read_all(file_, to, size, offset_ + from)) std::memcpy(to, at, size);
 }
 
 #else
 
-FilePages::FilePages(const void*, std::size_t) {}
+void release_file_pages(const void*, std::size_t) {}
 
-void FilePages::release() const {}
+FileBytes::FileBytes(const void* data, std::size_t) : data_(static_cast<const char*>(data)) {}
+
+FileBytes::~FileBytes() = default;
+
+void FileBytes::read(const void* at, std::size_t size, void* to) const { std::memcpy(to, at, size); }
 
 #endif
 

@@ -1,13 +1,12 @@
 // com.microsoft::GatherBlockQuantized for embeddings: rows of bytes to rows of floats. A token needs a few hundred
-// bytes of a table of many megabytes, but the system maps up to 2 MB around them; ours hands those back.
+// bytes of a table of many megabytes: they are read from the weights file.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "file_pages.h"
 #include "ort.h"
-#include "quantized_rows.h"
+#include "quantized_row.h"
 
 namespace edgekiln::ort {
 
@@ -22,74 +21,67 @@ class GatherRows {
   static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
   explicit GatherRows(const OrtKernelInfo* info)
-      : table_(constant_table(info)),
-        codes_(table_.codes, table_.rows * table_.row_bytes()),
-        scales_(table_.scales, table_.rows * table_.blocks() * sizeof(float)) {}
+      : rows_(constant_tensor(info, 0).shape.empty() ? 0 : constant_tensor(info, 0).shape[0]),
+        first_(first_row(info)),
+        codes_(first_.codes, rows_ * first_.code_bytes()),
+        scales_(first_.scales, rows_ * first_.blocks() * sizeof(float)),
+        zero_points_(first_.zero_points, first_.zero_points ? rows_ * first_.zero_point_bytes() : 0) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor indices = input(context, 1);
     std::vector<std::int64_t> shape = indices.shape;
     std::size_t count = 1;
     for (const std::int64_t dim : shape) count *= dim;
-    shape.push_back(static_cast<std::int64_t>(table_.width));
+    shape.push_back(static_cast<std::int64_t>(first_.width));
     auto* out = static_cast<float*>(output(context, 0, shape));
-    std::vector<Row> rows(count);
-    for (std::size_t i = 0; i < count; ++i)
-      rows[i] = {row_of(static_cast<const std::int64_t*>(indices.data)[i]), out + i * table_.width};
-    // In the table's order, what is near each other is read together.
-    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.index < b.index; });
-    for (std::size_t i = 0; i < count; ++i) {
-      if (i && region(rows[i]) != region(rows[i - 1])) release();
-      table_.read(rows[i].index, rows[i].out);
+    std::vector<std::uint8_t> codes(first_.code_bytes()), zero_points(first_.zero_point_bytes());
+    std::vector<float> scales(first_.blocks());
+    QuantizedRow row = first_;
+    row.codes = codes.data();
+    row.scales = scales.data();
+    for (std::size_t i = 0; i < count; ++i, out += row.width) {
+      const std::size_t index = row_of(static_cast<const std::int64_t*>(indices.data)[i]);
+      codes_.read(first_.codes + index * codes.size(), codes.size(), codes.data());
+      scales_.read(first_.scales + index * scales.size(), scales.size() * sizeof(float), scales.data());
+      if (first_.zero_points) {
+        zero_points_.read(first_.zero_points + index * zero_points.size(), zero_points.size(), zero_points.data());
+        row.zero_points = zero_points.data();
+      }
+      dequantize(row, out);
     }
-    release();
   }
 
  private:
-  static constexpr std::size_t kMapped = 2 << 20;
-
-  struct Row {
-    std::size_t index;
-    float* out;
-  };
+  static QuantizedRow first_row(const OrtKernelInfo* info) {
+    const Tensor codes = constant_tensor(info, 0);
+    if (codes.shape.size() != 2) fail("the table must be constant and of two dimensions");
+    const std::int64_t bits = integer(info, "bits"), block = integer(info, "block_size");
+    if (bits != 4 && bits != 8) fail("bits must be 4 or 8");
+    if (integer(info, "gather_axis") != 0 || integer(info, "quantize_axis") != 1) fail("rows must be gathered");
+    if (block < 1) fail("block_size must be positive");
+    QuantizedRow row{};
+    row.bits = static_cast<int>(bits);
+    row.block = static_cast<std::size_t>(block);
+    row.width = codes.shape[1] * (8 / bits);
+    row.codes = static_cast<const std::uint8_t*>(codes.data);
+    row.scales = constant_input<float>(info, 2, codes.shape[0] * row.blocks());
+    if (!row.scales) fail("scales must be constant");
+    if (input_count(info) > kOptional[0])
+      row.zero_points = constant_input<std::uint8_t>(info, 3, codes.shape[0] * row.zero_point_bytes());
+    if (input_count(info) > kOptional[0] && !row.zero_points) fail("zero points must be constant");
+    return row;
+  }
 
   std::size_t row_of(std::int64_t index) const {
-    const auto rows = static_cast<std::int64_t>(table_.rows);
+    const auto rows = static_cast<std::int64_t>(rows_);
     if (index < -rows || index >= rows)
       fail("index " + std::to_string(index) + " is not one of " + std::to_string(rows) + " rows");
     return static_cast<std::size_t>(index < 0 ? index + rows : index);
   }
 
-  std::size_t region(const Row& row) const { return row.index * table_.row_bytes() / kMapped; }
-
-  static QuantizedRows constant_table(const OrtKernelInfo* info) {
-    const Tensor codes = constant_tensor(info, 0);
-    if (!codes || codes.shape.size() != 2) fail("the table must be constant and of two dimensions");
-    const std::int64_t bits = integer(info, "bits"), block = integer(info, "block_size");
-    if (bits != 4 && bits != 8) fail("bits must be 4 or 8");
-    if (integer(info, "gather_axis") != 0 || integer(info, "quantize_axis") != 1) fail("rows must be gathered");
-    if (block < 1) fail("block_size must be positive");
-    QuantizedRows table{};
-    table.bits = static_cast<int>(bits);
-    table.block = static_cast<std::size_t>(block);
-    table.rows = codes.shape[0];
-    table.width = codes.shape[1] * (8 / bits);
-    table.codes = static_cast<const std::uint8_t*>(codes.data);
-    table.scales = constant_input<float>(info, 2, table.rows * table.blocks());
-    if (!table.scales) fail("scales must be constant");
-    if (input_count(info) > kOptional[0])
-      table.zero_points = constant_input<std::uint8_t>(info, 3, table.rows * table.zero_point_bytes());
-    if (input_count(info) > kOptional[0] && !table.zero_points) fail("zero points must be constant");
-    return table;
-  }
-
-  void release() const {
-    codes_.release();
-    scales_.release();
-  }
-
-  QuantizedRows table_;
-  FilePages codes_, scales_;
+  std::size_t rows_;
+  QuantizedRow first_;
+  FileBytes codes_, scales_, zero_points_;
 };
 
 }  // namespace edgekiln::ort

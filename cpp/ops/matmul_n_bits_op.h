@@ -44,9 +44,9 @@ inline MatMulNBitsCall constant_code_weight(const OrtKernelInfo* info, std::size
 // The file of a packed weight is not read again.
 inline void release(const MatMulNBitsCall& weight) {
   const std::size_t bytes = weight.columns * weight.groups() * sizeof(float);
-  FilePages(weight.codes, weight.columns * weight.row_bytes()).release();
-  FilePages(weight.scales, bytes).release();
-  if (weight.offsets) FilePages(weight.offsets, bytes).release();
+  release_file_pages(weight.codes, weight.columns * weight.row_bytes());
+  release_file_pages(weight.scales, bytes);
+  if (weight.offsets) release_file_pages(weight.offsets, bytes);
 }
 
 inline CodePanels packed(MatMulNBitsCall weight, const HalfScales& half) {

@@ -76,7 +76,7 @@ std::optional<Shortlist> shortlist_of(const MatMulNBitsCall& call, float margin)
     const std::size_t before = first * call.depth / kBlock;
     pack_lower(part, shortlist.lower.get() + before * kBlock / 2,
                reinterpret_cast<Half*>(shortlist.scales.get()) + before);
-    FilePages(part.codes, part.columns * part.row_bytes()).release();
+    release_file_pages(part.codes, part.columns * part.row_bytes());
   }
   return shortlist;
 }

@@ -15,7 +15,7 @@ inline Int8Panels constant_panels(const OrtKernelInfo* info, std::size_t first, 
   const auto* scales = constant_input<float>(info, first + 1, columns);
   if (!codes || !scales || !depth || !columns) fail("codes and scales must be constants");
   Int8Panels panels(codes, scales, depth, columns);
-  FilePages(codes, depth * columns).release();
+  release_file_pages(codes, depth * columns);
   return panels;
 }
 
