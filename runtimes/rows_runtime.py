@@ -54,7 +54,7 @@ class RowsRuntime(ABC, Generic[C, S]):
     def step(self, cache: Cache, tokens: Ids) -> Logits:
         """Append one token, of int64[B], to each row; float32[B, V], logits of each row."""
         own = self._own(cache)
-        own.reserve(int(own.lengths.max()) + 1)
+        own.reserve(max(own.lengths.tolist()) + 1)
         binding = own.decode
         if binding is None:
             binding = own.decode = self._bind(self._generate, own, slice(None))
