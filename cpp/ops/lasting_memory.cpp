@@ -2,7 +2,7 @@
 
 #include "aligned.h"
 
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__linux__) && defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -21,7 +21,7 @@ std::size_t whole_lines(std::size_t size) { return (size + kAlignment - 1) / kAl
 
 }  // namespace
 
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__linux__) && defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
 
 namespace {
 
@@ -33,8 +33,13 @@ std::uintptr_t rounded_up(std::uintptr_t address, std::size_t to) { return (addr
 
 class Block {
  public:
-  explicit Block(std::size_t least) : size_(rounded_up(std::max(least, kAddresses), kHugePage) + kHugePage) {
-    mapped_ = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // Fewer addresses where a limit forbids so many.
+  explicit Block(std::size_t least) {
+    for (const std::size_t size : {std::max(least, kAddresses), least}) {
+      size_ = rounded_up(size, kHugePage) + kHugePage;
+      mapped_ = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (mapped_ != MAP_FAILED) break;
+    }
     if (mapped_ == MAP_FAILED) throw std::bad_alloc();
     madvise(mapped_, size_, MADV_HUGEPAGE);
     next_ = writable_ = rounded_up(reinterpret_cast<std::uintptr_t>(mapped_), kHugePage);
@@ -67,9 +72,9 @@ class Block {
   }
 
  private:
-  const std::size_t size_;
-  void* mapped_;
-  std::uintptr_t next_, writable_, end_;
+  std::size_t size_ = 0;
+  void* mapped_ = MAP_FAILED;
+  std::uintptr_t next_ = 0, writable_ = 0, end_ = 0;
 };
 
 }  // namespace

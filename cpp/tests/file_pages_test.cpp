@@ -10,22 +10,13 @@
 #include <cstring>
 #include <vector>
 
+#include "testing.h"
+
 namespace {
 
 constexpr std::size_t kSize = 1 << 20;
 
 char expected(std::size_t i) { return static_cast<char>(i * 31 % 251); }
-
-// Kilobytes of the process's memory that are files'.
-long file_kilobytes() {
-  long found = -1;
-  char line[256];
-  std::FILE* status = std::fopen("/proc/self/status", "r");
-  while (status && std::fgets(line, sizeof line, status))
-    if (std::sscanf(line, "RssFile: %ld", &found) == 1) break;
-  if (status) std::fclose(status);
-  return found;
-}
 
 int failed(const char* what) {
   std::printf("%s\n", what);
@@ -45,9 +36,9 @@ int main() {
   auto* mapped = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
   if (mapped == MAP_FAILED) return failed("the file cannot be mapped");
   if (std::memcmp(mapped, content.data(), kSize)) return failed("the mapping is not the file");
-  const long before = file_kilobytes();
+  const long before = kilobytes_of("RssFile");
   edgekiln::release_file_pages(mapped + 100, kSize - 100);
-  const long after = file_kilobytes();
+  const long after = kilobytes_of("RssFile");
   if (before - after < static_cast<long>(kSize / 1024 / 2)) return failed("the pages stayed");
   if (std::memcmp(mapped, content.data(), kSize)) return failed("the pages came back changed");
 

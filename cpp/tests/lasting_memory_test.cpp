@@ -6,20 +6,11 @@
 #include <cstdio>
 #include <vector>
 
+#include "testing.h"
+
 namespace {
 
 constexpr std::size_t kPieces = 40, kSize = (1 << 20) + 100;
-
-// Kilobytes of the process's memory that are no file's.
-long own_kilobytes() {
-  long found = -1;
-  char line[256];
-  std::FILE* status = std::fopen("/proc/self/status", "r");
-  while (status && std::fgets(line, sizeof line, status))
-    if (std::sscanf(line, "RssAnon: %ld", &found) == 1) break;
-  if (status) std::fclose(status);
-  return found;
-}
 
 bool all_are(const edgekiln::LastingBytes& piece, std::size_t value) {
   return std::all_of(piece.get(), piece.get() + kSize, [&](std::uint8_t byte) { return byte == value; });
@@ -40,11 +31,11 @@ int main() {
     std::fill_n(pieces[i].get(), kSize, static_cast<std::uint8_t>(i));
     expect(reinterpret_cast<std::uintptr_t>(pieces[i].get()) % 64 == 0, "a piece begins within a line of the cache");
   }
-  const long held = own_kilobytes();
+  const long held = kilobytes_of("RssAnon");
   for (std::size_t i = 0; i < kPieces; i += 2) pieces[i].reset();
   for (std::size_t i = 1; i < kPieces; i += 2) expect(all_are(pieces[i], i), "a piece lost what it held");
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  const long given_back = held - own_kilobytes();
+  const long given_back = held - kilobytes_of("RssAnon");
   expect(given_back > static_cast<long>(kPieces / 2 * kSize / 1024 * 9 / 10), "memory stayed when its pieces went");
 #else
   static_cast<void>(held);
