@@ -107,14 +107,14 @@ def test_two_caches_do_not_meet(pair) -> None:
 def test_growing_keeps_what_every_row_holds(pair, form: tuple[str, str]) -> None:
     truth, runtime = pair
     caches = truth.new_cache(2), runtime.new_cache(2)
-    for row, length in ((0, 254), (1, 30)):
+    for row, length in ((1, 30), (0, 254)):
         for engine, cache in zip(pair, caches, strict=True):
             engine.prefill(cache, row, ids(length))
     capacities = []
     for tokens in ids(8, 1).reshape(4, 2):
         close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
         capacities.append(caches[1].capacity)
-    assert capacities == ([256, 256, 512, 512] if form[0] == "growing" else [MAX_LENGTH] * 4)
+    assert capacities == ([256, 256, 448, 448] if form[0] == "growing" else [MAX_LENGTH] * 4)
     caches[1].rewind(1, 12)
     caches[0].rewind(1, 12)
     close(runtime.prefill(caches[1], 0, ids(300)), truth.prefill(caches[0], 0, ids(300)))
