@@ -20,7 +20,7 @@ import psutil
 from bounds import key_value_bytes, weights_file_bytes
 from json_process import JsonProcess
 from lists import numbers
-from processes import HOST
+from processes import host_command
 from tables import table
 
 from edgekiln.bundle import read_manifest
@@ -93,7 +93,7 @@ def main(
         worker(engine, threads)
         return
     commands = {
-        "C++": [str(HOST), engine, json.dumps({"threads": threads})],
+        "C++": host_command(Path(engine), threads),
         "Python": [sys.executable, __file__, engine, "--threads", str(threads), "--worker"],
     }
     generator = np.random.default_rng(0)

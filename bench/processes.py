@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 WORKERS = Path(__file__).with_name("workers")
 # Answers with libedgekiln, a line of JSON for a line of JSON; `make cpp` builds it.
 HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
+ANSWERED = 32  # tokens of a process that is started for one request
 Ids = NDArray[np.int64]
 
 
@@ -53,36 +54,35 @@ def speeds(answer: dict[str, Any], batch: int, length: int) -> dict[str, float]:
 
 
 def first_token_from_nothing(candidate: Candidate, path: Path, threads: int, prompts: Ids) -> dict[str, float]:
-    """Start a process for one request: seconds to load, to its first token, and its memory after 32 tokens."""
+    """Start a process for one request: seconds to load, to its first token, and its memory after `ANSWERED`."""
     process = Process(candidate, path, threads)
     ready = time.perf_counter() - process.started
-    answer = process.generate(prompts, 32)
+    answer = process.generate(prompts, ANSWERED)
     return _from_nothing(process, process.load_s, ready + answer["first_token_s"])
 
 
-def host_process(path: Path, threads: int) -> JsonProcess:
-    """Start libedgekiln with an engine and wait until it has loaded.
+def host_command(path: Path, threads: int) -> list[str]:
+    """What starts libedgekiln with an engine.
 
     Raises:
-        SystemExit: it ended instead, or has not been built.
+        SystemExit: it has not been built.
     """
     if not HOST.exists():
         raise SystemExit(f"there is no {HOST}: run make cpp")
-    process = JsonProcess([HOST, path, json.dumps({"threads": threads})])
-    if process.hello["status"] != 0:
-        raise SystemExit(process.hello["error"])
-    return process
+    return [str(HOST), str(path), json.dumps({"threads": threads})]
 
 
-def host_from_nothing(path: Path, threads: int, prompts: Ids, count: int = 32) -> dict[str, float]:
+def host_from_nothing(path: Path, threads: int, prompts: Ids) -> dict[str, float]:
     """The same of libedgekiln, without Python: a process for one request of int64[1, P] prompt ids.
 
     Raises:
         SystemExit: it ended instead, or has not been built.
     """
-    process = host_process(path, threads)
+    process = JsonProcess(host_command(path, threads))
+    if process.hello["status"] != 0:
+        raise SystemExit(process.hello["error"])
     loaded = time.perf_counter() - process.started
-    answer = process.ask(ids=prompts[0].tolist(), max_tokens=count, ignore_eos=True, speculate=False)
+    answer = process.ask(ids=prompts[0].tolist(), max_tokens=ANSWERED, ignore_eos=True, speculate=False)
     return _from_nothing(process, loaded, loaded + answer["first_token_s"])
 
 

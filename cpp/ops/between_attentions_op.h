@@ -34,8 +34,7 @@ class BetweenAttentions {
     if (shape.empty() || shape.back() != sizes_.attended) fail("the input is not as wide as the attention");
     shape.back() = sizes_.hidden;
     if (residual.shape != shape) fail("the residual has another shape than the output");
-    std::size_t count = 1;
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) count *= shape[i];
+    const std::size_t count = rows_of(shape);
     auto* sum = static_cast<float*>(output(context, 1, shape));
     shape.back() = sizes_.projected;
     auto* projected = static_cast<float*>(output(context, 0, shape));

@@ -23,10 +23,6 @@ namespace {
 
 constexpr std::size_t kBlock = 32;
 constexpr int kPanels = 2;
-// Of a tile: as many sums, in int32 and in float, as registers hold.
-template <int TilePanels>
-constexpr int kRows = TilePanels == 1 ? 8 : 6;
-constexpr std::size_t kFewRows = kRows<1>;  // that are quantized where they are used, and read the weights once
 
 static_assert(kLanes == kPanelWidth);
 
@@ -65,11 +61,6 @@ void quantize_row(const Rows& rows, std::size_t row) {
     rows.sums[block * kBlock / panels.group * rows.count + row] +=
         rounded_sums ? rounded.scale * static_cast<float>(rounded.sum) : sum_of(a + block * kBlock);
   }
-}
-
-template <int Bits>
-void quantize(const Rows& rows, const Parallel& parallel) {
-  for_each_row(rows.count, rows.panels.depth, parallel, [&](std::size_t row) { quantize_row<Bits>(rows, row); });
 }
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
@@ -148,7 +139,7 @@ void tile(const Rows& rows, std::size_t row, std::size_t panel) {
   }
 }
 
-template <int Bits, bool Half_, int TilePanels, int TileRows = kRows<TilePanels>>
+template <int Bits, bool Half_, int TilePanels, int TileRows = kRowsOfTile<TilePanels>>
 void tiles_of_rows(const Rows& rows, std::size_t row, std::size_t panel) {
   if (rows.count - row >= TileRows) {
     tile<Bits, Half_, TileRows, TilePanels>(rows, row, panel);
@@ -169,10 +160,10 @@ void panels_task(void* context, std::size_t index) {
   const std::size_t last = std::min((index + 1) * panels_a_task, rows.panels.panels());
   std::size_t panel = index * panels_a_task;
   for (; panel + TilePanels <= last; panel += TilePanels)
-    for (std::size_t row = 0; row < rows.count; row += kRows<TilePanels>)
+    for (std::size_t row = 0; row < rows.count; row += kRowsOfTile<TilePanels>)
       tiles_of_rows<Bits, Half_, TilePanels>(rows, row, panel);
   for (; panel < last; ++panel)
-    for (std::size_t row = 0; row < rows.count; row += kRows<1>) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
+    for (std::size_t row = 0; row < rows.count; row += kRowsOfTile<1>) tiles_of_rows<Bits, Half_, 1>(rows, row, panel);
 }
 
 struct Exact {
@@ -214,8 +205,8 @@ void exact_task(void* context, std::size_t index) {
 template <int Bits, bool Half_>
 void run(const Rows& rows, const Parallel& parallel) {
   const std::size_t panels = rows.panels.panels();
-  quantize<Bits>(rows, parallel);
-  if (rows.count <= kFewRows) {
+  for_each_row(rows.count, rows.panels.depth, parallel, [&](std::size_t row) { quantize_row<Bits>(rows, row); });
+  if (rows.count <= kQuantizedRows) {
     Task task{rows, panels_a_task(panels, rows.panels.panel_bytes())};
     parallel.run(parallel.self, panels_task<Bits, Half_, 1>, divided(panels, task.panels_a_task), &task);
   } else {

@@ -20,8 +20,7 @@ class GatedSilu {
     std::vector<std::int64_t> shape = a.shape;
     if (shape.empty() || shape.back() < 2 || shape.back() % 2) fail("the input is not gates and as many others");
     shape.back() /= 2;
-    GatedSiluCall call{1, static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) call.rows *= shape[i];
+    GatedSiluCall call{rows_of(shape), static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
     call.out = static_cast<float*>(output(context, 0, shape));
     if (call.rows) kernels().front().gated_silu(call, {run_parallel, context});
   }

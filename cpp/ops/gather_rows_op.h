@@ -20,9 +20,11 @@ class GatherRows {
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat};
   static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
-  explicit GatherRows(const OrtKernelInfo* info)
-      : rows_(constant_tensor(info, 0).shape.empty() ? 0 : constant_tensor(info, 0).shape[0]),
-        first_(first_row(info)),
+  explicit GatherRows(const OrtKernelInfo* info) : GatherRows(info, constant_tensor(info, 0)) {}
+
+  GatherRows(const OrtKernelInfo* info, const Tensor& codes)
+      : first_(first_row(info, codes)),
+        rows_(codes.shape[0]),
         codes_(first_.codes, rows_ * first_.code_bytes()),
         scales_(first_.scales, rows_ * first_.blocks() * sizeof(float)),
         zero_points_(first_.zero_points, first_.zero_points ? rows_ * first_.zero_point_bytes() : 0) {}
@@ -30,8 +32,7 @@ class GatherRows {
   void compute(OrtKernelContext* context) const {
     const Tensor indices = input(context, 1);
     std::vector<std::int64_t> shape = indices.shape;
-    std::size_t count = 1;
-    for (const std::int64_t dim : shape) count *= dim;
+    const std::size_t count = elements_of(shape);
     shape.push_back(static_cast<std::int64_t>(first_.width));
     auto* out = static_cast<float*>(output(context, 0, shape));
     std::vector<std::uint8_t> codes(first_.code_bytes()), zero_points(first_.zero_point_bytes());
@@ -52,8 +53,7 @@ class GatherRows {
   }
 
  private:
-  static QuantizedRow first_row(const OrtKernelInfo* info) {
-    const Tensor codes = constant_tensor(info, 0);
+  static QuantizedRow first_row(const OrtKernelInfo* info, const Tensor& codes) {
     if (codes.shape.size() != 2) fail("the table must be constant and of two dimensions");
     const std::int64_t bits = integer(info, "bits"), block = integer(info, "block_size");
     if (bits != 4 && bits != 8) fail("bits must be 4 or 8");
@@ -79,8 +79,8 @@ class GatherRows {
     return static_cast<std::size_t>(index < 0 ? index + rows : index);
   }
 
-  std::size_t rows_;
   QuantizedRow first_;
+  std::size_t rows_;
   FileBytes codes_, scales_, zero_points_;
 };
 

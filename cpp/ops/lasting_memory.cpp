@@ -1,10 +1,10 @@
 #include "lasting_memory.h"
 
 #include "aligned.h"
+#include "memory/pages.h"
 
 #if defined(__linux__) && defined(__LP64__) && !defined(__SANITIZE_ADDRESS__)
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace edgekiln {
 namespace {
 
 // So that the pieces of one block stay whole lines of the cache.
-std::size_t whole_lines(std::size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t whole_lines(std::size_t size) { return rounded_up(size, kAlignment); }
 
 }  // namespace
 
@@ -25,11 +25,8 @@ std::size_t whole_lines(std::size_t size) { return (size + kAlignment - 1) / kAl
 
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Addresses only: memory is asked for as pieces are.
 constexpr std::size_t kAddresses = std::size_t{16} << 30;
-
-std::uintptr_t rounded_up(std::uintptr_t address, std::size_t to) { return (address + to - 1) / to * to; }
 
 class Block {
  public:
@@ -63,14 +60,6 @@ class Block {
     return piece;
   }
 
-  // Pages that a piece shares with others stay until the block goes.
-  static void give_back(std::uint8_t* piece, std::size_t size) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    const auto start = reinterpret_cast<std::uintptr_t>(piece);
-    const std::uintptr_t first = rounded_up(start, page), last = (start + size) / page * page;
-    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-  }
-
  private:
   std::size_t size_ = 0;
   void* mapped_ = MAP_FAILED;
@@ -87,7 +76,8 @@ LastingBytes lasting_bytes(std::size_t size) {
   std::shared_ptr<Block> block = last.lock();
   if (!block || !block->holds(needed)) last = block = std::make_shared<Block>(needed);
   std::uint8_t* const piece = block->take(needed);
-  return {piece, [block, needed](std::uint8_t* begin) { Block::give_back(begin, needed); }};
+  // Pages that a piece shares with others stay until the block goes.
+  return {piece, [block, needed](std::uint8_t* begin) { give_back(begin, needed); }};
 }
 
 #else

@@ -117,8 +117,7 @@ class MatMulNBits {
     if (dims.empty() || dims.back() != depth_) fail("the input is not K wide");
     dims.back() = columns_;
     MatMulNBitsCall call = shape();
-    call.rows = 1;
-    for (std::size_t i = 0; i + 1 < dims.size(); ++i) call.rows *= dims[i];
+    call.rows = rows_of(dims);
     call.a = a.floats();
     call.out = static_cast<float*>(output(context, 0, dims));
     thread_local Scratch own;

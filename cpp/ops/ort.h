@@ -53,6 +53,15 @@ inline Value attribute(const OrtKernelInfo* info, Getter getter, const char* nam
   return value;
 }
 
+inline std::size_t elements_of(std::span<const std::int64_t> shape) {
+  std::size_t count = 1;
+  for (const std::int64_t dim : shape) count *= dim;
+  return count;
+}
+
+// Of all dimensions but the last, of which there is one.
+inline std::size_t rows_of(std::span<const std::int64_t> shape) { return elements_of(shape.first(shape.size() - 1)); }
+
 struct Tensor {
   const void* data = nullptr;
   std::vector<std::int64_t> shape;
@@ -110,8 +119,7 @@ template <typename Element>
 inline const Element* constant_input(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
   const Tensor tensor = constant_tensor(info, index);
   if (!tensor) return nullptr;
-  std::size_t elements = 1;
-  for (const std::int64_t dim : tensor.shape) elements *= dim;
+  const std::size_t elements = elements_of(tensor.shape);
   if (elements != count)
     fail("input " + std::to_string(index) + " has " + std::to_string(elements) + " elements, not " +
          std::to_string(count));

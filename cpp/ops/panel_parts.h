@@ -5,12 +5,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "matmul_n_bits.h"
+
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
 
 namespace edgekiln::EDGEKILN_ISA {
 
 inline constexpr std::size_t kTaskBytes = 32 << 10;  // of weights that a task of few rows reads, about
+// Of a tile: as many sums as registers hold, and of one panel as many rows as count as few.
+template <int TilePanels>
+inline constexpr int kRowsOfTile = TilePanels == 1 ? static_cast<int>(kQuantizedRows) : 6;
 // How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
 inline constexpr std::size_t kAhead = 2048;
 

@@ -2,21 +2,16 @@
 
 #include <algorithm>
 
+#include "matmul_n_bits.h"
+
 namespace edgekiln {
-namespace {
-
-int nibble(const std::uint8_t* packed, std::size_t i) { return packed[i / 2] >> i % 2 * 4 & 15; }
-
-}  // namespace
-
 void dequantize(const QuantizedRow& row, float* out) {
   for (std::size_t at = 0; at < row.blocks(); ++at) {
     const std::size_t first = at * row.block, end = std::min(first + row.block, row.width);
-    const std::uint8_t* zeros = row.zero_points;
-    const int zero = !zeros ? 1 << (row.bits - 1) : row.bits == 4 ? nibble(zeros, at) : zeros[at];
+    const int zero = row.zero_points ? zero_point_of(row.zero_points, row.bits, at) : 1 << (row.bits - 1);
     if (row.bits == 4) {
       for (std::size_t i = first; i < end; ++i)
-        out[i] = static_cast<float>(nibble(row.codes, i) - zero) * row.scales[at];
+        out[i] = static_cast<float>((row.codes[i / 2] >> i % 2 * 4 & 15) - zero) * row.scales[at];
     } else {
       for (std::size_t i = first; i < end; ++i) out[i] = static_cast<float>(row.codes[i] - zero) * row.scales[at];
     }

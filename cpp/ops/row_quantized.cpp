@@ -15,10 +15,6 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr int kPanels = 4;
-// Of a tile: as many sums as registers hold, and of one panel as few tokens have rows.
-template <int TilePanels>
-constexpr int kRows = TilePanels == 1 ? 8 : 6;
-constexpr std::size_t kFewRows = kRows<1>;
 constexpr float kSmallestMaximum = 1e-10f;  // keeps the scale of a row of zeros finite
 constexpr std::size_t kQuad = Int8Panels::kQuad;
 
@@ -120,7 +116,7 @@ void tile(const Product& product, std::size_t row, std::size_t panel) {
     finish(product, row + i / TilePanels, panel + i % TilePanels, results[i]);
 }
 
-template <int TilePanels, int TileRows = kRows<TilePanels>>
+template <int TilePanels, int TileRows = kRowsOfTile<TilePanels>>
 void tiles_of_rows(const Product& product, std::size_t row, std::size_t rows, std::size_t panel) {
   if constexpr (TileRows == 1 && TilePanels == 1) {
     one_row(product, row, panel);
@@ -133,7 +129,7 @@ void tiles_of_rows(const Product& product, std::size_t row, std::size_t rows, st
 
 template <int TilePanels>
 void rows_of_panels(const Product& product, std::size_t first, std::size_t last, std::size_t panel) {
-  for (std::size_t row = first; row < last; row += kRows<TilePanels>)
+  for (std::size_t row = first; row < last; row += kRowsOfTile<TilePanels>)
     tiles_of_rows<TilePanels>(product, row, last - row, panel);
 }
 
@@ -170,12 +166,12 @@ void multiply_row_quantized(const Int8Panels& panels, const float* a, std::size_
   if (scratch.size() < size) scratch.resize(size);
   auto* codes = reinterpret_cast<std::uint8_t*>(scratch.data() + rows);
   // Two parts of the rows, so that an odd number of groups of panels keeps two threads busy too.
-  const std::size_t rows_a_task = divided(divided(rows, 2), kRows<kPanels>) * kRows<kPanels>;
+  const std::size_t rows_a_task = divided(divided(rows, 2), kRowsOfTile<kPanels>) * kRowsOfTile<kPanels>;
   Product product{panels,     a,     rows,           out,
                   stride,     codes, scratch.data(), panels_a_task(panels.count(), panels.panel_bytes()),
                   rows_a_task};
   for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(product, row); });
-  if (rows <= kFewRows) {
+  if (rows <= kQuantizedRows) {
     parallel.run(parallel.self, few_rows_task, divided(panels.count(), product.panels_a_task), &product);
   } else {
     parallel.run(parallel.self, many_rows_task, divided(panels.count(), kPanels) * divided(rows, rows_a_task),

@@ -38,8 +38,7 @@ class RowQuantizedMatMul {
     std::vector<std::int64_t> shape = a.shape;
     if (shape.empty() || shape.back() != static_cast<std::int64_t>(panels_.depth)) fail("the input is not K wide");
     shape.back() = static_cast<std::int64_t>(panels_.columns);
-    std::size_t rows = 1;
-    for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    const std::size_t rows = rows_of(shape);
     auto* out = static_cast<float*>(output(context, 0, shape));
     thread_local Scratch own;
     Scratch& scratch = own;

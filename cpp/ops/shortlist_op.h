@@ -31,8 +31,7 @@ class ShortlistMatMulNBits {
     std::vector<std::int64_t> dims = a.shape;
     if (dims.empty() || dims.back() != depth_) fail("the input is not K wide");
     dims.back() = columns_;
-    std::size_t rows = 1;
-    for (std::size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
+    const std::size_t rows = rows_of(dims);
     auto* out = static_cast<float*>(output(context, 0, dims));
     const Parallel threads{run_parallel, context};
     thread_local Scratch own;

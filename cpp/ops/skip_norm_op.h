@@ -27,8 +27,7 @@ class SkipNorm {
     if (width < 1 || gamma.shape != std::vector{width} || (bias && bias.shape != gamma.shape))
       fail("gamma and bias are not as wide as the input");
     SkipNormCall call{};
-    call.rows = 1;
-    for (std::size_t i = 0; i + 1 < a.shape.size(); ++i) call.rows *= a.shape[i];
+    call.rows = rows_of(a.shape);
     call.width = width;
     call.a = a.floats();
     call.b = b.floats();

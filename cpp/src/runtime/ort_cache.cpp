@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "memory/pages.h"
 #include "runtime/ort_binding.h"
 #include "sentence.h"
 
@@ -57,7 +58,7 @@ void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer,
 
 // All layers lie one after another, those of int8 in huge pages where the system has them: steps read all of them, and
 // wait less for addresses to be translated. Huge pages are cleared whole when they are first touched, which of floats
-// costs a prompt more than it saves the tokens of a short answer. What has moved is forgotten layer by layer, so that
+// costs a prompt more than it saves the tokens of a short answer. What has moved is given back layer by layer, so that
 // there never are two of everything.
 Result<void> OrtCache::grow(std::int64_t capacity) {
   const std::size_t layers = properties().kv_heads.size();
@@ -74,7 +75,7 @@ Result<void> OrtCache::grow(std::int64_t capacity) {
     const std::size_t bytes = layer_bytes(layer, capacity);
     for (std::byte** const held : {&keys_[layer], &values_[layer]}) {
       if (length()) keep_held(*held, at, layer, capacity);
-      if (buffer_) buffer_.forget(*held, layer_bytes(layer, this->capacity()));
+      if (buffer_) give_back(*held, layer_bytes(layer, this->capacity()));
       *held = at;
       at += bytes;
     }

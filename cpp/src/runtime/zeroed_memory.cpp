@@ -1,19 +1,13 @@
 #include "runtime/zeroed_memory.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
-#include <cstdint>
 #include <cstdlib>
 #include <memory>
+
+#include "memory/pages.h"
 
 namespace edgekiln {
 
 namespace {
-
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 // The heap would write zeros to what it had given out before.
 void* allocate(std::size_t size) {
@@ -44,15 +38,6 @@ ZeroedMemory::~ZeroedMemory() {
   munmap(allocated_, size_);
 #else
   std::free(allocated_);
-#endif
-}
-
-void ZeroedMemory::forget([[maybe_unused]] const std::byte* from, [[maybe_unused]] std::size_t size) {
-#if defined(__linux__)
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto start = reinterpret_cast<std::uintptr_t>(from);
-  const std::uintptr_t first = (start + page - 1) / page * page, last = (start + size) / page * page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 #endif
 }
 

@@ -1,4 +1,4 @@
-// Memory of zeros that the system gives page by page, as it is written to, and takes back in pieces.
+// Memory of zeros that the system gives page by page, as it is written to.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +21,6 @@ class ZeroedMemory {
 
   std::byte* get() const { return start_; }
   explicit operator bool() const { return start_ != nullptr; }
-
-  // Nobody will read these bytes again: pages that lie wholly among them go back, where the system can take them.
-  void forget(const std::byte* from, std::size_t size);
 
  private:
   void swap(ZeroedMemory& other) noexcept {

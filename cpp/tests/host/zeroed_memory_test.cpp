@@ -1,4 +1,4 @@
-// Memory of zeros keeps what is written to it, also past a move, but for what is forgotten.
+// Memory of zeros keeps what is written to it, also past a move, but for what is given back.
 #include "runtime/zeroed_memory.h"
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "check.h"
+#include "memory/pages.h"
 
 int main() {
   using edgekiln::ZeroedMemory;
@@ -19,7 +20,7 @@ int main() {
     std::memset(memory.get(), 5, kSize);
     ZeroedMemory moved;
     moved = std::move(memory);
-    moved.forget(moved.get(), kHalf);
+    edgekiln::give_back(moved.get(), kHalf);
     for (std::size_t i = kHalf; i < kSize; ++i) CHECK(moved.get()[i] == std::byte{5});
   }
   CHECK(!ZeroedMemory(std::size_t{1} << 60, false));
