@@ -102,6 +102,9 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
             if self._manifest.quantization.scheme != "none":
                 options.add_session_config_entry(*ROUNDED_ATTENTION)
             options.register_custom_ops_library(str(self._native.library))
+            # What is planned for a number of tokens is allocated beside what the run before holds; few nodes need no
+            # plan.
+            options.enable_mem_pattern = False
             try:
                 return ort.InferenceSession(str(path), options, providers=providers)
             except Exception:

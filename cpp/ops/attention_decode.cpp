@@ -232,8 +232,7 @@ void attend_few(const AttentionCall& call, const Parallel& parallel, Scratch& sc
   const std::size_t coded_at = size;
   if (coded) size += queries / 2 + tokens * call.heads * sizeof(CodedQuery) / sizeof(float);
 #endif
-  if (scratch.size() < size) scratch.resize(size);
-  decode.queries = scratch.data();
+  decode.queries = at_least(scratch, size);
   decode.sums = decode.queries + queries;
   decode.scores = decode.sums + parts * decode.padded;
   decode.totals = decode.scores + tasks * (call.heads / call.kv_heads) * kStride;
@@ -244,7 +243,7 @@ void attend_few(const AttentionCall& call, const Parallel& parallel, Scratch& sc
       append(call, decode.queries + (row * call.length + s) * call.heads * call.head_dim, call.head_dim, row, s);
 #if defined(__AVX512VNNI__)
   if (coded) {
-    decode.coded = reinterpret_cast<CodedQuery*>(scratch.data() + coded_at);
+    decode.coded = reinterpret_cast<CodedQuery*>(decode.queries + coded_at);
     decode.digits = reinterpret_cast<std::int8_t*>(decode.coded + tokens * call.heads);
     for (std::size_t i = 0; i < tokens * call.heads; ++i)
       decode.coded[i] =

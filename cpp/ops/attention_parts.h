@@ -84,11 +84,11 @@ inline void append(const AttentionCall& call, float* queries, std::size_t stride
     rotate(call, call.query + token * call.query_stride + head * dim, query, position, call.scale);
     apply_scales(call, call.key_cache, head / (call.heads / call.kv_heads), query);
   }
-  thread_local Scratch key;
-  key.resize(dim);
+  thread_local Scratch memory;
+  float* const key = at_least(memory, dim);
   for (std::size_t head = 0; head < call.kv_heads; ++head) {
-    rotate(call, call.key + token * call.key_stride + head * dim, key.data(), position, 1.0f);
-    put(call, call.key_cache, row, head, position, key.data());
+    rotate(call, call.key + token * call.key_stride + head * dim, key, position, 1.0f);
+    put(call, call.key_cache, row, head, position, key);
     put(call, call.value_cache, row, head, position, call.value + token * call.value_stride + head * dim);
   }
 }

@@ -41,8 +41,7 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t rows = group * positions, past = call.past(row);
 
   thread_local Scratch workspace;
-  if (workspace.size() < prefill.workspace) workspace.resize(prefill.workspace);
-  float* memory = workspace.data();
+  float* memory = at_least(workspace, prefill.workspace);
   const auto words = [](float* at) { return reinterpret_cast<Word*>(at); };
   Word* query = words(memory);
   float* sum = memory + rows * dim;  // [rows, padded], the weighted sum of values so far
@@ -126,12 +125,10 @@ void append_task(void* context, std::size_t index) {
 
 template <typename Operands>
 void attend(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
-  const std::size_t queries = call.batch * call.heads * call.length * call.head_dim;
   const std::size_t tasks_a_head = (call.length + kQueryBlock - 1) / kQueryBlock;
-  if (scratch.size() < queries) scratch.resize(queries);
-  Append append_all{call, scratch.data()};
+  Append append_all{call, at_least(scratch, call.batch * call.heads * call.length * call.head_dim)};
   parallel.run(parallel.self, append_task, call.batch * call.length, &append_all);
-  Prefill prefill{call, scratch.data(), tasks_a_head, workspace_size(call)};
+  Prefill prefill{call, append_all.queries, tasks_a_head, workspace_size(call)};
   parallel.run(parallel.self, prefill_task<Operands>, tasks_a_head * call.batch * call.kv_heads, &prefill);
 }
 

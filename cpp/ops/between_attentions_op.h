@@ -41,11 +41,11 @@ class BetweenAttentions {
     if (!count) return;
     const typename Layer::Rows rows{attended.floats(), residual.floats(), count, projected, sum};
     const Parallel threads{run_parallel, context};
-    if (count > kQuantizedRows) return layer_.compute(rows, threads);
-    thread_local Scratch memory, scratch;
-    const auto script = [&, &memory = memory, &scratch = scratch](const Parallel& parallel) {
-      layer_.compute(rows, parallel, memory, scratch);
+    thread_local Scratch memory, products;
+    const auto script = [&, &memory = memory, &products = products](const Parallel& parallel) {
+      layer_.compute(rows, parallel, memory, products);
     };
+    if (count > kQuantizedRows) return script(threads);
     Team<decltype(script)>::run(threads, script);
   }
 

@@ -92,34 +92,46 @@ class BetweenLayer {
     float *projected, *sum;
   };
 
-  // On as many threads as `threads` has.
-  void compute(const Rows& rows, const Parallel& threads) const {
-    if (apart(rows.count)) {
-      const Apart all{*this, rows};
-      return threads.run(threads.self, rows_task, (rows.count + kRowsATask - 1) / kRowsATask, const_cast<Apart*>(&all));
-    }
-    thread_local Scratch memory, scratch;
-    compute(rows, threads, memory, scratch);
-  }
+  // How many floats of memory hold the projections of rows from one layer to the next: they may lie at the start of
+  // what compute() works in, where nothing else is left when it writes them.
+  std::size_t between(std::size_t rows) const { return rows * (apart(rows) ? sizes_.projected : row_memory()); }
 
-  // The same with memory of the caller's, for a loop whose parts run on other threads than it began on.
-  void compute(const Rows& rows, const Parallel& parallel, Scratch& memory, Scratch& scratch) const {
-    const std::size_t width = sizes_.hidden, inner = sizes_.intermediate, count = rows.count;
-    if (memory.size() < count * (width + 3 * inner)) memory.resize(count * (width + 3 * inner));
-    const Kernels& kernel = kernels().front();
-    float *x = memory.data(), *gate_up = x + count * width, *gated = gate_up + count * 2 * inner;
-    output_.multiply(rows.attended, count, x, parallel, scratch);
-    kernel.skip_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, x, rows.sum}, parallel);
-    gate_up_.multiply(x, count, gate_up, parallel, scratch);
-    kernel.gated_silu({count, inner, gate_up, gated}, parallel);
-    down_.multiply(gated, count, x, parallel, scratch);
-    kernel.skip_norm({count, width, rows.sum, x, next_gamma_, nullptr, sizes_.next_epsilon, x, rows.sum}, parallel);
-    next_.multiply(x, count, rows.projected, parallel, scratch);
+  // On the threads that `parallel` has, with memory of the caller's: its loops may run on other threads than it began
+  // on.
+  void compute(const Rows& rows, const Parallel& parallel, Scratch& memory, Scratch& products) const {
+    if (!apart(rows.count)) return compute_together(rows, parallel, memory, products);
+    const Apart all{*this, rows};
+    parallel.run(parallel.self, rows_task, (rows.count + kRowsATask - 1) / kRowsATask, const_cast<Apart*>(&all));
   }
 
  private:
   static constexpr std::size_t weight(std::size_t first, std::size_t product) {
     return first + kGammas + product * Product::kWeight.size();
+  }
+
+  // Of each row lie gate and up, then their product, where a hidden state was before it. What that is multiplied to
+  // lies behind the projections: where gate and up were, if there is room.
+  std::int64_t down_at() const {
+    const std::int64_t behind = sizes_.projected, gate_up = 2 * sizes_.intermediate;
+    return behind + sizes_.hidden <= gate_up ? behind : std::max(behind, gate_up + sizes_.intermediate);
+  }
+  std::size_t row_memory() const {
+    return std::max(2 * sizes_.intermediate + std::max(sizes_.intermediate, sizes_.hidden), down_at() + sizes_.hidden);
+  }
+
+  void compute_together(const Rows& rows, const Parallel& parallel, Scratch& memory, Scratch& products) const {
+    const std::size_t width = sizes_.hidden, inner = sizes_.intermediate, count = rows.count;
+    const Kernels& kernel = kernels().front();
+    float *gate_up = at_least(memory, count * row_memory()), *gated = gate_up + count * 2 * inner;
+    float *x = gated, *down = gate_up + count * down_at();
+    output_.multiply(rows.attended, count, x, parallel, products);
+    kernel.skip_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, x, rows.sum}, parallel);
+    gate_up_.multiply(x, count, gate_up, parallel, products);
+    kernel.gated_silu({count, inner, gate_up, gated}, parallel);
+    down_.multiply(gated, count, down, parallel, products);
+    kernel.skip_norm({count, width, rows.sum, down, next_gamma_, nullptr, sizes_.next_epsilon, down, rows.sum},
+                     parallel);
+    next_.multiply(down, count, rows.projected, parallel, products);
   }
 
   // Of many rows each thread may take some all the way, so that what lies between two products stays near it. Weights
@@ -141,10 +153,10 @@ class BetweenLayer {
     const auto& [layer, rows] = *static_cast<const Apart*>(context);
     const Sizes& sizes = layer.sizes_;
     const std::size_t first = index * kRowsATask, count = std::min(kRowsATask, rows.count - first);
-    thread_local Scratch memory, scratch;
-    layer.compute({rows.attended + first * sizes.attended, rows.residual + first * sizes.hidden, count,
-                   rows.projected + first * sizes.projected, rows.sum + first * sizes.hidden},
-                  kSerial, memory, scratch);
+    thread_local Scratch memory, products;
+    layer.compute_together({rows.attended + first * sizes.attended, rows.residual + first * sizes.hidden, count,
+                            rows.projected + first * sizes.projected, rows.sum + first * sizes.hidden},
+                           kSerial, memory, products);
   }
 
   Sizes sizes_;

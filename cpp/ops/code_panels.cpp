@@ -227,12 +227,11 @@ void multiply_code_panels(const CodePanels& panels, const float* a, std::size_t 
   if (panels.bits == 4 && count >= kPromptRows) return multiply_prompt(panels, a, count, out, parallel, scratch);
   const std::size_t blocks = panels.depth / kBlock, groups = panels.groups();
   const std::size_t size = count * (panels.depth / sizeof(float) + 2 * blocks + groups);
-  if (scratch.size() < size) scratch.resize(size);
-  float* scales = scratch.data() + count * panels.depth / sizeof(float);
+  float* memory = at_least(scratch, size);
+  float* scales = memory + count * panels.depth / sizeof(float);
   float* sums = scales + count * blocks;
   auto* starts = reinterpret_cast<std::int32_t*>(sums + count * groups);
-  const Rows rows{panels, a,      count, blocks, groups, out, reinterpret_cast<std::int8_t*>(scratch.data()),
-                  starts, scales, sums};
+  const Rows rows{panels, a, count, blocks, groups, out, reinterpret_cast<std::int8_t*>(memory), starts, scales, sums};
   if (panels.bits == 4) {
     panels.half ? run<4, true>(rows, parallel) : run<4, false>(rows, parallel);
   } else {

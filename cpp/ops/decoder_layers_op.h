@@ -60,26 +60,16 @@ class DecoderLayers {
     chain.sum = static_cast<float*>(output(context, 1, std::array{batch, length, sizes_.hidden}));
     take_attentions(context, chain, batch, length);
     if (!chain.rows) return;
-    thread_local Memory own;
-    chain.memory = &own;
-    const Parallel threads{run_parallel, context};
-    if (chain.rows > kQuantizedRows)
-      return chain.run(threads,
-                       [&](std::size_t i, const typename Layer::Rows& rows) { layers_[i].compute(rows, threads); });
-    const auto script = [&](const Parallel& parallel) {
-      chain.run(parallel, [&](std::size_t i, const typename Layer::Rows& rows) {
-        layers_[i].compute(rows, parallel, chain.memory->layer, chain.memory->products);
-      });
+    thread_local Scratch memory, parts;
+    const auto script = [&, &memory = memory, &parts = parts](const Parallel& parallel) {
+      chain.run(parallel, memory, parts);
     };
+    const Parallel threads{run_parallel, context};
+    if (chain.rows > kQuantizedRows) return script(threads);
     Team<decltype(script)>::run(threads, script);
   }
 
  private:
-  // Kept from run to run.
-  struct Memory {
-    Scratch between, attention, layer, products;
-  };
-
   // A run.
   struct Chain {
     const DecoderLayers& op;
@@ -87,25 +77,22 @@ class DecoderLayers {
     std::size_t rows;
     float *attended{}, *sum{};
     std::vector<AttentionCall> attentions{};
-    Memory* memory{};
 
-    // `between` computes the rest of layer i.
-    template <typename Between>
-    void run(const Parallel& parallel, const Between& between) {
-      const std::size_t width = op.sizes_.projected;
-      Scratch& kept = memory->between;
-      if (kept.size() < rows * width) kept.resize(rows * width);
+    // `memory` holds what goes from one part of a layer to the next, `parts` what one of them needs.
+    void run(const Parallel& parallel, Scratch& memory, Scratch& parts) {
+      float* const kept = at_least(memory, op.layers_.front().between(rows));
       for (std::size_t i = 0; i < attentions.size(); ++i) {
-        const float* packed = i ? kept.data() : projected;
+        const float* packed = i ? kept : projected;
         if (PackedHeadsCall heads = op.heads_[i]; heads.bias || heads.gammas[0]) {
           heads.rows = rows;
           heads.from = packed;
-          packed = heads.to = kept.data();
+          packed = heads.to = kept;
           kernels().front().packed_heads(heads, parallel);
         }
-        take_packed(attentions[i], packed, width);
-        attention_kernel<Rounded>()(attentions[i], parallel, memory->attention);
-        if (i + 1 < attentions.size()) between(i, {attended, i ? sum : residual, rows, kept.data(), sum});
+        take_packed(attentions[i], packed, op.sizes_.projected);
+        attention_kernel<Rounded>()(attentions[i], parallel, parts);
+        if (i + 1 == attentions.size()) return;
+        op.layers_[i].compute({attended, i ? sum : residual, rows, kept, sum}, parallel, memory, parts);
       }
     }
   };

@@ -22,8 +22,7 @@ void multiply_float_panel(const float* a, std::size_t rows, std::size_t depth, s
   const std::size_t count = std::min(kFloatColumns, columns - first);
   const bool fits = count == kFloatColumns;
   thread_local Scratch memory;
-  memory.resize(kFloatColumns * (kFloatDepth + (fits ? 0 : rows)));
-  float* panel = memory.data();
+  float* panel = at_least(memory, kFloatColumns * (kFloatDepth + (fits ? 0 : rows)));
   float* to = fits ? out + first : panel + kFloatColumns * kFloatDepth;
   const std::size_t stride = fits ? columns : kFloatColumns;
   const std::size_t width = (count + kLanes - 1) / kLanes * kLanes;

@@ -186,10 +186,10 @@ void few_rows_task(void* context, std::size_t index) {
 template <int Bits>
 void run_few_rows(const MatMulNBitsCall& call, const Parallel& parallel, Scratch& scratch) {
   const std::size_t size = RowLayout(call, kSumsABlock<Bits>).size;
-  if (scratch.size() < size * call.rows) scratch.resize(size * call.rows);
+  float* memory = at_least(scratch, size * call.rows);
   FewRows few{call, {}, rounded_up(kTaskBytes / call.row_bytes() + 1, kLanes)};
   for (std::size_t row = 0; row < call.rows; ++row)
-    few.rows[row] = quantize<Bits>(call, call.a + row * call.depth, scratch.data() + row * size);
+    few.rows[row] = quantize<Bits>(call, call.a + row * call.depth, memory + row * size);
   auto* task = few_rows_task<Bits, float>;
   if constexpr (kReadsHalf) {
     if (call.half_scales) task = few_rows_task<Bits, Half>;

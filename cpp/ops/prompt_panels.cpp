@@ -198,10 +198,10 @@ void panels_task(void* context, std::size_t index) {
 void multiply_prompt(const CodePanels& panels, const float* a, std::size_t rows, float* out, const Parallel& parallel,
                      Scratch& scratch) {
   const std::size_t blocks = panels.depth / kBlock, size = rows * (panels.depth / sizeof(float) + 2 * blocks);
-  if (scratch.size() < size) scratch.resize(size);
-  float* scales = scratch.data() + rows * panels.depth / sizeof(float);
+  float* memory = at_least(scratch, size);
+  float* scales = memory + rows * panels.depth / sizeof(float);
   auto* starts = reinterpret_cast<std::int32_t*>(scales + rows * blocks);
-  Prompt prompt{panels, a, rows, blocks, out, reinterpret_cast<std::int8_t*>(scratch.data()), starts, scales};
+  Prompt prompt{panels, a, rows, blocks, out, reinterpret_cast<std::int8_t*>(memory), starts, scales};
   for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(prompt, row); });
   parallel.run(parallel.self, panels_task, divided(panels.panels(), kPanels), &prompt);
 }

@@ -163,12 +163,11 @@ void multiply_row_quantized(const Int8Panels& panels, const float* a, std::size_
                             const Parallel& parallel, Scratch& scratch) {
   const std::size_t stride = divided(panels.depth, sizeof(float)) * sizeof(float);
   const std::size_t size = rows * (stride / sizeof(float) + 1);
-  if (scratch.size() < size) scratch.resize(size);
-  auto* codes = reinterpret_cast<std::uint8_t*>(scratch.data() + rows);
+  float* steps = at_least(scratch, size);
+  auto* codes = reinterpret_cast<std::uint8_t*>(steps + rows);
   // Two parts of the rows, so that an odd number of groups of panels keeps two threads busy too.
   const std::size_t rows_a_task = divided(divided(rows, 2), kRowsOfTile<kPanels>) * kRowsOfTile<kPanels>;
-  Product product{panels,     a,     rows,           out,
-                  stride,     codes, scratch.data(), panels_a_task(panels.count(), panels.panel_bytes()),
+  Product product{panels,     a, rows, out, stride, codes, steps, panels_a_task(panels.count(), panels.panel_bytes()),
                   rows_a_task};
   for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(product, row); });
   if (rows <= kQuantizedRows) {

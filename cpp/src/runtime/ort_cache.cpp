@@ -13,7 +13,7 @@ namespace edgekiln {
 
 namespace {
 
-constexpr std::size_t kHugeFrom = std::size_t{4} << 20;  // smaller caches stay as small as they are
+constexpr std::size_t kHugeFrom = std::size_t{16} << 20;  // addresses in less are translated fast
 
 std::size_t size_of(ONNXTensorElementDataType type) {
   switch (type) {

@@ -63,6 +63,8 @@ class OrtCpu final : public ChunkedRuntime {
         Ort::SessionOptions options = session_options(threads_);
         if (rounds_) options.AddConfigEntry(kRoundedAttention[0], kRoundedAttention[1]);
         options.RegisterCustomOpsLibrary(native_->library.c_str());
+        // What is planned for a number of tokens is allocated beside what the run before holds; few nodes need no plan.
+        options.DisableMemPattern();
         session_ = Ort::Session(ort_environment(), graph.c_str(), options);
         return {};
       } catch (const Ort::Exception&) {
