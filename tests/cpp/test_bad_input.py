@@ -158,7 +158,7 @@ def test_out_of_memory(long_engine: Path) -> None:
         before = host.ask([5, 6, 7], max_tokens=4, ignore_eos=True)
         pid = host.process.pid
         status = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-        room = int(status["VmSize"].split()[0]) * 1024 + 32 * 1024 * 1024
+        room = int(status["VmSize"].split()[0]) * 1024 + 128 * 1024 * 1024
         resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
         reply = host.ask(np.full(LONG - 1, 9))
         assert reply["status"] == MEMORY
