@@ -5,7 +5,6 @@ speed drifts is unfair to none; ratios are taken prompt by prompt. Every prompt 
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import click
 import numpy as np
 import tables
 from candidates import Candidate, candidates
-from lists import numbers
 from making import CONSOLE, make_models, name_of
+from options import numbers, peer_options, run_options
 from processes import Ids, Process, first_token_from_nothing, host_from_nothing, perplexity, speeds
 from records import surroundings
 
@@ -64,18 +63,14 @@ def interleave(
 
 @click.command()
 @click.option("--model", default="smollm2-135m", show_default=True, help="What `edgekiln engine` takes, or a shape.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
+@run_options
 @click.option("--prompts", type=numbers, default="32,128,512,1024,2048,4096", show_default=True)
 @click.option("--batch-prompt", type=int, default=512, show_default=True, help="Prompt tokens of each of 8 rows.")
 @click.option("--gen-tokens", type=int, default=128, show_default=True)
 @click.option("--repeat", type=int, default=5, show_default=True)
-@click.option("--threads", type=int, default=os.cpu_count(), show_default=True)
-@click.option("--only", multiple=True, help="Part of a candidate's label; may be given again.")
 @click.option("--text", type=click.Path(path_type=Path, exists=True), help="Also measure perplexity on this file.")
 @click.option("--windows", type=int, default=20, show_default=True, help=f"Windows of {WINDOW} tokens of the text.")
-@click.option("--reuse", is_flag=True, help="Take the engines that are in OUT instead of making them anew.")
-@click.option("--openvino", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
-@click.option("--llama", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
+@peer_options
 def main(
     *,
     model: str,

@@ -7,7 +7,6 @@ speed; memory by the weights file and those keys and values.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import curve_tables
 import numpy as np
 from bounds import key_value_bytes, read_gb_per_s, step_weight_bytes, weights_file_bytes
 from candidates import Candidate, engines
-from lists import names, numbers
 from making import CONSOLE, make_models, name_of
+from options import names, numbers, run_options
 from processes import Process, speeds
 from records import surroundings
 
@@ -81,15 +80,12 @@ def measure(engine: Engine, batch: int, length: int, count: int, threads: int, s
 
 @click.command()
 @click.option("--models", type=names, default="smollm2-135m,random-qwen3-0.6b,random-llama-1b", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
-@click.option("--reuse", is_flag=True, help="Take the engines that are in OUT instead of making them anew.")
+@run_options
 @click.option("--prompts", type=numbers, default="32,128,512,2048,8000", show_default=True)
 @click.option("--batches", type=numbers, default="1,2,4,8", show_default=True)
 @click.option("--batch-prompt", type=int, default=512, show_default=True, help="Prompt tokens of each row of a batch.")
 @click.option("--gen-tokens", type=int, default=32, show_default=True)
 @click.option("--repeat", type=int, default=3, show_default=True)
-@click.option("--threads", type=int, default=os.cpu_count(), show_default=True)
-@click.option("--only", multiple=True, help="Part of an engine's label, such as int8; may be given again.")
 def main(
     *,
     models: list[str],

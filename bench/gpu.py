@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from lists import numbers
+from options import numbers
 
 from edgekiln.machine import look
 

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 from bounds import key_value_bytes, weights_file_bytes
 from json_process import JsonProcess
-from lists import numbers
+from options import numbers
 from processes import host_command
 from tables import table
 

@@ -6,7 +6,6 @@ measured with several; edgekiln decides itself. Peers without a prompt lookup in
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import click
 import numpy as np
 import speculation_tables
 from candidates import Candidate, candidates
-from lists import numbers
 from making import CONSOLE, make_models, name_of
+from options import numbers, peer_options, run_options
 from processes import Ids, Process
 from records import surroundings
 
@@ -136,15 +135,11 @@ def parted(samples: list[dict[str, Any]]) -> list[str]:
 
 @click.command()
 @click.option("--model", default="smollm2-135m", show_default=True, help="What `edgekiln engine` takes.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
-@click.option("--reuse", is_flag=True, help="Take the engines that are in OUT instead of making them anew.")
+@run_options
 @click.option("--drafts", type=numbers, default="2,5,10", show_default=True, help="Tokens a peer drafts at a time.")
 @click.option("--gen-tokens", type=int, default=128, show_default=True, help="Of an answer at most.")
 @click.option("--repeat", type=int, default=5, show_default=True)
-@click.option("--threads", type=int, default=os.cpu_count(), show_default=True)
-@click.option("--only", multiple=True, help="Part of a candidate's label; may be given again.")
-@click.option("--openvino", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
-@click.option("--llama", type=click.Path(path_type=Path, exists=True), required=True, help="Its Python.")
+@peer_options
 def main(
     *,
     model: str,
