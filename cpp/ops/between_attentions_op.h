@@ -4,7 +4,7 @@
 #include <array>
 
 #include "between_layer.h"
-#include "team.h"
+#include "few_rows.h"
 
 namespace edgekiln::ort {
 
@@ -40,13 +40,10 @@ class BetweenAttentions {
     auto* projected = static_cast<float*>(output(context, 0, shape));
     if (!count) return;
     const typename Layer::Rows rows{attended.floats(), residual.floats(), count, projected, sum};
-    const Parallel threads{run_parallel, context};
     thread_local Scratch memory, products;
-    const auto script = [&, &memory = memory, &products = products](const Parallel& parallel) {
+    run_rows(count, {run_parallel, context}, [&, &memory = memory, &products = products](const Parallel& parallel) {
       layer_.compute(rows, parallel, memory, products);
-    };
-    if (count > kQuantizedRows) return script(threads);
-    Team<decltype(script)>::run(threads, script);
+    });
   }
 
  private:

@@ -8,7 +8,7 @@
 
 #include "attention_inputs.h"
 #include "between_layer.h"
-#include "team.h"
+#include "few_rows.h"
 
 namespace edgekiln::ort {
 
@@ -61,12 +61,8 @@ class DecoderLayers {
     take_attentions(context, chain, batch, length);
     if (!chain.rows) return;
     thread_local Scratch memory, parts;
-    const auto script = [&, &memory = memory, &parts = parts](const Parallel& parallel) {
-      chain.run(parallel, memory, parts);
-    };
-    const Parallel threads{run_parallel, context};
-    if (chain.rows > kQuantizedRows) return script(threads);
-    Team<decltype(script)>::run(threads, script);
+    run_rows(chain.rows, {run_parallel, context},
+             [&, &memory = memory, &parts = parts](const Parallel& parallel) { chain.run(parallel, memory, parts); });
   }
 
  private:

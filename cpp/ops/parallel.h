@@ -22,12 +22,6 @@ inline constexpr Parallel kSerial{[](void*, void (*task)(void*, std::size_t), st
 using Scratch = std::vector<float>;
 
 // At least `size` floats of it. What it held is lost where it must grow, so that there never is both.
-inline float* at_least(Scratch& scratch, std::size_t size) {
-  if (scratch.size() < size) {
-    scratch = Scratch();
-    scratch.resize(size);
-  }
-  return scratch.data();
-}
+float* at_least(Scratch& scratch, std::size_t size);
 
 }  // namespace edgekiln
