@@ -20,4 +20,11 @@ inline AlignedBytes aligned_bytes(std::size_t size) {
   return memory;
 }
 
+// `memory`, or where it next suits them: up to kAlignment bytes on.
+template <typename Value>
+Value* aligned(Value* memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  return reinterpret_cast<Value*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
 }  // namespace edgekiln

@@ -100,7 +100,7 @@ inline void cap_scores(float* scores, std::size_t count, float softcap) {
   for (; i < count; ++i) scores[i] = softcap * std::tanh(scores[i] * inverse);
 }
 
-// The largest of scores[0, count); count > 0.
+// The largest of scores[0, count); count > 0. Slots up to a whole vector after them are read.
 inline float largest(const float* scores, std::size_t count) {
   float result = kNone;
   std::size_t i = 0;
@@ -109,7 +109,7 @@ inline float largest(const float* scores, std::size_t count) {
     for (i = kLanes; i + kLanes <= count; i += kLanes) best = larger(best, load(scores + i));
     result = largest_lane(best);
   }
-  for (; i < count; ++i) result = std::max(result, scores[i]);
+  if (i < count) result = std::max(result, largest_lane(first_lanes(load(scores + i), count - i, kNone)));
   return result;
 }
 
@@ -122,13 +122,12 @@ inline float exponentiate(float* scores, std::size_t count, float shift) {
     store(scores + i, p);
     sum += p;
   }
-  float total = sum_of_lanes(sum);
   if (i < count) {
-    const Floats p = exp_of_negative(load(scores + i) - shift);
+    const Floats p = first_lanes(exp_of_negative(load(scores + i) - shift), count - i, 0.0f);
     store(scores + i, p);
-    for (std::size_t lane = 0; lane < count - i; ++lane) total += p[lane];
+    sum += p;
   }
-  return total;
+  return sum_of_lanes(sum);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -2,7 +2,7 @@
 //
 // The query heads of one key-value head are stacked as rows of one matrix, so that keys and values are read once for
 // all of them.
-#include "attention_parts.h"
+#include "online_softmax.h"
 #include "prefill_operands.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -10,7 +10,12 @@ namespace {
 
 constexpr std::size_t kKeyBlock = 128;   // keys a block
 constexpr std::size_t kQueryBlock = 64;  // positions a task
-constexpr std::size_t kRowBlock = 96;    // rows whose scores stay near
+constexpr std::size_t kRowUnit = 16;     // memory is for whole ones
+#if defined(EDGEKILN_TILES)
+constexpr std::size_t kRowBlock = 32;  // rows whose scores stay near
+#else
+constexpr std::size_t kRowBlock = 48;
+#endif
 
 struct Prefill {
   const AttentionCall& call;
@@ -20,7 +25,7 @@ struct Prefill {
 
 // Of one task, whose rows are group query heads times up to kQueryBlock positions.
 std::size_t workspace_size(const AttentionCall& call) {
-  const std::size_t rows = call.heads / call.kv_heads * std::min(call.length, kQueryBlock);
+  const std::size_t rows = rounded_up(call.heads / call.kv_heads * std::min(call.length, kQueryBlock), kRowUnit);
   const std::size_t padded = rounded_up(call.head_dim, kLanes);
   return rows * call.head_dim + rows * padded + 2 * rows + 3 * kKeyBlock * call.head_dim + kKeyBlock * padded +
          kRowBlock * kKeyBlock + kLanes;
@@ -38,16 +43,16 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t block = prefill.tasks_a_head - 1 - index / (call.batch * call.kv_heads);
   const std::size_t row = index / call.kv_heads % call.batch, kv_head = index % call.kv_heads;
   const std::size_t first = block * kQueryBlock, positions = std::min(kQueryBlock, call.length - first);
-  const std::size_t rows = group * positions, past = call.past(row);
+  const std::size_t rows = group * positions, held = rounded_up(rows, kRowUnit), past = call.past(row);
 
   thread_local Scratch workspace;
   float* memory = at_least(workspace, prefill.workspace);
   const auto words = [](float* at) { return reinterpret_cast<Word*>(at); };
   Word* query = words(memory);
-  float* sum = memory + rows * dim;  // [rows, padded], the weighted sum of values so far
-  float* maximum = sum + rows * padded;
-  float* total = maximum + rows;
-  float* key = total + rows;  // [dim / numbers, kKeyBlock]
+  float* sum = memory + held * dim;  // [rows, padded], the weighted sum of values so far
+  float* maximum = sum + held * padded;
+  float* total = maximum + held;
+  float* key = total + held;  // [dim / numbers, kKeyBlock]
   float* value = key + kKeyBlock * dim;
   float* floats = value + kKeyBlock * padded;
   float* copies = floats + kKeyBlock * dim;
@@ -57,48 +62,42 @@ void prefill_task(void* context, std::size_t index) {
     Operands::rows(prefill.queries + ((row * call.heads + kv_head * group + head) * call.length + first) * dim,
                    positions * dim, query + head * positions * depth);
   }
-  std::fill_n(sum, rows * padded, 0.0f);
-  std::fill_n(maximum, rows, kNone);
-  std::fill_n(total, rows, 0.0f);
+  std::fill_n(sum, held * padded, 0.0f);
+  std::fill_n(maximum, held, kNone);
+  std::fill_n(total, held, 0.0f);
 
   const auto first_seen = [&](std::size_t position) {
     return call.window && position + 1 > call.window ? position + 1 - call.window : 0;
   };
+  [[maybe_unused]] const typename Operands::Unit unit;
   const std::size_t end = past + first + positions;
   for (std::size_t start = first_seen(past + first); start < end; start += kKeyBlock) {
     const std::size_t keys = std::min(kKeyBlock, end - start), width = rounded_up(keys, kLanes);
+    const std::size_t whole = rounded_up(keys, numbers * kLanes);
     Operands::keys(cached(call, call.key_cache, row, kv_head, start, keys, floats), keys, dim, words(key), kKeyBlock,
                    copies);
     const Word* values = Operands::values(cached(call, call.value_cache, row, kv_head, start, keys, floats), keys, dim,
                                           padded, words(value));
     for (std::size_t top = 0; top < rows; top += kRowBlock) {
       const std::size_t count = std::min(kRowBlock, rows - top);
-      gemm(count, width, depth, query + top * depth, depth, words(key), kKeyBlock, scores, kKeyBlock, false);
-      for (std::size_t i = 0; i < count; ++i) {
-        const std::size_t position = past + first + (top + i) % positions;
-        float* line = scores + i * kKeyBlock;
-        const std::size_t from = std::clamp(first_seen(position), start, start + keys) - start;
-        const std::size_t to = std::clamp(position + 1, start, start + keys) - start;
-        if (from >= to) {
-          std::fill_n(line, kKeyBlock, 0.0f);
-          continue;
+      Operands::multiply(count, width, depth, query + top * depth, depth, words(key), kKeyBlock, scores, kKeyBlock,
+                         false);
+      for (std::size_t i = 0; i < count; i += kLanes) {
+        Seen seen[kLanes]{};
+        for (std::size_t lane = 0; lane < std::min<std::size_t>(kLanes, count - i); ++lane) {
+          const std::size_t position = past + first + (top + i + lane) % positions;
+          seen[lane] = {std::clamp(first_seen(position), start, start + keys) - start,
+                        std::clamp(position + 1, start, start + keys) - start};
+          if (call.softcap != 0.0f)
+            cap_scores(scores + (i + lane) * kKeyBlock + seen[lane].from, seen[lane].to - seen[lane].from,
+                       call.softcap);
         }
-        if (call.softcap != 0.0f) cap_scores(line + from, to - from, call.softcap);
-        const float before = maximum[top + i], now = std::max(before, largest(line + from, to - from));
-        float* sums = sum + (top + i) * padded;
-        if (now > before) {
-          const float fade = std::exp(before - now);
-          for (std::size_t j = 0; j < padded; j += kLanes) store(sums + j, load(sums + j) * fade);
-          total[top + i] *= fade;
-          maximum[top + i] = now;
-        }
-        total[top + i] += exponentiate(line + from, to - from, now);
-        std::fill_n(line, from, 0.0f);
-        std::fill(line + to, line + kKeyBlock, 0.0f);
-        Operands::weights(line, keys);
+        weigh(scores + i * kKeyBlock, kKeyBlock, seen, whole, maximum + top + i, total + top + i,
+              sum + (top + i) * padded, padded);
+        for (int lane = 0; lane < kLanes; ++lane) Operands::weights(scores + (i + lane) * kKeyBlock, keys);
       }
-      gemm(count, padded, (keys + numbers - 1) / numbers, words(scores), kKeyBlock, values, padded, sum + top * padded,
-           padded, true);
+      Operands::multiply(count, padded, (keys + numbers - 1) / numbers, words(scores), kKeyBlock, values, padded,
+                         sum + top * padded, padded, true);
     }
   }
   for (std::size_t i = 0; i < rows; ++i) {
@@ -141,7 +140,12 @@ void attend_many(const AttentionCall& call, const Parallel& parallel, Scratch& s
 #if defined(__AVX512BF16__)
 
 void attend_many_rounded(const AttentionCall& call, const Parallel& parallel, Scratch& scratch) {
-  (PairOperands::take(call.head_dim) ? attend<PairOperands> : attend<FloatOperands>)(call, parallel, scratch);
+#if defined(EDGEKILN_TILES)
+  using Rounded = TileOperands;
+#else
+  using Rounded = PairOperands;
+#endif
+  (Rounded::take(call.head_dim) ? attend<Rounded> : attend<FloatOperands>)(call, parallel, scratch);
 }
 
 #endif

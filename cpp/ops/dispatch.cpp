@@ -1,30 +1,39 @@
 // Which kernels the processor runs.
-#include "kernels.h"
+#include "declare_kernels.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr, nullptr, false)
+#if defined(__x86_64__)
+EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr, false)
+EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr, false)
+EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr, false)
+EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, false)
+EDGEKILN_DECLARE(amx, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, true)
+#endif
 
 namespace edgekiln {
 
-#define EDGEKILN_DECLARE(isa, ...)                                                                              \
-  namespace isa {                                                                                               \
-  void attention(const AttentionCall&, const Parallel&, Scratch&);                                              \
-  void matmul_n_bits(const MatMulNBitsCall&, const Parallel&, Scratch&);                                        \
-  void skip_norm(const SkipNormCall&, const Parallel&);                                                         \
-  void packed_heads(const PackedHeadsCall&, const Parallel&);                                                   \
-  void gated_silu(const GatedSiluCall&, const Parallel&);                                                       \
-  void multiply_code_panels(const CodePanels&, const float*, std::size_t, float*, const Parallel&, Scratch&);   \
-  void multiply_row_quantized(const Int8Panels&, const float*, std::size_t, float*, const Parallel&, Scratch&); \
-  void multiply_shortlist(const Shortlist&, const float*, std::size_t, float*, const Parallel&, Scratch&);      \
-  void rounded_attention(const AttentionCall&, const Parallel&, Scratch&);                                      \
-  inline constexpr Kernels available{                                                                           \
-      #isa, attention, matmul_n_bits, skip_norm, gated_silu, packed_heads, __VA_ARGS__};                        \
-  }
-EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr, nullptr)
+namespace {
+
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr)
-EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr)
-EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention)
+
+// Linux keeps tiles from a process until that asks for them: their state makes its threads' larger.
+bool tiles_granted() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
 #endif
-#undef EDGEKILN_DECLARE
+}
+
+#endif
+
+}  // namespace
 
 const std::vector<Kernels>& kernels() {
   static const std::vector<Kernels> found = [] {
@@ -34,7 +43,12 @@ const std::vector<Kernels>& kernels() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-    if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back(avx512bf16::available);
+    const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    const bool amx = bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+                     __builtin_cpu_supports("amx-bf16");
+    if (amx && tiles_granted()) found.push_back(amx::available);
+    // Intel's processors multiply bfloat16 fast in tiles only.
+    if (bf16 && !__builtin_cpu_is("intel")) found.push_back(avx512bf16::available);
     if (vnni) found.push_back(avx512vnni::available);
     if (avx512) found.push_back(avx512::available);
     if (avx2) found.push_back(avx2::available);

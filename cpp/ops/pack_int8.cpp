@@ -39,7 +39,7 @@ void interleave(const std::int8_t (&rows)[kQuad][kWidth], std::uint8_t* to) {
 Int8Panels::Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns)
     : depth(depth),
       columns(columns),
-      memory(lasting_bytes(count() * panel_bytes())),
+      memory(lasting_bytes(count() * panel_bytes() + kPadding)),
       starts(count() * kWidth),
       scales(count() * kWidth) {
   std::copy_n(scales, columns, this->scales.begin());

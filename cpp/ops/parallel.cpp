@@ -1,13 +1,16 @@
 #include "parallel.h"
 
+#include "aligned.h"
+
 namespace edgekiln {
 
 float* at_least(Scratch& scratch, std::size_t size) {
+  size += kAlignment / sizeof(float);
   if (scratch.size() < size) {
     scratch = Scratch();
     scratch.resize(size);
   }
-  return scratch.data();
+  return aligned(scratch.data());
 }
 
 }  // namespace edgekiln

@@ -21,7 +21,8 @@ inline constexpr Parallel kSerial{[](void*, void (*task)(void*, std::size_t), st
 // Memory that is kept from call to call.
 using Scratch = std::vector<float>;
 
-// At least `size` floats of it. What it held is lost where it must grow, so that there never is both.
+// At least `size` floats of it, where a line of the cache begins. What it held is lost where it must grow, so that
+// there never is both.
 float* at_least(Scratch& scratch, std::size_t size);
 
 }  // namespace edgekiln

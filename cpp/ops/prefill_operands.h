@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "tiles.h"
 #include "transpose.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -10,6 +11,7 @@ namespace edgekiln::EDGEKILN_ISA {
 struct FloatOperands {
   using Word = float;
   static constexpr std::size_t kNumbers = 1;  // in a word
+  struct Unit {};                             // what multiplies, while one of these is there
 
   static void rows(const float* from, std::size_t count, float* to) { std::copy_n(from, count, to); }
 
@@ -26,6 +28,12 @@ struct FloatOperands {
   }
 
   static void weights(float*, std::size_t) {}
+
+  // As gemm(). Rows up to a multiple of 16 may be read and written.
+  template <typename... Arguments>
+  static void multiply(Arguments... arguments) {
+    gemm(arguments...);
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -34,6 +42,7 @@ struct FloatOperands {
 struct PairOperands {
   using Word = Pair;
   static constexpr std::size_t kNumbers = 2;
+  struct Unit {};
 
   // Whether heads are of a size that fills whole vectors.
   static bool take(std::size_t dim) { return dim % (2 * kLanes) == 0; }
@@ -56,6 +65,40 @@ struct PairOperands {
   // In place of a line of floats, which has a multiple of 2 * kLanes.
   static void weights(float* line, std::size_t count) {
     to_pairs(line, (count + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes), reinterpret_cast<Pair*>(line));
+  }
+
+  template <typename... Arguments>
+  static void multiply(Arguments... arguments) {
+    gemm(arguments...);
+  }
+};
+
+#endif
+
+#if defined(EDGEKILN_TILES)
+
+// The same in tiles, whose depth is a multiple of 16 pairs.
+struct TileOperands : PairOperands {
+  using Unit = tiles::Configured;
+
+  static const Pair* values(const float* from, std::size_t keys, std::size_t dim, std::size_t padded, Pair* to) {
+    PairOperands::values(from, keys, dim, padded, to);
+    const std::size_t pairs = (keys + 1) / 2, whole = (pairs + tiles::kRows - 1) / tiles::kRows * tiles::kRows;
+    std::fill(to + pairs * dim, to + whole * dim, Pair{});
+    return to;
+  }
+
+  static void multiply(std::size_t rows, std::size_t columns, std::size_t depth, const Pair* a, std::size_t a_stride,
+                       const Pair* b, std::size_t b_stride, float* c, std::size_t c_stride, bool accumulate) {
+    constexpr std::size_t word = sizeof(Pair), edge = tiles::kRows;
+    const tiles::Layout a_at{a_stride * word, tiles::kBytes, edge * a_stride * word};
+    const tiles::Layout b_at{b_stride * word, edge * b_stride * word, tiles::kBytes};
+    const tiles::Layout c_at{c_stride * word, tiles::kBytes, edge * c_stride * word};
+    const std::size_t height = (rows + edge - 1) / edge, width = columns / edge, steps = (depth + edge - 1) / edge;
+    for (std::size_t j = 0; j < width; j += 2)
+      for (std::size_t i = 0; i < height; i += 2)
+        tiles::product<tiles::Numbers::kPairs>(height - i, width - j, a + i * edge * a_stride, a_at, b + j * edge, b_at,
+                                               steps, c + i * edge * c_stride + j * edge, c_at, accumulate);
   }
 };
 

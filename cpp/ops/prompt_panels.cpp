@@ -13,7 +13,7 @@
 #include "panel_parts.h"
 #include "row_tasks.h"
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && !defined(EDGEKILN_TILES)
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {

@@ -14,6 +14,8 @@ namespace edgekiln {
 struct Int8Panels {
   static constexpr std::size_t kWidth = 16, kQuad = 4;
   static constexpr int kMiddle = 128;  // what the codes of rows are around
+  // What may be read past the last panel: the depth is read in steps of so many bytes of a row.
+  static constexpr std::size_t kStep = 64, kPadding = kStep * kWidth;
 
   // `codes` [depth, columns], `scales` [columns]. Throws std::bad_alloc.
   Int8Panels(const std::int8_t* codes, const float* scales, std::size_t depth, std::size_t columns);

@@ -56,19 +56,45 @@ inline Floats broadcast(float value) { return value - Floats{}; }
 
 inline Floats added(Floats sum, Floats a, Floats b) { return sum + a * b; }
 
+inline Floats plus(Floats a, Floats b) { return a + b; }
+
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-inline float largest_lane(Floats value) {
-  float result = value[0];
-  for (int lane = 1; lane < kLanes; ++lane) result = value[lane] > result ? value[lane] : result;
-  return result;
+namespace detail {
+
+template <int... Lane>
+inline Ints numbers_of_lanes(std::integer_sequence<int, Lane...>) {
+  return Ints{Lane...};
 }
 
-inline float sum_of_lanes(Floats value) {
-  float result = value[0];
-  for (int lane = 1; lane < kLanes; ++lane) result += value[lane];
-  return result;
+// Each lane beside the one whose number differs by Distance.
+template <int Distance, int... Lane>
+inline Floats swapped(Floats x, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(x, x, (Lane ^ Distance)...);
 }
+
+// All lanes combined, in each of them: half as many results a step.
+template <int Distance, typename Combine>
+inline Floats all_lanes(Floats x, const Combine& combine) {
+  if constexpr (Distance == 0) {
+    return x;
+  } else {
+    x = combine(x, swapped<Distance>(x, std::make_integer_sequence<int, kLanes>{}));
+    return all_lanes<Distance / 2>(x, combine);
+  }
+}
+
+}  // namespace detail
+
+// The first `count` lanes, and `rest` in those after them.
+inline Floats first_lanes(Floats value, std::size_t count, float rest) {
+  const Ints lane = detail::numbers_of_lanes(std::make_integer_sequence<int, kLanes>{});
+  return lane < static_cast<std::int32_t>(count) ? value : broadcast(rest);
+}
+
+inline float largest_lane(Floats value) { return detail::all_lanes<kLanes / 2>(value, larger)[0]; }
+
+inline float sum_of_lanes(Floats value) { return detail::all_lanes<kLanes / 2>(value, plus)[0]; }
 
 // The nearest whole numbers, ties to even; |x| < 2^22.
 inline Floats nearest(Floats x) {
@@ -121,21 +147,21 @@ namespace detail {
 
 // In groups of 2 * Half lanes: the first half of each group of `a` folded onto its second, then the same of `b`. What
 // stays where it is takes a blend, which is cheaper than a permutation.
-template <int Half, int... Lane>
-inline Floats fold(Floats a, Floats b, std::integer_sequence<int, Lane...>) {
+template <int Half, typename Combine, int... Lane>
+inline Floats fold(Floats a, Floats b, const Combine& combine, std::integer_sequence<int, Lane...>) {
   constexpr auto kept = [](int lane) { return lane % (2 * Half) < Half ? lane : kLanes + lane; };
   constexpr auto moved = [](int lane) { return lane % (2 * Half) < Half ? lane + Half : kLanes + lane - Half; };
-  return __builtin_shufflevector(a, b, kept(Lane)...) + __builtin_shufflevector(a, b, moved(Lane)...);
+  return combine(__builtin_shufflevector(a, b, kept(Lane)...), __builtin_shufflevector(a, b, moved(Lane)...));
 }
 
-template <int Count>
-inline void fold_all(Floats* rows) {
+template <int Count, typename Combine>
+inline void fold_all(Floats* rows, const Combine& combine) {
   if constexpr (Count > 1) {
     constexpr int half = Count / 2;
     for (int i = 0; i < half; ++i) {
-      rows[i] = fold<half>(rows[i], rows[i + half], std::make_integer_sequence<int, kLanes>{});
+      rows[i] = fold<half>(rows[i], rows[i + half], combine, std::make_integer_sequence<int, kLanes>{});
     }
-    fold_all<half>(rows);
+    fold_all<half>(rows, combine);
   }
 }
 
@@ -143,7 +169,13 @@ inline void fold_all(Floats* rows) {
 
 // The sum of each of kLanes vectors, lane i that of rows[i]; overwrites rows.
 inline Floats sums(Floats* rows) {
-  detail::fold_all<kLanes>(rows);
+  detail::fold_all<kLanes>(rows, plus);
+  return rows[0];
+}
+
+// The same of their largest lanes.
+inline Floats largest_lanes(Floats* rows) {
+  detail::fold_all<kLanes>(rows, larger);
   return rows[0];
 }
 

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels.h"
+#include "tested_kernels.h"
 
 namespace {
 
@@ -235,7 +235,7 @@ int main() {
       {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
   };
   int failures = 0;
-  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+  for (const edgekiln::Kernels& kernels : tested_kernels()) {
     for (const bool rounded : {false, true}) {
       const edgekiln::AttentionKernel kernel = rounded ? kernels.rounded_attention : kernels.attention;
       if (!kernel) continue;

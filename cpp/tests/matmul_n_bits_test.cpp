@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "half_scales.h"
-#include "kernels.h"
+#include "tested_kernels.h"
 #include "testing.h"
 
 namespace {
@@ -46,6 +46,17 @@ std::vector<float> quantized(std::vector<float> values) {
   return values;
 }
 
+// In bfloat16, which has 8 bits.
+template <typename Values, typename Round>
+Values rounded(Values values, const Round& round) {
+  for (auto& value : values) {
+    int exponent;
+    const auto fraction = std::frexp(value, &exponent);
+    value = std::ldexp(round(fraction * 256), exponent - 8);
+  }
+  return values;
+}
+
 // Weights [columns, depth] as prompts multiply them: 256ths of a step are whole numbers, so are steps.
 void widen(const Case& c, std::vector<double>& weights, const std::vector<float>& scales,
            const std::vector<float>& zeros, const std::vector<std::uint8_t>& codes) {
@@ -69,7 +80,8 @@ void widen(const Case& c, std::vector<double>& weights, const std::vector<float>
 }
 
 // The largest error, relative to the size of the terms that were summed; by the kernel for panels if there is one.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::CodePanelsKernel of_panels) {
+double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::CodePanelsKernel of_panels,
+                bool rounded_prompts) {
   std::mt19937 generator(11);
   const std::size_t groups = c.depth / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
@@ -131,8 +143,13 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
   // The offsets' part takes activations as they came.
   const bool prompt = of_panels && c.bits == 4 && c.rows >= edgekiln::kPromptRows;
   const std::vector<float> exact = a;
-  if ((of_panels && c.bits == 4) || c.rows <= edgekiln::kQuantizedRows) a = quantized(a);
-  if (prompt) widen(c, weights, scales, of_zero, codes);
+  if (prompt && rounded_prompts) {
+    a = rounded(a, [](float x) { return std::nearbyint(x); });
+    weights = rounded(weights, [](double x) { return std::round(x); });
+  } else if ((of_panels && c.bits == 4) || c.rows <= edgekiln::kQuantizedRows) {
+    a = quantized(a);
+    if (prompt) widen(c, weights, scales, of_zero, codes);
+  }
   double worst = 0.0;
   for (std::size_t row = 0; row < c.rows; ++row) {
     for (std::size_t column = 0; column < c.columns; ++column) {
@@ -212,10 +229,10 @@ int main() {
   };
   int failures = wrong_halves();
   if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
-  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+  for (const edgekiln::Kernels& kernels : tested_kernels()) {
     for (const Case& c : cases) {
       for (const auto of_panels : {edgekiln::CodePanelsKernel{}, kernels.code_panels}) {
-        const double error = error_of(c, kernels.matmul_n_bits, of_panels);
+        const double error = error_of(c, kernels.matmul_n_bits, of_panels, kernels.rounded_prompts);
         const bool prompt = of_panels && c.bits == 4 && c.rows >= edgekiln::kPromptRows;
         if (error <= (prompt ? kPromptTolerance : kTolerance)) continue;
         std::printf("%s: %s%s: off by %g\n", kernels.instruction_set, c.name.c_str(), of_panels ? ", panels" : "",

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels.h"
+#include "tested_kernels.h"
 #include "testing.h"
 
 namespace {
@@ -133,7 +133,7 @@ int main() {
                                    {7, 384, 777, 128, false}, {5, 2048, 160, 32, true}};
   int failures = wrongly_parted();
   if (failures) std::printf("%d weights are wrongly parted\n", failures);
-  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+  for (const edgekiln::Kernels& kernels : tested_kernels()) {
     if (!kernels.shortlist) continue;
     for (const Case& c : cases) {
       const double error = error_of(c, kernels.shortlist);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "tested_kernels.h"
 
 namespace {
 
@@ -77,7 +77,7 @@ int main() {
       {"wide", 2, 40000, false, true, false},
   };
   int failures = 0;
-  for (const edgekiln::Kernels& kernels : edgekiln::kernels()) {
+  for (const edgekiln::Kernels& kernels : tested_kernels()) {
     for (const Case& c : cases) {
       const double error = error_of(c, kernels.skip_norm);
       if (!(error <= kTolerance)) {

@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from instruction_sets import WITH_BYTE_PRODUCTS
 from onnx import helper, numpy_helper
 
 import graphs
@@ -16,8 +17,8 @@ from edgekiln.runtimes import native as native_module
 from edgekiln.runtimes.native import STOCK, native_kernels
 
 PROMPT = np.arange(150) % 259
-WITH_BYTE_PRODUCTS = ("avx512bf16", "avx512vnni")
-# From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column.
+# From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column; with tiles, as
+# bfloat16 ones.
 PROMPT_ROWS, SEGMENT = 96, 128
 
 
@@ -92,15 +93,19 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape)
     minima = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
     weight = scales[..., None].astype(np.float64) * codes + minima[..., None]
     if bits == 4 and np.prod(shape) >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
-        weight = as_8_bits(codes, scales, minima)
+        weight = in_prompts(codes, scales, minima)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
 
-def as_8_bits(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
+def in_prompts(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
     """What prompts are multiplied with: 4-bit codes [N, G, group], float32 scales and weights of code 0 [N, G].
 
-    127 steps of the largest weight that a column can hold in 128 of depth; codes are counted in 256ths of a step.
+    bfloat16 where the processor multiplies it in tiles. Else 127 steps of the largest weight that a column can hold in
+    128 of depth; codes are counted in 256ths of a step.
     """
+    if native_kernels().instruction_set == "amx":
+        exact = scales[..., None] * codes + minima[..., None]
+        return ((exact.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float64)
     weight = np.empty(codes.shape)
     for first in range(0, codes.shape[1], SEGMENT // codes.shape[2]):
         part = np.s_[:, first : first + SEGMENT // codes.shape[2]]
@@ -197,7 +202,7 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
     (expected,) = graphs.run_reference(model, {"x": x})
     if 2 * tokens >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
         codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
-        expected = x @ as_8_bits(codes, weights["w.scales"], minima).reshape(70, 160).T
+        expected = x @ in_prompts(codes, weights["w.scales"], minima).reshape(70, 160).T
     lower_quantized_ops(model)
     del model.opset_imports[canonical.DOMAIN]
     model.opset_imports["com.microsoft"] = 1
