@@ -3,13 +3,13 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from instruction_sets import WITH_BYTE_PRODUCTS
 
 from edgekiln.calib.scheme import Scheme
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.shortlist import MARGIN, NAME, inline_shortlist, shortlist_logits
 from edgekiln.runtimes.native import native_kernels
 from graphs import graph, node, ops, quantized, session
+from instruction_sets import WITH_BYTE_PRODUCTS
 
 DEPTH, VOCABULARY = 192, 3000
 FEW_ROWS = 8

@@ -5,7 +5,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from instruction_sets import WITH_BYTE_PRODUCTS
 from onnx import helper, numpy_helper
 
 import graphs
@@ -15,6 +14,7 @@ from edgekiln.export import canonical
 from edgekiln.export.passes.quantized_ops import lower_quantized_ops
 from edgekiln.runtimes import native as native_module
 from edgekiln.runtimes.native import STOCK, native_kernels
+from instruction_sets import WITH_BYTE_PRODUCTS
 
 PROMPT = np.arange(150) % 259
 # From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column; with tiles, as
