@@ -16,8 +16,16 @@ inline constexpr std::size_t kTaskBytes = 32 << 10;  // of weights that a task o
 // Of a tile: as many sums as registers hold, and of one panel as many rows as count as few.
 template <int TilePanels>
 inline constexpr int kRowsOfTile = TilePanels == 1 ? static_cast<int>(kQuantizedRows) : 6;
-// How far ahead of its use memory is asked for: the processor's own prefetching stops at pages, and starts late.
+// How far ahead of its use memory is asked for, and how: the processor's own prefetching stops at pages, and starts
+// late. Asked for past the caches, lines come slowly to Intel's processors and leave the cache that they were in, but
+// fast to AMD's, whose caches they spare. AMD's have bfloat16 and no tiles.
+#if defined(__AVX512BF16__) && !defined(EDGEKILN_TILES)
 inline constexpr std::size_t kAhead = 2048;
+inline constexpr auto kHint = _MM_HINT_NTA;
+#else
+inline constexpr std::size_t kAhead = 4096;
+inline constexpr auto kHint = _MM_HINT_T0;
+#endif
 
 inline std::size_t divided(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
@@ -25,14 +33,6 @@ inline std::size_t divided(std::size_t value, std::size_t by) { return (value + 
 inline std::size_t panels_a_task(std::size_t panels, std::size_t panel_bytes) {
   return divided(panels, 2 * divided(panels * panel_bytes, 2 * kTaskBytes));
 }
-
-// Asked for past the caches, lines come slowly to Intel's processors and leave the cache that they were in, but fast to
-// AMD's, whose caches they spare. AMD's have bfloat16 and no tiles.
-#if defined(__AVX512BF16__) && !defined(EDGEKILN_TILES)
-inline constexpr auto kHint = _MM_HINT_NTA;
-#else
-inline constexpr auto kHint = _MM_HINT_T0;
-#endif
 
 // The cache line that is read kAhead bytes later.
 inline void ask_ahead(const void* memory) { _mm_prefetch(static_cast<const char*>(memory) + kAhead, kHint); }
