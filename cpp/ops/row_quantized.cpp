@@ -2,7 +2,7 @@
 // registers or, where the processor has them, in tiles of its own.
 #include "row_quantized.h"
 
-#include "int8_tiles.h"
+#include "quantized_tiles.h"
 #include "row_tasks.h"
 
 #if defined(__AVX512VNNI__)
@@ -19,7 +19,7 @@ inline __m512i added(__m512i sum, const std::uint8_t* codes, __m512i weights) {
 }
 
 // One row times a panel, in four sums, so that none waits for itself.
-void one_row(const Int8Product& product, std::size_t row, std::size_t panel) {
+void one_row(const QuantizedProduct& product, std::size_t row, std::size_t panel) {
   const std::uint8_t* codes = product.codes + row * product.stride;
   const std::uint8_t* weights = product.panels.panel(panel);
   __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
@@ -38,7 +38,7 @@ void one_row(const Int8Product& product, std::size_t row, std::size_t panel) {
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
 template <int TileRows, int TilePanels>
-void tile(const Int8Product& product, std::size_t row, std::size_t panel) {
+void tile(const QuantizedProduct& product, std::size_t row, std::size_t panel) {
   __m512i sums[TileRows][TilePanels];
 #pragma GCC unroll 8
   for (int i = 0; i < TileRows; ++i)
@@ -69,7 +69,7 @@ void tile(const Int8Product& product, std::size_t row, std::size_t panel) {
 }
 
 template <int TilePanels, int TileRows = kRowsOfTile<TilePanels>>
-void tiles_of_rows(const Int8Product& product, std::size_t row, std::size_t rows, std::size_t panel) {
+void tiles_of_rows(const QuantizedProduct& product, std::size_t row, std::size_t rows, std::size_t panel) {
   if constexpr (TileRows == 1 && TilePanels == 1) {
     one_row(product, row, panel);
   } else if (rows >= TileRows) {
@@ -80,13 +80,13 @@ void tiles_of_rows(const Int8Product& product, std::size_t row, std::size_t rows
 }
 
 template <int TilePanels>
-void rows_of_panels(const Int8Product& product, std::size_t first, std::size_t last, std::size_t panel) {
+void rows_of_panels(const QuantizedProduct& product, std::size_t first, std::size_t last, std::size_t panel) {
   for (std::size_t row = first; row < last; row += kRowsOfTile<TilePanels>)
     tiles_of_rows<TilePanels>(product, row, last - row, panel);
 }
 
 void few_rows_task(void* context, std::size_t index) {
-  const Int8Product& product = *static_cast<const Int8Product*>(context);
+  const QuantizedProduct& product = *static_cast<const QuantizedProduct*>(context);
   const std::size_t last = std::min((index + 1) * product.panels_a_task, product.panels.count());
   for (std::size_t panel = index * product.panels_a_task; panel < last; ++panel)
     rows_of_panels<1>(product, 0, product.rows, panel);
@@ -94,7 +94,7 @@ void few_rows_task(void* context, std::size_t index) {
 
 #if defined(EDGEKILN_TILES)
 
-constexpr std::size_t kManyRows = kRowsOfTiles;
+constexpr std::size_t kManyRows = kTiledRows;
 constexpr auto multiply_panels = multiply_tiles;
 // Whole tiles.
 std::size_t stride_of(std::size_t depth) { return tiles::stride_of(depth); }
@@ -104,7 +104,7 @@ std::size_t held_rows(std::size_t rows) { return divided(rows, tiles::kRows) * t
 
 constexpr std::size_t kManyRows = kRowsOfTile<kPanels>;
 
-void multiply_panels(const Int8Product& product, std::size_t first, std::size_t last, std::size_t panel,
+void multiply_panels(const QuantizedProduct& product, std::size_t first, std::size_t last, std::size_t panel,
                      std::size_t count) {
   switch (count) {
     case 1:
@@ -124,7 +124,7 @@ std::size_t held_rows(std::size_t rows) { return rows; }
 #endif
 
 void many_rows_task(void* context, std::size_t index) {
-  const Int8Product& product = *static_cast<const Int8Product*>(context);
+  const QuantizedProduct& product = *static_cast<const QuantizedProduct*>(context);
   const std::size_t groups = divided(product.panels.count(), kPanels), panel = index % groups * kPanels;
   const std::size_t first = index / groups * product.rows_a_task;
   multiply_panels(product, first, std::min(first + product.rows_a_task, product.rows), panel,
@@ -139,11 +139,11 @@ void multiply_row_quantized(const Int8Panels& panels, const float* a, std::size_
   float* memory = at_least(scratch, size + rows);
   // Two parts of the rows, so that an odd number of groups of panels keeps two threads busy too.
   const std::size_t rows_a_task = divided(divided(rows, 2), kManyRows) * kManyRows;
-  Int8Product product{panels,        a,
-                      rows,          out,
-                      stride,        reinterpret_cast<std::uint8_t*>(memory),
-                      memory + size, panels_a_task(panels.count(), panels.panel_bytes()),
-                      rows_a_task};
+  QuantizedProduct product{panels,        a,
+                           rows,          out,
+                           stride,        reinterpret_cast<std::uint8_t*>(memory),
+                           memory + size, panels_a_task(panels.count(), panels.panel_bytes()),
+                           rows_a_task};
   for_each_row(rows, panels.depth, parallel, [&](std::size_t row) { quantize_row(product, row); });
   if (rows <= kQuantizedRows) {
     parallel.run(parallel.self, few_rows_task, divided(panels.count(), product.panels_a_task), &product);

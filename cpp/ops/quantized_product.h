@@ -16,7 +16,7 @@ namespace edgekiln::EDGEKILN_ISA {
 
 static_assert(kLanes == Int8Panels::kWidth);
 
-struct Int8Product {
+struct QuantizedProduct {
   const Int8Panels& panels;
   const float* a;
   std::size_t rows;
@@ -27,7 +27,7 @@ struct Int8Product {
   std::size_t panels_a_task, rows_a_task;
 };
 
-inline void quantize_row(const Int8Product& product, std::size_t row) {
+inline void quantize_row(const QuantizedProduct& product, std::size_t row) {
   constexpr float kSmallestMaximum = 1e-10f;  // keeps the scale of a row of zeros finite
   constexpr std::size_t kFour = 4 * kLanes;
   const std::size_t depth = product.panels.depth, whole = depth / kLanes * kLanes, fours = depth / kFour * kFour;
@@ -64,7 +64,7 @@ inline void quantize_row(const Int8Product& product, std::size_t row) {
 }
 
 // Scales sums of codes around the middle and writes them.
-inline void finish(const Int8Product& product, std::size_t row, std::size_t panel, __m512i sum) {
+inline void finish(const QuantizedProduct& product, std::size_t row, std::size_t panel, __m512i sum) {
   const Int8Panels& panels = product.panels;
   const std::size_t column = panel * kLanes, width = std::min<std::size_t>(kLanes, panels.columns - column);
   sum = _mm512_add_epi32(sum, _mm512_loadu_si512(panels.starts.data() + column));

@@ -1,8 +1,8 @@
 // Rows rounded to int8 times an int8 weight, in tiles.
 #pragma once
 
-#include "int8_product.h"
 #include "panel_parts.h"
+#include "quantized_product.h"
 #include "tiles.h"
 
 #if defined(EDGEKILN_TILES)
@@ -11,10 +11,10 @@ namespace edgekiln::EDGEKILN_ISA {
 
 static_assert(Int8Panels::kStep == tiles::kBytes);
 
-inline constexpr std::size_t kRowsOfTiles = 2 * tiles::kRows;  // that are multiplied at once
+inline constexpr std::size_t kTiledRows = 2 * tiles::kRows;  // that are multiplied at once
 
 // Rows [row, row + rows) of a panel, from results[rows, 2 * kLanes] on.
-inline void finish_panel(const Int8Product& product, std::size_t row, std::size_t rows, std::size_t panel,
+inline void finish_panel(const QuantizedProduct& product, std::size_t row, std::size_t rows, std::size_t panel,
                          const std::int32_t* results) {
   const Int8Panels& panels = product.panels;
   const std::size_t column = panel * kLanes, width = std::min<std::size_t>(kLanes, panels.columns - column);
@@ -32,18 +32,18 @@ inline void finish_panel(const Int8Product& product, std::size_t row, std::size_
 }
 
 // Rows [first, last) times panels [panel, panel + count).
-inline void multiply_tiles(const Int8Product& product, std::size_t first, std::size_t last, std::size_t panel,
+inline void multiply_tiles(const QuantizedProduct& product, std::size_t first, std::size_t last, std::size_t panel,
                            std::size_t count) {
   const tiles::Configured configured;
   const std::size_t steps = divided(product.panels.depth, tiles::kBytes), panel_bytes = product.panels.panel_bytes();
   const tiles::Layout codes{product.stride, tiles::kBytes, tiles::kRows * product.stride};
   const tiles::Layout weights{tiles::kBytes, tiles::kTile, panel_bytes};
   const tiles::Layout sums{2 * tiles::kBytes, tiles::kBytes, 2 * tiles::kTile};
-  alignas(tiles::kBytes) std::int32_t results[kRowsOfTiles][2 * kLanes];
+  alignas(tiles::kBytes) std::int32_t results[kTiledRows][2 * kLanes];
   for (std::size_t j = 0; j < count; j += 2) {
     const std::size_t width = std::min<std::size_t>(2, count - j);
-    for (std::size_t row = first; row < last; row += kRowsOfTiles) {
-      const std::size_t rows = std::min(kRowsOfTiles, last - row);
+    for (std::size_t row = first; row < last; row += kTiledRows) {
+      const std::size_t rows = std::min(kTiledRows, last - row);
       tiles::product<tiles::Numbers::kUnsignedAndSigned>(
           divided(rows, tiles::kRows), width, product.codes + row * product.stride, codes,
           product.panels.panel(panel + j), weights, steps, results, sums, false);
