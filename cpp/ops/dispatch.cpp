@@ -1,7 +1,7 @@
 // Which kernels the processor runs.
 #include "declare_kernels.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(EDGEKILN_AMX) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -12,6 +12,8 @@ EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr, false)
 EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr, false)
 EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr, false)
 EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, false)
+#endif
+#if defined(EDGEKILN_AMX)
 EDGEKILN_DECLARE(amx, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, true)
 #endif
 
@@ -19,13 +21,15 @@ namespace edgekiln {
 
 namespace {
 
-#if defined(__x86_64__)
+#if defined(EDGEKILN_AMX)
 
-// Linux keeps tiles from a process until that asks for them: their state makes its threads' larger.
-bool tiles_granted() {
+// Whether the processor has tiles and the system grants them: Linux keeps them from a process until that asks, as their
+// state makes its threads' larger.
+bool has_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+         __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
@@ -44,9 +48,9 @@ const std::vector<Kernels>& kernels() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
     const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-    const bool amx = bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
-                     __builtin_cpu_supports("amx-bf16");
-    if (amx && tiles_granted()) found.push_back(amx::available);
+#if defined(EDGEKILN_AMX)
+    if (bf16 && has_tiles()) found.push_back(amx::available);
+#endif
     // Intel's processors multiply bfloat16 fast in tiles only.
     if (bf16 && !__builtin_cpu_is("intel")) found.push_back(avx512bf16::available);
     if (vnni) found.push_back(avx512vnni::available);
