@@ -100,34 +100,44 @@ inline void cap_scores(float* scores, std::size_t count, float softcap) {
   for (; i < count; ++i) scores[i] = softcap * std::tanh(scores[i] * inverse);
 }
 
-// The largest of scores[0, count); count > 0. Slots up to a whole vector after them are read.
-inline float largest(const float* scores, std::size_t count) {
-  float result = kNone;
-  std::size_t i = 0;
-  if (count >= kLanes) {
-    Floats best = load(scores);
-    for (i = kLanes; i + kLanes <= count; i += kLanes) best = larger(best, load(scores + i));
-    result = largest_lane(best);
-  }
-  if (i < count) result = std::max(result, largest_lane(first_lanes(load(scores + i), count - i, kNone)));
-  return result;
+// The scores of a row that count.
+struct Seen {
+  std::size_t from, to;
+};
+
+// What of a vector at `at` is seen, and `rest` in its other lanes.
+inline Floats seen_lanes(Floats value, std::size_t at, Seen seen, float rest) {
+  if (at + kLanes > seen.to) value = first_lanes(value, seen.to - at, broadcast(rest));
+  return at < seen.from ? first_lanes(broadcast(rest), seen.from - at, value) : value;
 }
+
+inline Floats largest_seen(const float* scores, Seen seen) {
+  Floats best = broadcast(kNone);
+  for (std::size_t at = seen.from / kLanes * kLanes; at < seen.to; at += kLanes)
+    best = larger(best, seen_lanes(load(scores + at), at, seen, kNone));
+  return best;
+}
+
+// Scores become weights, of which the sum is returned; what is not seen of the first `count` becomes zero.
+inline Floats weigh_seen(float* scores, Seen seen, std::size_t count, float shift) {
+  Floats sum{};
+  std::size_t at = 0;
+  for (; at + kLanes <= seen.from; at += kLanes) store(scores + at, Floats{});
+  for (; at < seen.to; at += kLanes) {
+    const Floats weights = seen_lanes(exp_of_negative(load(scores + at) - shift), at, seen, 0.0f);
+    store(scores + at, weights);
+    sum += weights;
+  }
+  for (; at < count; at += kLanes) store(scores + at, Floats{});
+  return sum;
+}
+
+// The largest of scores[0, count). Slots up to a whole vector after them are read.
+inline float largest(const float* scores, std::size_t count) { return largest_lane(largest_seen(scores, {0, count})); }
 
 // scores[0, count) become e^(score - shift); their sum. Slots up to a whole vector after them are overwritten.
 inline float exponentiate(float* scores, std::size_t count, float shift) {
-  Floats sum{};
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Floats p = exp_of_negative(load(scores + i) - shift);
-    store(scores + i, p);
-    sum += p;
-  }
-  if (i < count) {
-    const Floats p = first_lanes(exp_of_negative(load(scores + i) - shift), count - i, 0.0f);
-    store(scores + i, p);
-    sum += p;
-  }
-  return sum_of_lanes(sum);
+  return sum_of_lanes(weigh_seen(scores, {0, count}, count, shift));
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

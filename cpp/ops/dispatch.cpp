@@ -6,15 +6,15 @@
 #include <unistd.h>
 #endif
 
-EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr, nullptr, false)
+EDGEKILN_DECLARE(portable, nullptr, nullptr, nullptr, nullptr)
 #if defined(__x86_64__)
-EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr, false)
-EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr, false)
-EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr, false)
-EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, false)
+EDGEKILN_DECLARE(avx2, nullptr, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512, nullptr, nullptr, nullptr, nullptr)
+EDGEKILN_DECLARE(avx512vnni, multiply_code_panels, multiply_row_quantized, multiply_shortlist, nullptr)
+EDGEKILN_DECLARE(avx512bf16, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention)
 #endif
 #if defined(EDGEKILN_AMX)
-EDGEKILN_DECLARE(amx, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention, true)
+EDGEKILN_DECLARE(amx, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention)
 #endif
 
 namespace edgekiln {

@@ -27,7 +27,6 @@ struct Kernels {
   RowQuantizedKernel row_quantized;
   ShortlistKernel shortlist;
   AttentionKernel rounded_attention;  // prompts in bfloat16, with sums in float
-  bool rounded_prompts;               // code_panels takes prompts in bfloat16
 };
 
 // The fastest first.

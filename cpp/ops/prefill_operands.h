@@ -7,11 +7,21 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
+// What multiplies words in vectors.
+struct VectorProducts {
+  struct Unit {};  // while one of these is there
+
+  // As gemm(). Rows up to a multiple of 16 may be read and written.
+  template <typename... Arguments>
+  static void multiply(Arguments... arguments) {
+    gemm(arguments...);
+  }
+};
+
 // Numbers as they are.
-struct FloatOperands {
+struct FloatOperands : VectorProducts {
   using Word = float;
   static constexpr std::size_t kNumbers = 1;  // in a word
-  struct Unit {};                             // what multiplies, while one of these is there
 
   static void rows(const float* from, std::size_t count, float* to) { std::copy_n(from, count, to); }
 
@@ -28,21 +38,14 @@ struct FloatOperands {
   }
 
   static void weights(float*, std::size_t) {}
-
-  // As gemm(). Rows up to a multiple of 16 may be read and written.
-  template <typename... Arguments>
-  static void multiply(Arguments... arguments) {
-    gemm(arguments...);
-  }
 };
 
 #if defined(__AVX512BF16__)
 
 // Numbers rounded to bfloat16; sums stay float.
-struct PairOperands {
+struct PairOperands : VectorProducts {
   using Word = Pair;
   static constexpr std::size_t kNumbers = 2;
-  struct Unit {};
 
   // Whether heads are of a size that fills whole vectors.
   static bool take(std::size_t dim) { return dim % (2 * kLanes) == 0; }
@@ -66,11 +69,6 @@ struct PairOperands {
   static void weights(float* line, std::size_t count) {
     to_pairs(line, (count + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes), reinterpret_cast<Pair*>(line));
   }
-
-  template <typename... Arguments>
-  static void multiply(Arguments... arguments) {
-    gemm(arguments...);
-  }
 };
 
 #endif
@@ -83,7 +81,7 @@ struct TileOperands : PairOperands {
 
   static const Pair* values(const float* from, std::size_t keys, std::size_t dim, std::size_t padded, Pair* to) {
     PairOperands::values(from, keys, dim, padded, to);
-    const std::size_t pairs = (keys + 1) / 2, whole = (pairs + tiles::kRows - 1) / tiles::kRows * tiles::kRows;
+    const std::size_t pairs = (keys + 1) / 2, whole = tiles::whole_rows(pairs);
     std::fill(to + pairs * dim, to + whole * dim, Pair{});
     return to;
   }

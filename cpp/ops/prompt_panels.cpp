@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "aligned.h"
 #include "panel_numbers.h"
 #include "panel_parts.h"
 #include "row_tasks.h"
@@ -178,19 +177,12 @@ void panels_task(void* context, std::size_t index) {
   const std::size_t panel = index * kPanels, count = std::min<std::size_t>(kPanels, panels.panels() - panel);
   const std::size_t panel_bytes = panels.depth * kPanelWidth;
   const std::size_t panel_scales = divided(panels.depth, kSegment) * kPanelWidth;
-  thread_local AlignedBytes memory{nullptr, &std::free};
-  thread_local std::size_t capacity = 0;
-  const std::size_t size = kPanels * (panel_bytes + panel_scales * sizeof(float));
-  if (capacity < size) {
-    capacity = 0;
-    memory = aligned_bytes(size);
-    capacity = size;
-  }
-  auto* scales = reinterpret_cast<float*>(memory.get() + kPanels * panel_bytes);
+  thread_local Scratch memory;
+  float* scales = at_least(memory, kPanels * (panel_bytes / sizeof(float) + panel_scales));
+  auto* codes = reinterpret_cast<std::uint8_t*>(scales + kPanels * panel_scales);
   for (std::size_t j = 0; j < count; ++j)
-    (panels.half ? widen<true> : widen<false>)(panels, panel + j, memory.get() + j * panel_bytes,
-                                               scales + j * panel_scales);
-  (count == kPanels ? rows_of_panels<kPanels> : rows_of_panels<1>)(prompt, panel, {memory.get(), scales});
+    (panels.half ? widen<true> : widen<false>)(panels, panel + j, codes + j * panel_bytes, scales + j * panel_scales);
+  (count == kPanels ? rows_of_panels<kPanels> : rows_of_panels<1>)(prompt, panel, {codes, scales});
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // prompt_panels.cpp for processors that multiply tiles: both sides are rounded to bfloat16, whose products add up in
 // float over the whole depth. Tiles of int8 are twice as fast, but then a scale of every few activations and weights
 // has to be multiplied in between, which takes longer than that saves.
-#include "aligned.h"
 #include "panel_numbers.h"
 #include "panel_parts.h"
 #include "prompt_panels.h"
@@ -57,17 +56,12 @@ void widen(const CodePanels& panels, std::size_t panel, std::uint8_t* to) {
 
 // Panels [first, first + count) as [count, depth / 2, 16 pairs], in this thread's memory until it asks again.
 const std::uint8_t* widened(const CodePanels& panels, std::size_t first, std::size_t count) {
-  const std::size_t panel_bytes = panels.depth * tiles::kBytes / 2, size = count * panel_bytes;
-  thread_local AlignedBytes memory{nullptr, &std::free};
-  thread_local std::size_t capacity = 0;
-  if (capacity < size) {
-    capacity = 0;
-    memory = aligned_bytes(size);
-    capacity = size;
-  }
+  const std::size_t panel_bytes = panels.depth * tiles::kBytes / 2;
+  thread_local Scratch memory;
+  auto* weights = reinterpret_cast<std::uint8_t*>(at_least(memory, count * panel_bytes / sizeof(float)));
   for (std::size_t i = 0; i < count; ++i)
-    (panels.half ? widen<true> : widen<false>)(panels, first + i, memory.get() + i * panel_bytes);
-  return memory.get();
+    (panels.half ? widen<true> : widen<false>)(panels, first + i, weights + i * panel_bytes);
+  return weights;
 }
 
 // Rows [row, row + kRows) times `count` panels from `panel` on, up to two, whose weights are at `weights`.
@@ -105,7 +99,7 @@ void panels_task(void* context, std::size_t index) {
 void multiply_prompt(const CodePanels& panels, const float* a, std::size_t rows, float* out, const Parallel& parallel,
                      Scratch& scratch) {
   const std::size_t stride = tiles::stride_of(panels.depth / 2 * sizeof(Pair)) / sizeof(Pair);
-  const std::size_t size = divided(rows, tiles::kRows) * tiles::kRows * stride;
+  const std::size_t size = tiles::whole_rows(rows) * stride;
   Prompt prompt{panels, a, rows, stride, out, reinterpret_cast<Pair*>(at_least(scratch, size))};
   for_each_row(rows, panels.depth, parallel,
                [&](std::size_t row) { to_pairs(a + row * panels.depth, panels.depth, prompt.pairs + row * stride); });

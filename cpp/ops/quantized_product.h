@@ -63,16 +63,33 @@ inline void quantize_row(const QuantizedProduct& product, std::size_t row) {
   product.scales[row] = largest / 127.0f;
 }
 
-// Scales sums of codes around the middle and writes them.
-inline void finish(const QuantizedProduct& product, std::size_t row, std::size_t panel, __m512i sum) {
-  const Int8Panels& panels = product.panels;
-  const std::size_t column = panel * kLanes, width = std::min<std::size_t>(kLanes, panels.columns - column);
-  sum = _mm512_add_epi32(sum, _mm512_loadu_si512(panels.starts.data() + column));
-  const __m512 scale = _mm512_loadu_ps(panels.scales.data() + column);
-  const __m512 of_row = _mm512_mul_ps(scale, _mm512_set1_ps(product.scales[row]));
-  _mm512_mask_storeu_ps(product.out + row * panels.columns + column, static_cast<__mmask16>((1u << width) - 1),
-                        _mm512_mul_ps(_mm512_cvtepi32_ps(sum), of_row));
-}
+// Scales a panel's sums of codes around the middle and writes them.
+class Finish {
+ public:
+  Finish(const QuantizedProduct& product, std::size_t panel)
+      : product_(product),
+        column_(panel * kLanes),
+        start_(_mm512_loadu_si512(product.panels.starts.data() + column_)),
+        scale_(_mm512_loadu_ps(product.panels.scales.data() + column_)) {}
+
+  void operator()(std::size_t row, __m512i sum) const {
+    const std::size_t columns = product_.panels.columns, left = columns - column_;
+    const __m512 of_row = _mm512_mul_ps(scale_, _mm512_set1_ps(product_.scales[row]));
+    const __m512 result = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, start_)), of_row);
+    float* out = product_.out + row * columns + column_;
+    if (left >= kLanes) {
+      _mm512_storeu_ps(out, result);
+    } else {
+      _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << left) - 1), result);
+    }
+  }
+
+ private:
+  const QuantizedProduct& product_;
+  std::size_t column_;
+  __m512i start_;
+  __m512 scale_;
+};
 
 }  // namespace edgekiln::EDGEKILN_ISA
 

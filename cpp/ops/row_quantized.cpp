@@ -33,7 +33,7 @@ void one_row(const QuantizedProduct& product, std::size_t row, std::size_t panel
     d = added(d, codes + 3 * kQuad, _mm512_load_si512(weights + 3 * sizeof a));
   }
   for (; quad < quads; ++quad, codes += kQuad, weights += sizeof a) a = added(a, codes, _mm512_load_si512(weights));
-  finish(product, row, panel, _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)));
+  Finish(product, panel)(row, _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)));
 }
 
 // Rows [row, row + TileRows) times panels [panel, panel + TilePanels).
@@ -65,7 +65,7 @@ void tile(const QuantizedProduct& product, std::size_t row, std::size_t panel) {
 #pragma GCC unroll 4
     for (int j = 0; j < TilePanels; ++j) results[i * TilePanels + j] = sums[i][j];
   for (int i = 0; i < TileRows * TilePanels; ++i)
-    finish(product, row + i / TilePanels, panel + i % TilePanels, results[i]);
+    Finish(product, panel + i % TilePanels)(row + i / TilePanels, results[i]);
 }
 
 template <int TilePanels, int TileRows = kRowsOfTile<TilePanels>>
@@ -96,9 +96,8 @@ void few_rows_task(void* context, std::size_t index) {
 
 constexpr std::size_t kManyRows = kTiledRows;
 constexpr auto multiply_panels = multiply_tiles;
-// Whole tiles.
-std::size_t stride_of(std::size_t depth) { return tiles::stride_of(depth); }
-std::size_t held_rows(std::size_t rows) { return divided(rows, tiles::kRows) * tiles::kRows; }
+constexpr auto stride_of = tiles::stride_of;
+constexpr auto held_rows = tiles::whole_rows;
 
 #else
 

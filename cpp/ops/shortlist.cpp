@@ -138,10 +138,7 @@ void multiply_shortlist(const Shortlist& shortlist, const float* a, std::size_t 
   const std::size_t columns = shortlist.upper.columns, count = divided(shortlist.blocks(), kBlocksAVector);
   multiply_code_panels(shortlist.upper, a, rows, out, parallel, scratch);
   constexpr std::size_t kPartFloats = sizeof(Part) / sizeof(float);
-  const std::size_t size = (rows * count + 1) * kPartFloats + rows * columns + kLanes;
-  // Aligned as vectors are read.
-  const auto start = reinterpret_cast<std::uintptr_t>(at_least(scratch, size));
-  auto* parts = reinterpret_cast<Part*>(divided(start, alignof(Part)) * alignof(Part));
+  auto* parts = reinterpret_cast<Part*>(at_least(scratch, rows * count * kPartFloats + rows * columns + kLanes));
   auto* near = reinterpret_cast<std::int32_t*>(parts + rows * count);
   for (std::size_t row = 0; row < rows; ++row)
     make_parts(a + row * shortlist.upper.depth, shortlist.blocks(), parts + row * count);

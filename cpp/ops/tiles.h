@@ -1,7 +1,7 @@
 // The tiles of processors that multiply them (AMX): registers of 16 rows of 64 bytes. Compiled without their
 // instructions this does the same step by step in memory, for tests on processors that lack them.
 //
-// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD, TDPBSSD and TDPBF16PS.
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD and TDPBF16PS.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +15,16 @@ namespace edgekiln::EDGEKILN_ISA::tiles {
 
 inline constexpr std::size_t kRows = 16, kBytes = 64, kTile = kRows * kBytes;
 
-// Of rows of so many bytes that are read as tiles: whole ones, and an odd number of lines of the cache, as even ones
+// Rows that memory must hold to be read as tiles.
+inline constexpr std::size_t whole_rows(std::size_t rows) { return (rows + kRows - 1) / kRows * kRows; }
+
+// From one of them to the next, of so many bytes: whole tiles, and an odd number of lines of the cache, as even ones
 // would share a few of its sets.
 inline constexpr std::size_t stride_of(std::size_t bytes) { return ((bytes + kBytes - 1) / kBytes | 1) * kBytes; }
 
-// What the products of two tiles are of: of `a` rows of 64 bytes times, of `b`, each four rows of depth (or of bfloat16
-// two) beside each other for 16 columns.
-enum class Numbers { kUnsignedAndSigned, kSigned, kPairs };
+// What the products of two tiles are of: of `a` rows of 64 bytes, without a sign, times, of `b`, each four rows of
+// depth with one beside each other for 16 columns; or of bfloat16 two.
+enum class Numbers { kBytes, kPairs };
 
 #if defined(__AMX_TILE__)
 
@@ -63,10 +66,8 @@ inline void zero() {
 
 template <Numbers Kind, int Sum, int A, int B>
 inline void multiply() {
-  if constexpr (Kind == Numbers::kUnsignedAndSigned) {
+  if constexpr (Kind == Numbers::kBytes) {
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(A), "i"(B));
-  } else if constexpr (Kind == Numbers::kSigned) {
-    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(A), "i"(B));
   } else {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(A), "i"(B));
   }
@@ -126,10 +127,8 @@ inline void multiply() {
           for (std::size_t i = 0; i < 2; ++i)
             sum.floats[row][column] += number(a.halves[row][2 * k + i]) * number(b.halves[k][2 * column + i]);
         } else {
-          for (std::size_t i = 0; i < 4; ++i) {
-            const int code = Kind == Numbers::kSigned ? a.codes[row][4 * k + i] : a.bytes[row][4 * k + i];
-            sum.integers[row][column] += code * b.codes[k][4 * column + i];
-          }
+          for (std::size_t i = 0; i < 4; ++i)
+            sum.integers[row][column] += a.bytes[row][4 * k + i] * b.codes[k][4 * column + i];
         }
       }
     }

@@ -86,10 +86,10 @@ inline Floats all_lanes(Floats x, const Combine& combine) {
 
 }  // namespace detail
 
-// The first `count` lanes, and `rest` in those after them.
-inline Floats first_lanes(Floats value, std::size_t count, float rest) {
+// The first `count` lanes of one, and those after them of `rest`.
+inline Floats first_lanes(Floats value, std::size_t count, Floats rest) {
   const Ints lane = detail::numbers_of_lanes(std::make_integer_sequence<int, kLanes>{});
-  return lane < static_cast<std::int32_t>(count) ? value : broadcast(rest);
+  return lane < static_cast<std::int32_t>(count) ? value : rest;
 }
 
 inline float largest_lane(Floats value) { return detail::all_lanes<kLanes / 2>(value, larger)[0]; }

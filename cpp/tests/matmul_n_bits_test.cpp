@@ -232,7 +232,7 @@ int main() {
   for (const edgekiln::Kernels& kernels : tested_kernels()) {
     for (const Case& c : cases) {
       for (const auto of_panels : {edgekiln::CodePanelsKernel{}, kernels.code_panels}) {
-        const double error = error_of(c, kernels.matmul_n_bits, of_panels, kernels.rounded_prompts);
+        const double error = error_of(c, kernels.matmul_n_bits, of_panels, rounds_prompts(kernels));
         const bool prompt = of_panels && c.bits == 4 && c.rows >= edgekiln::kPromptRows;
         if (error <= (prompt ? kPromptTolerance : kTolerance)) continue;
         std::printf("%s: %s%s: off by %g\n", kernels.instruction_set, c.name.c_str(), of_panels ? ", panels" : "",
