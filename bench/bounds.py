@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekiln.bundle import WEIGHTS_FILE, EngineManifest, read_manifest
-from edgekiln.runtimes.ort_cpu import DTYPES
+from edgekiln.engine.directory import WEIGHTS_FILE
+from edgekiln.engine.manifest import EngineManifest, read_manifest
+from edgekiln.runtimes.ort.cpu import DTYPES
 
 # Inputs of which a step reads the rows of its tokens only: embeddings, and the cosines and sines of positions.
 ROWS = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)} | {
@@ -16,7 +17,7 @@ ROWS = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2),
 }
 ROWS_OF_LAYERS = (4, 5)  # of an op that is all layers of a decoder
 # The codes of which a step reads the upper halves, but for a few.
-UPPER_HALVES = ("ShortlistMatMulNBits", 1)
+UPPER_HALVES = ("TwoPassMatMulNBits", 1)
 
 
 def read_gb_per_s(threads: int) -> float:

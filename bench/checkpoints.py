@@ -39,7 +39,7 @@ def write(reference: str, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     from tokenizers import Tokenizer
 
-    from edgekiln.sources import resolve
+    from edgekiln.sources.resolve import resolve
 
     source = resolve(TOKENIZER_OF if reference in SHAPES else reference)
     tokenizer = Tokenizer.from_str(source.tokenizer_json)

@@ -21,7 +21,7 @@ from options import names, numbers, run_options
 from processes import Process, speeds
 from records import surroundings
 
-from edgekiln.bundle import read_manifest
+from edgekiln.engine.manifest import read_manifest
 
 NAME = "curves"
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from options import numbers
 
-from edgekiln.machine import look
+from edgekiln.system import look
 
 CASE = Path(__file__).with_name("gpu_case.py")
 TIMEOUT_S = 300

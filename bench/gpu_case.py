@@ -9,10 +9,12 @@ from typing import Any
 import click
 import numpy as np
 
-from edgekiln import bundle, runtimes
-from edgekiln.measure import Figures, Sample, Workload, measure, random_prompts
+from edgekiln import runtimes
+from edgekiln.benchmark import Figures, Sample, Workload, measure, random_prompts
+from edgekiln.engine.directory import WEIGHTS_FILE
+from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Ids, Runtime
-from edgekiln.runtimes.ort_cuda import OrtCudaRuntime
+from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
 
 GREEDY_PROMPTS, GREEDY_TOKENS, GREEDY_PROMPT_TOKENS = 10, 32, 24
 
@@ -28,7 +30,7 @@ def memory_mb(device: str) -> float | None:
 
 def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -> dict[str, Any]:
     """Speed of an engine, and what a decode step reads: all weights but the embedding's rows, and the cache."""
-    manifest = bundle.read_manifest(engine, verify=False)
+    manifest = read_manifest(engine, verify=False)
     start = time.perf_counter()
     runtime = OrtCudaRuntime(engine, manifest, device=device, cuda_graph=graph)
     load_s = time.perf_counter() - start
@@ -36,7 +38,7 @@ def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -
     model = manifest.architecture
     token_bytes = sum(4 * heads * size for heads, size in zip(model.kv_heads, model.head_dims, strict=True))
     held = workload.prompt_tokens + workload.gen_tokens / 2
-    read = (engine / bundle.WEIGHTS_FILE).stat().st_size + workload.batch * held * token_bytes
+    read = (engine / WEIGHTS_FILE).stat().st_size + workload.batch * held * token_bytes
     steps = figures.decode_tokens_per_s.median / workload.batch
     used = memory_mb(device)  # while the engine is still there
     return {"load_s": load_s, **figures.as_json(), "decode_read_gb_per_s": read * steps / 1e9, "used_mb": used}
@@ -58,7 +60,7 @@ def greedy(runtime: Runtime, prompt: Ids) -> tuple[list[int], list[float]]:
 def compare(engine: Path, reference: Path, device: str) -> dict[str, Any]:
     """How many greedy answers are the reference's; of the others, where they part and the reference's margin there."""
     truth = runtimes.open(reference, native=False)
-    runtime = OrtCudaRuntime(engine, bundle.read_manifest(engine), device=device)
+    runtime = OrtCudaRuntime(engine, read_manifest(engine), device=device)
     generator = np.random.default_rng(0)
     parts = []
     for _ in range(GREEDY_PROMPTS):

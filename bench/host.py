@@ -23,7 +23,7 @@ from options import numbers
 from processes import host_command
 from tables import table
 
-from edgekiln.bundle import read_manifest
+from edgekiln.engine.manifest import read_manifest
 
 
 class Process(JsonProcess):
@@ -51,9 +51,9 @@ class Process(JsonProcess):
 def worker(engine: str, threads: int) -> None:
     """The Python side, which answers as the C++ program does."""
     from edgekiln import runtimes
-    from edgekiln.bundle import read_manifest
-    from edgekiln.runtimes.generate import GenerateOptions, generate
-    from edgekiln.runtimes.tokenizer import Tokenizer
+    from edgekiln.engine.manifest import read_manifest
+    from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+    from edgekiln.runtimes.text.tokenizer import Tokenizer
 
     runtime = runtimes.open(engine, threads=threads)
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 WORKERS = Path(__file__).with_name("workers")
 # Answers with libedgekiln, a line of JSON for a line of JSON; `make cpp` builds it.
-HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "host" / "edgekiln_answer"
+HOST = Path(__file__).parent.parent / "build" / "cpp" / "tests" / "lib" / "edgekiln_answer"
 ANSWERED = 32  # tokens of a process that is started for one request
 Ids = NDArray[np.int64]
 

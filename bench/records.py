@@ -6,7 +6,7 @@ from typing import Any
 
 from bounds import read_gb_per_s
 
-from edgekiln.machine import look
+from edgekiln.system import look
 
 
 def surroundings(threads: int, *libraries: str) -> dict[str, Any]:

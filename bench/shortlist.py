@@ -13,11 +13,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekiln import runtimes
-from edgekiln.bundle import read_manifest
-from edgekiln.calib.evaluate import Scorer, perplexity
-from edgekiln.export.passes.shortlist import inline_shortlist
+from edgekiln.calib.evaluation.perplexity import Scorer, perplexity
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.export.passes.ort.two_pass_lm_head import inline_shortlist
 from edgekiln.export.weights_file import save_graph
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 WINDOW = 500  # tokens
 

@@ -19,8 +19,8 @@ from options import numbers, peer_options, run_options
 from processes import Ids, Process
 from records import surroundings
 
-from edgekiln.bundle import SpecialTokens, read_manifest
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.engine.manifest import SpecialTokens, read_manifest
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).with_name("texts") / "tide_mill.txt"
 # What is asked for, and how the answer is begun: small models do not repeat a text for being asked to.

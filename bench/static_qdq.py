@@ -10,13 +10,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from edgekiln import bundle
 from edgekiln.calib.limits import Limits
-from edgekiln.export.build import Clock, canonical_graph, write_engine
-from edgekiln.export.calibration import calibrated
-from edgekiln.export.options import BuildOptions
-from edgekiln.export.passes.qdq import static_to_qdq
-from edgekiln.sources import resolve
+from edgekiln.engine.directory import atomic_directory
+from edgekiln.export.passes.onnx.qdq import static_to_qdq
+from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.calibration import calibrated
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.resolve import resolve
 
 
 def main() -> None:
@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     options = BuildOptions(quant="int8-static")
-    clock = Clock()
+    clock = StepTimer()
     source, recipe = calibrated(
         resolve(arguments.model), options.chosen_recipe, options.data, Limits(), lambda step, done: None
     )
     options = dataclasses.replace(options, recipe=recipe)
-    with bundle.atomic_directory(arguments.output) as directory:
+    with atomic_directory(arguments.output) as directory:
         canonical = canonical_graph(source, options, clock)
         static_to_qdq(canonical.graph)
         write_engine(canonical, source, directory, options, clock)

@@ -6,17 +6,17 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from edgekiln.calib.activations import observe
-from edgekiln.calib.data import Windows
-from edgekiln.calib.modules import quantizable
-from edgekiln.calib.output_error import sample_inputs
-from edgekiln.calib.readers import Readers, find_readers, matrix
+from edgekiln.calib.analysis.activation_stats import observe
+from edgekiln.calib.analysis.layer_groups import Readers, find_readers, matrix
+from edgekiln.calib.analysis.output_error import sample_inputs
+from edgekiln.calib.data.loader import Windows
+from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.quantization_plan import quantizable
+from edgekiln.calib.quantizers.smoothquant import smooth
+from edgekiln.calib.quantizers.static_activations import kept_form, static_weights
 from edgekiln.calib.recipe import Recipe
-from edgekiln.calib.reference import load_model
-from edgekiln.calib.smooth import smooth
-from edgekiln.calib.static_inputs import kept_form, static_weights
-from edgekiln.calib.stored import StoredWeight
-from edgekiln.sources import ModelSource, WeightReader
+from edgekiln.sources.base import ModelSource, WeightReader
 
 Progress = Callable[[str, float], None]
 
@@ -25,7 +25,7 @@ class CalibratedWeights:
     """A source's weights, some of them replaced by what calibration made of them; see `WeightReader`."""
 
     def __init__(
-        self, weights: WeightReader, floats: dict[str, torch.Tensor], quantized: dict[str, StoredWeight]
+        self, weights: WeightReader, floats: dict[str, torch.Tensor], quantized: dict[str, PrequantizedWeight]
     ) -> None:
         self.nbytes = weights.nbytes
         self._weights = weights
@@ -44,7 +44,7 @@ class CalibratedWeights:
     def read(self, name: str) -> torch.Tensor:
         return self._floats[name] if name in self._floats else self._weights.read(name)
 
-    def stored(self, name: str) -> StoredWeight | None:
+    def stored(self, name: str) -> PrequantizedWeight | None:
         """What calibration quantized; a weight that it replaced in floating point has lost the checkpoint's grid."""
         if name in self._quantized or name in self._floats:
             return self._quantized.get(name)
@@ -76,9 +76,9 @@ def calibrate(source: ModelSource, recipe: Recipe, windows: Windows, progress: P
         smoothed, notes = _smooth(model, recipe, layers, kept, windows, progress)
         floats = weights_of(model, smoothed)
     inputs = sample_inputs(model, layers, windows)
-    quantized: dict[str, StoredWeight] = {}
+    quantized: dict[str, PrequantizedWeight] = {}
     if recipe.method != "nearest":
-        from edgekiln.calib.compressor import compress
+        from edgekiln.calib.quantizers.compressor import compress
 
         schemes = {
             name: scheme

@@ -1,8 +1,8 @@
 """The recipes that have a name."""
 
+from edgekiln.calib.formats.scheme import GROUP_SIZES
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import LayerSpec, Recipe
-from edgekiln.calib.scheme import GROUP_SIZES
 from edgekiln.errors import RequestError
 
 _INT8 = LayerSpec(bits=8, activation="int8-per-token")

@@ -21,13 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgekiln.calib.scheme import (
-    EMBEDDING_GROUP,
-    GROUP_SIZES,
-    Activation,
-    Scheme,
-    dividing_group,
-)
+from edgekiln.calib.formats.scheme import EMBEDDING_GROUP, GROUP_SIZES, Activation, Scheme, dividing_group
 from edgekiln.errors import RequestError
 
 Method = Literal["nearest", "gptq", "awq"]

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from edgekiln import __version__
-from edgekiln.commands.common import is_verbose, verbose_option
+from edgekiln.commands._options.common import is_verbose, verbose_option
 from edgekiln.errors import EdgekilnError
 
 COMMANDS = ("engine", "run", "chat", "bench", "eval", "compare", "inspect", "report", "quantize", "doctor", "triton")

@@ -13,7 +13,7 @@ class UnsupportedModelError(EdgekilnError):
     """A model with something the graph cannot carry yet; the message names it."""
 
 
-class BundleError(EdgekilnError):
+class EngineError(EdgekilnError):
     """An engine directory that is missing, damaged, edited or from a newer edgekiln."""
 
 

@@ -1,6 +1,6 @@
 """The three ops of edgekiln's own ONNX domain, as the tracer emits them.
 
-Everything else in the canonical graph is a standard op of opset 23. `edgekiln.export.reference` holds the numpy
+Everything else in the canonical graph is a standard op of opset 23. `edgekiln.export.op_reference` holds the numpy
 definition of each op, which is the truth the lowerings are tested against.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from edgekiln.calib.scheme import Activation, Codebook
+from edgekiln.calib.formats.scheme import Activation, Codebook
 
 DOMAIN = "edgekiln"
 VERSION = 1
@@ -80,7 +80,7 @@ def quantized_matmul(
         group_size: inputs that share a scale; 0 for per-channel.
         activation: `int8-per-token` quantizes each row of x to int8 first, with its own scale; `int8-static` all of x
             with `input_scale`, exactly as QuantizeLinear to int8 with zero point 0 does.
-        codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.weight.CODEBOOKS`), without zero points.
+        codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.formats.weight.CODEBOOKS`), without zero points.
 
     Returns:
         float [..., N].

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.bundle import EngineManifest
+from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import RequestError
 
 Ids = NDArray[np.int64]
@@ -80,7 +80,7 @@ class Runtime(Protocol):
         """Whose kernels run it: `stock`, the runtime's, or the instruction set of edgekiln's own."""
 
     @property
-    def verifies(self) -> int:
+    def max_verify_tokens(self) -> int:
         """Tokens of one row that `verify` may run together and give the bits that `step` gives one by one; 1 where
         there is no `verify`.
         """
@@ -111,13 +111,13 @@ class Runtime(Protocol):
         """
 
     def verify(self, cache: Cache, row: int, tokens: Ids) -> Logits:
-        """Append `tokens`, int64[S], 1 <= S <= `verifies`, to one row in a single run.
+        """Append `tokens`, int64[S], 1 <= S <= `max_verify_tokens`, to one row in a single run.
 
         Returns:
             float32[S, V], logits of every position; valid until the next call on the cache.
 
         Raises:
-            RequestError: more tokens than `verifies`, or as for `prefill`.
+            RequestError: more tokens than `max_verify_tokens`, or as for `prefill`.
             EdgekilnError: the runtime failed.
         """
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgekiln.bundle import EngineManifest, read_manifest, verify_files
-from edgekiln.errors import BundleError, EdgekilnError
+from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
+from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.runtimes.base import Runtime
 
 # target -> (adapter "module:class", extra that installs what it needs); imported only when an engine asks for it
 ADAPTERS = {
-    "ort-cpu": ("edgekiln.runtimes.ort_cpu:OrtCpuRuntime", "cpu"),
-    "ort-cuda": ("edgekiln.runtimes.ort_cuda:OrtCudaRuntime", "gpu"),
+    "ort-cpu": ("edgekiln.runtimes.ort.cpu:OrtCpuRuntime", "cpu"),
+    "ort-cuda": ("edgekiln.runtimes.ort.cuda:OrtCudaRuntime", "gpu"),
     "trt": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt"),
     "trt-rtx": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt-rtx"),
 }
@@ -37,7 +37,7 @@ def open_engine(
         verify: check the SHA-256 of every file, that of large ones while they are loaded.
 
     Raises:
-        BundleError: the directory is missing, damaged, or of a target this edgekiln does not know.
+        EngineError: the directory is missing, damaged, or of a target this edgekiln does not know.
         EdgekilnError: the library that runs the target is not installed, or an option is out of range.
     """
     for name, value in (("threads", threads), ("chunk", chunk)):
@@ -46,7 +46,7 @@ def open_engine(
     manifest = read_manifest(engine, verify=False)
     if manifest.target not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
-        raise BundleError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
+        raise EngineError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
     path, extra = ADAPTERS[manifest.target]
     module_name, class_name = path.split(":")
     try:
@@ -69,7 +69,7 @@ def _verifying(directory: Path, manifest: EngineManifest) -> Iterator[None]:
     Weights are only numbers to who loads them, where a damaged graph might do anything.
 
     Raises:
-        BundleError: naming a damaged file.
+        EngineError: naming a damaged file.
     """
     graphs = set(manifest.graphs.values())
     large = [name for name in manifest.files if name not in graphs and (directory / name).stat().st_size > _LARGE]

@@ -1,18 +1,15 @@
 """Engines that several test modules use, built once a session."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture(scope="session", params=[True, False], ids=["native", "stock"])
 def native(request: pytest.FixtureRequest) -> bool:
     """Whether to use edgekiln's own kernels; a test that asks for it runs with both."""
-    from edgekiln.runtimes.native import native_kernels
+    from edgekiln.runtimes.ort.kernels import native_kernels
 
     if request.param and native_kernels() is None:
         pytest.fail("edgekiln's own kernels are not built: make native")
@@ -22,7 +19,7 @@ def native(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama in a Hugging Face directory."""
-    from models import save_checkpoint
+    from support.models import save_checkpoint
 
     directory = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
     save_checkpoint(directory, "llama")
@@ -32,9 +29,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The random llama as an ort-cpu engine in int4."""
-    from edgekiln.export.build import build_engine
-    from edgekiln.export.options import BuildOptions
-    from edgekiln.sources import resolve
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
 
     engine = tmp_path_factory.mktemp("engines") / "tiny"
     build_engine(resolve(str(tiny_checkpoint)), engine, BuildOptions(quant="int4"))

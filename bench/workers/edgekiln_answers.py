@@ -6,10 +6,10 @@ from pathlib import Path
 from answers import Answer, Request, lookup, serve_answers
 
 from edgekiln import runtimes
-from edgekiln.bundle import read_manifest
-from edgekiln.runtimes.generate import GenerateOptions, generate
-from edgekiln.runtimes.speculative_decoder import Drafts
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.speculative_decoder import Drafts
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 
 class Edgekiln:

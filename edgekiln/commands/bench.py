@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from edgekiln.commands.common import (
+from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
     open_runtime,
@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure time to first token, prefill and decode speed, memory and load time of ENGINE."""
-    from edgekiln.measure import Spread, Workload, measure, peak_rss_mb
+    from edgekiln.benchmark import Spread, Workload, measure, peak_rss_mb
 
     start = time.perf_counter()
     runtime = open_runtime(engine, threads, native)

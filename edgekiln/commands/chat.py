@@ -9,8 +9,8 @@ from types import FrameType
 
 import click
 
-from edgekiln.commands.common import engine_argument, threads_option, verbose_option
-from edgekiln.commands.generation import Stats, generation_options, load, make_options, write_answer
+from edgekiln.commands._options.common import engine_argument, threads_option, verbose_option
+from edgekiln.commands._options.generation import Stats, generation_options, load, make_options, write_answer
 from edgekiln.errors import RequestError
 
 _HELP = "Ctrl-C stops an answer; /clear forgets the conversation; /exit or Ctrl-D leaves."
@@ -38,8 +38,8 @@ def command(
     if not loaded.tokenizer.has_chat_template:
         raise RequestError(f"{engine} has no chat template: use `edgekiln run {engine}` with a plain prompt")
 
-    from edgekiln.runtimes.conversation import Conversation
-    from edgekiln.runtimes.speculative_decoder import Drafts
+    from edgekiln.runtimes.generate.conversation import Conversation
+    from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
     conversation = Conversation(loaded.runtime, loaded.tokenizer, system)
     beginning = len(conversation.messages)
@@ -48,7 +48,7 @@ def command(
             if line == "/clear":
                 del conversation.messages[beginning:]
                 continue
-            speed = Stats(Drafts())
+            speed = Stats(SpeculationStats())
             interrupts.pressed = False
             try:
                 write_answer(conversation.ask(line, options, speed.drafts), speed, lambda: interrupts.pressed)

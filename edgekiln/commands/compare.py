@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.bundle import is_engine, read_manifest
-from edgekiln.commands.common import (
+from edgekiln.commands._options.common import (
     engine_argument,
     extra,
     json_option,
@@ -17,10 +16,12 @@ from edgekiln.commands.common import (
     threads_option,
     verbose_option,
 )
+from edgekiln.engine.directory import is_engine
+from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 
 if TYPE_CHECKING:
-    from edgekiln.calib.compare import Difference, Side
+    from edgekiln.calib.evaluation.compare import Difference, Side
 
 PROMPT = "The quick brown fox jumps over the lazy dog, and then it sleeps for a while in the shade of an old oak."
 
@@ -52,8 +53,8 @@ def command(
     """Run one prompt through ENGINE's graph and REFERENCE's, an engine or a model in float32, on the CPU."""
     quiet_libraries()
     with extra("export"):
-        from edgekiln.calib.compare import Side, compare, first_apart
-        from edgekiln.runtimes.tokenizer import Tokenizer
+        from edgekiln.calib.evaluation.compare import Side, compare, first_apart
+        from edgekiln.runtimes.text.tokenizer import Tokenizer
     ours = Side(engine, read_manifest(engine))
     tokens = Tokenizer.from_engine(engine, ours.manifest).encode(prompt)
     limit = 0.05 if tolerance is None else tolerance
@@ -71,15 +72,15 @@ def command(
 
 def _reference(reference: str, directory: Path, engine: "Side") -> "Side":
     """The engine at `reference`, or one of the model of that name in float32, built in `directory`."""
-    from edgekiln.calib.compare import Side
+    from edgekiln.calib.evaluation.compare import Side
 
     if is_engine(Path(reference)):
         return Side(Path(reference), read_manifest(reference))
     if Path(reference).is_dir() and not (Path(reference) / "config.json").is_file():
         raise RequestError(f"{reference} is neither an engine nor a model: give one of them")
-    from edgekiln.export.build import build_engine
-    from edgekiln.export.options import BuildOptions
-    from edgekiln.sources import resolve
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
 
     made = directory / "reference"
     length = engine.manifest.architecture.max_length

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.commands.common import json_option, print_json, quiet_libraries, verbose_option
+from edgekiln.commands._options.common import json_option, print_json, quiet_libraries, verbose_option
 from edgekiln.errors import RequestError
 
 if TYPE_CHECKING:
-    from edgekiln.machine import TargetState
+    from edgekiln.system import TargetState
 
 
 @click.command("doctor", short_help="Show what this machine can build and run.")
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @verbose_option
 def command(*, target: str | None, as_json: bool) -> None:
     """Show processor, GPUs and libraries of this machine, which targets work here, and what the others need."""
-    from edgekiln.machine import look, target_states
+    from edgekiln.system import look, target_states
 
     quiet_libraries()
     machine = look()

@@ -7,9 +7,8 @@ from typing import Any, get_args
 
 import click
 
-from edgekiln import bundle
-from edgekiln.calib.quality_options import QualityText
-from edgekiln.commands.common import (
+from edgekiln.calib.evaluation.options import QualityText
+from edgekiln.commands._options.common import (
     extra,
     json_option,
     print_json,
@@ -18,10 +17,12 @@ from edgekiln.commands.common import (
     read_text,
     verbose_option,
 )
-from edgekiln.commands.quantization import build_options, quantization_options, stopped_once
-from edgekiln.commands.tensorrt import taken_tensorrt_options, tensorrt_options
-from edgekiln.export.options import CacheType, Target
-from edgekiln.sources import DEFAULT_MODEL, resolve
+from edgekiln.commands._options.quantization import build_options, quantization_options, stopped_once
+from edgekiln.commands._options.tensorrt import taken_tensorrt_options, tensorrt_options
+from edgekiln.engine.directory import REPORT_FILE
+from edgekiln.engine.manifest import EngineManifest
+from edgekiln.pipeline.options import CacheType, Target
+from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 
 
 @click.command("engine", short_help="Build an engine from a model.")
@@ -91,7 +92,7 @@ def command(
     with stopped_once(), progress_report() as report:
         report("loading libraries", 0.0)
         with extra("export"):
-            from edgekiln.export.build import build_engine
+            from edgekiln.pipeline.build import build_engine
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
         suffix = "" if target == "ort-cpu" else f"-{target}"
         directory = output or Path("engines") / f"{source.name}-{options.quant}{suffix}"
@@ -99,8 +100,8 @@ def command(
     _summarize(directory, manifest, as_json)
 
 
-def _summarize(directory: Path, manifest: bundle.EngineManifest, as_json: bool) -> None:
-    report = json.loads((directory / bundle.REPORT_FILE).read_text(encoding="utf-8"))
+def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None:
+    report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
     size = sum(file.stat().st_size for file in directory.iterdir())
     if as_json:
         print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report})

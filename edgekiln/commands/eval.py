@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.bundle import ENGINE_FILE
-from edgekiln.commands.common import (
+from edgekiln.commands._options.common import (
     engine_argument,
     extra,
     json_option,
@@ -17,10 +16,11 @@ from edgekiln.commands.common import (
     threads_option,
     verbose_option,
 )
+from edgekiln.engine.directory import ENGINE_FILE
 
 if TYPE_CHECKING:
-    from edgekiln.calib.evaluate import Scorer
-    from edgekiln.runtimes.tokenizer import Tokenizer
+    from edgekiln.calib.evaluation.perplexity import Scorer
+    from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 
 @click.command("eval", short_help="Measure quality on a text.")
@@ -60,7 +60,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure ENGINE's perplexity on a text; with --reference also how far its predictions are from that one's."""
-    from edgekiln.calib.evaluate import perplexity
+    from edgekiln.calib.evaluation.perplexity import perplexity
 
     content = read_text(text)
     scorer, tokenizer = _engine_scorer(engine, on_cpu, threads)
@@ -89,15 +89,15 @@ def command(
 
 
 def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Scorer, Tokenizer]":
-    from edgekiln.bundle import read_manifest
-    from edgekiln.commands.generation import load
-    from edgekiln.runtimes.tokenizer import Tokenizer
+    from edgekiln.commands._options.generation import load
+    from edgekiln.engine.manifest import read_manifest
+    from edgekiln.runtimes.text.tokenizer import Tokenizer
 
     # The runtime of ort-cpu runs on the CPU already, and as users of the engine will run it.
     if not on_cpu or (manifest := read_manifest(engine)).target == "ort-cpu":
         loaded = load(engine, threads)
         return loaded.runtime.score, loaded.tokenizer
-    from edgekiln.calib.graph_scorer import graph_scorer
+    from edgekiln.calib.evaluation.graph_scorer import graph_scorer
 
     return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
 
@@ -107,10 +107,10 @@ def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
         from edgekiln import runtimes
 
         return runtimes.open(reference, threads=threads).score
-    from edgekiln.sources import resolve
+    from edgekiln.sources.resolve import resolve
 
     quiet_libraries()
     source = resolve(reference)
     with extra("export"):
-        from edgekiln.calib.reference import reference_scorer
+        from edgekiln.calib.evaluation.hf_reference import reference_scorer
     return reference_scorer(source)

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from edgekiln import bundle
-from edgekiln.commands.common import engine_argument, json_option, print_json, verbose_option
-from edgekiln.errors import BundleError
-from edgekiln.plan import plan_facts
+from edgekiln.calib.tensorrt.inspect import plan_facts
+from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
+from edgekiln.engine.manifest import EngineManifest, read_manifest
+from edgekiln.errors import EngineError
 
 
 @click.command("inspect", short_help="Show what an engine holds.")
@@ -19,14 +20,14 @@ from edgekiln.plan import plan_facts
 @verbose_option
 def command(engine: Path, as_json: bool) -> None:
     """Show what ENGINE is: model, sizes, the ops of its graphs, the quantization of each layer."""
-    manifest = bundle.read_manifest(engine)
+    manifest = read_manifest(engine)
     facts = manifest.model_dump(exclude={"files", "io"})
     facts["sizes"] = {name: (engine / name).stat().st_size for name in sorted(manifest.files)}
     graphs = {role: name for role, name in manifest.graphs.items() if name.endswith(".onnx")}
     facts["ops"] = {role: _ops(engine / name) for role, name in graphs.items()}
     facts["plan"] = plan_facts(engine, manifest) if manifest.tensorrt else None
-    facts["layers"] = _read(engine, bundle.QUANTIZATION_FILE).get("layers", {})
-    facts["report"] = _read(engine, bundle.REPORT_FILE)
+    facts["layers"] = _read(engine, QUANTIZATION_FILE).get("layers", {})
+    facts["report"] = _read(engine, REPORT_FILE)
     if as_json:
         print_json(facts)
     else:
@@ -39,7 +40,7 @@ def _read(engine: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise BundleError(f"{engine / name} is damaged ({error}): build the engine again") from error
+        raise EngineError(f"{engine / name} is damaged ({error}): build the engine again") from error
     return value if isinstance(value, dict) else {}
 
 
@@ -54,7 +55,7 @@ def _ops(graph: Path) -> dict[str, int] | None:
     return dict(counts.most_common())
 
 
-def _show(engine: Path, manifest: bundle.EngineManifest, facts: dict[str, Any]) -> None:
+def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None:
     model, recipe = manifest.architecture, manifest.quantization
     group = f", group {recipe.group_size}" if recipe.group_size else ""
     _heading(str(engine))
@@ -115,7 +116,7 @@ def _heading(text: str) -> None:
     click.secho(text, bold=True)
 
 
-def _kv_bytes(manifest: bundle.EngineManifest) -> int:
+def _kv_bytes(manifest: EngineManifest) -> int:
     width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv.dtype]
     model = manifest.architecture
     return sum(2 * heads * size * width for heads, size in zip(model.kv_heads, model.head_dims, strict=True))

@@ -5,9 +5,16 @@ from typing import Any
 
 import click
 
-from edgekiln.commands.common import extra, json_option, print_json, progress_report, quiet_libraries, verbose_option
-from edgekiln.commands.quantization import build_options, quantization_options, stopped_once
-from edgekiln.sources import DEFAULT_MODEL, resolve
+from edgekiln.commands._options.common import (
+    extra,
+    json_option,
+    print_json,
+    progress_report,
+    quiet_libraries,
+    verbose_option,
+)
+from edgekiln.commands._options.quantization import build_options, quantization_options, stopped_once
+from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 
 
 @click.command("quantize", short_help="Write a quantized checkpoint.")
@@ -25,9 +32,9 @@ def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> 
     with stopped_once(), progress_report() as report:
         report("loading libraries", 0.0)
         with extra("calib"):
-            from edgekiln.calib.handover import hand_over
+            from edgekiln.integrations.compressed_tensors import save_compressed_tensors
         source = resolve(model, progress=report)
-        checkpoint = hand_over(source, output, options, report)
+        checkpoint = save_compressed_tensors(source, output, options, report)
     if as_json:
         print_json({"checkpoint": str(output), "bytes": checkpoint.size, "notes": checkpoint.notes})
         return

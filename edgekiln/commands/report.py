@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln import bundle
-from edgekiln.commands.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.engine.manifest import EngineManifest, read_manifest
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekiln.calib.record import BuildReport, QuantizationRecord
+    from edgekiln.engine.reports import BuildReport, QuantizationRecord
 
 
 @click.command("report", short_help="Show what quantization did.")
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @verbose_option
 def command(engine: Path, html: Path | None, as_json: bool) -> None:
     """Show ENGINE's quality, sizes and the quantization of each layer, as recorded when it was built."""
-    from edgekiln.calib.record import read_quantization, read_report
+    from edgekiln.engine.reports import read_quantization, read_report
 
-    manifest = bundle.read_manifest(engine)
+    manifest = read_manifest(engine)
     record, report = read_quantization(engine), read_report(engine)
     if html is not None:
-        from edgekiln.calib.report_html import page
+        from edgekiln.calib.report.html import page
 
         _write(html, page(manifest, record, report))
     if as_json:
@@ -52,7 +52,7 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _show(manifest: bundle.EngineManifest, record: "QuantizationRecord", report: "BuildReport") -> None:
+def _show(manifest: EngineManifest, record: "QuantizationRecord", report: "BuildReport") -> None:
     from rich.console import Console
 
     click.secho(f"{manifest.name}, {record.scheme} for {manifest.target}", bold=True)
@@ -79,7 +79,7 @@ def _table(record: "QuantizationRecord") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from edgekiln.calib.report_html import grid, zero_point_range
+    from edgekiln.calib.report.html import grid, zero_point_range
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in (

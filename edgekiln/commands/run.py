@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from edgekiln.commands.common import Text, engine_argument, read_text, threads_option, verbose_option
-from edgekiln.commands.generation import Stats, generation_options, load, make_options, write_answer
+from edgekiln.commands._options.common import Text, engine_argument, read_text, threads_option, verbose_option
+from edgekiln.commands._options.generation import Stats, generation_options, load, make_options, write_answer
 from edgekiln.errors import RequestError
 
 
@@ -47,10 +47,10 @@ def command(
     else:
         ids = loaded.tokenizer.encode(prompt)
 
-    from edgekiln.runtimes.generate import generate
-    from edgekiln.runtimes.speculative_decoder import Drafts
+    from edgekiln.runtimes.generate.generate import generate
+    from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
-    speed = Stats(Drafts(), len(ids))
+    speed = Stats(SpeculationStats(), len(ids))
     write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options, None, speed.drafts), speed)
     if stats:
         speed.show()

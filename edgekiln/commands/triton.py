@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edgekiln.commands.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
 
 
 @click.command("triton", short_help="Add an engine to a Triton model repository.")
@@ -28,7 +28,7 @@ def command(*, engine: Path, output: Path, name: str | None, instances: int, as_
 
     A client sends token ids, positions and past keys and values, and gets logits and the present keys and values back.
     """
-    from edgekiln.triton import write_repository
+    from edgekiln.integrations.triton import write_repository
 
     model = write_repository(engine, output, name, instances)
     if as_json:

@@ -5,17 +5,17 @@ from typing import Final
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgekiln.export.passes.between_attentions import fuse_between_attentions
-from edgekiln.export.passes.decoder_layers import fuse_decoder_layers
-from edgekiln.export.passes.fuse_shared_inputs import fuse_shared_inputs
-from edgekiln.export.passes.gated_silu import fuse_gated_silu
-from edgekiln.export.passes.group_query_attention import lower_attention
-from edgekiln.export.passes.logits_start import choose_positions
-from edgekiln.export.passes.quantized_ops import lower_quantized_ops
-from edgekiln.export.passes.rms_norm import fuse_rms_norm
-from edgekiln.export.passes.share_orders import share_orders
-from edgekiln.export.passes.shortlist import shortlist_logits
-from edgekiln.export.passes.transpose_weights import transpose_weights
+from edgekiln.export.passes.common.fuse_shared_inputs import fuse_shared_inputs
+from edgekiln.export.passes.common.logits_to_keep import choose_positions
+from edgekiln.export.passes.common.share_act_order import share_orders
+from edgekiln.export.passes.common.transpose_weights import transpose_weights
+from edgekiln.export.passes.ort.decoder import fuse_decoder_layers
+from edgekiln.export.passes.ort.group_query_attention import lower_attention
+from edgekiln.export.passes.ort.post_attention import fuse_post_attention
+from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
+from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
+from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from edgekiln.export.passes.ort.two_pass_lm_head import shortlist_logits
 
 KEY_VALUE_KIND: Final = "shared-buffer"
 
@@ -27,7 +27,7 @@ def lower(model: ir.Model, max_length: int) -> None:
         UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
     """
     lower_ops(model, max_length)
-    fuse_between_attentions(model)
+    fuse_post_attention(model)
     fuse_decoder_layers(model)
     choose_positions(model)
     shortlist_logits(model)

@@ -17,11 +17,11 @@ from onnx import helper
 from onnx_ir.passes import common
 
 from edgekiln.export import canonical
+from edgekiln.export.functions.define import DOMAIN
 from edgekiln.export.lower import ort_cpu
-from edgekiln.export.passes.group_query_attention import MICROSOFT
-from edgekiln.export.passes.half_precision import to_half
-from edgekiln.export.passes.ort_functions import DOMAIN
-from edgekiln.export.passes.weight_only import weights_only
+from edgekiln.export.passes.common.half_precision import to_half
+from edgekiln.export.passes.ort.group_query_attention import MICROSOFT
+from edgekiln.export.passes.ort.weight_only import weights_only
 
 KEY_VALUE_KIND: Final = "shared-buffer"
 KEY_VALUE_TYPE: Final = "float16"

@@ -8,11 +8,11 @@ from onnx_ir.passes import common
 
 from edgekiln.errors import RequestError
 from edgekiln.export import canonical
-from edgekiln.export.passes.half_precision import HALF_TYPES, to_half
-from edgekiln.export.passes.native_attention import lower_attention
-from edgekiln.export.passes.native_quantized_ops import lower_quantized_ops
-from edgekiln.export.passes.qdq import static_to_qdq
-from edgekiln.export.passes.share_orders import share_orders
+from edgekiln.export.passes.common.half_precision import HALF_TYPES, to_half
+from edgekiln.export.passes.common.share_act_order import share_orders
+from edgekiln.export.passes.onnx.attention import lower_attention
+from edgekiln.export.passes.onnx.qdq import static_to_qdq
+from edgekiln.export.passes.onnx.quantized_ops import lower_quantized_ops
 
 FloatType = Literal["float16", "bfloat16", "float32"]
 

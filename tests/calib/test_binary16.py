@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekiln.calib.binary16 import binary16
+from edgekiln.calib.formats.float16 import binary16
 
 
 @given(st.lists(st.floats(2.0**-14, 65504.0, width=32), max_size=8))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.presets import PRESETS, preset
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe, read_recipe
-from edgekiln.calib.scheme import Scheme
 from edgekiln.errors import RequestError, UnsupportedModelError
 
 ATTENTION, FEED_FORWARD = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"

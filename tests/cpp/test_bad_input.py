@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpp_engines import LONG
-from cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
 from edgekiln import runtimes
-from edgekiln.bundle import read_manifest, sha256
-from edgekiln.errors import BundleError
+from edgekiln.engine.directory import sha256
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import EngineError
+from support.cpp_engines import LONG
+from support.cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def edit(engine: Path, **fields: object) -> None:
 
 
 def sentence_of_python(engine: Path) -> str:
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(EngineError) as caught:
         read_manifest(engine)
     return str(caught.value)
 
@@ -62,7 +63,7 @@ def test_large_weights_are_checked_while_they_are_loaded(engine: Path, damage: s
     sentence = sentence_of_python(engine)
     assert "weights.bin is damaged or was edited" in sentence
     assert refusal(engine) == (ENGINE, sentence)
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(EngineError) as caught:
         runtimes.open(engine)
     assert str(caught.value) == sentence
 

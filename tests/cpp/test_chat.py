@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from chat_templates import PIECES, conversations, renderer, takes
-from cpp_host import program, refused
-from edgekiln.export.chat_pieces import find_pieces
+from edgekiln.pipeline.chat_segments import find_segments
+from support.chat_templates import PIECES, conversations, renderer, takes
+from support.cpp_host import program, refused
 
 NOW = datetime(2031, 1, 2, 15, 30)
 
@@ -25,9 +25,9 @@ def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict
 def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
     template, _, _ = PIECES[family]
     fill = renderer(template)
-    pieces = find_pieces(fill)
+    pieces = find_segments(fill)
     assert pieces is not None
-    path = tmp_path / "chat_pieces.json"
+    path = tmp_path / "chat_segments.json"
     path.write_text(pieces.model_dump_json())
     requests = list(conversations())
     for messages, reply in zip(requests, replies(path, requests), strict=True):
@@ -38,7 +38,7 @@ def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
 
 
 def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
-    path = tmp_path / "chat_pieces.json"
+    path = tmp_path / "chat_segments.json"
     between = {"start": {"user": ["<", "%Y", ">"]}, "user": {"end": ["!"]}}
     path.write_text(
         json.dumps({"order": "any", "rules": {"user": "strip", "tool": "as-is"}, "needs_text": [], "between": between})
@@ -68,7 +68,7 @@ def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_pieces(text: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "chat_pieces.json").write_text(text)
-    sentence = refused("edgekiln_chat", tmp_path / "chat_pieces.json")
-    assert sentence.startswith(f"chat_pieces.json is damaged: {reason}")
+    (tmp_path / "chat_segments.json").write_text(text)
+    sentence = refused("edgekiln_chat", tmp_path / "chat_segments.json")
+    assert sentence.startswith(f"chat_segments.json is damaged: {reason}")
     assert sentence.endswith(", build the engine again")

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpp_engines import build
-from cpp_host import FINISHES, OK, Host
 from edgekiln import runtimes
-from edgekiln.bundle import read_manifest
+from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Cache
-from edgekiln.runtimes.generate import GenerateOptions, generate
-from edgekiln.runtimes.sampling import SamplingOptions
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.cpp_engines import build
+from support.cpp_host import FINISHES, OK, Host
 
 THREADS = 2
 SAMPLING: list[dict[str, Any]] = [
@@ -122,9 +122,9 @@ def test_sessions_of_one_engine_answer_at_once(both: Both) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_tokens_of_a_real_model(quant: str, tmp_path: Path) -> None:
-    from edgekiln.export.build import build_engine
-    from edgekiln.export.options import BuildOptions
-    from edgekiln.sources import resolve
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
 
     build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant=quant))
     both = Both(tmp_path / "engine", native=True)

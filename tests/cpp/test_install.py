@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cpp_host import BUILD, ROOT, tool
+from support.cpp_host import BUILD, ROOT, tool
 
 CONSUMER = """
 cmake_minimum_required(VERSION 3.25)

@@ -10,17 +10,17 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from cpp_engines import LONG
-from cpp_host import CANCELLED, ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
-from cuda_engines import open_on_cpu, write_cuda_engine
-from edgekiln.bundle import read_manifest
+from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Cache
-from edgekiln.runtimes.generate import GenerateOptions, generate
-from edgekiln.runtimes.sampling import SamplingOptions
-from edgekiln.runtimes.tokenizer import Tokenizer
-from edgekiln.sources import resolve
-from models import save_checkpoint
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.sources.resolve import resolve
+from support.cpp_engines import LONG
+from support.cpp_host import CANCELLED, ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
+from support.cuda_engines import open_on_cpu, write_cuda_engine
+from support.models import save_checkpoint
 
 MAX_LENGTH = 600
 CHUNK = 7

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpp_host import program
-from edgekiln.runtimes.sampling import Sampler, SamplingOptions
+from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
+from support.cpp_host import program
 
 ROWS = 150
 

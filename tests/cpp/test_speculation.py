@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpp_engines import build
-from cpp_host import CANCELLED, FINISHES, OK, Host
 from edgekiln import runtimes
-from edgekiln.bundle import read_manifest
-from edgekiln.runtimes.generate import GenerateOptions, generate
-from edgekiln.runtimes.native import native_kernels
-from edgekiln.runtimes.sampling import SamplingOptions
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.cpp_engines import build
+from support.cpp_host import CANCELLED, FINISHES, OK, Host
 
 pytestmark = pytest.mark.skipif(native_kernels() is None, reason="edgekiln's own kernels are not built: make native")
 
@@ -98,9 +98,9 @@ def test_stock_kernels_verify_nothing(engine: Path) -> None:
 
 @pytest.mark.slow
 def test_tokens_of_a_real_model(tmp_path: Path) -> None:
-    from edgekiln.export.build import build_engine
-    from edgekiln.export.options import BuildOptions
-    from edgekiln.sources import resolve
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
 
     build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant="int4"))
     code = "def area(width, height):\n    return width * height\n\n\n" * 3

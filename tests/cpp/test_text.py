@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpp_host import ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
 from edgekiln import runtimes
-from edgekiln.bundle import CHAT_PIECES_FILE, TOKENIZER_FILE, read_manifest
-from edgekiln.runtimes.generate import GenerateOptions, Token, generate
-from edgekiln.runtimes.sampling import SamplingOptions
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, TOKENIZER_FILE
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.cpp_host import ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -89,13 +90,13 @@ def test_an_engine_without_pieces(tiny_engine: Path, tmp_path: Path) -> None:
     engine = tmp_path / "copy"
     shutil.copytree(tiny_engine, engine)
     manifest = json.loads((engine / "engine.json").read_text())
-    del manifest["files"][CHAT_PIECES_FILE]
+    del manifest["files"][CHAT_SEGMENTS_FILE]
     (engine / "engine.json").write_text(json.dumps(manifest))
     with Host(engine) as host:
         assert not host.hello["has_chat"]
         reply = host.ask(messages=MESSAGES)
         assert reply["status"] == REQUEST
-        assert reply["error"].startswith(f"the engine has no {CHAT_PIECES_FILE}, since ")
+        assert reply["error"].startswith(f"the engine has no {CHAT_SEGMENTS_FILE}, since ")
         assert host.ask(text="hello", max_tokens=2)["status"] == OK
 
 

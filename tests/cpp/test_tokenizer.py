@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers
 
-from cpp_host import program, refused
-from cpp_tokenizers import FAMILIES, code_texts, corpus
-from edgekiln.bundle import SpecialTokens
-from edgekiln.runtimes.tokenizer import Tokenizer
+from edgekiln.engine.manifest import SpecialTokens
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.cpp_host import program, refused
+from support.cpp_tokenizers import FAMILIES, code_texts, corpus
 
 
 class Both:
@@ -64,7 +64,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
     def make(family: str) -> Both:
         path = directory / f"{family}.json"
         if family == "smollm2-135m":
-            from edgekiln.sources import resolve
+            from edgekiln.sources.resolve import resolve
 
             path.write_text(resolve(family).tokenizer_json, encoding="utf-8")
         else:

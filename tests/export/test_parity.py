@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from edgekiln import runtimes
-from edgekiln.export.build import Clock, canonical_graph, write_engine
 from edgekiln.export.lower import tensorrt
-from edgekiln.export.options import BuildOptions
-from edgekiln.export.reference import evaluator
-from edgekiln.runtimes.native import STOCK
-from edgekiln.sources import resolve
-from graphs import standard_session
-from models import FAMILIES, VOCABULARY, save_checkpoint
+from edgekiln.export.op_reference import evaluator
+from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.runtimes.ort.kernels import STOCK
+from edgekiln.sources.resolve import resolve
+from support.graphs import standard_session
+from support.models import FAMILIES, VOCABULARY, save_checkpoint
 
 Feeds = dict[str, np.ndarray]
 TOLERANCE = 1e-3
@@ -63,7 +63,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     traced = canonical.graph.clone()
     engine = directory / "engine"
     engine.mkdir()
-    write_engine(canonical, source, engine, options, Clock())
+    write_engine(canonical, source, engine, options, StepTimer())
     return Family(request.param, tokens, logits, padded, traced, engine)
 
 

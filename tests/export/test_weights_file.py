@@ -8,9 +8,9 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from edgekiln.export.passes.tensors import set_lazily
+from edgekiln.export.passes.common.tensors import set_lazily
 from edgekiln.export.weights_file import WeightsFile, save_graph
-from graphs import graph, node
+from support.graphs import graph, node
 
 RNG = np.random.default_rng(0)
 PAGE = 4096

@@ -9,7 +9,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgekiln import bundle
+from edgekiln.engine.directory import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
+from edgekiln.engine.manifest import (
+    Architecture,
+    KeyValueLayout,
+    QuantizationRecipe,
+    SamplingDefaults,
+    SpecialTokens,
+    write_manifest,
+)
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, MAX_LENGTH = 2, 4, 2, 16, 600
 HIDDEN = HEADS * HEAD_DIM
@@ -141,13 +149,13 @@ def write_engine(directory: Path, decoder: TinyDecoder, tokenizer: Tokenizer, **
     directory.mkdir(parents=True)
     onnx.save(decoder.graph(every_position=False), directory / "generate.onnx")
     onnx.save(decoder.graph(every_position=True), directory / "score.onnx")
-    tokenizer.save(str(directory / bundle.TOKENIZER_FILE))
-    (directory / bundle.CHAT_TEMPLATE_FILE).write_text(CHATML, encoding="utf-8")
+    tokenizer.save(str(directory / TOKENIZER_FILE))
+    (directory / CHAT_TEMPLATE_FILE).write_text(CHATML, encoding="utf-8")
     fields: dict = {
         "name": "tiny",
         "source": "tests",
         "target": "ort-cpu",
-        "architecture": bundle.Architecture(
+        "architecture": Architecture(
             model_type="tiny",
             vocab_size=len(decoder.embedding),
             hidden_size=HIDDEN,
@@ -159,13 +167,13 @@ def write_engine(directory: Path, decoder: TinyDecoder, tokenizer: Tokenizer, **
             parameters=1,
         ),
         "graphs": {"generate": "generate.onnx", "score": "score.onnx"},
-        "kv": bundle.KeyValueLayout(kind="shared-buffer", dtype="float32"),
-        "quantization": bundle.QuantizationRecipe(scheme="none"),
-        "tokens": bundle.SpecialTokens(bos=tokenizer.token_to_id(BOS), eos=[tokenizer.token_to_id(EOS)]),
-        "sampling": bundle.SamplingDefaults(),
+        "kv": KeyValueLayout(kind="shared-buffer", dtype="float32"),
+        "quantization": QuantizationRecipe(scheme="none"),
+        "tokens": SpecialTokens(bos=tokenizer.token_to_id(BOS), eos=[tokenizer.token_to_id(EOS)]),
+        "sampling": SamplingDefaults(),
         "versions": {},
     }
-    bundle.write_manifest(directory, **(fields | changes))
+    write_manifest(directory, **(fields | changes))
     return directory
 
 

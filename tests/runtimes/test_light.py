@@ -8,10 +8,10 @@ import pytest
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "huggingface_hub")
 MODULES = (
     "edgekiln.runtimes",
-    "edgekiln.runtimes.ort_cpu",
+    "edgekiln.runtimes.ort.cpu",
     "edgekiln.runtimes.generate",
-    "edgekiln.runtimes.conversation",
-    "edgekiln.runtimes.chat_template",
+    "edgekiln.runtimes.generate.conversation",
+    "edgekiln.runtimes.text.chat_template",
 )
 
 

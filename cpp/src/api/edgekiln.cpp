@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "api/session.h"
-#include "sentence.h"
+#include "util/str_cat.h"
 
 struct edgekiln_engine {
   std::shared_ptr<const edgekiln::LoadedEngine> loaded;

@@ -8,9 +8,9 @@ namespace edgekiln {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using StepTimer = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(StepTimer::time_point start) { return std::chrono::duration<double>(StepTimer::now() - start).count(); }
 
 Result<std::shared_ptr<const LoadedEngine>> load(std::shared_ptr<LoadedEngine> engine,
                                                  const std::filesystem::path& directory, const RuntimeOptions& options,
@@ -78,7 +78,7 @@ EngineSession::EngineSession(std::shared_ptr<const LoadedEngine> engine)
 
 Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& options,
                                         const std::function<bool(const Token&)>& take) {
-  const Clock::time_point start = Clock::now();
+  const StepTimer::time_point start = StepTimer::now();
   const Busy busy(busy_);
   if (!busy.mine()) return Busy::elsewhere();
   std::stop_source stop;

@@ -15,7 +15,7 @@
 #include "api/text_model.h"
 #include "engine/manifest.h"
 #include "generate/generate.h"
-#include "result.h"
+#include "util/result.h"
 #include "runtime/registry.h"
 
 namespace edgekiln {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "engine/file.h"
-#include "sentence.h"
+#include "util/str_cat.h"
 #include "text/chat_template.h"
 #include "text/stream.h"
 #include "text/tokenizer.h"
@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kTemplateFile = "chat_template.jinja";
-constexpr const char* kPiecesFile = "chat_pieces.json";
+constexpr const char* kPiecesFile = "chat_segments.json";
 constexpr const char* kFix = "build the engine again";
 
 std::tm local_time() {

@@ -11,7 +11,7 @@
 
 #include "engine/manifest.h"
 #include "generate/generate.h"
-#include "result.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -3,7 +3,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

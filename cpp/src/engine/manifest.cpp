@@ -6,7 +6,7 @@
 #include "engine/file.h"
 #include "engine/record.h"
 #include "engine/sha256.h"
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "result.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

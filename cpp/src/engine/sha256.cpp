@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

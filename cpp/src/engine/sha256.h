@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "result.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -5,7 +5,7 @@
 
 #include "generate/speculative_decoder.h"
 #include "generate/stop.h"
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "result.h"
-#include "runtime/runtime.h"
+#include "util/result.h"
+#include "runtime/base.h"
 #include "sampling/sampler.h"
 
 namespace edgekiln {

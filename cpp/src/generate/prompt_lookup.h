@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/runtime.h"
+#include "runtime/base.h"
 
 namespace edgekiln {
 

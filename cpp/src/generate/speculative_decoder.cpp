@@ -8,13 +8,13 @@ namespace edgekiln {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using StepTimer = std::chrono::steady_clock;
 
 }  // namespace
 
 SpeculativeDecoder::SpeculativeDecoder(const Runtime& runtime, Cache& cache, Ids prompt, bool speculate)
-    : runtime_(runtime), cache_(cache), speculation_(runtime.verifies() - 1) {
-  if (speculate && runtime.verifies() > 1) lookup_.emplace(prompt);
+    : runtime_(runtime), cache_(cache), speculation_(runtime.max_verify_tokens() - 1) {
+  if (speculate && runtime.max_verify_tokens() > 1) lookup_.emplace(prompt);
 }
 
 Result<Logits> SpeculativeDecoder::step(std::int64_t token, std::int64_t left, const std::stop_token& cancel) {
@@ -36,10 +36,10 @@ Result<void> SpeculativeDecoder::run(std::int64_t token, std::int64_t left, cons
   const Ids draft = lookup_->draft(std::min(most, speculation_.draft_length()));
   std::vector<std::int64_t> tokens{token};
   tokens.insert(tokens.end(), draft.begin(), draft.end());
-  const Clock::time_point start = Clock::now();
+  const StepTimer::time_point start = StepTimer::now();
   const Result<Logits> logits = runtime_.verify(cache_, tokens, cancel);
   if (!logits) return logits.error();
-  seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
+  seconds_ = std::chrono::duration<double>(StepTimer::now() - start).count();
   drafted_ += static_cast<std::int64_t>(draft.size());
   logits_ = logits.value();
   verified_ = std::move(tokens);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <new>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <stop_token>
 
-#include "runtime/runtime.h"
+#include "runtime/base.h"
 
 namespace edgekiln {
 

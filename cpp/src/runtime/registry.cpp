@@ -5,12 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "runtime/ort_cpu.h"
-#include "runtime/ort_cuda.h"
-#include "sentence.h"
+#include "runtime/ort/cpu.h"
+#include "runtime/ort/cuda.h"
+#include "util/str_cat.h"
 
 #ifdef EDGEKILN_WITH_TENSORRT
-#include "runtime/tensorrt.h"
+#include "runtime/tensorrt/runtime.h"
 #endif
 
 namespace edgekiln {

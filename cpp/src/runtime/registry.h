@@ -6,8 +6,8 @@
 #include <string>
 
 #include "engine/manifest.h"
-#include "result.h"
-#include "runtime/runtime.h"
+#include "util/result.h"
+#include "runtime/base.h"
 
 namespace edgekiln {
 

@@ -7,7 +7,7 @@
 
 #include "sampling/exp.h"
 #include "sampling/filters.h"
-#include "sentence.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

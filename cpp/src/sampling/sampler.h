@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/manifest.h"
-#include "result.h"
+#include "util/result.h"
 #include "sampling/rng.h"
 
 namespace edgekiln {

@@ -3,8 +3,8 @@
 #include <array>
 #include <utility>
 
-#include "sentence.h"
-#include "text/json.h"
+#include "util/str_cat.h"
+#include "util/json.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
 

@@ -1,4 +1,4 @@
-// Prompts of conversations, from chat_pieces.json: the texts between messages that Python found in the chat template.
+// Prompts of conversations, from chat_segments.json: the texts between messages that Python found in the chat template.
 #pragma once
 
 #include <ctime>
@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "result.h"
+#include "util/result.h"
 
 namespace edgekiln::text {
 
@@ -21,7 +21,7 @@ struct ChatTurn {
 // For any number of threads.
 class ChatTemplate {
  public:
-  // Read the text of a chat_pieces.json; `path` is what errors call it. An error is of Code::kEngine.
+  // Read the text of a chat_segments.json; `path` is what errors call it. An error is of Code::kEngine.
   static Result<ChatTemplate> parse(std::string_view text, std::string_view path);
 
   // The prompt up to the assistant's next answer, where the template puts a date `now`; what is no UTF-8 becomes

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
 

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "sentence.h"
+#include "util/str_cat.h"
 #include "text/regex.h"
 
 namespace edgekiln::text {

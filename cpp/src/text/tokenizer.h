@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "result.h"
+#include "util/result.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/decoder.h"

@@ -4,8 +4,8 @@
 #include <set>
 #include <utility>
 
-#include "sentence.h"
-#include "text/json.h"
+#include "util/str_cat.h"
+#include "util/json.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"

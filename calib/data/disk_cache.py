@@ -1,0 +1,70 @@
+"""What calibration keeps between runs, in the user's cache directory."""
+
+import contextlib
+import hashlib
+import os
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekiln.sources.base import ModelSource
+
+# Tensors whose values are part of a model's fingerprint: enough that a fine-tuned model differs from its base, few
+# enough that a large one is not read twice.
+_TENSORS = 16
+
+
+def cache_directory() -> Path:
+    """Where the platform keeps what can be made again; $XDG_CACHE_HOME goes first."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "edgekiln"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgekiln" / "cache"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "edgekiln"
+
+
+def fingerprint(source: ModelSource) -> str:
+    """A hash that tells one model from another: of its configuration, tokenizer, tensor names and some of its weights.
+
+    Raises:
+        SourceError: a weight is damaged.
+    """
+    digest = hashlib.sha256(source.config.to_json_string(use_diff=False).encode())
+    digest.update(source.tokenizer_json.encode())
+    names = sorted(source.weights.keys())
+    digest.update("\n".join(names).encode())
+    for name in random.Random(0).sample(names, min(_TENSORS, len(names))):
+        digest.update(source.weights.read(name).float().numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+def load(name: str) -> npt.NDArray[np.int64] | None:
+    """The int64 array kept under `name`; None where there is none or it is damaged."""
+    try:
+        array = np.load(cache_directory() / name, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if isinstance(array, np.ndarray) and array.dtype == np.int64 and array.ndim == 2 else None
+
+
+def store(name: str, array: npt.NDArray[np.int64]) -> None:
+    """Keep int64 [rows, columns] under `name`, whole or not at all; a cache that cannot be written is done without."""
+    directory = cache_directory()
+    temporary: Path | None = None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(prefix=".", suffix=".npy", dir=directory)
+        temporary = Path(path)
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        temporary.replace(directory / name)
+    except OSError:
+        return
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Scores with an engine's graph in ONNX Runtime on the CPU, whatever target it was built for.
+
+Every target's directory holds the graph that its runtime runs or was compiled from; so the quality of a lowering is
+measured where its runtime does not run. Kernels round as a CPU does.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekiln.calib.evaluation.perplexity import Scorer
+from edgekiln.engine.manifest import EngineManifest
+from edgekiln.errors import EdgekilnError, EngineError, first_line
+from edgekiln.runtimes.tensorrt.profiles import cache_parts
+
+
+def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None = None) -> Scorer:
+    """The engine's `score` graph as a function of int64 [S] tokens to float32 [S, V] logits.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
+    """
+    session = open_graph(directory, manifest, threads)
+
+    def score(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = session.run([manifest.io.logits], first_feeds(manifest, tokens))[0]
+        return logits[0]
+
+    return score
+
+
+def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, also: Sequence[str] = ()) -> Any:
+    """The `score` graph as an InferenceSession on the CPU, with the values named in `also` among its outputs.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
+    """
+    try:
+        import onnxruntime as ort
+
+        from edgekiln.runtimes.ort.cpu import DTYPES, LOG_ERRORS_ONLY
+    except ImportError as error:
+        raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
+    if manifest.kv.dtype not in DTYPES:
+        raise EdgekilnError(
+            f"ONNX Runtime has no CPU kernels for {manifest.kv.dtype}: build the engine with --dtype float16 to "
+            "measure it"
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    path = directory / manifest.graphs["score"]
+    given: str | bytes = str(path)
+    if also:
+        import onnx  # which scoring alone does without
+
+        model = onnx.load(path, load_external_data=False)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
+        given = model.SerializeToString()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
+    try:
+        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
+
+
+def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """What the graph takes for int64 [S] `tokens` that begin a sequence: its cache is empty, or has empty slots."""
+    io, kv = manifest.io, manifest.kv
+    slots = {"inplace": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.kind]
+    feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
+    past = {part.past: np.zeros((1, part.heads, slots, part.head_dim), kv.dtype) for part in cache_parts(manifest)}
+    total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}
+    return feeds | past | total

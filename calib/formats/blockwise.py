@@ -1,0 +1,161 @@
+"""Block quantization that minimises squared error: a block has a float scale and, unless symmetric, a zero point."""
+
+from dataclasses import dataclass
+
+import torch
+
+from edgekiln.calib.formats.arrays import QuantizedArrays
+from edgekiln.calib.formats.float16 import binary16
+from edgekiln.calib.formats.row_parallel import map_rows
+
+# (span, place) of the starting points: the codes span `span` times the block's min-max range, and the code grid sits
+# `place` steps from centred on it. Chosen greedily, each the one that lowered the error most given those before it, on
+# weights of a real model and on Gaussian and Laplace samples at groups of 32, 64 and 128; together they come within
+# 0.4% of a search over 80 scales and all zero points. At 8 bits a second one, a little wider, is worth 3 to 10%.
+_STARTS = {
+    4: (
+        (0.97, 0.0),
+        (1.06, 0.0),
+        (0.91, 0.0),
+        (1.22, -1.0),
+        (1.0, 0.0),
+        (1.15, -0.5),
+        (0.94, 0.0),
+        (0.88, -0.5),
+        (0.88, 0.5),
+    ),
+    8: ((1.0, 0.0), (1.01, 0.0)),
+}
+_TINY = 1e-30
+
+
+def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False) -> QuantizedArrays:
+    """Quantize a matrix in groups of consecutive columns. Arguments are not checked: `quantize` does that.
+
+    Args:
+        weight: any float type [N, K], finite.
+        bits: 4 or 8.
+        group_size: divides K.
+        symmetric: the middle code is the zero point of every block, and none are returned.
+
+    Returns:
+        uint8 [N, K] codes, float32 [N, K / group_size] scales, uint8 zero points of that shape or None. Scales are ones
+        that binary16 holds, but for weights so small or large that they would lose precision (see `binary16`).
+    """
+    rows, columns = weight.shape
+    groups = columns // group_size
+    codes = torch.empty((rows, columns), dtype=torch.uint8)
+    found = torch.empty((rows, groups), dtype=torch.float32)
+    zero_points = torch.empty((rows, groups), dtype=torch.uint8)
+    levels = (1 << bits) - 1
+
+    def search(part: slice) -> None:
+        # Blocks as columns: sums over a block then run along the vector lanes.
+        blocks = weight[part].to(torch.float32).reshape(-1, group_size).t().contiguous()
+        grid = _search(blocks, levels, _STARTS[bits], symmetric)
+        found[part] = grid.scale.reshape(-1, groups)
+        zero_points[part] = grid.zero.to(torch.uint8).reshape(-1, groups)
+
+    map_rows(search, rows, columns)
+    # Kernels read half as much for scales that binary16 holds. Codes are rounded to these scales, not to those found.
+    scales = binary16(found)
+
+    def encode(part: slice) -> tuple[float, int]:
+        x = weight[part].to(torch.float32).reshape(-1, group_size)
+        scale, zero = scales[part].reshape(-1, 1), zero_points[part].reshape(-1, 1).to(torch.float32)
+        steps = (x / scale).round_()
+        kept = torch.clamp(steps, -zero, levels - zero)
+        clipped = int((steps != kept).sum())
+        error = torch.linalg.vector_norm(torch.mul(kept, scale, out=steps).sub_(x), dtype=torch.float64).square()
+        codes[part] = kept.add_(zero).to(torch.uint8).reshape(-1, columns)
+        return float(error), clipped
+
+    errors, clipped = zip(*map_rows(encode, rows, columns), strict=True)
+    return QuantizedArrays(codes, scales, None if symmetric else zero_points, sum(errors), sum(clipped))
+
+
+@dataclass
+class _Grid:
+    """Scale, zero point (a whole number as float32) and gain of each block, float32 [blocks]."""
+
+    scale: torch.Tensor
+    zero: torch.Tensor
+    gain: torch.Tensor
+
+    def take_better(self, cross: torch.Tensor, norm: torch.Tensor, zero: torch.Tensor) -> None:
+        """Move where steps y with <x, y> = `cross`, <y, y> = `norm` gain more, to their best scale."""
+        scale = cross.clamp(min=0) / norm
+        gain = cross * scale
+        better = gain > self.gain
+        self.scale = torch.where(better, scale, self.scale)
+        self.zero = torch.where(better, zero, self.zero)
+        self.gain = torch.where(better, gain, self.gain)
+
+
+def _search(blocks: torch.Tensor, levels: int, starts: tuple[tuple[float, float], ...], symmetric: bool) -> _Grid:
+    """Grid for each column of float32 [group_size, blocks].
+
+    For given steps y = code - zero_point the best scale is <x, y> / <y, y>, which leaves the squared error
+    <x, x> - <x, y>^2 / <y, y>. So a start costs one rounding and two dot products, and only its gain
+    <x, y>^2 / <y, y> is compared. The best start is refined once: rounding to its scale, then the best zero point and
+    scale for those codes, neither of which can raise the error.
+    """
+    low = blocks.amin(0).clamp_(max=0)
+    high = blocks.amax(0).clamp_(min=0)
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
+        starts = tuple((span, 0.0) for span in sorted({span for span, _ in starts}))
+    unit = high / levels - low / levels
+    empty = unit < _TINY
+    unit[empty] = 1.0
+    # In units of the min-max step a start's scale is one number for all blocks.
+    x = blocks / unit
+    low /= unit
+    steps, product = torch.empty_like(x), torch.empty_like(x)
+    middle = torch.full_like(unit, (levels + 1) // 2 if symmetric else 0)
+    grid = _Grid(scale=torch.ones_like(unit), zero=middle, gain=torch.zeros_like(unit))
+    for span, place in starts:
+        zero = (
+            middle if symmetric else (low / -span + (place + 0.5 * levels * (1 - 1 / span))).round_().clamp_(0, levels)
+        )
+        torch.mul(x, 1 / span, out=steps)
+        grid.take_better(*_correlate(x, steps, zero, levels, product), zero)
+    torch.div(x, grid.scale, out=steps)
+    _refit(grid, x, steps, levels, product, symmetric)
+    grid.scale *= unit
+    grid.scale[empty] = 1.0
+    return grid
+
+
+def _correlate(
+    x: torch.Tensor, steps: torch.Tensor, zero: torch.Tensor, levels: int, scratch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round `steps` to the codes' range in place; <x, steps> and <steps, steps> of each column."""
+    steps.round_()
+    torch.clamp(steps, -zero, levels - zero, out=steps)
+    cross = torch.mul(x, steps, out=scratch).sum(0)
+    norm = torch.mul(steps, steps, out=scratch).sum(0).clamp_(min=1)
+    return cross, norm
+
+
+def _refit(
+    grid: _Grid, x: torch.Tensor, steps: torch.Tensor, levels: int, scratch: torch.Tensor, symmetric: bool
+) -> None:
+    """Round `steps` to the codes of `grid`, and give it the best scale and zero point, which may move, for those codes.
+
+    Lowering the zero point by d raises every step by d, so the gain becomes (cross + d total)^2 /
+    (norm + 2 d total_steps + d^2 size), with one maximum in d: the whole numbers beside it and d = 0 are compared.
+    """
+    zero, size = grid.zero, len(x)
+    cross, norm = _correlate(x, steps, zero, levels, scratch)
+    total, total_steps = x.sum(0), steps.sum(0)
+    grid.take_better(cross, norm, zero)
+    if symmetric:
+        return
+    slope = cross * size - total * total_steps
+    best = (total * norm - cross * total_steps) / torch.where(slope.abs() < _TINY, 1.0, slope)
+    for shift in (best.floor(), best.ceil()):
+        moved = (zero - shift).clamp_(0, levels)
+        d = zero - moved
+        grid.take_better(cross + d * total, (norm + d * (2 * total_steps + d * size)).clamp_(min=1), moved)

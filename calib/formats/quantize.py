@@ -1,0 +1,48 @@
+"""Quantize one weight to a scheme."""
+
+import torch
+
+from edgekiln.calib.formats.blockwise import quantize_blocks
+from edgekiln.calib.formats.per_channel import quantize_rows
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.errors import SourceError
+
+
+def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
+    """Quantize `weight`, any float type [N, K], on the CPU with torch's threads. The same input gives the same codes.
+
+    Raises:
+        SourceError: the weight holds NaN or infinity.
+        ValueError: the weight is not a matrix, its group size does not divide K, or no quantizer makes the scheme.
+    """
+    if weight.dim() != 2 or weight.numel() == 0:
+        raise ValueError(f"quantize takes a matrix, got shape {tuple(weight.shape)}")
+    weight = weight.detach()
+    energy = _energy(weight)
+    if scheme.group_size is None:
+        if not scheme.symmetric or scheme.bits != 8:
+            raise ValueError(f"per channel is symmetric 8 bit only, got {scheme}")
+        arrays = quantize_rows(weight)
+    else:
+        if scheme.bits not in (4, 8):
+            raise ValueError(f"groups are 4 or 8 bit only, got {scheme}")
+        if weight.shape[1] % scheme.group_size:
+            raise ValueError(f"group size {scheme.group_size} does not divide {weight.shape[1]} columns")
+        arrays = quantize_blocks(weight, scheme.bits, scheme.group_size, scheme.symmetric)
+    return QuantizedWeight(
+        scheme=scheme,
+        codes=arrays.codes.numpy(),
+        scales=arrays.scales.numpy(),
+        zero_points=None if arrays.zero_points is None else arrays.zero_points.numpy(),
+        relative_error=arrays.squared_error / energy if energy else 0.0,
+        clipped=arrays.clipped / weight.numel(),
+    )
+
+
+def _energy(weight: torch.Tensor) -> float:
+    """Sum of squares; norms by rows need no squared copy of the matrix."""
+    norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
+    if not bool(torch.isfinite(norms).all()):
+        raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")
+    return float(norms.square().sum())

@@ -1,0 +1,81 @@
+"""A quantized weight as numpy arrays, and its packed form."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekiln.calib.formats.scheme import Codebook, Scheme
+
+# NormalFloat (Dettmers et al. 2023): quantiles of a normal distribution, scaled to [-1, 1], with an exact zero; the
+# very constants of bitsandbytes, as its kernels have them.
+_NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+CODEBOOKS: dict[Codebook, npt.NDArray[np.float32]] = {"nf4": np.array(_NF4, dtype=np.float32)}
+
+Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight [N, K] as `scale * (code - zero_point) + offset`, or `scale * codebook[code]`.
+
+    Attributes:
+        scheme: what it was quantized to.
+        codes: one code an element, [N, K]; uint8 in groups (0..15 at 4 bits), int8 (-127..127) per channel.
+        scales: float32, all positive; [N, K / group_size], or [N] per channel.
+        zero_points: uint8 [N, K / group_size]; None when symmetric, which is the middle code: 8 of 4 bits and 128 of 8
+            bits in groups, 0 per channel.
+        offsets: float32 [N, K / group_size] where the scheme has them.
+        order: int64 [K] where the scheme is ordered: column j of the codes is column order[j] of the weight.
+        relative_error: sum of squared differences over sum of squared weights.
+        clipped: share of the weights more than half a step outside the range of their codes.
+        input_scale: what one step of the layer's input is where the scheme makes it static.
+        input_clipped: share of that input beyond its range on calibration data; None where nothing is known.
+    """
+
+    scheme: Scheme
+    codes: Codes
+    scales: npt.NDArray[np.float32]
+    zero_points: npt.NDArray[np.uint8] | None
+    relative_error: float
+    clipped: float
+    offsets: npt.NDArray[np.float32] | None = None
+    order: npt.NDArray[np.int64] | None = None
+    input_scale: float | None = None
+    input_clipped: float | None = None
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """The float32 [N, K] weight that the codes stand for."""
+        rows = self.scales.shape[0]
+        codes = self.codes.reshape(rows, -1, self.scheme.group_size or self.codes.shape[1])
+        values = CODEBOOKS[self.scheme.codebook][codes] if self.scheme.codebook else codes.astype(np.float32)
+        if self.zero_points is not None:
+            values -= self.zero_points[..., None]
+        elif self.scheme.group_size and not self.scheme.codebook:
+            values -= 1 << (self.scheme.bits - 1)
+        values *= self.scales.reshape(rows, -1, 1)
+        if self.offsets is not None:
+            values += self.offsets[..., None]
+        values = values.reshape(self.codes.shape)
+        return values if self.order is None else values[:, np.argsort(self.order)]
+
+
+def pack_int4(codes: Codes) -> npt.NDArray[np.uint8]:
+    """Pack 4-bit codes [..., K] into bytes [..., ceil(K / 2)], low nibble first; an odd K is padded with a zero nibble.
+
+    Raises:
+        ValueError: a code is outside 0..15.
+    """
+    if codes.size and (codes.min() < 0 or codes.max() > 15):
+        raise ValueError(f"4-bit codes must be in 0..15, got {codes.min()}..{codes.max()}")
+    nibbles = codes.astype(np.uint8, copy=False)
+    if nibbles.shape[-1] % 2:
+        nibbles = np.concatenate([nibbles, np.zeros_like(nibbles[..., :1])], axis=-1)
+    packed: npt.NDArray[np.uint8] = np.left_shift(nibbles[..., 1::2], 4, dtype=np.uint8)
+    packed |= nibbles[..., 0::2]
+    return packed

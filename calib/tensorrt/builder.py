@@ -1,0 +1,252 @@
+"""Compiles a graph that was lowered for TensorRT into a plan, through polygraphy; with TensorRT-RTX no GPU is needed.
+
+The network is strongly typed: every precision is what the graph says. The graph is parsed with the library's own parser
+rather than polygraphy's loader, which prints why a graph is refused and does not tell its caller.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekiln.calib.tensorrt.checks import check_network, check_size
+from edgekiln.calib.tensorrt.options import TensorRTOptions
+from edgekiln.calib.tensorrt.quiet_polygraphy import need_polygraphy
+from edgekiln.engine.manifest import EngineManifest, TensorRTBuild
+from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError, first_line
+from edgekiln.runtimes.tensorrt.library import Library, load_library
+
+_ALWAYS_TYPED = 11
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least, usual and most of a dimension in an optimization profile."""
+
+    least: int
+    usual: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an optimization profile is for: so many rows of so many tokens after so many held ones."""
+
+    rows: Range
+    tokens: Range
+    held: Range
+
+
+def steps(options: TensorRTOptions, max_length: int) -> tuple[Step, Step]:
+    """The profiles of a plan: a row's prompt by chunks, then one token of every row."""
+    chunk = min(options.chunk, max_length)
+    held = Range(0, min(max_length // 2, 1024), max_length - 1)
+    one = Range(1, 1, 1)
+    return Step(one, Range(1, chunk, chunk), held), Step(Range(1, 1, options.max_batch), one, held)
+
+
+def build_plan(
+    graph: Path,
+    target: str,
+    options: TensorRTOptions,
+    manifest: EngineManifest,
+    plan: Path,
+) -> TensorRTBuild:
+    """Compile `graph`, an ONNX file with its weights beside it, to the file `plan`.
+
+    Args:
+        graph: lowered by `edgekiln.export.lower.tensorrt`.
+        target: trt or trt-rtx.
+        options: of the build.
+        manifest: what the graph's inputs are called and how many tokens it holds.
+        plan: file to write.
+
+    Raises:
+        EdgekilnError: the library or polygraphy is missing, or fails, or there is no GPU where one is needed.
+        RequestError: the library does not compile for a capability.
+        UnsupportedModelError: the parser refuses an op, or a quantized layer came out unquantized.
+    """
+    library = able_library(target, options)
+    module = library.module
+    library.errors.clear()
+    builder = _builder(library, target)
+    network = builder.create_network(network_flags(module, library.version))
+    parser = module.OnnxParser(network, library.log)
+    if not parser.parse_from_file(str(graph)):
+        raise UnsupportedModelError(_why_not_parsed(parser, library))
+    weights = check_network(graph, network, module)
+    config = _config(options, library, _profiles(network, options, manifest))
+    from polygraphy.backend.trt import EngineBytesFromNetwork
+
+    try:
+        data = EngineBytesFromNetwork(
+            (builder, network, parser), config=config, save_timing_cache=_text(options.timing_cache)
+        )()
+    except Exception as error:
+        raise EdgekilnError(_why_not_built(library, error)) from error
+    if not options.strip_weights:
+        check_size(memoryview(data).nbytes, weights)
+    plan.write_bytes(data)
+    return TensorRTBuild(
+        library=library.name,  # type: ignore[arg-type]
+        version=library.version,
+        compute_capabilities=_compiled_for(target, options),
+        max_batch=options.max_batch,
+        chunk=min(options.chunk, manifest.architecture.max_length),
+        stripped=options.strip_weights,
+        options=_named(options),
+    )
+
+
+def able_library(target: str, options: TensorRTOptions) -> Library:
+    """The library that compiles for `target`, if it can do so as `options` say: to be asked before long work.
+
+    Raises:
+        EdgekilnError: it or polygraphy is missing, or there is no GPU where one is needed.
+        RequestError: it does not compile for a capability.
+    """
+    library = compiler(target)
+    if options.refit or options.strip_weights:
+        _check_gpu(target)
+    if target == "trt-rtx":
+        _check_capabilities(options, library)
+    return library
+
+
+def compiler(target: str) -> Library:
+    """The library that compiles for `target`, with polygraphy set to it.
+
+    Raises:
+        EdgekilnError: one of them is not installed, or this process compiles with the other library already.
+    """
+    library = load_library(target)
+    need_polygraphy(f"target {target}", f"pip install 'edgekiln[{target}]'")
+    import polygraphy.config
+
+    wanted = library.name == "tensorrt_rtx"
+    if "polygraphy.backend.trt" in sys.modules and wanted != polygraphy.config.USE_TENSORRT_RTX:
+        raise EdgekilnError(f"this process has compiled with another library: build for {target} in a new one")
+    polygraphy.config.USE_TENSORRT_RTX = wanted
+    return library
+
+
+def _check_gpu(target: str) -> None:
+    """Plans whose weights can be put in later are compiled on the GPU, by TensorRT-RTX too."""
+    from edgekiln.runtimes.cuda.cuda_device import open_device
+
+    try:
+        open_device(extra=target)
+    except EdgekilnError as error:
+        raise EdgekilnError(f"--refit and --strip-weights compile on a GPU only ({error}): leave them out") from error
+
+
+def _check_capabilities(options: TensorRTOptions, library: Library) -> None:
+    known = {name for name in dir(library.module.ComputeCapability) if name.startswith("SM")}
+    for major, minor in options.chosen_capabilities:
+        if f"SM{major}{minor}" not in known:
+            able = ", ".join(sorted((name[2:] for name in known), key=int))
+            raise RequestError(
+                f"{library.name} {library.version} does not compile for compute capability {major}.{minor}: "
+                f"--sm takes {able}"
+            )
+
+
+def network_flags(module: Any, version: str) -> int:
+    """Flags of a strongly typed network: TensorRT 10 and TensorRT-RTX 1 are told, from release 11 on all are."""
+    strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if strongly_typed is None or int(version.split(".", maxsplit=1)[0]) >= _ALWAYS_TYPED:
+        return 0
+    return 1 << int(strongly_typed)
+
+
+def _builder(library: Library, target: str) -> Any:
+    """TensorRT's builder wants a GPU, and says so by failing."""
+    builder = cause = None
+    try:
+        builder = library.module.Builder(library.log)
+    except Exception as error:
+        cause = error
+    if builder is None:
+        why = first_line(cause) if cause else library.last_errors()
+        fix = "run it where a GPU is, or use --target trt-rtx, which builds without one"
+        if target != "trt":
+            fix = "install the package again"
+        raise EdgekilnError(f"{library.name} cannot build here ({why}): {fix}") from cause
+    return builder
+
+
+def _profiles(network: Any, options: TensorRTOptions, manifest: EngineManifest) -> list[Any]:
+    """polygraphy's form of `steps` for the inputs of `network`."""
+    from polygraphy.backend.trt import Profile
+
+    io, capacity = manifest.io, manifest.architecture.max_length
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    profiles = []
+    for step in steps(options, capacity):
+        profile = Profile()
+        for tensor in inputs:
+            new = tensor.name in (io.input_ids, io.position_ids)
+            dynamic = {0: step.rows, 1: step.tokens} if new else {0: step.rows, 2: step.held}
+            sizes = [dynamic[axis] if size == -1 else Range(size, size, size) for axis, size in enumerate(tensor.shape)]
+            profile.add(
+                tensor.name, *([getattr(size, which) for size in sizes] for which in ("least", "usual", "most"))
+            )
+        profiles.append(profile)
+    return profiles
+
+
+def _config(options: TensorRTOptions, library: Library, profiles: list[Any]) -> Any:
+    """polygraphy's builder configuration."""
+    module = library.module
+    given: dict[str, Any] = {
+        "profiles": profiles,
+        "profiling_verbosity": module.ProfilingVerbosity.DETAILED,
+        "refittable": options.refit or options.strip_weights,
+        "strip_plan": options.strip_weights,
+    }
+    if options.workspace_mb is not None:
+        given["memory_pool_limits"] = {module.MemoryPoolType.WORKSPACE: options.workspace_mb * 10**6}
+    if library.name == "tensorrt_rtx":
+        from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+        return CreateConfigRTX(compute_capabilities=list(options.chosen_capabilities), **given)
+    from polygraphy.backend.trt import CreateConfig
+
+    if options.hardware_compatible:
+        given["hardware_compatibility_level"] = module.HardwareCompatibilityLevel.AMPERE_PLUS
+    return CreateConfig(
+        version_compatible=options.version_compatible, load_timing_cache=_text(options.timing_cache), **given
+    )
+
+
+def _compiled_for(target: str, options: TensorRTOptions) -> list[str]:
+    if target == "trt-rtx":
+        return [f"{major}.{minor}" for major, minor in options.chosen_capabilities]
+    from edgekiln.runtimes.cuda.cuda_device import open_device
+
+    return [open_device(extra=target).compute_capability]
+
+
+def _named(options: TensorRTOptions) -> list[str]:
+    flags = ("version_compatible", "hardware_compatible", "strip_weights", "refit")
+    return [flag.replace("_", "-") for flag in flags if getattr(options, flag)]
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _why_not_parsed(parser: Any, library: Library) -> str:
+    if not parser.num_errors:
+        return f"{library.name}'s parser refuses the graph ({library.last_errors()}): use --target ort-cuda"
+    error = parser.get_error(0)
+    name = f" at {error.node_operator()} {error.node_name()}".rstrip() if error.node_operator() else ""
+    said = first_line(Exception(error.desc()))
+    return f"{library.name}'s parser refuses the graph{name} ({said}): use --target ort-cuda"
+
+
+def _why_not_built(library: Library, error: Exception) -> str:
+    said = library.last_errors() if library.errors else first_line(error)
+    if "memory" in said.lower():
+        return f"{library.name} ran out of memory while building ({said}): lower --max-length, --chunk or --max-batch"
+    return f"{library.name} cannot build the engine ({said})"

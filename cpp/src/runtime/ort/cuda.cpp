@@ -1,0 +1,99 @@
+#include "runtime/ort/cuda.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/ort/kernels.h"
+#include "runtime/ort/cuda_kv_cache.h"
+#include "runtime/ort/library.h"
+#include "util/str_cat.h"
+
+namespace edgekiln {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kDefaultChunk = 2048;
+constexpr char kProvider[] = "CUDAExecutionProvider";
+
+class OrtCuda final : public ChunkedRuntime {
+ public:
+  // Throws Ort::Exception.
+  OrtCuda(const Manifest& manifest, const RuntimeOptions& options, int threads, Ort::Session generate,
+          Ort::Session grow)
+      : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
+        threads_(threads),
+        graphs_(manifest.io, options.device, std::move(generate), std::move(grow)) {}
+
+  std::string kernels() const override { return kStock; }
+
+  int threads() const override { return threads_; }
+
+  std::unique_ptr<Cache> new_cache() const override { return std::make_unique<OrtCudaCache>(properties(), graphs_); }
+
+ private:
+  const int threads_;
+  // Running them does not change them, but ONNX Runtime's C++ interface does not say so.
+  mutable OrtCudaGraphs graphs_;
+};
+
+Error no_cuda(const std::string& reason) {
+  return {Code::kRuntime,
+          sentence(ort_name(), " cannot use CUDA on this machine (", reason,
+                   "): it needs an NVIDIA driver and the libraries of CUDA and cuDNN it was built for")};
+}
+
+// `replayed`: record runs and replay them. Throws Ort::Exception.
+Ort::SessionOptions session_options(const std::string& device, int threads, bool replayed) {
+  Ort::SessionOptions options;
+  options.SetIntraOpNumThreads(threads);
+  options.SetInterOpNumThreads(1);
+  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
+  if (device == kCuda) {
+    Ort::CUDAProviderOptions cuda;
+    cuda.Update({{"device_id", "0"}, {"enable_cuda_graph", replayed ? "1" : "0"}});
+    options.AppendExecutionProvider_CUDA_V2(*cuda);
+  }
+  return options;
+}
+
+Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& grow, const Manifest& manifest,
+                                      const RuntimeOptions& options) {
+  const int threads = options.threads ? options.threads : 1;
+  const bool cuda = options.device == kCuda;
+  try {
+    // Every ONNX Runtime takes this graph: what fails is the device.
+    Result<Ort::Session> growing = load_graph(grow, session_options(options.device, threads, false));
+    if (!growing) return cuda ? no_cuda(growing.error().message) : growing.error();
+    Result<Ort::Session> generating = load_graph(generate, session_options(options.device, threads, true));
+    if (!generating) return generating.error();
+    return std::unique_ptr<Runtime>(std::make_unique<OrtCuda>(manifest, options, threads, std::move(generating).value(),
+                                                              std::move(growing).value()));
+  } catch (const Ort::Exception& error) {
+    return no_cuda(first_line(error.what()));
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Runtime>> open_ort_cuda(const fs::path& directory, const Manifest& manifest,
+                                               const RuntimeOptions& options) {
+  if (manifest.kv.kind != "shared-buffer" || manifest.kv.dtype != "float16" || !manifest.io.total_length)
+    return Error{Code::kEngine, sentence("the engine's key-value layout is ", manifest.kv.kind, " ", manifest.kv.dtype,
+                                         ", ort-cuda runs shared-buffer float16: build the engine again")};
+  const Result<fs::path> generate = graph_path(directory, manifest, "generate");
+  if (!generate) return generate.error();
+  const Result<fs::path> grow = graph_path(directory, manifest, "grow");
+  if (!grow) return grow.error();
+  if (Result<void> ready = ort_ready(); !ready) return ready.error();
+  const std::vector<std::string> providers = Ort::GetAvailableProviders();
+  if (options.device == kCuda && std::find(providers.begin(), providers.end(), kProvider) == providers.end())
+    return Error{Code::kUnsupported,
+                 sentence(ort_name(), " as installed has no CUDA: put the libraries of its GPU release in its place")};
+  return load(generate.value(), grow.value(), manifest, options);
+}
+
+}  // namespace edgekiln

@@ -1,0 +1,122 @@
+#include "runtime/ort/cuda_kv_cache.h"
+
+#include <array>
+#include <numeric>
+#include <utility>
+
+#include "runtime/ort/binding.h"
+#include "util/str_cat.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr char kRecording[] = "gpu_graph_id";
+constexpr char kNotRecorded[] = "-1";
+
+Ort::MemoryInfo host() { return Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault); }
+
+template <typename T>
+Ort::Value host_tensor(T* data, const std::vector<std::int64_t>& shape) {
+  const auto count = std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  return Ort::Value::CreateTensor<T>(host(), data, static_cast<std::size_t>(count), shape.data(), shape.size());
+}
+
+}  // namespace
+
+Result<void> OrtCudaCache::grow(std::int64_t capacity) {
+  const std::lock_guard lock(graphs_.one_at_a_time);
+  prefill_.reset();
+  decode_.reset();
+  layers_.resize(properties().kv_heads.size());
+  try {
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
+      // One buffer at a time, so that old and new are both there for one buffer only.
+      enlarge(layers_[layer].keys, layer, capacity);
+      enlarge(layers_[layer].values, layer, capacity);
+    }
+  } catch (const Ort::Exception& error) {
+    return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity, " tokens (",
+                                         first_line(error.what()), "): shorten the prompt or close other sessions")};
+  }
+  return {};
+}
+
+// The larger buffer begins with what the old one holds and is zero behind it. Throws Ort::Exception.
+void OrtCudaCache::enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t capacity) {
+  const std::int64_t heads = properties().kv_heads[layer];
+  const std::int64_t size = properties().head_dims[layer];
+  Ort::Float16_t nothing;
+  const Ort::Value empty = host_tensor(&nothing, {1, heads, 0, size});
+  const Ort::Value& past = buffer ? buffer : empty;
+  const std::int64_t held = past.GetTensorTypeAndShapeInfo().GetShape()[2];
+  // Where a growth before this one failed half way, some are large enough.
+  if (held >= capacity) return;
+  Ort::Value larger = graphs_.device.half_tensor({1, heads, capacity, size});
+  Ort::IoBinding binding(graphs_.grow);
+  binding.BindInput("past", past);
+  std::array<std::int64_t, 4> zeros{1, heads, capacity - held, size};
+  binding.BindInput("zeros", host_tensor(zeros.data(), {static_cast<std::int64_t>(zeros.size())}));
+  binding.BindOutput("present", larger);
+  graphs_.grow.Run(Ort::RunOptions(), binding);
+  buffer = std::move(larger);
+}
+
+Result<void> OrtCudaCache::run(Ids tokens, const std::stop_token& cancel) {
+  const std::lock_guard lock(graphs_.one_at_a_time);
+  return ort_running([&] {
+    if (!logits_) {
+      input_id_ = graphs_.device.shared_tensor<std::int64_t>({1, 1}, 1);
+      position_id_ = graphs_.device.shared_tensor<std::int64_t>({1, 1}, 1);
+      const std::int64_t size = properties().vocab_size;
+      logits_ = graphs_.device.shared_tensor<float>({1, 1, size}, static_cast<std::size_t>(size));
+    }
+    if (tokens.size() == 1)
+      decode(tokens.front());
+    else
+      prefill(tokens, cancel);
+  });
+}
+
+Ort::IoBinding OrtCudaCache::bind_buffers() {
+  Ort::IoBinding binding(graphs_.generate);
+  for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+    bind_layer(binding, graphs_.names, layer, layers_[layer].keys, layers_[layer].values);
+  binding.BindInput(graphs_.names.total_length->c_str(), host_tensor(&total_length_, {1}));
+  binding.BindOutput(graphs_.names.logits.c_str(), logits_->value());
+  return binding;
+}
+
+void OrtCudaCache::prefill(Ids tokens, const std::stop_token& cancel) {
+  if (!prefill_) prefill_ = bind_buffers();
+  const auto size = static_cast<std::int64_t>(tokens.size());
+  std::vector<std::int64_t> input_ids(tokens.begin(), tokens.end());
+  std::vector<std::int64_t> position_ids(tokens.size());
+  std::iota(position_ids.begin(), position_ids.end(), length());
+  // Binding copies them to the device.
+  prefill_->BindInput(graphs_.names.input_ids.c_str(), host_tensor(input_ids.data(), {1, size}));
+  prefill_->BindInput(graphs_.names.position_ids.c_str(), host_tensor(position_ids.data(), {1, size}));
+  total_length_ = static_cast<std::int32_t>(length() + size);
+  Ort::RunOptions options;
+  options.AddConfigEntry(kRecording, kNotRecorded);
+  const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
+  graphs_.generate.Run(options, *prefill_);
+}
+
+// A recording reads and writes the buffers it was made with, and is told the largest length that stays from step to
+// step. It is never cut short, since what was recorded of it would then pass for the whole.
+void OrtCudaCache::decode(std::int64_t token) {
+  if (!decode_) {
+    decode_ = Step{bind_buffers(), graphs_.next_recording()};
+    decode_->binding.BindInput(graphs_.names.input_ids.c_str(), input_id_->value());
+    decode_->binding.BindInput(graphs_.names.position_ids.c_str(), position_id_->value());
+  }
+  *input_id_->data() = token;
+  *position_id_->data() = length();
+  total_length_ = static_cast<std::int32_t>(capacity());
+  Ort::RunOptions options;
+  options.AddConfigEntry(kRecording, decode_->recording.c_str());
+  graphs_.generate.Run(options, decode_->binding);
+}
+
+}  // namespace edgekiln

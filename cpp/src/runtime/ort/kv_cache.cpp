@@ -1,0 +1,136 @@
+#include "runtime/ort/kv_cache.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/pages.h"
+#include "runtime/ort/binding.h"
+#include "util/str_cat.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr std::size_t kHugeFrom = std::size_t{16} << 20;  // addresses in less are translated fast
+
+std::size_t size_of(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
+      return 1;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return 2;
+    default:
+      return sizeof(float);
+  }
+}
+
+template <typename T>
+Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::initializer_list<std::int64_t> shape) {
+  return Ort::Value::CreateTensor<T>(memory, data.data(), data.size(), shape.begin(), shape.size());
+}
+
+}  // namespace
+
+OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
+                   ONNXTensorElementDataType type)
+    : ChunkedCache(properties),
+      session_(session),
+      names_(names),
+      type_(type),
+      element_size_(size_of(type)),
+      memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
+      binding_(session) {}
+
+std::size_t OrtCache::layer_bytes(std::size_t layer, std::int64_t capacity) const {
+  return static_cast<std::size_t>(properties().kv_heads[layer] * capacity * properties().head_dims[layer]) *
+         element_size_;
+}
+
+void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
+  const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
+  const std::size_t row = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
+  const auto rows = static_cast<std::size_t>(capacity), old_rows = static_cast<std::size_t>(this->capacity());
+  for (std::size_t head = 0; head < heads; ++head)
+    std::memcpy(to + head * rows * row, old + head * old_rows * row, static_cast<std::size_t>(length()) * row);
+}
+
+// All layers lie one after another, those of int8 in huge pages where the system has them: steps read all of them, and
+// wait less for addresses to be translated. Huge pages are cleared whole when they are first touched, which of floats
+// costs a prompt more than it saves the tokens of a short answer. What has moved is given back layer by layer, so that
+// there never are two of everything.
+Result<void> OrtCache::grow(std::int64_t capacity) {
+  const std::size_t layers = properties().kv_heads.size();
+  std::size_t size = 0;
+  for (std::size_t layer = 0; layer < layers; ++layer) size += 2 * layer_bytes(layer, capacity);
+  ZeroedMemory memory(size, element_size_ == 1 && size >= kHugeFrom);
+  if (!memory)
+    return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity,
+                                         " tokens: shorten the prompt or close other sessions")};
+  std::byte* at = memory.get();
+  keys_.resize(layers);
+  values_.resize(layers);
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const std::size_t bytes = layer_bytes(layer, capacity);
+    for (std::byte** const held : {&keys_[layer], &values_[layer]}) {
+      if (length()) keep_held(*held, at, layer, capacity);
+      if (buffer_) give_back(*held, layer_bytes(layer, this->capacity()));
+      *held = at;
+      at += bytes;
+    }
+  }
+  buffer_ = std::move(memory);
+  return ort_running([&] { bind_layers(capacity); });
+}
+
+void OrtCache::bind_layers(std::int64_t capacity) {
+  const auto tensor = [&](std::byte* data, std::size_t layer) {
+    const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], capacity, properties().head_dims[layer]};
+    return Ort::Value::CreateTensor(memory_, data, layer_bytes(layer, capacity), shape.data(), shape.size(), type_);
+  };
+  for (std::size_t layer = 0; layer < keys_.size(); ++layer)
+    bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
+}
+
+void OrtCache::bind_inputs(std::int64_t size) {
+  if (size == bound_) return;
+  bound_ = 0;
+  input_ids_.resize(static_cast<std::size_t>(size));
+  position_ids_.resize(static_cast<std::size_t>(size));
+  binding_.BindInput(names_.input_ids.c_str(), tensor_of(memory_, input_ids_, {1, size}));
+  binding_.BindInput(names_.position_ids.c_str(), tensor_of(memory_, position_ids_, {1, size}));
+  bound_ = size;
+}
+
+// A session that never max_verify_tokens has memory for the logits of one position.
+void OrtCache::bind_logits() {
+  if (positions_ == bound_positions_) return;
+  bound_positions_ = 0;
+  const std::size_t size = static_cast<std::size_t>(positions_) * vocab_size();
+  if (logits_.size() < size) logits_.resize(size);
+  const std::array<std::int64_t, 3> shape{1, positions_, properties().vocab_size};
+  binding_.BindOutput(names_.logits.c_str(),
+                      Ort::Value::CreateTensor<float>(memory_, logits_.data(), size, shape.data(), shape.size()));
+  logits_start_ = -positions_;
+  if (names_.logits_start) {
+    const std::int64_t one = 1;
+    binding_.BindInput(names_.logits_start->c_str(),
+                       Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_start_, 1, &one, 1));
+  }
+  bound_positions_ = positions_;
+}
+
+Result<void> OrtCache::run(Ids tokens, const std::stop_token& cancel) {
+  return ort_running([&] {
+    bind_inputs(static_cast<std::int64_t>(tokens.size()));
+    bind_logits();
+    std::copy(tokens.begin(), tokens.end(), input_ids_.begin());
+    std::iota(position_ids_.begin(), position_ids_.end(), length());
+    Ort::RunOptions options;
+    const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
+    session_.Run(options, binding_);
+  });
+}
+
+}  // namespace edgekiln

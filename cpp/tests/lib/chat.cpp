@@ -1,0 +1,39 @@
+// Chat templates as the Python tests ask: chat CHAT_PIECES_JSON. A request is a JSON list of messages, the reply the
+// prompt or the error; each a line. It is always the second of January 2031, half past three.
+#include <ctime>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "text/chat_template.h"
+
+int main(int count, char** arguments) {
+  using nlohmann::json;
+  if (count != 2) return 2;
+  std::ifstream file(arguments[1], std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const auto chat = edgekiln::text::ChatTemplate::parse(text, "chat_segments.json");
+  if (!chat) {
+    std::cerr << chat.error().message << '\n';
+    return 2;
+  }
+  std::tm now{};
+  now.tm_year = 131;
+  now.tm_mday = 2;
+  now.tm_hour = 15;
+  now.tm_min = 30;
+  now.tm_wday = 4;
+  now.tm_yday = 1;
+  for (std::string line; std::getline(std::cin, line);) {
+    const json messages = json::parse(line);
+    std::vector<edgekiln::text::ChatTurn> turns;
+    for (const json& message : messages)
+      turns.push_back(
+          {message.at("role").get_ref<const std::string&>(), message.at("content").get_ref<const std::string&>()});
+    const auto prompt = chat.value().render(turns, now);
+    std::cout << (prompt ? json{{"text", prompt.value()}} : json{{"error", prompt.error().message}}) << std::endl;
+  }
+}

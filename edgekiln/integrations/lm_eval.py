@@ -1,0 +1,238 @@
+"""Engines as models of lm-evaluation-harness, under the name `edgekiln`.
+
+`python -m edgekiln.integrations.lm_eval` is the harness's own command line with that model added:
+
+    python -m edgekiln.integrations.lm_eval run --model edgekiln --model_args engine=engines/qwen --tasks hellaswag
+
+Needs the extra `lm-eval`. The module is not called after the harness so that the two are not taken for each other, and
+lies outside of `edgekiln.runtimes`, which deployments import.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from edgekiln import runtimes
+from edgekiln.commands._options.common import extra
+from edgekiln.engine.directory import CHAT_TEMPLATE_FILE
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import EdgekilnError, RequestError
+from edgekiln.runtimes.base import Ids, Logits
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+
+def _exit(error: EdgekilnError) -> NoReturn:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    with extra("lm-eval"):
+        from lm_eval.api.instance import Instance
+        from lm_eval.api.model import TemplateLM
+        from lm_eval.api.registry import register_model
+        from lm_eval.models.utils import normalize_gen_kwargs
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+        from tqdm import tqdm
+except EdgekilnError as error:
+    if __name__ == "__main__":
+        _exit(error)
+    raise
+
+# Scoring holds the logits of every position: 2048 of a vocabulary of 150,000 are 1.2 GB.
+_LONGEST = 2048
+_AUTO_BATCH = 8
+
+# The words of a pair, its context's tokens, and the tokens whose likelihood is asked for.
+Scored = tuple[tuple[str, str] | None, list[int], list[int]]
+
+
+@register_model("edgekiln")
+class EngineLM(TemplateLM):
+    """An engine directory as the harness wants it; scores are of whole sequences, as in `edgekiln eval`.
+
+    Args:
+        engine: the engine directory.
+        threads: compute threads; by default the physical cores this process may use.
+        max_length: tokens of context, at most; by default what the engine holds, up to 2048.
+        batch_size: answers generated at once; scoring takes one sequence at a time.
+        seed: of sampled answers.
+        device, max_batch_size: of no use here, taken because the harness passes them.
+
+    Raises:
+        EdgekilnError: the engine cannot be opened, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        threads: int | None = None,
+        max_length: int | None = None,
+        batch_size: int | str = 1,
+        seed: int = 0,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.runtime = runtimes.open(engine, threads=None if threads is None else int(threads))
+        self.vocabulary = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+        self._directory = Path(engine)
+        holds = self.runtime.properties.max_length
+        self.max_length = min(holds, _LONGEST) if max_length is None else int(max_length)
+        if not 2 <= self.max_length <= holds:
+            raise RequestError(f"max_length must be from 2 to the {holds} tokens the engine holds, got {max_length}")
+        self.batch_size = _AUTO_BATCH if str(batch_size).startswith("auto") else int(batch_size)
+        self._seed = int(seed)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self._end()
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context."""
+        begin = self.vocabulary.tokens.bos
+        return self._end() if begin is None else begin
+
+    def _end(self) -> int:
+        if not self.vocabulary.tokens.eos:
+            raise RequestError(f"{self._directory} names no token that ends a text, which the harness needs")
+        return self.vocabulary.tokens.eos[0]
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What cached requests are kept under."""
+        return str(self._directory.resolve()).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Ids of a text; by default with what the tokenizer adds, unless the text begins with it already."""
+        ids = self.vocabulary.encode(string, add_special_tokens=add_special_tokens is not False)
+        begin = self.vocabulary.tokens.bos
+        if add_special_tokens is None and begin is not None and list(ids[:2]) == [begin, begin]:
+            ids = self.vocabulary.encode(string, add_special_tokens=False)
+        return [int(token) for token in ids]
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt text of a conversation."""
+        return self.vocabulary.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The engine's template, for the harness's records; None where none is asked for."""
+        if chat_template is False or chat_template is None:
+            return None
+        path = self._directory / CHAT_TEMPLATE_FILE
+        if not path.is_file():
+            raise RequestError(f"{self._directory} has no chat template: leave out --apply_chat_template")
+        return path.read_text(encoding="utf-8")
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Scored], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood of the continuation, whether it is what greedy decoding gives) of each request."""
+        inputs = [self._input(context, continuation) for _, context, continuation in requests]
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        last: tuple[tuple[int, ...], Logits] | None = None
+        # Continuations of one token after the same context share a run.
+        order = sorted(range(len(requests)), key=lambda index: inputs[index])
+        for index in tqdm(order, disable=disable_tqdm, desc="Scoring"):
+            words, _, continuation = requests[index]
+            if last is None or last[0] != inputs[index]:
+                last = (inputs[index], self.runtime.score(np.array(inputs[index], dtype=np.int64)))
+            results[index] = _likelihood(last[1], np.array(continuation, dtype=np.int64))
+            if words is not None:
+                self.cache_hook.add_partial("loglikelihood", words, results[index])
+        return results
+
+    def _input(self, context: list[int], continuation: list[int]) -> tuple[int, ...]:
+        """What is run to predict the continuation: all but its last token, the context cut on the left to fit."""
+        if not continuation or not context:
+            raise RequestError("the harness asked for the likelihood of nothing, or of a text without a beginning")
+        if len(continuation) > self.max_length:
+            raise RequestError(
+                f"a continuation has {len(continuation)} tokens, max_length is {self.max_length}: raise it"
+            )
+        return tuple((context + continuation)[:-1][-self.max_length :])
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, each token predicted once, in windows of `max_length`."""
+        results = []
+        for request in tqdm(requests, disable=disable_tqdm, desc="Scoring texts"):
+            (text,) = request.args
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(text, add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            scored: list[Scored] = [(None, *make_disjoint_window(window)) for window in windows]
+            results.append(sum(value for value, _ in self._loglikelihood_tokens(scored, disable_tqdm=True)))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), results[-1])
+        return results
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The answers to prompts, each up to what its arguments say ends it."""
+        results = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Generating") as progress:
+            for indices, options in self._batches(requests):
+                prompts = [self._prompt(requests[index].args[0], options) for index in indices]
+                for token in generate(self.runtime, self.vocabulary, prompts, options):
+                    results[indices[token.row]] += token.text
+                for index in indices:
+                    self.cache_hook.add_partial("generate_until", requests[index].args, results[index])
+                progress.update(len(indices))
+        return results
+
+    def _batches(self, requests: list[Instance]) -> list[tuple[list[int], GenerateOptions]]:
+        """Indices of requests with the same options, up to `batch_size` together."""
+        groups: dict[GenerateOptions, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(self._options(request.args[1]), []).append(index)
+        return [
+            (indices[start : start + self.batch_size], options)
+            for options, indices in groups.items()
+            for start in range(0, len(indices), self.batch_size)
+        ]
+
+    def _options(self, arguments: dict[str, Any]) -> GenerateOptions:
+        wanted = normalize_gen_kwargs(arguments)
+        sampling = SamplingOptions(
+            temperature=float(wanted.get("temperature") or 0.0),
+            top_k=int(wanted.get("top_k") or 0),
+            top_p=float(wanted.get("top_p") or 1.0),
+            seed=self._seed,
+        )
+        room = min(int(wanted["max_gen_toks"]), self.max_length - 1)
+        return GenerateOptions(max_tokens=room, sampling=sampling, stop=tuple(filter(None, wanted["until"])))
+
+    def _prompt(self, text: str, options: GenerateOptions) -> Ids:
+        """The prompt's tokens, cut on the left so that the answer fits."""
+        ids = self.tok_encode(text) or [self.prefix_token_id]
+        return np.array(ids[-(self.max_length - options.max_tokens) :], dtype=np.int64)
+
+
+def _likelihood(logits: Logits, continuation: Ids) -> tuple[float, bool]:
+    """Log-likelihood of int64 [C] tokens under the last C of float32 [S, V] logits; whether all are likeliest."""
+    rows = logits[-len(continuation) :].astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    chosen = rows[np.arange(len(continuation)), continuation] - np.log(np.exp(rows).sum(axis=1))
+    return float(chosen.sum()), bool((rows.argmax(axis=1) == continuation).all())
+
+
+def main() -> None:
+    """The harness's command line; what goes wrong with an engine is one sentence and exit status 2."""
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except EdgekilnError as error:
+        _exit(error)
+
+
+if __name__ == "__main__":
+    main()

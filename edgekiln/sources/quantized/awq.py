@@ -1,0 +1,79 @@
+"""AWQ checkpoints in the GEMM layout: qweight, qzeros and scales of each layer.
+
+qweight int32 [K, N / 8] packs codes along the outputs, qzeros int32 [G, N / 8] zero points; scales are [G, N]. Each
+word's eight codes stand in the order that the format's GPU kernel unpacks them in.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, field_validator
+
+from edgekiln.sources.quantized.grid import (
+    Groups,
+    QuantizedLayer,
+    Tensors,
+    array,
+    damaged,
+    engine_group,
+    grouped,
+    unpack,
+)
+
+_SUFFIX = ".qweight"
+_BITS = 4
+# Where in a word each output's code stands: output 1 in nibble 4, output 2 in nibble 1 and so on.
+_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+
+
+class AwqConfig(BaseModel):
+    """What of a quantization_config matters here; groups are read off the tensors."""
+
+    quant_method: Literal["awq"]
+    bits: Literal[4]
+    version: Literal["gemm"] = "gemm"
+    zero_point: Literal[True] = True
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+def find_layers(tensors: Tensors, names: Iterable[str], _config: AwqConfig) -> dict[str, QuantizedLayer]:
+    """The quantized layers by module name.
+
+    Raises:
+        SourceError: tensors are missing or contradict each other.
+        UnsupportedModelError: groups that engines do not have.
+    """
+    known = set(names)
+    return {
+        name.removesuffix(_SUFFIX): _layer(tensors, name.removesuffix(_SUFFIX), known)
+        for name in known
+        if name.endswith(_SUFFIX)
+    }
+
+
+def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
+    parts = [f"{name}.{part}" for part in ("qweight", "qzeros", "scales")]
+    if missing := [part for part in parts if part not in known]:
+        raise damaged(name, f"there is no {missing[0]}")
+    columns, words = tensors.shape(parts[0])
+    groups, rows = tensors.shape(parts[2])
+    if words * 32 != rows * _BITS or columns % groups or tensors.shape(parts[1]) != (groups, words):
+        raise damaged(name, "the shapes of its qweight, qzeros and scales do not fit each other")
+
+    def read() -> Groups:
+        codes, zero_points = (_in_order(unpack(array(tensors, part), _BITS)).T for part in parts[:2])
+        return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
+
+    size = engine_group(columns // groups, name)
+    stored = grouped(_BITS, size, symmetric=False, ordered=False, read=read)
+    return QuantizedLayer(tuple(parts), (rows, columns), stored)
+
+
+def _in_order(codes: np.ndarray) -> np.ndarray:
+    """Codes [..., N] as packed to those of outputs 0, 1, 2 and so on."""
+    return codes.reshape(*codes.shape[:-1], -1, len(_PLACES))[..., _PLACES].reshape(codes.shape)

@@ -1,0 +1,116 @@
+"""bitsandbytes checkpoints: NF4, with double quantization or not, and LLM.int8.
+
+NF4: weight uint8 [N * K / 2, 1], the first of two codes in the high nibble; absmax, a scale a block of the flattened
+weight, or with double quantization codes into nested_quant_map, scaled by nested_absmax and shifted by an offset; a
+JSON text about it all. LLM.int8: weight int8 [N, K] and SCB [N], the largest weight of each row; at run time
+bitsandbytes multiplies the outliers among activations in floating point, which an engine does with all of them.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
+
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import CODEBOOKS, QuantizedWeight
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged
+
+_STATE = ".weight.quant_state.bitsandbytes__nf4"
+_ROW_MAXIMA = ".SCB"
+_ROW_MAJOR = 0
+
+
+class BitsAndBytesConfig(BaseModel):
+    """What of a quantization_config matters here."""
+
+    quant_method: Literal["bitsandbytes"]
+    load_in_4bit: bool = False
+    bnb_4bit_quant_type: str = "nf4"
+    bnb_4bit_quant_storage: Literal["uint8"] = "uint8"
+
+
+class _QuantState(BaseModel):
+    quant_type: Literal["nf4"]
+    blocksize: int
+    shape: tuple[int, int]
+    nested_blocksize: int | None = None
+    nested_offset: float = 0.0
+
+
+def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConfig) -> dict[str, QuantizedLayer]:
+    """The quantized layers by module name.
+
+    Raises:
+        SourceError: tensors are missing or contradict each other.
+        UnsupportedModelError: a codebook or blocks that engines do not have.
+    """
+    known = set(names)
+    if config.load_in_4bit and config.bnb_4bit_quant_type != "nf4":
+        raise UnsupportedModelError(
+            f"4-bit weights of type {config.bnb_4bit_quant_type} cannot be carried, of bitsandbytes' types only nf4: "
+            "give the unquantized checkpoint"
+        )
+    four = {name.removesuffix(_STATE) for name in known if name.endswith(_STATE)}
+    eight = {name.removesuffix(_ROW_MAXIMA) for name in known if name.endswith(_ROW_MAXIMA)}
+    return {name: _nf4(tensors, name, known) for name in four} | {name: _int8(tensors, name, known) for name in eight}
+
+
+def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
+    weight = f"{name}.weight"
+    try:
+        state = _QuantState.model_validate(json.loads(array(tensors, name + _STATE).tobytes()))
+    except (ValueError, ValidationError) as error:
+        raise damaged(name, "its quant_state is not that of an NF4 weight") from error
+    rows, columns = state.shape
+    if columns % state.blocksize:
+        raise UnsupportedModelError(
+            f"{name} has rows of {columns} in blocks of {state.blocksize}, which run over their ends: engines cannot "
+            "carry that, give the unquantized checkpoint"
+        )
+    kinds = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+    parts = [weight, name + _STATE, *(part for kind in kinds if (part := f"{weight}.{kind}") in known)]
+    if f"{weight}.absmax" not in parts or np.prod(tensors.shape(weight)) * 2 != rows * columns:
+        raise damaged(name, "its weight, absmax and shape do not fit each other")
+    scheme = Scheme(4, state.blocksize, True, "none", codebook="nf4")
+
+    def read() -> QuantizedWeight:
+        table = array(tensors, f"{weight}.quant_map") if f"{weight}.quant_map" in parts else CODEBOOKS["nf4"]
+        if not np.allclose(table, CODEBOOKS["nf4"], atol=1e-6):
+            raise damaged(name, "its quant_map is not NF4's")
+        packed = array(tensors, weight).reshape(rows, -1)
+        codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(rows, columns)
+        scales = _scales(tensors, weight, state).reshape(rows, -1)
+        return QuantizedWeight(scheme, codes, scales, None, relative_error=0.0, clipped=0.0)
+
+    return QuantizedLayer(tuple(parts), (rows, columns), PrequantizedWeight(scheme, read))
+
+
+def _scales(tensors: Tensors, weight: str, state: _QuantState) -> npt.NDArray[np.float32]:
+    scales = array(tensors, f"{weight}.absmax")
+    if state.nested_blocksize is None:
+        return scales
+    table, largest = (array(tensors, f"{weight}.{kind}") for kind in ("nested_quant_map", "nested_absmax"))
+    factors = np.repeat(largest, state.nested_blocksize)[: len(scales)]
+    return table[scales] * factors + np.float32(state.nested_offset)
+
+
+def _int8(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
+    weight, maxima, layout = f"{name}.weight", name + _ROW_MAXIMA, f"{name}.weight_format"
+    if weight not in known:
+        raise damaged(name, f"there is no {weight}")
+    rows, columns = tensors.shape(weight)
+    if tensors.shape(maxima) != (rows,):
+        raise damaged(name, "its weight and SCB do not fit each other")
+    if layout in known and (code := array(tensors, layout).item()) != _ROW_MAJOR:
+        raise UnsupportedModelError(f"{name} is laid out for a GPU (weight_format {code}): save it row-major")
+
+    def read() -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        return array(tensors, weight), np.divide(array(tensors, maxima), 127, dtype=np.float32)
+
+    parts = tuple(part for part in (weight, maxima, layout) if part in known)
+    return QuantizedLayer(parts, (rows, columns), channels(columns, name, read))

@@ -1,0 +1,180 @@
+"""compressed-tensors checkpoints (llm-compressor): integers, packed or not.
+
+Packed: weight_packed int32 [N, K * bits / 32] along the inputs, weight_scale [N, G], weight_zero_point int32
+[N * bits / 32, G] along the outputs unless symmetric, weight_shape [2], and weight_g_idx [K] after act-order. Not
+packed: weight int8 [N, K] and weight_scale [N, 1], [N, G] or [1]. All codes are signed; packed ones are stored plus
+half their range. How activations are quantized is the engine's own choice: the scale of a static input, input_scale
+float [1], is kept for engines that have static inputs, unless it has a zero point.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.sources.quantized.grid import (
+    Groups,
+    QuantizedLayer,
+    Tensors,
+    array,
+    channels,
+    column_order,
+    damaged,
+    engine_group,
+    grouped,
+    unpack,
+)
+
+_PACKED, _SCALE = ".weight_packed", ".weight_scale"
+_PARTS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+_ACTIVATION_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
+
+
+class _Weights(BaseModel):
+    num_bits: int
+    type: str = "int"
+
+
+class _Group(BaseModel):
+    weights: _Weights | None = None
+    format: str | None = None
+
+
+class CompressedTensorsConfig(BaseModel):
+    """What of a quantization_config matters here; groups and bits are read off the tensors."""
+
+    quant_method: Literal["compressed-tensors"] = "compressed-tensors"
+    format: str
+    quantization_status: Literal["compressed"] = "compressed"
+    config_groups: dict[str, _Group]
+    sparsity_config: dict[str, Any] = Field(default_factory=dict)
+    transform_config: dict[str, Any] = Field(default_factory=dict)
+
+
+_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+
+
+def find_layers(tensors: Tensors, names: Iterable[str], config: CompressedTensorsConfig) -> dict[str, QuantizedLayer]:
+    """The quantized layers by module name.
+
+    Raises:
+        SourceError: tensors are missing or contradict each other.
+        UnsupportedModelError: a format, codes or groups that engines do not have.
+    """
+    _check(config)
+    known = set(names)
+    found = {}
+    for name in known:
+        if name.endswith(_PACKED):
+            module = name.removesuffix(_PACKED)
+            found[module] = _packed(tensors, module, known)
+        elif name.endswith(_SCALE) and f"{name.removesuffix(_SCALE)}{_PACKED}" not in known:
+            module = name.removesuffix(_SCALE)
+            found[module] = _plain(tensors, module, known)
+    return found
+
+
+def _check(config: CompressedTensorsConfig) -> None:
+    problem = None
+    for group in config.config_groups.values():
+        if group.weights is not None and (group.weights.type != "int" or group.weights.num_bits not in (4, 8)):
+            problem = f"{group.weights.num_bits}-bit weights of type {group.weights.type}"
+        if group.format not in (None, *_FORMATS):
+            problem = f"the format {group.format}"
+    if config.format not in _FORMATS:
+        problem = f"the format {config.format}"
+    if config.sparsity_config.get("format", "dense") != "dense":
+        problem = f"the sparsity format {config.sparsity_config['format']}"
+    if config.transform_config.get("config_groups"):
+        problem = "transforms of the activations (transform_config)"
+    if problem:
+        raise UnsupportedModelError(
+            f"{problem} of compressed-tensors cannot be carried, only integers of 4 or 8 bits: "
+            "give the unquantized checkpoint"
+        )
+
+
+def _parts(name: str, known: set[str], first: str) -> tuple[str, ...]:
+    kinds = (first, *_PARTS, *_ACTIVATION_PARTS)
+    return tuple(part for kind in kinds if (part := f"{name}.{kind}") in known)
+
+
+def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
+    parts = _parts(name, known, "weight_packed")
+    scale, shape, zeros, indices = (f"{name}.{kind}" for kind in ("weight_scale", "weight_shape", *_PARTS[1::2]))
+    if scale not in parts or shape not in parts:
+        raise damaged(name, "it has no weight_scale or no weight_shape")
+    rows, columns = (int(size) for size in array(tensors, shape))
+    words = tensors.shape(name + _PACKED)[1]
+    groups = tensors.shape(scale)[1]
+    bits = words * 32 // columns
+    if bits not in (4, 8) or words * 32 != columns * bits or columns % groups or tensors.shape(scale) != (rows, groups):
+        raise damaged(name, "the shapes of its weight_packed, weight_scale and weight_shape do not fit each other")
+    group_size, order = columns // groups, None
+    if indices in parts and (group_of := array(tensors, indices))[0] >= 0:
+        order = column_order(group_of, group_size, name)
+
+    def read() -> Groups:
+        codes = unpack(array(tensors, name + _PACKED), bits)
+        zero_points = None
+        if zeros in parts:
+            zero_points = unpack(array(tensors, zeros).T, bits).T[:rows]
+        return Groups(codes if order is None else codes[:, order], array(tensors, scale), zero_points, order)
+
+    stored = grouped(bits, engine_group(group_size, name), zeros not in parts, order is not None, read)
+    return QuantizedLayer(parts, (rows, columns), stored)
+
+
+def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
+    parts = _parts(name, known, "weight")
+    weight, scale, indices = (f"{name}.{kind}" for kind in ("weight", "weight_scale", "weight_g_idx"))
+    if weight not in parts:
+        raise damaged(name, "it has a weight_scale and no weight")
+    rows, columns = tensors.shape(weight)
+    shape = tensors.shape(scale)
+    groups = shape[1] if len(shape) == 2 else 1
+    if shape not in ((1,), (1, 1), (rows, groups)) or columns % groups:
+        raise damaged(name, "the shapes of its weight and weight_scale do not fit each other")
+    if indices in parts:
+        raise UnsupportedModelError(f"{name} has its columns in an order of their own and is not packed: pack it")
+    return QuantizedLayer(parts, (rows, columns), _integers(tensors, name, (rows, columns // groups), parts))
+
+
+def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[str, ...]) -> PrequantizedWeight:
+    rows, group_size = size
+    asymmetric = f"{name}.weight_zero_point" in parts
+    input_scale = f"{name}.input_scale"
+
+    def scales() -> npt.NDArray[np.float32]:
+        values = array(tensors, f"{name}{_SCALE}")
+        return np.broadcast_to(values.reshape(-1, 1), (rows, 1)) if values.size == 1 else values
+
+    def codes() -> npt.NDArray[np.int8]:
+        values = array(tensors, f"{name}.weight")
+        if values.dtype != np.int8:
+            raise damaged(name, f"its weight is {values.dtype}, not int8")
+        return values
+
+    columns = tensors.shape(f"{name}.weight")[1]
+    if group_size == columns and not asymmetric:
+        static = input_scale in parts and f"{name}.input_zero_point" not in parts and tensors.shape(input_scale) == (1,)
+        return channels(
+            columns,
+            name,
+            lambda: (codes(), np.ascontiguousarray(scales()[:, 0])),
+            (lambda: float(array(tensors, input_scale)[0])) if static else None,
+        )
+
+    def read() -> Groups:
+        middle = np.uint8(0x80)
+        zero_points = None
+        if asymmetric:
+            zero_points = array(tensors, f"{name}.weight_zero_point").astype(np.int8).view(np.uint8) ^ middle
+            zero_points = np.broadcast_to(zero_points.reshape(-1, columns // group_size), scales().shape)
+        return Groups(codes().view(np.uint8) ^ middle, scales(), zero_points)
+
+    return grouped(8, engine_group(group_size, name), not asymmetric, ordered=False, read=read)

@@ -1,0 +1,101 @@
+"""Hugging Face directories whose weights arrive quantized: one importer a `quant_method`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.sources.quantized import awq, bitsandbytes, compressed_tensors, gptq
+from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors
+
+
+class Files(Tensors, Protocol):
+    """All tensors of a checkpoint."""
+
+    nbytes: int
+
+    def keys(self) -> Iterable[str]: ...
+
+
+_Find = Callable[[Tensors, Iterable[str], Any], dict[str, QuantizedLayer]]
+_METHODS: dict[str, tuple[type[BaseModel], _Find]] = {
+    "awq": (awq.AwqConfig, awq.find_layers),
+    "bitsandbytes": (bitsandbytes.BitsAndBytesConfig, bitsandbytes.find_layers),
+    "compressed-tensors": (compressed_tensors.CompressedTensorsConfig, compressed_tensors.find_layers),
+    "gptq": (gptq.GptqConfig, gptq.find_layers),
+}
+
+
+def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | None:
+    """What config.json says of the weights' quantization, checked; None where they are floats.
+
+    Raises:
+        UnsupportedModelError: a method, or a variant of one, that cannot be read.
+    """
+    quantization = raw.get("quantization_config") or raw.get("compression_config")
+    if not quantization:
+        return None
+    if not isinstance(quantization, dict):
+        raise UnsupportedModelError(f"{where} has a quantization_config of an unknown kind: {quantization!r}")
+    # Old checkpoints of bitsandbytes and compressed-tensors do not name the method.
+    method = quantization.get("quant_method")
+    if method is None and "config_groups" in quantization:
+        method = "compressed-tensors"
+    elif method is None and ("load_in_4bit" in quantization or "load_in_8bit" in quantization):
+        method = "bitsandbytes"
+    if method not in _METHODS:
+        raise UnsupportedModelError(
+            f"{where} is quantized with {method}, which cannot be read yet (can: {', '.join(_METHODS)}): "
+            "give the unquantized checkpoint"
+        )
+    try:
+        return _METHODS[method][0].model_validate({**quantization, "quant_method": method})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UnsupportedModelError(
+            f"{where} is quantized with {method} and {field} {first.get('input')!r}, which cannot be read yet "
+            f"({first['msg'][0].lower()}{first['msg'][1:]}): give the unquantized checkpoint"
+        ) from error
+
+
+class QuantizedFiles:
+    """The tensors of a quantized checkpoint under the names they would have in floating point.
+
+    Raises:
+        SourceError: tensors are missing or contradict each other.
+        UnsupportedModelError: something that engines cannot carry; the message says what.
+    """
+
+    def __init__(self, files: Files, config: BaseModel, where: object) -> None:
+        method, find = next((name, find) for name, (kind, find) in _METHODS.items() if isinstance(config, kind))
+        names = list(files.keys())
+        self.nbytes = files.nbytes
+        self._files = files
+        self._layers = {f"{name}.weight": layer for name, layer in find(files, names, config).items()}
+        if not self._layers:
+            raise SourceError(
+                f"{where} has a quantization_config that says {method}, and none of its tensors is quantized that way: "
+                "remove the entry if the weights are floats"
+            )
+        parts = {part for layer in self._layers.values() for part in layer.parts}
+        self.floats = [name for name in names if name not in parts]
+
+    def keys(self) -> Iterable[str]:
+        return [*self.floats, *self._layers]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._layers[name].shape if name in self._layers else self._files.shape(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, a quantized one as float32."""
+        if name in self._layers:
+            return torch.from_numpy(self._layers[name].stored.read().dequantize())
+        return self._files.read(name)
+
+    def stored(self, name: str) -> PrequantizedWeight | None:
+        """The weight as it arrives quantized."""
+        return self._layers[name].stored if name in self._layers else None

@@ -1,0 +1,148 @@
+"""What the canonical ops mean, in numpy: the truth that lowerings are tested against.
+
+The classes plug into onnx's reference evaluator, so that a whole canonical graph can be run as it stands.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from edgekiln.calib.formats.scheme import Codebook
+from edgekiln.calib.formats.weight import CODEBOOKS
+from edgekiln.export import canonical
+
+Array = npt.NDArray[Any]
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    past_key: Array,
+    past_value: Array,
+    start: Array,
+    *,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """Causal grouped-query attention; arguments and results as in `edgekiln.export.canonical.attention`."""
+    present_key = np.concatenate([past_key, key], axis=2)
+    present_value = np.concatenate([past_value, value], axis=2)
+    batch, heads, length, _ = query.shape
+    total, past = present_key.shape[2], past_key.shape[2]
+    share = heads // key.shape[1]
+    scores = query @ np.repeat(present_key, share, axis=1).swapaxes(2, 3) * scale
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    slots, own = np.arange(total), past + np.arange(length)[:, None]
+    visible = (slots <= own) & (slots >= start.reshape(batch, 1, 1))
+    if window:
+        visible = visible & (slots > own - window)
+    scores = np.where(visible[:, None], scores, -np.inf)
+    # A padding row sees nothing: its largest score is taken as 0 and its output comes out as 0, not NaN.
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), np.finfo(weights.dtype).tiny)
+    out = (weights @ np.repeat(present_value, share, axis=1)).swapaxes(1, 2)
+    return out.astype(query.dtype), present_key, present_value
+
+
+def dequantize(
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None,
+    offsets: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
+    codebook: str = "",
+) -> Array:
+    """Float32 [N, K] of a quantized weight, laid out as in `edgekiln.export.canonical.quantized_matmul`."""
+    if bits == 4:
+        qweight = np.stack([qweight & 15, qweight >> 4], axis=-1).reshape(qweight.shape[0], -1)
+    if not group_size:
+        return np.asarray(qweight.astype(np.float32) * scales[:, None])
+    codes = qweight.reshape(qweight.shape[0], -1, group_size)
+    if codebook:
+        blocks = CODEBOOKS[cast(Codebook, codebook)][codes]
+    else:
+        blocks = codes.astype(np.float32) - (1 << (bits - 1) if zero_points is None else zero_points[..., None])
+    values = blocks * scales[..., None] + (0 if offsets is None else offsets[..., None])
+    return np.asarray(values, dtype=np.float32).reshape(qweight.shape)
+
+
+def quantize_tokens(x: Array) -> Array:
+    """x [..., K] rounded to int8 a row (scale max|x| / 127) and back."""
+    scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-10) / 127
+    return np.asarray(np.rint(x / scale) * scale, dtype=x.dtype)
+
+
+def quantize_input(x: Array, scale: Array) -> Array:
+    """x [..., K] rounded to int8 with one scale and back, as QuantizeLinear and DequantizeLinear do."""
+    return np.asarray(np.clip(np.rint(x / scale), -128, 127) * scale, dtype=x.dtype)
+
+
+def quantized_matmul(
+    x: Array,
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    offsets: Array | None = None,
+    input_scale: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
+    activation: str = "none",
+    codebook: str = "",
+) -> Array:
+    """x [..., K] · dequantize(qweight)ᵀ, with x rounded to int8 first where `activation` says so."""
+    if activation == "int8-per-token":
+        x = quantize_tokens(x)
+    elif activation == "int8-static":
+        assert input_scale is not None
+        x = quantize_input(x, input_scale)
+    weight = dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size, codebook=codebook)
+    return np.asarray(x @ weight.T)
+
+
+def quantized_gather(
+    indices: Array,
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    offsets: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
+) -> Array:
+    """Rows of dequantize(qweight)."""
+    return dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size)[indices]
+
+
+def _op(name: str, function: Callable[..., Any]) -> type[OpRun]:
+    """The class that runs `function` for op `name` of our domain; its own schema, as onnx has an Attention too."""
+
+    def run(self: OpRun, *inputs: Array, **attributes: Any) -> tuple[Array, ...]:
+        result = function(*inputs, **attributes)
+        return result if isinstance(result, tuple) else (result,)
+
+    schema = onnx.defs.OpSchema(name, canonical.DOMAIN, canonical.VERSION)
+    return type(name, (OpRun,), {"op_domain": canonical.DOMAIN, "op_schema": schema, "_run": run})
+
+
+_OPS = [
+    _op("Attention", attention),
+    _op("QuantizedMatMul", quantized_matmul),
+    _op("QuantizedGather", quantized_gather),
+]
+
+
+def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """Run a canonical graph in numpy: slow, and independent of every runtime."""
+    return ReferenceEvaluator(model, new_ops=_OPS)

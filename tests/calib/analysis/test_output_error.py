@@ -1,0 +1,46 @@
+"""Output error against its definition, and what layers are seen to read."""
+
+import numpy as np
+import pytest
+import torch
+
+from edgekiln.calib.analysis.output_error import ROWS, output_error, sample_inputs
+from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.scheme import Scheme
+from support.models import tiny_model
+
+
+def test_it_is_the_relative_squared_error_of_the_output() -> None:
+    weight, inputs = torch.randn(24, 64), torch.randn(50, 64)
+    quantized = quantize(weight, Scheme(4, 32, False, "none"))
+    exact = inputs.numpy() @ weight.numpy().T
+    difference = inputs.numpy() @ quantized.dequantize().T - exact
+    assert output_error(inputs, weight, quantized) == pytest.approx((difference**2).sum() / (exact**2).sum(), rel=1e-4)
+    assert output_error(inputs, torch.from_numpy(quantized.dequantize()), quantized) < 1e-10
+    assert output_error(torch.zeros(3, 64), weight, quantized) == 0
+
+
+def test_rounded_activations_count() -> None:
+    weight, inputs = torch.randn(24, 64), torch.randn(50, 64)
+    quantized = quantize(weight, Scheme(8, None, True, "int8-per-token"))
+    exact = inputs.numpy() @ weight.numpy().T
+    steps = np.abs(inputs.numpy()).max(axis=1, keepdims=True) / 127
+    rounded = np.round(inputs.numpy() / steps) * steps
+    difference = rounded @ quantized.dequantize().T - exact
+    assert output_error(inputs, weight, quantized) == pytest.approx((difference**2).sum() / (exact**2).sum(), rel=1e-2)
+
+
+def test_layers_are_seen_with_what_they_read() -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    windows = np.random.default_rng(0).integers(0, 256, (6, 30))
+    names = [f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.q_proj", "self_attn.k_proj")]
+    inputs = sample_inputs(model, [*names, "model.layers.1.mlp.down_proj"], windows)
+    assert inputs[names[0]] is inputs[names[1]], "readers of one tensor share its rows"
+    assert inputs["model.layers.1.mlp.down_proj"].shape == (4 * 30, 128), "fewer tokens than ROWS are all kept"
+    with torch.no_grad():
+        states = model.model(torch.from_numpy(windows[:4]), output_hidden_states=True).hidden_states[1]
+        expected = model.model.layers[1].input_layernorm(states).reshape(-1, 64)
+    torch.testing.assert_close(inputs[names[2]], expected)
+    long = sample_inputs(model, names[:1], np.random.default_rng(0).integers(0, 256, (4, 100)))
+    assert long[names[0]].shape == (ROWS, 64)
+    assert not any(module._forward_pre_hooks for module in model.modules())

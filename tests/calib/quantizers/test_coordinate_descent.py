@@ -1,0 +1,80 @@
+"""Refined codes and scales against the error they are to lower, and against numpy's least squares."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.quantizers.coordinate_descent import refine
+
+ROWS, COLUMNS, GROUP = 24, 160, 32
+
+
+@pytest.fixture(scope="module")
+def weight() -> torch.Tensor:
+    return torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def inputs() -> torch.Tensor:
+    """Channels of different size that go along with each other, as a model's do."""
+    generator = torch.Generator().manual_seed(1)
+    mixed = torch.randn(1000, 40, generator=generator) @ torch.randn(40, COLUMNS, generator=generator)
+    return (mixed + 2 * torch.randn(1000, COLUMNS, generator=generator)) * torch.linspace(0.2, 3, COLUMNS)
+
+
+def error(values: npt.NDArray[np.float32], weight: torch.Tensor, inputs: torch.Tensor) -> float:
+    difference = inputs.double().numpy() @ (values - weight.numpy()).T.astype(np.float64)
+    return float((difference**2).sum())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_output_error_falls(weight: torch.Tensor, inputs: torch.Tensor, bits: int, symmetric: bool) -> None:
+    nearest = quantize(weight, Scheme(bits, GROUP, symmetric, "none"))
+    refined = refine(weight, nearest, inputs.t() @ inputs)
+    assert error(refined.dequantize(), weight, inputs) < 0.7 * error(nearest.dequantize(), weight, inputs)
+    assert refined.scheme == nearest.scheme
+    assert refined.zero_points is nearest.zero_points
+    assert refined.codes.max() < 1 << bits
+    assert (refined.scales > 0).all()
+    difference = torch.from_numpy(refined.dequantize()) - weight
+    assert refined.relative_error == pytest.approx(float(difference.square().sum() / weight.square().sum()), rel=1e-4)
+
+
+def test_scales_are_the_least_squares(weight: torch.Tensor, inputs: torch.Tensor) -> None:
+    refined = refine(weight, quantize(weight, Scheme(4, GROUP, False, "none")), inputs.t() @ inputs)
+    unit = dataclasses.replace(refined, scales=np.ones_like(refined.scales)).dequantize()
+    best = np.empty_like(refined.dequantize())
+    # Damping counts as inputs of one channel each.
+    damping = np.sqrt(0.01 * float(inputs.square().sum()) / COLUMNS)
+    seen = np.concatenate([inputs.numpy(), damping * np.eye(COLUMNS)])
+    for row in range(ROWS):
+        parts = [
+            seen[:, start : start + GROUP] @ unit[row, start : start + GROUP] for start in range(0, COLUMNS, GROUP)
+        ]
+        scales = np.linalg.lstsq(np.stack(parts, 1), seen @ weight[row].numpy())[0]
+        best[row] = unit[row] * scales.repeat(GROUP)
+    limit = error(best, weight, torch.from_numpy(seen).float())
+    assert error(refined.dequantize(), weight, torch.from_numpy(seen).float()) < 1.001 * limit
+
+
+def test_what_is_exact_stays(weight: torch.Tensor, inputs: torch.Tensor) -> None:
+    nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
+    refined = refine(torch.from_numpy(nearest.dequantize()), nearest, inputs.t() @ inputs)
+    np.testing.assert_array_equal(refined.codes, nearest.codes)
+    np.testing.assert_allclose(refined.scales, nearest.scales, rtol=1e-4)
+
+
+def test_without_inputs_and_with_empty_groups(weight: torch.Tensor, inputs: torch.Tensor) -> None:
+    nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
+    assert refine(weight, nearest, torch.zeros(COLUMNS, COLUMNS)) is nearest
+    emptied = weight.clone()
+    emptied[:, :GROUP] = 0
+    nearest = quantize(emptied, nearest.scheme)
+    refined = refine(emptied, nearest, inputs.t() @ inputs)
+    assert error(refined.dequantize(), emptied, inputs) < error(nearest.dequantize(), emptied, inputs)

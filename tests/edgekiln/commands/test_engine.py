@@ -1,0 +1,221 @@
+"""`edgekiln engine`: a small model goes through the real build; failures and signals leave nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgekiln.calib.data.options import DataOptions
+from edgekiln.calib.limits import Limits
+from edgekiln.calib.recipe import LayerSpec, Recipe
+from edgekiln.engine.directory import WEIGHTS_FILE
+from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
+from edgekiln.errors import EngineError
+from edgekiln.pipeline.options import BuildOptions
+from support.command import edgekiln, sentence
+from support.models import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama whose feed-forward layer is 96 wide, which groups of 64 do not divide."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
+    save_checkpoint(directory, "llama", intermediate_size=96, num_hidden_layers=1)
+    return directory
+
+
+def test_builds_an_engine_that_runs(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "engine"
+    result = edgekiln(
+        "engine", checkpoint, "-o", output, "--quant", "int4", "--group-size", "64", "--max-length", "100"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{output}: tiny-llama int4 for ort-cpu, ")
+    manifest = read_manifest(output)
+    assert manifest.quantization == QuantizationRecipe(scheme="int4", group_size=64)
+    assert manifest.architecture.max_length == 100
+    assert "note: " in result.stderr
+    assert "32" in result.stderr, "what groups of 64 do not divide falls back to 32, and that is said"
+    assert os.listdir(output.parent) == ["engine"]
+    assert edgekiln("run", output, "-p", "hello", "--max-tokens", "4").exit_code == 0
+
+
+def test_default_output_and_json(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = edgekiln("engine", checkpoint, "--quant", "none", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["engine"] == str(Path("engines/tiny-llama-none"))
+    engine = tmp_path / report["engine"]
+    assert report["bytes"] == sum(path.stat().st_size for path in engine.iterdir())
+    assert report["build_seconds"] > 0
+    assert report["peak_rss_mb"] > 10
+
+
+def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def build_engine(source: object, output: Path, options: BuildOptions, _progress: object) -> None:
+        calls.append((source, output, options))
+        raise EngineError("far enough")
+
+    def resolve(reference: str, trust_remote_code: bool, progress: Callable[[str, float], None]) -> SimpleNamespace:
+        progress("reading model", 0.5)
+        return SimpleNamespace(name=reference.upper(), trusted=trust_remote_code)
+
+    monkeypatch.setattr("edgekiln.pipeline.build.build_engine", build_engine)
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", resolve)
+    assert sentence(edgekiln("engine", "m", "--trust-remote-code")) == "Error: far enough"
+    assert sentence(edgekiln("engine", "--quant", "int4", "--group-size", "128", "--max-length", "9", "-o", tmp_path))
+    assert calls == [
+        (SimpleNamespace(name="M", trusted=True), Path("engines/M-int8"), BuildOptions()),
+        (
+            SimpleNamespace(name="SMOLLM2-135M", trusted=False),
+            tmp_path,
+            BuildOptions(quant="int4", group_size=128, max_length=9),
+        ),
+    ]
+
+
+def test_calibration_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[BuildOptions] = []
+
+    def build_engine(_source: object, _output: Path, options: BuildOptions, _progress: object) -> None:
+        calls.append(options)
+        raise EngineError("far enough")
+
+    monkeypatch.setattr("edgekiln.pipeline.build.build_engine", build_engine)
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: SimpleNamespace(name="m"))
+    (tmp_path / "mine.yaml").write_text("default: {bits: 8, group_size: 32}\n")
+    given = ("--calib-data", "text.txt", "--calib-samples", "8", "--calib-length", "64", "--max-kl", "0.1")
+    assert sentence(edgekiln("engine", "m", "--recipe", tmp_path / "mine.yaml", *given)) == "Error: far enough"
+    (options,) = calls
+    assert options.quant == "mine"
+    assert options.recipe == Recipe(default=LayerSpec(bits=8, group_size=32))
+    assert options.data == DataOptions("text.txt", 8, 64)
+    assert options.chosen_limits == Limits(max_kl=0.1)
+    assert BuildOptions(quant="mixed").chosen_limits == Limits(max_ppl_increase=1.0)
+
+
+def test_bad_recipes_and_data_get_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.ffn.*', skip: true}]\n")
+    build = ("engine", checkpoint, "-o", tmp_path / "engine")
+    assert "'*.ffn.*' matches no layer of the model" in sentence(edgekiln(*build, "--recipe", recipe))
+    assert "write group_size in the file" in sentence(edgekiln(*build, "--recipe", recipe, "--group-size", "32"))
+    assert "No such file" in sentence(edgekiln(*build, "--recipe", tmp_path / "none.yaml"))
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}")
+    assert f"{data}, line 1: it needs either" in sentence(edgekiln(*build, "--calib-data", data))
+    assert "max kl must be above 0, got -1.0" in sentence(edgekiln(*build, "--max-kl", "-1"))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_unknown_model(tmp_path: Path) -> None:
+    assert "no model 'no-such-model'" in sentence(edgekiln("engine", "no-such-model", "-o", tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_truncated_safetensors(checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in checkpoint.iterdir():
+        data = path.read_bytes()
+        (broken / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
+    assert "model.safetensors" in sentence(edgekiln("engine", broken, "-o", tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize("content", [b"GGUF\x03\x00\x00\x00\x05", b"not a model", b""])
+def test_damaged_gguf(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    assert str(path) in sentence(edgekiln("engine", path, "-o", tmp_path / "engine"))
+    assert os.listdir(tmp_path) == ["model.gguf"]
+
+
+def test_longer_than_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    result = edgekiln("engine", checkpoint, "-o", tmp_path / "engine", "--max-length", "257")
+    assert "256" in sentence(result)
+    assert os.listdir(tmp_path) == []
+
+
+def test_output_that_is_something_else_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "is not an engine directory" in sentence(edgekiln("engine", checkpoint, "-o", tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out" / "engine"
+
+    def mkdtemp(prefix: str, dir: Path) -> str:
+        directory = dir / f"{prefix}test"
+        directory.mkdir()
+        (directory / WEIGHTS_FILE).symlink_to("/dev/full")
+        return str(directory)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    assert "no space left on the disk" in sentence(edgekiln("engine", checkpoint, "-o", output, "--quant", "int4"))
+    assert os.listdir(output.parent) == []
+
+
+def test_without_the_export_extra(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['onnx_ir'] = None\n"
+        "from edgekiln.cli import main\n"
+        f"main(['engine', 'smollm2-135m', '-o', {str(tmp_path / 'engine')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_the_middle_of_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    # Stops at the last step, when all files but engine.json have been written.
+    script = (
+        "import os, sys, time\n"
+        "import edgekiln.pipeline.build as build\n"
+        "from edgekiln.cli import main\n"
+        "def write_manifest(directory, **_):\n"
+        "    print(sorted(os.listdir(directory)), flush=True)\n"
+        "    time.sleep(60)\n"
+        "build.write_manifest = write_manifest\n"
+        f"main(['engine', {str(checkpoint)!r}, '-o', {str(tmp_path / 'engine')!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert WEIGHTS_FILE in process.stdout.readline()
+        process.send_signal(number)
+        process.send_signal(number)  # impatience must not cut the cleaning up short
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == status
+    assert errors == ("Interrupted\n" if number == signal.SIGINT else "")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_default_model_answers(tmp_path: Path) -> None:
+    built = edgekiln("engine", "smollm2-135m", "-o", tmp_path / "engine")
+    assert built.exit_code == 0, built.output
+    question = "What is the capital of Japan?"
+    answered = edgekiln("run", tmp_path / "engine", "--chat", "--temperature", "0", "-p", question)
+    assert answered.exit_code == 0, answered.output
+    assert "Tokyo" in answered.stdout

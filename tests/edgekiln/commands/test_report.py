@@ -1,0 +1,137 @@
+"""`edgekiln report`: the records of a build as JSON, a table and a page."""
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE, write_json
+from edgekiln.engine.manifest import read_manifest, write_manifest
+from edgekiln.engine.reports import Quality, read_quantization, read_report
+from support.command import edgekiln
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of the style sheet."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture
+def measured(tiny_engine: Path, tmp_path: Path) -> Path:
+    """A copy of the engine whose report has notes and quality, and a note that means harm."""
+    engine = tmp_path / "measured"
+    shutil.copytree(tiny_engine, engine)
+    quality = Quality(
+        text="book.txt",
+        sha256="0" * 64,
+        window=512,
+        tokens=1000,
+        perplexity_before=20.25,
+        perplexity_after=None,
+        kl_divergence=0.5,
+        same_top=0.75,
+    )
+    report = read_report(engine).model_copy(update={"quality": quality, "notes": ["<script>alert(1)</script>"]})
+    manifest = read_manifest(engine)
+    write_json(engine / REPORT_FILE, report.model_dump())
+    write_manifest(engine, **manifest.model_dump(exclude={"files"}))
+    return engine
+
+
+def test_json_is_the_records(measured: Path) -> None:
+    shown = json.loads(edgekiln("report", measured, "--json").stdout)
+    assert shown["engine"] == str(measured)
+    assert shown["quantization"] == json.loads((measured / QUANTIZATION_FILE).read_text())
+    assert shown["report"] == json.loads((measured / REPORT_FILE).read_text())
+
+
+def test_table(tiny_engine: Path, measured: Path) -> None:
+    lines = edgekiln("report", tiny_engine).stdout.splitlines()
+    assert lines[0] == "tiny-llama, int4 for ort-cpu"
+    layers = read_quantization(tiny_engine).layers
+    rows = {line.split()[0]: line for line in lines if line.split()[0] in layers}
+    assert set(rows) == set(layers)
+    for name, layer in layers.items():
+        for shown in (f"{layer.relative_error:.2e}", f"{layer.clipped:.2%}", f"{layer.scale_min:.1e}", "asymmetric"):
+            assert shown in rows[name]
+    shown = edgekiln("report", measured).stdout
+    assert "20.25 in float32, ∞ now" in shown
+    assert "0.50000 nats" in shown
+    assert "note: <script>alert(1)</script>" in shown
+
+
+def test_page_stands_alone_and_shows_everything(measured: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    result = edgekiln("report", measured, "--html", path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"page: {path}"
+    page = Page(path.read_text(encoding="utf-8"))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "img", "iframe"}
+    assert not [attributes for _, attributes in page.tags if {"src", "href", "onload"} & set(attributes)]
+    assert "url(" not in path.read_text(encoding="utf-8")
+    for name, layer in read_quantization(measured).layers.items():
+        assert name in page.texts
+        assert f"{layer.relative_error:.2e}" in page.texts
+    assert {"20.25", "∞", "0.50000 nats", "75.00%", "<script>alert(1)</script>"} <= set(page.texts)
+    # No calibration: weight errors, scales and zero points of 4 and 8 bits, sizes, times.
+    assert sum(tag == "svg" for tag, _ in page.tags) == 1 + 2 + 2 + 2
+    assert "Output error by layer" not in page.texts
+    kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert kinds <= set(page.texts)
+
+
+def test_it_needs_no_torch(measured: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules.update(torch=None, transformers=None, onnx=None, onnxruntime=None)\n"
+        "from edgekiln.cli import main\n"
+        f"main(['report', {str(measured)!r}, '--html', {str(tmp_path / 'page.html')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").endswith("</html>\n")
+
+
+def test_nowhere_to_write(tiny_engine: Path, tmp_path: Path) -> None:
+    result = edgekiln("report", tiny_engine, "--html", tmp_path / "missing" / "page.html")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / "missing") in line
+    assert "No such file or directory" in line
+
+
+def test_a_directory_in_the_way_is_left_alone(tiny_engine: Path, tmp_path: Path) -> None:
+    result = edgekiln("report", tiny_engine, "--html", tmp_path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "Is a directory" in line
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
+def test_not_an_engine(tmp_path: Path) -> None:
+    result = edgekiln("report", tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert f"no engine directory at {tmp_path / 'nothing'}" in result.stderr
+
+
+def test_an_edited_record_is_refused(measured: Path) -> None:
+    (measured / REPORT_FILE).write_text("{}")
+    result = edgekiln("report", measured)
+    assert result.exit_code == 2
+    assert "report.json is damaged or was edited" in result.stderr

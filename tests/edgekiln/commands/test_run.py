@@ -1,0 +1,242 @@
+"""`edgekiln run`: the same answer as the library's, streamed, and every kind of unusable prompt or engine."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekiln import runtimes
+from edgekiln.cli import main
+from edgekiln.engine.directory import ENGINE_FILE
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+
+def run(engine: Path, *arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, ["run", str(engine), *arguments], input=stdin)
+
+
+def answer(engine: Path, prompt: str, options: GenerateOptions, chat: list[dict[str, str]] | None = None) -> str:
+    """What the library answers."""
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
+    ids = tokenizer.encode(prompt) if chat is None else tokenizer.encode_chat(chat)
+    return "".join(token.text for token in generate(runtimes.open(engine), tokenizer, [ids], options))
+
+
+def with_line_end(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+@pytest.fixture
+def copied(tiny_engine: Path, tmp_path: Path) -> Path:
+    """An engine to damage."""
+    return Path(shutil.copytree(tiny_engine, tmp_path / "engine"))
+
+
+def test_prints_what_the_library_answers(tiny_engine: Path) -> None:
+    expected = answer(tiny_engine, "hello", GenerateOptions(max_tokens=12))
+    result = run(tiny_engine, "-p", "hello", "--max-tokens", "12", "--temperature", "0")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == with_line_end(expected)
+    assert result.stderr == ""
+
+
+def test_prompt_from_stdin_without_its_last_line_end(tiny_engine: Path) -> None:
+    expected = run(tiny_engine, "-p", "two\nlines", "--max-tokens", "8").stdout
+    assert run(tiny_engine, "--max-tokens", "8", stdin="two\nlines\n").stdout == expected
+    assert run(tiny_engine, "--max-tokens", "8", stdin="two\nlines").stdout == expected
+
+
+def test_sampling_options_reach_the_sampler(tiny_engine: Path) -> None:
+    sampling = SamplingOptions(temperature=1.5, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=7)
+    expected = answer(tiny_engine, "hello", GenerateOptions(max_tokens=16, sampling=sampling))
+    chosen = ["--temperature=1.5", "--top-k=40", "--top-p=0.9", "--min-p=0.01", "--repetition-penalty=1.2", "--seed=7"]
+    assert run(tiny_engine, "-p", "hello", "--max-tokens", "16", *chosen).stdout == with_line_end(expected)
+
+
+def test_stop_ends_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
+    seen: list[GenerateOptions] = []
+
+    def fake(*arguments: object) -> Iterator[Token]:
+        options = arguments[3]
+        assert isinstance(options, GenerateOptions)
+        seen.append(options)
+        yield Token(0, 1, "answer", None, "stop")
+
+    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    assert run(tiny_engine, "-p", "x", "--stop", "END", "--stop", "é").stdout == "answer\n"
+    assert seen[0].stop == ("END", "é")
+
+
+@pytest.mark.parametrize(("given", "speculate"), [((), True), (("--speculate",), True), (("--no-speculate",), False)])
+def test_speculation_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, tiny_engine: Path, given: tuple[str, ...], speculate: bool
+) -> None:
+    def fake(*arguments: object) -> Iterator[Token]:
+        assert isinstance(arguments[3], GenerateOptions)
+        yield Token(0, 1, str(arguments[3].speculate), None, "stop")
+
+    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    assert run(tiny_engine, "-p", "x", *given).stdout == f"{speculate}\n"
+
+
+def test_chat_template_and_system_message(tiny_engine: Path) -> None:
+    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
+    expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages)
+    common = ("--chat", "--max-tokens", "8", "--temperature", "0")
+    assert run(tiny_engine, "-p", "hello", "--system", "be kind", *common).stdout == with_line_end(expected)
+    expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages[1:])
+    assert run(tiny_engine, "-p", "hello", *common).stdout == with_line_end(expected)
+
+
+def test_text_is_written_as_it_comes(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
+    written = []
+
+    def fake(*_: object) -> Iterator[Token]:
+        for text in ("one ", "two", ""):
+            yield Token(0, 1, text, None, None)
+            assert isinstance(sys.stdout.buffer, io.BytesIO)
+            written.append(sys.stdout.buffer.getvalue())
+
+    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    result = run(tiny_engine, "-p", "x")
+    assert written == [b"one ", b"one two", b"one two"]
+    assert result.stdout == "one two\n"
+
+
+def test_stats_are_on_stderr(tiny_engine: Path) -> None:
+    plain = run(tiny_engine, "-p", "hello", "--max-tokens", "6")
+    result = run(tiny_engine, "-p", "hello", "--max-tokens", "6", "--stats")
+    assert result.stdout == plain.stdout
+    count = len(Tokenizer.from_engine(tiny_engine, read_manifest(tiny_engine)).encode("hello"))
+    assert re.fullmatch(
+        rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
+        r"(; drafted \d tokens, \d accepted \(\d+%\))?\n",
+        result.stderr,
+    )
+
+
+def test_reader_that_goes_away(tiny_engine: Path) -> None:
+    command = [sys.executable, "-m", "edgekiln", "run", str(tiny_engine), "-p", "hello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_run_loads_nothing_it_does_not_need(tiny_engine: Path) -> None:
+    script = (
+        "import sys\n"
+        "from edgekiln.cli import main\n"
+        f"try: main(['run', {str(tiny_engine)!r}, '-p', 'hello', '--max-tokens', '2'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'onnx', 'rich', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("stdin", ["", "\n"])
+def test_empty_prompt(tiny_engine: Path, stdin: str) -> None:
+    for result in (run(tiny_engine, stdin=stdin), run(tiny_engine, "-p", "")):
+        assert result.exit_code == 2
+        assert result.stderr == "Error: prompt is empty: give one with -p TEXT or on stdin\n"
+
+
+def test_prompt_longer_than_the_engine(tiny_engine: Path) -> None:
+    holds = read_manifest(tiny_engine).architecture.max_length
+    result = run(tiny_engine, stdin="hello " * holds)
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        rf"Error: prompt has \d+ tokens, the engine holds {holds}: raise --max-length at export\n", result.stderr
+    )
+
+
+def test_stdin_that_is_not_text(tiny_engine: Path) -> None:
+    result = run(tiny_engine, stdin=b"abc\xff")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: stdin is not UTF-8 text (byte 3): convert it first\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--temperature", "-1", "temperature must be 0 or"),
+        ("--temperature", "nan", "temperature must be 0 or"),
+        ("--top-k", "-3", "top_k must be 0 (off) or more, got -3"),
+        ("--top-p", "1.3", "top_p must be in (0, 1], got 1.3"),
+        ("--min-p", "2", "min_p must be in [0, 1], got 2"),
+        ("--repetition-penalty", "0", "repetition_penalty must be more than 0, got 0"),
+        ("--seed", "-1", "seed must be in [0, 2^64), got -1"),
+        ("--stop", "", "strings that are not empty"),
+    ],
+)
+def test_options_out_of_range(tiny_engine: Path, option: str, value: str, message: str) -> None:
+    result = run(tiny_engine, "-p", "x", option, value)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_not_an_engine(tmp_path: Path) -> None:
+    result = run(tmp_path, "-p", "x")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {tmp_path} has no engine.json, so it is not an engine directory\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["generate.onnx", "tokenizer.json"])
+def test_damaged_file(copied: Path, name: str) -> None:
+    data = bytearray((copied / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / name).write_bytes(data)
+    result = run(copied, "-p", "x")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"{copied / name} is damaged or was edited" in line
+
+
+def test_missing_file(copied: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    result = run(copied, "-p", "x")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: {copied / 'tokenizer.json'} is missing from the engine: build it again\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "has schema version 99, this edgekiln reads up to 1: upgrade edgekiln"),
+        ({"architecture": None}, "is damaged: architecture"),
+        ({"target": "abacus"}, "is for target abacus"),
+    ],
+    ids=["newer", "edited", "target"],
+)
+def test_engine_json_that_cannot_be_used(copied: Path, change: dict[str, object], message: str) -> None:
+    path = copied / ENGINE_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    result = run(copied, "-p", "x")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_engine_json_cut_short(copied: Path) -> None:
+    path = copied / ENGINE_FILE
+    path.write_text(path.read_text()[:100])
+    result = run(copied, "-p", "x")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{path} is damaged" in result.stderr

@@ -1,0 +1,255 @@
+"""The engine directory: what is read is checked, what is written is whole or not there."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekiln.engine.directory import atomic_directory, sha256
+from edgekiln.engine.manifest import (
+    Architecture,
+    EngineManifest,
+    KeyValueLayout,
+    QuantizationRecipe,
+    SamplingDefaults,
+    SpecialTokens,
+    read_manifest,
+    write_manifest,
+)
+from edgekiln.errors import EngineError
+
+FIELDS: dict[str, Any] = {
+    "name": "tiny",
+    "source": "somewhere/tiny",
+    "target": "ort-cpu",
+    "architecture": Architecture(
+        model_type="llama",
+        vocab_size=320,
+        hidden_size=64,
+        layers=2,
+        heads=4,
+        kv_heads=[2, 2],
+        head_dims=[16, 16],
+        max_length=256,
+        parameters=1000,
+    ),
+    "graphs": {"generate": "generate.onnx"},
+    "kv": KeyValueLayout(kind="shared-buffer", dtype="float32"),
+    "quantization": QuantizationRecipe(scheme="int4", group_size=32),
+    "tokens": SpecialTokens(bos=1, eos=[2, 3]),
+    "sampling": SamplingDefaults(temperature=0.6),
+    "versions": {"edgekiln": "0"},
+}
+
+
+def fill(directory: Path, **fields: Any) -> EngineManifest:
+    (directory / "generate.onnx").write_bytes(b"graph")
+    (directory / "weights.bin").write_bytes(bytes(range(256)))
+    return write_manifest(directory, **{**FIELDS, **fields})
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    directory = tmp_path / "engine"
+    directory.mkdir()
+    fill(directory)
+    return directory
+
+
+def edit(engine: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    raw = json.loads((engine / "engine.json").read_text())
+    change(raw)
+    (engine / "engine.json").write_text(json.dumps(raw))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = fill(tmp_path)
+    assert read_manifest(tmp_path) == written
+    assert read_manifest(str(tmp_path)).files.keys() == {"generate.onnx", "weights.bin"}
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"no engine directory at .*/absent: build one with"):
+        read_manifest(tmp_path / "absent")
+    with pytest.raises(EngineError, match=r"has no engine\.json, so it is not an engine directory"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b'"engine"', b"{}", b"\xff\xfe\x00", b'{"schema_version": 1', b"7", b"[" * 100000],
+)
+def test_damaged_json(engine: Path, content: bytes) -> None:
+    (engine / "engine.json").write_bytes(content)
+    with pytest.raises(EngineError, match=r"engine\.json is damaged"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5])
+def test_a_newer_schema(engine: Path, version: object) -> None:
+    # A newer manifest may hold anything: only its version is looked at.
+    edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
+    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads up to 1: upgrade edgekiln"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda raw: raw.pop("target"), "target"),
+        (lambda raw: raw.update(extra=1), "extra"),
+        (lambda raw: raw["architecture"].update(vocab_size=0), r"architecture\.vocab_size"),
+        (lambda raw: raw["architecture"].update(kv_heads="many"), r"architecture\.kv_heads"),
+        (lambda raw: raw["kv"].update(kind="paper"), r"kv\.kind"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(engine: Path, change: Callable[[dict[str, Any]], None], where: str) -> None:
+    edit(engine, change)
+    with pytest.raises(EngineError, match=rf"engine\.json is damaged: {where}: ") as caught:
+        read_manifest(engine)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file(engine: Path) -> None:
+    (engine / "weights.bin").unlink()
+    with pytest.raises(EngineError, match=r"weights\.bin is missing from the engine"):
+        read_manifest(engine, verify=False)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(256), bytes(range(256)) + b"\0"])
+def test_an_edited_file(engine: Path, content: bytes) -> None:
+    (engine / "weights.bin").write_bytes(content)
+    with pytest.raises(EngineError, match=r"weights\.bin is damaged or was edited"):
+        read_manifest(engine)
+    assert read_manifest(engine, verify=False).name == "tiny"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "sub/file", "..", ".", "", "sub/../weights.bin"])
+def test_a_file_name_that_leaves_the_directory(engine: Path, name: str) -> None:
+    secret = engine.parent / "secret"
+    secret.write_text("key")
+    (engine / "sub").mkdir()
+    (engine / "sub" / "file").write_text("key")
+    edit(engine, lambda raw: raw["files"].update({name: sha256(secret)}))
+    with pytest.raises(EngineError, match="is missing from the engine"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("name", ["../secret", "other.onnx", "/etc/passwd"])
+def test_a_graph_that_is_not_listed(engine: Path, name: str) -> None:
+    (engine.parent / "secret").write_text("key")
+    (engine / "other.onnx").write_bytes(b"graph")
+    edit(engine, lambda raw: raw["graphs"].update(generate=name))
+    with pytest.raises(EngineError, match=r"names .* as its generate graph but lists no such file"):
+        read_manifest(engine)
+
+
+def test_a_new_directory_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "engine"
+    with atomic_directory(target) as directory:
+        assert directory.parent == target.parent
+        fill(directory)
+        assert not target.exists()
+    assert read_manifest(target).name == "tiny"
+    assert os.listdir(target.parent) == ["engine"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_engine_is_replaced_only_at_the_end(engine: Path) -> None:
+    (engine / "leftover").write_text("of the old one")
+    with atomic_directory(engine) as directory:
+        fill(directory, name="new")
+        assert read_manifest(engine).name == "tiny"
+    assert read_manifest(engine).name == "new"
+    assert not (engine / "leftover").exists()
+    assert os.listdir(engine.parent) == ["engine"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_failure_leaves_what_was_there(engine: Path, error: BaseException) -> None:
+    def build() -> None:
+        with atomic_directory(engine) as directory:
+            fill(directory, name="new")
+            raise error
+
+    with pytest.raises(type(error)):
+        build()
+    assert read_manifest(engine).name == "tiny"
+    assert os.listdir(engine.parent) == ["engine"]
+
+
+def test_an_empty_directory_is_a_target(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "empty") as directory:
+        fill(directory)
+    (tmp_path / "other").mkdir()
+    with atomic_directory(tmp_path / "other") as directory:
+        fill(directory)
+    assert read_manifest(tmp_path / "other").name == "tiny"
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_is_not_an_engine_is_left_alone(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "thesis"
+    if kind == "directory":
+        target.mkdir()
+        (target / "thesis.txt").write_text("years of work")
+    else:
+        target.write_text("years of work")
+    with pytest.raises(EngineError, match="exists and is not an engine directory"), atomic_directory(target):
+        pytest.fail("the block must not run")
+    file = target / "thesis.txt" if kind == "directory" else target
+    assert file.read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "no space left on the disk"),
+        (errno.EDQUOT, "no space left on the disk"),
+        (errno.EROFS, "cannot write .*Read-only file system"),
+        (errno.EACCES, "cannot write .*Permission denied"),
+    ],
+)
+def test_a_disk_that_refuses(engine: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+    def write_text(self: Path, *_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number), str(self))
+
+    def build() -> None:
+        with atomic_directory(engine) as directory:
+            (directory / "weights.bin").write_bytes(b"half")
+            monkeypatch.setattr(Path, "write_text", write_text)
+            write_manifest(directory, **FIELDS)
+
+    with pytest.raises(EngineError, match=message):
+        build()
+    monkeypatch.undo()
+    assert read_manifest(engine).name == "tiny"
+    assert os.listdir(engine.parent) == ["engine"]
+
+
+def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(EngineError, match="cannot write"), atomic_directory(tmp_path / "file" / "engine"):
+        pytest.fail("the block must not run")
+
+
+def test_the_old_engine_comes_back_when_the_new_one_cannot_take_its_name(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fails_for_the_new_one(self: Path, target: Path) -> Path:
+        if target == engine and not self.name.endswith(".old"):
+            raise OSError(errno.EACCES, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with pytest.raises(EngineError, match="cannot write"), atomic_directory(engine) as directory:
+        fill(directory, name="new")
+    assert read_manifest(engine).name == "tiny"
+    assert os.listdir(engine.parent) == ["engine"]

@@ -1,0 +1,64 @@
+"""int8-static from calibration to engine: the graph in numpy, the engine, and the graph that TensorRT gets agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekiln import runtimes
+from edgekiln.calib.calibrate import calibrate
+from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.presets import preset
+from edgekiln.engine.reports import read_quantization
+from edgekiln.export.passes.onnx.qdq import static_to_qdq
+from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.resolve import resolve
+from support.graphs import run_reference
+from support.models import VOCABULARY, save_checkpoint
+
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, 20)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt2", "phi3"])
+def test_engine_graph_and_qdq_agree(tmp_path: Path, family: str) -> None:
+    save_checkpoint(tmp_path / "model", family, **({"n_layer": 2} if family == "gpt2" else {"num_hidden_layers": 2}))
+    windows = np.random.default_rng(1).integers(0, VOCABULARY, (4, 24))
+    original = resolve(str(tmp_path / "model"))
+    source, recipe = calibrate(original, preset("int8-static"), windows, lambda step, done: None)
+    options = BuildOptions(quant="int8-static", recipe=recipe)
+    engines = []
+    for name in ("engine", "qdq"):
+        canonical = canonical_graph(source, options)
+        if name == "qdq":
+            static_to_qdq(canonical.graph)
+        else:
+            past = {
+                value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
+                for value in canonical.graph.graph.inputs[2:]
+            }
+            feeds = {"input_ids": IDS[None], "position_ids": np.arange(20)[None], **past}
+            expected = run_reference(canonical.graph, feeds)[0][0, -1]  # type: ignore[arg-type]
+        (tmp_path / name).mkdir()
+        write_engine(canonical, source, tmp_path / name, options, StepTimer())
+        engines.append(runtimes.open(tmp_path / name).score(IDS)[-1])
+    with torch.no_grad():
+        exact = load_model(original)(input_ids=torch.tensor(IDS)[None]).logits[0, -1].numpy()
+    size = np.linalg.norm(exact)
+    # A difference in the last digit before a rounding can move a code, in one and the other.
+    assert np.linalg.norm(engines[0] - engines[1]) < 0.01 * size
+    assert np.linalg.norm(engines[0] - expected) < 0.03 * size
+    assert np.linalg.norm(expected - exact) < 0.15 * size
+    layers = read_quantization(tmp_path / "engine").layers
+    static = [record for record in layers.values() if record.activation == "int8-static"]
+    assert len(static) >= 8
+    others = {name for name in layers if layers[name].activation != "int8-static"}
+    assert others <= {"model.embed_tokens", "transformer.wte", "lm_head"}
+    for record in static:
+        assert record.input_scale is not None
+        assert record.input_scale > 0
+        assert record.input_clipped is not None
+        assert 0 <= record.input_clipped < 0.02
+        assert record.output_error is not None
+        assert record.output_error < 0.01

@@ -1,0 +1,84 @@
+"""GGUF weights as they arrive: their grid and their place in the model, from the file to an engine's logits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import quantize
+
+from edgekiln.calib.presets import UNCALIBRATED, preset
+from edgekiln.calib.quantization_plan import plan as quantization_plan
+from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.sources.resolve import resolve
+from support.gguf_files import LAYERS, gpt2, llama_tensors, qwen3moe, write
+from support.parity import all_logits, check
+
+
+def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
+    """The random llama, calmed, with every matrix in a block format; `extra` names formats of some tensors."""
+
+    def stored(name: str, value: np.ndarray) -> object:
+        chosen = extra.get(name.split(".")[-2], kind)
+        return (quantize(0.2 * value, chosen), chosen) if value.ndim == 2 else value
+
+    return write(path, "llama", {name: stored(name, value) for name, value in llama_tensors()[1].items()})
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_quantized_weights_keep_their_grid(tmp_path: Path, kind: str) -> None:
+    weights = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind[kind]))).weights
+    matrices = [name for name in weights.keys() if len(weights.shape(name)) == 2]  # noqa: SIM118
+    assert len(matrices) == 7 * LAYERS + 1
+    for name in [*matrices, "lm_head.weight"]:
+        stored = weights.stored(name)
+        assert stored is not None, name
+        # transformers' layout, in which rotary rows have moved.
+        np.testing.assert_allclose(stored.read().dequantize(), weights.read(name).numpy(), rtol=0, atol=1e-5)
+    assert weights.stored("model.norm.weight") is None
+
+
+def test_a_transposed_weight_keeps_its_grid(tmp_path: Path) -> None:
+    weights = resolve(str(gpt2(tmp_path / "m.gguf", Kind.Q4_1))).weights
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+        stored = weights.stored(f"transformer.h.0.{name}.weight")
+        assert stored is not None
+        expected = weights.read(f"transformer.h.0.{name}.weight").numpy().T
+        np.testing.assert_allclose(stored.read().dequantize(), expected, rtol=0, atol=1e-5)
+
+
+def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
+    weights = resolve(str(qwen3moe(tmp_path / "m.gguf"))).weights
+    name = next(name for name in weights.keys() if "experts" in name)  # noqa: SIM118
+    assert weights.stored(name) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedding"),
+    [("Q4_1", "Q8_0"), ("Q5_0", "Q4_1")],
+)
+def test_engine_is_the_file(tmp_path: Path, kind: str, embedding: str, native: bool) -> None:
+    source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind[kind], token_embd=Kind[embedding])))
+    logits = all_logits(source, tmp_path, preset("int4"), native)
+    check(logits, native)
+    layers = logits.graph.plan.layers
+    assert all(layer.stored for layer in layers)
+    assert layers[0].names == ["model.embed_tokens.weight", "lm_head.weight"]
+    assert layers[0].scheme.bits == (4 if embedding.startswith("Q4") else 8)
+    assert {layer.scheme.bits for layer in layers[1:]} == {4 if kind.startswith("Q4") else 8}
+
+
+def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
+    source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_1)))
+    plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.stored)
+    assert plan.layers[0].stored is not None, "the embedding is looked up"
+    assert not any(layer.stored for layer in plan.layers[1:])
+    assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
+
+
+def test_what_is_quantized_again_is_noted_once(tmp_path: Path) -> None:
+    source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_0, ffn_down=Kind.MXFP4)))
+    plan = quantization_plan(build_meta_model(source.config), preset("int4"), source.weights.stored)
+    (note,) = plan.notes
+    assert note.startswith("MXFP4 has no counterpart")
+    assert note.endswith(f"({LAYERS} weights)")

@@ -1,0 +1,168 @@
+"""Quantized Hugging Face directories: the grid, and logits of transformers, of the graph and of engines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from edgekiln.calib.calibrate import calibrate
+from edgekiln.calib.presets import preset
+from edgekiln.calib.quantization_plan import plan as quantization_plan
+from edgekiln.calib.recipe import LayerSpec, Override, Recipe
+from edgekiln.errors import EdgekilnError, UnsupportedModelError
+from edgekiln.export.passes.ort.decoder import inline_decoder_layers
+from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.sources.resolve import resolve
+from support.formats import FORMATS, Format, change_config, gptq, grid, write_quantized
+from support.parity import all_logits, check
+
+# The embedding and the head are floats in these checkpoints; so that nothing hides an error, they stay so.
+_FLOATS = tuple(Override(match=name, skip=True) for name in ("lm_head", "model.embed_tokens"))
+RECIPES = {
+    "int4": Recipe(default=LayerSpec(bits=4, group_size=32, symmetric=False), overrides=_FLOATS),
+    "int8": Recipe(default=LayerSpec(bits=8, activation="int8-per-token"), overrides=_FLOATS),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_grid_is_kept(tmp_path: Path, name: str) -> None:
+    form = FORMATS[name]
+    weights = write_quantized(tmp_path, form)
+    source = resolve(str(tmp_path))
+    assert source.notes == ()
+    assert set(weights) < set(source.weights.keys())
+    for layer, expected in weights.items():
+        stored = source.weights.stored(layer)
+        assert stored is not None
+        for one in (stored, *stored.others):
+            assert one.scheme.bits == form.bits
+            result = one.read()
+            assert result.scheme == one.scheme
+            # No more than float32's rounding: nothing was quantized again.
+            np.testing.assert_allclose(result.dequantize(), expected, rtol=1e-6, atol=1e-7)
+        assert torch.equal(source.weights.read(layer), torch.from_numpy(stored.read().dequantize()))
+    assert source.weights.stored("lm_head.weight") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq act-order", "awq", "packed symmetric", "int8 weights and activations", "nf4 twice", "llm.int8"]
+)
+def test_engine_is_the_checkpoint(tmp_path: Path, name: str, native: bool) -> None:
+    form = FORMATS[name]
+    write_quantized(tmp_path / "model", form)
+    recipe = RECIPES[form.quant]
+    logits = all_logits(resolve(str(tmp_path / "model")), tmp_path, recipe, native)
+    linear = [layer for layer in logits.graph.plan.layers if "_proj" in layer.names[0]]
+    assert all(layer.stored for layer in linear)
+    weights_only = form.quant == "int4"
+    assert {layer.scheme.activation for layer in linear} == {"none" if weights_only else "int8-per-token"}
+    check(logits, native, weights_only)
+    # In all formats layers that read one tensor are computed together; their orders are equal, as their Hessians are.
+    graph = ir.load(logits.directory / "generate.onnx")
+    inline_decoder_layers(graph)
+    products = [node for node in graph.graph if node.op_type in ("MatMulNBits", "MatMulBnb4", "PerTokenInt8MatMul")]
+    fused = [node for node in graph.graph if node.op_type.endswith("PostAttention")]
+    assert len(products) + 4 * len(fused) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gptq symmetric", {"bits": 3}, "quantized with gptq and bits 3, which cannot be read yet"),
+        ("gptq symmetric", {"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        ("awq", {"version": "gemv"}, "version 'gemv'"),
+        ("awq", {"zero_point": False}, "zero_point False"),
+        ("awq", {"quant_method": "hqq"}, "quantized with hqq, which cannot be read yet"),
+        ("nf4", {"bnb_4bit_quant_type": "fp4"}, "weights of type fp4 cannot be carried"),
+        ("nf4", {"bnb_4bit_quant_storage": "bfloat16"}, "bnb_4bit_quant_storage 'bfloat16'"),
+        ("packed symmetric", {"format": "nvfp4-pack-quantized"}, "the format nvfp4-pack-quantized of compressed"),
+        ("packed symmetric", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "the sparsity format sparse-24"),
+        ("packed symmetric", {"transform_config": {"config_groups": {"R1": {}}}}, "transforms of the activations"),
+        ("packed symmetric", {"quantization_status": "frozen"}, "quantization_status 'frozen'"),
+        (
+            "packed symmetric",
+            {"config_groups": {"g": {"weights": {"num_bits": 8, "type": "float"}}}},
+            "8-bit weights of type float",
+        ),
+    ],
+)
+def test_a_variant_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, changes: dict[str, object], message: str
+) -> None:
+    write_quantized(tmp_path, FORMATS[name])
+    change_config(tmp_path, **changes)
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        resolve(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
+    weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
+    windows = np.random.default_rng(0).integers(0, 256, (2, 16))
+    source, _ = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
+    layers = quantization_plan(build_meta_model(source.config), preset("int8"), source.weights.stored).layers
+    linear = [layer for layer in layers if layer.names[0] in weights]
+    assert len(linear) == len(weights)
+    for layer in linear:
+        assert layer.stored is not None
+        np.testing.assert_allclose(layer.stored.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
+    # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
+    write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
+    source, _ = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
+    assert source.weights.stored(f"{LAYER}.weight") is None
+
+
+LAYER = "model.layers.1.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value", "message"),
+    [
+        ("gptq symmetric", "qzeros", None, f"{LAYER} is damaged: it has no qzeros"),
+        ("gptq symmetric", "scales", np.ones((3, 128), np.float16), "do not fit each other"),
+        ("gptq act-order", "g_idx", np.arange(64, dtype=np.int32) // 63, "not all of 32 columns"),
+        ("gptq symmetric", "qzeros", np.zeros((2, 16), np.int32), "says sym, its zero points differ"),
+        ("awq", "scales", None, f"no {LAYER}.scales"),
+        ("awq", "qzeros", np.zeros((1, 1), np.int32), "do not fit each other"),
+        ("packed symmetric", "weight_shape", None, "no weight_scale or no weight_shape"),
+        ("packed symmetric", "weight_shape", np.array([128, 63]), "do not fit each other"),
+        ("int8 weights", "weight", None, "a weight_scale and no weight"),
+        ("int8 weights", "weight", np.zeros((128, 64), np.float32), "float32, not int8"),
+        ("nf4", "weight.quant_state.bitsandbytes__nf4", np.frombuffer(b"{}", np.uint8), "not that of an NF4 weight"),
+        ("nf4", "weight.absmax", None, "do not fit each other"),
+        ("nf4", "weight.quant_map", np.linspace(-1, 1, 16, dtype=np.float32), "not NF4's"),
+        ("llm.int8", "SCB", np.ones(3, np.float32), "do not fit each other"),
+        ("llm.int8", "weight_format", np.array(2, np.uint8), "laid out for a GPU"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, name: str, part: str, value: np.ndarray | None, message: str) -> None:
+    write_quantized(tmp_path, FORMATS[name])
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors[f"{LAYER}.{part}"]
+    if value is not None:
+        tensors[f"{LAYER}.{part}"] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(EdgekilnError, match=message):
+        resolve(str(tmp_path)).weights.read(f"{LAYER}.weight")
+
+
+def test_groups_that_engines_lack_are_refused(tmp_path: Path) -> None:
+    form = FORMATS["gptq symmetric"]
+    sixteen = Format({**form.config, "group_size": 16}, lambda w: (gptq(grid(w, 4, 16, True)), w), 4)
+    write_quantized(tmp_path, sixteen)
+    with pytest.raises(UnsupportedModelError, match="in groups of 16, engines have groups of 32 and multiples"):
+        resolve(str(tmp_path))
+
+
+def test_integers_without_a_configuration_are_refused(tmp_path: Path) -> None:
+    write_quantized(tmp_path, FORMATS["int8 weights"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="I8, which cannot be read yet"):
+        resolve(str(tmp_path))

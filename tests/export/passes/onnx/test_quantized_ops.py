@@ -1,0 +1,121 @@
+"""Quantized ops in standard ops, run by ONNX Runtime, against numpy."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import CODEBOOKS, pack_int4
+from edgekiln.export import canonical
+from edgekiln.export.passes.onnx.quantized_ops import lower_quantized_ops
+from support.graphs import graph, node, ops, quantized, run_reference, standard_session
+
+RNG = np.random.default_rng(0)
+ROWS, COLUMNS = 40, 96
+
+
+def lowered(model: ir.Model) -> ir.Model:
+    lower_quantized_ops(model)
+    model.opset_imports.pop(canonical.DOMAIN, None)
+    return model
+
+
+def matmul(tensors: dict[str, np.ndarray], inputs: list[str], **attributes: object) -> ir.Model:
+    nodes = [node("QuantizedMatMul", ["x", *inputs], "y", **attributes)]
+    return graph(nodes, {"x": ["B", "S", COLUMNS]}, {"y": ["B", "S", ROWS]}, tensors)
+
+
+def weight(bits: int, group_size: int | None, symmetric: bool, activation: str = "none") -> dict[str, np.ndarray]:
+    scheme = Scheme(bits=bits, group_size=group_size, symmetric=symmetric, activation=activation)  # type: ignore[arg-type]
+    return quantized("w", RNG.standard_normal((ROWS, COLUMNS), dtype=np.float32), scheme)[0]
+
+
+def check(model: ir.Model) -> list[str]:
+    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    (expected,) = run_reference(model, {"x": x})
+    (result,) = standard_session(lowered(model)).run(None, {"x": x})
+    np.testing.assert_allclose(result, expected, atol=1e-4, rtol=0)
+    return ops(model)
+
+
+def test_symmetric_int4_is_one_product() -> None:
+    tensors = weight(4, 32, symmetric=True)
+    model = matmul(tensors, list(tensors), bits=4, group_size=32, activation="none")
+    assert check(model) == ["DequantizeLinear", "MatMul"]
+    stored = model.graph.initializers["w.qweight.int4"]
+    assert stored.dtype == ir.DataType.INT4
+    assert "w.zero_points" not in [value.name for n in model.graph for value in n.inputs if value is not None]
+
+
+@pytest.mark.parametrize("group_size", [32])
+def test_zero_points_of_int4_are_a_second_product(group_size: int) -> None:
+    tensors = weight(4, group_size, symmetric=False)
+    model = matmul(tensors, list(tensors), bits=4, group_size=group_size, activation="none")
+    assert check(model) == ["Add", "DequantizeLinear", "MatMul", "MatMul", "ReduceSum", "Reshape"]
+    assert all(len(n.inputs) == 2 for n in model.graph if n.op_type == "DequantizeLinear")
+
+
+def test_offsets_of_int4_are_a_second_product() -> None:
+    tensors = weight(4, 32, symmetric=True)
+    tensors["w.offsets"] = RNG.standard_normal((ROWS, COLUMNS // 32), dtype=np.float32)
+    inputs = ["w.qweight", "w.scales", "", "w.offsets"]
+    model = matmul(tensors, inputs, bits=4, group_size=32, activation="none")
+    assert check(model).count("MatMul") == 2
+
+
+def test_layers_that_read_the_same_input_share_its_sums() -> None:
+    tensors = weight(4, 32, symmetric=False)
+    attributes = {"bits": 4, "group_size": 32, "activation": "none"}
+    nodes = [node("QuantizedMatMul", ["x", *tensors], name, **attributes) for name in ("y", "z")]
+    model = graph(nodes, {"x": ["B", "S", COLUMNS]}, {"y": ["B", "S", ROWS], "z": ["B", "S", ROWS]}, tensors)
+    assert check_all(model).count("ReduceSum") == 1
+
+
+def check_all(model: ir.Model) -> list[str]:
+    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    expected = run_reference(model, {"x": x})
+    for result, wanted in zip(standard_session(lowered(model)).run(None, {"x": x}), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=1e-4, rtol=0)
+    return ops(model)
+
+
+def test_eight_bits_in_groups_become_float() -> None:
+    tensors = weight(8, 32, symmetric=False)
+    model = matmul(tensors, list(tensors), bits=8, group_size=32, activation="none")
+    assert check(model) == ["MatMul", "Transpose"]
+
+
+def test_a_codebook_becomes_float() -> None:
+    codes = RNG.integers(0, len(CODEBOOKS["nf4"]), (ROWS, COLUMNS), dtype=np.uint8)
+    scales = RNG.uniform(0.1, 1, (ROWS, COLUMNS // 32)).astype(np.float32)
+    tensors = {"w.qweight": pack_int4(codes), "w.scales": scales}
+    model = matmul(tensors, list(tensors), bits=4, group_size=32, activation="none", codebook="nf4")
+    assert check(model) == ["MatMul", "Transpose"]
+
+
+def test_int8_a_token_with_outliers() -> None:
+    tensors = weight(8, None, symmetric=True, activation="int8-per-token")
+    model = matmul(tensors, list(tensors), bits=8, group_size=0, activation="int8-per-token")
+    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    x[0, 0] *= 1e4  # one token whose scale would cost every other token all its digits
+    x[1, 1] = 0
+    (expected,) = run_reference(model, {"x": x})
+    (result,) = standard_session(lowered(model)).run(None, {"x": x})
+    # One element in a while is rounded to the other side: a step of 1/127 of its row's maximum.
+    float_weight = tensors["w.qweight"] * tensors["w.scales"][:, None]
+    step = np.abs(x).max(axis=-1, keepdims=True) / 127 * np.abs(float_weight).max(axis=1)
+    assert (np.abs(result - expected) <= 2 * step + 1e-5).all()
+    assert {"QuantizeLinear", "DequantizeLinear"} < set(ops(model))
+    assert all(len(n.inputs) == 2 for n in model.graph if n.op_type in ("QuantizeLinear", "DequantizeLinear"))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_of_a_quantized_table(symmetric: bool) -> None:
+    tensors = weight(8, 32, symmetric)
+    nodes = [node("QuantizedGather", ["ids", *tensors], "y", bits=8, group_size=32)]
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", COLUMNS]}, tensors)
+    ids = RNG.integers(0, ROWS, (2, 5))
+    (expected,) = run_reference(model, {"ids": ids})
+    (result,) = standard_session(lowered(model)).run(None, {"ids": ids})
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert ops(model) == ["Gather"]

@@ -1,0 +1,144 @@
+"""All layers of a decoder become one function, which computes what its nodes did."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekiln.export.passes.ort.decoder import fuse_decoder_layers, inline_decoder_layers
+from support.cpp_engines import build
+from support.graphs import ops, session
+
+NAMES = {"int8": "PerTokenInt8DecoderLayers", "int4": "ZeroPointDecoderLayers"}
+LAYERS, CAPACITY = 4, 96
+ENGINES = [
+    ("llama", "int8", "float32"),
+    ("llama", "int4", "float32"),
+    ("llama", "int8", "int8"),
+    ("llama", "int4", "int8"),
+    # A bias of the projections; norms of queries and keys.
+    ("qwen2", "int8", "int8"),
+    ("qwen2", "int8", "float32"),
+    ("qwen3", "int8", "float32"),
+    ("qwen3", "int4", "int8"),
+]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
+def engine(request, tmp_path_factory) -> tuple[Path, str]:
+    family, quant, kv = request.param
+    name = NAMES[quant] + ("Int8Cache" if kv == "int8" else "")
+    return build(tmp_path_factory.mktemp(family), family, quant, kv), name
+
+
+def load(path: Path) -> ir.Model:
+    return ir.external_data.load_to_model(ir.load(path))
+
+
+def feeds(model: ir.Model, batch: int, past: int, length: int, rng: np.random.Generator = RNG) -> dict[str, np.ndarray]:
+    values = {
+        "input_ids": rng.integers(0, 259, (batch, length)),
+        "position_ids": np.tile(np.arange(past, past + length), (batch, 1)),
+        "logits_start": np.array([-1]),
+    }
+    for value in model.graph.inputs:
+        if value.name.startswith("past."):
+            shape = (batch, value.shape[1], max(CAPACITY, past + length), value.shape[3])
+            factor = 20 if value.dtype == ir.DataType.INT8 else 1
+            values[value.name] = (rng.standard_normal(shape) * factor).astype(value.dtype.numpy())
+    return {value.name: values[value.name] for value in model.graph.inputs}
+
+
+def same_bits(directory: Path, native: bool) -> bool:
+    """Whether no norm is our kernel's in one model and ONNX Runtime's in the other."""
+    return not (native and "qwen3" in str(directory))
+
+
+def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path, native: bool) -> None:
+    for result, value in zip(results, expected, strict=True):
+        if same_bits(directory, native):
+            np.testing.assert_array_equal(result, value)
+        elif result.dtype == np.int8:
+            assert np.abs(result.astype(int) - value).max() <= 1
+            assert (result != value).mean() < 0.01
+        else:
+            # A number that lies between two of 8 bits may become either, and so may what follows from it.
+            assert np.linalg.norm(result - value) < 0.03 * np.linalg.norm(value)
+
+
+@pytest.mark.parametrize("role", ["generate", "score"])
+def test_one_function_with_the_same_values(engine, native, role):
+    directory, name = engine
+    model = load(directory / f"{role}.onnx")
+    assert [op for op in ops(model) if op.endswith(("DecoderLayers", "Int8Cache"))] == [name]
+    together = session(model, native)
+    inline_decoder_layers(model)
+    assert ops(model).count("GroupQueryAttention") == LAYERS
+    assert name not in ops(model)
+    apart = session(model, native)
+    # One token, few and many: the kernel has a way of its own for each.
+    for batch, past, length in ((1, 9, 1), (2, 0, 3), (1, 40, 50)):
+        given = feeds(model, batch, past, length)
+        check(together.run(None, given), apart.run(None, given), directory, native)
+    # So many that threads take some of them each. Over so many, what rounding differs in grows past comparing.
+    if same_bits(directory, native):
+        given = feeds(model, 2, 0, 150, np.random.default_rng(1))
+        check(together.run(None, given), apart.run(None, given), directory, native)
+
+
+def test_what_was_written_out_is_found_again(engine):
+    directory, _ = engine
+    model = load(directory / "generate.onnx")
+    before = ops(model)
+    inline_decoder_layers(model)
+    fuse_decoder_layers(model)
+    assert ops(model) == before
+
+
+def attentions(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+
+
+def with_another_scale(model: ir.Model) -> None:
+    attentions(model)[2].attributes["scale"] = ir.AttrFloat32("scale", 0.3)
+
+
+def with_other_angles(model: ir.Model) -> None:
+    first, other = (attentions(model)[i] for i in (0, 2))
+    copy = ir.Value(name="other", shape=first.inputs[7].shape, type=first.inputs[7].type)
+    copy.const_value = first.inputs[7].const_value
+    model.graph.initializers.add(copy)
+    other.replace_input_with(7, copy)
+
+
+def with_a_reader(model: ir.Model) -> None:
+    node = ir.node("Identity", [attentions(model)[2].outputs[0]])
+    model.graph.insert_after(attentions(model)[2], [node])
+    model.graph.outputs.append(node.outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "left"), [(with_another_scale, 2), (with_other_angles, 2), (with_a_reader, 1)], ids=str
+)
+def test_a_chain_ends_where_layers_differ(engine, change, left):
+    directory, name = engine
+    model = load(directory / "generate.onnx")
+    inline_decoder_layers(model)
+    change(model)
+    fuse_decoder_layers(model)
+    assert ops(model).count(name) == 1
+    assert ops(model).count("GroupQueryAttention") == left
+
+
+def test_windows_may_differ(engine, native):
+    directory, name = engine
+    model = load(directory / "generate.onnx")
+    inline_decoder_layers(model)
+    attentions(model)[1].attributes["local_window_size"] = ir.AttrInt64("local_window_size", 5)
+    given = feeds(model, 1, 20, 2)
+    expected = session(model, native).run(None, given)
+    fuse_decoder_layers(model)
+    assert name in ops(model)
+    check(session(model, native).run(None, given), expected, directory, native)

@@ -1,0 +1,140 @@
+"""What lies between two attentions becomes one function, which computes what its nodes did."""
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes import common
+
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.export.passes.ort.post_attention import fuse_post_attention
+from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
+from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
+from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from support.graphs import graph, node, ops, quantized, session
+
+RNG = np.random.default_rng(0)
+ATTENDED = 96
+
+
+class Widths(NamedTuple):
+    hidden: int
+    intermediate: int
+    projected: int
+
+    def weights(self) -> dict[str, tuple[int, int]]:
+        return {
+            "output": (self.hidden, ATTENDED),
+            "gate_up": (2 * self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+            "next": (self.projected, self.hidden),
+        }
+
+
+USUAL = Widths(64, 160, 80)
+# Where what is kept on the way has no room beside gate and up.
+WIDTHS = [USUAL, Widths(96, 64, 160), Widths(160, 32, 64)]
+PRODUCTS = tuple(USUAL.weights())
+INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
+SCHEMES = {
+    "PerTokenInt8PostAttention": INT8,
+    "ZeroPointPostAttention": Scheme(bits=4, group_size=32, symmetric=False, activation="none"),
+    "GroupBiasPostAttention": Scheme(bits=4, group_size=32, symmetric=True, activation="none"),
+}
+
+
+def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "", widths: Widths = USUAL) -> ir.Model:
+    """The nodes from an attention's output to the next one's input, each in an op of ONNX Runtime's."""
+    sizes = widths.weights()
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+
+    def multiply(x: str, name: str, to: str) -> None:
+        scheme = schemes[name]
+        tensors, _ = quantized(name, RNG.standard_normal(sizes[name], dtype=np.float32) / 8, scheme)
+        weights.update(tensors)
+        inputs = [x, *tensors]
+        if offsets:
+            weights[f"{name}.offsets"] = RNG.standard_normal(tensors[f"{name}.scales"].shape, dtype=np.float32) / 20
+            inputs += ["", f"{name}.offsets"]
+        numbers = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+        nodes.append(node("QuantizedMatMul", inputs, to, **numbers))
+
+    for name in ("gamma", "next_gamma"):
+        weights[name] = 1 + RNG.standard_normal(widths.hidden, dtype=np.float32) / 10
+    weights["halves"] = np.array([widths.intermediate] * 2)
+    multiply("attended", "output", "o")
+    nodes += [node("Add", ["residual", "o"], "after"), node("RMSNormalization", ["after", "gamma"], "n", axis=-1)]
+    multiply("n", "gate_up", "gu")
+    nodes += [
+        node("Split", ["gu", "halves"], ["gate", "up"], axis=-1),
+        node("Sigmoid", ["gate"], "sigmoid"),
+        node("Mul", ["gate", "sigmoid"], "silu"),
+        node("Mul", ["silu", "up"], "gated"),
+    ]
+    multiply("gated", "down", "d")
+    nodes += [
+        node("Add", ["after", "d"], "sum"),
+        node("RMSNormalization", ["sum", "next_gamma"], "m", axis=-1, epsilon=1e-3),
+    ]
+    multiply("m", "next", "projected")
+    nodes += [node("Neg", ["sum"], "residual_out"), node("Abs", ["projected"], "projected_out")]
+    shape = ["B", "S", widths.hidden]
+    outputs = {"projected_out": ["B", "S", widths.projected], "residual_out": shape}
+    if read:
+        nodes.append(node("Neg", [read], "other"))
+        outputs["other"] = ["B", "S", "W"]
+    hidden = dict.fromkeys(["o", "after", "n", "d", "sum", "m"], shape)
+    width = ["B", "S", widths.intermediate]
+    inner = dict.fromkeys(["gate", "up", "sigmoid", "silu", "gated"], width)
+    inside = hidden | inner | {"projected": ["B", "S", widths.projected]} | {"gu": ["B", "S", 2 * widths.intermediate]}
+    model = graph(nodes, {"attended": ["B", "S", ATTENDED], "residual": shape}, outputs, weights, inside)
+    fuse_rms_norm(model)
+    lower_quantized_ops(model)
+    fuse_gated_silu(model)
+    common.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def feeds(batch: int, length: int, hidden: int) -> dict[str, np.ndarray]:
+    return {
+        "attended": RNG.standard_normal((batch, length, ATTENDED), dtype=np.float32),
+        "residual": RNG.standard_normal((batch, length, hidden), dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_one_function_with_the_same_values(name: str, native: bool, widths: Widths) -> None:
+    model = lowered(dict.fromkeys(PRODUCTS, SCHEMES[name]), offsets=name.startswith("GroupBias"), widths=widths)
+    apart = session(model, native)
+    assert len(ops(model)) == 9
+    fuse_post_attention(model)
+    assert ops(model) == sorted(["Abs", "Neg", name])
+    together = session(model, native)
+    # One token, few, many and so many that threads take some of them each: the kernel has a way of its own for each.
+    for batch, length in ((1, 1), (2, 3), (1, 40), (2, 300)):
+        given = feeds(batch, length, widths.hidden)
+        for result, expected in zip(together.run(None, given), apart.run(None, given), strict=True):
+            np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("read", ["o", "after", "n", "gu", "d", "m"])
+def test_what_is_read_elsewhere_stays(read: str) -> None:
+    model = lowered(dict.fromkeys(PRODUCTS, INT8), read=read)
+    before = ops(model)
+    fuse_post_attention(model)
+    assert ops(model) == before
+
+
+@pytest.mark.parametrize("other", PRODUCTS)
+def test_weights_of_different_kinds_stay(other: str) -> None:
+    zero_points = SCHEMES["ZeroPointPostAttention"]
+    eight = Scheme(bits=8, group_size=32, symmetric=False, activation="none")
+    for scheme in (INT8, eight):
+        model = lowered({**dict.fromkeys(PRODUCTS, zero_points), other: scheme})
+        before = ops(model)
+        fuse_post_attention(model)
+        assert ops(model) == before

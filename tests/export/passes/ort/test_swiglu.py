@@ -1,0 +1,53 @@
+"""Gate and up's activation becomes one function where nothing else reads its parts."""
+
+import numpy as np
+import pytest
+
+from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from support.graphs import graph, node, ops, session
+
+WIDTH = 24
+NODES = [
+    node("Split", ["x", "sizes"], ["gate", "up"], axis=-1),
+    node("Sigmoid", ["gate"], "sigmoid"),
+    node("Mul", ["gate", "sigmoid"], "silu"),
+    node("Mul", ["up", "silu"], "y"),
+]
+
+
+def lowered(nodes: list, sizes: tuple[int, int] = (WIDTH, WIDTH), **outputs: list):
+    inside = {"gate": ["B", "S", sizes[0]], "up": ["B", "S", sizes[1]]}
+    outputs = outputs or {"y": ["B", "S", WIDTH]}
+    return graph(nodes, {"x": ["B", "S", sum(sizes)]}, outputs, {"sizes": np.array(sizes)}, inside)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_one_function_with_the_same_values(swapped: bool) -> None:
+    nodes = list(NODES)
+    if swapped:
+        nodes[2:] = [node("Mul", ["sigmoid", "gate"], "silu"), node("Mul", ["silu", "up"], "y")]
+    model = lowered(nodes)
+    fuse_gated_silu(model)
+    x = 3 * np.random.default_rng(0).standard_normal((2, 3, 2 * WIDTH), dtype=np.float32)
+    gate, up = x[..., :WIDTH].astype(np.float64), x[..., WIDTH:]
+    expected = gate / (1 + np.exp(-gate)) * up
+    for native in (False, True):
+        result = session(model, native).run(None, {"x": x})[0]
+        assert ops(model) == ["SwiGLU"]
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("read", ["gate", "up", "silu", "sigmoid"])
+def test_parts_that_are_read_elsewhere_stay(read: str) -> None:
+    model = lowered([*NODES, node("Neg", [read], "other")], y=["B", "S", WIDTH], other=["B", "S", WIDTH])
+    before = ops(model)
+    fuse_gated_silu(model)
+    assert ops(model) == before
+
+
+def test_another_activation_stays() -> None:
+    nodes = [NODES[0], node("Tanh", ["gate"], "sigmoid"), *NODES[2:]]
+    model = lowered(nodes)
+    before = ops(model)
+    fuse_gated_silu(model)
+    assert ops(model) == before

@@ -1,0 +1,56 @@
+"""A skeleton has no weights, and the buffers of a model that was really constructed."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
+from support.models import FAMILIES, tiny_config
+
+# Rotary variants whose frequencies are computed, and models within models.
+_YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "rope_theta": 500000.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((family, {}) for family in FAMILIES),
+    ("llama", {"rope_parameters": _YARN}),
+    ("llama", {"rope_parameters": _LLAMA3}),
+]
+
+
+@pytest.mark.parametrize(("family", "options"), CASES)
+def test_buffers_are_those_of_a_real_model(family: str, options: dict[str, Any]) -> None:
+    skeleton = build_meta_model(tiny_config(family, **options))
+    real = AutoModelForCausalLM.from_config(tiny_config(family, **options)).float().eval()
+    buffers, expected = dict(skeleton.named_buffers()), dict(real.named_buffers())
+    assert buffers.keys() == expected.keys()
+    for name, buffer in buffers.items():
+        assert torch.isfinite(buffer).all(), name
+        torch.testing.assert_close(buffer, expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
+def test_weights_take_no_memory(family: str) -> None:
+    skeleton = build_meta_model(tiny_config(family))
+    assert {parameter.device.type for parameter in skeleton.parameters()} == {"meta"}
+    assert {parameter.dtype for parameter in skeleton.parameters()} == {torch.float32}
+    assert not skeleton.training
+
+
+def test_normalized_names_are_the_same_for_every_family() -> None:
+    assert normalized(tiny_config("gpt2")).num_layers == normalized(tiny_config("llama")).num_layers == 4
+    assert normalized(tiny_config("gpt2")).hidden_size == normalized(tiny_config("smollm3")).hidden_size == 64
+
+
+def test_takes_looks_at_the_forward() -> None:
+    skeleton = build_meta_model(tiny_config("llama"))
+    assert takes(skeleton, "logits_to_keep")
+    assert not takes(skeleton, "pixel_values")

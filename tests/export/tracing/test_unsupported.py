@@ -1,0 +1,76 @@
+"""A model that the graph cannot carry gets an error that names the model and what is in the way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.export.tracing.trace import layer_shapes
+from edgekiln.pipeline.build import build_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.resolve import resolve
+from support.models import save_checkpoint, tiny_config
+
+_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
+_LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "num_experts_per_tok": 2,
+}
+# Model type, config, what the message must say.
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("gpt_oss", {**_EXPERTS, "head_dim": 16}, "gpt_oss uses attention sinks"),
+    ("deepseek_v3", _LATENT, r"deepseek_v3 has keys of 24 and values of 16 elements a head \(latent attention\)"),
+    ("llama4_text", {**_EXPERTS, "head_dim": 16, "attention_chunk_size": 8}, "llama4_text uses chunked attention"),
+    ("jamba", {**_EXPERTS, "use_mamba_kernels": False}, "jamba has linear_attention layers that keep another state"),
+    ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}, "lfm2 has conv layers that keep another state"),
+    ("qwen3_next", {**_EXPERTS, "head_dim": 16}, "qwen3_next has linear_attention layers that keep another state"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "gemma3_text overlays its own attention mask"),
+    ("bert", {"is_decoder": False}, "bert attends in both directions"),
+    ("doge", {}, "doge makes its attention mask by itself"),
+]
+_PLAIN: list[tuple[str, dict[str, Any], str]] = [
+    ("bloom", {"n_head": 4, "n_layer": 2, "hidden_size": 64}, "bloom computes attention by itself .ALiBi"),
+    ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2}, "mpt computes attention by itself .ALiBi"),
+    ("falcon", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True}, "falcon computes"),
+    ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "mamba has linear_attention layers"),
+    ("rwkv", {"hidden_size": 64, "num_hidden_layers": 2}, "rwkv has layers that keep another state"),
+    ("t5", {"d_model": 64, "num_heads": 4, "num_layers": 2}, "transformers has no causal language model for 't5'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        *(pytest.param(tiny_config(name, **options), message, id=name) for name, options, message in CASES),
+        *(pytest.param(CONFIG_MAPPING[name](**options), message, id=name) for name, options, message in _PLAIN),
+    ],
+)
+def test_what_is_in_the_way_is_named(config: Any, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        layer_shapes(build_meta_model(config))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_build_of_one_leaves_nothing_behind(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "gpt_oss", **_EXPERTS, head_dim=16)
+    with pytest.raises(UnsupportedModelError, match="attention sinks"):
+        build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_head_size_that_the_kernel_refuses_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "llama", head_dim=12, num_hidden_layers=1)
+    with pytest.raises(UnsupportedModelError, match="heads of 12 elements are not a multiple of 8"):
+        build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
+    assert not (tmp_path / "engine").exists()

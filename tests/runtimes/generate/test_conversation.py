@@ -1,0 +1,92 @@
+"""Turns of a chat on the tiny engine."""
+
+import numpy as np
+import pytest
+
+from edgekiln import runtimes
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.generate.conversation import Conversation
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+OPTIONS = GenerateOptions(max_tokens=8, ignore_eos=True)
+
+
+class Counting:
+    """Passes on to a runtime and counts prefilled tokens."""
+
+    def __init__(self, runtime) -> None:
+        self._runtime = runtime
+        self.prefilled: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(self._runtime, name)
+
+    def prefill(self, cache, row, tokens):
+        self.prefilled.append(len(tokens))
+        return self._runtime.prefill(cache, row, tokens)
+
+
+@pytest.fixture
+def runtime(engine):
+    return Counting(runtimes.open(engine, threads=1, verify=False))
+
+
+@pytest.fixture
+def tokenizer(engine):
+    return Tokenizer.from_engine(engine, read_manifest(engine))
+
+
+def say(tokens) -> str:
+    return "".join(token.text for token in tokens)
+
+
+def test_a_turn_is_the_answer_to_the_whole_conversation(runtime, tokenizer):
+    conversation = Conversation(runtime, tokenizer, system="Be brief.")
+    for question in ("Hello?", "And then?", "Why?"):
+        prompt = tokenizer.encode_chat([*conversation.messages, {"role": "user", "content": question}])
+        expected = [token.id for token in generate(runtime, tokenizer, [prompt], OPTIONS)]
+        assert [token.id for token in conversation.ask(question, OPTIONS)] == expected
+    assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 3]
+
+
+def test_earlier_turns_are_not_read_again(runtime, tokenizer):
+    conversation = Conversation(runtime, tokenizer)
+    say(conversation.ask("h" * 200, OPTIONS))
+    say(conversation.ask("why", OPTIONS))
+    # Of the second turn at most the first answer, the question and the template's marks are new.
+    assert runtime.prefilled[0] > 200
+    assert runtime.prefilled[1] < 120
+
+
+def test_a_dropped_answer_is_kept_as_far_as_it_came(runtime, tokenizer):
+    conversation = Conversation(runtime, tokenizer)
+    whole = list(conversation.ask("Hello?", OPTIONS))
+    conversation.messages.clear()
+    stream = conversation.ask("Hello?", OPTIONS)
+    came = say(next(stream) for _ in range(4))
+    stream.close()
+    assert came == say(whole[:4])
+    assert conversation.messages[1]["content"] == came
+
+
+def test_a_turn_that_gives_nothing_leaves_no_trace(runtime, tokenizer, monkeypatch):
+    conversation = Conversation(runtime, tokenizer)
+
+    def interrupted(*_: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime, "prefill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        say(conversation.ask("Hello?", OPTIONS))
+    assert conversation.messages == []
+
+
+def test_a_conversation_too_long_for_the_engine(runtime, tokenizer):
+    conversation = Conversation(runtime, tokenizer)
+    say(conversation.ask("Hello?", OPTIONS))
+    with pytest.raises(RequestError, match=r"prompt has \d+ tokens, the engine holds 600: raise --max-length"):
+        conversation.ask("x" * 600, OPTIONS)
+    assert len(conversation.messages) == 2
+    assert say(conversation.ask("And now?", OPTIONS))

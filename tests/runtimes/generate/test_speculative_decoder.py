@@ -1,0 +1,187 @@
+"""SpeculationStats change no token: whatever is looked up, and however an answer ends, on a runtime of known logits."""
+
+import numpy as np
+import pytest
+
+from edgekiln.errors import EdgekilnError
+from edgekiln.runtimes import Properties
+from edgekiln.runtimes.generate import speculative_decoder
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
+from edgekiln.runtimes.kv_cache import RaggedRows
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+
+VOCABULARY, MAX_LENGTH, VERIFIES = 16, 160, 8
+PROPERTIES = Properties("fake", VOCABULARY, MAX_LENGTH, 0, (), ())
+PROMPT = np.array([1, 4, 5, 6, 7, 3, 4, 5, 6, 7, 3, 4, 5])
+SAMPLINGS = [
+    SamplingOptions(),
+    SamplingOptions(repetition_penalty=1.3),
+    SamplingOptions(temperature=0.7, top_p=0.9, repetition_penalty=1.05, seed=7),
+]
+
+
+class Held(RaggedRows):
+    def _grow(self, capacity, held):
+        pass
+
+
+class Hashed:
+    """Logits of a position are a function of the ids up to it: a pattern of five, and now and then another token."""
+
+    max_verify_tokens = VERIFIES
+    properties = PROPERTIES
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+        self.fails_from = 1000
+
+    def new_cache(self, batch_size=1):
+        return Held(PROPERTIES, batch_size)
+
+    def prefill(self, cache, row, tokens):
+        return self._run(cache, row, tokens)[-1]
+
+    def step(self, cache, tokens):
+        self.runs.append(1)
+        return np.stack([self._run(cache, row, tokens[row : row + 1])[0] for row in range(cache.batch_size)])
+
+    def verify(self, cache, row, tokens):
+        assert 1 < tokens.size <= VERIFIES
+        # The last token of a full engine is drawn and not run.
+        assert cache.lengths[row] + tokens.size < MAX_LENGTH
+        self.runs.append(tokens.size)
+        if len(self.runs) >= self.fails_from:
+            raise EdgekilnError("it broke")
+        return self._run(cache, row, tokens)
+
+    def _run(self, cache, row, tokens):
+        cache.reserve(int(cache.lengths[row]) + len(tokens))
+        logits = []
+        for token in tokens:
+            cache.append(row, np.array([token]))
+            held = cache.tokens(row)
+            generator = np.random.default_rng(held.tolist())
+            scores = generator.normal(0, 1, VOCABULARY).astype(np.float32)
+            scores[int(generator.integers(3)) if generator.random() < 0.1 else held.size % 5 + 3] += 4
+            logits.append(scores)
+        return np.stack(logits)
+
+
+class Letters:
+    """A letter a token; the last id ends an answer."""
+
+    eos_ids = frozenset({VOCABULARY - 1})
+
+    def stream(self):
+        return self
+
+    def push(self, token):
+        return chr(ord("a") + token)
+
+    def flush(self):
+        return ""
+
+
+class StepTimer:
+    """A run takes the same time for any number of tokens, so that drafting pays."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(speculative_decoder, "time", StepTimer())
+
+
+def answer(options, most=None, eos=None, prompt=PROMPT):
+    """Tokens, at most `most` before the iterator is dropped, and the runtime, what its cache holds and its drafts."""
+    runtime, tokenizer, drafts = Hashed(), Letters(), SpeculationStats()
+    tokenizer.eos_ids = frozenset() if eos is None else frozenset({eos})
+    cache = runtime.new_cache()
+    stream = generate(runtime, tokenizer, [prompt], options, cache, drafts)
+    tokens = list(stream) if most is None else [next(stream) for _ in range(most)]
+    stream.close()
+    return tokens, runtime, cache.tokens(0).tolist(), drafts
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_tokens_are_the_same_and_take_fewer_runs(sampling):
+    plain, stepped, held, none = answer(GenerateOptions(120, sampling, logprobs=True, speculate=False))
+    tokens, runtime, held_too, drafts = answer(GenerateOptions(120, sampling, logprobs=True))
+    assert tokens == plain
+    assert held_too == held == [*PROMPT, *(token.id for token in tokens[:-1])]
+    assert none == SpeculationStats(0, 0)
+    assert len(stepped.runs) == 119
+    assert drafts.drafted == sum(runtime.runs) - len(runtime.runs)
+    assert drafts.accepted == 119 - len(runtime.runs) > 20
+    assert max(runtime.runs) > 4
+
+
+@pytest.mark.parametrize("draft", [[], [0], [5, 6, 7], list(range(VERIFIES - 1))])
+def test_any_draft_will_do(monkeypatch, draft):
+    plain, *_ = answer(GenerateOptions(60, SAMPLINGS[2], speculate=False))
+    monkeypatch.setattr(speculative_decoder.PromptLookup, "draft", lambda _, most: draft[:most])
+    monkeypatch.setattr(speculative_decoder.Speculation, "draft_length", lambda _: VERIFIES - 1)
+    tokens, runtime, held, _ = answer(GenerateOptions(60, SAMPLINGS[2]))
+    assert tokens == plain
+    assert max(runtime.runs) == len(draft) + 1
+    assert held == [*PROMPT, *(token.id for token in tokens[:-1])]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_answer_may_end_at_any_token(sampling):
+    whole = [token.id for token in answer(GenerateOptions(60, sampling))[0]]
+    for count in range(1, 50):
+        ends = {
+            "dropped": answer(GenerateOptions(60, sampling), most=count),
+            "length": answer(GenerateOptions(count, sampling)),
+        }
+        last = whole[count - 1]
+        if last not in whole[: count - 1]:
+            ends["eos"] = answer(GenerateOptions(60, sampling), eos=last)
+            ends["stop"] = answer(GenerateOptions(60, sampling, stop=(chr(ord("a") + last),)))
+        for reason, (tokens, _, held, _) in ends.items():
+            assert [token.id for token in tokens] == whole[:count]
+            assert tokens[-1].finish_reason == (None if reason == "dropped" else reason)
+            assert held == [*PROMPT, *whole[: count - 1]]
+
+
+def test_an_answer_ends_where_the_engine_is_full():
+    tokens, runtime, held, _ = answer(GenerateOptions(1000))
+    assert tokens[-1].finish_reason == "length"
+    assert len(tokens) == MAX_LENGTH - PROMPT.size
+    assert len(held) == MAX_LENGTH - 1
+    assert max(runtime.runs) > 4
+
+
+def test_a_failed_run_leaves_what_was_given():
+    runtime, cache = Hashed(), Held(PROPERTIES, 1)
+    runtime.fails_from = 6
+    tokens = []
+    with pytest.raises(EdgekilnError, match="it broke"):
+        tokens.extend(token.id for token in generate(runtime, Letters(), [PROMPT], GenerateOptions(60), cache))
+    whole = [token.id for token in answer(GenerateOptions(60))[0]]
+    held = cache.tokens(0).tolist()[PROMPT.size :]
+    assert held
+    assert held == whole[: len(held)]
+
+
+def test_several_rows_are_stepped():
+    runtime, drafts = Hashed(), SpeculationStats()
+    options = GenerateOptions(30)
+    tokens = list(generate(runtime, Letters(), [PROMPT, PROMPT[:7]], options, drafts=drafts))
+    assert set(runtime.runs) == {1}
+    assert drafts == SpeculationStats(0, 0)
+    assert [token.id for token in tokens if token.row == 1] == [
+        token.id for token in answer(options, prompt=PROMPT[:7])[0]
+    ]
+
+
+def test_a_runtime_that_verifies_nothing_is_stepped(monkeypatch):
+    monkeypatch.setattr(Hashed, "max_verify_tokens", 1)
+    assert set(answer(GenerateOptions(30))[1].runs) == {1}

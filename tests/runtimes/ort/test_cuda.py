@@ -1,0 +1,144 @@
+"""The CUDA adapter with its buffers and graphs on the CPU, against the ort-cpu engine of the same model."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from edgekiln import runtimes
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import EdgekilnError, EngineError, RequestError
+from edgekiln.runtimes.kv_cache import slice_of
+from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
+from support.adapters import check_ragged_rows, ids
+from support.cuda_engines import open_on_cpu, write_cuda_engine
+from support.models import save_checkpoint
+
+TOLERANCE = 0.02
+MAX_LENGTH = 600
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One float model for ort-cpu and for ort-cuda."""
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
+
+    directory = tmp_path_factory.mktemp("cuda")
+    save_checkpoint(directory / "model", "llama", max_position_embeddings=MAX_LENGTH)
+    source = resolve(str(directory / "model"))
+    build_engine(source, directory / "cpu", BuildOptions(quant="none"))
+    write_cuda_engine(source, directory / "cuda", "none")
+    return directory / "cpu", directory / "cuda"
+
+
+@pytest.fixture(params=[False, True], ids=["launches", "fixed"])
+def pair(engines: tuple[Path, Path], request: pytest.FixtureRequest):
+    """The truth and the adapter; with a CUDA graph, the largest length is the capacity."""
+    cpu, cuda = engines
+    return runtimes.open(cpu, native=False), open_on_cpu(cuda, chunk=7, cuda_graph=request.param)
+
+
+def close(logits: np.ndarray, expected: np.ndarray) -> None:
+    assert logits.dtype == np.float32
+    assert np.linalg.norm(logits - expected) < TOLERANCE * np.linalg.norm(expected)
+
+
+def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
+    check_ragged_rows(*pair, close)
+
+
+def test_growing_keeps_what_every_row_holds(pair) -> None:
+    truth, runtime = pair
+    caches = truth.new_cache(2), runtime.new_cache(2)
+    for row, length in ((1, 30), (0, 254)):
+        for engine, cache in zip(pair, caches, strict=True):
+            engine.prefill(cache, row, ids(length))
+    capacities = []
+    for tokens in ids(8, 1).reshape(4, 2):
+        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        capacities.append(caches[1].capacity)
+    assert capacities == [256, 256, 448, 448]
+    runtime.prefill(caches[1], 0, ids(300))
+    assert caches[1].capacity == MAX_LENGTH
+    with pytest.raises(RequestError, match=f"601 tokens, the engine holds {MAX_LENGTH}"):
+        runtime.prefill(caches[1], 0, ids(43))
+
+
+def test_a_rewound_row_forgets(pair) -> None:
+    truth, runtime = pair
+    caches = truth.new_cache(1), runtime.new_cache(1)
+    for engine, cache in zip(pair, caches, strict=True):
+        engine.prefill(cache, 0, ids(10))
+        cache.rewind(0, 4)
+    close(runtime.prefill(caches[1], 0, ids(6, 2)), truth.prefill(caches[0], 0, ids(6, 2)))
+
+
+def test_score_gives_every_position(pair) -> None:
+    truth, runtime = pair
+    close(runtime.score(ids(40)), truth.score(ids(40)))
+
+
+def test_fresh_buffers_are_zero_and_grown_ones_continue(engines: tuple[Path, Path]) -> None:
+    runtime = open_on_cpu(engines[1])
+    cache = runtime.new_cache(2)
+    cache.reserve(10)
+    key = cache.layers[0][0]
+    assert key.data_type() == "tensor(float16)"
+    assert not key.numpy().any()
+    held = np.random.default_rng(0).standard_normal(key.shape()).astype(np.float16)
+    key.update_inplace(held)
+    cache.reserve(300)
+    grown = cache.layers[0][0].numpy()
+    assert grown.shape[2] == 448
+    np.testing.assert_array_equal(grown[:, :, :256], held)
+    assert not grown[:, :, 256:].any()
+
+
+def test_rows_are_slices_of_one_buffer() -> None:
+    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
+    assert slice_of(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
+
+
+def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:
+    runtime = open_on_cpu(engines[1])
+    cache = runtime.new_cache()
+    runtime.prefill(cache, 0, ids(4))
+    with pytest.raises(EdgekilnError, match="ONNX Runtime failed while running the engine") as caught:
+        runtime.step(cache, np.array([5000]))
+    assert "\n" not in str(caught.value)
+    assert cache.lengths.tolist() == [4]
+
+
+def test_batches_caches_and_devices_that_are_not_there(engines: tuple[Path, Path]) -> None:
+    runtime = open_on_cpu(engines[1])
+    with pytest.raises(RequestError, match="batch size must be at least 1, got 0"):
+        runtime.new_cache(0)
+    with pytest.raises(RequestError, match=r"the cache is a OrtCache, take one from this runtime's new_cache\(\)"):
+        runtime.step(runtimes.open(engines[0]).new_cache(), ids(1))
+    with pytest.raises(EdgekilnError, match="device must be one of cuda, cpu, got tpu"):
+        OrtCudaRuntime(engines[1], read_manifest(engines[1]), device="tpu")
+
+
+def test_an_engine_of_another_layout(engines: tuple[Path, Path]) -> None:
+    with pytest.raises(EngineError, match="layout is shared-buffer float32, ort-cuda runs shared-buffer float16"):
+        OrtCudaRuntime(engines[0], read_manifest(engines[0]), device="cpu")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this machine has CUDA")
+def test_without_cuda_it_says_what_to_install(engines: tuple[Path, Path]) -> None:
+    with pytest.raises(EdgekilnError, match=r"has no CUDA: pip uninstall onnxruntime; pip install 'edgekiln\[gpu\]'$"):
+        runtimes.open(engines[1])
+
+
+def test_without_onnxruntime_it_says_what_to_install(
+    engines: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in [name for name in sys.modules if name.startswith("edgekiln.runtimes.ort_")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(EdgekilnError, match=r"needs the module onnxruntime: pip install 'edgekiln\[gpu\]'$"):
+        runtimes.open(engines[1])

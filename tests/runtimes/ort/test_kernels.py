@@ -1,0 +1,261 @@
+"""When edgekiln's own kernels are used, and when ONNX Runtime's."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+from edgekiln import runtimes
+from edgekiln.export import canonical
+from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
+from edgekiln.runtimes.ort import kernels as native_module
+from edgekiln.runtimes.ort.kernels import STOCK, native_kernels
+from support import graphs
+from support.cpp_engines import build
+from support.instruction_sets import WITH_BYTE_PRODUCTS
+
+PROMPT = np.arange(150) % 259
+# From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column; with tiles, as
+# bfloat16 ones.
+PROMPT_ROWS, SEGMENT = 96, 128
+
+
+@pytest.fixture
+def stock_logits(engine):
+    return runtimes.open(engine, native=False).score(PROMPT)
+
+
+def test_they_are_used_where_they_are_built(engine, stock_logits):
+    runtime = runtimes.open(engine)
+    assert runtime.kernels in (*WITH_BYTE_PRODUCTS, "avx512", "avx2", "portable")
+    logits = runtime.score(PROMPT)
+    np.testing.assert_allclose(logits, stock_logits, atol=1e-4, rtol=0)
+    assert not np.array_equal(logits, stock_logits), "the session took ONNX Runtime's kernel"
+
+
+def test_they_are_not_used_on_request(engine):
+    assert runtimes.open(engine, native=False).kernels == STOCK
+
+
+@pytest.mark.parametrize("content", [None, b"not a library"])
+def test_without_a_library_that_loads_the_stock_kernels_run(engine, stock_logits, tmp_path, monkeypatch, content):
+    library = tmp_path / "libedgekiln_ops.so"
+    if content is not None:
+        library.write_bytes(content)
+    monkeypatch.setattr(native_module, "LIBRARY", library)
+    assert native_kernels() is None
+    runtime = runtimes.open(engine)
+    assert runtime.kernels == STOCK
+    np.testing.assert_array_equal(runtime.score(PROMPT), stock_logits)
+
+
+def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
+    directory = make_engine()
+    for name in ("generate.onnx", "score.onnx"):
+        model = onnx.load(directory / name)
+        for node in model.graph.node:
+            if node.op_type == "GroupQueryAttention":
+                node.attribute.append(helper.make_attribute("smooth_softmax", 1))
+        onnx.save(model, directory / name)
+    runtime = runtimes.open(directory, verify=False)
+    assert runtime.kernels == STOCK
+    expected = runtimes.open(directory, native=False, verify=False).score(PROMPT)
+    np.testing.assert_array_equal(runtime.score(PROMPT), expected)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero_points", [True, False])
+@pytest.mark.parametrize("scale_type", [np.float32, np.float16])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20), (2, 60)])
+def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape):
+    depth, columns, group = 160, 70, 32
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 1 << bits, (columns, depth // group, group), dtype=np.uint8)
+    zeros = rng.integers(0, 1 << bits, (columns, depth // group), dtype=np.uint8)
+    scales = rng.uniform(0.01, 0.05, (columns, depth // group)).astype(scale_type).astype(np.float32)
+    packed = {
+        "codes": codes[..., 0::2] | codes[..., 1::2] << 4 if bits == 4 else codes,
+        "scales": scales.reshape(-1),
+        "zeros": pack_rows(zeros) if bits == 4 else zeros,
+    }
+    inputs = ["x", "codes", "scales"] + ["zeros"] * zero_points
+    node = helper.make_node(
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits, block_size=group
+    )
+    constants = {name: packed[name] for name in inputs[1:]}
+    session = native_session(node, {"x": ["b", "s", depth]}, {"y": ["b", "s", columns]}, constants)
+    # Each block of activations holds a 127, so that whole numbers are what they are quantized to, without loss.
+    x = rng.integers(-126, 127, (*shape, depth)).astype(np.float32)
+    x[..., ::group] = 127
+    (y,) = session.run(None, {"x": x})
+    minima = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
+    weight = scales[..., None].astype(np.float64) * codes + minima[..., None]
+    if bits == 4 and np.prod(shape) >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+        weight = in_prompts(codes, scales, minima)
+    np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
+
+
+def in_prompts(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
+    """What prompts are multiplied with: 4-bit codes [N, G, group], float32 scales and weights of code 0 [N, G].
+
+    bfloat16 where the processor multiplies it in tiles. Else 127 steps of the largest weight that a column can hold in
+    128 of depth; codes are counted in 256ths of a step.
+    """
+    if native_kernels().instruction_set == "amx":
+        exact = scales[..., None] * codes + minima[..., None]
+        return ((exact.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    weight = np.empty(codes.shape)
+    for first in range(0, codes.shape[1], SEGMENT // codes.shape[2]):
+        part = np.s_[:, first : first + SEGMENT // codes.shape[2]]
+        ends = np.abs([minima[part], minima[part] + 15 * scales[part]])
+        step = ends.max(axis=(0, 2), keepdims=True)[0] / np.float32(127)
+        factor, start = np.rint(scales[part] * (256 / step)), np.rint(minima[part] * (256 / step))
+        counted = codes[part].astype(np.float64) * factor[..., None] + start[..., None]
+        weight[part] = np.floor((counted + 128) / 256) * step[..., None]
+    return weight
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
+@pytest.mark.parametrize("inputs", [["a", "b", "gamma"], ["a", "b", "gamma", "bias"]])
+@pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "sum"]])
+def test_a_sum_and_its_norm(shape, inputs, outputs):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, *shape), dtype=np.float32)
+    constants = {"gamma": rng.standard_normal(shape[-1], dtype=np.float32)}
+    if "bias" in inputs:
+        constants["bias"] = rng.standard_normal(shape[-1], dtype=np.float32)
+    node = helper.make_node("SkipSimplifiedLayerNormalization", inputs, outputs, domain="com.microsoft", epsilon=1e-5)
+    named = [name for name in outputs if name]
+    session = native_session(node, dict.fromkeys("ab", shape), dict.fromkeys(named, shape), constants)
+    found = dict(zip(named, session.run(None, {"a": a, "b": b}), strict=True))
+    total = a.astype(np.float64) + b + constants.get("bias", 0)
+    np.testing.assert_allclose(found.get("sum", total), total, atol=1e-5, rtol=0)
+    expected = total / np.sqrt(np.square(total).mean(-1, keepdims=True) + 1e-5) * constants["gamma"]
+    np.testing.assert_allclose(found["y"], expected, atol=1e-5, rtol=0)
+
+
+def native_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) -> ort.InferenceSession:
+    """Of one node over inputs of type `kind` and float outputs, of those shapes, with edgekiln's kernels."""
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zero_points", [True, False])
+def test_rows_of_an_embedding(bits, zero_points):
+    rows, width, block = 300, 96, 32
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 1 << bits, (rows, width), dtype=np.uint8)
+    zeros = rng.integers(0, 1 << bits, (rows, width // block), dtype=np.uint8)
+    constants = {
+        "codes": pack_rows(codes).reshape(rows, -1) if bits == 4 else codes,
+        "scales": rng.uniform(0.01, 0.05, (rows, width // block)).astype(np.float32),
+    }
+    if zero_points:
+        constants["zeros"] = pack_rows(zeros).reshape(rows, -1) if bits == 4 else zeros
+    node = helper.make_node(
+        "GatherBlockQuantized",
+        ["codes", "indices", "scales", *(["zeros"] if zero_points else [])],
+        ["y"],
+        domain="com.microsoft",
+        **{"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
+    )
+    session = native_session(
+        node, {"indices": ["B", "S"]}, {"y": ["B", "S", width]}, constants, kind=onnx.TensorProto.INT64
+    )
+    middle = zeros if zero_points else np.full_like(zeros, 1 << (bits - 1))
+    distance = codes.astype(np.float32) - np.repeat(middle, block, axis=1)
+    table = distance * np.repeat(constants["scales"], block, axis=1)
+    indices = rng.integers(-rows, rows, (2, 40))
+    np.testing.assert_array_equal(session.run(None, {"indices": indices})[0], table[indices])
+    with pytest.raises(Exception, match="index 300 is not one of 300 rows"):
+        session.run(None, {"indices": np.full((1, 1), rows)})
+
+
+@pytest.mark.parametrize("offset_type", [np.float32, np.float16])
+@pytest.mark.parametrize("tokens", [1, 20, 60])
+def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type):
+    rng = np.random.default_rng(0)
+    weights = {
+        "w.qweight": rng.integers(0, 256, (70, 80), dtype=np.uint8),
+        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(offset_type).astype(np.float32),
+    }
+    minima = rng.standard_normal((70, 5)).astype(offset_type).astype(np.float32)
+    weights["w.offsets"] = minima + 8 * weights["w.scales"]
+    attributes = {"bits": 4, "group_size": 32, "activation": "none"}
+    nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.offsets"], "y", **attributes)]
+    model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
+    x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
+    x[..., ::32] = 127
+    (expected,) = graphs.run_reference(model, {"x": x})
+    if 2 * tokens >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+        codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
+        expected = x @ in_prompts(codes, weights["w.scales"], minima).reshape(70, 160).T
+    lower_quantized_ops(model)
+    del model.opset_imports[canonical.DOMAIN]
+    model.opset_imports["com.microsoft"] = 1
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=0.05)
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    assert [node.op_type for node in optimized.graph.node] == ["GroupBiasMatMulNBits"]
+
+
+def test_an_int8_product_is_not_taken_apart(tmp_path):
+    """Where the processor has the instructions for it."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w.qweight": rng.integers(-127, 128, (70, 160), dtype=np.int8),
+        "w.scales": rng.uniform(0.01, 0.05, 70).astype(np.float32),
+    }
+    attributes = {"bits": 8, "group_size": 0, "activation": "int8-per-token"}
+    nodes = [graphs.node("QuantizedMatMul", ["x", *weights], "y", **attributes)]
+    model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
+    x = rng.standard_normal((2, 20, 160)).astype(np.float32)
+    lower_quantized_ops(model)
+    expected = graphs.session(model).run(None, {"x": x})[0]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(native_kernels().library))
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # A quotient may fall to the other side of a half, and its code be another by one.
+    step = np.abs(x).max(axis=-1, keepdims=True) * weights["w.scales"]
+    assert (np.abs(session.run(None, {"x": x})[0] - expected) <= 2 * step).all()
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert (kinds == ["PerTokenInt8MatMul"]) == (native_kernels().instruction_set in WITH_BYTE_PRODUCTS)
+
+
+def pack_rows(codes: np.ndarray) -> np.ndarray:
+    """4-bit codes [N, G] two a byte, low nibble first; an odd G is padded."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_they_take_biased_and_normed_projections(tmp_path, family, quant):
+    engine = build(tmp_path, family, quant)
+    runtime, stock = (runtimes.open(engine, native=native) for native in (True, False))
+    assert runtime.kernels != STOCK
+    assert runtime.max_verify_tokens > 1
+    expected, cache = stock.new_cache(), runtime.new_cache()
+    prompt = PROMPT[:20]
+    # Both round activations, in different places; random logits are 2 in size.
+    np.testing.assert_allclose(runtime.prefill(cache, 0, prompt), stock.prefill(expected, 0, prompt), atol=0.4, rtol=0)
+    for token in (5, 6):
+        logits, same = (r.step(c, np.array([token])) for r, c in ((runtime, cache), (stock, expected)))
+        np.testing.assert_allclose(logits, same, atol=0.4, rtol=0)

@@ -1,0 +1,110 @@
+"""Tokens run together get the bits that they get one by one, so that speculation changes no answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekiln import runtimes
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
+from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.cpp_engines import build
+
+pytestmark = pytest.mark.skipif(native_kernels() is None, reason="edgekiln's own kernels are not built: make native")
+
+THREADS, TOGETHER = 2, 8
+# A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
+SAMPLINGS = [
+    SamplingOptions(),
+    SamplingOptions(repetition_penalty=0.05),
+    SamplingOptions(temperature=0.3, top_p=0.9, repetition_penalty=0.2, seed=5),
+    SamplingOptions(temperature=0.8, top_p=0.95, repetition_penalty=1.1, seed=6),
+]
+
+
+@pytest.fixture(
+    scope="module", params=[("int8", "float32"), ("int4", "float32"), ("int8", "int8"), ("int4", "int8")], ids="-".join
+)
+def engine(request, tmp_path_factory) -> Path:
+    quant, kv = request.param
+    return build(tmp_path_factory.mktemp("verify"), "llama", quant, kv, max_position_embeddings=600)
+
+
+def same_answers(engine: Path, prompt: np.ndarray, count: int) -> SpeculationStats:
+    runtime = runtimes.open(engine, threads=THREADS)
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+    drafts = SpeculationStats()
+    for sampling in SAMPLINGS:
+        plain, speculated = (
+            GenerateOptions(count, sampling, ignore_eos=True, logprobs=True, speculate=speculate)
+            for speculate in (False, True)
+        )
+        expected = list(generate(runtime, tokenizer, [prompt], plain))
+        assert list(generate(runtime, tokenizer, [prompt], speculated, drafts=drafts)) == expected
+    return drafts
+
+
+def test_answers_are_the_same(engine):
+    drafts = same_answers(engine, np.tile([5, 71, 5, 130], 8), 120)
+    assert drafts.drafted >= drafts.accepted > 0
+
+
+@pytest.mark.parametrize("held", [1, 30, 254, 300])
+def test_logits_have_the_bits_of_steps(engine, held):
+    runtime = runtimes.open(engine, threads=THREADS)
+    assert runtime.max_verify_tokens == TOGETHER
+    ids = np.random.default_rng(held).integers(0, runtime.properties.vocab_size, held + TOGETHER)
+    cache = runtime.new_cache(2)
+    runtime.prefill(cache, 0, ids[:5])
+    runtime.prefill(cache, 1, ids[:held])
+    for count in range(1, TOGETHER + 1):
+        tokens = ids[held : held + count]
+        together = runtime.verify(cache, 1, tokens).copy()
+        np.testing.assert_array_equal(cache.tokens(1), ids[: held + count])
+        cache.rewind(1, held)
+        alone = [runtime.step(cache, np.array([0, token]))[1].copy() for token in tokens]
+        np.testing.assert_array_equal(together, alone)
+        cache.rewind(0, 5)
+        cache.rewind(1, held)
+    # Steps before and after it are the same.
+    following = runtime.step(cache, ids[[0, held]])[1]
+    np.testing.assert_array_equal(following, together[0])
+
+
+def test_more_than_it_verifies(engine):
+    runtime = runtimes.open(engine, threads=THREADS)
+    cache = runtime.new_cache()
+    with pytest.raises(RequestError, match="cannot verify 9 tokens together: this engine and its kernels verify 8"):
+        runtime.verify(cache, 0, np.arange(9))
+    with pytest.raises(RequestError, match="row 1 is outside the cache of 1 rows"):
+        runtime.verify(cache, 1, np.arange(2))
+    assert cache.lengths.tolist() == [0]
+
+
+def test_stock_kernels_verify_nothing(engine):
+    runtime = runtimes.open(engine, threads=THREADS, native=False)
+    assert runtime.max_verify_tokens == 1
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+    drafts = SpeculationStats()
+    options = GenerateOptions(40, SAMPLINGS[1], ignore_eos=True)
+    assert len(list(generate(runtime, tokenizer, [np.tile([5, 71], 8)], options, drafts=drafts))) == 40
+    assert drafts == SpeculationStats(0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_answers_of_a_real_model_are_the_same(tmp_path, quant):
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
+
+    engine = tmp_path / "engine"
+    build_engine(resolve("smollm2-135m"), engine, BuildOptions(quant=quant))
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+    drafts = same_answers(engine, tokenizer.encode("def area(width, height):\n    return width * height\n\n\n" * 3), 96)
+    assert drafts.accepted > 0

@@ -1,0 +1,193 @@
+"""Filters against transformers' logits processors; draws against the probabilities they should have."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekiln.engine.manifest import SamplingDefaults
+from edgekiln.errors import EdgekilnError, RequestError
+from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions, min_p, pick, top_k, top_p
+
+torch = pytest.importorskip("torch")
+processors = pytest.importorskip("transformers.generation.logits_process")
+
+
+def normal(size: int, seed: int, spread: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, spread, size).astype(np.float32)
+
+
+def kept_by(processor, scores: np.ndarray) -> list[int]:
+    out = processor(torch.zeros((1, 1), dtype=torch.long), torch.tensor(scores)[None])[0]
+    return torch.isfinite(out).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [5, 700, 49152])
+class TestFiltersAreThoseOfTransformers:
+    @pytest.mark.parametrize("k", [1, 4, 50])
+    def test_top_k(self, size, seed, k):
+        scores = normal(size, seed)
+        assert top_k(scores, k).tolist() == kept_by(processors.TopKLogitsWarper(k), scores)
+
+    @pytest.mark.parametrize("p", [0.001, 0.3, 0.9, 0.999])
+    @pytest.mark.parametrize("spread", [0.5, 4.0])
+    def test_top_p(self, size, seed, p, spread):
+        # In float64: transformers' cumulative sum over a vocabulary in float32 is off by a few tokens at 0.999.
+        scores = normal(size, seed, spread)
+        assert top_p(scores, p).tolist() == kept_by(processors.TopPLogitsWarper(p), scores.astype(np.float64))
+
+    @pytest.mark.parametrize("p", [0.01, 0.2, 1.0])
+    def test_min_p(self, size, seed, p):
+        scores = normal(size, seed)
+        assert min_p(scores, p).tolist() == kept_by(processors.MinPLogitsWarper(p), scores)
+
+
+def test_ties_are_kept_together():
+    scores = np.array([1, 5, 5, 0, 5], dtype=np.float32)
+    assert top_k(scores, 2).tolist() == [1, 2, 4]
+    assert top_p(scores, 0.5).tolist() == [1, 2, 4]
+    assert min_p(scores, 1.0).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(temperature=1.0),
+        SamplingOptions(temperature=0.7, top_k=5),
+        SamplingOptions(temperature=1.5, top_p=0.8),
+        SamplingOptions(temperature=0.9, top_k=12, top_p=0.9, min_p=0.1, repetition_penalty=1.3),
+    ],
+)
+def test_draws_have_the_probabilities_of_transformers(options):
+    logits, prompt = normal(20, 1, 2.0), np.array([3, 4, 4, 19])
+    scores = torch.tensor(logits)[None]
+    chain = processors.LogitsProcessorList()
+    if options.repetition_penalty != 1:
+        chain.append(processors.RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    chain.append(processors.TemperatureLogitsWarper(options.temperature))
+    if options.top_k:
+        chain.append(processors.TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        chain.append(processors.TopPLogitsWarper(options.top_p))
+    if options.min_p:
+        chain.append(processors.MinPLogitsWarper(options.min_p))
+    expected = torch.softmax(chain(torch.tensor(prompt)[None], scores)[0], -1).numpy()
+
+    draws = 4000
+    sampler = Sampler(SamplingOptions(**(vars(options) | {"seed": 5})), rows=draws)
+    counts = np.zeros(20)
+    for row in range(draws):
+        sampler.observe(row, prompt)
+        counts[sampler.sample(row, logits)[0]] += 1
+    assert counts[expected == 0].sum() == 0
+    deviation = np.sqrt(expected * (1 - expected) / draws)
+    assert (np.abs(counts / draws - expected) <= 4.5 * deviation + 1e-9).all()
+
+
+def test_the_penalty_is_that_of_transformers_and_grows_with_the_answer():
+    logits = np.linspace(1.0, 2.0, 30, dtype=np.float32)
+    sampler = Sampler(SamplingOptions(repetition_penalty=1.8))
+    seen = [1, 5, 5]
+    sampler.observe(0, np.array(seen))
+    reference = processors.RepetitionPenaltyLogitsProcessor(1.8)
+    before = logits.copy()
+    for _ in range(12):
+        expected = int(reference(torch.tensor(seen)[None], torch.tensor(logits)[None]).argmax())
+        assert sampler.sample(0, logits)[0] == expected
+        seen.append(expected)
+    assert seen[3:] == list(range(29, 17, -1))
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_greedy_takes_the_first_of_the_highest():
+    assert Sampler(SamplingOptions()).sample(0, np.array([0, 7, 3, 7], dtype=np.float32)) == (1, None)
+
+
+def test_the_log_probability_is_of_the_raw_logits():
+    logits = normal(400, 3)
+    options = SamplingOptions(temperature=0.5, top_k=3, repetition_penalty=2.0, seed=1)
+    sampler = Sampler(options)
+    sampler.observe(0, np.arange(200))
+    token, logprob = sampler.sample(0, logits, logprob=True)
+    expected = torch.log_softmax(torch.tensor(logits, dtype=torch.float64), -1)[token]
+    assert logprob == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_seed_repeats_and_rows_differ():
+    logits, options = normal(1000, 4, 0.5), SamplingOptions(temperature=1.0, seed=11)
+
+    def answers() -> list[list[int]]:
+        sampler = Sampler(options, rows=3)
+        return [[sampler.sample(row, logits)[0] for _ in range(20)] for row in range(3)]
+
+    first = answers()
+    assert answers() == first
+    assert first[0] != first[1] != first[2]
+    single = Sampler(options)
+    assert [single.sample(0, logits)[0] for _ in range(20)] == first[0]
+
+
+def test_without_a_seed_draws_differ_and_the_seed_can_be_asked():
+    logits = normal(5000, 4, 0.1)
+    first, second = Sampler(SamplingOptions(temperature=1.0)), Sampler(SamplingOptions(temperature=1.0))
+    draws = [first.sample(0, logits)[0] for _ in range(10)]
+    assert draws != [second.sample(0, logits)[0] for _ in range(10)]
+    again = Sampler(SamplingOptions(temperature=1.0, seed=first.seed))
+    assert [again.sample(0, logits)[0] for _ in range(10)] == draws
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=1000), st.floats(0, 1, exclude_max=True))
+@settings(max_examples=200, deadline=None)
+def test_pick_is_the_inverse_of_the_cumulative_sum(weights, uniform):
+    values = np.array([*weights, 1.0], dtype=np.float32)
+    chosen = pick(values, uniform)
+    exact = [math.fsum(values[:stop].tolist()) for stop in (chosen, chosen + 1, values.size)]
+    target = uniform * exact[2]
+    assert exact[0] - 1e-9 <= target <= exact[1] + 1e-9
+
+
+def test_the_smallest_temperature_is_greedy():
+    logits = normal(1000, 6)
+    sampler = Sampler(SamplingOptions(temperature=1e-5, seed=0))
+    assert {sampler.sample(0, logits)[0] for _ in range(10)} == {int(logits.argmax())}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers(bad, temperature):
+    logits = normal(10, 7)
+    logits[3] = bad
+    with pytest.raises(EdgekilnError, match=f"logits hold {bad}"):
+        Sampler(SamplingOptions(temperature=temperature)).sample(0, logits)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("temperature", -0.5, "temperature must be 0 or at least 1e-05, got -0.5"),
+        ("temperature", 1e-9, "temperature must be 0 or at least 1e-05, got 1e-09"),
+        ("temperature", math.nan, "temperature must be .* got nan"),
+        ("temperature", math.inf, "temperature must be .* got inf"),
+        ("top_k", -1, r"top_k must be 0 \(off\) or more, got -1"),
+        ("top_p", 1.3, r"top_p must be in \(0, 1\], got 1.3"),
+        ("top_p", 0.0, r"top_p must be in \(0, 1\], got 0.0"),
+        ("min_p", 1.5, r"min_p must be in \[0, 1\], got 1.5"),
+        ("min_p", math.nan, "min_p must be .* got nan"),
+        ("repetition_penalty", 0.0, "repetition_penalty must be more than 0, got 0.0"),
+        ("seed", -1, r"seed must be in \[0, 2\^64\), got -1"),
+    ],
+)
+def test_values_out_of_range(option, value, message):
+    with pytest.raises(RequestError, match=message):
+        SamplingOptions(**{option: value})
+
+
+def test_a_models_defaults_give_way_to_what_is_chosen():
+    defaults = SamplingDefaults(temperature=0.2, top_p=0.9, repetition_penalty=1.1)
+    assert SamplingOptions.from_defaults(defaults, temperature=None, top_p=0.5, seed=3) == SamplingOptions(
+        temperature=0.2, top_p=0.5, repetition_penalty=1.1, seed=3
+    )
+    assert SamplingOptions.from_defaults(SamplingDefaults()) == SamplingOptions()

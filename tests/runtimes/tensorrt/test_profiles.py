@@ -1,0 +1,82 @@
+"""What follows from an engine's profiles and from engine.json, by numbers alone."""
+
+import pytest
+
+from edgekiln.engine.manifest import TensorRTBuild
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.kv_cache import slice_of
+from edgekiln.runtimes.tensorrt.profiles import (
+    CachePart,
+    Profile,
+    check_rows_are_aligned,
+    largest_batch,
+    largest_chunk,
+    profile_for,
+    why_refused,
+)
+
+PREFILL, DECODE = Profile((1, 1), (1, 512)), Profile((1, 8), (1, 1))
+
+
+@pytest.mark.parametrize("profiles", [[PREFILL, DECODE], [DECODE, PREFILL]])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "expected"),
+    [(1, 512, PREFILL), (1, 2, PREFILL), (1, 1, DECODE), (8, 1, DECODE)],
+)
+def test_the_profile_that_fits_closest(profiles: list[Profile], rows: int, tokens: int, expected: Profile) -> None:
+    assert profiles[profile_for(profiles, rows, tokens)] == expected
+
+
+def test_one_profile_for_all() -> None:
+    assert profile_for([Profile((1, 4), (1, 128))], 3, 1) == 0
+
+
+def test_more_rows_than_any_profile_takes() -> None:
+    with pytest.raises(RequestError, match=r"^batch size 9 is above the 8 .* built for: build it with --max-batch 9$"):
+        profile_for([PREFILL, DECODE], 9, 1)
+
+
+def test_a_size_that_no_profile_takes() -> None:
+    expected = r"^the engine takes 1 to 1 rows of 2 to 4, 1 to 8 rows of 1 to 1 tokens a run, not 1 rows of 5: build"
+    with pytest.raises(RequestError, match=expected):
+        profile_for([Profile((1, 1), (2, 4)), DECODE], 1, 5)
+
+
+def test_limits() -> None:
+    assert (largest_batch([PREFILL, DECODE]), largest_chunk([PREFILL, DECODE])) == (8, 512)
+    assert largest_batch([PREFILL]) == 1
+    assert largest_chunk([Profile((2, 4), (1, 8))]) == 0
+
+
+def test_rows_that_begin_between_boundaries() -> None:
+    part = CachePart("past.0.key", "present.0.key", heads=3, head_dim=64)
+    check_rows_are_aligned([part], 512, 2)
+    expected = (
+        r"^a row of past.0.key has 196224 bytes, no multiple of 256, .* a --max-length that is a multiple of 256$"
+    )
+    with pytest.raises(RequestError, match=expected):
+        check_rows_are_aligned([part], 511, 2)
+
+
+def test_rows_are_slices_of_one_buffer() -> None:
+    address, shape = slice_of(4096, (4, 3, 512, 64), slice(2, 3), 2)
+    assert (address, shape) == (4096 + 2 * 3 * 512 * 64 * 2, [1, 3, 512, 64])
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "expected"),
+    [
+        ("10.13", "8.9", "the plan was built with tensorrt 10.9, this machine has 10.13: "),
+        (
+            "10.9",
+            "9.0",
+            "the plan was built for compute capability 8.6, 8.9, this GPU has 9.0: build the engine on it",
+        ),
+        ("10.9", "8.9", "tensorrt 10.9 cannot load the plan (bad tag): build the engine again"),
+    ],
+)
+def test_why_a_plan_is_refused(version: str, capability: str, expected: str) -> None:
+    build = TensorRTBuild(
+        library="tensorrt", version="10.9", compute_capabilities=["8.6", "8.9"], max_batch=8, chunk=512
+    )
+    assert why_refused(build, version, capability, "bad tag").startswith(expected)

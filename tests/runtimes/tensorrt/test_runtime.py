@@ -1,0 +1,263 @@
+"""The TensorRT adapter over fakes of the device and of the library, against the ort-cpu engine of the same model."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorrt_rtx")
+pytest.importorskip("cuda.bindings.runtime")
+
+import tensorrt_rtx as trt
+
+from edgekiln import runtimes
+from edgekiln.engine.manifest import GraphIO, KeyValueLayout, read_manifest
+from edgekiln.errors import EdgekilnError, EngineError, RequestError
+from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.sampling.sampler import SamplingOptions
+from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.adapters import check_ragged_rows, ids
+from support.fake_cuda import FakeCuda
+from support.fake_tensorrt import open_on_host, write_tensorrt_engine
+from support.models import save_checkpoint
+
+TOLERANCE = 1e-3
+MAX_LENGTH, MAX_BATCH, CHUNK = 600, 3, 16
+FORMS = [(kind, target) for kind in ("inplace", "growing") for target in ("trt", "trt-rtx")]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One float model for ort-cpu, and for each target with each kind of cache."""
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
+
+    directory = tmp_path_factory.mktemp("tensorrt")
+    save_checkpoint(directory / "model", "llama", max_position_embeddings=MAX_LENGTH)
+    source = resolve(str(directory / "model"))
+    build_engine(source, directory / "cpu", BuildOptions(quant="none"))
+    for kind, target in FORMS:
+        write_tensorrt_engine(source, directory / f"{kind}-{target}", target, kind, MAX_BATCH, CHUNK)
+    return {"cpu": directory / "cpu", **{form: directory / "-".join(form) for form in FORMS}}
+
+
+@pytest.fixture(params=FORMS, ids="-".join)
+def form(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def pair(engines: dict, form: tuple[str, str]):
+    """The truth and the adapter."""
+    return runtimes.open(engines["cpu"], native=False), open_on_host(engines[form], chunk=7)[0]
+
+
+def close(logits: np.ndarray, expected: np.ndarray) -> None:
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "launches"])
+def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str], graph: bool) -> None:
+    truth = runtimes.open(engines["cpu"], native=False)
+    runtime, cuda, library = open_on_host(engines[form], cuda_graph=graph)
+    tokenizer = Tokenizer.from_engine(engines["cpu"], read_manifest(engines["cpu"]))
+    prompts = [ids(40), ids(3, 1), ids(17, 2)]
+    options = GenerateOptions(max_tokens=24, sampling=SamplingOptions(temperature=0), ignore_eos=True)
+    expected = [(token.row, token.id) for token in generate(truth, tokenizer, prompts, options)]
+    assert [(token.row, token.id) for token in generate(runtime, tokenizer, prompts, options)] == expected
+    assert len(expected) == 3 * 24
+    replayed = graph and form == ("inplace", "trt")
+    assert cuda.launches == (23 - 1 if replayed else 0)
+    configs = [c for c in library.engine._configs if not isinstance(c, trt.ExecutionContextAllocationStrategy)]
+    assert len(configs) == (graph and form == ("inplace", "trt-rtx"))
+    for config in configs:
+        assert config.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        assert config._strategy == trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+
+
+def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
+    check_ragged_rows(*pair, close)
+
+
+def test_rows_may_be_read_on_between_steps(pair) -> None:
+    truth, runtime = pair
+    caches = truth.new_cache(2), runtime.new_cache(2)
+    for row, length in ((0, 9), (1, 4)):
+        for engine, cache in zip(pair, caches, strict=True):
+            engine.prefill(cache, row, ids(length))
+    for seed in range(3):
+        for tokens in ids(6, seed).reshape(3, 2):
+            close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        close(runtime.prefill(caches[1], 1, ids(10, seed)), truth.prefill(caches[0], 1, ids(10, seed)))
+
+
+def test_two_caches_do_not_meet(pair) -> None:
+    truth, runtime = pair
+    both = [(truth.new_cache(1), runtime.new_cache(1)), (truth.new_cache(2), runtime.new_cache(2))]
+    for number, caches in enumerate(both):
+        for row in range(caches[0].batch_size):
+            tokens = ids(10 + 3 * row, number)
+            close(runtime.prefill(caches[1], row, tokens), truth.prefill(caches[0], row, tokens))
+    for seed in range(5):
+        for caches in both:
+            tokens = ids(caches[0].batch_size, seed)
+            close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+
+
+def test_growing_keeps_what_every_row_holds(pair, form: tuple[str, str]) -> None:
+    truth, runtime = pair
+    caches = truth.new_cache(2), runtime.new_cache(2)
+    for row, length in ((1, 30), (0, 254)):
+        for engine, cache in zip(pair, caches, strict=True):
+            engine.prefill(cache, row, ids(length))
+    capacities = []
+    for tokens in ids(8, 1).reshape(4, 2):
+        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        capacities.append(caches[1].capacity)
+    assert capacities == ([256, 256, 448, 448] if form[0] == "growing" else [MAX_LENGTH] * 4)
+    caches[1].rewind(1, 12)
+    caches[0].rewind(1, 12)
+    close(runtime.prefill(caches[1], 0, ids(300)), truth.prefill(caches[0], 0, ids(300)))
+    close(runtime.step(caches[1], ids(2)), truth.step(caches[0], ids(2)))
+    assert caches[1].capacity == MAX_LENGTH
+
+
+def test_more_tokens_than_the_engine_holds(pair) -> None:
+    runtime = pair[1]
+    cache = runtime.new_cache(1)
+    runtime.prefill(cache, 0, ids(MAX_LENGTH))
+    with pytest.raises(RequestError, match=f"601 tokens, the engine holds {MAX_LENGTH}: raise --max-length"):
+        runtime.step(cache, ids(1))
+    with pytest.raises(RequestError, match=f"607 tokens, the engine holds {MAX_LENGTH}"):
+        runtime.prefill(cache, 0, ids(7))
+    assert cache.lengths.tolist() == [MAX_LENGTH]
+
+
+@pytest.mark.parametrize("length", [0, 1, 6])
+def test_a_rewound_row_forgets(pair, length: int) -> None:
+    truth, runtime = pair
+    caches = truth.new_cache(2), runtime.new_cache(2)
+    for engine, cache in zip(pair, caches, strict=True):
+        for row in range(2):
+            engine.prefill(cache, row, ids(10, row))
+        cache.rewind(1, length)
+    close(runtime.prefill(caches[1], 1, ids(6, 2)), truth.prefill(caches[0], 1, ids(6, 2)))
+    close(runtime.step(caches[1], ids(2)), truth.step(caches[0], ids(2)))
+
+
+def test_score_gives_every_position(pair) -> None:
+    truth, runtime = pair
+    close(runtime.score(ids(20)), truth.score(ids(20)))
+
+
+def test_chunks_are_at_most_what_the_plan_takes(engines: dict) -> None:
+    for chunk, longest in ((None, CHUNK), (5, 5), (100, CHUNK)):
+        runtime, _, library = open_on_host(engines["inplace", "trt"], chunk=chunk)
+        runtime.prefill(runtime.new_cache(), 0, ids(40))
+        assert max(run["input_ids"][1] for run in library.engine._runs) == longest
+
+
+def test_more_rows_than_the_plan_takes(engines: dict, form: tuple[str, str]) -> None:
+    runtime = open_on_host(engines[form])[0]
+    if form[0] == "growing":
+        assert runtime.new_cache(4).batch_size == 4
+        return
+    with pytest.raises(RequestError, match=r"^batch size 4 is above the 3 .* was built for: .* --max-batch 4$"):
+        runtime.new_cache(4)
+
+
+def test_no_memory_for_the_cache_and_then_there_is(engines: dict, form: tuple[str, str]) -> None:
+    truth = runtimes.open(engines["cpu"], native=False)
+    runtime, cuda, _ = open_on_host(engines[form], FakeCuda(memory=60_000))
+    cache = runtime.new_cache()
+    with pytest.raises(EdgekilnError, match=r"free, the cache of keys and values needs 1 MB more: use a smaller batch"):
+        runtime.prefill(cache, 0, ids(4))
+    cuda.memory *= 100
+    close(runtime.prefill(cache, 0, ids(4)), truth.prefill(truth.new_cache(), 0, ids(4)))
+
+
+def test_what_a_dropped_cache_held_is_free_again(engines: dict, form: tuple[str, str]) -> None:
+    runtime, cuda, _ = open_on_host(engines[form])
+    before = len(cuda.live)
+    cache = runtime.new_cache(2)
+    for row in range(2):
+        runtime.prefill(cache, row, ids(10))
+    for _ in range(3):
+        runtime.step(cache, ids(2))
+    assert len(cuda.live) > before
+    del cache
+    assert len(cuda.live) == before
+
+
+def test_a_failing_run_is_one_sentence_and_counts_no_token(engines: dict, form: tuple[str, str]) -> None:
+    runtime, _, library = open_on_host(engines[form])
+    cache = runtime.new_cache()
+    runtime.prefill(cache, 0, ids(4))
+
+    def fail(shapes: dict, addresses: dict) -> None:
+        raise ValueError("an illegal\nthing")
+
+    library.engine._compute = fail
+    with pytest.raises(EdgekilnError, match=r"^TensorRT failed while running the engine: an illegal$"):
+        runtime.step(cache, ids(1))
+    assert cache.lengths.tolist() == [4]
+
+
+def test_a_refused_run_is_one_sentence(engines: dict, form: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = open_on_host(engines[form])[0]
+    monkeypatch.setattr("fake_tensorrt.FakeExecutionContext.execute_async_v3", lambda self, stream_handle: False)
+    with pytest.raises(EdgekilnError, match=r"^tensorrt(_rtx)? failed while running the engine: it does not say why$"):
+        runtime.prefill(runtime.new_cache(), 0, ids(4))
+
+
+def test_bad_rows_and_caches(engines: dict, form: tuple[str, str]) -> None:
+    runtime = open_on_host(engines[form])[0]
+    with pytest.raises(RequestError, match=r"batch size must be at least 1, got 0"):
+        runtime.new_cache(0)
+    with pytest.raises(RequestError, match=r"row 2 is outside the cache of 2 rows"):
+        runtime.prefill(runtime.new_cache(2), 2, ids(1))
+    with pytest.raises(RequestError, match=r"the cache is a OrtCache, take one from this runtime's new_cache\(\)"):
+        runtime.step(runtimes.open(engines["cpu"]).new_cache(), ids(1))
+
+
+def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
+    directory = engines["inplace", "trt"]
+    manifest = read_manifest(directory)
+    runtime, _, library = open_on_host(directory)
+    device = runtime._generate.device
+
+    def open_as(**changes: object) -> None:
+        TensorRTRuntime(directory, manifest.model_copy(update=changes), library=library, device=device)
+
+    kv = KeyValueLayout
+    shorter = manifest.architecture.model_copy(update={"max_length": 512})
+    with pytest.raises(EngineError, match=r"past.0.key is \[-1, 2, 600, 16\], .* says \[-1, 2, 512, 16\]: build"):
+        open_as(architecture=shorter)
+    with pytest.raises(EngineError, match=r"past.0.key is FLOAT, engine.json says float16: build it again"):
+        open_as(kv=kv(kind="inplace", dtype="float16"))
+    with pytest.raises(EngineError, match=r"layout is shared-buffer float32, trt runs inplace or growing, float32 or"):
+        open_as(kv=kv(kind="shared-buffer", dtype="float32"))
+    with pytest.raises(EngineError, match=r"^the plan has no input or output past\.0\.keys: build the engine again"):
+        open_as(io=GraphIO(past_key="past.{layer}.keys"))
+    with pytest.raises(EngineError, match=r"engine.json names no plan for target trt: build the engine again"):
+        open_as(tensorrt=None)
+    assert manifest.tensorrt is not None
+    with pytest.raises(EngineError, match=r"the plan was built with tensorrt_rtx, target trt runs tensorrt$"):
+        open_as(tensorrt=manifest.tensorrt.model_copy(update={"library": "tensorrt_rtx"}))
+    library._about = (*library._about[:3], False)
+    with pytest.raises(EngineError, match=r"does not update past.0.key in place: build .* with --cache growing"):
+        open_as()
+
+
+def test_the_registry_knows_the_targets(engines: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr("edgekiln.runtimes.tensorrt.load_library", lambda target: opened.append(target) or _stop())
+    for target in ("trt", "trt-rtx"):
+        with pytest.raises(EdgekilnError, match=r"^stop$"):
+            runtimes.open(engines["inplace", target])
+    assert opened == ["trt", "trt-rtx"]
+
+
+def _stop() -> None:
+    raise EdgekilnError("stop")

@@ -1,0 +1,99 @@
+"""Chat templates against transformers' apply_chat_template."""
+
+import pytest
+
+from edgekiln.engine.directory import TOKENIZER_FILE
+from edgekiln.engine.manifest import SpecialTokens, read_manifest
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+BOS, EOS = "<|im_start|>", "<|im_end|>"
+MESSAGES = [
+    {"role": "system", "content": "Be <brief> & 'kind'."},
+    {"role": "user", "content": "Grüße, 世界?"},
+    {"role": "assistant", "content": " Hello. "},
+    {"role": "user", "content": "And now?"},
+]
+TOOLS = [{"type": "function", "function": {"name": "höhe", "parameters": {"b": [1, 2], "a": "<x>"}}}]
+TEMPLATES = {
+    "chatml with a default system prompt": """\
+{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}
+{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}
+{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""",
+    "lines, blanks and loop control": """\
+{{ bos_token }}
+    {% for message in messages %}
+        {%- if message.role == 'system' %}
+            {% continue %}
+        {% endif %}
+    [{{ message.role | upper }}] {{ message.content | trim }}
+        {% if loop.index > 2 %}{% break %}{% endif %}
+    {% endfor %}
+{{- eos_token }}{{ pad_token }}{{ unk_token }}""",
+    "tools and tojson": """\
+{% if tools is not none %}{{ tools | tojson }}{{ tools[0] | tojson(indent=2) }}{% endif %}
+{{ documents is none }}{{ messages | tojson(ensure_ascii=True, sort_keys=True, separators=(',', ':')) }}""",
+    "generation blocks, namespaces and a flag": """\
+{%- set state = namespace(count=0) %}{% set role = 'none' %}
+{%- for message in messages %}
+{%- if message.role == 'assistant' %}{% generation %}{% set role = 'inner' %}{{ message.content }}{% endgeneration %}
+{%- else %}{% set state.count = state.count + 1 %}{{ message.content }}{% endif %}
+{%- endfor %}{{ state.count }}{{ role }}{{ thinking | default('off') }}""",
+    "today": "{{ strftime_now('%Y-%m-%d') }}",
+}
+
+
+def both(engine, template):
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
+    ours = Tokenizer(tokenizer._tokenizer, SpecialTokens(bos=257, eos=[258], pad=258), template)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(engine / TOKENIZER_FILE), bos_token=BOS, eos_token=EOS, pad_token=EOS
+    )
+    theirs.chat_template = template
+    return ours, theirs
+
+
+@pytest.mark.parametrize("variables", [{}, {"tools": TOOLS, "thinking": "on"}], ids=["plain", "tools"])
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_it_is_the_text_of_transformers(engine, template, add_generation_prompt, variables):
+    ours, theirs = both(engine, template)
+    got = ours.apply_chat_template(MESSAGES, add_generation_prompt=add_generation_prompt, **variables)
+    expected = theirs.apply_chat_template(
+        MESSAGES, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+    )
+    assert got == expected
+
+
+def test_ids_of_a_conversation_have_no_second_bos(engine):
+    ours, theirs = both(engine, TEMPLATES["lines, blanks and loop control"])
+    expected = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    assert ours.encode_chat(MESSAGES).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('roles must\n alternate') }}", "roles must alternate"),
+        ("{% for %}", "Expected an expression"),
+        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
+        ("{{ messages[9].content }}", "has no attribute|has no element 9"),
+        ("{{ messages.append(1) }}", "is not safely callable|unsafe"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+    ],
+)
+def test_a_template_that_refuses_or_misbehaves(engine, template, reason):
+    ours, _ = both(engine, template)
+    with pytest.raises(RequestError, match=f"the chat template does not take these messages: .*({reason})") as caught:
+        ours.apply_chat_template(MESSAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_without_a_template(engine):
+    ours, _ = both(engine, None)
+    assert not ours.has_chat_template
+    with pytest.raises(RequestError, match="the engine has no chat template: give a plain prompt instead"):
+        ours.apply_chat_template(MESSAGES)

@@ -1,0 +1,133 @@
+"""Streaming decoding against decoding at once; the conftest's tokenizer has one token a byte, so characters split."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, processors
+
+from edgekiln.engine.manifest import SpecialTokens, read_manifest
+from edgekiln.errors import EngineError
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+END = 258  # <|im_end|>
+UNKNOWN_ID = 300
+
+
+def sentencepiece_tokenizer() -> Tokenizer:
+    """As Llama 2: spaces are ▁, the first one is stripped when decoding, unknown characters are byte tokens."""
+    vocab = {"<unk>": 0, "<s>": 1, **{f"<0x{byte:02X}>": 2 + byte for byte in range(256)}}
+    for symbol in ["▁", "h", "i", "t", "e", "▁h", "▁t", "hi", "▁hi", "▁the"]:
+        vocab[symbol] = len(vocab)
+    merges = [("▁", "h"), ("▁", "t"), ("h", "i"), ("▁h", "i")]
+    fast = FastTokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True))
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    fast.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    fast.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast.add_special_tokens(["<s>"])
+    return Tokenizer(fast, SpecialTokens(bos=1, add_bos=True))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(engine):
+    return Tokenizer.from_engine(engine, read_manifest(engine))
+
+
+@pytest.fixture(scope="module", params=["bytes", "sentencepiece"])
+def either(request, engine):
+    if request.param == "bytes":
+        return Tokenizer.from_engine(engine, read_manifest(engine))
+    return sentencepiece_tokenizer()
+
+
+def pieces_of(tokenizer: Tokenizer, ids) -> list[str]:
+    stream = tokenizer.stream()
+    return [*(stream.push(int(token)) for token in ids), stream.flush()]
+
+
+def test_encode_adds_what_the_post_processor_adds():
+    tokenizer = sentencepiece_tokenizer()
+    ids = tokenizer.encode("hi")
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [1, *tokenizer.encode("hi", add_special_tokens=False).tolist()]
+    assert tokenizer.decode(ids) == "hi"
+
+
+@given(st.text())
+@example("the  hi   hi ")
+@example("naïve 中文 👩‍👩‍👧 \ufffd end")
+@example(" 👍" * 20)
+def test_pieces_of_text_are_the_text_and_split_no_character(either, text):
+    ids = either.encode(text, add_special_tokens=False)
+    pieces = pieces_of(either, ids)
+    assert "".join(pieces) == either.decode(ids)
+    if "\ufffd" not in text:
+        assert "\ufffd" not in "".join(pieces)
+    assert pieces[-1] == "" or text.endswith("\ufffd")
+
+
+@given(st.lists(st.integers(0, UNKNOWN_ID), max_size=60))
+@example([END, 104, END, UNKNOWN_ID, 101])
+def test_pieces_of_any_ids_are_what_they_decode_to(tokenizer, ids):
+    assert "".join(pieces_of(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("bytes_", [1, 2, 3])
+@pytest.mark.parametrize("lead", ["", "a", "中", "中a"])
+def test_long_runs_of_broken_characters_neither_wait_nor_multiply(tokenizer, bytes_, lead):
+    ids = [*tokenizer.encode(lead), *tokenizer.encode("👍")[:bytes_].tolist() * 40, *tokenizer.encode("中")]
+    pieces = pieces_of(tokenizer, ids)
+    assert "".join(pieces) == tokenizer.decode(ids) == lead + "\ufffd" * 40 + "中"
+    assert pieces[-2] == "中" or pieces[-2].endswith("\ufffd中")
+
+
+def test_a_character_comes_when_its_last_byte_does(tokenizer):
+    ids = tokenizer.encode("h中e")
+    assert pieces_of(tokenizer, ids) == ["h", "", "", "中", "e", ""]
+
+
+def test_words_keep_their_spaces():
+    tokenizer = sentencepiece_tokenizer()
+    assert pieces_of(tokenizer, tokenizer.encode("hi hi the")) == ["", "hi", " hi", " t", "h", "e", ""]
+
+
+def test_an_unfinished_character_shows_at_the_end(tokenizer):
+    assert pieces_of(tokenizer, tokenizer.encode("h中")[:-1]) == ["h", "", "", "\ufffd"]
+
+
+@pytest.mark.parametrize("repeated", ["h", "\ufffd", "broken", "special"])
+def test_the_cost_of_a_token_is_constant(tokenizer, repeated):
+    """Counts the ids decoded, not seconds: a thousand tokens may not cost more than some each."""
+    ids = [END] if repeated == "special" else tokenizer.encode("👍" if repeated == "broken" else repeated).tolist()
+    if repeated == "broken":
+        ids = ids[:3]
+    decoded = 0
+
+    class Counting(Tokenizer):
+        def decode(self, ids):
+            nonlocal decoded
+            decoded += len(ids)
+            return super().decode(ids)
+
+    counting = Counting(tokenizer._tokenizer, tokenizer.tokens)
+    count = 1000
+    pieces_of(counting, (ids * count)[:count])
+    assert decoded < 60 * count
+
+
+def test_settings_for_training_do_not_cut_prompts(tokenizer):
+    fast = FastTokenizer.from_str(tokenizer._tokenizer.to_str())
+    fast.enable_truncation(4)
+    fast.enable_padding(length=16)
+    assert Tokenizer(fast, SpecialTokens()).encode("h" * 9).size == 9
+
+
+def test_a_damaged_tokenizer(make_engine):
+    directory = make_engine()
+    manifest = read_manifest(directory)
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(EngineError, match=r"tokenizer\.json cannot be read .*: build the engine again"):
+        Tokenizer.from_engine(directory, manifest)

@@ -1,0 +1,85 @@
+"""The programs of `make cpp` that tests ask: libedgekiln in a process of its own, one JSON request a line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekiln.runtimes.ort.kernels import LIBRARY
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_BUILD = ROOT / "build" / "cpp"
+BUILD = Path(os.environ.get("EDGEKILN_CPP_BUILD", DEFAULT_BUILD))
+# Values of edgekiln_status.
+OK, REQUEST, ENGINE, UNSUPPORTED, RUNTIME, CANCELLED, MEMORY = range(7)
+# Values of edgekiln_finish.
+FINISHES = (None, "eos", "stop", "length")
+
+
+def program(name: str) -> Path:
+    """A test program of `make cpp`."""
+    path = BUILD / "tests" / "lib" / name
+    assert path.is_file(), f"{path} is not built: make cpp"
+    return path
+
+
+def tool(name: str) -> str:
+    """CMake and Ninja of the environment that runs the tests, else those of the system."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    assert found, f"{name} is not installed"
+    return found
+
+
+class Host:
+    """An engine opened by libedgekiln, with one session; `hello` is what opening it gave.
+
+    Use it as a context manager: leaving it checks that the program ended well. Its kernels are those that Python uses,
+    which those of a build with sanitizers differ from in their last bits.
+    """
+
+    def __init__(self, engine: Path, **options: Any) -> None:
+        if BUILD != DEFAULT_BUILD and LIBRARY.is_file():
+            options.setdefault("kernels", str(LIBRARY))
+        command = [program("edgekiln_answer"), engine, json.dumps(options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.hello = self._read()
+
+    def __enter__(self) -> "Host":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate(timeout=60)
+        assert self.process.returncode == 0
+
+    def ask(self, ids: Sequence[int] | None = None, **request: Any) -> dict[str, Any]:
+        """The answer to a request; see cpp/tests/lib/answer.cpp."""
+        if ids is not None:
+            request["ids"] = [int(token) for token in ids]
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(request) + "\n")
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, f"the program ended with {self.process.wait()}"
+        return json.loads(line)
+
+
+def refusal(engine: Path, **options: Any) -> tuple[int, str]:
+    """Status and sentence of opening an engine that does not open."""
+    with Host(engine, **options) as host:
+        return host.hello["status"], host.hello.get("error", "")
+
+
+def refused(name: str, path: Path) -> str:
+    """The sentence with which a program refuses a file."""
+    done = subprocess.run([program(name), path], input=b"", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    return done.stderr.decode().rstrip("\n")

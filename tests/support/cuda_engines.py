@@ -1,0 +1,26 @@
+"""Engines of target ort-cuda, run with the device named cpu: all but the provider is what a GPU gets."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
+from edgekiln.sources.base import ModelSource
+
+
+def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Model:
+    """Build `source` at `directory`, uncalibrated, and return its canonical graph."""
+    directory.mkdir(parents=True)
+    options = BuildOptions(target="ort-cuda", quant=quant)
+    canonical = canonical_graph(source, options)
+    traced = canonical.graph.clone()
+    write_engine(canonical, source, directory, options, StepTimer())
+    return traced
+
+
+def open_on_cpu(engine: Path, chunk: int | None = None, cuda_graph: bool = False) -> OrtCudaRuntime:
+    """The adapter on the CPU."""
+    return OrtCudaRuntime(engine, read_manifest(engine), chunk=chunk, device="cpu", cuda_graph=cuda_graph)

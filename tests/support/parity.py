@@ -1,0 +1,125 @@
+"""A model's logits three ways: transformers, the canonical graph in numpy, and an engine."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekiln import runtimes
+from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.calib.recipe import Recipe
+from edgekiln.pipeline.build import Canonical, StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.base import ModelSource
+from support.graphs import run_reference
+
+TOKENS = 20
+
+
+@dataclass
+class Logits:
+    """float32 [V] after the last of `TOKENS` random tokens.
+
+    Attributes:
+        transformers: with the weights that the source reads as float.
+        rounded: the same, with what quantized layers read rounded as kernels do that multiply codes: those of 4 bits,
+            and all.
+        canonical: of the graph that the weights were attached to.
+        engine: scored at once, and the last token by itself.
+    """
+
+    transformers: np.ndarray
+    rounded: tuple[np.ndarray, np.ndarray]
+    canonical: np.ndarray
+    engine: tuple[np.ndarray, np.ndarray]
+    graph: Canonical
+    directory: Path
+
+
+def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: bool) -> Logits:
+    """Build `source` at `directory`/engine, uncalibrated, and run it."""
+    ids = np.random.default_rng(0).integers(0, source.config.vocab_size, TOKENS)
+    options = BuildOptions(recipe=recipe)
+    graph = canonical_graph(source, options)
+    model = load_model(source)
+    four: dict[str, QuantizedWeight | None] = {}
+    eight: dict[str, QuantizedWeight | None] = {}
+    for layer in graph.plan.layers:
+        names = four if layer.scheme.bits == 4 else eight
+        names |= dict.fromkeys(layer.names, layer.stored and layer.stored.read())
+    with torch.no_grad():
+        results = [model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()]
+        for names in (four, eight):
+            round_inputs(model, names)
+            results.append(model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy())
+    expected, *rounded = results
+    past = {
+        value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
+        for value in graph.graph.graph.inputs[2:]
+    }
+    feeds = {"input_ids": ids[None], "position_ids": np.arange(TOKENS)[None], **past}
+    canonical = run_reference(graph.graph, feeds)[0][0, -1]  # type: ignore[arg-type]
+    engine = directory / "engine"
+    engine.mkdir(parents=True)
+    write_engine(graph, source, engine, options, StepTimer())
+    runtime = runtimes.open(engine, native=native)
+    cache = runtime.new_cache(1)
+    runtime.prefill(cache, 0, ids[:-1])
+    return Logits(
+        expected, rounded, canonical, (runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]), graph, engine
+    )
+
+
+def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | None]) -> None:
+    """Have linear layers read int8 codes in blocks of 32 with a scale each.
+
+    Args:
+        model: that of transformers.
+        layers: names of weights, with what is stored of them: the inputs' order, and offsets, whose part of the product
+            takes the inputs as they are.
+    """
+
+    def forward(weight: torch.Tensor, order: torch.Tensor, offsets: torch.Tensor) -> Callable[..., torch.Tensor]:
+        def product(x: torch.Tensor) -> torch.Tensor:
+            x = x[..., order]
+            blocks = x.unflatten(-1, (-1, 32))
+            step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+            rounded = ((blocks / step).round() * step).flatten(-2)
+            return rounded @ (weight[:, order] - offsets).T + x @ offsets.T
+
+        return product
+
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear) or f"{name}.weight" not in layers:
+            continue
+        assert module.bias is None
+        stored = layers[f"{name}.weight"]
+        order, offsets = torch.arange(module.in_features), torch.zeros_like(module.weight.data)
+        if stored is not None and stored.order is not None:
+            order = torch.from_numpy(stored.order)
+        if stored is not None and stored.offsets is not None:
+            offsets = torch.from_numpy(np.repeat(stored.offsets, stored.scheme.group_size or 1, axis=1))
+        module.forward = forward(module.weight.data, order, offsets)  # type: ignore[method-assign]
+
+
+def check(logits: Logits, native: bool = False, weights_only: bool = True) -> None:
+    """All agree: numpy with transformers to rounding, the engine but for rounding activations to int8.
+
+    Args:
+        logits: what `all_logits` gave.
+        native: the kernels for weights in groups are edgekiln's own. In a prompt they take activations as they are or
+            rounded in blocks of 32, and nothing else is between them and transformers.
+        weights_only: the graph does not say that activations are rounded.
+    """
+    size = np.linalg.norm(logits.transformers)
+    assert np.linalg.norm(logits.canonical - logits.transformers) < (1e-4 if weights_only else 0.06) * size
+    for result in logits.engine:
+        assert np.linalg.norm(result - logits.transformers) < 0.06 * size
+    if native and weights_only:
+        scored, _ = logits.engine
+        error, *errors = (np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded))
+        # A number halfway between two codes may become either.
+        assert error < 1e-4 or min(errors) < 1e-3, (error, errors)
