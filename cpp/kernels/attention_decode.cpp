@@ -5,8 +5,8 @@
 // whether it comes alone or with others, and on however many threads: tokens that were drafted and are verified
 // together get what they would have got one by one.
 #include "kernels/attention_parts.h"
-#include "kernels/int8_kv_attention.h"
 #include "kernels/gemm.h"
+#include "kernels/int8_kv_attention.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {

@@ -1,9 +1,9 @@
 // Rows rounded to int8 times an int8 weight, in tiles.
 #pragma once
 
-#include "kernels/panel_parts.h"
-#include "kernels/int8_gemm.h"
 #include "kernels/amx.h"
+#include "kernels/int8_gemm.h"
+#include "kernels/panel_parts.h"
 
 #if defined(EDGEKILN_TILES)
 

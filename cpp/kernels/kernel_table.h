@@ -4,13 +4,13 @@
 #include <vector>
 
 #include "kernels/attention.h"
-#include "kernels/packed_nbits.h"
-#include "kernels/swiglu.h"
 #include "kernels/matmul_nbits.h"
-#include "kernels/qkv_prologue.h"
+#include "kernels/packed_nbits.h"
 #include "kernels/per_token_int8.h"
-#include "kernels/two_pass_lm_head.h"
+#include "kernels/qkv_prologue.h"
 #include "kernels/skip_rms_norm.h"
+#include "kernels/swiglu.h"
+#include "kernels/two_pass_lm_head.h"
 
 namespace edgekiln {
 

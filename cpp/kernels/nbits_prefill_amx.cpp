@@ -1,11 +1,11 @@
 // prompt_panels.cpp for processors that multiply tiles: both sides are rounded to bfloat16, whose products add up in
 // float over the whole depth. Tiles of int8 are twice as fast, but then a scale of every few activations and weights
 // has to be multiplied in between, which takes longer than that saves.
-#include "kernels/group_params.h"
-#include "kernels/panel_parts.h"
-#include "kernels/nbits_prefill.h"
-#include "kernels/row_tasks.h"
 #include "kernels/amx.h"
+#include "kernels/group_params.h"
+#include "kernels/nbits_prefill.h"
+#include "kernels/panel_parts.h"
+#include "kernels/row_tasks.h"
 
 #if defined(EDGEKILN_TILES)
 

@@ -12,8 +12,8 @@
 
 #include "kernels/float_panels.h"
 #include "kernels/group_params.h"
-#include "kernels/panel_parts.h"
 #include "kernels/nbits_prefill.h"
+#include "kernels/panel_parts.h"
 #include "kernels/row_tasks.h"
 
 #if defined(__AVX512VNNI__)

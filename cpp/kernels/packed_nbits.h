@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/weight_arena.h"
 #include "kernels/matmul_nbits.h"
+#include "kernels/weight_arena.h"
 
 namespace edgekiln {
 

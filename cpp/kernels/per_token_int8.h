@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/weight_arena.h"
 #include "kernels/parallel.h"
+#include "kernels/weight_arena.h"
 
 namespace edgekiln {
 

@@ -1,8 +1,8 @@
 // What attention over a prompt multiplies: floats or, where the processor multiplies them, pairs of bfloat16.
 #pragma once
 
-#include "kernels/gemm.h"
 #include "kernels/amx.h"
+#include "kernels/gemm.h"
 #include "kernels/transpose.h"
 
 namespace edgekiln::EDGEKILN_ISA {

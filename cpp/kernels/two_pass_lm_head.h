@@ -8,8 +8,8 @@
 #include <cstddef>
 #include <optional>
 
-#include "kernels/packed_nbits.h"
 #include "kernels/float16.h"
+#include "kernels/packed_nbits.h"
 
 namespace edgekiln {
 

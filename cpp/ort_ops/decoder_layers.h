@@ -6,9 +6,9 @@
 #include <array>
 #include <vector>
 
+#include "kernels/gemv_threads.h"
 #include "ort_ops/attention_inputs.h"
 #include "ort_ops/post_attention_constants.h"
-#include "kernels/gemv_threads.h"
 
 namespace edgekiln::ort {
 

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "kernels/mapped_file.h"
-#include "ort_ops/ort_api.h"
 #include "kernels/quantized_row.h"
+#include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
 

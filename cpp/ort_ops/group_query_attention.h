@@ -5,8 +5,8 @@
 #include <array>
 #include <type_traits>
 
-#include "ort_ops/attention_inputs.h"
 #include "kernels/kernel_table.h"
+#include "ort_ops/attention_inputs.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {

@@ -3,10 +3,10 @@
 
 #include <optional>
 
-#include "kernels/gemv_threads.h"
-#include "kernels/mapped_file.h"
 #include "kernels/float16_scales.h"
+#include "kernels/gemv_threads.h"
 #include "kernels/kernel_table.h"
+#include "kernels/mapped_file.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "kernels/gemv_threads.h"
-#include "kernels/mapped_file.h"
 #include "kernels/kernel_table.h"
+#include "kernels/mapped_file.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {

@@ -3,8 +3,8 @@
 
 #include <array>
 
-#include "ort_ops/post_attention_constants.h"
 #include "kernels/gemv_threads.h"
+#include "ort_ops/post_attention_constants.h"
 
 namespace edgekiln::ort {
 

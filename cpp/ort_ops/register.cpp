@@ -7,15 +7,15 @@
 #include <string_view>
 #include <vector>
 
-#include "post_attention_op.h"
 #include "ort_ops/decoder_layers.h"
-#include "ort_ops/swiglu.h"
 #include "ort_ops/gather_block_quantized.h"
 #include "ort_ops/group_query_attention.h"
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/per_token_int8_matmul.h"
-#include "ort_ops/two_pass_matmul_nbits.h"
+#include "ort_ops/post_attention.h"
 #include "ort_ops/skip_rms_norm.h"
+#include "ort_ops/swiglu.h"
+#include "ort_ops/two_pass_matmul_nbits.h"
 
 namespace edgekiln::ort {
 namespace {

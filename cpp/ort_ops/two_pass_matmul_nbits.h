@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <optional>
 
-#include "ort_ops/matmul_nbits.h"
-#include "kernels/two_pass_lm_head.h"
 #include "kernels/thread_team.h"
+#include "kernels/two_pass_lm_head.h"
+#include "ort_ops/matmul_nbits.h"
 
 namespace edgekiln::ort {
 

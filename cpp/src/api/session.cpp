@@ -10,7 +10,9 @@ namespace {
 
 using StepTimer = std::chrono::steady_clock;
 
-double seconds_since(StepTimer::time_point start) { return std::chrono::duration<double>(StepTimer::now() - start).count(); }
+double seconds_since(StepTimer::time_point start) {
+  return std::chrono::duration<double>(StepTimer::now() - start).count();
+}
 
 Result<std::shared_ptr<const LoadedEngine>> load(std::shared_ptr<LoadedEngine> engine,
                                                  const std::filesystem::path& directory, const RuntimeOptions& options,

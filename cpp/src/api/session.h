@@ -15,8 +15,8 @@
 #include "api/text_model.h"
 #include "engine/manifest.h"
 #include "generate/generate.h"
-#include "util/result.h"
 #include "runtime/registry.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "engine/file.h"
-#include "util/str_cat.h"
 #include "text/chat_template.h"
 #include "text/stream.h"
 #include "text/tokenizer.h"
+#include "util/str_cat.h"
 
 namespace edgekiln {
 

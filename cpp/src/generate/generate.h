@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "util/result.h"
 #include "runtime/base.h"
 #include "sampling/sampler.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -1,9 +1,9 @@
 // How many tokens to draft: as many as give the most tokens a second by what was measured lately.
 //
-// The rule: a run that max_verify_tokens k drafted tokens takes s + k c seconds and gives 1 + a + a^2 + ... + a^k tokens, where
-// s is the time of a plain step, c what a drafted token adds to it and a the chance that one is accepted, each a
-// running average in which recent runs count more. The k of the highest quotient is drafted. Where that is 0, a short
-// draft is tried again once plain steps have taken so long that it may cost no more than 3% of them.
+// The rule: a run that max_verify_tokens k drafted tokens takes s + k c seconds and gives 1 + a + a^2 + ... + a^k
+// tokens, where s is the time of a plain step, c what a drafted token adds to it and a the chance that one is accepted,
+// each a running average in which recent runs count more. The k of the highest quotient is drafted. Where that is 0, a
+// short draft is tried again once plain steps have taken so long that it may cost no more than 3% of them.
 #pragma once
 
 #include <cstddef>

@@ -12,16 +12,16 @@
 
 #include "generate/prompt_lookup.h"
 #include "generate/speculation.h"
-#include "util/result.h"
 #include "runtime/base.h"
+#include "util/result.h"
 
 namespace edgekiln {
 
 // Steps one sequence. When it goes, so does what of a draft the cache still holds but was not asked for.
 class SpeculativeDecoder {
  public:
-  // `cache`: is to hold `prompt` by the first step. Without `speculate`, or where the runtime max_verify_tokens nothing, each
-  // token is a run of its own.
+  // `cache`: is to hold `prompt` by the first step. Without `speculate`, or where the runtime max_verify_tokens
+  // nothing, each token is a run of its own.
   SpeculativeDecoder(const Runtime& runtime, Cache& cache, Ids prompt, bool speculate);
   ~SpeculativeDecoder() { forget_rest(); }
   SpeculativeDecoder(const SpeculativeDecoder&) = delete;

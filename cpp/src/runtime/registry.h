@@ -6,8 +6,8 @@
 #include <string>
 
 #include "engine/manifest.h"
-#include "util/result.h"
 #include "runtime/base.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "engine/manifest.h"
-#include "util/result.h"
 #include "sampling/rng.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

@@ -3,10 +3,10 @@
 #include <array>
 #include <utility>
 
-#include "util/str_cat.h"
-#include "util/json.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
+#include "util/json.h"
+#include "util/str_cat.h"
 
 namespace edgekiln::text {
 

@@ -6,9 +6,9 @@
 #include <array>
 #include <cstdint>
 
-#include "util/str_cat.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
+#include "util/str_cat.h"
 
 namespace edgekiln::text {
 

@@ -3,8 +3,8 @@
 #include <array>
 #include <cstdint>
 
-#include "util/str_cat.h"
 #include "text/regex.h"
+#include "util/str_cat.h"
 
 namespace edgekiln::text {
 

@@ -9,12 +9,12 @@
 #include <string_view>
 #include <vector>
 
-#include "util/result.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/decoder.h"
 #include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
+#include "util/result.h"
 
 namespace edgekiln::text {
 

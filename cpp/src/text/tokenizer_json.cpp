@@ -1,7 +1,7 @@
 #include "text/tokenizer_json.h"
 
-#include "util/str_cat.h"
 #include "util/json.h"
+#include "util/str_cat.h"
 
 namespace edgekiln::text {
 

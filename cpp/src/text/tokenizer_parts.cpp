@@ -4,11 +4,11 @@
 #include <set>
 #include <utility>
 
-#include "util/str_cat.h"
-#include "util/json.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
+#include "util/json.h"
+#include "util/str_cat.h"
 
 namespace edgekiln::text {
 

@@ -1,4 +1,5 @@
-// SpeculationStats change no token: whatever is looked up, however an answer ends, and whatever the policy makes of the times.
+// SpeculationStats change no token: whatever is looked up, however an answer ends, and whatever the policy makes of the
+// times.
 #include "generate/speculation.h"
 
 #include <algorithm>

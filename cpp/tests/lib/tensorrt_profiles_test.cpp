@@ -1,10 +1,9 @@
 // What is checked of a TensorRT engine before there is a GPU, and the sentence for every way of not being one to run.
-#include "runtime/tensorrt/profiles.h"
-
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "runtime/tensorrt/profiles.h"
 #include "runtime/tensorrt/runtime.h"
 
 namespace {

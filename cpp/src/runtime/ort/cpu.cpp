@@ -8,8 +8,8 @@
 #include "runtime/ort/kernels.h"
 #include "runtime/ort/kv_cache.h"
 #include "runtime/ort/library.h"
-#include "util/threads.h"
 #include "util/str_cat.h"
+#include "util/threads.h"
 
 namespace edgekiln {
 
@@ -87,7 +87,9 @@ class OrtCpu final : public ChunkedRuntime {
   }
 
   // ONNX Runtime's own kernels round otherwise when they compute several tokens.
-  std::size_t max_verify_tokens() const override { return native_ && names_.logits_start ? std::min(kVerified, chunk()) : 1; }
+  std::size_t max_verify_tokens() const override {
+    return native_ && names_.logits_start ? std::min(kVerified, chunk()) : 1;
+  }
 
   Result<Logits> verify(Cache& cache, Ids tokens, const std::stop_token& cancel) const override {
     auto& own = static_cast<OrtCache&>(cache);

@@ -5,9 +5,9 @@
 #include <memory>
 
 #include "engine/manifest.h"
-#include "util/result.h"
-#include "runtime/registry.h"
 #include "runtime/base.h"
+#include "runtime/registry.h"
+#include "util/result.h"
 
 namespace edgekiln {
 

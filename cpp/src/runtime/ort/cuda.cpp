@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/ort/kernels.h"
 #include "runtime/ort/cuda_kv_cache.h"
+#include "runtime/ort/kernels.h"
 #include "runtime/ort/library.h"
 #include "util/str_cat.h"
 

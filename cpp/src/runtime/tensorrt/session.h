@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "engine/manifest.h"
-#include "util/result.h"
-#include "runtime/cuda/cuda_device.h"
 #include "runtime/base.h"
+#include "runtime/cuda/cuda_device.h"
 #include "runtime/tensorrt/library.h"
 #include "runtime/tensorrt/profiles.h"
+#include "util/result.h"
 
 namespace edgekiln {
 
