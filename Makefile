@@ -21,7 +21,7 @@ LLAMA = bench/.venv-llama
 # More options of the script in bench/ that a target runs.
 BENCH_ARGS ?=
 # What libedgekiln is built on, as Debian and Ubuntu call it.
-CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev
+CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev doctest-dev
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 make_venv = $(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(1)
@@ -69,7 +69,7 @@ native: $(STAMP) ## build edgekiln's own CPU kernels: faster, optional, the same
 
 # ONNX Runtime's library is the one of .venv, so that C++ and Python run the same.
 cpp: $(STAMP) cpp-packages ## build libedgekiln, which runs engines in C and C++ programs, and the kernels
-	$(call build_cpp,-D EDGEKILN_HOST=ON -D ONNXRUNTIME_WHEEL="$$($(BIN)/python -c '$(WHEEL)')")
+	$(call build_cpp,-D EDGEKILN_HOST=ON -D EDGEKILN_TESTS=ON -D ONNXRUNTIME_WHEEL="$$($(BIN)/python -c '$(WHEEL)')")
 
 cpp-packages: ## install the system packages that libedgekiln is built on, if any is missing
 	@dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || ! command -v apt-get > /dev/null || { \
