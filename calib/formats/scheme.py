@@ -1,12 +1,10 @@
 """What a weight is quantized to."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from edgekiln.engine.reports import Activation as Activation
+from edgekiln.engine.reports import Codebook as Codebook
 from edgekiln.errors import UnsupportedModelError
-
-Activation = Literal["none", "int8-per-token", "int8-static"]
-Codebook = Literal["nf4"]
 
 GROUP_SIZES = (32, 64, 128)
 EMBEDDING_GROUP = 32

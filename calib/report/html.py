@@ -7,9 +7,10 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from edgekiln.calib.analysis.layer_report import sum_histograms
 from edgekiln.calib.report import plots
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, BuildReport, LayerRecord, QuantizationRecord, added
+from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, BuildReport, LayerRecord, QuantizationRecord
 
 _NUMBERED = re.compile(r"\.(\d+)\.")
 
@@ -20,7 +21,7 @@ def page(manifest: EngineManifest, record: QuantizationRecord, report: BuildRepo
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters.update(grid=grid, zero_points=zero_point_range)
-    template = files("edgekiln.calib").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("edgekiln.calib.report").joinpath("template.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         manifest=manifest,
         record=record,
@@ -65,7 +66,7 @@ def _plots(record: QuantizationRecord, report: BuildReport) -> list[tuple[str, s
         ),
     ]
     for bits in sorted({layer.bits for layer in layers.values()}):
-        histogram = added([layer.scales for layer in layers.values() if layer.bits == bits])
+        histogram = sum_histograms(layer.scales for layer in layers.values() if layer.bits == bits)
         labels = [f"{2 ** ((histogram.first + i) / BINS_AN_OCTAVE):.2g}" for i in range(len(histogram.counts))]
         svg = plots.columns(histogram.counts, labels, "scale, from")
         found.append((f"Scales of {bits}-bit weights", "How many scales lie in each half octave.", svg))

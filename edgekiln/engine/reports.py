@@ -4,14 +4,10 @@ Needs neither torch nor the model, so that a deployment can read the records of 
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgekiln.calib.formats.scheme import Activation, Codebook
-from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
 from edgekiln.errors import EngineError
 
@@ -19,6 +15,9 @@ SCHEMA_VERSION = 1
 # Two bins an octave: fixed, so that the histograms of layers add up.
 BINS_AN_OCTAVE = 2
 ZERO_POINT_BINS = 16
+
+Activation = Literal["none", "int8-per-token", "int8-static"]
+Codebook = Literal["nf4"]
 
 
 class _Record(BaseModel):
@@ -96,60 +95,6 @@ class BuildReport(_Record):
     sizes: dict[str, int] = Field(description="bytes by file")
     notes: list[str]
     quality: Quality | None = Field(default=None, description="where the build was given a text to measure on")
-
-
-def layer_record(weight: QuantizedWeight, output_error: float | None = None) -> LayerRecord:
-    """What to write down of a quantized weight."""
-    rows, columns = weight.codes.shape
-    scheme = weight.scheme
-    return LayerRecord(
-        rows=rows,
-        columns=columns,
-        bits=scheme.bits,
-        group_size=scheme.group_size,
-        symmetric=scheme.symmetric,
-        activation=scheme.activation,
-        offsets=scheme.offsets,
-        ordered=scheme.ordered,
-        codebook=scheme.codebook,
-        scale_min=float(weight.scales.min()),
-        scale_max=float(weight.scales.max()),
-        scales=scale_histogram(weight.scales),
-        zero_points=None if weight.zero_points is None else _zero_point_histogram(weight.zero_points, scheme.bits),
-        input_scale=weight.input_scale,
-        input_clipped=weight.input_clipped,
-        clipped=weight.clipped,
-        relative_error=weight.relative_error,
-        output_error=output_error,
-    )
-
-
-def scale_histogram(scales: npt.NDArray[np.float32]) -> ScaleHistogram:
-    """Count positive scales of any shape by half octaves; zeros, as in blocks of zeros, are left out."""
-    positive = scales[scales > 0].astype(np.float64)
-    if not positive.size:
-        return ScaleHistogram(first=0, counts=[])
-    bins = np.floor(np.log2(positive) * BINS_AN_OCTAVE).astype(np.int64)
-    first = int(bins.min())
-    return ScaleHistogram(first=first, counts=np.bincount(bins - first).tolist())
-
-
-def added(histograms: list[ScaleHistogram]) -> ScaleHistogram:
-    """The histogram of all the scales together."""
-    filled = [histogram for histogram in histograms if histogram.counts]
-    if not filled:
-        return ScaleHistogram(first=0, counts=[])
-    first = min(histogram.first for histogram in filled)
-    counts = [0] * (max(histogram.first + len(histogram.counts) for histogram in filled) - first)
-    for histogram in filled:
-        for index, count in enumerate(histogram.counts):
-            counts[histogram.first - first + index] += count
-    return ScaleHistogram(first=first, counts=counts)
-
-
-def _zero_point_histogram(zero_points: npt.NDArray[np.uint8], bits: int) -> list[int]:
-    width = (1 << bits) // ZERO_POINT_BINS
-    return np.bincount(zero_points.reshape(-1) // width, minlength=ZERO_POINT_BINS).tolist()
 
 
 def read_quantization(engine: Path) -> QuantizationRecord:

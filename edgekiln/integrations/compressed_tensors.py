@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
+from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
 from edgekiln.calib.formats.compressed_tensors import configuration, expressible, split_siblings, stored_tensors
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
@@ -24,7 +25,7 @@ from edgekiln.engine.directory import (
     atomic_directory,
     write_json,
 )
-from edgekiln.engine.reports import QuantizationRecord, layer_record
+from edgekiln.engine.reports import QuantizationRecord
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.base import ModelSource, WeightReader
@@ -161,7 +162,7 @@ def _tensors(
             yield name, source.weights.read(name).detach().contiguous()
     total = len(planned.layers)
     for done, (layer, quantized, _) in enumerate(quantized_tensors(planned, source.weights.read)):
-        record.layers[layer.module] = layer_record(quantized, measured_error(layer, quantized, source))
+        record.layers[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
         for kind, tensor in stored_tensors(quantized).items():
             yield f"{layer.module}.{kind}", tensor
         progress("quantize", (done + 1) / total)
@@ -207,7 +208,7 @@ def _write_config(directory: Path, source: ModelSource, architecture: str, quant
     values["quantization_config"] = quantization
     write_json(directory / "config.json", values)
     sampling = source.sampling.model_dump(exclude_none=True)
-    tokens = source.tokens
+    tokens = source.special_tokens
     generation = GenerationConfig(
         bos_token_id=tokens.bos,
         eos_token_id=tokens.eos or None,
@@ -222,7 +223,7 @@ def _write_tokenizer(directory: Path, source: ModelSource) -> None:
     (directory / TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
     if source.chat_template:
         (directory / CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
-    tokens = source.tokens
+    tokens = source.special_tokens
     ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if tokens.eos else None, "pad_token": tokens.pad}
     text = Tokenizer.from_str(source.tokenizer_json).id_to_token
     # The class that every version of transformers knows; tokenizer.json has all else.

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln.benchmark import peak_rss_mb
+from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
 from edgekiln.calib.data.options import FEW_WINDOWS
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan, quantized_tensors
@@ -31,7 +32,7 @@ from edgekiln.engine.directory import (
     write_json,
 )
 from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, write_manifest
-from edgekiln.engine.reports import BuildReport, LayerRecord, QuantizationRecord, layer_record, read_report
+from edgekiln.engine.reports import BuildReport, LayerRecord, QuantizationRecord, read_report
 from edgekiln.errors import RequestError
 from edgekiln.export.lower.targets import PLAN, TARGETS
 from edgekiln.export.passes.common.logits_to_keep import logits_start_of
@@ -158,7 +159,7 @@ def write_engine(
     with WeightsFile(directory, WEIGHTS_FILE) as weights:
         weights.store(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["generate"])
-    io = target.io.model_copy(update={"logits_start": logits_start_of(canonical.graph)})
+    io = target.io.model_copy(update={"logits_to_keep": logits_start_of(canonical.graph)})
     all_positions(canonical.graph)
     save_graph(canonical.graph, directory / _GRAPHS["score"])
     for file, make_graph in target.extra_graphs.values():
@@ -190,9 +191,9 @@ def write_engine(
         ),
         graphs=_GRAPHS | {role: file for role, (file, _) in target.extra_graphs.items()},
         io=io,
-        kv=target.kv,
+        kv_cache=target.kv,
         quantization=recipe,
-        tokens=source.tokens,
+        special_tokens=source.special_tokens,
         sampling=source.sampling,
         versions=_versions(),
         files={},
@@ -231,7 +232,7 @@ def _attach(result: Canonical, source: ModelSource, clock: StepTimer) -> None:
     initializers = result.graph.graph.initializers
     total = len(result.plan.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(result.plan, weights.read)):
-        result.records[layer.module] = layer_record(quantized, measured_error(layer, quantized, source))
+        result.records[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
         for kind, array in tensors.items():
             # torch.export keeps one name of a tied weight, and does not say which.
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
