@@ -1,7 +1,7 @@
 """The table of targets: one row each, from which the other modules derive what they need to know of a target.
 
-`edgekiln engine --target`, `edgekiln doctor`, `edgekiln.runtimes.open` and the Triton export read this table. It imports
-nothing heavy: the lowering and the adapter are named as "module:attribute" and imported when they are used.
+`edgekiln engine --target`, `edgekiln doctor`, `edgekiln.runtimes.open` and the Triton export read this table. It
+imports nothing heavy: a lowering and an adapter are named as "module:attribute" and imported when they are used.
 
 To add a target, add a row here, a lowering in `export/lower` and an adapter in `runtimes`.
 """
