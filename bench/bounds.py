@@ -75,4 +75,4 @@ def weights_file_bytes(engine: Path) -> int:
 def key_value_bytes(manifest: EngineManifest) -> int:
     """Bytes of the keys and values of one token in all layers."""
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
-    return 2 * sum(heads * size for heads, size in sizes) * DTYPES[manifest.kv.dtype].itemsize
+    return 2 * sum(heads * size for heads, size in sizes) * DTYPES[manifest.kv_cache.dtype].itemsize

@@ -43,7 +43,7 @@ def write(reference: str, directory: Path) -> None:
 
     source = resolve(TOKENIZER_OF if reference in SHAPES else reference)
     tokenizer = Tokenizer.from_str(source.tokenizer_json)
-    ids = {"bos_token": source.tokens.bos, "eos_token": source.tokens.eos[0] if source.tokens.eos else None}
+    ids = {"bos_token": source.special_tokens.bos, "eos_token": source.special_tokens.eos[0] if source.special_tokens.eos else None}
     directory.mkdir(parents=True)
     if reference in SHAPES:
         write_random(SHAPES[reference], tokenizer.get_vocab_size(), directory)

@@ -46,9 +46,9 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
         from edgekiln.runtimes.ort.cpu import DTYPES, LOG_ERRORS_ONLY
     except ImportError as error:
         raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
-    if manifest.kv.dtype not in DTYPES:
+    if manifest.kv_cache.dtype not in DTYPES:
         raise EdgekilnError(
-            f"ONNX Runtime has no CPU kernels for {manifest.kv.dtype}: build the engine with --dtype float16 to "
+            f"ONNX Runtime has no CPU kernels for {manifest.kv_cache.dtype}: build the engine with --dtype float16 to "
             "measure it"
         )
     options = ort.SessionOptions()
@@ -72,8 +72,8 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
 
 def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
     """What the graph takes for int64 [S] `tokens` that begin a sequence: its cache is empty, or has empty slots."""
-    io, kv = manifest.io, manifest.kv
-    slots = {"inplace": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.kind]
+    io, kv = manifest.io, manifest.kv_cache
+    slots = {"in-place": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.layout]
     feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
     past = {part.past: np.zeros((1, part.heads, slots, part.head_dim), kv.dtype) for part in cache_parts(manifest)}
     total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}

@@ -92,8 +92,8 @@ def build_plan(
         version=library.version,
         compute_capabilities=_compiled_for(target, options),
         max_batch=options.max_batch,
-        chunk=min(options.chunk, manifest.architecture.max_length),
-        stripped=options.strip_weights,
+        prefill_chunk=min(options.chunk, manifest.architecture.max_length),
+        weight_stripped=options.strip_weights,
         options=_named(options),
     )
 

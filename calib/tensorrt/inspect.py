@@ -21,7 +21,7 @@ def plan_facts(directory: Path, manifest: EngineManifest) -> dict[str, Any]:
         "compute_capabilities": build.compute_capabilities,
         "options": build.options,
         "profiles": [
-            {"name": "prefill", "rows": [1, 1], "tokens": [1, build.chunk], "held": [0, length - 1]},
+            {"name": "prefill", "rows": [1, 1], "tokens": [1, build.prefill_chunk], "held": [0, length - 1]},
             {"name": "decode", "rows": [1, build.max_batch], "tokens": [1, 1], "held": [0, length - 1]},
         ],
         "layers": [],

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from edgekiln.errors import RequestError
 
-CacheKind = Literal["inplace", "growing"]
+CacheLayout = Literal["in-place", "growing"]
 HalfType = Literal["float16", "bfloat16"]
 ComputeCapability = tuple[int, int]
 # What TensorRT-RTX compiles for without a GPU to ask: Ampere, Ada and Blackwell.
@@ -21,7 +21,7 @@ class TensorRTOptions:
     Attributes:
         capabilities: compute capabilities of the GPUs that the engine shall run on; TensorRT-RTX only, since TensorRT
             compiles for the GPU that it runs on. None takes the usual ones.
-        cache: `inplace` has one buffer of all positions for past and present; `growing` appends, which every version
+        cache: `in-place` has one buffer of all positions for past and present; `growing` appends, which every version
             takes.
         dtype: of activations, cache and float weights.
         max_batch: rows that are stepped together.
@@ -38,7 +38,7 @@ class TensorRTOptions:
     """
 
     capabilities: tuple[ComputeCapability, ...] | None = None
-    cache: CacheKind = "inplace"
+    cache: CacheLayout = "in-place"
     dtype: HalfType = "float16"
     max_batch: int = 4
     chunk: int = 512
@@ -50,7 +50,7 @@ class TensorRTOptions:
     refit: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, kind in (("cache", self.cache, CacheKind), ("dtype", self.dtype, HalfType)):
+        for name, value, kind in (("cache", self.cache, CacheLayout), ("dtype", self.dtype, HalfType)):
             if value not in get_args(kind):
                 raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, got {value}")
         for name, size in (("max batch", self.max_batch), ("chunk", self.chunk), ("workspace", self.workspace_mb)):

@@ -65,7 +65,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         ("target", manifest.target),
         ("quantization", f"{recipe.scheme}{group}"),
         ("layers", f"{model.layers}, hidden {model.hidden_size}, heads {model.heads}, vocabulary {model.vocab_size}"),
-        ("KV cache", f"{manifest.kv.kind}, {manifest.kv.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token"),
+        ("KV cache", f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token"),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
@@ -117,6 +117,6 @@ def _heading(text: str) -> None:
 
 
 def _kv_bytes(manifest: EngineManifest) -> int:
-    width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv.dtype]
+    width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv_cache.dtype]
     model = manifest.architecture
     return sum(2 * heads * size * width for heads, size in zip(model.kv_heads, model.head_dims, strict=True))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekiln.engine.directory import ENGINE_FILE, sha256, write_json
 from edgekiln.errors import EngineError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Record(BaseModel):
@@ -34,14 +34,14 @@ class Architecture(_Record):
     parameters: int = Field(gt=0)
 
 
-class KeyValueLayout(_Record):
+class KVCacheSpec(_Record):
     """How past and present are laid out.
 
     `shared-buffer` is one [B, KV, capacity, D] buffer bound as both; `inplace` the same with a capacity that is the
     architecture's max_length; `growing` two buffers, the second longer by what is new.
     """
 
-    kind: Literal["shared-buffer", "growing", "inplace"]
+    layout: Literal["shared-buffer", "growing", "in-place"]
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
 
 
@@ -52,8 +52,10 @@ class TensorRTBuild(_Record):
     version: str = Field(description="of the library")
     compute_capabilities: list[str] = Field(description="that it was compiled for, as 8.9")
     max_batch: int = Field(gt=0, description="rows that are stepped together")
-    chunk: int = Field(gt=0, description="tokens of a row that are taken at once")
-    stripped: bool = Field(default=False, description="the plan has no weights; they are in the graph it was made of")
+    prefill_chunk: int = Field(gt=0, description="tokens of a row that are taken at once")
+    weight_stripped: bool = Field(
+        default=False, description="the plan has no weights; they are in the graph it was made of"
+    )
     options: list[str] = Field(default=[], description="of the build that were not left as they are")
 
 
@@ -68,8 +70,8 @@ class GraphIO(_Record):
     present_key: str = "present.{layer}.key"
     present_value: str = "present.{layer}.value"
     total_length: str | None = Field(default=None, description="int32[1], the largest length of the batch, if wanted")
-    logits_start: str | None = Field(
-        default=None, description="int64[1], -K to have `generate` give logits of the last K positions, if wanted"
+    logits_to_keep: str | None = Field(
+        default=None, description="int64[1], K > 0: `generate` gives logits of the last K positions, if wanted"
     )
 
 
@@ -108,10 +110,10 @@ class EngineManifest(_Record):
         "cache; `plan` is `generate` compiled by TensorRT"
     )
     io: GraphIO = GraphIO()
-    kv: KeyValueLayout
+    kv_cache: KVCacheSpec
     tensorrt: TensorRTBuild | None = Field(default=None, description="of targets trt and trt-rtx")
     quantization: QuantizationRecipe
-    tokens: SpecialTokens
+    special_tokens: SpecialTokens
     sampling: SamplingDefaults
     versions: dict[str, str]
     files: dict[str, str] = Field(description="file name -> SHA-256, every file of the engine but engine.json")
@@ -146,10 +148,10 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
         version = raw["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"{path} is damaged ({type(error).__name__}): build the engine again") from error
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise EngineError(
-            f"{path} has schema version {version}, this edgekiln reads up to {SCHEMA_VERSION}: upgrade edgekiln"
-        )
+    if not isinstance(version, int) or version != SCHEMA_VERSION:
+        older = isinstance(version, int) and version < SCHEMA_VERSION
+        fix = "build the engine again" if older else "upgrade edgekiln"
+        raise EngineError(f"{path} has schema version {version}, this edgekiln reads version {SCHEMA_VERSION}: {fix}")
     try:
         manifest = EngineManifest.model_validate(raw)
     except ValidationError as error:

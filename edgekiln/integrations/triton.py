@@ -111,13 +111,13 @@ def config(manifest: EngineManifest, name: str, instances: int = 1) -> str:
 
 def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
     """The graph's inputs and outputs, as engine.json states them."""
-    io, kind = manifest.io, _TYPES[manifest.kv.dtype]
+    io, kind = manifest.io, _TYPES[manifest.kv_cache.dtype]
     inputs = [Tensor(name, "TYPE_INT64", (_ANY, _ANY)) for name in (io.input_ids, io.position_ids)]
     outputs = [Tensor(io.logits, "TYPE_FP32", (_ANY, _ANY, manifest.architecture.vocab_size))]
     if io.total_length is not None:
         inputs.append(Tensor(io.total_length, "TYPE_INT32", (1,)))
-    if io.logits_start is not None:
-        inputs.append(Tensor(io.logits_start, "TYPE_INT64", (1,)))
+    if io.logits_to_keep is not None:
+        inputs.append(Tensor(io.logits_to_keep, "TYPE_INT64", (1,)))
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
     for layer, (heads, size) in enumerate(sizes):
         dims = (_ANY, heads, _ANY, size)
@@ -137,9 +137,9 @@ def _backend(manifest: EngineManifest) -> Backend:
         raise RequestError(
             f"Triton has no backend for target {manifest.target}: build the engine for {', '.join(BACKENDS)}"
         )
-    if manifest.kv.kind not in ("shared-buffer", "growing"):
+    if manifest.kv_cache.layout not in ("shared-buffer", "growing"):
         raise RequestError(
-            f"a cache of kind {manifest.kv.kind} needs past and present at one address, which Triton does not give: "
+            f"a cache of layout {manifest.kv_cache.layout} needs past and present at one address, which Triton does not give: "
             "build with --cache growing"
         )
     return BACKENDS[manifest.target]

@@ -42,6 +42,6 @@ def calibration_windows(source: ModelSource, data: DataOptions, progress: Progre
     data = data.fitted(getattr(source.config, "max_position_embeddings", None))
     if data.data is None:
         return self_text(source, data, progress), []
-    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.tokens, source.chat_template)
+    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, source.chat_template)
     windows = windows_of(data, tokenizer)
     return windows, unrepresentative(windows, tokenizer, source.config.vocab_size)

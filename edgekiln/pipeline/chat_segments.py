@@ -89,7 +89,7 @@ def chat_segments(source: ModelSource) -> ChatSegments | None:
     """The pieces of a source's chat template; None if it has no template or pieces cannot do it."""
     if not source.chat_template:
         return None
-    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.tokens, source.chat_template)
+    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, source.chat_template)
     return find_segments(lambda messages, now: tokenizer.apply_chat_template(messages, strftime_now=now))
 
 

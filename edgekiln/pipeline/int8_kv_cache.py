@@ -30,5 +30,5 @@ def with_int8_cache(
         quantize_cache(graph, scales)
         fuse_decoder_layers(graph)
         save_graph(graph, directory / name)
-    layout = manifest.kv.model_copy(update={"dtype": "int8"})
-    return write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv": layout})
+    layout = manifest.kv_cache.model_copy(update={"dtype": "int8"})
+    return write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv_cache": layout})

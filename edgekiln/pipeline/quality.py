@@ -26,7 +26,7 @@ def quality_tokens(source: ModelSource, text: QualityText) -> npt.NDArray[np.int
     Raises:
         RequestError: fewer than two tokens.
     """
-    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.tokens)
+    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens)
     tokens = tokenizer.encode(text.content)[: text.max_tokens]
     if len(tokens) < 2:
         raise RequestError(f"{text.name} has {len(tokens)} tokens: give a text with at least 2 to predict one")

@@ -53,7 +53,7 @@ class ModelSource:
     config: "PretrainedConfig"  # of the text decoder; AutoModelForCausalLM.from_config(config) builds the model
     tokenizer_json: str  # tokenizer.json of the `tokenizers` library
     chat_template: str | None
-    tokens: SpecialTokens
+    special_tokens: SpecialTokens
     sampling: SamplingDefaults
     weights: WeightReader
     notes: tuple[str, ...] = ()  # what a careful reader of the build report should know

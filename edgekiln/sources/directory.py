@@ -58,7 +58,7 @@ def open_directory(reference: str, name: str, directory: Path, trust_remote_code
         config=config,
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
-        tokens=tokenizer.tokens,
+        special_tokens=tokenizer.tokens,
         sampling=sampling_defaults(generation),
         weights=weights,
         notes=notes if not key_mapping else (f"only the text decoder of {type(model).__name__} is used",),

@@ -83,9 +83,10 @@ def test_engine_json(engine: Path) -> None:
         f"{engine / 'engine.json'} is damaged: it is not JSON, build the engine again",
     )
     (engine / "engine.json").write_text(good)
-    edit(engine, schema_version=2)
-    assert refusal(engine) == (UNSUPPORTED, sentence_of_python(engine))
-    edit(engine, schema_version=1, target="tpu")
+    for version in (1, 3):
+        edit(engine, schema_version=version)
+        assert refusal(engine) == (UNSUPPORTED, sentence_of_python(engine))
+    edit(engine, schema_version=2, target="tpu")
     sentence = f"{engine} is for target tpu, this library runs ort-cpu, ort-cuda: build it for one"
     assert refusal(engine) == (UNSUPPORTED, sentence)
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.base import Cache
+from edgekiln.runtimes.base import KVCache
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class Both:
         self.host = Host(engine, chunk=CHUNK, device="cpu", text=False)
 
     def compare(
-        self, ids: np.ndarray, cache: Cache | None = None, reset: bool = True, **options: Any
+        self, ids: np.ndarray, cache: KVCache | None = None, reset: bool = True, **options: Any
     ) -> dict[str, Any]:
         """The answer in C++, which is that in Python; without `reset`, of the session where it is."""
         reply = self.host.ask(ids, logprobs=True, ignore_eos=True, **options, **({"reset": True} if reset else {}))
@@ -151,7 +151,7 @@ def test_devices_that_are_not_there(engine: Path, tiny_engine: Path) -> None:
 def test_an_engine_of_another_layout(engine: Path, tmp_path: Path) -> None:
     shutil.copytree(engine, tmp_path / "engine")
     manifest = json.loads((engine / "engine.json").read_text())
-    manifest["kv"]["dtype"] = "float32"
+    manifest["kv_cache"]["dtype"] = "float32"
     (tmp_path / "engine" / "engine.json").write_text(json.dumps(manifest))
     status, sentence = refusal(tmp_path / "engine", device="cpu")
     assert status == ENGINE

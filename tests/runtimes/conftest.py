@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from edgekiln.engine.directory import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 from edgekiln.engine.manifest import (
     Architecture,
-    KeyValueLayout,
+    KVCacheSpec,
     QuantizationRecipe,
     SamplingDefaults,
     SpecialTokens,
@@ -167,9 +167,9 @@ def write_engine(directory: Path, decoder: TinyDecoder, tokenizer: Tokenizer, **
             parameters=1,
         ),
         "graphs": {"generate": "generate.onnx", "score": "score.onnx"},
-        "kv": KeyValueLayout(kind="shared-buffer", dtype="float32"),
+        "kv_cache": KVCacheSpec(layout="shared-buffer", dtype="float32"),
         "quantization": QuantizationRecipe(scheme="none"),
-        "tokens": SpecialTokens(bos=tokenizer.token_to_id(BOS), eos=[tokenizer.token_to_id(EOS)]),
+        "special_tokens": SpecialTokens(bos=tokenizer.token_to_id(BOS), eos=[tokenizer.token_to_id(EOS)]),
         "sampling": SamplingDefaults(),
         "versions": {},
     }

@@ -11,10 +11,11 @@ import onnx
 import onnxruntime as ort
 import tensorrt_rtx as trt
 
-from edgekiln.engine.manifest import KeyValueLayout, TensorRTBuild, read_manifest, write_manifest
+from edgekiln.engine.manifest import KVCacheSpec, TensorRTBuild, read_manifest, write_manifest
 from edgekiln.export.lower import tensorrt
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.runtimes.cuda.cuda_device import CudaDevice
 from edgekiln.runtimes.tensorrt.library import MODULES, Library
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
@@ -199,9 +200,9 @@ def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, kin
     directory.mkdir(parents=True)
     manifest = write_engine(canonical, source, directory, options, StepTimer())
     form = tensorrt.TensorRTForm(
-        capacity=manifest.architecture.max_length if kind == "inplace" else None,
+        capacity=manifest.architecture.max_length if kind == "in-place" else None,
         dtype="float32",
-        fused_attention=kind == "inplace",
+        fused_attention=kind == "in-place",
     )
     tensorrt.lower(graph, form)
     import onnx_ir as ir
@@ -210,13 +211,13 @@ def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, kin
     fields = manifest.model_dump(exclude={"files"}) | {
         "target": target,
         "graphs": {"plan": PLAN},
-        "kv": KeyValueLayout(kind=kind, dtype="float32"),  # type: ignore[arg-type]
+        "kv_cache": KVCacheSpec(layout=kind, dtype="float32"),  # type: ignore[arg-type]
         "tensorrt": TensorRTBuild(
             library=MODULES[target][0],  # type: ignore[arg-type]
             version=trt.__version__,
             compute_capabilities=["8.9"],
             max_batch=max_batch,
-            chunk=chunk,
+            prefill_chunk=chunk,
         ),
     }
     return write_manifest(directory, **fields)
@@ -230,9 +231,9 @@ def open_on_host(
     cuda = cuda or FakeCuda()
     build = manifest.tensorrt
     assert build is not None
-    ranges = [(1, build.chunk), (build.max_batch, 1)]
+    ranges = [(1, build.prefill_chunk), (build.max_batch, 1)]
     library = FakeLibrary(
-        manifest.target, cuda, ranges, manifest.architecture.max_length, manifest.kv.kind == "inplace"
+        manifest.target, cuda, ranges, manifest.architecture.max_length, manifest.kv_cache.layout == "in-place"
     )
     device = CudaDevice(cuda)
     runtime = TensorRTRuntime(directory, manifest, chunk=chunk, cuda_graph=cuda_graph, library=library, device=device)

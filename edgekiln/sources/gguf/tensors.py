@@ -46,7 +46,7 @@ def open_gguf(reference: str, name: str, path: Path) -> ModelSource:
         config=config,
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
-        tokens=tokenizer.tokens,
+        special_tokens=tokenizer.tokens,
         sampling=SamplingDefaults(),
         weights=weights,
         notes=notes,

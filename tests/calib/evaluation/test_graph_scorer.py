@@ -12,12 +12,13 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.calib.evaluation.compare import Side, compare, first_apart
 from edgekiln.calib.evaluation.graph_scorer import graph_scorer
-from edgekiln.engine.manifest import KeyValueLayout, read_manifest
+from edgekiln.engine.manifest import KVCacheSpec, read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.export.lower import tensorrt
 from edgekiln.export.lower.targets import TARGETS, TargetData
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.sources.resolve import resolve
 from support.command import edgekiln
 from support.models import VOCABULARY, save_checkpoint
@@ -44,7 +45,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write("ort-cuda", BuildOptions(target="ort-cuda", quant="none", max_length=LENGTH))
     with pytest.MonkeyPatch.context() as patch:
         # Without a compiler: what is measured is the graph.
-        for cache in ("inplace", "growing"):
+        for cache in ("in-place", "growing"):
             for dtype in ("float16", "bfloat16"):
                 patch.setitem(TARGETS, "trt", lambda _, cache=cache, dtype=dtype: _uncompiled(cache, dtype))
                 write(f"{cache}-{dtype}", BuildOptions(target="trt", quant="none", max_length=LENGTH))
@@ -54,13 +55,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _uncompiled(cache: Any, dtype: Any) -> TargetData:
     return TargetData(
         lambda model, length: tensorrt.lower(
-            model, tensorrt.TensorRTForm(length if cache == "inplace" else None, dtype)
+            model, tensorrt.TensorRTForm(length if cache == "in-place" else None, dtype)
         ),
-        KeyValueLayout(kind=cache, dtype=dtype),
+        KVCacheSpec(layout=cache, dtype=dtype),
     )
 
 
-@pytest.mark.parametrize("name", ["ort-cuda", "inplace-float16", "growing-float16"])
+@pytest.mark.parametrize("name", ["ort-cuda", "in-place-float16", "growing-float16"])
 def test_scores_are_those_of_ort_cpu_in_half_precision(engines: dict[str, Path], name: str) -> None:
     expected = runtimes.open(engines["ort-cpu"]).score(TOKENS)
     score = graph_scorer(engines[name], read_manifest(engines[name]))
@@ -72,7 +73,7 @@ def test_scores_are_those_of_ort_cpu_in_half_precision(engines: dict[str, Path],
 
 def test_bfloat16_is_refused_with_the_fix(engines: dict[str, Path]) -> None:
     with pytest.raises(EdgekilnError, match=r"^ONNX Runtime has no CPU kernels for bfloat16: build .*--dtype float16"):
-        graph_scorer(engines["inplace-bfloat16"], read_manifest(engines["inplace-bfloat16"]))
+        graph_scorer(engines["in-place-bfloat16"], read_manifest(engines["in-place-bfloat16"]))
 
 
 def test_scoring_does_without_onnx(engines: dict[str, Path]) -> None:
@@ -111,7 +112,7 @@ def side(engine: Path) -> Side:
     return Side(engine, read_manifest(engine))
 
 
-@pytest.mark.parametrize("name", ["ort-cuda", "inplace-float16", "growing-float16"])
+@pytest.mark.parametrize("name", ["ort-cuda", "in-place-float16", "growing-float16"])
 def test_targets_of_one_model_differ_by_rounding(engines: dict[str, Path], name: str) -> None:
     found = compare(side(engines[name]), side(engines["ort-cpu"]), TOKENS, layers=True)
     assert found[-1].name.startswith("present.")

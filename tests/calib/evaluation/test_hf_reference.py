@@ -48,7 +48,7 @@ def test_scores_are_those_of_transformers_at_every_position(config: PreTrainedCo
         config=config,
         tokenizer_json="{}",
         chat_template=None,
-        tokens=SpecialTokens(),
+        special_tokens=SpecialTokens(),
         sampling=SamplingDefaults(),
         weights=Weights(dict(model.named_parameters())),
     )

@@ -18,8 +18,10 @@ from edgekiln.calib.tensorrt import checks as engine_check
 from edgekiln.calib.tensorrt.options import TensorRTOptions  # noqa: E402
 from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError  # noqa: E402
-from edgekiln.pipeline.build import StepTimer, build_engine, canonical_graph, write_engine  # noqa: E402
+from edgekiln.pipeline.assemble import canonical_graph, write_engine  # noqa: E402
+from edgekiln.pipeline.build import build_engine  # noqa: E402
 from edgekiln.pipeline.options import BuildOptions  # noqa: E402
+from edgekiln.progress import StepTimer  # noqa: E402
 from edgekiln.runtimes.tensorrt.library import load_library  # noqa: E402
 from edgekiln.sources.resolve import resolve  # noqa: E402
 from support.models import FAMILIES, save_checkpoint  # noqa: E402
@@ -46,16 +48,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("quant", "cache"), [("int4", "inplace"), ("int8", "growing")])
+@pytest.mark.parametrize(("quant", "cache"), [("int4", "in-place"), ("int8", "growing")])
 def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Path) -> None:
     chosen = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2, cache=cache)
     # int8 as it is where nothing calibrates: the graph is the same, and calibration takes longer than all else here.
     recipe = None if quant == "int4" else UNCALIBRATED
     options = BuildOptions(target="trt-rtx", quant=quant, recipe=recipe, max_length=LENGTH, tensorrt=chosen)
     manifest = write_engine(canonical_graph(family, options), family, tmp_path, options, StepTimer())
-    assert (manifest.kv.kind, manifest.kv.dtype) == (cache, "float16")
+    assert (manifest.kv_cache.layout, manifest.kv_cache.dtype) == (cache, "float16")
     assert manifest.tensorrt == TensorRTBuild(
-        library="tensorrt_rtx", version=trt.__version__, compute_capabilities=["8.9"], max_batch=2, chunk=32
+        library="tensorrt_rtx", version=trt.__version__, compute_capabilities=["8.9"], max_batch=2, prefill_chunk=32
     )
     runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
     plan = (tmp_path / manifest.graphs["plan"]).read_bytes()
@@ -94,7 +96,7 @@ def test_a_small_workspace_is_enough_for_a_small_model(built: Path, tmp_path: Pa
     options = TensorRTOptions(capabilities=((8, 9),), workspace_mb=100)
     made = engine.build_plan(built / "generate.onnx", "trt-rtx", options, read_manifest(built), tmp_path / "plan")
     assert made.compute_capabilities == ["8.9"]
-    assert not made.stripped
+    assert not made.weight_stripped
 
 
 def test_networks_are_strongly_typed_in_every_release() -> None:
@@ -112,7 +114,7 @@ def test_one_plan_for_several_gpus(built: Path, tmp_path: Path) -> None:
         built / "generate.onnx", "trt-rtx", TensorRTOptions(), read_manifest(built), tmp_path / "plan"
     )
     assert made.compute_capabilities == ["8.0", "8.6", "8.9", "12.0"]
-    assert (made.max_batch, made.chunk, made.options) == (4, LENGTH, [])
+    assert (made.max_batch, made.prefill_chunk, made.options) == (4, LENGTH, [])
 
 
 def test_a_capability_that_is_not_compiled_for_is_named(built: Path) -> None:
@@ -128,7 +130,7 @@ def test_what_cannot_be_compiled_is_said_before_the_model_is_traced(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekiln.pipeline.build.calibrated", lambda *_: pytest.fail("it was calibrated"))
-    monkeypatch.setattr("edgekiln.pipeline.build.canonical_graph", lambda *_: pytest.fail("it was traced"))
+    monkeypatch.setattr("edgekiln.pipeline.assemble.canonical_graph", lambda *_: pytest.fail("it was traced"))
     options = BuildOptions(target="trt-rtx", quant="int8", tensorrt=TensorRTOptions(capabilities=((9, 0),)))
     with pytest.raises(RequestError, match=r"does not compile for compute capability 9\.0"):
         build_engine(resolve(str(tiny_checkpoint)), tmp_path / "engine", options)

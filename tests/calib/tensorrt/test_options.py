@@ -32,7 +32,7 @@ def test_what_is_no_capability_is_named(text: str, named: str) -> None:
         ({"max_batch": 0}, "max batch must be at least 1, got 0"),
         ({"chunk": -1}, "chunk must be at least 1, got -1"),
         ({"workspace_mb": 0}, "workspace must be at least 1, got 0"),
-        ({"cache": "paged"}, "cache must be one of inplace, growing, got paged"),
+        ({"cache": "paged"}, "cache must be one of in-place, growing, got paged"),
         ({"dtype": "float64"}, "dtype must be one of float16, bfloat16, got float64"),
     ],
 )

@@ -42,10 +42,10 @@ class Scripted(Conversation):
         self.instances.append(self)
 
     def ask(
-        self, text: str, options: GenerateOptions | None = None, drafts: SpeculationStats | None = None
+        self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
     ) -> Iterator[Token]:
-        assert drafts is not None
-        drafts.drafted, drafts.accepted = 3, 2
+        assert stats is not None
+        stats.drafted, stats.accepted = 3, 2
         self.asked.append((text, len(self.messages)))
         self.messages.append({"role": "user", "content": text})
         for index in range(3):

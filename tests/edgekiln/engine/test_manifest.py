@@ -13,7 +13,7 @@ from edgekiln.engine.directory import atomic_directory, sha256
 from edgekiln.engine.manifest import (
     Architecture,
     EngineManifest,
-    KeyValueLayout,
+    KVCacheSpec,
     QuantizationRecipe,
     SamplingDefaults,
     SpecialTokens,
@@ -38,9 +38,9 @@ FIELDS: dict[str, Any] = {
         parameters=1000,
     ),
     "graphs": {"generate": "generate.onnx"},
-    "kv": KeyValueLayout(kind="shared-buffer", dtype="float32"),
+    "kv_cache": KVCacheSpec(layout="shared-buffer", dtype="float32"),
     "quantization": QuantizationRecipe(scheme="int4", group_size=32),
-    "tokens": SpecialTokens(bos=1, eos=[2, 3]),
+    "special_tokens": SpecialTokens(bos=1, eos=[2, 3]),
     "sampling": SamplingDefaults(temperature=0.6),
     "versions": {"edgekiln": "0"},
 }
@@ -89,11 +89,19 @@ def test_damaged_json(engine: Path, content: bytes) -> None:
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5])
+@pytest.mark.parametrize("version", [3, 10**9, "2", None, 1.5])
 def test_a_newer_schema(engine: Path, version: object) -> None:
     # A newer manifest may hold anything: only its version is looked at.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
-    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads up to 1: upgrade edgekiln"):
+    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 2: upgrade edgekiln"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("version", [1, 0, -3])
+def test_an_older_schema(engine: Path, version: int) -> None:
+    edit(engine, lambda raw: raw.update(schema_version=version, kv=raw.pop("kv_cache")))
+    sentence = f"has schema version {version}, this edgekiln reads version 2: build the engine again"
+    with pytest.raises(EngineError, match=sentence):
         read_manifest(engine)
 
 
@@ -104,7 +112,7 @@ def test_a_newer_schema(engine: Path, version: object) -> None:
         (lambda raw: raw.update(extra=1), "extra"),
         (lambda raw: raw["architecture"].update(vocab_size=0), r"architecture\.vocab_size"),
         (lambda raw: raw["architecture"].update(kv_heads="many"), r"architecture\.kv_heads"),
-        (lambda raw: raw["kv"].update(kind="paper"), r"kv\.kind"),
+        (lambda raw: raw["kv_cache"].update(layout="paper"), r"kv_cache\.layout"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(engine: Path, change: Callable[[dict[str, Any]], None], where: str) -> None:

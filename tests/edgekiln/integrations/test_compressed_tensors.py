@@ -176,7 +176,7 @@ def test_tokenizer_and_generation_are_the_models(tiny_checkpoint: Path, tmp_path
     assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False)
     assert (ours.bos_token, ours.eos_token, ours.pad_token) == (theirs.bos_token, theirs.eos_token, theirs.pad_token)
     generation = GenerationConfig.from_pretrained(tmp_path / "out")
-    assert generation.eos_token_id == list(resolve(str(tiny_checkpoint)).tokens.eos)
+    assert generation.eos_token_id == list(resolve(str(tiny_checkpoint)).special_tokens.eos)
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in (tmp_path / "out").iterdir())
 
 

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from edgekiln import runtimes
 from edgekiln.cli import main
-from edgekiln.engine.manifest import KeyValueLayout, read_manifest
+from edgekiln.engine.manifest import KVCacheSpec, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.integrations.triton import config, write_repository
 from edgekiln.sources.resolve import resolve
@@ -128,7 +128,7 @@ def test_a_client_that_carries_the_cache_gets_the_engines_logits(
         if target == "ort-cuda":
             feeds["total_length"] = np.array([new[-1] + 1], np.int32)
         else:
-            feeds["logits_start"] = np.array([-1])
+            feeds["logits_to_keep"] = np.array([1])
         logits, *present = session.run([tensor.name for tensor in said.output], feeds)
         past = dict(zip(past, present, strict=True))
     assert present[0].shape[2] == len(ids)
@@ -161,9 +161,9 @@ def test_engines_that_triton_does_not_run(tiny_engine: Path, tmp_path: Path) -> 
     manifest = read_manifest(tiny_engine)
     with pytest.raises(RequestError, match="Triton has no backend for target trt-rtx: build the engine for ort-cpu,"):
         config(manifest.model_copy(update={"target": "trt-rtx"}), "small")
-    in_place = KeyValueLayout.model_construct(kind="inplace", dtype="float16")
-    with pytest.raises(RequestError, match="a cache of kind inplace needs past and present at one address"):
-        config(manifest.model_copy(update={"target": "trt", "kv": in_place}), "small")
+    in_place = KVCacheSpec.model_construct(layout="in-place", dtype="float16")
+    with pytest.raises(RequestError, match="a cache of layout in-place needs past and present at one address"):
+        config(manifest.model_copy(update={"target": "trt", "kv_cache": in_place}), "small")
     with pytest.raises(EngineError, match="no engine directory"):
         write_repository(tmp_path / "nowhere", tmp_path)
     with pytest.raises(RequestError, match="instances must be at least 1, got 0"):

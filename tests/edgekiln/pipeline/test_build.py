@@ -17,8 +17,10 @@ from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
 from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN
 from edgekiln.pipeline import build
-from edgekiln.pipeline.build import StepTimer, build_engine, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
+from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.sources.base import ModelSource
 from edgekiln.sources.resolve import resolve
 from support.graphs import run_reference
@@ -127,7 +129,7 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     assert (architecture.max_length, architecture.vocab_size) == (100, VOCABULARY)
     stored = load_file(Path(source.reference) / "model.safetensors")
     assert architecture.parameters == sum(tensor.numel() for tensor in stored.values())
-    assert manifest.tokens == source.tokens
+    assert manifest.special_tokens == source.special_tokens
     assert "onnxruntime" in manifest.versions
 
     recipe, report = records(engine)
@@ -200,7 +202,7 @@ def test_a_weight_with_nan_is_named(tmp_path: Path, quant: str) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no"), MemoryError()])
-@pytest.mark.parametrize("when", ["canonical_graph", "all_positions", "save_graph"])
+@pytest.mark.parametrize("when", ["canonical_graph", "ScoreAllPositions", "save_graph"])
 def test_a_build_that_stops_leaves_nothing(
     source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, error: BaseException
 ) -> None:

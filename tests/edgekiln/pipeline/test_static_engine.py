@@ -12,8 +12,9 @@ from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.presets import preset
 from edgekiln.engine.reports import read_quantization
 from edgekiln.export.passes.onnx.qdq import static_to_qdq
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.sources.resolve import resolve
 from support.graphs import run_reference
 from support.models import VOCABULARY, save_checkpoint

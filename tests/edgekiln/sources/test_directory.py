@@ -85,7 +85,7 @@ def test_weights_are_those_transformers_loads(tmp_path: Path, family: str, shard
 def test_source_carries_config_tokenizer_and_defaults(llama: Path) -> None:
     source = resolve(str(llama))
     assert (source.name, source.reference, source.config.model_type) == ("llama", str(llama), "llama")
-    assert source.tokens.model_dump() == {"bos": 1, "eos": [3, 4, 2], "pad": None, "add_bos": True}
+    assert source.special_tokens.model_dump() == {"bos": 1, "eos": [3, 4, 2], "pad": None, "add_bos": True}
     assert source.sampling.model_dump(exclude_none=True) == {"temperature": 0.6, "top_k": 20}
     assert source.chat_template is not None
     assert source.chat_template.startswith("{{ bos_token }}")

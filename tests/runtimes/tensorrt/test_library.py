@@ -50,7 +50,7 @@ def engine_of(plan: bytes, directory: Path, version: str = trt.__version__, capa
     save_checkpoint(directory / "model", "llama")
     engine = directory / "engine"
     source = resolve(str(directory / "model"))
-    manifest = fake_tensorrt.write_tensorrt_engine(source, engine, "trt-rtx", "inplace", 2, 16)
+    manifest = fake_tensorrt.write_tensorrt_engine(source, engine, "trt-rtx", "in-place", 2, 16)
     (engine / fake_tensorrt.PLAN).write_bytes(plan)
     assert manifest.tensorrt is not None
     build = manifest.tensorrt.model_copy(update={"version": version, "compute_capabilities": [capability]})
@@ -118,7 +118,7 @@ def build_plan(directory: Path) -> bytes:
     import onnx_ir as ir
 
     from edgekiln.export.lower import tensorrt
-    from edgekiln.pipeline.build import canonical_graph
+    from edgekiln.pipeline.assemble import canonical_graph
     from edgekiln.pipeline.options import BuildOptions
 
     save_checkpoint(directory, "llama")

@@ -77,6 +77,6 @@ def test_rows_are_slices_of_one_buffer() -> None:
 )
 def test_why_a_plan_is_refused(version: str, capability: str, expected: str) -> None:
     build = TensorRTBuild(
-        library="tensorrt", version="10.9", compute_capabilities=["8.6", "8.9"], max_batch=8, chunk=512
+        library="tensorrt", version="10.9", compute_capabilities=["8.6", "8.9"], max_batch=8, prefill_chunk=512
     )
     assert why_refused(build, version, capability, "bad tag").startswith(expected)

@@ -9,7 +9,7 @@ pytest.importorskip("cuda.bindings.runtime")
 import tensorrt_rtx as trt
 
 from edgekiln import runtimes
-from edgekiln.engine.manifest import GraphIO, KeyValueLayout, read_manifest
+from edgekiln.engine.manifest import GraphIO, KVCacheSpec, read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
@@ -22,7 +22,7 @@ from support.models import save_checkpoint
 
 TOLERANCE = 1e-3
 MAX_LENGTH, MAX_BATCH, CHUNK = 600, 3, 16
-FORMS = [(kind, target) for kind in ("inplace", "growing") for target in ("trt", "trt-rtx")]
+FORMS = [(kind, target) for kind in ("in-place", "growing") for target in ("trt", "trt-rtx")]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str
     expected = [(token.row, token.id) for token in generate(truth, tokenizer, prompts, options)]
     assert [(token.row, token.id) for token in generate(runtime, tokenizer, prompts, options)] == expected
     assert len(expected) == 3 * 24
-    replayed = graph and form == ("inplace", "trt")
+    replayed = graph and form == ("in-place", "trt")
     assert cuda.launches == (23 - 1 if replayed else 0)
     configs = [c for c in library.engine._configs if not isinstance(c, trt.ExecutionContextAllocationStrategy)]
-    assert len(configs) == (graph and form == ("inplace", "trt-rtx"))
+    assert len(configs) == (graph and form == ("in-place", "trt-rtx"))
     for config in configs:
         assert config.cuda_graph_strategy == trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         assert config._strategy == trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
@@ -153,7 +153,7 @@ def test_score_gives_every_position(pair) -> None:
 
 def test_chunks_are_at_most_what_the_plan_takes(engines: dict) -> None:
     for chunk, longest in ((None, CHUNK), (5, 5), (100, CHUNK)):
-        runtime, _, library = open_on_host(engines["inplace", "trt"], chunk=chunk)
+        runtime, _, library = open_on_host(engines["in-place", "trt"], chunk=chunk)
         runtime.prefill(runtime.new_cache(), 0, ids(40))
         assert max(run["input_ids"][1] for run in library.engine._runs) == longest
 
@@ -222,7 +222,7 @@ def test_bad_rows_and_caches(engines: dict, form: tuple[str, str]) -> None:
 
 
 def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
-    directory = engines["inplace", "trt"]
+    directory = engines["in-place", "trt"]
     manifest = read_manifest(directory)
     runtime, _, library = open_on_host(directory)
     device = runtime._generate.device
@@ -230,14 +230,14 @@ def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
     def open_as(**changes: object) -> None:
         TensorRTRuntime(directory, manifest.model_copy(update=changes), library=library, device=device)
 
-    kv = KeyValueLayout
+    kv = KVCacheSpec
     shorter = manifest.architecture.model_copy(update={"max_length": 512})
     with pytest.raises(EngineError, match=r"past.0.key is \[-1, 2, 600, 16\], .* says \[-1, 2, 512, 16\]: build"):
         open_as(architecture=shorter)
     with pytest.raises(EngineError, match=r"past.0.key is FLOAT, engine.json says float16: build it again"):
-        open_as(kv=kv(kind="inplace", dtype="float16"))
-    with pytest.raises(EngineError, match=r"layout is shared-buffer float32, trt runs inplace or growing, float32 or"):
-        open_as(kv=kv(kind="shared-buffer", dtype="float32"))
+        open_as(kv_cache=kv(layout="in-place", dtype="float16"))
+    with pytest.raises(EngineError, match=r"layout is shared-buffer float32, trt runs in-place or growing, float32 or"):
+        open_as(kv_cache=kv(layout="shared-buffer", dtype="float32"))
     with pytest.raises(EngineError, match=r"^the plan has no input or output past\.0\.keys: build the engine again"):
         open_as(io=GraphIO(past_key="past.{layer}.keys"))
     with pytest.raises(EngineError, match=r"engine.json names no plan for target trt: build the engine again"):
@@ -255,7 +255,7 @@ def test_the_registry_knows_the_targets(engines: dict, monkeypatch: pytest.Monke
     monkeypatch.setattr("edgekiln.runtimes.tensorrt.load_library", lambda target: opened.append(target) or _stop())
     for target in ("trt", "trt-rtx"):
         with pytest.raises(EdgekilnError, match=r"^stop$"):
-            runtimes.open(engines["inplace", target])
+            runtimes.open(engines["in-place", target])
     assert opened == ["trt", "trt-rtx"]
 
 

@@ -52,7 +52,7 @@ def test_llama_weights_are_the_ones_converted(tiny: Path) -> None:
     assert (config.tie_word_embeddings, config.max_position_embeddings) == (True, 128)
     assert getattr(config, "quantization_config", None) is None
     assert source.name == "tiny-model"
-    assert source.tokens.model_dump() == {"bos": BEGIN, "eos": [END, TURN], "pad": None, "add_bos": False}
+    assert source.special_tokens.model_dump() == {"bos": BEGIN, "eos": [END, TURN], "pad": None, "add_bos": False}
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_1", "Q8_0"])
@@ -143,7 +143,7 @@ def test_text_is_split_as_the_file_says(tmp_path: Path, rule: str, text: str, ex
     source = resolve(str(path))
     tokenizer = Tokenizer.from_str(source.tokenizer_json)
     assert tokenizer.encode(text).tokens == ["<|begin|>", *expected]
-    assert source.tokens.add_bos is True
+    assert source.special_tokens.add_bos is True
     assert source.notes == ()
     assert tokenizer.encode("é<|turn|>", add_special_tokens=False).ids[-1] == TURN
     assert tokenizer.decode(tokenizer.encode("Grüße 12 🙂").ids) == "Grüße 12 🙂"
@@ -163,7 +163,7 @@ def test_sentencepiece_vocabulary(tmp_path: Path) -> None:
     # SentencePiece puts a space before the text and bytes for what it lacks; llama.cpp's default begins with bos.
     assert tokenizer.encode("hello ü").tokens == ["<s>", "▁hell", "o", "▁", "<0xC3>", "<0xBC>"]
     assert tokenizer.decode(tokenizer.encode("hello ü").ids) == "hello ü"
-    assert (source.tokens.add_bos, source.tokens.eos) == (True, [2, TURN])
+    assert (source.special_tokens.add_bos, source.special_tokens.eos) == (True, [2, TURN])
 
 
 @given(st.dictionaries(st.text("▁abc", min_size=1, max_size=5), st.integers(-9, 0).map(float), min_size=1, max_size=30))
@@ -221,6 +221,6 @@ def test_default_model_equals_transformers_own_load() -> None:
     source = resolve("smollm2-135m")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(source.weights.read(name), tensor), name
-    assert (source.tokens.bos, source.tokens.eos, source.tokens.add_bos) == (1, [2], False)
+    assert (source.special_tokens.bos, source.special_tokens.eos, source.special_tokens.add_bos) == (1, [2], False)
     rope = source.config.rope_parameters
     assert rope == expected.config.rope_parameters
