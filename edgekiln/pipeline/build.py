@@ -9,8 +9,7 @@ from edgekiln.engine.directory import (
     atomic_directory,
 )
 from edgekiln.engine.manifest import EngineManifest, write_manifest
-from edgekiln.export.lower.targets import TARGETS
-from edgekiln.pipeline.assemble import assemble, checked_max_length
+from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
 from edgekiln.pipeline.int8_kv_cache import with_int8_cache
@@ -39,8 +38,8 @@ def build_engine(
     """
     timer = StepTimer(progress) if progress else StepTimer()
     # What can be refused is refused before the first slow step.
-    checked_max_length(source, options.max_length)
-    TARGETS[options.target](options).check()
+    lowering, lowering_options = lowering_of(source, options)
+    lowering.check(lowering_options)
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source

@@ -5,8 +5,10 @@ from typing import Final
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgekiln.engine.manifest import KVCacheSpec
+from edgekiln.export.lower.base import Lowering
 from edgekiln.export.passes.common.fuse_shared_inputs import fuse_shared_inputs
-from edgekiln.export.passes.common.logits_to_keep import choose_positions
+from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
 from edgekiln.export.passes.common.share_act_order import share_orders
 from edgekiln.export.passes.common.transpose_weights import transpose_weights
 from edgekiln.export.passes.ort.decoder import fuse_decoder_layers
@@ -29,7 +31,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     lower_ops(model, max_length)
     fuse_post_attention(model)
     fuse_decoder_layers(model)
-    choose_positions(model)
+    AddLogitsToKeep()(model)
     shortlist_logits(model)
 
 
@@ -52,3 +54,9 @@ def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = 
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports["com.microsoft"] = 1
     model.opset_imports.pop("edgekiln", None)
+
+
+LOWERING: Final = Lowering(
+    lower=lambda model, options: lower(model, options.max_length),
+    kv_cache=lambda _: KVCacheSpec(layout=KEY_VALUE_KIND, dtype="float32"),
+)

@@ -16,9 +16,11 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes import common
 
+from edgekiln.engine.manifest import GraphIO, KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import DOMAIN
 from edgekiln.export.lower import ort_cpu
+from edgekiln.export.lower.base import ExtraGraph, Lowering
 from edgekiln.export.passes.common.half_precision import to_half
 from edgekiln.export.passes.ort.group_query_attention import MICROSOFT
 from edgekiln.export.passes.ort.weight_only import weights_only
@@ -76,3 +78,11 @@ def _type_output(node: ir.Node) -> None:
     """ONNX infers no types of ONNX Runtime's own ops; those here that lack one give floats."""
     if node.domain == MICROSOFT and node.outputs[0].type is None:
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+
+
+LOWERING: Final = Lowering(
+    lower=lambda model, options: lower(model, options.max_length),
+    kv_cache=lambda _: KVCacheSpec(layout=KEY_VALUE_KIND, dtype=KEY_VALUE_TYPE),
+    io=GraphIO(total_length=TOTAL_LENGTH),
+    extra_graphs={"grow": ExtraGraph("grow.onnx", growth_graph)},
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekiln.engine.manifest import EngineManifest, GraphIO, KeyValueLayout, TensorRTBuild
+from edgekiln.engine.manifest import EngineManifest, GraphIO, KVCacheSpec, TensorRTBuild
 from edgekiln.export.lower import ort_cpu, ort_cuda, tensorrt
 from edgekiln.pipeline.options import BuildOptions
 
@@ -28,7 +28,7 @@ class TargetData:
     """
 
     lower: Callable[[ir.Model, int], None]
-    kv: KeyValueLayout
+    kv: KVCacheSpec
     io: GraphIO = field(default_factory=GraphIO)
     extra_graphs: dict[str, tuple[str, Callable[[], ir.Model]]] = field(default_factory=dict)
     check: Callable[[], object] = lambda: None
@@ -36,13 +36,13 @@ class TargetData:
 
 
 def _ort_cpu(_options: BuildOptions) -> TargetData:
-    return TargetData(ort_cpu.lower, KeyValueLayout(kind=ort_cpu.KEY_VALUE_KIND, dtype="float32"))
+    return TargetData(ort_cpu.lower, KVCacheSpec(layout=ort_cpu.KEY_VALUE_KIND, dtype="float32"))
 
 
 def _ort_cuda(_options: BuildOptions) -> TargetData:
     return TargetData(
         ort_cuda.lower,
-        KeyValueLayout(kind=ort_cuda.KEY_VALUE_KIND, dtype=ort_cuda.KEY_VALUE_TYPE),
+        KVCacheSpec(layout=ort_cuda.KEY_VALUE_KIND, dtype=ort_cuda.KEY_VALUE_TYPE),
         GraphIO(total_length=ort_cuda.TOTAL_LENGTH),
         {"grow": ("grow.onnx", ort_cuda.growth_graph)},
     )
@@ -52,7 +52,7 @@ def _tensorrt(options: BuildOptions) -> TargetData:
     chosen = options.tensorrt
 
     def lower(model: ir.Model, max_length: int) -> None:
-        capacity = max_length if chosen.cache == "inplace" else None
+        capacity = max_length if chosen.cache == "in-place" else None
         tensorrt.lower(model, tensorrt.TensorRTForm(capacity, chosen.dtype))
 
     def check() -> None:
@@ -65,7 +65,7 @@ def _tensorrt(options: BuildOptions) -> TargetData:
 
         return build_plan(graph, options.target, chosen, manifest, plan)
 
-    return TargetData(lower, KeyValueLayout(kind=chosen.cache, dtype=chosen.dtype), check=check, compile=compile_plan)
+    return TargetData(lower, KVCacheSpec(layout=chosen.cache, dtype=chosen.dtype), check=check, compile=compile_plan)
 
 
 TARGETS: dict[str, Callable[[BuildOptions], TargetData]] = {

@@ -1,13 +1,16 @@
 """Lower the canonical graph to standard ops that TensorRT compiles without plugins; ONNX Runtime runs it as well."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Final, Literal, get_args
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
 from edgekiln.errors import RequestError
 from edgekiln.export import canonical
+from edgekiln.export.lower.base import Lowering, LoweringOptions
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, to_half
 from edgekiln.export.passes.common.share_act_order import share_orders
 from edgekiln.export.passes.onnx.attention import lower_attention
@@ -52,3 +55,27 @@ def lower(model: ir.Model, form: TensorRTForm) -> None:
     model.opset_imports.pop(canonical.DOMAIN, None)
     if form.dtype in HALF_TYPES:
         to_half(model, HALF_TYPES[form.dtype])
+
+
+def _lower(model: ir.Model, options: LoweringOptions) -> None:
+    chosen = options.tensorrt
+    lower(model, TensorRTForm(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
+
+
+def _kv_cache(options: LoweringOptions) -> KVCacheSpec:
+    return KVCacheSpec(layout=options.tensorrt.cache, dtype=options.tensorrt.dtype)
+
+
+def _check(options: LoweringOptions) -> None:
+    from edgekiln.calib.tensorrt.builder import able_library
+
+    able_library(options.target, options.tensorrt)
+
+
+def _compile(graph: Path, manifest: EngineManifest, plan: Path, options: LoweringOptions) -> TensorRTBuild:
+    from edgekiln.calib.tensorrt.builder import build_plan
+
+    return build_plan(graph, options.target, options.tensorrt, manifest, plan)
+
+
+LOWERING: Final = Lowering(lower=_lower, kv_cache=_kv_cache, check=_check, compile=_compile)

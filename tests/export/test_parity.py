@@ -1,9 +1,8 @@
 """Every family's graph gives Hugging Face's own logits: one row of `models.FAMILIES` a family."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +12,10 @@ import torch
 from edgekiln import runtimes
 from edgekiln.export.lower import tensorrt
 from edgekiln.export.op_reference import evaluator
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
-from edgekiln.runtimes.ort.kernels import STOCK
+from edgekiln.progress import StepTimer
+from edgekiln.runtimes.base import KernelsChoice, Runtime
 from edgekiln.sources.resolve import resolve
 from support.graphs import standard_session
 from support.models import FAMILIES, VOCABULARY, save_checkpoint
@@ -40,6 +40,8 @@ class Family:
     """The same of all rows in one left-padded batch, [B, S, V]; padding positions mean nothing."""
     canonical: ir.Model
     engine: Path
+    opened: dict[KernelsChoice, Runtime] = field(default_factory=dict)
+    """The engine's runtimes, opened when a test first asks for one."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -141,14 +143,16 @@ def close(logits: np.ndarray, expected: np.ndarray, dtype: str) -> None:
         assert np.linalg.norm(logits - expected) < HALF_TOLERANCE * np.linalg.norm(expected)
 
 
-@pytest.fixture(scope="module")
-def runtime(family: Family, native: bool) -> Any:
-    runtime = runtimes.open(family.engine, chunk=CHUNK, native=native)
-    assert (runtime.kernels != STOCK) == native
+@pytest.fixture
+def runtime(family: Family, kernels: KernelsChoice) -> Runtime:
+    if kernels not in family.opened:
+        family.opened[kernels] = runtimes.open(family.engine, chunk=CHUNK, kernels=kernels)
+    runtime = family.opened[kernels]
+    assert (runtime.kernels == "onnxruntime") == (kernels == "onnxruntime")
     return runtime
 
 
-def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Any) -> None:
+def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Runtime) -> None:
     tokens, expected = family.tokens[0], family.logits[0]
     cache = runtime.new_cache(1)
     logits = runtime.prefill(cache, 0, tokens[: PROMPTS[0]])
@@ -158,7 +162,7 @@ def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Any) -> N
         np.testing.assert_allclose(logits, expected[position], atol=TOLERANCE, rtol=0)
 
 
-def test_ort_cpu_engine_is_hugging_face_in_a_ragged_batch(family: Family, runtime: Any) -> None:
+def test_ort_cpu_engine_is_hugging_face_in_a_ragged_batch(family: Family, runtime: Runtime) -> None:
     cache = runtime.new_cache(len(PROMPTS))
     for row, (tokens, prompt) in enumerate(zip(family.tokens, PROMPTS, strict=True)):
         logits = runtime.prefill(cache, row, tokens[:prompt])
@@ -170,5 +174,5 @@ def test_ort_cpu_engine_is_hugging_face_in_a_ragged_batch(family: Family, runtim
         np.testing.assert_allclose(logits, np.stack(expected), atol=TOLERANCE, rtol=0)
 
 
-def test_ort_cpu_engine_scores_every_position(family: Family, runtime: Any) -> None:
+def test_ort_cpu_engine_scores_every_position(family: Family, runtime: Runtime) -> None:
     np.testing.assert_allclose(runtime.score(family.tokens[1]), family.logits[1], atol=TOLERANCE, rtol=0)

@@ -1,42 +1,52 @@
-"""Which positions get logits becomes an input: one run then max_verify_tokens several drafted tokens.
-
-The slice that keeps the last position takes its start from `logits_start`, int64[1], instead of the constant -1: logits
-are those of the last K positions for [-K], and -1 costs what the constant did.
-"""
+"""Make the number of positions that get logits a graph input, so that one run can verify several drafted tokens."""
 
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.passes.common.last_positions import keep_early
-from edgekiln.export.passes.common.scoring import forget_shapes, last_slices
+from edgekiln.export.passes.common.hoist_logits_slice import hoist_logits_slice
+from edgekiln.export.passes.common.scoring import forget_shapes, last_position_slices
+from edgekiln.export.passes.common.tensors import make
 
-LOGITS_START = "logits_start"
-# Products that ONNX Runtime's own kernels compute, which add up in another order for one row than for several: tokens
-# verified together would not get the bits that they get one by one.
-_OTHER_BITS = ("MatMul", "Gemm", "MatMulBnb4", "MatMulIntegerToFloat", "Einsum", "Conv")
+LOGITS_TO_KEEP = "logits_to_keep"
+# Ops whose ONNX Runtime CPU kernels sum in another order for one batch row than for several, so that a token verified
+# together with others would get other bits than one decoded alone. Quantized GEMMs of edgekiln's kernels do not.
+_BATCH_DEPENDENT = frozenset({"MatMul", "Gemm", "MatMulBnb4", "MatMulIntegerToFloat", "Einsum", "Conv"})
 
 
-def choose_positions(model: ir.Model) -> None:
-    """Give a graph lowered for ort-cpu the input, in place; one without such a slice, or with a product that edgekiln
-    has no kernel for, stays as it is.
+class AddLogitsToKeep(InPlacePass):
+    """Add the input `logits_to_keep`: int64[1] K > 0, the number of last positions that get logits.
+
+    The name and meaning are transformers'. Matches the Slice [-1:] of the positions in front of the LM head in a graph
+    that is lowered for ort-cpu, and replaces its constant start by Neg(logits_to_keep). `logits` becomes [B, K, V].
+
+    Cases:
+        1. the graph has such a Slice: it is rewritten, then moved toward the inputs (`hoist_logits_slice`);
+        2. the graph has none, or an op of `_BATCH_DEPENDENT`: it is left as it is.
     """
-    if any(node.op_type in _OTHER_BITS for node in model.graph):
-        return
-    try:
-        slices = last_slices(model)
-    except UnsupportedModelError:
-        return
-    start = ir.Value(name=LOGITS_START, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-    model.graph.inputs.append(start)
-    for node in slices:
-        node.replace_input_with(1, start)
-    keep_early(model, slices)
-    forget_shapes(model)
-    logits = model.graph.outputs[0]
-    assert logits.shape is not None
-    logits.shape = ir.Shape([logits.shape[0], "K", logits.shape[2]])
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        if any(node.op_type in _BATCH_DEPENDENT for node in model.graph):
+            return PassResult(model, False)
+        try:
+            slices = last_position_slices(model)
+        except UnsupportedModelError:
+            return PassResult(model, False)
+        count = ir.Value(name=LOGITS_TO_KEEP, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
+        model.graph.inputs.append(count)
+        start = make("Neg", [count], f"{LOGITS_TO_KEEP}.start")
+        model.graph.insert_before(model.graph[0], start)
+        for node in slices:
+            node.replace_input_with(1, start.outputs[0])
+        hoist_logits_slice(model, slices)
+        forget_shapes(model)
+        logits = model.graph.outputs[0]
+        assert logits.shape is not None
+        logits.shape = ir.Shape([logits.shape[0], "K", logits.shape[2]])
+        return PassResult(model, True)
 
 
-def logits_start_of(model: ir.Model) -> str | None:
-    """The name of the input, where the graph has it."""
-    return next((value.name for value in model.graph.inputs if value.name == LOGITS_START), None)
+def logits_to_keep_input(model: ir.Model) -> str | None:
+    """The name of the input `logits_to_keep`; None if the graph has none."""
+    return next((value.name for value in model.graph.inputs if value.name == LOGITS_TO_KEEP), None)

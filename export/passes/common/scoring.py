@@ -1,44 +1,61 @@
-"""The scoring variant of a graph: logits of every position instead of the last one."""
+"""The scoring variant of a graph: logits of every position instead of the last ones."""
 
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.passes.common.tensors import replace_node, values_of
 from edgekiln.export.passes.ort.two_pass_lm_head import inline_shortlist
 
+_LAST_NORMS = ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 
-def all_positions(model: ir.Model) -> None:
-    """Drop the slices that keep the last positions, in place, and the input that says how many. All logits are exact.
+
+class ScoreAllPositions(InPlacePass):
+    """Remove the Slice of the last positions, so that `logits` is [B, S, V].
+
+    Cases:
+        1. a Slice with the constant start -1: removed;
+        2. a Slice whose start comes from the input `logits_to_keep`: removed together with the input;
+        3. TwoPassMatMulNBits: inlined to MatMulNBits, so that every logit is exact.
 
     Raises:
-        UnsupportedModelError: the way from the last hidden state to the logits holds no such slice.
+        UnsupportedModelError: no such Slice lies between the last hidden state and the logits.
     """
-    inline_shortlist(model)
-    slices = last_slices(model)
-    shape = model.graph.outputs[0].shape
-    assert shape is not None
-    vocabulary = shape[2]
-    for node in slices:
-        value, start = node.inputs[:2]
-        assert value is not None
-        assert start is not None
-        replace_node(node, [], [value])
-        if start in model.graph.inputs:
-            model.graph.inputs.remove(start)
-    forget_shapes(model)
-    tokens, logits = model.graph.inputs[0], model.graph.outputs[0]
-    assert tokens.shape is not None
-    logits.shape = ir.Shape([*tokens.shape, vocabulary])
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        inline_shortlist(model)
+        slices = last_position_slices(model)
+        shape = model.graph.outputs[0].shape
+        assert shape is not None
+        vocabulary = shape[2]
+        for node in slices:
+            value, start = node.inputs[:2]
+            assert value is not None
+            assert start is not None
+            replace_node(node, [], [value])
+            negation = start.producer()
+            if negation is not None and not start.uses():
+                count = negation.inputs[0]
+                model.graph.remove(negation, safe=True)
+                if count is not None and count in model.graph.inputs:
+                    model.graph.inputs.remove(count)
+        forget_shapes(model)
+        tokens, logits = model.graph.inputs[0], model.graph.outputs[0]
+        assert tokens.shape is not None
+        logits.shape = ir.Shape([*tokens.shape, vocabulary])
+        return PassResult(model, True)
 
 
-def last_slices(model: ir.Model) -> list[ir.Node]:
-    """What keeps the last positions between the last hidden state and the logits, from the logits back. Where an input
-    says which they are, all that reads it.
+def last_position_slices(model: ir.Model) -> list[ir.Node]:
+    """The Slice nodes that keep the last positions, from the logits back to the last hidden state.
+
+    With an input `logits_to_keep` these are all Slices that depend on it, wherever they lie.
 
     Raises:
         UnsupportedModelError: there is none.
     """
-    found = [node for node in model.graph if _keeps_last(node) and node.inputs[1] in model.graph.inputs]
+    found = [node for node in model.graph if _keeps_last(node) and _starts_at_input(node)]
     if found:
         return found
     value: ir.Value | None = model.graph.outputs[0]
@@ -48,7 +65,7 @@ def last_slices(model: ir.Model) -> list[ir.Node]:
             break
         if _keeps_last(node):
             found.append(node)
-        if node.op_type in ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"):
+        if node.op_type in _LAST_NORMS:
             break
     if not found:
         raise UnsupportedModelError("the graph has no slice of the last position, so it cannot be scored")
@@ -56,11 +73,18 @@ def last_slices(model: ir.Model) -> list[ir.Node]:
 
 
 def forget_shapes(model: ir.Model) -> None:
-    """Shapes inferred for one position would contradict those of several."""
+    """Drop inferred shapes of intermediate values, which were those of one position."""
     for node in model.graph:
         for output in node.outputs:
             if not output.is_graph_output():
                 output.shape = None
+
+
+def _starts_at_input(node: ir.Node) -> bool:
+    """Whether the start of a Slice is Neg of a graph input."""
+    start = node.inputs[1]
+    negation = start.producer() if start is not None else None
+    return negation is not None and negation.op_type == "Neg" and negation.inputs[0] in node.graph.inputs  # type: ignore[union-attr]
 
 
 def _keeps_last(node: ir.Node) -> bool:
@@ -69,5 +93,6 @@ def _keeps_last(node: ir.Node) -> bool:
     start = node.inputs[1]
     assert start is not None
     _, axes = (values_of(value).tolist() for value in node.inputs[2:4])  # type: ignore[arg-type]
-    first = values_of(start).tolist() if start.is_initializer() else None
-    return axes == [1] and (start.is_graph_input() or first == [-1])
+    if axes != [1]:
+        return False
+    return values_of(start).tolist() == [-1] if start.is_initializer() else _starts_at_input(node)

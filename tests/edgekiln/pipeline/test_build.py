@@ -127,7 +127,7 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     assert (architecture.layers, architecture.heads, architecture.hidden_size) == (2, 4, 64)
     assert (architecture.kv_heads, architecture.head_dims) == ([2, 2], [16, 16])
     assert (architecture.max_length, architecture.vocab_size) == (100, VOCABULARY)
-    stored = load_file(Path(source.reference) / "model.safetensors")
+    stored = load_file(Path(source.model_id) / "model.safetensors")
     assert architecture.parameters == sum(tensor.numel() for tensor in stored.values())
     assert manifest.special_tokens == source.special_tokens
     assert "onnxruntime" in manifest.versions
@@ -233,7 +233,7 @@ def test_quantizing_reads_one_weight_at_a_time(source: ModelSource, tmp_path: Pa
         """The source's weights; counts those read that still stand in memory."""
 
         nbytes = source.weights.nbytes
-        keys, shape, stored = source.weights.keys, source.weights.shape, source.weights.stored
+        keys, shape, prequantized = source.weights.keys, source.weights.shape, source.weights.prequantized
 
         def __contains__(self, name: object) -> bool:
             return name in source.weights

@@ -11,7 +11,7 @@ import torch
 from edgekiln.export.tracing import trace as tracer
 from edgekiln.export.tracing.layer_dedup import EntangledLayersError, find_layers, only, representatives
 from edgekiln.export.tracing.meta_model import build_meta_model
-from edgekiln.pipeline.build import canonical_graph
+from edgekiln.pipeline.assemble import canonical_graph
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.resolve import resolve
 from support.graphs import ops, run_reference

@@ -5,8 +5,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgekiln.export.passes.common.logits_to_keep import LOGITS_START, choose_positions, logits_start_of
-from edgekiln.export.passes.common.scoring import all_positions
+from edgekiln.export.passes.common.logits_to_keep import LOGITS_TO_KEEP, AddLogitsToKeep, logits_to_keep_input
+from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
 from support.graphs import graph, node, run_ort
 
@@ -68,23 +68,23 @@ def model(nodes: list[onnx.NodeProto]) -> ir.Model:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_are_those_of_the_last_positions(name: str) -> None:
     scored = model(VARIANTS[name])
-    all_positions(scored)
+    ScoreAllPositions()(scored)
     (every,) = run_ort(scored, {"input_ids": IDS})
     m = model(VARIANTS[name])
-    choose_positions(m)
-    assert logits_start_of(m) == LOGITS_START
+    AddLogitsToKeep()(m)
+    assert logits_to_keep_input(m) == LOGITS_TO_KEEP
     assert m.graph.outputs[0].shape == ir.Shape(["B", "K", VOCABULARY])
     for count in (1, 2, 5):
-        (logits,) = run_ort(m, {"input_ids": IDS, LOGITS_START: np.array([-count])})
+        (logits,) = run_ort(m, {"input_ids": IDS, LOGITS_TO_KEEP: np.array([count])})
         np.testing.assert_allclose(logits, every[:, -count:], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_scoring_graph_has_no_such_input(name: str) -> None:
     m = model(VARIANTS[name])
-    choose_positions(m)
-    all_positions(m)
-    assert logits_start_of(m) is None
+    AddLogitsToKeep()(m)
+    ScoreAllPositions()(m)
+    assert logits_to_keep_input(m) is None
     assert [value.name for value in m.graph.inputs] == ["input_ids"]
     (logits,) = run_ort(m, {"input_ids": IDS})
     assert logits.shape == (*IDS.shape, VOCABULARY)
@@ -92,7 +92,7 @@ def test_the_scoring_graph_has_no_such_input(name: str) -> None:
 
 def test_the_last_positions_are_kept_as_early_as_they_can_be() -> None:
     m = model(VARIANTS["after a layer"])
-    choose_positions(m)
+    AddLogitsToKeep()(m)
     kept = [each.inputs[0] for each in m.graph if each.op_type == "Slice"]
     assert {value.name for value in kept if value is not None} == {"mixed", "a"}
 
@@ -105,6 +105,6 @@ def test_the_last_positions_are_kept_as_early_as_they_can_be() -> None:
 def test_graphs_that_stay_as_they_are(nodes: list[onnx.NodeProto]) -> None:
     m = model(nodes)
     before = [str(each) for each in m.graph]
-    choose_positions(m)
-    assert logits_start_of(m) is None
+    AddLogitsToKeep()(m)
+    assert logits_to_keep_input(m) is None
     assert [str(each) for each in m.graph] == before

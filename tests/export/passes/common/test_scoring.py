@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.passes.common.scoring import all_positions
+from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from support.graphs import graph, node, ops, run_reference
 
 RNG = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_every_position_comes_out(name: str) -> None:
     (last,) = run_reference(m, {"input_ids": ids})
     # Position i is the last one of the sequence cut there.
     expected = np.concatenate([run_reference(m, {"input_ids": ids[:, : i + 1]})[0] for i in range(4)], axis=1)
-    all_positions(m)
+    ScoreAllPositions()(m)
     (scores,) = run_reference(m, {"input_ids": ids})
     assert "Slice" not in ops(m)
     assert scores.shape == (2, 4, VOCABULARY)
@@ -84,10 +84,10 @@ def test_other_slices_stay() -> None:
         {"logits": ["B", 1, VOCABULARY]},
         WEIGHTS | weights,
     )
-    all_positions(m)
+    ScoreAllPositions()(m)
     assert ops(m).count("Slice") == 1
 
 
 def test_a_graph_without_such_a_slice() -> None:
     with pytest.raises(UnsupportedModelError, match="no slice of the last position"):
-        all_positions(model([node("MatMul", ["h", "head"], "logits")], length="S"))
+        ScoreAllPositions()(model([node("MatMul", ["h", "head"], "logits")], length="S"))

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekiln.export.passes.ort.decoder import fuse_decoder_layers, inline_decoder_layers
+from edgekiln.runtimes.base import KernelsChoice
 from support.cpp_engines import build
 from support.graphs import ops, session
 
@@ -41,7 +42,7 @@ def feeds(model: ir.Model, batch: int, past: int, length: int, rng: np.random.Ge
     values = {
         "input_ids": rng.integers(0, 259, (batch, length)),
         "position_ids": np.tile(np.arange(past, past + length), (batch, 1)),
-        "logits_start": np.array([-1]),
+        "logits_to_keep": np.array([1]),
     }
     for value in model.graph.inputs:
         if value.name.startswith("past."):
@@ -51,14 +52,14 @@ def feeds(model: ir.Model, batch: int, past: int, length: int, rng: np.random.Ge
     return {value.name: values[value.name] for value in model.graph.inputs}
 
 
-def same_bits(directory: Path, native: bool) -> bool:
+def same_bits(directory: Path, kernels: KernelsChoice) -> bool:
     """Whether no norm is our kernel's in one model and ONNX Runtime's in the other."""
-    return not (native and "qwen3" in str(directory))
+    return not (kernels == "edgekiln" and "qwen3" in str(directory))
 
 
-def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path, native: bool) -> None:
+def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path, kernels: KernelsChoice) -> None:
     for result, value in zip(results, expected, strict=True):
-        if same_bits(directory, native):
+        if same_bits(directory, kernels):
             np.testing.assert_array_equal(result, value)
         elif result.dtype == np.int8:
             assert np.abs(result.astype(int) - value).max() <= 1
@@ -69,23 +70,23 @@ def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path
 
 
 @pytest.mark.parametrize("role", ["generate", "score"])
-def test_one_function_with_the_same_values(engine, native, role):
+def test_one_function_with_the_same_values(engine, kernels, role):
     directory, name = engine
     model = load(directory / f"{role}.onnx")
     assert [op for op in ops(model) if op.endswith(("DecoderLayers", "Int8Cache"))] == [name]
-    together = session(model, native)
+    together = session(model, kernels)
     inline_decoder_layers(model)
     assert ops(model).count("GroupQueryAttention") == LAYERS
     assert name not in ops(model)
-    apart = session(model, native)
+    apart = session(model, kernels)
     # One token, few and many: the kernel has a way of its own for each.
     for batch, past, length in ((1, 9, 1), (2, 0, 3), (1, 40, 50)):
         given = feeds(model, batch, past, length)
-        check(together.run(None, given), apart.run(None, given), directory, native)
+        check(together.run(None, given), apart.run(None, given), directory, kernels)
     # So many that threads take some of them each. Over so many, what rounding differs in grows past comparing.
-    if same_bits(directory, native):
+    if same_bits(directory, kernels):
         given = feeds(model, 2, 0, 150, np.random.default_rng(1))
-        check(together.run(None, given), apart.run(None, given), directory, native)
+        check(together.run(None, given), apart.run(None, given), directory, kernels)
 
 
 def test_what_was_written_out_is_found_again(engine):
@@ -132,13 +133,13 @@ def test_a_chain_ends_where_layers_differ(engine, change, left):
     assert ops(model).count("GroupQueryAttention") == left
 
 
-def test_windows_may_differ(engine, native):
+def test_windows_may_differ(engine, kernels):
     directory, name = engine
     model = load(directory / "generate.onnx")
     inline_decoder_layers(model)
     attentions(model)[1].attributes["local_window_size"] = ir.AttrInt64("local_window_size", 5)
     given = feeds(model, 1, 20, 2)
-    expected = session(model, native).run(None, given)
+    expected = session(model, kernels).run(None, given)
     fuse_decoder_layers(model)
     assert name in ops(model)
-    check(session(model, native).run(None, given), expected, directory, native)
+    check(session(model, kernels).run(None, given), expected, directory, kernels)

@@ -12,6 +12,7 @@ from edgekiln.export.passes.ort.post_attention import fuse_post_attention
 from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
 from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from edgekiln.runtimes.base import KernelsChoice
 from support.graphs import graph, node, ops, quantized, session
 
 RNG = np.random.default_rng(0)
@@ -104,16 +105,15 @@ def feeds(batch: int, length: int, hidden: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_one_function_with_the_same_values(name: str, native: bool, widths: Widths) -> None:
+def test_one_function_with_the_same_values(name: str, kernels: KernelsChoice, widths: Widths) -> None:
     model = lowered(dict.fromkeys(PRODUCTS, SCHEMES[name]), offsets=name.startswith("GroupBias"), widths=widths)
-    apart = session(model, native)
+    apart = session(model, kernels)
     assert len(ops(model)) == 9
     fuse_post_attention(model)
     assert ops(model) == sorted(["Abs", "Neg", name])
-    together = session(model, native)
+    together = session(model, kernels)
     # One token, few, many and so many that threads take some of them each: the kernel has a way of its own for each.
     for batch, length in ((1, 1), (2, 3), (1, 40), (2, 300)):
         given = feeds(batch, length, widths.hidden)

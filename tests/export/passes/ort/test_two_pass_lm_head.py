@@ -7,7 +7,7 @@ import pytest
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
 from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN, NAME, inline_shortlist, shortlist_logits
-from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.runtimes.ort.kernels import kernel_library
 from support.graphs import graph, node, ops, quantized, session
 from support.instruction_sets import WITH_BYTE_PRODUCTS
 
@@ -32,22 +32,22 @@ def head(bits: int, symmetric: bool, group_size: int = 32, after: str = "") -> i
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 20)])
 @pytest.mark.parametrize(("symmetric", "group_size"), [(True, 32), (False, 32), (True, 64)])
-def test_large_logits_are_those_of_8_bits(native, shape, symmetric, group_size):
+def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size):
     model = head(8, symmetric, group_size)
     x = RNG.standard_normal((*shape, DEPTH), dtype=np.float32)
-    (every,) = session(model, native).run(None, {"x": x})
+    (every,) = session(model, kernels).run(None, {"x": x})
     shortlist_logits(model)
     assert ops(model) == [NAME]
-    (found,) = session(model, native).run(None, {"x": x})
+    (found,) = session(model, kernels).run(None, {"x": x})
     largest = every.max(-1, keepdims=True)
     error = np.abs(found - every)
     # More rows than a few are multiplied without rounding activations where all logits are of 8 bits.
     assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
-    in_two_steps = native and native_kernels().instruction_set in WITH_BYTE_PRODUCTS
+    in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_BYTE_PRODUCTS
     assert (error.max() > 0.3) == in_two_steps
     inline_shortlist(model)
-    (again,) = session(model, native).run(None, {"x": x})
+    (again,) = session(model, kernels).run(None, {"x": x})
     np.testing.assert_array_equal(again, every)
 
 
@@ -58,12 +58,12 @@ def test_other_products_stay(model):
     assert ops(model) == before
 
 
-def test_scales_that_binary16_does_not_hold(native):
+def test_scales_that_binary16_does_not_hold(kernels):
     model = head(8, True)
     scales = model.graph.initializers["head.scales"]
     scales.const_value = ir.tensor(scales.const_value.numpy() * np.float32(1 + 1e-6), name="head.scales")
     x = RNG.standard_normal((1, 1, DEPTH), dtype=np.float32)
-    (every,) = session(model, native).run(None, {"x": x})
+    (every,) = session(model, kernels).run(None, {"x": x})
     shortlist_logits(model)
-    (found,) = session(model, native).run(None, {"x": x})
+    (found,) = session(model, kernels).run(None, {"x": x})
     np.testing.assert_array_equal(found, every)

@@ -1,0 +1,85 @@
+"""The types of a lowering: what a row of `edgekiln.targets` points at."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+from onnx_ir.passes import PassError, Sequential
+
+from edgekiln.calib.tensorrt.options import TensorRTOptions
+from edgekiln.engine.manifest import EngineManifest, GraphIO, KVCacheSpec, TensorRTBuild
+from edgekiln.errors import EdgekilnError
+
+PLAN_FILE: Final = "generate.plan"
+
+
+@dataclass(frozen=True)
+class LoweringOptions:
+    """The build options that a lowering depends on.
+
+    Attributes:
+        target: name of the target, as several share a lowering.
+        max_length: tokens that a sequence may hold.
+        tensorrt: options of targets trt and trt-rtx.
+    """
+
+    target: str
+    max_length: int
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
+
+
+@dataclass(frozen=True)
+class ExtraGraph:
+    """A graph of the engine beside `generate` and `score`.
+
+    Attributes:
+        file: its name in the engine directory.
+        make: returns the graph.
+    """
+
+    file: str
+    make: Callable[[], ir.Model]
+
+
+def _nothing_to_check(_options: LoweringOptions) -> None:
+    """The default of `Lowering.check`."""
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How the canonical graph becomes the graphs of a target's engine.
+
+    Attributes:
+        lower: lowers a canonical graph in place. Raises UnsupportedModelError for a model that the target cannot run.
+        kv_cache: the layout of the KV cache that lowered graphs have.
+        io: names of the lowered graph's inputs and outputs; `lower` may add `logits_to_keep`, see
+            `edgekiln.export.passes.common.logits_to_keep.logits_to_keep_input`.
+        extra_graphs: role in the manifest to graph.
+        check: raises EdgekilnError before any work is done if the engine cannot be made here.
+        compile: compiles the graph file `generate` to the file PLAN_FILE, given graph, manifest, output file and
+            options; None for targets that load the ONNX graph.
+    """
+
+    lower: Callable[[ir.Model, LoweringOptions], None]
+    kv_cache: Callable[[LoweringOptions], KVCacheSpec]
+    io: GraphIO = GraphIO()
+    extra_graphs: Mapping[str, ExtraGraph] = field(default_factory=dict)
+    check: Callable[[LoweringOptions], None] = _nothing_to_check
+    compile: Callable[[Path, EngineManifest, Path, LoweringOptions], TensorRTBuild] | None = None
+
+
+def run_passes(model: ir.Model, passes: Sequential) -> None:
+    """Run `passes` on `model`, in place.
+
+    Raises:
+        EdgekilnError: the error of a pass, which onnx_ir would wrap in its PassError.
+    """
+    try:
+        passes(model)
+    except PassError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, EdgekilnError):
+            cause = cause.__cause__
+        raise cause or error from None
