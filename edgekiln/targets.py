@@ -127,7 +127,7 @@ _ROWS = (
         description="TensorRT, compiled for the GPU of this machine",
         extra="trt",
         lowering="edgekiln.export.lower.tensorrt:LOWERING",
-        adapter="edgekiln.runtimes.tensorrt:TensorRTRuntime",
+        adapter="edgekiln.runtimes.tensorrt.runtime:TensorRTRuntime",
         to_build=Requirements(library="tensorrt", gpu=True),
         to_run=Requirements(library="tensorrt", gpu=True, cuda_bindings=True),
         kv_cache_types=("float16", "bfloat16"),
@@ -139,7 +139,7 @@ _ROWS = (
         description="TensorRT-RTX, for consumer GPUs",
         extra="trt-rtx",
         lowering="edgekiln.export.lower.tensorrt:LOWERING",
-        adapter="edgekiln.runtimes.tensorrt:TensorRTRuntime",
+        adapter="edgekiln.runtimes.tensorrt.runtime:TensorRTRuntime",
         to_build=Requirements(library="tensorrt_rtx"),
         to_run=Requirements(
             library="tensorrt_rtx", gpu=True, cuda_bindings=True, compute_capabilities=RTX_CAPABILITIES

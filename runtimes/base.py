@@ -5,7 +5,7 @@ stepped together.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edgekiln.errors import RequestError
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
+KernelsChoice = Literal["edgekiln", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Properties:
         )
 
 
-class Cache(Protocol):
+class KVCache(Protocol):
     """Keys and values of a batch of sequences, for one thread at a time."""
 
     @property
@@ -77,7 +78,7 @@ class Runtime(Protocol):
 
     @property
     def kernels(self) -> str:
-        """Whose kernels run it: `stock`, the runtime's, or the instruction set of edgekiln's own."""
+        """Kernels that run the graph: the library's name, or the instruction set of edgekiln's, e.g. "avx512bf16"."""
 
     @property
     def max_verify_tokens(self) -> int:
@@ -85,10 +86,10 @@ class Runtime(Protocol):
         there is no `verify`.
         """
 
-    def new_cache(self, batch_size: int = 1) -> Cache:
+    def new_cache(self, batch_size: int = 1) -> KVCache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
 
-    def prefill(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+    def prefill(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
         """Append `tokens`, int64[S], to one row, in chunks.
 
         Returns:
@@ -99,7 +100,7 @@ class Runtime(Protocol):
             EdgekilnError: the runtime failed.
         """
 
-    def step(self, cache: Cache, tokens: Ids) -> Logits:
+    def step(self, cache: KVCache, tokens: Ids) -> Logits:
         """Append one token, of int64[B], to each row.
 
         Returns:
@@ -110,7 +111,7 @@ class Runtime(Protocol):
             EdgekilnError: the runtime failed.
         """
 
-    def verify(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+    def verify(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
         """Append `tokens`, int64[S], 1 <= S <= `max_verify_tokens`, to one row in a single run.
 
         Returns:

@@ -11,10 +11,10 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, RequestError, first_line
-from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, checked_ids
-from edgekiln.runtimes.kv_cache import RaggedRows, RowsBinding, Verification
+from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, checked_ids
+from edgekiln.runtimes.kv_cache import CacheBinding, RaggedKVCache, Verification
 
-C = TypeVar("C", bound=RaggedRows)
+C = TypeVar("C", bound=RaggedKVCache)
 S = TypeVar("S")
 
 
@@ -41,17 +41,17 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
 
     @abstractmethod
-    def _bind(self, session: S, cache: C, rows: slice) -> RowsBinding:
+    def _bind(self, session: S, cache: C, rows: slice) -> CacheBinding:
         """A binding of `rows` of the cache to a session."""
 
-    def prefill(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+    def prefill(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
         """Append int64[S] `tokens` to one row, in chunks; float32[V], logits of the last position."""
         own, ids = self._checked(cache, row, tokens)
         logits: Logits = np.empty((1, 1, self.properties.vocab_size), dtype=np.float32)
         self._append(self._generate, own, row, ids, logits)
         return logits[0, 0]
 
-    def step(self, cache: Cache, tokens: Ids) -> Logits:
+    def step(self, cache: KVCache, tokens: Ids) -> Logits:
         """Append one token, of int64[B], to each row; float32[B, V], logits of each row."""
         own = self._own(cache)
         own.reserve(max(own.lengths.tolist()) + 1)
@@ -70,7 +70,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         own.append_each(tokens)
         return binding.logits[:, 0]
 
-    def verify(self, cache: Cache, row: int, tokens: Ids) -> Logits:
+    def verify(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
         """Append int64[S] `tokens` to one row in a single run; float32[S, V], logits of every position."""
         own, ids = self._checked(cache, row, tokens)
         if ids.size > self.max_verify_tokens:
@@ -93,7 +93,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         own.append(row, ids)
         return binding.logits[0]
 
-    def _checked(self, cache: Cache, row: int, tokens: Ids) -> tuple[C, Ids]:
+    def _checked(self, cache: KVCache, row: int, tokens: Ids) -> tuple[C, Ids]:
         own = self._own(cache)
         if not 0 <= row < own.batch_size:
             raise RequestError(f"row {row} is outside the cache of {own.batch_size} rows")
@@ -112,7 +112,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
             self._run(binding)
             cache.append(row, chunk)
 
-    def _run(self, binding: RowsBinding) -> None:
+    def _run(self, binding: CacheBinding) -> None:
         try:
             binding.run()
         except EdgekilnError:
@@ -120,7 +120,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         except Exception as error:
             raise EdgekilnError(f"{self.library} failed while running the engine: {first_line(error)}") from error
 
-    def _own(self, cache: Cache) -> C:
+    def _own(self, cache: KVCache) -> C:
         if not isinstance(cache, self._cache_type):
             raise RequestError(f"the cache is a {type(cache).__name__}, take one from this runtime's new_cache()")
         return cache

@@ -14,7 +14,7 @@ SMALLEST_CAPACITY = 256
 CAPACITY_STEP = 64
 
 
-class RowsBinding(Protocol):
+class CacheBinding(Protocol):
     """A graph's inputs and outputs bound to rows of a cache; the arrays are on the host."""
 
     input_ids: Ids
@@ -32,20 +32,20 @@ class RowsBinding(Protocol):
 class Verification:
     """What max_verify_tokens tokens of one row: a binding, and arrays as for the most tokens, of which it takes the first."""
 
-    binding: RowsBinding
+    binding: CacheBinding
     input_ids: Ids
     position_ids: Ids
     logits: Logits
 
-    def bind(self, count: int) -> RowsBinding:
+    def bind(self, count: int) -> CacheBinding:
         """The binding, of `count` tokens."""
         if self.binding.input_ids.shape[1] != count:
             self.binding.bind(self.input_ids[:, :count], self.position_ids[:, :count], self.logits[:, :count])
         return self.binding
 
 
-class RaggedRows(ABC):
-    """Bookkeeping of `batch_size` rows over storage that grows; see `edgekiln.runtimes.base.Cache`.
+class RaggedKVCache(ABC):
+    """Bookkeeping of `batch_size` rows over storage that grows; see `edgekiln.runtimes.base.KVCache`.
 
     Attributes:
         decode: what steps all rows, until the storage moves.
@@ -58,7 +58,7 @@ class RaggedRows(ABC):
         self.batch_size = batch_size
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
-        self.decode: RowsBinding | None = None
+        self.decode: CacheBinding | None = None
         self.verify: dict[int, Verification] = {}
         self._properties = properties
         self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)

@@ -1,22 +1,16 @@
 """From the target an engine was built for to the adapter that runs it."""
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
 from edgekiln.errors import EdgekilnError, EngineError
-from edgekiln.runtimes.base import Runtime
+from edgekiln.runtimes.base import KernelsChoice, Runtime
+from edgekiln.targets import TARGETS
 
-# target -> (adapter "module:class", extra that installs what it needs); imported only when an engine asks for it
-ADAPTERS = {
-    "ort-cpu": ("edgekiln.runtimes.ort.cpu:OrtCpuRuntime", "cpu"),
-    "ort-cuda": ("edgekiln.runtimes.ort.cuda:OrtCudaRuntime", "gpu"),
-    "trt": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt"),
-    "trt-rtx": ("edgekiln.runtimes.tensorrt:TensorRTRuntime", "trt-rtx"),
-}
 _LARGE = 16 << 20  # bytes of a file that takes longer to check than a thread to start
 
 
@@ -24,7 +18,7 @@ def open_engine(
     engine: str | Path,
     threads: int | None = None,
     chunk: int | None = None,
-    native: bool = True,
+    kernels: KernelsChoice = "edgekiln",
     verify: bool = True,
 ) -> Runtime:
     """Load an engine directory with the adapter of its target.
@@ -33,7 +27,8 @@ def open_engine(
         engine: the engine directory.
         threads: compute threads; by default the physical cores this process may use.
         chunk: tokens a prefill run takes at once; by default what the adapter finds best.
-        native: use edgekiln's own kernels where they are built; without, only those of the runtime.
+        kernels: `edgekiln` uses edgekiln's kernels where they are built and support the graph; `onnxruntime` uses only
+            those of ONNX Runtime.
         verify: check the SHA-256 of every file, that of large ones while they are loaded.
 
     Raises:
@@ -43,23 +38,16 @@ def open_engine(
     for name, value in (("threads", threads), ("chunk", chunk)):
         if value is not None and value < 1:
             raise EdgekilnError(f"{name} must be at least 1, got {value}")
+    if kernels not in get_args(KernelsChoice):
+        raise EdgekilnError(f"kernels must be one of {', '.join(get_args(KernelsChoice))}, got {kernels}")
     manifest = read_manifest(engine, verify=False)
-    if manifest.target not in ADAPTERS:
-        known = ", ".join(sorted(ADAPTERS))
+    if manifest.target not in TARGETS:
+        known = ", ".join(sorted(TARGETS))
         raise EngineError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
-    path, extra = ADAPTERS[manifest.target]
-    module_name, class_name = path.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise EdgekilnError(
-            f"target {manifest.target} needs the module {error.name}: pip install 'edgekiln[{extra}]'"
-        ) from error
+    adapter = TARGETS[manifest.target].load_adapter()
     with _verifying(Path(engine), manifest) if verify else contextlib.nullcontext():
-        adapter: Runtime = getattr(module, class_name)(
-            Path(engine), manifest, threads=threads, chunk=chunk, native=native
-        )
-    return adapter
+        runtime: Runtime = adapter(Path(engine), manifest, threads=threads, chunk=chunk, kernels=kernels)
+    return runtime
 
 
 @contextlib.contextmanager

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from edgekiln.runtimes.base import KernelsChoice
 
-@pytest.fixture(scope="session", params=[True, False], ids=["native", "stock"])
-def native(request: pytest.FixtureRequest) -> bool:
-    """Whether to use edgekiln's own kernels; a test that asks for it runs with both."""
-    from edgekiln.runtimes.ort.kernels import native_kernels
 
-    if request.param and native_kernels() is None:
-        pytest.fail("edgekiln's own kernels are not built: make native")
-    return bool(request.param)
+@pytest.fixture(params=["edgekiln", "onnxruntime"])
+def kernels(request: pytest.FixtureRequest) -> KernelsChoice:
+    """The kernels to run an engine with; a test that requests this fixture runs with both choices."""
+    from edgekiln.runtimes.ort.kernels import kernel_library
+
+    if request.param == "edgekiln" and kernel_library() is None:
+        pytest.fail("edgekiln's kernels are not built: make kernels")
+    choice: KernelsChoice = request.param
+    return choice
 
 
 @pytest.fixture(scope="session")

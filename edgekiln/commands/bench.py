@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from edgekiln.commands._options.common import (
     threads_option,
     verbose_option,
 )
+
+if TYPE_CHECKING:
+    from edgekiln.runtimes.base import KernelsChoice
 
 _COUNT = click.IntRange(min=1)
 
@@ -31,7 +35,13 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--batch", type=_COUNT, default=1, show_default=True, metavar="N", help="Prompts at a time.")
 @click.option("--repeat", type=_COUNT, default=5, show_default=True, metavar="N", help="Counted measurements.")
-@click.option("--native/--no-native", default=True, help="Use edgekiln's own kernels where they are built.")
+@click.option(
+    "--kernels",
+    type=click.Choice(["edgekiln", "onnxruntime"]),
+    default="edgekiln",
+    show_default=True,
+    help="Kernels to use; edgekiln's where they are built.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
 @threads_option
 @json_option
@@ -43,7 +53,7 @@ def command(
     gen_tokens: int,
     batch: int,
     repeat: int,
-    native: bool,
+    kernels: "KernelsChoice",
     seed: int,
     threads: int | None,
     as_json: bool,
@@ -52,7 +62,7 @@ def command(
     from edgekiln.benchmark import Spread, Workload, measure, peak_rss_mb
 
     start = time.perf_counter()
-    runtime = open_runtime(engine, threads, native)
+    runtime = open_runtime(engine, threads, kernels)
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     with progress_report(animated=False) as report:

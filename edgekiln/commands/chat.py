@@ -51,7 +51,7 @@ def command(
             speed = Stats(SpeculationStats())
             interrupts.pressed = False
             try:
-                write_answer(conversation.ask(line, options, speed.drafts), speed, lambda: interrupts.pressed)
+                write_answer(conversation.ask(line, options, speed.speculation), speed, lambda: interrupts.pressed)
             except RequestError as error:
                 # Most likely the conversation has outgrown the engine; the program need not end for that.
                 click.echo(f"Error: {error} (/clear begins a new conversation)", err=True)

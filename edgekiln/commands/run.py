@@ -51,7 +51,7 @@ def command(
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
     speed = Stats(SpeculationStats(), len(ids))
-    write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options, None, speed.drafts), speed)
+    write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options, None, speed.speculation), speed)
     if stats:
         speed.show()
 

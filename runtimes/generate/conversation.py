@@ -20,9 +20,9 @@ class Conversation:
         self._cache = runtime.new_cache()
 
     def ask(
-        self, text: str, options: GenerateOptions | None = None, drafts: SpeculationStats | None = None
+        self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
     ) -> Iterator[Token]:
-        """Answer a message; `drafts` counts the tokens that are drafted.
+        """Answer a message; `stats` counts the tokens that are drafted.
 
         The turn joins `messages` when the answer ends or the iterator is dropped, with as much of the answer as came;
         a turn that fails or is dropped before any text leaves no trace.
@@ -32,7 +32,7 @@ class Conversation:
         """
         question = {"role": "user", "content": text}
         prompt = self._tokenizer.encode_chat([*self.messages, question])
-        return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, drafts))
+        return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
 
     def _answer(self, question: dict[str, str], tokens: Iterator[Token]) -> Iterator[Token]:
         pieces: list[str] = []

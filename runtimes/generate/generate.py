@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.base import Cache, Ids, Logits, Properties, Runtime, checked_ids
+from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, Runtime, checked_ids
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats, SpeculativeDecoder
 from edgekiln.runtimes.generate.stop import StopMatcher
 from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
@@ -102,7 +102,7 @@ class _Steps:
     """Steps the rows of a cache; a single one by `decoder`, where there is one."""
 
     runtime: Runtime
-    cache: Cache
+    cache: KVCache
     decoder: SpeculativeDecoder | None = None
 
     def step(self, tokens: Ids, left: int) -> Logits:
@@ -122,8 +122,8 @@ def generate(
     tokenizer: Tokenizer,
     prompts: Sequence[str | Ids],
     options: GenerateOptions | None = None,
-    cache: Cache | None = None,
-    drafts: SpeculationStats | None = None,
+    cache: KVCache | None = None,
+    stats: SpeculationStats | None = None,
 ) -> Iterator[Token]:
     """Answer a batch of prompts.
 
@@ -137,7 +137,7 @@ def generate(
         cache: a cache of `len(prompts)` rows that may hold earlier tokens. What a row's prompt shares with what its row
             holds is not computed again; the rest of the row is forgotten. At the end, or when the iterator is dropped,
             it holds each prompt and its answer but for the answer's last token.
-        drafts: counts the tokens that are drafted.
+        stats: counts the tokens that are drafted.
 
     Raises:
         RequestError: at once, not with the first token: there is no prompt, one is empty or leaves no room for an
@@ -150,7 +150,7 @@ def generate(
     ids = [_prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
     if cache is not None and cache.batch_size != len(ids):
         raise RequestError(f"the cache has {cache.batch_size} rows for {len(ids)} prompts: give one of as many rows")
-    return _generate(runtime, tokenizer, ids, options, cache, drafts or SpeculationStats())
+    return _generate(runtime, tokenizer, ids, options, cache, stats or SpeculationStats())
 
 
 def _prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties) -> Ids:
@@ -172,8 +172,8 @@ def _generate(
     tokenizer: Tokenizer,
     prompts: list[Ids],
     options: GenerateOptions,
-    cache: Cache | None,
-    drafts: SpeculationStats,
+    cache: KVCache | None,
+    stats: SpeculationStats,
 ) -> Iterator[Token]:
     keep = cache is not None
     if cache is None:
@@ -186,7 +186,7 @@ def _generate(
     parked: dict[int, int] = {}
     steps = _Steps(runtime, cache)
     if options.speculate and len(prompts) == 1 and runtime.max_verify_tokens > 1:
-        steps.decoder = SpeculativeDecoder(runtime, cache, prompts[0], drafts)
+        steps.decoder = SpeculativeDecoder(runtime, cache, prompts[0], stats)
 
     def park(row: int) -> None:
         steps.end()
@@ -223,7 +223,7 @@ def _generate(
         steps.end()
 
 
-def _not_held(cache: Cache, row: int, prompt: Ids) -> Ids:
+def _not_held(cache: KVCache, row: int, prompt: Ids) -> Ids:
     """Rewind the row to what it shares with `prompt`; the rest of the prompt, at least its last token."""
     held = cache.tokens(row)
     most = min(held.size, prompt.size - 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.runtimes.base import Cache, Ids, Logits, Runtime
+from edgekiln.runtimes.base import Ids, KVCache, Logits, Runtime
 from edgekiln.runtimes.generate.prompt_lookup import PromptLookup
 from edgekiln.runtimes.generate.speculation import Speculation
 
@@ -30,11 +30,11 @@ class SpeculationStats:
 class SpeculativeDecoder:
     """Steps the one row of a cache, which may hold tokens of a draft until the next step or `forget_rest`."""
 
-    def __init__(self, runtime: Runtime, cache: Cache, prompt: Ids, drafts: SpeculationStats) -> None:
-        """Begin behind int64[S] `prompt`, which the cache is to hold by the first step; count in `drafts`."""
+    def __init__(self, runtime: Runtime, cache: KVCache, prompt: Ids, stats: SpeculationStats) -> None:
+        """Begin behind int64[S] `prompt`, which the cache is to hold by the first step; count in `stats`."""
         self._runtime = runtime
         self._cache = cache
-        self._drafts = drafts
+        self._stats = stats
         self._lookup = PromptLookup(prompt)
         self._speculation = Speculation(runtime.max_verify_tokens - 1)
         # The last run: a token that was given and its draft, logits of each of them, and its time.
@@ -54,7 +54,7 @@ class SpeculativeDecoder:
         """
         self._lookup.append(token)
         if self._given < len(self._verified) and self._verified[self._given] == token:
-            self._drafts.accepted += 1
+            self._stats.accepted += 1
         else:
             if self._verified:
                 self._speculation.observe(len(self._verified) - 1, self._given - 1, self._seconds)
@@ -80,5 +80,5 @@ class SpeculativeDecoder:
         else:
             self._logits = self._runtime.step(self._cache, tokens)
         self._seconds = time.perf_counter() - start
-        self._drafts.drafted += len(draft)
+        self._stats.drafted += len(draft)
         self._verified = tokens.tolist()

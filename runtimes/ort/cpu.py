@@ -13,7 +13,8 @@ import psutil
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError, first_line
-from edgekiln.runtimes.ort.kernels import STOCK, native_kernels
+from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import Binding, OrtCache
 from edgekiln.runtimes.ort.runtime import OrtRuntime
 
@@ -48,43 +49,43 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         manifest: EngineManifest,
         threads: int | None = None,
         chunk: int | None = None,
-        native: bool = True,
+        kernels: KernelsChoice = "edgekiln",
     ) -> None:
         """Load the `generate` graph of a checked engine.
 
-        With `native`, edgekiln's own kernels are used where they are built and take the graph.
+        With `kernels="edgekiln"`, edgekiln's kernels are used where they are built and support the graph.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
         """
-        if manifest.kv.kind != "shared-buffer" or manifest.kv.dtype not in DTYPES:
+        if manifest.kv_cache.layout != "shared-buffer" or manifest.kv_cache.dtype not in DTYPES:
             raise EngineError(
-                f"the engine's key-value layout is {manifest.kv.kind} {manifest.kv.dtype}, "
+                f"the engine's key-value layout is {manifest.kv_cache.layout} {manifest.kv_cache.dtype}, "
                 f"ort-cpu runs shared-buffer {' or '.join(DTYPES)}: build the engine again"
             )
         super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtCache)
         self._threads = threads or default_threads()
-        self._native = native_kernels() if native and manifest.kv.dtype in NATIVE_DTYPES else None
+        self._library = kernel_library() if kernels == "edgekiln" and manifest.kv_cache.dtype in NATIVE_DTYPES else None
         self._generate = self._load("generate")
 
     @property
     def kernels(self) -> str:
-        """`stock`, or the instruction set of edgekiln's own kernels."""
-        return self._native.instruction_set if self._native else STOCK
+        """`onnxruntime`, or the instruction set of edgekiln's kernels."""
+        return self._library.instruction_set if self._library else "onnxruntime"
 
     @property
     def max_verify_tokens(self) -> int:  # type: ignore[override]
         """`TOGETHER` with edgekiln's own kernels and a graph that gives logits of several positions, else 1."""
-        return TOGETHER if self._native and self._manifest.io.logits_start is not None else 1
+        return TOGETHER if self._library and self._manifest.io.logits_to_keep is not None else 1
 
     def new_cache(self, batch_size: int = 1) -> OrtCache:
         """An empty cache of `batch_size` rows; memory is taken as tokens come."""
-        return OrtCache(self.properties, DTYPES[self._manifest.kv.dtype], batch_size)
+        return OrtCache(self.properties, DTYPES[self._manifest.kv_cache.dtype], batch_size)
 
     def _bind(self, session: ort.InferenceSession, cache: OrtCache, rows: slice) -> Binding:
         names = self._manifest.io
         if session is not self._generate:
-            names = names.model_copy(update={"logits_start": None})
+            names = names.model_copy(update={"logits_to_keep": None})
         return Binding(session, names, cache, rows)
 
     def _open(self, path: Path) -> ort.InferenceSession:
@@ -98,10 +99,10 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         # 3% more tokens/s in decode on two shared cores, nothing lost in prefill.
         options.add_session_config_entry("session.dynamic_block_base", "4")
         providers = ["CPUExecutionProvider"]
-        if self._native is not None:
+        if self._library is not None:
             if self._manifest.quantization.scheme != "none":
                 options.add_session_config_entry(*ROUNDED_ATTENTION)
-            options.register_custom_ops_library(str(self._native.library))
+            options.register_custom_ops_library(str(self._library.library))
             # What is planned for a number of tokens is allocated beside what the run before holds; few nodes need no
             # plan.
             options.enable_mem_pattern = False
@@ -109,7 +110,7 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
                 return ort.InferenceSession(str(path), options, providers=providers)
             except Exception:
                 # They refuse what they do not implement; ONNX Runtime's own say what is wrong with anything else.
-                self._native = None
+                self._library = None
                 return self._open(path)
         try:
             return ort.InferenceSession(str(path), options, providers=providers)

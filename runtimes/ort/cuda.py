@@ -14,8 +14,8 @@ import onnxruntime as ort
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError, first_line
+from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.cuda_kv_cache import DeviceBinding, DeviceCache, Growth, Launch
-from edgekiln.runtimes.ort.kernels import STOCK
 from edgekiln.runtimes.ort.runtime import OrtRuntime
 
 DEFAULT_CHUNK = 2048
@@ -28,7 +28,7 @@ _LOG_FATAL = 4
 class OrtCudaRuntime(OrtRuntime[DeviceCache]):
     """An engine loaded on a GPU; see `edgekiln.runtimes.base.Runtime`. Runs are one at a time."""
 
-    kernels = STOCK
+    kernels = "onnxruntime"
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class OrtCudaRuntime(OrtRuntime[DeviceCache]):
         manifest: EngineManifest,
         threads: int | None = None,
         chunk: int | None = None,
-        native: bool = True,
+        kernels: KernelsChoice = "edgekiln",
         device: str = "cuda",
         cuda_graph: bool = True,
     ) -> None:
@@ -46,7 +46,7 @@ class OrtCudaRuntime(OrtRuntime[DeviceCache]):
             directory, manifest: the engine.
             threads: for what runs on the host, by default one.
             chunk: tokens a prefill run takes at once.
-            native: has no meaning here.
+            kernels: ignored, ONNX Runtime's CUDA kernels always run.
             device: `cuda`, or `cpu` to run the same graph and the same buffers without a GPU.
             cuda_graph: record a decode step once and replay it: two to three times as fast, with attention over the
                 cache's whole capacity.
@@ -55,9 +55,9 @@ class OrtCudaRuntime(OrtRuntime[DeviceCache]):
             EngineError: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
             EdgekilnError: this machine has no CUDA that ONNX Runtime can use.
         """
-        if (manifest.kv.kind, manifest.kv.dtype) != ("shared-buffer", "float16") or manifest.io.total_length is None:
+        if (manifest.kv_cache.layout, manifest.kv_cache.dtype) != ("shared-buffer", "float16") or manifest.io.total_length is None:
             raise EngineError(
-                f"the engine's key-value layout is {manifest.kv.kind} {manifest.kv.dtype}, "
+                f"the engine's key-value layout is {manifest.kv_cache.layout} {manifest.kv_cache.dtype}, "
                 "ort-cuda runs shared-buffer float16: build the engine again"
             )
         _check(device)

@@ -12,7 +12,7 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 from edgekiln.engine.manifest import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
-from edgekiln.runtimes.kv_cache import RaggedRows, slice_of
+from edgekiln.runtimes.kv_cache import RaggedKVCache, slice_of
 
 KEY_VALUE_TYPE = np.dtype(np.float16)
 Shape = tuple[int, int, int, int]
@@ -58,8 +58,8 @@ class Growth:
         return result
 
 
-class DeviceCache(RaggedRows):
-    """Keys and values of `batch_size` ragged rows on the device; see `edgekiln.runtimes.base.Cache`."""
+class DeviceCache(RaggedKVCache):
+    """Keys and values of `batch_size` ragged rows on the device; see `edgekiln.runtimes.base.KVCache`."""
 
     def __init__(self, properties: Properties, growth: Growth, batch_size: int) -> None:
         super().__init__(properties, batch_size)
@@ -78,7 +78,7 @@ class DeviceCache(RaggedRows):
 
 
 class DeviceBinding:
-    """One session's inputs and outputs bound to rows of a cache; see `edgekiln.runtimes.kv_cache.RowsBinding`.
+    """One session's inputs and outputs bound to rows of a cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
 
     Ids, positions and logits have buffers on the device, at addresses that stay, and arrays on the host.
     """

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1] / "lib" / "libedgekiln_ops.so"
-STOCK = "stock"
 
 
 @dataclass(frozen=True)
-class NativeKernels:
+class KernelLibrary:
     """A built library; `instruction_set` names the one its kernels use on this processor."""
 
     library: Path
     instruction_set: str
 
 
-def native_kernels() -> NativeKernels | None:
+def kernel_library() -> KernelLibrary | None:
     """The library beside this package; None where it is not built or the system cannot load it."""
     if not LIBRARY.is_file():
         return None
@@ -29,4 +28,4 @@ def native_kernels() -> NativeKernels | None:
     except (OSError, AttributeError):
         return None
     name.restype = ctypes.c_char_p
-    return NativeKernels(LIBRARY, name().decode())
+    return KernelLibrary(LIBRARY, name().decode())

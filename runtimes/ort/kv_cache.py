@@ -15,13 +15,13 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue
 
 from edgekiln.engine.manifest import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
-from edgekiln.runtimes.kv_cache import RaggedRows
+from edgekiln.runtimes.kv_cache import RaggedKVCache
 
 HUGE_PAGE = 2 << 20
 
 
-class OrtCache(RaggedRows):
-    """Keys and values of `batch_size` ragged rows, allocated as tokens come; see `edgekiln.runtimes.base.Cache`."""
+class OrtCache(RaggedKVCache):
+    """Keys and values of `batch_size` ragged rows, allocated as tokens come; see `edgekiln.runtimes.base.KVCache`."""
 
     def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int) -> None:
         super().__init__(properties, batch_size)
@@ -75,9 +75,9 @@ class Binding:
         for layer, (key, value) in enumerate(cache.layers):
             self._share(key[rows], names.past_key.format(layer=layer), names.present_key.format(layer=layer))
             self._share(value[rows], names.past_value.format(layer=layer), names.present_value.format(layer=layer))
-        self._start = np.full(1, -1, dtype=np.int64)
-        if names.logits_start is not None:
-            self._binding.bind_ortvalue_input(names.logits_start, OrtValue.ortvalue_from_numpy(self._start))
+        self._logits_to_keep = np.ones(1, dtype=np.int64)
+        if names.logits_to_keep is not None:
+            self._binding.bind_ortvalue_input(names.logits_to_keep, OrtValue.ortvalue_from_numpy(self._logits_to_keep))
         self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
         self.position_ids: Ids = self.input_ids
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
@@ -93,7 +93,7 @@ class Binding:
         self._binding.bind_ortvalue_input(self._names.input_ids, OrtValue.ortvalue_from_numpy(input_ids))
         self._binding.bind_ortvalue_input(self._names.position_ids, OrtValue.ortvalue_from_numpy(position_ids))
         self._binding.bind_ortvalue_output(self._names.logits, OrtValue.ortvalue_from_numpy(logits))
-        self._start[0] = -logits.shape[1]
+        self._logits_to_keep[0] = logits.shape[1]
         self.input_ids, self.position_ids, self.logits = input_ids, position_ids, logits
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""A session's inputs and outputs bound to rows of a cache; see `edgekiln.runtimes.kv_cache.RowsBinding`.
+"""A session's inputs and outputs bound to rows of a cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
 
 Ids, positions and logits pass through page-locked host arrays, at addresses that stay.
 """

@@ -2,13 +2,13 @@
 
 from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.cuda.device import Buffer, Device
-from edgekiln.runtimes.kv_cache import RaggedRows
+from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.tensorrt.profiles import CachePart, check_rows_are_aligned
 
 WHAT = "the cache of keys and values"
 
 
-class InPlaceCache(RaggedRows):
+class InPlaceCache(RaggedKVCache):
     """Rows of a fixed capacity in one buffer [B, KV, C, D] a part, which is past and present at once.
 
     The batch is outermost, so one row is a contiguous slice and can be prefilled alone.
@@ -86,7 +86,7 @@ class GrowingRow:
             self.back[index : index + 1] = [self._device.allocate(capacity * size, WHAT)]
 
 
-class GrowingCache(RaggedRows):
+class GrowingCache(RaggedKVCache):
     """Rows in two dense buffers a part, of which a run reads one and fills the other; twice the memory of in place."""
 
     def __init__(

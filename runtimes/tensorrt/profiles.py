@@ -94,9 +94,9 @@ def check_layout(manifest: EngineManifest) -> TensorRTBuild:
     """
     if manifest.tensorrt is None or "plan" not in manifest.graphs:
         raise EngineError(f"engine.json names no plan for target {manifest.target}: build the engine again")
-    if manifest.kv.kind not in ("inplace", "growing") or manifest.kv.dtype not in ITEM_SIZES:
+    if manifest.kv_cache.layout not in ("in-place", "growing") or manifest.kv_cache.dtype not in ITEM_SIZES:
         raise EngineError(
-            f"the engine's key-value layout is {manifest.kv.kind} {manifest.kv.dtype}, {manifest.target} runs inplace "
+            f"the engine's key-value layout is {manifest.kv_cache.layout} {manifest.kv_cache.dtype}, {manifest.target} runs in-place "
             f"or growing, {' or '.join(ITEM_SIZES)}: build the engine again"
         )
     return manifest.tensorrt
@@ -109,7 +109,7 @@ def check_engine(engine: Any, manifest: EngineManifest) -> None:
         EngineError: naming the first that is not.
     """
     found = {name for name in map(engine.get_tensor_name, range(engine.num_io_tensors))}
-    in_place = manifest.kv.kind == "inplace"
+    in_place = manifest.kv_cache.layout == "in-place"
     slots = manifest.architecture.max_length if in_place else -1
     for part in cache_parts(manifest):
         for name in (part.past, part.present):
@@ -122,8 +122,8 @@ def check_engine(engine: Any, manifest: EngineManifest) -> None:
                     f"{[-1, part.heads, slots, part.head_dim]}: build the engine again"
                 )
             dtype = engine.get_tensor_dtype(name).name
-            if dtype != _TYPES[manifest.kv.dtype]:
-                raise EngineError(f"the plan's {name} is {dtype}, engine.json says {manifest.kv.dtype}: build it again")
+            if dtype != _TYPES[manifest.kv_cache.dtype]:
+                raise EngineError(f"the plan's {name} is {dtype}, engine.json says {manifest.kv_cache.dtype}: build it again")
         # Writing over what is read is right only where the library knows of it.
         if in_place and engine.get_aliased_input_tensor(part.present) != part.past:
             raise EngineError(f"the plan does not update {part.past} in place: build the engine with --cache growing")

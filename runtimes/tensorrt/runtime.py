@@ -9,19 +9,18 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError
-from edgekiln.runtimes.base import Ids, Logits, checked_ids
+from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, checked_ids
 from edgekiln.runtimes.chunked import ChunkedRuntime
 from edgekiln.runtimes.cuda.cuda_device import open_device
 from edgekiln.runtimes.cuda.device import Device
-from edgekiln.runtimes.kv_cache import RowsBinding
-from edgekiln.runtimes.ort.kernels import STOCK
+from edgekiln.runtimes.kv_cache import CacheBinding
 from edgekiln.runtimes.tensorrt.binding import GrowingBinding, InPlaceBinding, Staging
 from edgekiln.runtimes.tensorrt.kv_cache import GrowingCache, InPlaceCache
 from edgekiln.runtimes.tensorrt.library import Library, load_library
 from edgekiln.runtimes.tensorrt.profiles import check_engine, check_layout, largest_chunk, profile_for, why_refused
 from edgekiln.runtimes.tensorrt.session import Session
 
-_CACHES: dict[str, type[InPlaceCache] | type[GrowingCache]] = {"inplace": InPlaceCache, "growing": GrowingCache}
+_CACHES: dict[str, type[InPlaceCache] | type[GrowingCache]] = {"in-place": InPlaceCache, "growing": GrowingCache}
 
 
 class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
@@ -30,7 +29,6 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
     With a cache in place, rows are stepped together; with a growing one, one after the other.
     """
 
-    kernels = STOCK
     library = "TensorRT"
 
     def __init__(
@@ -39,7 +37,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
         manifest: EngineManifest,
         threads: int | None = None,
         chunk: int | None = None,
-        native: bool = True,
+        kernels: KernelsChoice = "edgekiln",
         cuda_graph: bool = True,
         library: Library | None = None,
         device: Device | None = None,
@@ -48,7 +46,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
 
         Args:
             directory, manifest: the engine.
-            threads, native: have no meaning here.
+            threads, kernels: ignored.
             chunk: tokens a prefill run takes at once, at most and by default what the plan takes.
             cuda_graph: record a step of a cache in place once and replay it.
             library, device: what to run it with, for programs that have their own; by default the target's library
@@ -64,14 +62,15 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
         if build.library != library.name:
             raise EngineError(f"the plan was built with {build.library}, target {manifest.target} runs {library.name}")
         try:
-            weights = directory / manifest.graphs["generate"] if build.stripped else None
+            weights = directory / manifest.graphs["generate"] if build.weight_stripped else None
             engine = library.deserialize(directory / manifest.graphs["plan"], weights)
         except EngineError as error:
             raise EngineError(why_refused(build, library.version, device.compute_capability, str(error))) from error
         check_engine(engine, manifest)
         session = Session(engine, library, device, manifest)
         most = largest_chunk(session.profiles)
-        super().__init__(manifest, min(chunk or most, most), _CACHES[manifest.kv.kind])
+        super().__init__(manifest, min(chunk or most, most), _CACHES[manifest.kv_cache.layout])
+        self.kernels = library.name
         self._generate = session
         self._cuda_graph = cuda_graph
         # Rows are prefilled one at a time, and under the session's lock.
@@ -86,7 +85,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
         session = self._generate
         if self._cache_type is InPlaceCache and batch_size > 1:
             profile_for(session.profiles, batch_size, 1)
-        return _CACHES[self._manifest.kv.kind](
+        return _CACHES[self._manifest.kv_cache.layout](
             self.properties, session.parts, session.itemsize, session.device, batch_size
         )
 
@@ -99,7 +98,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
             logits[position] = self.step(cache, ids[position : position + 1])[0]
         return logits
 
-    def _bind(self, session: Session, cache: InPlaceCache | GrowingCache, rows: slice) -> RowsBinding:
+    def _bind(self, session: Session, cache: InPlaceCache | GrowingCache, rows: slice) -> CacheBinding:
         together = rows == slice(None)
         if isinstance(cache, GrowingCache):
             return GrowingBinding(session, cache, rows, self._staging)

@@ -30,7 +30,7 @@ class Session:
         self.io = manifest.io
         self.vocab_size = manifest.architecture.vocab_size
         self.parts = cache_parts(manifest)
-        self.itemsize = ITEM_SIZES[manifest.kv.dtype]
+        self.itemsize = ITEM_SIZES[manifest.kv_cache.dtype]
         self.profiles = read_profiles(engine, manifest.io)
         self.lock = threading.Lock()
         self._contexts: dict[int, Any] = {}

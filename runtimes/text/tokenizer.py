@@ -44,7 +44,7 @@ class Tokenizer:
             chat_template = template.read_text(encoding="utf-8") if template.is_file() else None
         except Exception as error:  # the library raises bare Exception
             raise EngineError(f"{path} cannot be read ({error}): build the engine again") from error
-        return cls(tokenizer, manifest.tokens, chat_template)
+        return cls(tokenizer, manifest.special_tokens, chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Ids:
         """int64[S] ids of `text`; with what the tokenizer's post-processor adds (bos, in most), unless told not to."""

@@ -3,15 +3,16 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.runtimes.base import Cache
+from edgekiln.runtimes.base import KernelsChoice, KVCache
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_engines import build
@@ -37,13 +38,13 @@ ENGINES = [
 class Both:
     """One engine in Python and in C++."""
 
-    def __init__(self, engine: Path, native: bool, text: bool = False) -> None:
-        self.runtime = runtimes.open(engine, threads=THREADS, native=native)
+    def __init__(self, engine: Path, kernels: KernelsChoice, text: bool = False) -> None:
+        self.runtime = runtimes.open(engine, threads=THREADS, kernels=kernels)
         self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-        self.host = Host(engine, threads=THREADS, native=native, text=text)
+        self.host = Host(engine, threads=THREADS, native=kernels == "edgekiln", text=text)
         assert self.host.hello["status"] == OK, self.host.hello
 
-    def python(self, ids: np.ndarray, max_tokens: int, cache: Cache | None = None, **sampling: Any) -> dict[str, Any]:
+    def python(self, ids: np.ndarray, max_tokens: int, cache: KVCache | None = None, **sampling: Any) -> dict[str, Any]:
         """What Python answers, as C++ tells it."""
         options = GenerateOptions(max_tokens=max_tokens, sampling=SamplingOptions(**sampling), logprobs=True)
         tokens = list(generate(self.runtime, self.tokenizer, [ids], options, cache))
@@ -69,9 +70,15 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return functools.cache(lambda *row: build(tmp_path_factory.mktemp("host"), *row))
 
 
-@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
-def both(request: pytest.FixtureRequest, engines: Callable[..., Path], native: bool) -> Iterator[Both]:
-    pair = Both(engines(*request.param), native)
+@pytest.fixture(
+    scope="module",
+    params=[(*row, kernels) for row in ENGINES for kernels in get_args(KernelsChoice)],
+    ids="-".join,
+)
+def both(request: pytest.FixtureRequest, engines: Callable[..., Path]) -> Iterator[Both]:
+    *row, kernels = request.param
+    assert kernels != "edgekiln" or kernel_library() is not None, "edgekiln's kernels are not built: make kernels"
+    pair = Both(engines(*row), kernels)
     with pair.host:
         yield pair
 
@@ -127,7 +134,7 @@ def test_tokens_of_a_real_model(quant: str, tmp_path: Path) -> None:
     from edgekiln.sources.resolve import resolve
 
     build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant=quant))
-    both = Both(tmp_path / "engine", native=True)
+    both = Both(tmp_path / "engine", "edgekiln")
     with both.host:
         for text in ("The capital of France is", "def fibonacci(n):\n", "Once upon a time, " * 80):
             both.compare(both.tokenizer.encode(text), max_tokens=24)

@@ -5,8 +5,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
 from edgekiln.sources.base import ModelSource
 

@@ -15,6 +15,7 @@ from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import pack_int4
 from edgekiln.export import canonical
 from edgekiln.export.op_reference import evaluator
+from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.kernels import LIBRARY
 
 Shape = Sequence[int | str]
@@ -68,15 +69,15 @@ def run_reference(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.n
     return evaluator(ir.to_proto(model)).run(None, dict(feeds))
 
 
-def session(model: ir.Model, native: bool = False) -> ort.InferenceSession:
-    """Load a lowered graph as the ort-cpu runtime does; `native` with edgekiln's own kernels."""
+def session(model: ir.Model, kernels: KernelsChoice = "onnxruntime") -> ort.InferenceSession:
+    """Load a lowered graph as the ort-cpu runtime does, with edgekiln's kernels or only those of ONNX Runtime."""
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports["com.microsoft"] = 1
     model.opset_imports.pop(canonical.DOMAIN, None)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    if native:
+    if kernels == "edgekiln":
         options.register_custom_ops_library(str(LIBRARY))
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -11,8 +11,10 @@ from edgekiln import runtimes
 from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.recipe import Recipe
-from edgekiln.pipeline.build import Canonical, StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import CanonicalModel, canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
+from edgekiln.runtimes.base import Ids, KernelsChoice
 from edgekiln.sources.base import ModelSource
 from support.graphs import run_reference
 
@@ -28,19 +30,19 @@ class Logits:
         rounded: the same, with what quantized layers read rounded as kernels do that multiply codes: those of 4 bits,
             and all.
         canonical: of the graph that the weights were attached to.
-        engine: scored at once, and the last token by itself.
+        directory: of the engine.
     """
 
     transformers: np.ndarray
     rounded: tuple[np.ndarray, np.ndarray]
     canonical: np.ndarray
-    engine: tuple[np.ndarray, np.ndarray]
-    graph: Canonical
+    graph: CanonicalModel
     directory: Path
+    ids: Ids
 
 
-def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: bool) -> Logits:
-    """Build `source` at `directory`/engine, uncalibrated, and run it."""
+def all_logits(source: ModelSource, directory: Path, recipe: Recipe) -> Logits:
+    """Build `source` at `directory`/engine, uncalibrated, and run it in transformers and in numpy."""
     ids = np.random.default_rng(0).integers(0, source.config.vocab_size, TOKENS)
     options = BuildOptions(recipe=recipe)
     graph = canonical_graph(source, options)
@@ -65,12 +67,15 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe, native: boo
     engine = directory / "engine"
     engine.mkdir(parents=True)
     write_engine(graph, source, engine, options, StepTimer())
-    runtime = runtimes.open(engine, native=native)
+    return Logits(expected, rounded, canonical, graph, engine, ids)
+
+
+def engine_logits(engine: Path, ids: Ids, kernels: KernelsChoice) -> tuple[np.ndarray, np.ndarray]:
+    """float32[V] after the last of int64[S] `ids`: scored all at once, and as the decode step after a prefill."""
+    runtime = runtimes.open(engine, kernels=kernels)
     cache = runtime.new_cache(1)
     runtime.prefill(cache, 0, ids[:-1])
-    return Logits(
-        expected, rounded, canonical, (runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]), graph, engine
-    )
+    return runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]
 
 
 def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | None]) -> None:
@@ -105,21 +110,22 @@ def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | 
         module.forward = forward(module.weight.data, order, offsets)  # type: ignore[method-assign]
 
 
-def check(logits: Logits, native: bool = False, weights_only: bool = True) -> None:
+def check(logits: Logits, kernels: KernelsChoice = "onnxruntime", weights_only: bool = True) -> None:
     """All agree: numpy with transformers to rounding, the engine but for rounding activations to int8.
 
     Args:
         logits: what `all_logits` gave.
-        native: the kernels for weights in groups are edgekiln's own. In a prompt they take activations as they are or
-            rounded in blocks of 32, and nothing else is between them and transformers.
+        kernels: with those of edgekiln, nothing but the rounding of activations in blocks of 32 lies between the engine
+            and transformers.
         weights_only: the graph does not say that activations are rounded.
     """
     size = np.linalg.norm(logits.transformers)
     assert np.linalg.norm(logits.canonical - logits.transformers) < (1e-4 if weights_only else 0.06) * size
-    for result in logits.engine:
+    results = engine_logits(logits.directory, logits.ids, kernels)
+    for result in results:
         assert np.linalg.norm(result - logits.transformers) < 0.06 * size
-    if native and weights_only:
-        scored, _ = logits.engine
+    if kernels == "edgekiln" and weights_only:
+        scored, _ = results
         error, *errors = (np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded))
         # A number halfway between two codes may become either.
         assert error < 1e-4 or min(errors) < 1e-3, (error, errors)

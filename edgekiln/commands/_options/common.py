@@ -13,7 +13,7 @@ import click
 from edgekiln.errors import EdgekilnError, RequestError
 
 if TYPE_CHECKING:
-    from edgekiln.runtimes.base import Runtime
+    from edgekiln.runtimes.base import KernelsChoice, Runtime
 
 _VERBOSE = "edgekiln.verbose"
 
@@ -80,13 +80,13 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def open_runtime(engine: Path, threads: int | None, native: bool = True) -> "Runtime":
+def open_runtime(engine: Path, threads: int | None, kernels: "KernelsChoice" = "edgekiln") -> "Runtime":
     """Load an engine, with `runtimes.open`; raises EdgekilnError in one sentence."""
     from edgekiln import runtimes
 
     with progress_report() as report:
         report("loading engine", 0.0)
-        return runtimes.open(engine, threads=threads, native=native)
+        return runtimes.open(engine, threads=threads, kernels=kernels)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -88,11 +88,11 @@ class Stats:
     """Speed of one answer.
 
     Attributes:
-        drafts: of the answer, which the loop counts.
+        speculation: drafted and accepted tokens of the answer.
         prompt_tokens: None where not all of the prompt was computed.
     """
 
-    drafts: "SpeculationStats"
+    speculation: "SpeculationStats"
     prompt_tokens: int | None = None
     _start: float = field(default_factory=time.perf_counter)
     _times: list[float] = field(default_factory=list)
@@ -113,8 +113,8 @@ class Stats:
         if len(self._times) > 1:
             answer += f", {(len(self._times) - 1) / (self._times[-1] - self._times[0]):.1f} tokens/s"
         parts.append(answer)
-        if drafted := self.drafts.drafted:
-            accepted = self.drafts.accepted
+        if drafted := self.speculation.drafted:
+            accepted = self.speculation.accepted
             parts.append(f"drafted {drafted} tokens, {accepted} accepted ({accepted / drafted:.0%})")
         click.echo("; ".join(parts), err=True)
 

@@ -132,7 +132,7 @@ def test_a_client_that_carries_the_cache_gets_the_engines_logits(
         logits, *present = session.run([tensor.name for tensor in said.output], feeds)
         past = dict(zip(past, present, strict=True))
     assert present[0].shape[2] == len(ids)
-    expected = runtimes.open(tiny_engine, native=False).score(ids)[-1]
+    expected = runtimes.open(tiny_engine, kernels="onnxruntime").score(ids)[-1]
     assert np.linalg.norm(logits[0, 0] - expected) < 0.06 * np.linalg.norm(expected)
 
 

@@ -17,7 +17,7 @@ from edgekiln.export.op_reference import attention
 from edgekiln.export.passes.ort.int8_kv_cache import quantize_cache
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
-from edgekiln.runtimes.ort.kernels import STOCK
+from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.resolve import resolve
 from support import graphs
 from support.models import VOCABULARY, save_checkpoint
@@ -35,7 +35,7 @@ def rounded(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (5, 0.0), (0, 20.0)])
-def test_attention_over_an_int8_cache(native: bool, window: int, softcap: float) -> None:
+def test_attention_over_an_int8_cache(kernels: KernelsChoice, window: int, softcap: float) -> None:
     sizes = {"query": HEADS, "key": KV_HEADS, "value": KV_HEADS}
     inputs = {name: ["B", heads, "S", HEAD_DIM] for name, heads in sizes.items()}
     past = {f"past.0.{kind}": ["B", KV_HEADS, "P", HEAD_DIM] for kind in ("key", "value")}
@@ -60,7 +60,7 @@ def test_attention_over_an_int8_cache(native: bool, window: int, softcap: float)
     scales = CacheScales(*RNG.uniform(0.005, 0.03, (2, KV_HEADS, HEAD_DIM)).astype(np.float32))
     ort_cpu.lower(model, CAPACITY)
     quantize_cache(model, [scales])
-    session = graphs.session(model, native=native)
+    session = graphs.session(model, kernels=kernels)
     length = 9
     steps = {name: RNG.standard_normal((1, heads, length, HEAD_DIM), dtype=np.float32) for name, heads in sizes.items()}
     cache = {name: np.zeros((1, KV_HEADS, CAPACITY, HEAD_DIM), np.int8) for name in past}
@@ -93,9 +93,9 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return directory / "float32", directory / "int8"
 
 
-def test_engines_lose_little(engines: tuple[Path, Path], native: bool) -> None:
-    exact, engine = (runtimes.open(path, native=native, chunk=7) for path in engines)
-    assert (engine.kernels == STOCK) == (not native)
+def test_engines_lose_little(engines: tuple[Path, Path], kernels: KernelsChoice) -> None:
+    exact, engine = (runtimes.open(path, kernels=kernels, chunk=7) for path in engines)
+    assert (engine.kernels == "onnxruntime") == (kernels == "onnxruntime")
     rows = [RNG.integers(32, 127, length) for length in (23, 14)]
     cache, own = exact.new_cache(2), engine.new_cache(2)
     for row, tokens in enumerate(rows):
@@ -122,14 +122,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_engine_says_what_it_is(tiny: Path) -> None:
-    assert read_manifest(tiny).kv.dtype == "int8"
+    assert read_manifest(tiny).kv_cache.dtype == "int8"
     report = json.loads((tiny / REPORT_FILE).read_text())
     assert report["steps"]["calibrate the cache"] > 0
     assert report["sizes"]["generate.onnx"] == (tiny / "generate.onnx").stat().st_size
 
 
-def test_past_and_present_are_one_buffer(tiny: Path, native: bool) -> None:
-    runtime = runtimes.open(tiny, native=native)
+def test_past_and_present_are_one_buffer(tiny: Path, kernels: KernelsChoice) -> None:
+    runtime = runtimes.open(tiny, kernels=kernels)
     cache = runtime.new_cache(2)
     runtime.prefill(cache, 1, np.arange(40))
     before = [part.ctypes.data for layer in cache.layers for part in layer]  # type: ignore[attr-defined]

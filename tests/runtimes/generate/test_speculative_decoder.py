@@ -8,7 +8,7 @@ from edgekiln.runtimes import Properties
 from edgekiln.runtimes.generate import speculative_decoder
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
-from edgekiln.runtimes.kv_cache import RaggedRows
+from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 
 VOCABULARY, MAX_LENGTH, VERIFIES = 16, 160, 8
@@ -21,7 +21,7 @@ SAMPLINGS = [
 ]
 
 
-class Held(RaggedRows):
+class Held(RaggedKVCache):
     def _grow(self, capacity, held):
         pass
 
@@ -99,26 +99,26 @@ def clock(monkeypatch):
 
 
 def answer(options, most=None, eos=None, prompt=PROMPT):
-    """Tokens, at most `most` before the iterator is dropped, and the runtime, what its cache holds and its drafts."""
-    runtime, tokenizer, drafts = Hashed(), Letters(), SpeculationStats()
+    """Tokens, at most `most` before the iterator is dropped, and the runtime, what its cache holds and its stats."""
+    runtime, tokenizer, stats = Hashed(), Letters(), SpeculationStats()
     tokenizer.eos_ids = frozenset() if eos is None else frozenset({eos})
     cache = runtime.new_cache()
-    stream = generate(runtime, tokenizer, [prompt], options, cache, drafts)
+    stream = generate(runtime, tokenizer, [prompt], options, cache, stats)
     tokens = list(stream) if most is None else [next(stream) for _ in range(most)]
     stream.close()
-    return tokens, runtime, cache.tokens(0).tolist(), drafts
+    return tokens, runtime, cache.tokens(0).tolist(), stats
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_tokens_are_the_same_and_take_fewer_runs(sampling):
     plain, stepped, held, none = answer(GenerateOptions(120, sampling, logprobs=True, speculate=False))
-    tokens, runtime, held_too, drafts = answer(GenerateOptions(120, sampling, logprobs=True))
+    tokens, runtime, held_too, stats = answer(GenerateOptions(120, sampling, logprobs=True))
     assert tokens == plain
     assert held_too == held == [*PROMPT, *(token.id for token in tokens[:-1])]
     assert none == SpeculationStats(0, 0)
     assert len(stepped.runs) == 119
-    assert drafts.drafted == sum(runtime.runs) - len(runtime.runs)
-    assert drafts.accepted == 119 - len(runtime.runs) > 20
+    assert stats.drafted == sum(runtime.runs) - len(runtime.runs)
+    assert stats.accepted == 119 - len(runtime.runs) > 20
     assert max(runtime.runs) > 4
 
 
@@ -172,11 +172,11 @@ def test_a_failed_run_leaves_what_was_given():
 
 
 def test_several_rows_are_stepped():
-    runtime, drafts = Hashed(), SpeculationStats()
+    runtime, stats = Hashed(), SpeculationStats()
     options = GenerateOptions(30)
-    tokens = list(generate(runtime, Letters(), [PROMPT, PROMPT[:7]], options, drafts=drafts))
+    tokens = list(generate(runtime, Letters(), [PROMPT, PROMPT[:7]], options, stats=stats))
     assert set(runtime.runs) == {1}
-    assert drafts == SpeculationStats(0, 0)
+    assert stats == SpeculationStats(0, 0)
     assert [token.id for token in tokens if token.row == 1] == [
         token.id for token in answer(options, prompt=PROMPT[:7])[0]
     ]

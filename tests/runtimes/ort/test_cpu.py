@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekiln import runtimes
-from edgekiln.engine.manifest import KeyValueLayout
+from edgekiln.engine.manifest import KVCacheSpec
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 
 TOLERANCE = 1e-3
@@ -12,9 +12,9 @@ MAX_LENGTH = 600
 SCALES = np.full(259, 1 / 127, dtype=np.float32)
 
 
-@pytest.fixture(scope="module")
-def runtime(engine, native):
-    return runtimes.open(engine, threads=1, chunk=7, native=native)
+@pytest.fixture
+def runtime(engine, kernels):
+    return runtimes.open(engine, threads=1, chunk=7, kernels=kernels)
 
 
 def ids(length: int, seed: int = 0) -> np.ndarray:
@@ -145,7 +145,7 @@ def test_engines_of_another_kind(make_engine, tmp_path):
 
 
 def test_another_cache_layout(make_engine):
-    directory = make_engine(kv=KeyValueLayout(kind="growing", dtype="float32"))
+    directory = make_engine(kv_cache=KVCacheSpec(layout="growing", dtype="float32"))
     with pytest.raises(EngineError, match="layout is growing float32, ort-cpu runs shared-buffer"):
         runtimes.open(directory)
 

@@ -39,7 +39,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def pair(engines: tuple[Path, Path], request: pytest.FixtureRequest):
     """The truth and the adapter; with a CUDA graph, the largest length is the capacity."""
     cpu, cuda = engines
-    return runtimes.open(cpu, native=False), open_on_cpu(cuda, chunk=7, cuda_graph=request.param)
+    return runtimes.open(cpu, kernels="onnxruntime"), open_on_cpu(cuda, chunk=7, cuda_graph=request.param)
 
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:

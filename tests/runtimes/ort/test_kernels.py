@@ -1,5 +1,7 @@
 """When edgekiln's own kernels are used, and when ONNX Runtime's."""
 
+from typing import get_args
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,8 +12,9 @@ from onnx import helper, numpy_helper
 from edgekiln import runtimes
 from edgekiln.export import canonical
 from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
-from edgekiln.runtimes.ort import kernels as native_module
-from edgekiln.runtimes.ort.kernels import STOCK, native_kernels
+from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.ort import kernels as kernels_module
+from edgekiln.runtimes.ort.kernels import kernel_library
 from support import graphs
 from support.cpp_engines import build
 from support.instruction_sets import WITH_BYTE_PRODUCTS
@@ -23,35 +26,35 @@ PROMPT_ROWS, SEGMENT = 96, 128
 
 
 @pytest.fixture
-def stock_logits(engine):
-    return runtimes.open(engine, native=False).score(PROMPT)
+def onnxruntime_logits(engine):
+    return runtimes.open(engine, kernels="onnxruntime").score(PROMPT)
 
 
-def test_they_are_used_where_they_are_built(engine, stock_logits):
+def test_they_are_used_where_they_are_built(engine, onnxruntime_logits):
     runtime = runtimes.open(engine)
     assert runtime.kernels in (*WITH_BYTE_PRODUCTS, "avx512", "avx2", "portable")
     logits = runtime.score(PROMPT)
-    np.testing.assert_allclose(logits, stock_logits, atol=1e-4, rtol=0)
-    assert not np.array_equal(logits, stock_logits), "the session took ONNX Runtime's kernel"
+    np.testing.assert_allclose(logits, onnxruntime_logits, atol=1e-4, rtol=0)
+    assert not np.array_equal(logits, onnxruntime_logits), "the session took ONNX Runtime's kernel"
 
 
 def test_they_are_not_used_on_request(engine):
-    assert runtimes.open(engine, native=False).kernels == STOCK
+    assert runtimes.open(engine, kernels="onnxruntime").kernels == "onnxruntime"
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
-def test_without_a_library_that_loads_the_stock_kernels_run(engine, stock_logits, tmp_path, monkeypatch, content):
+def test_without_a_library_that_loads_onnxruntimes_kernels_run(engine, onnxruntime_logits, tmp_path, monkeypatch, content):
     library = tmp_path / "libedgekiln_ops.so"
     if content is not None:
         library.write_bytes(content)
-    monkeypatch.setattr(native_module, "LIBRARY", library)
-    assert native_kernels() is None
+    monkeypatch.setattr(kernels_module, "LIBRARY", library)
+    assert kernel_library() is None
     runtime = runtimes.open(engine)
-    assert runtime.kernels == STOCK
-    np.testing.assert_array_equal(runtime.score(PROMPT), stock_logits)
+    assert runtime.kernels == "onnxruntime"
+    np.testing.assert_array_equal(runtime.score(PROMPT), onnxruntime_logits)
 
 
-def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
+def test_a_graph_they_refuse_runs_on_onnxruntimes_kernels(make_engine):
     directory = make_engine()
     for name in ("generate.onnx", "score.onnx"):
         model = onnx.load(directory / name)
@@ -60,8 +63,8 @@ def test_a_graph_they_refuse_runs_on_the_stock_kernels(make_engine):
                 node.attribute.append(helper.make_attribute("smooth_softmax", 1))
         onnx.save(model, directory / name)
     runtime = runtimes.open(directory, verify=False)
-    assert runtime.kernels == STOCK
-    expected = runtimes.open(directory, native=False, verify=False).score(PROMPT)
+    assert runtime.kernels == "onnxruntime"
+    expected = runtimes.open(directory, kernels="onnxruntime", verify=False).score(PROMPT)
     np.testing.assert_array_equal(runtime.score(PROMPT), expected)
 
 
@@ -92,7 +95,7 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape)
     (y,) = session.run(None, {"x": x})
     minima = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
     weight = scales[..., None].astype(np.float64) * codes + minima[..., None]
-    if bits == 4 and np.prod(shape) >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+    if bits == 4 and np.prod(shape) >= PROMPT_ROWS and kernel_library().instruction_set in WITH_BYTE_PRODUCTS:
         weight = in_prompts(codes, scales, minima)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
@@ -103,7 +106,7 @@ def in_prompts(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.
     bfloat16 where the processor multiplies it in tiles. Else 127 steps of the largest weight that a column can hold in
     128 of depth; codes are counted in 256ths of a step.
     """
-    if native_kernels().instruction_set == "amx":
+    if kernel_library().instruction_set == "amx":
         exact = scales[..., None] * codes + minima[..., None]
         return ((exact.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float64)
     weight = np.empty(codes.shape)
@@ -147,7 +150,7 @@ def native_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     options = ort.SessionOptions()
-    options.register_custom_ops_library(str(native_kernels().library))
+    options.register_custom_ops_library(str(kernel_library().library))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -200,14 +203,14 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127
     (expected,) = graphs.run_reference(model, {"x": x})
-    if 2 * tokens >= PROMPT_ROWS and native_kernels().instruction_set in WITH_BYTE_PRODUCTS:
+    if 2 * tokens >= PROMPT_ROWS and kernel_library().instruction_set in WITH_BYTE_PRODUCTS:
         codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
         expected = x @ in_prompts(codes, weights["w.scales"], minima).reshape(70, 160).T
     lower_quantized_ops(model)
     del model.opset_imports[canonical.DOMAIN]
     model.opset_imports["com.microsoft"] = 1
     options = ort.SessionOptions()
-    options.register_custom_ops_library(str(native_kernels().library))
+    options.register_custom_ops_library(str(kernel_library().library))
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=0.05)
@@ -229,14 +232,14 @@ def test_an_int8_product_is_not_taken_apart(tmp_path):
     lower_quantized_ops(model)
     expected = graphs.session(model).run(None, {"x": x})[0]
     options = ort.SessionOptions()
-    options.register_custom_ops_library(str(native_kernels().library))
+    options.register_custom_ops_library(str(kernel_library().library))
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     # A quotient may fall to the other side of a half, and its code be another by one.
     step = np.abs(x).max(axis=-1, keepdims=True) * weights["w.scales"]
     assert (np.abs(session.run(None, {"x": x})[0] - expected) <= 2 * step).all()
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert (kinds == ["PerTokenInt8MatMul"]) == (native_kernels().instruction_set in WITH_BYTE_PRODUCTS)
+    assert (kinds == ["PerTokenInt8MatMul"]) == (kernel_library().instruction_set in WITH_BYTE_PRODUCTS)
 
 
 def pack_rows(codes: np.ndarray) -> np.ndarray:
@@ -249,13 +252,13 @@ def pack_rows(codes: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("quant", ["int4", "int8"])
 def test_they_take_biased_and_normed_projections(tmp_path, family, quant):
     engine = build(tmp_path, family, quant)
-    runtime, stock = (runtimes.open(engine, native=native) for native in (True, False))
-    assert runtime.kernels != STOCK
+    runtime, other = (runtimes.open(engine, kernels=kernels) for kernels in get_args(KernelsChoice))
+    assert runtime.kernels != "onnxruntime"
     assert runtime.max_verify_tokens > 1
-    expected, cache = stock.new_cache(), runtime.new_cache()
+    expected, cache = other.new_cache(), runtime.new_cache()
     prompt = PROMPT[:20]
     # Both round activations, in different places; random logits are 2 in size.
-    np.testing.assert_allclose(runtime.prefill(cache, 0, prompt), stock.prefill(expected, 0, prompt), atol=0.4, rtol=0)
+    np.testing.assert_allclose(runtime.prefill(cache, 0, prompt), other.prefill(expected, 0, prompt), atol=0.4, rtol=0)
     for token in (5, 6):
-        logits, same = (r.step(c, np.array([token])) for r, c in ((runtime, cache), (stock, expected)))
+        logits, same = (r.step(c, np.array([token])) for r, c in ((runtime, cache), (other, expected)))
         np.testing.assert_allclose(logits, same, atol=0.4, rtol=0)

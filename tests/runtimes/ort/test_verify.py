@@ -10,12 +10,12 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
-from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_engines import build
 
-pytestmark = pytest.mark.skipif(native_kernels() is None, reason="edgekiln's own kernels are not built: make native")
+pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
 THREADS, TOGETHER = 2, 8
 # A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
@@ -38,20 +38,20 @@ def engine(request, tmp_path_factory) -> Path:
 def same_answers(engine: Path, prompt: np.ndarray, count: int) -> SpeculationStats:
     runtime = runtimes.open(engine, threads=THREADS)
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-    drafts = SpeculationStats()
+    stats = SpeculationStats()
     for sampling in SAMPLINGS:
         plain, speculated = (
             GenerateOptions(count, sampling, ignore_eos=True, logprobs=True, speculate=speculate)
             for speculate in (False, True)
         )
         expected = list(generate(runtime, tokenizer, [prompt], plain))
-        assert list(generate(runtime, tokenizer, [prompt], speculated, drafts=drafts)) == expected
-    return drafts
+        assert list(generate(runtime, tokenizer, [prompt], speculated, stats=stats)) == expected
+    return stats
 
 
 def test_answers_are_the_same(engine):
-    drafts = same_answers(engine, np.tile([5, 71, 5, 130], 8), 120)
-    assert drafts.drafted >= drafts.accepted > 0
+    stats = same_answers(engine, np.tile([5, 71, 5, 130], 8), 120)
+    assert stats.drafted >= stats.accepted > 0
 
 
 @pytest.mark.parametrize("held", [1, 30, 254, 300])
@@ -87,13 +87,13 @@ def test_more_than_it_verifies(engine):
 
 
 def test_stock_kernels_verify_nothing(engine):
-    runtime = runtimes.open(engine, threads=THREADS, native=False)
+    runtime = runtimes.open(engine, threads=THREADS, kernels="onnxruntime")
     assert runtime.max_verify_tokens == 1
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-    drafts = SpeculationStats()
+    stats = SpeculationStats()
     options = GenerateOptions(40, SAMPLINGS[1], ignore_eos=True)
-    assert len(list(generate(runtime, tokenizer, [np.tile([5, 71], 8)], options, drafts=drafts))) == 40
-    assert drafts == SpeculationStats(0, 0)
+    assert len(list(generate(runtime, tokenizer, [np.tile([5, 71], 8)], options, stats=stats))) == 40
+    assert stats == SpeculationStats(0, 0)
 
 
 @pytest.mark.slow
@@ -106,5 +106,5 @@ def test_answers_of_a_real_model_are_the_same(tmp_path, quant):
     engine = tmp_path / "engine"
     build_engine(resolve("smollm2-135m"), engine, BuildOptions(quant=quant))
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-    drafts = same_answers(engine, tokenizer.encode("def area(width, height):\n    return width * height\n\n\n" * 3), 96)
-    assert drafts.accepted > 0
+    stats = same_answers(engine, tokenizer.encode("def area(width, height):\n    return width * height\n\n\n" * 3), 96)
+    assert stats.accepted > 0

@@ -49,7 +49,7 @@ def form(request: pytest.FixtureRequest) -> tuple[str, str]:
 @pytest.fixture
 def pair(engines: dict, form: tuple[str, str]):
     """The truth and the adapter."""
-    return runtimes.open(engines["cpu"], native=False), open_on_host(engines[form], chunk=7)[0]
+    return runtimes.open(engines["cpu"], kernels="onnxruntime"), open_on_host(engines[form], chunk=7)[0]
 
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
@@ -59,7 +59,7 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "launches"])
 def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str], graph: bool) -> None:
-    truth = runtimes.open(engines["cpu"], native=False)
+    truth = runtimes.open(engines["cpu"], kernels="onnxruntime")
     runtime, cuda, library = open_on_host(engines[form], cuda_graph=graph)
     tokenizer = Tokenizer.from_engine(engines["cpu"], read_manifest(engines["cpu"]))
     prompts = [ids(40), ids(3, 1), ids(17, 2)]
@@ -168,7 +168,7 @@ def test_more_rows_than_the_plan_takes(engines: dict, form: tuple[str, str]) -> 
 
 
 def test_no_memory_for_the_cache_and_then_there_is(engines: dict, form: tuple[str, str]) -> None:
-    truth = runtimes.open(engines["cpu"], native=False)
+    truth = runtimes.open(engines["cpu"], kernels="onnxruntime")
     runtime, cuda, _ = open_on_host(engines[form], FakeCuda(memory=60_000))
     cache = runtime.new_cache()
     with pytest.raises(EdgekilnError, match=r"free, the cache of keys and values needs 1 MB more: use a smaller batch"):

@@ -10,15 +10,16 @@ from gguf.quants import quantize
 from edgekiln.calib.presets import UNCALIBRATED, preset
 from edgekiln.calib.quantization_plan import plan as quantization_plan
 from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.resolve import resolve
 from support.gguf_files import LAYERS, gpt2, llama_tensors, qwen3moe, write
-from support.parity import all_logits, check
+from support.parity import Logits, all_logits, check
 
 
 def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
     """The random llama, calmed, with every matrix in a block format; `extra` names formats of some tensors."""
 
-    def stored(name: str, value: np.ndarray) -> object:
+    def prequantized(name: str, value: np.ndarray) -> object:
         chosen = extra.get(name.split(".")[-2], kind)
         return (quantize(0.2 * value, chosen), chosen) if value.ndim == 2 else value
 
@@ -31,17 +32,17 @@ def test_quantized_weights_keep_their_grid(tmp_path: Path, kind: str) -> None:
     matrices = [name for name in weights.keys() if len(weights.shape(name)) == 2]  # noqa: SIM118
     assert len(matrices) == 7 * LAYERS + 1
     for name in [*matrices, "lm_head.weight"]:
-        stored = weights.stored(name)
+        stored = weights.prequantized(name)
         assert stored is not None, name
         # transformers' layout, in which rotary rows have moved.
         np.testing.assert_allclose(stored.read().dequantize(), weights.read(name).numpy(), rtol=0, atol=1e-5)
-    assert weights.stored("model.norm.weight") is None
+    assert weights.prequantized("model.norm.weight") is None
 
 
 def test_a_transposed_weight_keeps_its_grid(tmp_path: Path) -> None:
     weights = resolve(str(gpt2(tmp_path / "m.gguf", Kind.Q4_1))).weights
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
-        stored = weights.stored(f"transformer.h.0.{name}.weight")
+        stored = weights.prequantized(f"transformer.h.0.{name}.weight")
         assert stored is not None
         expected = weights.read(f"transformer.h.0.{name}.weight").numpy().T
         np.testing.assert_allclose(stored.read().dequantize(), expected, rtol=0, atol=1e-5)
@@ -50,17 +51,21 @@ def test_a_transposed_weight_keeps_its_grid(tmp_path: Path) -> None:
 def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
     weights = resolve(str(qwen3moe(tmp_path / "m.gguf"))).weights
     name = next(name for name in weights.keys() if "experts" in name)  # noqa: SIM118
-    assert weights.stored(name) is None
+    assert weights.prequantized(name) is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "embedding"),
-    [("Q4_1", "Q8_0"), ("Q5_0", "Q4_1")],
-)
-def test_engine_is_the_file(tmp_path: Path, kind: str, embedding: str, native: bool) -> None:
-    source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind[kind], token_embd=Kind[embedding])))
-    logits = all_logits(source, tmp_path, preset("int4"), native)
-    check(logits, native)
+@pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1")], ids="-".join)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Logits]:
+    """Block formats of the matrices and of the embedding, and the logits of an engine with them."""
+    kind, embedding = request.param
+    directory = tmp_path_factory.mktemp("prequantized")
+    source = resolve(str(quantized_llama(directory / "m.gguf", Kind[kind], token_embd=Kind[embedding])))
+    return kind, embedding, all_logits(source, directory, preset("int4"))
+
+
+def test_engine_is_the_file(built: tuple[str, str, Logits], kernels: KernelsChoice) -> None:
+    kind, embedding, logits = built
+    check(logits, kernels)
     layers = logits.graph.plan.layers
     assert all(layer.stored for layer in layers)
     assert layers[0].names == ["model.embed_tokens.weight", "lm_head.weight"]
@@ -70,7 +75,7 @@ def test_engine_is_the_file(tmp_path: Path, kind: str, embedding: str, native: b
 
 def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_1)))
-    plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.stored)
+    plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.prequantized)
     assert plan.layers[0].stored is not None, "the embedding is looked up"
     assert not any(layer.stored for layer in plan.layers[1:])
     assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
@@ -78,7 +83,7 @@ def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
 
 def test_what_is_quantized_again_is_noted_once(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_0, ffn_down=Kind.MXFP4)))
-    plan = quantization_plan(build_meta_model(source.config), preset("int4"), source.weights.stored)
+    plan = quantization_plan(build_meta_model(source.config), preset("int4"), source.weights.prequantized)
     (note,) = plan.notes
     assert note.startswith("MXFP4 has no counterpart")
     assert note.endswith(f"({LAYERS} weights)")

@@ -16,9 +16,10 @@ from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.errors import EdgekilnError, UnsupportedModelError
 from edgekiln.export.passes.ort.decoder import inline_decoder_layers
 from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, Format, change_config, gptq, grid, write_quantized
-from support.parity import all_logits, check
+from support.parity import Logits, all_logits, check
 
 # The embedding and the head are floats in these checkpoints; so that nothing hides an error, they stay so.
 _FLOATS = tuple(Override(match=name, skip=True) for name in ("lm_head", "model.embed_tokens"))
@@ -36,7 +37,7 @@ def test_the_grid_is_kept(tmp_path: Path, name: str) -> None:
     assert source.notes == ()
     assert set(weights) < set(source.weights.keys())
     for layer, expected in weights.items():
-        stored = source.weights.stored(layer)
+        stored = source.weights.prequantized(layer)
         assert stored is not None
         for one in (stored, *stored.others):
             assert one.scheme.bits == form.bits
@@ -45,22 +46,28 @@ def test_the_grid_is_kept(tmp_path: Path, name: str) -> None:
             # No more than float32's rounding: nothing was quantized again.
             np.testing.assert_allclose(result.dequantize(), expected, rtol=1e-6, atol=1e-7)
         assert torch.equal(source.weights.read(layer), torch.from_numpy(stored.read().dequantize()))
-    assert source.weights.stored("lm_head.weight") is None
+    assert source.weights.prequantized("lm_head.weight") is None
 
 
-@pytest.mark.parametrize(
-    "name", ["gptq act-order", "awq", "packed symmetric", "int8 weights and activations", "nf4 twice", "llm.int8"]
+@pytest.fixture(
+    scope="module",
+    params=["gptq act-order", "awq", "packed symmetric", "int8 weights and activations", "nf4 twice", "llm.int8"],
 )
-def test_engine_is_the_checkpoint(tmp_path: Path, name: str, native: bool) -> None:
-    form = FORMATS[name]
-    write_quantized(tmp_path / "model", form)
-    recipe = RECIPES[form.quant]
-    logits = all_logits(resolve(str(tmp_path / "model")), tmp_path, recipe, native)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Format, Logits]:
+    """A format of quantized checkpoints, and the logits of an engine of one."""
+    form = FORMATS[request.param]
+    directory = tmp_path_factory.mktemp("quantized")
+    write_quantized(directory / "model", form)
+    return form, all_logits(resolve(str(directory / "model")), directory, RECIPES[form.quant])
+
+
+def test_engine_is_the_checkpoint(built: tuple[Format, Logits], kernels: KernelsChoice) -> None:
+    form, logits = built
     linear = [layer for layer in logits.graph.plan.layers if "_proj" in layer.names[0]]
     assert all(layer.stored for layer in linear)
     weights_only = form.quant == "int4"
     assert {layer.scheme.activation for layer in linear} == {"none" if weights_only else "int8-per-token"}
-    check(logits, native, weights_only)
+    check(logits, kernels, weights_only)
     # In all formats layers that read one tensor are computed together; their orders are equal, as their Hessians are.
     graph = ir.load(logits.directory / "generate.onnx")
     inline_decoder_layers(graph)
@@ -104,7 +111,7 @@ def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
     windows = np.random.default_rng(0).integers(0, 256, (2, 16))
     source, _ = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
-    layers = quantization_plan(build_meta_model(source.config), preset("int8"), source.weights.stored).layers
+    layers = quantization_plan(build_meta_model(source.config), preset("int8"), source.weights.prequantized).layers
     linear = [layer for layer in layers if layer.names[0] in weights]
     assert len(linear) == len(weights)
     for layer in linear:
@@ -113,7 +120,7 @@ def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
     # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
     write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
     source, _ = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
-    assert source.weights.stored(f"{LAYER}.weight") is None
+    assert source.weights.prequantized(f"{LAYER}.weight") is None
 
 
 LAYER = "model.layers.1.mlp.up_proj"
