@@ -1,7 +1,7 @@
-"""Swap a model's linear layers and embedding for ones that trace as quantized ops, before any weight is read.
+"""Decide each layer's quantization scheme before any weight is read, then quantize one layer at a time.
 
-`plan` decides each layer's scheme and swaps; `quantized_tensors` later reads and quantizes one layer at a time, so
-that no float copy of the model ever stands in memory.
+`plan` looks only at module types and shapes, so a model on the meta device will do. `quantized_tensors` reads and
+quantizes the layers one by one, so that memory never holds a float copy of the whole model.
 """
 
 from collections import Counter
@@ -20,90 +20,8 @@ from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight, pack_int4
 from edgekiln.calib.recipe import Recipe
 from edgekiln.errors import SourceError, UnsupportedModelError
-from edgekiln.export import canonical
 
-
-class QuantizedWeightModule(torch.nn.Module):
-    """Holds the quantized form of a weight [N, K]; parameters stand on the meta device until the graph is written."""
-
-    qweight: torch.Tensor
-    scales: torch.Tensor
-    zero_points: torch.Tensor | None
-    offsets: torch.Tensor | None
-    order: torch.Tensor | None
-    input_scale: torch.Tensor | None
-
-    def __init__(self, rows: int, columns: int, scheme: Scheme) -> None:
-        super().__init__()
-        self.scheme = scheme
-        self.columns = columns
-        groups = (rows, columns // scheme.group_size) if scheme.group_size else (rows,)
-        dtype = torch.uint8 if scheme.group_size else torch.int8
-        self.qweight = _stand_in((rows, columns * scheme.bits // 8), dtype)
-        self.scales = _stand_in(groups, torch.float32)
-        self.zero_points = None if scheme.symmetric else _stand_in(groups, torch.uint8)
-        self.offsets = _stand_in(groups, torch.float32) if scheme.offsets else None
-        self.order = _stand_in((columns,), torch.int64) if scheme.ordered else None
-        self.input_scale = _stand_in((), torch.float32) if scheme.activation == "int8-static" else None
-
-    def extra_repr(self) -> str:
-        """Part of what tells one layer from another when the tracer looks for equal ones."""
-        return str(self.scheme)
-
-
-def _stand_in(shape: tuple[int, ...], dtype: torch.dtype) -> torch.nn.Parameter:
-    return torch.nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
-
-
-class QuantizedLinear(torch.nn.Module):
-    """Linear layer that traces as `edgekiln::QuantizedMatMul`."""
-
-    def __init__(self, weight: QuantizedWeightModule, bias: torch.nn.Parameter | None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.bias = bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [..., K] to [..., N]."""
-        weight, scheme = self.weight, self.weight.scheme
-        y = canonical.quantized_matmul(
-            x if weight.order is None else canonical.reordered(x, weight.order),
-            weight.qweight,
-            weight.scales,
-            weight.zero_points,
-            weight.offsets,
-            weight.input_scale,
-            bits=scheme.bits,
-            group_size=scheme.group_size or 0,
-            activation=scheme.activation,
-            codebook=scheme.codebook,
-        )
-        return y if self.bias is None else y + self.bias
-
-
-class QuantizedEmbedding(torch.nn.Module):
-    """Embedding that traces as `edgekiln::QuantizedGather`."""
-
-    embed_scale: torch.Tensor | None
-
-    def __init__(self, weight: QuantizedWeightModule, embed_scale: torch.Tensor | None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.register_buffer("embed_scale", embed_scale, persistent=False)
-
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """indices: int64 [...] to [..., K]."""
-        rows = canonical.quantized_gather(
-            indices,
-            self.weight.qweight,
-            self.weight.scales,
-            self.weight.zero_points,
-            self.weight.offsets,
-            bits=self.weight.scheme.bits,
-            group_size=self.weight.scheme.group_size or 0,
-            hidden_size=self.weight.columns,
-        )
-        return rows if self.embed_scale is None else rows * self.embed_scale
+PrequantizedLookup = Callable[[str], PrequantizedWeight | None]
 
 
 @dataclass
@@ -111,40 +29,42 @@ class LayerPlan:
     """One weight to quantize.
 
     Attributes:
-        names: what the weight is called in the model, more than one when it is tied.
-        scheme: what it is quantized to.
-        transposed: the checkpoint stores it [K, N].
-        stored: the weight as it arrives; None where it has to be quantized.
+        names: the weight's names in the model, more than one when it is tied.
+        scheme: the scheme it gets.
+        transposed: the checkpoint stores it as [K, N].
+        prequantized: the quantized weight of the checkpoint, where its scheme is kept; None where a float weight is
+            quantized.
     """
 
     names: list[str]
     scheme: Scheme
     transposed: bool = False
-    stored: PrequantizedWeight | None = None
+    prequantized: PrequantizedWeight | None = None
 
     @property
     def module(self) -> str:
-        """The module that the weight belongs to, the first if it is tied."""
+        """The module that owns the weight, the first one if it is tied."""
         return self.names[0].removesuffix(".weight")
 
 
 @dataclass
 class QuantizationPlan:
-    """What `plan` decided; `notes` are sentences for the user."""
+    """The layers to quantize, in the order of the model, and notes for the user, one sentence each."""
 
     layers: list[LayerPlan] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def plan(
-    model: PreTrainedModel, recipe: Recipe, stored: Callable[[str], PrequantizedWeight | None] = lambda _name: None
+    model: PreTrainedModel, recipe: Recipe, prequantized: PrequantizedLookup = lambda _name: None
 ) -> QuantizationPlan:
-    """Swap the modules of a model without weights, in place; what cannot be quantized stays float and is noted.
+    """Choose a scheme for the embedding and every linear layer; layers that cannot be quantized get a note.
 
     Args:
-        model: the skeleton.
-        recipe: what each layer gets.
-        stored: weight name to the weight as it arrives, which keeps its scheme where that suits; None for a float one.
+        model: the model, with or without weights; it is not changed.
+        recipe: the scheme wanted for each layer.
+        prequantized: weight name to the checkpoint's quantized weight, whose scheme is kept where it suits the recipe;
+            None for a float weight.
 
     Raises:
         RequestError: a pattern of the recipe matches no layer.
@@ -156,16 +76,15 @@ def plan(
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules(remove_duplicate=False)}
     tied = head is not None and getattr(head, "weight", None) is embedding.weight
-    shared = _plan_embedding(model, names[embedding], embedding, recipe, stored, result)
-    for name, module in list(model.named_modules()):
+    shared = _plan_embedding(names[embedding], embedding, recipe, prequantized, result)
+    for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear | Conv1D):
             continue
-        rows, columns = _shape(module)
         is_head = module is head
         if is_head and tied and shared is not None:
-            _swap(model, name, QuantizedLinear(shared, module.bias))
-            result.layers[0].names.append(f"{name}.weight")
+            shared.names.append(f"{name}.weight")
             continue
+        _, columns = weight_shape(module)
         try:
             scheme = recipe.scheme(name, columns, "head" if is_head else "linear")
         except UnsupportedModelError:
@@ -173,19 +92,17 @@ def plan(
             continue
         if scheme is None:
             continue
-        arrived = stored(f"{name}.weight")
-        kept = arrived.suiting(scheme) if arrived else None
+        found = prequantized(f"{name}.weight")
+        kept = found.suiting(scheme) if found else None
         if kept is not None:
             scheme = kept.scheme
         elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
             result.notes.append(
                 f"{name} is {columns} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
             )
-        weight = QuantizedWeightModule(rows, columns, scheme)
-        _swap(model, name, QuantizedLinear(weight, module.bias))
         result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), kept))
-    inexact = Counter(layer.stored.note for layer in result.layers if layer.stored and layer.stored.note)
-    result.notes += [f"{note} ({count} weights)" for note, count in inexact.items()]
+    inexact = Counter(layer.prequantized.note for layer in result.layers if layer.prequantized)
+    result.notes += [f"{note} ({count} weights)" for note, count in inexact.items() if note]
     return result
 
 
@@ -199,17 +116,22 @@ def quantizable(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _plan_embedding(
-    model: PreTrainedModel,
-    name: str,
-    module: torch.nn.Module,
-    recipe: Recipe,
-    stored: Callable[[str], PrequantizedWeight | None],
-    result: QuantizationPlan,
-) -> QuantizedWeightModule | None:
+def weight_shape(module: torch.nn.Module) -> tuple[int, int]:
+    """N and K of the weight of a Linear, Conv1D (which stores [K, N]) or Embedding."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     rows, columns = weight.shape
+    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+
+
+def _plan_embedding(
+    name: str,
+    module: torch.nn.Module,
+    recipe: Recipe,
+    prequantized: PrequantizedLookup,
+    result: QuantizationPlan,
+) -> LayerPlan | None:
+    _, columns = weight_shape(module)
     known = type(module) is torch.nn.Embedding or hasattr(module, "embed_scale")
     try:
         wanted = recipe.scheme(name, columns, "embedding")
@@ -221,44 +143,34 @@ def _plan_embedding(
     if scheme is None:
         result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
         return None
-    arrived = stored(f"{name}.weight")
-    kept = arrived.suiting(scheme) if arrived else None
-    # Rows are looked up from linear grids whose columns are in order.
+    found = prequantized(f"{name}.weight")
+    kept = found.suiting(scheme) if found else None
+    # QuantizedGather has neither codebooks nor a column order.
     if kept is not None and (kept.scheme.codebook or kept.scheme.ordered):
         kept = None
-    if kept is not None:
-        scheme = kept.scheme
-    quantized = QuantizedWeightModule(rows, columns, scheme)
-    scale = getattr(module, "embed_scale", None)
-    _swap(model, name, QuantizedEmbedding(quantized, None if scale is None else torch.as_tensor(scale)))
-    result.layers.append(LayerPlan([f"{name}.weight"], scheme, stored=kept))
-    return quantized
-
-
-def _shape(module: torch.nn.Linear | Conv1D) -> tuple[int, int]:
-    rows, columns = module.weight.shape
-    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-
-
-def _swap(model: PreTrainedModel, name: str, module: torch.nn.Module) -> None:
-    owner, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(owner), attribute, module.eval())
+    layer = LayerPlan([f"{name}.weight"], kept.scheme if kept else scheme, prequantized=kept)
+    result.layers.append(layer)
+    return layer
 
 
 def quantized_tensors(
     plan: QuantizationPlan, read: Callable[[str], torch.Tensor]
 ) -> Iterator[tuple[LayerPlan, QuantizedWeight, dict[str, npt.NDArray[np.generic]]]]:
-    """Quantize layer after layer; yields the tensors by what they are appended to the weight's name in the graph.
+    """Quantize one layer after another.
 
     Args:
-        plan: what `plan` returned.
-        read: name in the model to weight, float [N, K] (or [K, N] where the layer plan says transposed).
+        plan: the plan of `plan`.
+        read: weight name to float weight [N, K], or [K, N] where the layer plan says `transposed`.
+
+    Yields:
+        The layer, its quantized weight, and that weight's tensors by the suffix of their initializer (`qweight`,
+        `scales`, ...), laid out as in `edgekiln.export.canonical.quantized_matmul`.
 
     Raises:
         SourceError: a weight holds NaN or infinity; the message names it.
     """
     for layer in plan.layers:
-        quantized = layer.stored.read() if layer.stored else _quantize(layer, read(layer.names[0]).float())
+        quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]).float())
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         for name in ("zero_points", "offsets", "order"):

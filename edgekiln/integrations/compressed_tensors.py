@@ -29,7 +29,7 @@ from edgekiln.engine.reports import QuantizationRecord
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.base import ModelSource, WeightReader
-from edgekiln.sources.weight_conversion import meta_model
+from edgekiln.sources.meta_model import meta_model
 
 Progress = Callable[[str, float], None]
 # Bytes of tensors in one file.
@@ -78,7 +78,7 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
             source, recipe = calibrated(source, recipe, options.data, options.chosen_limits, progress)
         model = meta_model(source.config)
         architecture = type(model).__name__
-        planned = plan(model, _without_ends(recipe, model), source.weights.stored)
+        planned = plan(model, _without_ends(recipe, model), source.weights.prequantized)
         schemes = {layer.module: layer.scheme for layer in planned.layers}
         if not schemes:
             raise UnsupportedModelError(
@@ -89,7 +89,8 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
         record = QuantizationRecord(scheme=options.quant, layers={})
         _write_tensors(directory, _tensors(source, planned, record, progress))
         write_json(directory / QUANTIZATION_FILE, record.model_dump())
-        ignore = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        ignore = [name for name in linear if name not in schemes]
         _write_config(directory, source, architecture, configuration(schemes, ignore))
         _write_tokenizer(directory, source)
         size = sum(path.stat().st_size for path in directory.iterdir())
@@ -130,9 +131,9 @@ class ExpressibleWeights:
     def __contains__(self, name: object) -> bool:
         return name in self._weights
 
-    def stored(self, name: str) -> PrequantizedWeight | None:
+    def prequantized(self, name: str) -> PrequantizedWeight | None:
         """The forms of the weight that the format has; None where there is none."""
-        arrived = self._weights.stored(name)
+        arrived = self._weights.prequantized(name)
         forms = [form for form in (arrived, *arrived.others) if expressible(form.scheme)] if arrived else []
         return replace(forms[0], others=tuple(forms[1:])) if forms else None
 
@@ -141,7 +142,7 @@ def _notes(planned: QuantizationPlan, arrived: WeightReader) -> Iterator[str]:
     usable = ExpressibleWeights(arrived)
     # Where only weights are quantized, any grid would have been kept, had the format got it.
     weights = [layer.names[0] for layer in planned.layers if layer.scheme.activation == "none"]
-    again = [name for name in weights if arrived.stored(name) and not usable.stored(name)]
+    again = [name for name in weights if arrived.prequantized(name) and not usable.prequantized(name)]
     schemes = {layer.module: layer.scheme for layer in planned.layers}
     if again:
         yield (

@@ -49,9 +49,9 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe) -> Logits:
     model = load_model(source)
     four: dict[str, QuantizedWeight | None] = {}
     eight: dict[str, QuantizedWeight | None] = {}
-    for layer in graph.plan.layers:
+    for layer in graph.quantization.layers:
         names = four if layer.scheme.bits == 4 else eight
-        names |= dict.fromkeys(layer.names, layer.stored and layer.stored.read())
+        names |= dict.fromkeys(layer.names, layer.prequantized and layer.prequantized.read())
     with torch.no_grad():
         results = [model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()]
         for names in (four, eight):

@@ -23,7 +23,7 @@ def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
         chosen = extra.get(name.split(".")[-2], kind)
         return (quantize(0.2 * value, chosen), chosen) if value.ndim == 2 else value
 
-    return write(path, "llama", {name: stored(name, value) for name, value in llama_tensors()[1].items()})
+    return write(path, "llama", {name: prequantized(name, value) for name, value in llama_tensors()[1].items()})
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
@@ -67,7 +67,7 @@ def test_engine_is_the_file(built: tuple[str, str, Logits], kernels: KernelsChoi
     kind, embedding, logits = built
     check(logits, kernels)
     layers = logits.graph.plan.layers
-    assert all(layer.stored for layer in layers)
+    assert all(layer.prequantized for layer in layers)
     assert layers[0].names == ["model.embed_tokens.weight", "lm_head.weight"]
     assert layers[0].scheme.bits == (4 if embedding.startswith("Q4") else 8)
     assert {layer.scheme.bits for layer in layers[1:]} == {4 if kind.startswith("Q4") else 8}
@@ -76,8 +76,8 @@ def test_engine_is_the_file(built: tuple[str, str, Logits], kernels: KernelsChoi
 def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_1)))
     plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.prequantized)
-    assert plan.layers[0].stored is not None, "the embedding is looked up"
-    assert not any(layer.stored for layer in plan.layers[1:])
+    assert plan.layers[0].prequantized is not None, "the embedding is looked up"
+    assert not any(layer.prequantized for layer in plan.layers[1:])
     assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
 
 

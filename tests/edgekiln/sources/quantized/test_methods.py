@@ -64,7 +64,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_engine_is_the_checkpoint(built: tuple[Format, Logits], kernels: KernelsChoice) -> None:
     form, logits = built
     linear = [layer for layer in logits.graph.plan.layers if "_proj" in layer.names[0]]
-    assert all(layer.stored for layer in linear)
+    assert all(layer.prequantized for layer in linear)
     weights_only = form.quant == "int4"
     assert {layer.scheme.activation for layer in linear} == {"none" if weights_only else "int8-per-token"}
     check(logits, kernels, weights_only)
@@ -115,8 +115,8 @@ def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
     linear = [layer for layer in layers if layer.names[0] in weights]
     assert len(linear) == len(weights)
     for layer in linear:
-        assert layer.stored is not None
-        np.testing.assert_allclose(layer.stored.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
+        assert layer.prequantized is not None
+        np.testing.assert_allclose(layer.prequantized.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
     # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
     write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
     source, _ = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
