@@ -56,7 +56,7 @@ def tree() -> list[Path]:
     return [
         ROOT / name
         for name in names
-        if Path(name).suffix in TEXT and not name.startswith(("LICENSE", "tests/test_words.py", "CHANGELOG"))
+        if Path(name).suffix in TEXT and not name.startswith(("LICENSE", "tests/test_words.py", "CHANGELOG", "bench/texts"))
     ]
 
 

@@ -1,9 +1,9 @@
-"""Build an engine whose layers with static inputs stand as Q/DQ, the form that TensorRT fuses, to measure it.
+"""Build an int8-static engine with QuantizeLinear/DequantizeLinear nodes, the form that TensorRT fuses.
 
-    python bench/static_qdq.py smollm2-135m -o engines/qdq
+    python -m bench.suites.static_qdq smollm2-135m -o engines/qdq
     edgekiln eval engines/qdq --text TEXT --window 512 --max-tokens 20480
 
-ONNX Runtime computes such a graph in float32, slowly: codes, scales and roundings are those of `--quant int8-static`.
+ONNX Runtime computes such a graph in float32, slowly; codes, scales and rounding are those of `--quant int8-static`.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from pathlib import Path
 from edgekiln.calib.limits import Limits
 from edgekiln.engine.directory import atomic_directory
 from edgekiln.export.passes.onnx.qdq import static_to_qdq
-from edgekiln.pipeline.build import StepTimer, canonical_graph, write_engine
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.calibration import calibrated
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
 from edgekiln.sources.resolve import resolve
 
 

@@ -1,7 +1,7 @@
-"""What logits in two steps cost in quality: an engine's decode steps beside those with every logit of 8 bits.
+"""Quality cost of the two-pass LM head: decode steps of an engine against the same engine with 8-bit logits.
 
-Both read the same text token by token. Perplexity is of the next token, KL from all logits of 8 bits to those in two
-steps; alike is how often the largest logit is of the same token.
+Both decode the same text token by token. KL divergence is from the 8-bit logits to the two-pass ones; `same top` is the
+share of positions where both have the same largest logit.
 """
 
 import tempfile
@@ -22,8 +22,8 @@ from edgekiln.runtimes.text.tokenizer import Tokenizer
 WINDOW = 500  # tokens
 
 
-def without_shortlist(engine: Path, to: Path) -> Path:
-    """The engine with links to its files, but a graph whose logits all have 8 bits."""
+def without_two_pass(engine: Path, to: Path) -> Path:
+    """Hard-link the engine into `to`, with the TwoPassMatMulNBits function of its graph inlined."""
     manifest = read_manifest(engine, verify=False)
     graph = manifest.graphs["generate"]
     for file in engine.iterdir():
@@ -36,7 +36,7 @@ def without_shortlist(engine: Path, to: Path) -> Path:
 
 
 def stepping(runtime: runtimes.Runtime) -> Scorer:
-    """Logits of every position, as decode steps give them."""
+    """Score with decode steps, one a token."""
 
     def score(ids: NDArray[np.int64]) -> NDArray[np.float32]:
         cache = runtime.new_cache()
@@ -47,19 +47,19 @@ def stepping(runtime: runtimes.Runtime) -> Scorer:
 
 @click.command()
 @click.argument("engine", type=click.Path(exists=True, path_type=Path))
-@click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="File to read.")
+@click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Text file to decode.")
 @click.option("--tokens", default=1000, show_default=True, help=f"Of it that are read, in windows of {WINDOW}.")
 def main(engine: Path, text: Path, tokens: int) -> None:
-    """Print what ENGINE loses."""
+    """Print perplexity and KL divergence of ENGINE."""
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
     ids = np.array(tokenizer.encode(text.read_text(encoding="utf-8")), np.int64)
     with tempfile.TemporaryDirectory(dir=engine.parent) as folder:
-        parted, whole = (
-            stepping(runtimes.open(path, verify=False)) for path in (engine, without_shortlist(engine, Path(folder)))
+        two_pass, full = (
+            stepping(runtimes.open(path, verify=False)) for path in (engine, without_two_pass(engine, Path(folder)))
         )
-        found = perplexity(parted, ids, WINDOW, tokens, reference=whole)
-    print(f"tokens {found.tokens}, perplexity {found.reference_perplexity:.3f} with all logits of 8 bits")
-    print(f"in two steps {found.perplexity:.3f}, KL {found.kl_divergence:.5f}, alike {found.same_top:.4f}")
+        found = perplexity(two_pass, ids, WINDOW, tokens, reference=full)
+    print(f"tokens {found.tokens}, perplexity {found.reference_perplexity:.3f} with 8-bit logits")
+    print(f"two-pass: perplexity {found.perplexity:.3f}, KL {found.kl_divergence:.5f}, same top {found.same_top:.4f}")
 
 
 if __name__ == "__main__":

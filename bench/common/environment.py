@@ -1,16 +1,15 @@
-"""What every record of a measurement says of where and when it was taken."""
+"""Where and when a measurement was taken."""
 
 import datetime
 from importlib.metadata import version
 from typing import Any
 
-from bounds import read_gb_per_s
-
+from bench.common.bounds import read_gb_per_s
 from edgekiln.system import look
 
 
-def surroundings(threads: int, *libraries: str) -> dict[str, Any]:
-    """The time, the processor, what its memory gives at this moment, and versions of this environment's libraries."""
+def environment(threads: int, *libraries: str) -> dict[str, Any]:
+    """UTC time, processor, measured read bandwidth in GB/s, threads, and versions of installed libraries."""
     return {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": look().processor,

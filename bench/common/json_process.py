@@ -1,4 +1,4 @@
-"""A program that is asked with a line of JSON and answers with one, after a first line that says that it is ready."""
+"""A child process that speaks JSON lines: one request in, one answer out, after a first line when it is ready."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from typing import Any
 
 
 class JsonProcess:
-    """A running program; `hello` is its first line, `started` when it was started, by time.perf_counter."""
+    """A running child; `hello` is its first line, `started` its start by time.perf_counter."""
 
     def __init__(
         self, command: Sequence[str | Path], log: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start it and wait until it is ready; what it says on stderr goes to `log`.
+        """Start it and wait until it is ready; stderr goes to `log`.
 
         Raises:
-            SystemExit: it ended instead.
+            SystemExit: the process ended before it was ready.
         """
         self._command, self._log = [str(part) for part in command], log
         self.started = time.perf_counter()
@@ -44,22 +44,22 @@ class JsonProcess:
         return answer
 
     def ask(self, **request: object) -> dict[str, Any]:
-        """Its answer to one request."""
+        """Send one request and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
     def peak_rss_mb(self) -> float:
-        """Most memory it has held so far, in MB (10^6 bytes), from Linux's /proc."""
+        """Peak resident memory so far in MB (10^6 bytes), VmHWM of /proc."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self._process.send_signal(number)
 
     def end(self) -> None:
-        """End it."""
+        """Kill the process and wait for it."""
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""What the machine's memory bounds an engine at: a step reads its weights and what the cache holds, once."""
+"""Memory-bandwidth bounds: a decode step reads the weights and the KV cache once."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +10,18 @@ from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.runtimes.ort.cpu import DTYPES
 
-# Inputs of which a step reads the rows of its tokens only: embeddings, and the cosines and sines of positions.
-ROWS = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)} | {
+# (op, input) tables of which a step reads single rows only: embeddings, and the RoPE cosines and sines.
+ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)} | {
     ("GroupQueryAttention", 7),
     ("GroupQueryAttention", 8),
 }
-ROWS_OF_LAYERS = (4, 5)  # of an op that is all layers of a decoder
-# The codes of which a step reads the upper halves, but for a few.
-UPPER_HALVES = ("TwoPassMatMulNBits", 1)
+DECODER_ROW_TABLES = (4, 5)  # the RoPE inputs of the DecoderLayers ops
+# Codes of which a step reads the high nibbles only, except for candidates.
+HIGH_NIBBLES = ("TwoPassMatMulNBits", 1)
 
 
 def read_gb_per_s(threads: int) -> float:
-    """What so many cores read from memory at most: float32 products of 512 MB vectors with themselves, best of 5."""
+    """Read bandwidth of that many threads in GB/s: float32 dot products of 512 MB vectors, best of 5."""
     vectors = [np.ones(1 << 27, np.float32) for _ in range(threads)]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
@@ -33,8 +33,10 @@ def read_gb_per_s(threads: int) -> float:
 
 
 def step_weight_bytes(engine: Path) -> int:
-    """Bytes of weights that edgekiln's kernels read in a decode step: all but the tables of which they read rows,
-    numbers in binary16 where it holds them, and of the codes of logits the upper halves.
+    """Bytes of weights that edgekiln's kernels read in a decode step.
+
+    All weights except row tables; float32 values that float16 represents exactly count 2 bytes, and the codes of a
+    two-pass LM head count their high nibbles.
     """
     import onnx
 
@@ -48,31 +50,31 @@ def step_weight_bytes(engine: Path) -> int:
     read = {}
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name not in tensors or _is_of_rows(node.op_type, index):
+            if name not in tensors or _is_row_table(node.op_type, index):
                 continue
-            # Tied weights are several tensors at one place.
+            # Tied weights are several initializers at one offset.
             offset, length, kind = tensors[name]
-            small = kind == onnx.TensorProto.FLOAT and _fits_binary16(weights[offset : offset + length])
-            read[offset] = length // 2 if small or (node.op_type, index) == UPPER_HALVES else length
+            half = kind == onnx.TensorProto.FLOAT and _fits_float16(weights[offset : offset + length])
+            read[offset] = length // 2 if half or (node.op_type, index) == HIGH_NIBBLES else length
     return sum(read.values())
 
 
-def _is_of_rows(op: str, index: int) -> bool:
-    return (op, index) in ROWS or ("DecoderLayers" in op and index in ROWS_OF_LAYERS)
+def _is_row_table(op: str, index: int) -> bool:
+    return (op, index) in ROW_TABLES or ("DecoderLayers" in op and index in DECODER_ROW_TABLES)
 
 
-def _fits_binary16(data: np.ndarray) -> bool:
-    numbers = data.view(np.float32)
+def _fits_float16(data: np.ndarray) -> bool:
+    values = data.view(np.float32)
     with np.errstate(over="ignore"):
-        return bool(np.array_equal(numbers, numbers.astype(np.float16)))
+        return bool(np.array_equal(values, values.astype(np.float16)))
 
 
 def weights_file_bytes(engine: Path) -> int:
-    """Size of the weights file."""
+    """Size of the weights file in bytes."""
     return (engine / WEIGHTS_FILE).stat().st_size
 
 
 def key_value_bytes(manifest: EngineManifest) -> int:
-    """Bytes of the keys and values of one token in all layers."""
+    """KV cache bytes of one token over all layers."""
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
     return 2 * sum(heads * size for heads, size in sizes) * DTYPES[manifest.kv_cache.dtype].itemsize

@@ -1,7 +1,7 @@
-"""ort-cuda engines on this machine's GPU, beside transformers with torch where that is installed; prints one JSON.
+"""ort-cuda engines on this machine's GPU, and transformers with torch where installed; prints one JSON object.
 
-`bench/gpu.sh` sets the environment up. Every case runs in a process of its own, so that the memory it takes is what
-the GPU reports more than before.
+`bench/gpu.sh` sets up the environment. Every case runs in its own process, so that its memory is the growth of what the
+GPU reports as used.
 """
 
 import itertools
@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from options import numbers
 
+from bench.common.options import numbers
 from edgekiln.system import look
 
-CASE = Path(__file__).with_name("gpu_case.py")
 TIMEOUT_S = 300
 
 
 def cases(engines: tuple[Path, ...], checkpoints: tuple[Path, ...], reference: Path | None) -> list[list[str]]:
-    """Arguments of `gpu_case.py`, but for the workload."""
+    """Arguments of `bench.suites.gpu_case`, without the workload."""
     found = []
     for engine in engines:
         if reference is not None:
@@ -33,11 +32,15 @@ def cases(engines: tuple[Path, ...], checkpoints: tuple[Path, ...], reference: P
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """What a case prints; why it failed, if it did."""
+    """Output of one case, or why it failed."""
     about: dict[str, Any] = {"case": arguments}
     try:
         result = subprocess.run(
-            [sys.executable, str(CASE), *arguments], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+            [sys.executable, "-m", "bench.suites.gpu_case", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         return about | {"failed": f"took more than {TIMEOUT_S} s"}
@@ -48,13 +51,17 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 @click.command()
 @click.argument("engines", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--reference", type=click.Path(path_type=Path, exists=True), help="ort-cpu engine whose answers count.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True),
+    help="ort-cpu reference engine.",
+)
 @click.option("--checkpoint", multiple=True, type=click.Path(path_type=Path, exists=True), help="For transformers.")
 @click.option("--batch", type=numbers, default="1,8", show_default=True)
 @click.option("--context", type=numbers, default="512,4096", show_default=True, help="Prompt tokens.")
 @click.option("--gen-tokens", type=int, default=128, show_default=True)
 @click.option("--repeat", type=int, default=3, show_default=True)
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="cpu: a rehearsal.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="cpu: a dry run.")
 def main(
     *,
     engines: tuple[Path, ...],
@@ -71,8 +78,8 @@ def main(
     results = []
     for arguments in cases(engines, checkpoint, reference):
         workloads = [(1, 1)] if arguments[0] == "greedy" else itertools.product(batch, context)
-        for rows, tokens in workloads:
-            workload = ["--batch", rows, "--context", tokens, "--gen-tokens", gen_tokens, "--repeat", repeat]
+        for sequences, tokens in workloads:
+            workload = ["--batch", sequences, "--context", tokens, "--gen-tokens", gen_tokens, "--repeat", repeat]
             results.append(run([*arguments, *map(str, workload), "--device", device]))
             click.echo(json.dumps(results[-1]), err=True)
     about = {"gpus": [vars(gpu) for gpu in machine.gpus], "cuda": machine.cuda_driver, "packages": machine.packages}

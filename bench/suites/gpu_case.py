@@ -1,4 +1,4 @@
-"""One measurement of `gpu.py`, as one line of JSON."""
+"""One case of the suite `gpu`, printed as one line of JSON."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ GREEDY_PROMPTS, GREEDY_TOKENS, GREEDY_PROMPT_TOKENS = 10, 32, 24
 
 
 def memory_mb(device: str) -> float | None:
-    """What the first GPU has in use, in MB (10^6 bytes)."""
+    """Used memory of the first GPU in MB (10^6 bytes)."""
     if device == "cpu":
         return None
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
@@ -29,7 +29,7 @@ def memory_mb(device: str) -> float | None:
 
 
 def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -> dict[str, Any]:
-    """Speed of an engine, and what a decode step reads: all weights but the embedding's rows, and the cache."""
+    """Speed of an engine, and the bandwidth of a decode step, which reads the weights and the KV cache."""
     manifest = read_manifest(engine, verify=False)
     start = time.perf_counter()
     runtime = OrtCudaRuntime(engine, manifest, device=device, cuda_graph=graph)
@@ -40,12 +40,12 @@ def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -
     held = workload.prompt_tokens + workload.gen_tokens / 2
     read = (engine / WEIGHTS_FILE).stat().st_size + workload.batch * held * token_bytes
     steps = figures.decode_tokens_per_s.median / workload.batch
-    used = memory_mb(device)  # while the engine is still there
+    used = memory_mb(device)  # while the engine is loaded
     return {"load_s": load_s, **figures.as_json(), "decode_read_gb_per_s": read * steps / 1e9, "used_mb": used}
 
 
 def greedy(runtime: Runtime, prompt: Ids) -> tuple[list[int], list[float]]:
-    """The most likely tokens, and by how much each beats the next."""
+    """Greedy tokens, and the logit margin of each over the runner-up."""
     cache = runtime.new_cache(1)
     logits = runtime.prefill(cache, 0, prompt)
     tokens, margins = [], []
@@ -58,23 +58,23 @@ def greedy(runtime: Runtime, prompt: Ids) -> tuple[list[int], list[float]]:
 
 
 def compare(engine: Path, reference: Path, device: str) -> dict[str, Any]:
-    """How many greedy answers are the reference's; of the others, where they part and the reference's margin there."""
-    truth = runtimes.open(reference, native=False)
+    """Number of greedy answers equal to the reference's; position and reference margin of each divergence."""
+    truth = runtimes.open(reference, kernels="onnxruntime")
     runtime = OrtCudaRuntime(engine, read_manifest(engine), device=device)
     generator = np.random.default_rng(0)
-    parts = []
+    divergences = []
     for _ in range(GREEDY_PROMPTS):
         prompt = generator.integers(0, truth.properties.vocab_size, GREEDY_PROMPT_TOKENS)
         expected, margins = greedy(truth, prompt)
         got, _ = greedy(runtime, prompt)
         differ = next((i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b), None)
         if differ is not None:
-            parts.append({"position": differ, "margin": margins[differ]})
-    return {"equal": GREEDY_PROMPTS - len(parts), "of": GREEDY_PROMPTS, "parts": parts}
+            divergences.append({"position": differ, "margin": margins[differ]})
+    return {"equal": GREEDY_PROMPTS - len(divergences), "of": GREEDY_PROMPTS, "divergences": divergences}
 
 
 def measure_torch(checkpoint: Path, workload: Workload, compiled: bool) -> dict[str, Any]:
-    """Speed of transformers in binary16: a loop of its own cache, or `generate` with a static cache, compiled."""
+    """Speed of transformers in float16: a plain loop over its cache, or compiled `generate` with a static cache."""
     import torch
     from transformers import AutoModelForCausalLM
 

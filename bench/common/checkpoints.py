@@ -1,10 +1,10 @@
-"""What is measured: a model as a Hugging Face directory of plain weights, which every peer's converter reads."""
+"""The measured model as a Hugging Face checkpoint with plain weights, the input of every converter."""
 
 import json
 import shutil
 from pathlib import Path
 
-# Shapes of well-known models with random weights: speed does not depend on what they say, and nothing is downloaded.
+# Shapes of well-known models with random weights: speed does not depend on values, and nothing is downloaded.
 SHAPES: dict[str, dict[str, object]] = {
     "random-llama-1b": {
         "model_type": "llama",
@@ -29,11 +29,11 @@ SHAPES: dict[str, dict[str, object]] = {
         "tie_word_embeddings": True,
     },
 }
-TOKENIZER_OF = "smollm2-135m"  # of random models, whose vocabulary is its size
+TOKENIZER_OF = "smollm2-135m"  # random models take its tokenizer and vocabulary size
 
 
-def write(reference: str, directory: Path) -> None:
-    """Write the model that `edgekiln engine` knows by `reference`, or a shape above, unless it is there."""
+def write(model: str, directory: Path) -> None:
+    """Write the checkpoint of a model argument of `edgekiln engine`, or of a shape above, unless it exists."""
     if (directory / "tokenizer_config.json").is_file():
         return
     shutil.rmtree(directory, ignore_errors=True)
@@ -41,12 +41,15 @@ def write(reference: str, directory: Path) -> None:
 
     from edgekiln.sources.resolve import resolve
 
-    source = resolve(TOKENIZER_OF if reference in SHAPES else reference)
+    source = resolve(TOKENIZER_OF if model in SHAPES else model)
     tokenizer = Tokenizer.from_str(source.tokenizer_json)
-    ids = {"bos_token": source.special_tokens.bos, "eos_token": source.special_tokens.eos[0] if source.special_tokens.eos else None}
+    ids = {
+        "bos_token": source.special_tokens.bos,
+        "eos_token": source.special_tokens.eos[0] if source.special_tokens.eos else None,
+    }
     directory.mkdir(parents=True)
-    if reference in SHAPES:
-        write_random(SHAPES[reference], tokenizer.get_vocab_size(), directory)
+    if model in SHAPES:
+        write_random(SHAPES[model], tokenizer.get_vocab_size(), directory)
     else:
         from safetensors.torch import save_file
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -66,10 +69,10 @@ def write(reference: str, directory: Path) -> None:
 
 
 def write_random(shape: dict[str, object], vocab_size: int, directory: Path, seed: int = 0) -> int:
-    """Write a model of a shape above in float16, without a tokenizer.
+    """Write a random model of the given config in float16, without a tokenizer.
 
     Returns:
-        The number of its parameters.
+        Its parameter count.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

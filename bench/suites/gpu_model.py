@@ -1,11 +1,12 @@
-"""A random llama of a given shape as a Hugging Face checkpoint: what speed is measured on, without a download."""
+"""Write a random llama checkpoint to measure speed on, without a download."""
 
 from pathlib import Path
 
 import click
-from checkpoints import SHAPES, write_random
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from bench.common.checkpoints import SHAPES, write_random
 
 SHAPE = SHAPES["random-llama-1b"]
 

@@ -1,4 +1,4 @@
-"""onnxruntime-genai: a directory that its builder made."""
+"""onnxruntime-genai: a model directory of its own builder."""
 
 import json
 import time
@@ -9,13 +9,14 @@ import numpy as np
 import onnxruntime
 import onnxruntime_genai
 from numpy.typing import NDArray
-from serve import serve
+
+from bench.engines.serve import Answer, Request, serve
 
 
 class Genai:
-    """A built model, timed through genai's own loop, and scored as the bare graph in ONNX Runtime."""
+    """Timed through the Generator loop; scored with the bare graph in ONNX Runtime. It has no prompt lookup."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, lookup: bool) -> None:
         self._path, self._threads = Path(path), threads
         settings = self._path / "genai_config.json"
         config = json.loads(settings.read_text(encoding="utf-8"))
@@ -26,7 +27,7 @@ class Genai:
         self._model = onnxruntime_genai.Model(path)
 
     def generate(self, prompts: NDArray[np.int64], count: int) -> Sequence[float]:
-        """Rows together, as its loop does."""
+        """One Generator for the whole batch."""
         batch, length = prompts.shape
         parameters = onnxruntime_genai.GeneratorParams(self._model)
         total = length + count
@@ -41,7 +42,7 @@ class Genai:
         return times
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One pass over an empty cache."""
+        """One forward pass over an empty KV cache."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         path = self._path / self._decoder["filename"]
@@ -54,6 +55,14 @@ class Genai:
             feeds["position_ids"] = np.arange(tokens.size)[None]
         logits: NDArray[np.float32] = session.run(["logits"], feeds)[0][0]
         return logits
+
+    def answer(self, request: Request) -> Answer:
+        """Not measured: the package has no prompt lookup.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from gguf import GGUFWriter
 from safetensors import safe_open
 
-# How llama.cpp names the architectures, and whether its rotary embedding pairs neighbours, as Meta's checkpoints do.
+# Architecture name in llama.cpp, and whether its RoPE pairs adjacent channels (as Meta's checkpoints) or halves.
 ARCHITECTURES = {
     "llama": (gguf.MODEL_ARCH.LLAMA, True),
     "qwen3": (gguf.MODEL_ARCH.QWEN3, False),
@@ -23,14 +23,14 @@ ARCHITECTURES = {
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head ordered so that rotated pairs are neighbours."""
+    """Reorder the output channels of each head from rotate-half to interleaved RoPE pairs."""
     return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def write_float(directory: Path, path: Path) -> None:
     """Write the checkpoint in float16, norms in float32, with no vocabulary."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    architecture, neighbours = ARCHITECTURES[config["model_type"]]
+    architecture, adjacent = ARCHITECTURES[config["model_type"]]
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     rope = config.get("rope_parameters") or {}
@@ -55,7 +55,7 @@ def write_float(directory: Path, path: Path) -> None:
             if name == "lm_head.weight" and config.get("tie_word_embeddings"):
                 continue
             weight = weights.get_tensor(name)
-            if neighbours and name.endswith(("q_proj.weight", "k_proj.weight")):
+            if adjacent and name.endswith(("q_proj.weight", "k_proj.weight")):
                 weight = interleaved(weight, heads if "q_proj" in name else config["num_key_value_heads"])
             target = names.get_name(name, try_suffixes=(".weight", ".bias"))
             writer.add_tensor(target, weight.astype(np.float16 if weight.ndim > 1 else np.float32))
@@ -66,7 +66,7 @@ def write_float(directory: Path, path: Path) -> None:
 
 
 def quantize(source: Path, path: Path, kind: str) -> None:
-    """Quantize with llama.cpp's own code."""
+    """Quantize with llama.cpp's quantizer."""
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(settings)):
@@ -74,7 +74,7 @@ def quantize(source: Path, path: Path, kind: str) -> None:
 
 
 def main(directory: Path, prefix: str, *kinds: str) -> None:
-    """Write all that is asked for."""
+    """Write one GGUF file per type."""
     source = Path(f"{prefix}-f16.gguf")
     if not source.exists():
         part = Path(f"{prefix}-f16.part")

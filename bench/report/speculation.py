@@ -1,19 +1,19 @@
-"""A record of `speculation.py` as Markdown tables."""
+"""Results of the suite `speculation` as Markdown tables."""
 
 import statistics
 from typing import Any
 
-from tables import table
+from bench.report.cpu import table
 
 
-def _samples(record: dict[str, Any], task: str, label: str, drafts: int | None) -> list[dict[str, Any]]:
-    """Of each repeat in order."""
+def _samples(result: dict[str, Any], task: str, label: str, drafts: int | None) -> list[dict[str, Any]]:
+    """Samples of one setting, in the order of the repeats."""
     wanted = (task, label, drafts)
-    return [each for each in record["samples"] if (each["task"], each["label"], each["drafts"]) == wanted]
+    return [each for each in result["samples"] if (each["task"], each["label"], each["drafts"]) == wanted]
 
 
-def _row(record: dict[str, Any], task: str, label: str, drafts: int | None) -> list[str]:
-    samples, plain = _samples(record, task, label, drafts), _samples(record, task, label, 0)
+def _row(result: dict[str, Any], task: str, label: str, drafts: int | None) -> list[str]:
+    samples, plain = _samples(result, task, label, drafts), _samples(result, task, label, 0)
     speed = f"{statistics.median(each['decode_tokens_per_s'] for each in samples):.0f}"
     if drafts == 0:
         return [label, speed, "", "", "", "", str(len(samples[0]["ids"]))]
@@ -35,14 +35,14 @@ def _row(record: dict[str, Any], task: str, label: str, drafts: int | None) -> l
     return [name, speed, ratio, run, share, "yes" if same else "no", str(len(samples[0]["ids"]))]
 
 
-def markdown(record: dict[str, Any]) -> str:
-    """Medians; the ratio is to the same model without lookup, repeat by repeat, with its range."""
+def markdown(result: dict[str, Any]) -> str:
+    """Medians; ratios are to the same variant without prompt lookup, repeat by repeat, with their range."""
     about = "{model}: {threads} threads of {processor}, {when}, {repeat} repeats, at most {gen_tokens} tokens answered"
-    lines = [about.format(**record), ""]
-    for task, length in record["prompt_tokens"].items():
-        heads = [f"{task}, prompt {length}", "decode, tokens/s", "to without", "tokens a run", "drafts accepted"]
-        measured = dict.fromkeys((each["label"], each["drafts"]) for each in record["samples"])
-        # The order of the first turn, which is everyone's own.
-        rows = [_row(record, task, label, drafts) for label, drafts in measured]
-        lines += table([*heads, "same answer", "its tokens"], rows)
+    lines = [about.format(**result), ""]
+    for task, length in result["prompt_tokens"].items():
+        heads = [f"{task}, prompt {length}", "decode, tokens/s", "vs. without", "tokens per run", "drafts accepted"]
+        measured = dict.fromkeys((each["label"], each["drafts"]) for each in result["samples"])
+        # The first repeat measures in the order of the table of engines.
+        rows = [_row(result, task, label, drafts) for label, drafts in measured]
+        lines += table([*heads, "same answer", "tokens"], rows)
     return "\n".join(lines)
