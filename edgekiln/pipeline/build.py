@@ -12,7 +12,7 @@ from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
-from edgekiln.pipeline.int8_kv_cache import with_int8_cache
+from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
 from edgekiln.progress import Progress, StepTimer
@@ -67,7 +67,7 @@ def _quantize_kv_cache(
     timer.step("calibrate the cache")
     data = options.data if options.data.samples else dataclasses.replace(options.data, samples=FEW_WINDOWS)
     windows, notes = calibration_windows(source, data, timer.progress)
-    manifest = with_int8_cache(directory, manifest, windows, partial(timer.progress, "calibrate the cache"))
+    manifest = quantize_kv_cache(directory, manifest, windows, partial(timer.progress, "calibrate the cache"))
     timer.step("finish")
     update_build_report(timer, notes, directory)
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))

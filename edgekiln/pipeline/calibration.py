@@ -1,17 +1,18 @@
-"""The step before a build: calibration data, and the source with the weights that come of it."""
+"""Prepare calibration data, and a model's weights by it, before the engine is assembled."""
 
 from dataclasses import replace
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from edgekiln.calib.calibrate import Progress, calibrate
+from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.data.checks import unrepresentative
 from edgekiln.calib.data.loader import Windows, windows_of
 from edgekiln.calib.data.options import FEW_WINDOWS, DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.quantizers.mixed_precision import promote_layers
 from edgekiln.calib.recipe import Recipe
-from edgekiln.pipeline.synthetic_data import self_text
+from edgekiln.pipeline.synthetic_data import synthetic_windows
+from edgekiln.progress import Progress
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.base import ModelSource
 
@@ -19,13 +20,21 @@ from edgekiln.sources.base import ModelSource
 def calibrated(
     source: ModelSource, recipe: Recipe, data: DataOptions, limits: Limits, progress: Progress
 ) -> tuple[ModelSource, Recipe]:
-    """`source` with its weights calibrated for `recipe`, and the recipe with the layers raised that the limits ask for.
+    """Calibrate the weights of `source` for `recipe`, and promote layers to 8 bits until `limits` hold.
 
-    What there is to say about the data and the layers is among the source's notes.
+    Args:
+        source: the model.
+        recipe: scheme of each layer.
+        data: calibration data.
+        limits: how much worse than float32 the model may predict; empty limits promote no layer.
+        progress: called with the name of the step and the share of it that is done.
+
+    Returns:
+        The source with calibrated weights and further notes for the build report, and the recipe with promoted layers.
 
     Raises:
-        RequestError: data that cannot be used, or limits that cannot be held.
-        UnsupportedModelError: the model cannot be made an engine.
+        RequestError: data that cannot be used, or limits that no number of promoted layers satisfies.
+        UnsupportedModelError: an engine cannot be built of the model.
         SourceError: a weight is damaged.
     """
     if data.samples is None and recipe.method == "nearest" and not limits:
@@ -38,10 +47,14 @@ def calibrated(
 
 
 def calibration_windows(source: ModelSource, data: DataOptions, progress: Progress) -> tuple[Windows, list[str]]:
-    """int64 [windows, length] tokens that `data` describes, and what makes them a poor sample."""
+    """Read or generate the calibration data.
+
+    Returns:
+        int64 [windows, length] token ids, and sentences that say why they may be a poor sample.
+    """
     data = data.fitted(getattr(source.config, "max_position_embeddings", None))
     if data.data is None:
-        return self_text(source, data, progress), []
+        return synthetic_windows(source, data, progress), []
     tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, source.chat_template)
     windows = windows_of(data, tokenizer)
     return windows, unrepresentative(windows, tokenizer, source.config.vocab_size)

@@ -1,8 +1,9 @@
-"""A chat template as the pieces of text between messages, for programs that have no Jinja.
+"""Convert a chat template to fixed text segments, for programs without a Jinja interpreter (libedgekiln).
 
-Most templates put a fixed text before the first message, between two messages of certain roles and after the last, and
-at most strip what a message says. What these texts are is found by rendering conversations of every order of roles, and
-kept only if it gives what the template gives for all of them, with contents of every kind.
+Most templates put a fixed text before the first message, between messages of given roles and after the last message,
+and change a message's content at most by stripping it. The segments are found by rendering conversations of every
+order of roles. They are kept only if they reproduce the template's output for all of these conversations, with
+contents of many kinds.
 """
 
 import itertools
@@ -20,13 +21,13 @@ from edgekiln.sources.base import ModelSource
 Order = Literal["any", "system-first", "user-last", "turns", "turns-user-last"]
 Rule = Literal["as-is", "strip", "after-think", "after-think-lines", "after-think-strip"]
 Message = Mapping[str, str]
-# Renders messages, which end with the beginning of an answer, given what `strftime_now` is.
+# render(messages, strftime_now) -> prompt text, which ends with the start of the assistant's answer.
 Render = Callable[[list[dict[str, str]], Callable[[str], str]], str]
 
 START, END = "start", "end"
 _THINK = "</think>"
 _NOW_BEGIN, _NOW_END = "\x01", "\x02"
-# What C and Python write alike.
+# Date formats that C's strftime and Python's agree on.
 _DATE = re.compile(r"(?:[^%]|%[YmdBbAaHMSjypIeZ%]|%-[dmHIMSj])*")
 _ORDERS: tuple[Order, ...] = ("any", "system-first", "user-last", "turns", "turns-user-last")
 _RULES: dict[Rule, Callable[[str], str]] = {
@@ -47,33 +48,44 @@ _CONTENTS = (
     "None",
 )
 _BLANK = ("", " ", "\n \n")
-_LONGEST = 5
+_LONGEST = 5  # messages of a conversation that is tried
 
 
 class ChatSegments(BaseModel):
-    """chat_segments.json."""
+    """chat_segments.json.
+
+    Attributes:
+        order: the orders of roles that a conversation may have, see `allows`.
+        rules: role -> how a message's content is changed before it is inserted, see `_RULES`.
+        needs_text: roles whose messages may not be blank.
+        between: role of a message, or "start" -> role of the next, or "end" -> the segments between the two contents:
+            text, strftime format, text, ...
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     order: Order
-    rules: dict[str, Rule]  # role -> what becomes of what such a message says
-    needs_text: list[str]  # roles whose messages may not be blank
-    # From the message before, or `start`, to the next, or `end`: text, date format for strftime, text, ...
+    rules: dict[str, Rule]
+    needs_text: list[str]
     between: dict[str, dict[str, list[str]]]
 
     def render(self, messages: Sequence[Message], now: Callable[[str], str]) -> str:
-        """The prompt of messages that `allows` their roles."""
+        """The prompt text of messages whose order of roles `allows` accepts; `now` formats the current time."""
         roles = [START, *(message["role"] for message in messages), END]
         contents = [*(_RULES[self.rules[message["role"]]](message["content"]) for message in messages), ""]
         text = ""
         for (before, after), content in zip(itertools.pairwise(roles), contents, strict=True):
-            pieces = self.between[before][after]
-            text += "".join(now(piece) if i % 2 else piece for i, piece in enumerate(pieces)) + content
+            segments = self.between[before][after]
+            text += "".join(now(part) if i % 2 else part for i, part in enumerate(segments)) + content
         return text
 
 
 def allows(order: Order, roles: Sequence[str]) -> bool:
-    """Whether a conversation of these roles has the order."""
+    """Whether a conversation with these roles has the order.
+
+    "any": all; "system-first": a system message only at the start; "user-last": the same, and the last message is the
+    user's; "turns": after the system message, user and assistant alternate; "turns-user-last": both.
+    """
     rest = list(roles[1:] if roles[0] == "system" else roles)
     if order == "any":
         return True
@@ -86,7 +98,7 @@ def allows(order: Order, roles: Sequence[str]) -> bool:
 
 
 def chat_segments(source: ModelSource) -> ChatSegments | None:
-    """The pieces of a source's chat template; None if it has no template or pieces cannot do it."""
+    """The segments of a source's chat template; None without a template, or where segments cannot reproduce it."""
     if not source.chat_template:
         return None
     tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, source.chat_template)
@@ -94,15 +106,20 @@ def chat_segments(source: ModelSource) -> ChatSegments | None:
 
 
 def find_segments(render: Render) -> ChatSegments | None:
-    """The pieces of a template, for the most conversations that pieces can do; None if they cannot do even turns."""
+    """Segments that reproduce a template for as many orders of roles as possible; None if there are none.
+
+    Args:
+        render: renders the template.
+    """
     for roles in (("system", "user", "assistant"), ("user", "assistant")):
         for order in _ORDERS:
-            if pieces := _fit(render, order, roles):
-                return pieces
+            if segments := _fit(render, order, roles):
+                return segments
     return None
 
 
 def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatSegments | None:
+    """Segments for all conversations of these roles in this order; None if a conversation renders differently."""
     orders = list(_conversations(order, roles))
     try:
         between = _between(render, orders)
@@ -111,29 +128,29 @@ def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatSegments | N
         rules: dict[str, Rule] = {}
         for role in roles:
             few = _short(orders, role)
-            fitting = (rule for rule in _RULES if _holds(render, order, between, role, rule, few))
+            fitting = (rule for rule in _RULES if _reproduces_role(render, order, between, role, rule, few))
             rule = next(fitting, None)
             if rule is None:
                 return None
             rules[role] = rule
-        pieces = ChatSegments(order=order, rules=rules, needs_text=[], between=between)
+        segments = ChatSegments(order=order, rules=rules, needs_text=[], between=between)
         blank = [
             role
             for role in roles
             if not all(
-                _same(render, pieces, _saying(conversation, role, content))
+                _reproduces(render, segments, _with_content(conversation, role, content))
                 for conversation in _short(orders, role)
                 for content in _BLANK
             )
         ]
-        pieces = pieces.model_copy(update={"needs_text": blank})
+        segments = segments.model_copy(update={"needs_text": blank})
         for i, conversation in enumerate(orders):
             contents = itertools.islice(itertools.cycle(_CONTENTS), i, None)
-            if not _same(render, pieces, list(zip(conversation, contents, strict=False))):
+            if not _reproduces(render, segments, list(zip(conversation, contents, strict=False))):
                 return None
     except RequestError:
         return None
-    return pieces
+    return segments
 
 
 def _conversations(order: Order, roles: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -147,29 +164,30 @@ def _short(orders: Sequence[Sequence[str]], role: str) -> list[Sequence[str]]:
     return [each for each in orders if role in each and len(each) <= 3]
 
 
-def _saying(conversation: Sequence[str], role: str, content: str) -> list[tuple[str, str]]:
+def _with_content(conversation: Sequence[str], role: str, content: str) -> list[tuple[str, str]]:
     return [(each, content if each == role else "x") for each in conversation]
 
 
 def _between(render: Render, orders: Sequence[Sequence[str]]) -> dict[str, dict[str, list[str]]] | None:
+    """`ChatSegments.between`, found by rendering markers as contents; None if a text depends on more than two roles."""
     between: dict[str, dict[str, list[str]]] = {}
     for roles in orders:
         marks = [f"Xq{i}qX" for i in range(len(roles))]
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         text = render(messages, lambda pattern: f"{_NOW_BEGIN}{pattern}{_NOW_END}")
-        parts = re.split("|".join(marks), text)
+        texts = re.split("|".join(marks), text)
         if re.findall("|".join(marks), text) != marks:
             return None
-        for before, after, part in zip([START, *roles], [*roles, END], parts, strict=True):
-            pieces = re.split(f"[{_NOW_BEGIN}{_NOW_END}]", part)
-            if between.setdefault(before, {}).setdefault(after, pieces) != pieces:
+        for before, after, between_text in zip([START, *roles], [*roles, END], texts, strict=True):
+            parts = re.split(f"[{_NOW_BEGIN}{_NOW_END}]", between_text)
+            if between.setdefault(before, {}).setdefault(after, parts) != parts:
                 return None
-            if not all(_DATE.fullmatch(pattern) for pattern in pieces[1::2]):
+            if not all(_DATE.fullmatch(pattern) for pattern in parts[1::2]):
                 return None
     return between
 
 
-def _holds(
+def _reproduces_role(
     render: Render,
     order: Order,
     between: dict[str, dict[str, list[str]]],
@@ -178,12 +196,14 @@ def _holds(
     orders: Sequence[Sequence[str]],
 ) -> bool:
     rules: dict[str, Rule] = {"system": "as-is", "user": "as-is", "assistant": "as-is", role: rule}
-    pieces = ChatSegments(order=order, rules=rules, needs_text=[], between=between)
+    segments = ChatSegments(order=order, rules=rules, needs_text=[], between=between)
     return all(
-        _same(render, pieces, _saying(conversation, role, content)) for conversation in orders for content in _CONTENTS
+        _reproduces(render, segments, _with_content(conversation, role, content))
+        for conversation in orders
+        for content in _CONTENTS
     )
 
 
-def _same(render: Render, pieces: ChatSegments, conversation: Sequence[tuple[str, str]]) -> bool:
+def _reproduces(render: Render, segments: ChatSegments, conversation: Sequence[tuple[str, str]]) -> bool:
     messages = [{"role": role, "content": content} for role, content in conversation]
-    return render(messages, str) == pieces.render(messages, str)
+    return render(messages, str) == segments.render(messages, str)

@@ -1,6 +1,5 @@
-"""The step after a build: an engine with a float cache becomes one with an int8 cache."""
+"""Quantize the KV cache of a finished engine to int8, with scales measured on calibration data."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,16 +10,28 @@ from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.export.passes.ort.decoder import fuse_decoder_layers, inline_decoder_layers
 from edgekiln.export.passes.ort.int8_kv_cache import quantize_cache
 from edgekiln.export.weights_file import save_graph
+from edgekiln.progress import StepProgress
 from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
 
 
-def with_int8_cache(
-    directory: Path, manifest: EngineManifest, windows: Windows, progress: Callable[[float], None]
+def quantize_kv_cache(
+    directory: Path, manifest: EngineManifest, windows: Windows, progress: StepProgress
 ) -> EngineManifest:
-    """Rewrite an ort-cpu engine that nobody else reads yet, in place; returns its new manifest.
+    """Rewrite the graphs and the manifest of an ort-cpu engine in place.
+
+    The engine runs the windows with its float32 cache; the largest |key| and |value| of each channel give the scales.
+
+    Args:
+        directory: an engine that is not published yet.
+        manifest: its manifest.
+        windows: int64 [windows, length] token ids; longer windows are cut to the engine's max_length.
+        progress: called with the share of the windows that is done.
+
+    Returns:
+        The new manifest.
 
     Raises:
-        EdgekilnError: the engine cannot be run here.
+        EdgekilnError: ONNX Runtime is not installed, or cannot run the engine.
     """
     length = manifest.architecture.max_length
     scales = cache_scales(OrtCpuRuntime(directory, manifest), windows[:, :length], progress)
@@ -30,5 +41,5 @@ def with_int8_cache(
         quantize_cache(graph, scales)
         fuse_decoder_layers(graph)
         save_graph(graph, directory / name)
-    layout = manifest.kv_cache.model_copy(update={"dtype": "int8"})
-    return write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv_cache": layout})
+    spec = manifest.kv_cache.model_copy(update={"dtype": "int8"})
+    return write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv_cache": spec})

@@ -1,4 +1,4 @@
-"""What a user can choose of a build. Imports nothing heavy, so that the command line can check options at once."""
+"""Options of a build. Imports nothing heavy, so that the command line can check them at once."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -10,8 +10,9 @@ from edgekiln.calib.presets import DEFAULT_LIMITS, preset
 from edgekiln.calib.recipe import Recipe
 from edgekiln.calib.tensorrt.options import TensorRTOptions
 from edgekiln.errors import RequestError
+from edgekiln.targets import DEFAULT_TARGET, TARGETS, find_target
 
-Target = Literal["ort-cpu", "ort-cuda", "trt", "trt-rtx"]
+# What `--kv` takes; "float32" stands for the target's own floating-point type.
 CacheType = Literal["float32", "int8"]
 
 
@@ -20,22 +21,22 @@ class BuildOptions:
     """Options of `build_engine`.
 
     Attributes:
-        target: runtime to lower for.
-        quant: the name of a recipe in `edgekiln.calib.presets`, or of `recipe` if that is given.
-        group_size: inputs that share a scale, for presets in groups; None takes the preset's own.
-        recipe: what each layer gets, in place of a preset.
-        data: what recipes that need it are calibrated with.
-        limits: how much worse than float32 the engine may be; without any, a preset's own.
-        kv: type of the cached keys and values.
-        max_length: tokens a sequence may hold; None takes the model's own context.
-        tensorrt: what targets trt and trt-rtx compile.
-        quality_text: what the finished engine and the model are compared on; None measures nothing.
+        target: name of a row of `edgekiln.targets`.
+        quant: name of a preset of `edgekiln.calib.presets`, or the name to record for `recipe`.
+        group_size: consecutive inputs that share a scale, for presets with groups; None takes the preset's own.
+        recipe: scheme of each layer, in place of a preset.
+        data: calibration data, for recipes that are calibrated.
+        limits: how much worse than float32 the engine may predict; without limits, the preset's own apply.
+        kv: data type of the KV cache.
+        max_length: tokens that a sequence may have; None takes the model's context length.
+        tensorrt: options of targets trt and trt-rtx.
+        quality_text: text on which the finished engine is compared with the float32 model; None skips that.
 
     Raises:
-        RequestError: a value that is not one of these.
+        RequestError: an unknown name, a value out of range, or options that contradict each other.
     """
 
-    target: Target = "ort-cpu"
+    target: str = DEFAULT_TARGET
     quant: str = "int8"
     group_size: int | None = None
     recipe: Recipe | None = None
@@ -47,11 +48,12 @@ class BuildOptions:
     quality_text: QualityText | None = None
 
     def __post_init__(self) -> None:
-        for name, value, kind in (("target", self.target, Target), ("kv", self.kv, CacheType)):
-            if value not in get_args(kind):
-                raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, got {value}")
-        if self.kv == "int8" and self.target != "ort-cpu":
-            raise RequestError(f"kv int8 is for target ort-cpu, not {self.target}: leave it out")
+        target = find_target(self.target)
+        if self.kv not in get_args(CacheType):
+            raise RequestError(f"kv must be one of {', '.join(get_args(CacheType))}, got {self.kv}")
+        if self.kv == "int8" and "int8" not in target.kv_cache_types:
+            able = ", ".join(row.name for row in TARGETS.values() if "int8" in row.kv_cache_types)
+            raise RequestError(f"kv int8 is for target {able}, not {self.target}: leave it out")
         self.tensorrt.check_target(self.target)
         _ = self.chosen_recipe
         if self.max_length is not None and self.max_length < 1:
@@ -59,10 +61,10 @@ class BuildOptions:
 
     @property
     def chosen_recipe(self) -> Recipe:
-        """The recipe that is built by; asking for it checks the options that choose it."""
+        """The recipe given, or else the preset; raises RequestError for a preset that does not exist."""
         return self.recipe or preset(self.quant, self.group_size)
 
     @property
     def chosen_limits(self) -> Limits:
-        """The limits that layers are raised for."""
+        """The limits given, or else the preset's; layers are promoted to 8 bits until they hold."""
         return self.limits or (Limits() if self.recipe else DEFAULT_LIMITS.get(self.quant, Limits()))

@@ -1,7 +1,6 @@
-"""How well a finished engine predicts a text, beside the model it was made from; written into its report."""
+"""Compare a finished engine with its float32 model on a text, and write the result into report.json."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,13 @@ from edgekiln.engine.directory import REPORT_FILE, write_json
 from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.engine.reports import Quality, read_report
 from edgekiln.errors import RequestError
+from edgekiln.progress import StepProgress
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.base import ModelSource
 
 
 def quality_tokens(source: ModelSource, text: QualityText) -> npt.NDArray[np.int64]:
-    """int64 [T] tokens of the text; asked for before a build, so that a useless text does not fail a finished one.
+    """int64 [T] token ids of the text. Called before a build too, so that a useless text fails it at once.
 
     Raises:
         RequestError: fewer than two tokens.
@@ -38,16 +38,19 @@ def add_quality(
     manifest: EngineManifest,
     source: ModelSource,
     text: QualityText,
-    progress: Callable[[float], None],
+    progress: StepProgress,
 ) -> EngineManifest:
-    """Score an engine directory and its model in float32, and write report.json and the manifest anew.
+    """Evaluate an engine and its float32 model, and rewrite report.json and the manifest.
 
     Args:
-        directory: a complete engine that nobody else reads yet.
+        directory: an engine that is not published yet.
         manifest: its manifest.
         source: the model before any calibration.
-        text: what to predict.
-        progress: called with the share done.
+        text: the text to predict.
+        progress: called with the share of the text that is done.
+
+    Returns:
+        The new manifest.
 
     Raises:
         EdgekilnError: the engine cannot be run here.
@@ -56,19 +59,19 @@ def add_quality(
     tokens = quality_tokens(source, text)
     window = min(WINDOW, manifest.architecture.max_length)
     runtime = runtimes.open(directory, verify=False)
-    figures = perplexity(runtime.score, tokens, window, reference=reference_scorer(source), progress=progress)
-    assert figures.reference_perplexity is not None
-    assert figures.kl_divergence is not None
-    assert figures.same_top is not None
+    result = perplexity(runtime.score, tokens, window, reference=reference_scorer(source), progress=progress)
+    assert result.reference_perplexity is not None
+    assert result.kl_divergence is not None
+    assert result.same_top is not None
     quality = Quality(
         text=text.name,
         sha256=text.sha256,
         window=window,
-        tokens=figures.tokens,
-        perplexity_before=_finite(figures.reference_perplexity),
-        perplexity_after=_finite(figures.perplexity),
-        kl_divergence=figures.kl_divergence,
-        same_top=figures.same_top,
+        tokens=result.tokens,
+        perplexity_before=_finite(result.reference_perplexity),
+        perplexity_after=_finite(result.perplexity),
+        kl_divergence=result.kl_divergence,
+        same_top=result.same_top,
     )
     report = read_report(directory).model_copy(update={"quality": quality})
     write_json(directory / REPORT_FILE, report.model_dump())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekiln.pipeline.chat_segments import find_segments
-from support.chat_templates import PIECES, conversations, renderer, takes
+from support.chat_templates import TEMPLATES, conversations, renderer, takes
 from support.cpp_host import program, refused
 
 NOW = datetime(2031, 1, 2, 15, 30)
@@ -21,9 +21,9 @@ def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict
     return [json.loads(line) for line in out.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("family", PIECES)
+@pytest.mark.parametrize("family", TEMPLATES)
 def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
-    template, _, _ = PIECES[family]
+    template, _, _ = TEMPLATES[family]
     fill = renderer(template)
     pieces = find_segments(fill)
     assert pieces is not None

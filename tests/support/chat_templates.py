@@ -70,8 +70,8 @@ IN_TURNS = """\
 {% for message in (messages[1:] if messages[0].role == 'system' else messages) %}
 {%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no turns') }}{% endif %}{% endfor %}"""
 
-# Of each the roles that its pieces take and in what order.
-PIECES = {
+# name -> (template, order of roles that its segments accept, whether they accept a system message)
+TEMPLATES = {
     "chatml": (CHATML, "any", True),
     "llama2": (LLAMA2, "turns", True),
     "llama3": (LLAMA3, "any", True),
@@ -82,7 +82,7 @@ PIECES = {
     "qwen3": (QWEN3, "user-last", True),
     "blanks": (BLANKS, "any", True),
 }
-NO_PIECES = {
+UNSUPPORTED = {
     "upper case": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
     "length": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
     "json": "{{ messages | tojson }}",
@@ -107,8 +107,8 @@ def renderer(template: str) -> Render:
     )
 
 
-def takes(pieces: ChatSegments, messages: list[dict[str, str]]) -> bool:
-    """Whether a conversation is of those that pieces are for."""
+def takes(segments: ChatSegments, messages: list[dict[str, str]]) -> bool:
+    """Whether segments accept a conversation."""
     roles = [message["role"] for message in messages]
-    blank = any(message["role"] in pieces.needs_text and not message["content"].strip() for message in messages)
-    return allows(pieces.order, roles) and set(roles) <= set(pieces.rules) and not blank
+    blank = any(message["role"] in segments.needs_text and not message["content"].strip() for message in messages)
+    return allows(segments.order, roles) and set(roles) <= set(segments.rules) and not blank

@@ -83,17 +83,17 @@ def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | 
 
     Args:
         model: that of transformers.
-        layers: names of weights, with what is stored of them: the inputs' order, and offsets, whose part of the product
+        layers: names of weights, with what is stored of them: the inputs' order, and group_bias, whose part of the product
             takes the inputs as they are.
     """
 
-    def forward(weight: torch.Tensor, order: torch.Tensor, offsets: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def forward(weight: torch.Tensor, order: torch.Tensor, group_bias: torch.Tensor) -> Callable[..., torch.Tensor]:
         def product(x: torch.Tensor) -> torch.Tensor:
             x = x[..., order]
             blocks = x.unflatten(-1, (-1, 32))
             step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
             rounded = ((blocks / step).round() * step).flatten(-2)
-            return rounded @ (weight[:, order] - offsets).T + x @ offsets.T
+            return rounded @ (weight[:, order] - group_bias).T + x @ group_bias.T
 
         return product
 
@@ -102,12 +102,12 @@ def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | 
             continue
         assert module.bias is None
         stored = layers[f"{name}.weight"]
-        order, offsets = torch.arange(module.in_features), torch.zeros_like(module.weight.data)
+        order, group_bias = torch.arange(module.in_features), torch.zeros_like(module.weight.data)
         if stored is not None and stored.order is not None:
             order = torch.from_numpy(stored.order)
-        if stored is not None and stored.offsets is not None:
-            offsets = torch.from_numpy(np.repeat(stored.offsets, stored.scheme.group_size or 1, axis=1))
-        module.forward = forward(module.weight.data, order, offsets)  # type: ignore[method-assign]
+        if stored is not None and stored.group_bias is not None:
+            group_bias = torch.from_numpy(np.repeat(stored.group_bias, stored.scheme.group_size or 1, axis=1))
+        module.forward = forward(module.weight.data, order, group_bias)  # type: ignore[method-assign]
 
 
 def check(logits: Logits, kernels: KernelsChoice = "onnxruntime", weights_only: bool = True) -> None:

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.calib.evaluation.compare import Side, compare, first_apart
 from edgekiln.calib.evaluation.graph_scorer import graph_scorer
-from edgekiln.engine.manifest import KVCacheSpec, read_manifest
+from edgekiln.calib.tensorrt.options import TensorRTOptions
+from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.export.lower import tensorrt
-from edgekiln.export.lower.targets import TARGETS, TargetData
 from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
@@ -45,20 +45,12 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write("ort-cuda", BuildOptions(target="ort-cuda", quant="none", max_length=LENGTH))
     with pytest.MonkeyPatch.context() as patch:
         # Without a compiler: what is measured is the graph.
+        patch.setattr(tensorrt, "LOWERING", replace(tensorrt.LOWERING, check=lambda _: None, compile=None))
         for cache in ("in-place", "growing"):
             for dtype in ("float16", "bfloat16"):
-                patch.setitem(TARGETS, "trt", lambda _, cache=cache, dtype=dtype: _uncompiled(cache, dtype))
-                write(f"{cache}-{dtype}", BuildOptions(target="trt", quant="none", max_length=LENGTH))
+                chosen = TensorRTOptions(cache=cache, dtype=dtype)
+                write(f"{cache}-{dtype}", BuildOptions(target="trt", quant="none", max_length=LENGTH, tensorrt=chosen))
     return found
-
-
-def _uncompiled(cache: Any, dtype: Any) -> TargetData:
-    return TargetData(
-        lambda model, length: tensorrt.lower(
-            model, tensorrt.TensorRTForm(length if cache == "in-place" else None, dtype)
-        ),
-        KVCacheSpec(layout=cache, dtype=dtype),
-    )
 
 
 @pytest.mark.parametrize("name", ["ort-cuda", "in-place-float16", "growing-float16"])

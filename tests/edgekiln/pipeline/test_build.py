@@ -16,7 +16,7 @@ from edgekiln import runtimes
 from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
 from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN
-from edgekiln.pipeline import build
+from edgekiln.pipeline import assemble
 from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
@@ -163,7 +163,7 @@ def test_a_width_that_no_group_divides_is_left_in_float_and_noted(tmp_path: Path
     source = checkpoint(tmp_path / "model", intermediate_size=100)
     canonical = canonical_graph(source, BuildOptions(quant="int4"))
     note = "model.layers.0.mlp.down_proj is 100 wide, which no group size divides: left in floating point"
-    assert note in canonical.plan.notes
+    assert note in canonical.quantization.notes
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int4"))
     recipe, report = records(tmp_path / "engine")
     assert note in report["notes"]
@@ -209,10 +209,10 @@ def test_a_build_that_stops_leaves_nothing(
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(build, when, stop)
+    monkeypatch.setattr(assemble, when, stop)
     if when != "canonical_graph":
         # The trace is the slow part, and not what is tested here.
-        monkeypatch.setattr(build, "canonical_graph", _traced_once(source))
+        monkeypatch.setattr(assemble, "canonical_graph", _traced_once(source))
     with pytest.raises(type(error)):
         build_engine(source, tmp_path / "engine", BuildOptions(quant="none"))
     assert not list(tmp_path.iterdir())

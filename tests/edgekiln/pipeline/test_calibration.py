@@ -1,4 +1,4 @@
-"""The step before a build: text from the model itself, data from files, and what an interruption leaves."""
+"""Calibration: synthetic data, data from files, and cleaning up after an interruption."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from edgekiln.calib.data.options import FEW_WINDOWS, MANY_WINDOWS, DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
 from edgekiln.errors import RequestError
-from edgekiln.pipeline import calibration
-from edgekiln.pipeline import synthetic_data as self_text
+from edgekiln.pipeline import calibration, synthetic_data
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.pipeline.synthetic_data import synthetic_windows
 from edgekiln.sources.base import ModelSource
 from edgekiln.sources.resolve import resolve
 from support.models import VOCABULARY, save_checkpoint
@@ -41,32 +41,32 @@ def silent(_step: str, _done: float) -> None:
     pass
 
 
-def test_a_model_writes_text_once(
+def test_synthetic_data_is_generated_once(
     source: ModelSource, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    windows = self_text.self_text(source, OPTIONS, lambda step, done: steps.append(step))
+    windows = synthetic_windows(source, OPTIONS, lambda step, done: steps.append(step))
     assert windows.dtype == np.int64
     assert windows.shape == (3, 12)
     assert 0 <= windows.min() <= windows.max() < VOCABULARY
     assert len(np.unique(windows, axis=0)) == 3
     assert "preparing to write text" in steps
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"], "the engine that wrote it is gone"
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"], "the temporary engine is deleted"
 
-    monkeypatch.setattr(self_text, "_write", None)
-    np.testing.assert_array_equal(self_text.self_text(source, OPTIONS, silent), windows)
+    monkeypatch.setattr(synthetic_data, "_generate_windows", None)
+    np.testing.assert_array_equal(synthetic_windows(source, OPTIONS, silent), windows)
     (kept,) = cached.iterdir()
     kept.write_bytes(kept.read_bytes()[:40])
     with pytest.raises(TypeError):
-        self_text.self_text(source, OPTIONS, silent)
+        synthetic_windows(source, OPTIONS, silent)
 
 
-def test_the_text_is_the_seed_s_and_the_model_s(source: ModelSource, cached: Path, tmp_path: Path) -> None:
-    windows = self_text.self_text(source, OPTIONS, silent)
+def test_synthetic_data_depends_on_seed_and_model(source: ModelSource, cached: Path, tmp_path: Path) -> None:
+    windows = synthetic_windows(source, OPTIONS, silent)
     (kept,) = cached.iterdir()
     kept.unlink()
-    np.testing.assert_array_equal(self_text.self_text(source, OPTIONS, silent), windows)
-    other = self_text.self_text(source, DataOptions(samples=3, length=12, seed=1), silent)
+    np.testing.assert_array_equal(synthetic_windows(source, OPTIONS, silent), windows)
+    other = synthetic_windows(source, DataOptions(samples=3, length=12, seed=1), silent)
     assert not np.array_equal(other, windows)
     save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=2)
     assert cache.fingerprint(resolve(str(tmp_path / "model"))) != cache.fingerprint(source)
@@ -76,18 +76,18 @@ def test_an_interruption_leaves_nothing(source: ModelSource, tmp_path: Path, mon
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(self_text, "_write", interrupted)
+    monkeypatch.setattr(synthetic_data, "_generate_windows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_engine(source, tmp_path / "out" / "engine", BuildOptions(data=OPTIONS))
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_an_unwritable_disk_cache_is_ignored(
     source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert self_text.self_text(source, OPTIONS, silent).shape == (3, 12)
+    assert synthetic_windows(source, OPTIONS, silent).shape == (3, 12)
 
 
 def test_poor_data_is_among_the_notes_and_limits_are_held(source: ModelSource, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_smoothing_alone_needs_few_windows(
         asked.append(options.count)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibration, "self_text", stop)
+    monkeypatch.setattr(calibration, "synthetic_windows", stop)
     with pytest.raises(KeyboardInterrupt):
         calibration.calibrated(source, PRESETS["int8"], data, limits, silent)
     assert asked == [count]

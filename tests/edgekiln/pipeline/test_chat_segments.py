@@ -1,27 +1,27 @@
-"""Chat pieces give what the template gives, for every conversation that they take."""
+"""Chat segments render what the chat template renders, for every conversation that they accept."""
 
 import pytest
 
 from edgekiln.pipeline.chat_segments import find_segments
-from support.chat_templates import NO_PIECES, PIECES, conversations, renderer, takes
+from support.chat_templates import TEMPLATES, UNSUPPORTED, conversations, renderer, takes
 
 
-@pytest.mark.parametrize("family", PIECES)
-def test_pieces_give_what_the_template_gives(family):
-    template, order, system = PIECES[family]
-    pieces = find_segments(renderer(template))
-    assert pieces is not None
-    assert (pieces.order, "system" in pieces.rules) == (order, system)
-    taken = 0
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_segments_render_as_the_template_does(family):
+    template, order, system = TEMPLATES[family]
+    segments = find_segments(renderer(template))
+    assert segments is not None
+    assert (segments.order, "system" in segments.rules) == (order, system)
+    accepted = 0
     for messages in conversations():
-        if takes(pieces, messages):
-            taken += 1
+        if takes(segments, messages):
+            accepted += 1
             today = "{} today".format
-            assert pieces.render(messages, today) == renderer(template)(messages, today)
-    assert taken >= 4
-    assert bool(pieces.needs_text) == (family == "blanks")
+            assert segments.render(messages, today) == renderer(template)(messages, today)
+    assert accepted >= 4
+    assert bool(segments.needs_text) == (family == "blanks")
 
 
-@pytest.mark.parametrize("template", NO_PIECES.values(), ids=NO_PIECES.keys())
-def test_templates_that_are_no_pieces(template):
+@pytest.mark.parametrize("template", UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
+def test_templates_that_segments_cannot_express(template):
     assert find_segments(renderer(template)) is None

@@ -1,0 +1,228 @@
+"""Assemble an engine directory: trace, quantize, lower, write, compile.
+
+config -> meta model (no weights) -> quantization plan -> canonical graph -> quantized weights
+       -> the target's graph -> the engine's files -> TensorRT's plan, where the target compiles one
+"""
+
+import importlib.metadata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from transformers import PreTrainedModel
+
+from edgekiln.calib.analysis.layer_report import layer_report
+from edgekiln.calib.analysis.output_error import measured_error
+from edgekiln.calib.quantization_plan import QuantizationPlan, plan, quantized_tensors
+from edgekiln.engine.directory import (
+    CHAT_SEGMENTS_FILE,
+    CHAT_TEMPLATE_FILE,
+    QUANTIZATION_FILE,
+    REPORT_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    write_json,
+)
+from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, write_manifest
+from edgekiln.engine.reports import LayerReport, QuantizationReport
+from edgekiln.errors import RequestError
+from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
+from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
+from edgekiln.export.passes.common.scoring import ScoreAllPositions
+from edgekiln.export.passes.common.tensors import set_lazily
+from edgekiln.export.tracing.attention import LayerShape
+from edgekiln.export.tracing.meta_model import build_meta_model, normalized
+from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
+from edgekiln.export.tracing.trace import layer_shapes, trace
+from edgekiln.export.weights_file import WeightsFile, save_graph
+from edgekiln.pipeline.build_report import build_report
+from edgekiln.pipeline.chat_segments import chat_segments
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
+from edgekiln.sources.base import ModelSource, WeightReader
+from edgekiln.targets import find_target
+
+_GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
+_PACKAGES = ("edgekiln", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+@dataclass
+class CanonicalModel:
+    """A traced model with quantized weights.
+
+    Attributes:
+        graph: canonical ONNX graph; its initializers are read and quantized when they are written.
+        meta_model: the transformers model on the meta device, with quantized layers swapped in.
+        quantization: scheme of each layer, and notes for the build report.
+        shapes: attention shape of each decoder layer.
+        layer_reports: module name -> quantization error and scale statistics, for quantization.json.
+    """
+
+    graph: ir.Model
+    meta_model: PreTrainedModel
+    quantization: QuantizationPlan
+    shapes: list[LayerShape]
+    layer_reports: dict[str, LayerReport] = field(default_factory=dict)
+
+
+def assemble(source: ModelSource, directory: Path, options: BuildOptions, timer: StepTimer) -> EngineManifest:
+    """Write an engine into an empty `directory`, with the weights as `source` has them.
+
+    Raises:
+        UnsupportedModelError: the graph or the target cannot carry the model.
+        SourceError: a weight is damaged.
+    """
+    return write_engine(canonical_graph(source, options, timer), source, directory, options, timer)
+
+
+def canonical_graph(source: ModelSource, options: BuildOptions, timer: StepTimer | None = None) -> CanonicalModel:
+    """Trace `source` and attach its weights, quantized by the recipe of `options`.
+
+    Raises:
+        UnsupportedModelError: the graph cannot carry the model.
+        SourceError: a weight is damaged.
+    """
+    timer = timer or StepTimer()
+    timer.step("trace")
+    meta_model = build_meta_model(source.config)
+    shapes = layer_shapes(meta_model)
+    quantization = plan(meta_model, options.chosen_recipe, source.weights.prequantized)
+    swap_quantized_modules(meta_model, quantization)
+    graph = trace(meta_model, shapes)
+    model = CanonicalModel(graph, meta_model, quantization, shapes)
+    timer.step("quantize")
+    _attach_weights(model, source, timer)
+    return model
+
+
+def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer) -> None:
+    """Give each initializer without values the checkpoint's tensor, which is read when it is written."""
+    weights = source.weights
+    initializers = model.graph.graph.initializers
+    total = len(model.quantization.layers)
+    for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights.read)):
+        model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
+        for kind, array in tensors.items():
+            # Of a tied weight's names torch.export keeps one, and which one is not documented.
+            value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
+            set_lazily(value, array.shape, ir.DataType.from_numpy(array.dtype), lambda array=array: array)  # type: ignore[misc]
+        timer.progress("quantize", (done + 1) / total)
+    for value in initializers.values():
+        if value.const_value is None:
+            assert value.name is not None
+            assert value.dtype is not None
+            name = value.name
+            set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
+
+
+def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    return tensor.detach().float().numpy()
+
+
+def write_engine(
+    model: CanonicalModel, source: ModelSource, directory: Path, options: BuildOptions, timer: StepTimer
+) -> EngineManifest:
+    """Lower a canonical graph in place and write the engine's files into an empty `directory`."""
+    lowering, lowering_options = lowering_of(source, options)
+    timer.step("lower")
+    lowering.lower(model.graph, lowering_options)
+    timer.step("write")
+    with WeightsFile(directory, WEIGHTS_FILE) as weights:
+        weights.store(model.graph)
+    save_graph(model.graph, directory / _GRAPHS["generate"])
+    io = lowering.io.model_copy(update={"logits_to_keep": logits_to_keep_input(model.graph)})
+    ScoreAllPositions()(model.graph)
+    save_graph(model.graph, directory / _GRAPHS["score"])
+    for extra in lowering.extra_graphs.values():
+        save_graph(extra.make(), directory / extra.file)
+    _write_text_files(source, directory)
+    default = options.chosen_recipe.default
+    recipe = QuantizationRecipe(scheme=options.quant, group_size=default.group_size if default else None)
+    report = QuantizationReport(**recipe.model_dump(), layers=model.layer_reports)
+    write_json(directory / QUANTIZATION_FILE, report.model_dump())
+    manifest = EngineManifest(
+        name=source.name,
+        source=source.model_id,
+        target=options.target,
+        architecture=_architecture(model, source, lowering_options.max_length),
+        graphs=_GRAPHS | {role: extra.file for role, extra in lowering.extra_graphs.items()},
+        io=io,
+        kv_cache=lowering.kv_cache(lowering_options),
+        quantization=recipe,
+        special_tokens=source.special_tokens,
+        sampling=source.sampling,
+        versions=_versions(),
+        files={},
+    )
+    if lowering.compile is not None:
+        timer.step("compile")
+        graph, plan_file = directory / _GRAPHS["generate"], directory / PLAN_FILE
+        compiled = lowering.compile(graph, manifest, plan_file, lowering_options)
+        graphs = manifest.graphs | {"plan": PLAN_FILE}
+        manifest = manifest.model_copy(update={"graphs": graphs, "tensorrt": compiled})
+    timer.step("finish")
+    notes = [*source.notes, *model.quantization.notes]
+    write_json(directory / REPORT_FILE, build_report(timer, notes, directory).model_dump())
+    return write_manifest(directory, **manifest.model_dump(exclude={"files"}))
+
+
+def _write_text_files(source: ModelSource, directory: Path) -> None:
+    """Write tokenizer.json, and the chat template as Jinja and, where possible, as segments for C++."""
+    (directory / TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
+    if source.chat_template:
+        (directory / CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
+        if segments := chat_segments(source):
+            write_json(directory / CHAT_SEGMENTS_FILE, segments.model_dump())
+
+
+def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -> Architecture:
+    config = normalized(source.config)
+    return Architecture(
+        model_type=source.config.model_type,
+        vocab_size=model.meta_model.config.vocab_size,
+        hidden_size=config.hidden_size,
+        layers=len(model.shapes),
+        heads=config.num_attention_heads,
+        kv_heads=[shape.kv_heads for shape in model.shapes],
+        head_dims=[shape.head_dim for shape in model.shapes],
+        max_length=max_length,
+        parameters=_parameters(source.weights),
+    )
+
+
+def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, LoweringOptions]:
+    """The target's lowering and its options.
+
+    Raises:
+        RequestError: a length beyond the model's context, or none where the context length is not known.
+    """
+    max_length = _max_length(source, options.max_length)
+    return find_target(options.target).load_lowering(), LoweringOptions(options.target, max_length, options.tensorrt)
+
+
+def _max_length(source: ModelSource, wanted: int | None) -> int:
+    context = getattr(source.config, "max_position_embeddings", None)
+    if context is None:
+        if wanted is None:
+            raise RequestError(f"{source.name} does not say its context length: give --max-length")
+        return wanted
+    if wanted is not None and wanted > context:
+        raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
+    return int(wanted or context)
+
+
+def _parameters(weights: WeightReader) -> int:
+    return sum(int(np.prod(weights.shape(name))) for name in weights.keys())  # noqa: SIM118 - not a mapping
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
