@@ -1,6 +1,6 @@
 """Results of the suite `cpu` as Markdown tables, as CSV and as a plot.
 
-Run: python -m bench.report.cpu FILE.csv FILE.svg draws the plot of a CSV again.
+Run: python -m bench.report.cpu FILE.csv FILE.png draws the plot of a CSV again.
 """
 
 import csv
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.report.svg import new_figure, save_svg
+from bench.report.figure import new_figure, save_png
 
 UNITS = {"prefill_tokens_per_s": "prefill, tokens/s", "decode_tokens_per_s": "decode, tokens/s"}
 # Column headings; decode is measured after a prompt of that many tokens.
@@ -123,7 +123,7 @@ def write_csv(result: dict[str, Any], path: Path) -> None:
 
 
 def plot(table_file: Path, path: Path) -> None:
-    """Draw speed against prompt length at batch size 1 as SVG, from the CSV of `write_csv`."""
+    """Draw speed against prompt length at batch size 1 as PNG, from the CSV of `write_csv`."""
     with table_file.open(newline="", encoding="utf-8") as file:
         points = [point for point in csv.DictReader(file) if point["batch"] == "1"]
     figure, panels = new_figure(1, 2, 12, 5)
@@ -144,7 +144,7 @@ def plot(table_file: Path, path: Path) -> None:
         panels[0][1].axhline(bound, color="black", linewidth=1)
         panels[0][1].text(lengths[0], bound, "weights read once at memory bandwidth", va="bottom", fontsize=8)
     panels[0][0].legend(fontsize=8)
-    save_svg(figure, path)
+    save_png(figure, path)
 
 
 if __name__ == "__main__":

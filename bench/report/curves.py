@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.cpu import table
-from bench.report.svg import new_figure, save_svg
+from bench.report.figure import new_figure, save_png
 
 UNITS = {
     "prefill_tokens_per_s": "prefill, tokens/s",
@@ -89,7 +89,7 @@ def bound_of(unit: str) -> str:
 
 
 def plot(table_file: Path, directory: Path, name: str) -> list[Path]:
-    """Draw one SVG per axis with more than one value, from the CSV of `write_csv`; returns the files."""
+    """Draw one PNG per axis with more than one value, from the CSV of `write_csv`; returns the files."""
     with table_file.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -116,7 +116,7 @@ def plot(table_file: Path, directory: Path, name: str) -> list[Path]:
     for axis, (title, panels) in figures.items():
         values = {x for panel in panels.values() for line in panel.values() for x, _ in line}
         if len(values) > 1:
-            written.append(directory / f"{name}-{axis}.svg")
+            written.append(directory / f"{name}-{axis}.png")
             _draw(panels, title, written[-1], logarithmic=axis == "model")
     return written
 
@@ -145,7 +145,7 @@ def _draw(panels: dict[str, Lines], title: str, path: Path, logarithmic: bool) -
                 axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
     grid[0][1].legend(fontsize=7)
-    save_svg(figure, path)
+    save_png(figure, path)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def main(
     openvino: Path,
     llama: Path,
 ) -> None:
-    """Prepare all models, measure them, and write OUT/NAME.json, .md, .csv and .svg."""
+    """Prepare all models, measure them, and write OUT/NAME.json, .md, .csv and .png."""
     measured = [
         variant
         for variant in variants(openvino.absolute(), llama.absolute())
@@ -142,9 +142,9 @@ def main(
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(report.markdown(result), encoding="utf-8")
     report.write_csv(result, out / f"{name}.csv")
-    report.plot(out / f"{name}.csv", out / f"{name}.svg")
+    report.plot(out / f"{name}.csv", out / f"{name}.png")
     click.echo(report.markdown(result))
-    CONSOLE.print(f"written to {out / name}.json, .md, .csv and .svg")
+    CONSOLE.print(f"written to {out / name}.json, .md, .csv and .png")
 
 
 def add_perplexity(

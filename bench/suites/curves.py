@@ -1,9 +1,9 @@
 """Speed and memory of edgekiln's engines against prompt length, batch and model size, with their bounds.
 
 Each point is a fresh process that loads the engine, warms up and answers one request, so that its peak memory is that
-of the request. The whole set of points is measured once a repeat, so that drift of the machine changes no curve's shape.
-Decode is bounded by reading the weights and the KV cache at the measured memory bandwidth, memory by the weights file
-plus the KV cache.
+of the request. The whole set of points is measured once a repeat, so that drift of the machine changes no curve's
+shape. Decode is bounded by reading the weights and the KV cache at the measured memory bandwidth, memory by the weights
+file plus the KV cache.
 
 Run: python -m bench.suites.curves --help
 """
@@ -101,7 +101,7 @@ def main(
     threads: int,
     only: tuple[str, ...],
 ) -> None:
-    """Prepare the engines, measure every point, and write OUT/curves.json, .md, .csv and one .svg per axis."""
+    """Prepare the engines, measure every point, and write OUT/curves.json, .md, .csv and one .png per axis."""
     chosen = [each for each in edgekiln_variants() if not only or any(part in each.label for part in only)]
     measured = []
     for model in models:
