@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
-from edgekiln.runtimes.ort.cpu import DTYPES
+from edgekiln.runtimes.ort.cpu import CACHE_DTYPES
 
 # (op, input) tables of which a step reads single rows only: embeddings, and the RoPE cosines and sines.
 ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)} | {
@@ -77,4 +77,4 @@ def weights_file_bytes(engine: Path) -> int:
 def key_value_bytes(manifest: EngineManifest) -> int:
     """KV cache bytes of one token over all layers."""
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
-    return 2 * sum(heads * size for heads, size in sizes) * DTYPES[manifest.kv_cache.dtype].itemsize
+    return 2 * sum(heads * size for heads, size in sizes) * CACHE_DTYPES[manifest.kv_cache.dtype].itemsize

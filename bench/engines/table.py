@@ -101,7 +101,7 @@ def edgekiln_variants() -> list[Variant]:
         for name, options, suffix in (
             ("int8", ("--quant", "int8"), "-int8"),
             ("int4", ("--quant", "int4"), "-int4"),
-            ("int4, int8 cache", ("--quant", "int4", "--kv", "int8"), "-int4-kv8"),
+            ("int4, int8 KV", ("--quant", "int4", "--kv", "int8"), "-int4-kv8"),
         )
     ]
 
