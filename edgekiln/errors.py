@@ -1,26 +1,26 @@
-"""Errors whose message a user reads: one sentence, the value and the fix. The command line prints it and exits 2."""
+"""Errors that a user can fix: one sentence with the value and the fix, which the command line prints before it exits 2."""
 
 
 class EdgekilnError(Exception):
-    """Base of every expected failure. `str(error)` is one clear sentence."""
+    """Base class of every expected failure; `str(error)` is one sentence."""
 
 
 class SourceError(EdgekilnError):
-    """A model reference that cannot be found, read or trusted."""
+    """A model that cannot be found or read, or that is not trusted."""
 
 
 class UnsupportedModelError(EdgekilnError):
-    """A model with something the graph cannot carry yet; the message names it."""
+    """A model with something that edgekiln or the target does not support yet; the message names it."""
 
 
 class EngineError(EdgekilnError):
-    """An engine directory that is missing, damaged, edited or from a newer edgekiln."""
+    """An engine directory that is missing, damaged, edited or of another schema version."""
 
 
 class RequestError(EdgekilnError):
-    """A generation request that cannot be served: empty or too long prompt, option out of range."""
+    """An argument that is out of range, or a request that cannot be served, such as a prompt that is too long."""
 
 
 def first_line(error: Exception | None) -> str:
-    """The first line with something in it of a library's error, which may go on for pages; else its kind."""
+    """The first line of a library's error message that is not blank; the exception's class if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

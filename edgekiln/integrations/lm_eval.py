@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from edgekiln import runtimes
-from edgekiln.commands._options.common import extra
 from edgekiln.engine.directory import CHAT_TEMPLATE_FILE
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, RequestError
+from edgekiln.extras import requires_extra
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
@@ -32,7 +32,7 @@ def _exit(error: EdgekilnError) -> NoReturn:
 
 
 try:
-    with extra("lm-eval"):
+    with requires_extra("lm-eval"):
         from lm_eval.api.instance import Instance
         from lm_eval.api.model import TemplateLM
         from lm_eval.api.registry import register_model
