@@ -6,27 +6,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, LayerRecord, ScaleHistogram
+from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, LayerReport, ScaleHistogram
 
 
-def layer_report(weight: QuantizedWeight, output_error: float | None = None) -> LayerRecord:
+def layer_report(weight: QuantizedWeight, output_error: float | None = None) -> LayerReport:
     """The entry of one quantized weight.
 
     Args:
         weight: the quantized weight.
         output_error: relative squared error of the layer's output, where it was measured.
     """
-    rows, columns = weight.codes.shape
+    out_features, in_features = weight.codes.shape
     scheme = weight.scheme
-    return LayerRecord(
-        rows=rows,
-        columns=columns,
+    return LayerReport(
+        out_features=out_features,
+        in_features=in_features,
         bits=scheme.bits,
         group_size=scheme.group_size,
         symmetric=scheme.symmetric,
         activation=scheme.activation,
-        offsets=scheme.offsets,
-        ordered=scheme.ordered,
+        group_bias=scheme.group_bias,
+        act_order=scheme.act_order,
         codebook=scheme.codebook,
         scale_min=float(weight.scales.min()),
         scale_max=float(weight.scales.max()),

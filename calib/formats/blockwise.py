@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from edgekiln.calib.formats.arrays import QuantizedArrays
-from edgekiln.calib.formats.float16 import binary16
+from edgekiln.calib.formats.float16 import round_to_float16
 from edgekiln.calib.formats.row_parallel import map_rows
 
 # (span, place) of the starting points: the codes span `span` times the block's min-max range, and the code grid sits
@@ -58,7 +58,7 @@ def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int, symmetric:
 
     map_rows(search, rows, columns)
     # Kernels read half as much for scales that binary16 holds. Codes are rounded to these scales, not to those found.
-    scales = binary16(found)
+    scales = round_to_float16(found)
 
     def encode(part: slice) -> tuple[float, int]:
         x = weight[part].to(torch.float32).reshape(-1, group_size)

@@ -27,7 +27,7 @@ _PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 
 def expressible(scheme: Scheme) -> bool:
     """Whether the format has the scheme: whole zero points, columns in order, activations as float or int8."""
-    if scheme.offsets or scheme.ordered or scheme.codebook:
+    if scheme.group_bias or scheme.act_order or scheme.codebook:
         return False
     return (scheme.activation == "none") == (scheme.group_size is not None)
 

@@ -1,34 +1,34 @@
-"""What int8 layers see of their input."""
+"""Fake quantization: round activations as an int8 layer does at run time, in floating point."""
 
 import torch
 
 from edgekiln.calib.formats.weight import QuantizedWeight
 
-_INT8 = 127
-_TINY = 1e-30
+_INT8_MAX = 127
+_SMALLEST = 1e-30
 
 
-def as_seen(x: torch.Tensor, layer: QuantizedWeight) -> torch.Tensor:
-    """float [..., K] as the layer treats it at run time: as it is, rounded a row at a time, or with its static scale.
+def fake_quantize(x: torch.Tensor, layer: QuantizedWeight) -> torch.Tensor:
+    """Round the input of a layer, float [..., K], as its scheme says: not at all, per token, or with a static scale.
 
     Raises:
-        ValueError: the layer's scheme has a static scale, and the layer has none.
+        ValueError: the scheme asks for a static scale and the layer has none.
     """
     if layer.scheme.activation == "int8-per-token":
-        return round_rows(x)
+        return fake_quantize_per_token(x)
     if layer.scheme.activation == "int8-static":
         if layer.input_scale is None:
-            raise ValueError("a layer with a static input has no scale for it")
-        return round_static(x, layer.input_scale)
+            raise ValueError("a layer with static activations has no activation scale")
+        return fake_quantize_static(x, layer.input_scale)
     return x
 
 
-def round_rows(x: torch.Tensor) -> torch.Tensor:
-    """Each row rounded to 127 steps of its largest magnitude either way."""
-    largest = x.abs().amax(-1, keepdim=True).clamp(min=_TINY)
-    return (x / largest * _INT8).round() / _INT8 * largest
+def fake_quantize_per_token(x: torch.Tensor) -> torch.Tensor:
+    """Round float [..., K] to int8 with one scale per token, so that code 127 is the token's largest magnitude."""
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=_SMALLEST)
+    return (x / largest * _INT8_MAX).round() / _INT8_MAX * largest
 
 
-def round_static(x: torch.Tensor, scale: float) -> torch.Tensor:
-    """All rounded to steps of `scale`, and cut off where int8 ends."""
-    return (x / scale).round().clamp(-_INT8 - 1, _INT8) * scale
+def fake_quantize_static(x: torch.Tensor, scale: float) -> torch.Tensor:
+    """Round floats of any shape to multiples of `scale`, clipped to the range of int8."""
+    return (x / scale).round().clamp(-_INT8_MAX - 1, _INT8_MAX) * scale

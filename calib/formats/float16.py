@@ -1,21 +1,21 @@
-"""Scales that 16 bits hold: kernels and other runtimes read half as much for them, and weights lose nothing."""
+"""Scales in float16, which kernels read in half the bytes of float32."""
 
 import torch
 
-# The most that a normal number of 11 significant bits moves when it is rounded. Smaller ones move by more.
-_LARGEST_MOVE = 2.0**-11
+# Largest relative rounding error of a normal float16, which has 11 significant bits.
+_MAX_ERROR = 2.0**-11
 
 
-def binary16(scales: torch.Tensor) -> torch.Tensor:
-    """Round to IEEE 754 binary16, all or none: kernels take a weight's scales in one type.
+def round_to_float16(scales: torch.Tensor) -> torch.Tensor:
+    """Round scales to float16 if all of them keep their precision; kernels take the scales of a weight in one type.
 
     Args:
         scales: positive float32, any shape.
 
     Returns:
-        float32 of that shape; `scales` itself where one would move by more than 2^-11 of its value, as it does beyond
-        binary16's range and, mostly, among its subnormal numbers.
+        float32 of that shape. `scales` itself if one would change by more than 2^-11 of its value, as values beyond
+        the range of float16 and most subnormal ones do.
     """
     rounded = scales.half().float()
-    near = (rounded - scales).abs_() <= scales * _LARGEST_MOVE
+    near = (rounded - scales).abs_() <= scales * _MAX_ERROR
     return rounded if bool(near.all()) else scales

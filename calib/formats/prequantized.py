@@ -23,7 +23,7 @@ class PrequantizedWeight:
     note: str | None = None
     others: tuple["PrequantizedWeight", ...] = ()
 
-    def suiting(self, wanted: Scheme) -> "PrequantizedWeight | None":
+    def matching(self, wanted: Scheme) -> "PrequantizedWeight | None":
         """The form that a layer which is to get the scheme `wanted` keeps instead; None to quantize it from float.
 
         Where only the weight is quantized, every grid is kept: quantizing it again could only lose. Layers with int8

@@ -20,8 +20,8 @@ class Scheme:
         symmetric: no zero points, code 0 means 0.
         activation: how the layer's input is treated at run time: as float, as int8 with a scale a token, or as int8
             with one scale for all, found on calibration data.
-        offsets: each group adds a float offset to its weights.
-        ordered: the groups are of columns in an order of their own, which the layer's input is brought into.
+        group_bias: a float bias is added to each group's weights.
+        act_order: groups are of permuted input channels; the layer's input is permuted at run time.
         codebook: codes are looked up in a table instead of counted in steps.
     """
 
@@ -29,8 +29,8 @@ class Scheme:
     group_size: int | None
     symmetric: bool
     activation: Activation
-    offsets: bool = False
-    ordered: bool = False
+    group_bias: bool = False
+    act_order: bool = False
     codebook: Codebook | None = None
 
 

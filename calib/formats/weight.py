@@ -30,8 +30,8 @@ class QuantizedWeight:
         scales: float32, all positive; [N, K / group_size], or [N] per channel.
         zero_points: uint8 [N, K / group_size]; None when symmetric, which is the middle code: 8 of 4 bits and 128 of 8
             bits in groups, 0 per channel.
-        offsets: float32 [N, K / group_size] where the scheme has them.
-        order: int64 [K] where the scheme is ordered: column j of the codes is column order[j] of the weight.
+        group_bias: float32 [N, K / group_size] where the scheme has them.
+        order: int64 [K] where the scheme has act_order: column j of the codes is column order[j] of the weight.
         relative_error: sum of squared differences over sum of squared weights.
         clipped: share of the weights more than half a step outside the range of their codes.
         input_scale: what one step of the layer's input is where the scheme makes it static.
@@ -44,7 +44,7 @@ class QuantizedWeight:
     zero_points: npt.NDArray[np.uint8] | None
     relative_error: float
     clipped: float
-    offsets: npt.NDArray[np.float32] | None = None
+    group_bias: npt.NDArray[np.float32] | None = None
     order: npt.NDArray[np.int64] | None = None
     input_scale: float | None = None
     input_clipped: float | None = None
@@ -59,8 +59,8 @@ class QuantizedWeight:
         elif self.scheme.group_size and not self.scheme.codebook:
             values -= 1 << (self.scheme.bits - 1)
         values *= self.scales.reshape(rows, -1, 1)
-        if self.offsets is not None:
-            values += self.offsets[..., None]
+        if self.group_bias is not None:
+            values += self.group_bias[..., None]
         values = values.reshape(self.codes.shape)
         return values if self.order is None else values[:, np.argsort(self.order)]
 

@@ -1,45 +1,45 @@
-"""One scale for all that a layer reads, chosen by what rounding with it does to the layer's output.
+"""Static activation scales: one int8 scale for all inputs of a layer, chosen by the error of the layer's output.
 
-A scale small enough for the tokens that make up a text cuts off the few that are far larger, and one that holds those
-leaves the others few codes. Each token counts with the error of its own output relative to that output, so that neither
-kind is given up for the other because of its size alone.
+A scale that fits most tokens clips the few whose activations are far larger; a scale that fits those leaves few codes
+to the others. Each token's error is taken relative to its own output, so that large tokens do not outweigh all others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgekiln.calib.analysis.layer_groups import matrix
-from edgekiln.calib.formats.fake_quant import round_static
+from edgekiln.calib.formats.fake_quant import fake_quantize_static
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.quantize import quantize as quantize_weight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.calib.recipe import Override, Recipe
+from edgekiln.calib.quantizers.calibration import Calibration, kept_form
+from edgekiln.calib.recipe import Override
 from edgekiln.sources.base import WeightReader
 
-_INT8 = 127
+_INT8_MAX = 127
 # Candidates for the share of the largest magnitude that code 127 stands for, half an octave apart.
 _SHARES = tuple(2 ** (-i / 2) for i in range(17))
-_TINY = 1e-30
-# SmolLM2-135M keeps 35 of 210 layers at a scale a token by it; by 5e-3 perplexity was 4% higher on a small sample.
-_BEARABLE = 2e-3
+_SMALLEST = 1e-30
+# Largest relative squared error of the output. 35 of SmolLM2-135M's 210 layers exceed it and keep a scale per token;
+# with 5e-3 perplexity was 4% higher on a small sample.
+_MAX_ERROR = 2e-3
 _STATIC = Scheme(8, None, True, "int8-static")
-_NAMED = 6
+_NAMES_IN_NOTE = 6
 
 
 @dataclass(frozen=True)
-class StaticInput:
-    """How a tensor is rounded.
+class StaticScale:
+    """A static activation scale and its effect.
 
     Attributes:
-        scale: one step.
-        clipped: share of its elements that are cut off.
-        error: squared error of the output over its squares, all tokens together.
+        scale: the value of one step of the int8 codes.
+        clipped: share of the elements that are clipped.
+        error: squared error of the output relative to its squares, over all tokens.
     """
 
     scale: float
@@ -48,58 +48,22 @@ class StaticInput:
 
     @property
     def fits(self) -> bool:
-        """Whether one scale does well enough."""
-        return self.error <= _BEARABLE
+        """Whether one scale for all tokens is accurate enough."""
+        return self.error <= _MAX_ERROR
 
 
-def static_input(inputs: torch.Tensor, weights: Sequence[torch.Tensor]) -> StaticInput:
-    """Choose the scale of a tensor.
+def quantize(calibration: Calibration) -> None:
+    """Choose static scales for the layers whose recipe asks for them; see `Quantizer`.
 
-    Args:
-        inputs: float [T, K], a sample of its tokens.
-        weights: float [N, K] of each layer that reads it.
+    Layers that read the same tensor share its scale. Layers whose output error would be too large, and layers that did
+    not run on the calibration data, get one scale per token instead, by an override and with a note for the user.
     """
-    inputs = inputs.float()
-    # The output's error, as if errors of different inputs were independent: no product of matrices a candidate.
-    columns = torch.cat([weight.detach().float() for weight in weights]).square().sum(0)
-    outputs = torch.full((len(inputs),), _TINY)
-    for weight in weights:
-        outputs += (inputs @ weight.detach().float().t()).square().sum(1)
-
-    def errors(scale: float) -> torch.Tensor:
-        return (round_static(inputs, scale) - inputs).square() @ columns
-
-    largest = max(float(inputs.abs().max()), _TINY)
-    scales = [largest * share / _INT8 for share in _SHARES]
-    scale = min(scales, key=lambda scale: float((errors(scale) / outputs).mean()))
-    clipped = float((inputs.abs() > (_INT8 + 0.5) * scale).float().mean())
-    return StaticInput(scale, clipped, float(errors(scale).sum() / outputs.sum()))
-
-
-def static_weights(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    layers: Sequence[str],
-    weights: WeightReader,
-    inputs: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, PrequantizedWeight], Recipe, list[str]]:
-    """The weights, by name, of layers that the recipe gives a static input, with its scale.
-
-    Layers that read one tensor share its scale. Those whose output would suffer too much, and those never seen at work,
-    get a scale a token: the recipe comes back with that, and with notes for the user.
-
-    Args:
-        model: the model, smoothed.
-        recipe: what each layer gets.
-        layers: names of its linear layers.
-        weights: what `model` was smoothed to.
-        inputs: what layers read, as `sample_inputs` gives it.
-    """
+    weights, inputs = calibration.source.weights, calibration.inputs()
     groups: dict[int, list[str]] = {}
     unfit, unseen = [], []
-    for name in layers:
-        spec = recipe.spec(name)
-        if spec is None or spec.activation != "int8-static" or _has_scale(weights.stored(f"{name}.weight")):
+    for name in calibration.layers:
+        spec = calibration.recipe.spec(name)
+        if spec is None or spec.activation != "int8-static" or _has_scale(weights.prequantized(f"{name}.weight")):
             continue
         if name in inputs:
             groups.setdefault(id(inputs[name]), []).append(name)
@@ -107,42 +71,61 @@ def static_weights(
             unseen.append(name)
     found = {}
     for names in groups.values():
-        modules = [model.get_submodule(name) for name in names]
-        choice = static_input(inputs[names[0]], [matrix(module) for module in modules])
+        modules = [calibration.model.get_submodule(name) for name in names]
+        choice = choose_scale(inputs[names[0]], [matrix(module) for module in modules])
         if not choice.fits:
             unfit += names
             continue
         for name, module in zip(names, modules, strict=True):
             read = partial(_read, weights, f"{name}.weight", isinstance(module, Conv1D), choice)
             found[f"{name}.weight"] = PrequantizedWeight(_STATIC, read)
-    notes = [
-        f"the input of {len(names)} layers {why} and gets a scale a token: {', '.join(names[:_NAMED])}"
-        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        for names, why in ((unfit, "does not fit one scale"), (unseen, "was not seen on the calibration data"))
+    calibration.replace_weights(quantized=found)
+    calibration.add_overrides(Override(match=name, activation="int8-per-token") for name in (*unfit, *unseen))
+    calibration.add_notes(
+        f"{len(names)} layers {reason} and get one scale per token: {', '.join(names[:_NAMES_IN_NOTE])}"
+        + (f" and {len(names) - _NAMES_IN_NOTE} more" if len(names) > _NAMES_IN_NOTE else "")
+        for names, reason in (
+            (unfit, "do not fit a static activation scale"),
+            (unseen, "did not run on the calibration data"),
+        )
         if names
-    ]
-    overrides = tuple(Override(match=name, activation="int8-per-token") for name in (*unfit, *unseen))
-    return found, recipe.model_copy(update={"overrides": (*recipe.overrides, *overrides)}), notes
+    )
 
 
-def kept_form(stored: PrequantizedWeight, scheme: Scheme) -> PrequantizedWeight | None:
-    """The form of a weight that arrives quantized which a layer that is to get `scheme` keeps the codes of."""
-    form = stored.suiting(scheme)
-    if form is None and scheme.activation == "int8-static":
-        form = stored.suiting(replace(scheme, activation="int8-per-token"))
-    return form
+def choose_scale(inputs: torch.Tensor, weights: Sequence[torch.Tensor]) -> StaticScale:
+    """Choose the scale of a tensor.
+
+    Args:
+        inputs: float [T, K], a sample of its tokens.
+        weights: float [N, K] of each layer that reads it.
+    """
+    inputs = inputs.float()
+    # Errors of different input channels are taken as independent, so that no candidate needs a matrix multiplication.
+    columns = torch.cat([weight.detach().float() for weight in weights]).square().sum(0)
+    outputs = torch.full((len(inputs),), _SMALLEST)
+    for weight in weights:
+        outputs += (inputs @ weight.detach().float().t()).square().sum(1)
+
+    def errors(scale: float) -> torch.Tensor:
+        return (fake_quantize_static(inputs, scale) - inputs).square() @ columns
+
+    largest = max(float(inputs.abs().max()), _SMALLEST)
+    scales = [largest * share / _INT8_MAX for share in _SHARES]
+    scale = min(scales, key=lambda scale: float((errors(scale) / outputs).mean()))
+    clipped = float((inputs.abs() > (_INT8_MAX + 0.5) * scale).float().mean())
+    return StaticScale(scale, clipped, float(errors(scale).sum() / outputs.sum()))
 
 
-def _has_scale(stored: PrequantizedWeight | None) -> bool:
-    return stored is not None and stored.suiting(_STATIC) is not None
+def _has_scale(weight: PrequantizedWeight | None) -> bool:
+    return weight is not None and weight.matching(_STATIC) is not None
 
 
-def _read(weights: WeightReader, name: str, transposed: bool, choice: StaticInput) -> QuantizedWeight:
-    stored = weights.stored(name)
-    form = kept_form(stored, _STATIC) if stored else None
+def _read(weights: WeightReader, name: str, transposed: bool, choice: StaticScale) -> QuantizedWeight:
+    arrived = weights.prequantized(name)
+    form = kept_form(arrived, _STATIC) if arrived else None
     if form is None:
         weight = weights.read(name)
-        quantized = quantize(weight.t().contiguous() if transposed else weight, _STATIC)
+        quantized = quantize_weight(weight.t().contiguous() if transposed else weight, _STATIC)
     else:
         quantized = form.read()
     return replace(quantized, scheme=_STATIC, input_scale=choice.scale, input_clipped=choice.clipped)

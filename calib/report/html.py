@@ -10,12 +10,12 @@ from markupsafe import Markup
 from edgekiln.calib.analysis.layer_report import sum_histograms
 from edgekiln.calib.report import plots
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, BuildReport, LayerRecord, QuantizationRecord
+from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, BuildReport, LayerReport, QuantizationReport
 
 _NUMBERED = re.compile(r"\.(\d+)\.")
 
 
-def page(manifest: EngineManifest, record: QuantizationRecord, report: BuildReport) -> str:
+def page(manifest: EngineManifest, record: QuantizationReport, report: BuildReport) -> str:
     """The page as text."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -31,17 +31,17 @@ def page(manifest: EngineManifest, record: QuantizationRecord, report: BuildRepo
     )
 
 
-def grid(layer: LayerRecord) -> str:
+def grid(layer: LayerReport) -> str:
     """What kind of codes a layer has, in a few words."""
     if layer.codebook:
         return layer.codebook
     words = ["symmetric" if layer.symmetric else "asymmetric"]
-    words += ["offsets"] if layer.offsets else []
-    words += ["own order"] if layer.ordered else []
+    words += ["group bias"] if layer.group_bias else []
+    words += ["own order"] if layer.act_order else []
     return ", ".join(words)
 
 
-def zero_point_range(layer: LayerRecord) -> str:
+def zero_point_range(layer: LayerReport) -> str:
     """The range of bins in which a layer's zero points lie, "" where it has none."""
     filled = [index for index, count in enumerate(layer.zero_points or ()) if count]
     if not filled:
@@ -50,7 +50,7 @@ def zero_point_range(layer: LayerRecord) -> str:
     return f"{filled[0] * width}–{(filled[-1] + 1) * width - 1}"
 
 
-def _plots(record: QuantizationRecord, report: BuildReport) -> list[tuple[str, str, str]]:
+def _plots(record: QuantizationReport, report: BuildReport) -> list[tuple[str, str, str]]:
     """(title, note, svg) of each plot; an empty svg is a plot of nothing."""
     layers = record.layers
     found = [
@@ -82,7 +82,7 @@ def _plots(record: QuantizationRecord, report: BuildReport) -> list[tuple[str, s
 
 
 def _by_kind(
-    layers: dict[str, LayerRecord], value: Callable[[LayerRecord], float | None]
+    layers: dict[str, LayerReport], value: Callable[[LayerReport], float | None]
 ) -> dict[str, list[plots.Point]]:
     """A series for each kind of module, by the number in the modules' names; modules without one are left out."""
     series: dict[str, list[plots.Point]] = {}

@@ -13,7 +13,7 @@ from edgekiln.engine.manifest import EngineManifest, read_manifest
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekiln.engine.reports import BuildReport, QuantizationRecord
+    from edgekiln.engine.reports import BuildReport, QuantizationReport
 
 
 @click.command("report", short_help="Show what quantization did.")
@@ -52,7 +52,7 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _show(manifest: EngineManifest, record: "QuantizationRecord", report: "BuildReport") -> None:
+def _show(manifest: EngineManifest, record: "QuantizationReport", report: "BuildReport") -> None:
     from rich.console import Console
 
     click.secho(f"{manifest.name}, {record.scheme} for {manifest.target}", bold=True)
@@ -75,7 +75,7 @@ def _show(manifest: EngineManifest, record: "QuantizationRecord", report: "Build
     console.print(_table(record))
 
 
-def _table(record: "QuantizationRecord") -> "Table":
+def _table(record: "QuantizationReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
 

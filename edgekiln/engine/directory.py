@@ -1,7 +1,7 @@
-"""The engine directory on disk: file names, hashes, and writing it whole or not at all.
+"""The engine directory on disk: file names, hashes, and atomic writing.
 
-An engine is written to a temporary directory beside the target and renamed, so an interrupted build leaves nothing
-half done.
+An engine is written to a temporary directory beside the target, which is then renamed. An interrupted build therefore
+leaves no partial engine.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
 TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-CHAT_SEGMENTS_FILE = "chat_segments.json"  # the same for programs without Jinja, where it can be said so
+CHAT_SEGMENTS_FILE = "chat_segments.json"  # the chat template for programs without Jinja, if it can be expressed so
 QUANTIZATION_FILE = "quantization.json"
 REPORT_FILE = "report.json"
 _REFUSALS = (
@@ -29,19 +29,19 @@ _REFUSALS = (
     errno.EPERM,
     errno.EROFS,
     errno.ENOTDIR,
-    errno.EEXIST,  # a directory above the target is a file
+    errno.EEXIST,  # a parent of the target is a file
     errno.ENAMETOOLONG,
 )
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_engine(directory: Path) -> bool:
-    """Whether a directory looks like an engine."""
+    """Whether a directory has an engine.json."""
     return (directory / ENGINE_FILE).is_file()
 
 
@@ -49,12 +49,17 @@ def is_engine(directory: Path) -> bool:
 def atomic_directory(
     target: Path, is_ours: Callable[[Path], bool] = is_engine, what: str = "an engine directory"
 ) -> Iterator[Path]:
-    """Yield a temporary directory beside `target` that takes its name when the block ends well.
+    """Yield a temporary directory beside `target`; rename it to `target` if the block raises nothing.
 
-    What is at `target` is replaced only then, and only if `is_ours` says that it is `what`.
+    An existing `target` is replaced only then, and only if it is an empty directory or `is_ours`.
+
+    Args:
+        target: the directory to write.
+        is_ours: whether an existing directory may be replaced.
+        what: what `is_ours` recognizes, for the error message.
 
     Raises:
-        EngineError: `target` holds something else, or the disk is full or read-only.
+        EngineError: `target` is something else, or the disk is full or read-only.
     """
     if target.exists() and not is_ours(target) and not (target.is_dir() and not any(target.iterdir())):
         raise EngineError(f"{target} exists and is not {what}: choose another output with -o")
@@ -81,7 +86,7 @@ def atomic_directory(
 
 
 def _replace(target: Path, temporary: Path) -> None:
-    """Give `temporary` the name of `target`; what had it comes back if that fails and is removed if it does not."""
+    """Rename `temporary` to `target`. The old directory is restored if that fails, and removed otherwise."""
     if not target.exists():
         temporary.rename(target)
         return
@@ -96,5 +101,5 @@ def _replace(target: Path, temporary: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON with a final newline."""
+    """Write `value` as indented UTF-8 JSON that ends in a newline."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
-"""engine.json: its schema, and reading it with the checks of an untrusted file.
+"""engine.json: its fields, and reading it as an untrusted file.
 
-Reading checks the schema version, that each file is there, and its SHA-256.
+`read_manifest` checks the schema version, the fields, that each file is there, and its SHA-256. The fields are
+described in docs/engine-format.md.
 """
 
 import json
@@ -8,59 +9,59 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgekiln.engine.directory import ENGINE_FILE, sha256, write_json
+from edgekiln.engine.schema import Schema, version_error
 from edgekiln.errors import EngineError
 
 SCHEMA_VERSION = 2
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Architecture(Schema):
+    """The sizes of the model that generation and the runtimes need."""
 
-
-class Architecture(_Record):
-    """What the loop and the runtimes need to know of the model; sizes in elements, lengths in tokens."""
-
-    model_type: str
+    model_type: str = Field(description="as transformers names it")
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    layers: int = Field(gt=0, description="decoder layers")
+    heads: int = Field(gt=0, description="attention heads of a layer")
     kv_heads: list[int] = Field(description="key-value heads of each layer")
     head_dims: list[int] = Field(description="head size of each layer")
-    max_length: int = Field(gt=0, description="positions one sequence may hold, prompt and answer together")
+    max_length: int = Field(gt=0, description="largest number of tokens of a sequence, prompt and answer together")
     parameters: int = Field(gt=0)
 
 
-class KVCacheSpec(_Record):
-    """How past and present are laid out.
+class KVCacheSpec(Schema):
+    """Layout and data type of the KV cache.
 
-    `shared-buffer` is one [B, KV, capacity, D] buffer bound as both; `inplace` the same with a capacity that is the
-    architecture's max_length; `growing` two buffers, the second longer by what is new.
+    Layouts:
+        shared-buffer: past and present are one buffer [B, KV, capacity, D] that the graph updates; it is reallocated
+            as it fills.
+        in-place: the same, with a capacity of `architecture.max_length`.
+        growing: past and present are two buffers; present is longer by the new tokens.
     """
 
     layout: Literal["shared-buffer", "growing", "in-place"]
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
 
 
-class TensorRTBuild(_Record):
-    """What a plan was compiled by and for."""
+class TensorRTBuild(Schema):
+    """The library, GPUs and shapes that a TensorRT plan was compiled for."""
 
     library: Literal["tensorrt", "tensorrt_rtx"]
-    version: str = Field(description="of the library")
-    compute_capabilities: list[str] = Field(description="that it was compiled for, as 8.9")
-    max_batch: int = Field(gt=0, description="rows that are stepped together")
-    prefill_chunk: int = Field(gt=0, description="tokens of a row that are taken at once")
+    version: str = Field(description="version of the library")
+    compute_capabilities: list[str] = Field(description="GPUs that the plan was compiled for, as 8.9")
+    max_batch: int = Field(gt=0, description="largest batch of a decode step")
+    prefill_chunk: int = Field(gt=0, description="largest number of tokens in one prefill run")
     weight_stripped: bool = Field(
-        default=False, description="the plan has no weights; they are in the graph it was made of"
+        default=False, description="the plan has no weights; it is refitted from the `generate` graph"
     )
-    options: list[str] = Field(default=[], description="of the build that were not left as they are")
+    options: list[str] = Field(default=[], description="build options that differ from the defaults")
 
 
-class GraphIO(_Record):
-    """Names of the graph's inputs and outputs; `past_key` and the like carry `{layer}`."""
+class GraphIO(Schema):
+    """Names of the graph's inputs and outputs; those of the KV cache contain `{layer}`."""
 
     input_ids: str = "input_ids"
     position_ids: str = "position_ids"
@@ -69,21 +70,26 @@ class GraphIO(_Record):
     past_value: str = "past.{layer}.value"
     present_key: str = "present.{layer}.key"
     present_value: str = "present.{layer}.value"
-    total_length: str | None = Field(default=None, description="int32[1], the largest length of the batch, if wanted")
+    total_length: str | None = Field(
+        default=None,
+        description="int32[1], longest sequence of the batch including the new tokens; None: no such input",
+    )
     logits_to_keep: str | None = Field(
-        default=None, description="int64[1], K > 0: `generate` gives logits of the last K positions, if wanted"
+        default=None, description="int64[1] K > 0, `generate` gives logits of the last K positions; None: no such input"
     )
 
 
-class SpecialTokens(_Record):
-    bos: int | None = None
-    eos: list[int] = Field(default_factory=list, description="any of these ends the answer")
-    pad: int | None = None
+class SpecialTokens(Schema):
+    """Token ids with a meaning of their own."""
+
+    bos: int | None = Field(default=None, description="beginning of a text")
+    eos: list[int] = Field(default_factory=list, description="each of these ends an answer")
+    pad: int | None = Field(default=None, description="padding")
     add_bos: bool = Field(default=False, description="the tokenizer's post-processor adds bos to plain text")
 
 
-class SamplingDefaults(_Record):
-    """From the model's generation_config; the command line overrides."""
+class SamplingDefaults(Schema):
+    """Sampling options of the model's generation_config.json; options of a request override them."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -92,35 +98,42 @@ class SamplingDefaults(_Record):
     repetition_penalty: float | None = None
 
 
-class QuantizationRecipe(_Record):
-    scheme: str = Field(description="the name of the recipe")
-    group_size: int | None = Field(default=None, description="inputs that share a scale in most layers")
+class QuantizationRecipe(Schema):
+    """The recipe that the engine was quantized with; quantization.json has the layers."""
+
+    scheme: str = Field(description="name of the recipe")
+    group_size: int | None = Field(default=None, description="group size of most layers")
 
 
-class EngineManifest(_Record):
+class EngineManifest(Schema):
     """engine.json."""
 
     schema_version: int = SCHEMA_VERSION
-    name: str
-    source: str = Field(description="the reference the engine was built from")
-    target: str
+    name: str = Field(description="short name of the model")
+    source: str = Field(description="model argument that the engine was built from")
+    target: str = Field(description="runtime that the engine was built for")
     architecture: Architecture
     graphs: dict[str, str] = Field(
-        description="role -> file; `generate` gives last-position logits, `score` all positions, `grow` a larger "
-        "cache; `plan` is `generate` compiled by TensorRT"
+        description="role -> file; `generate` gives logits of the last position, `score` of all positions, `grow` "
+        "enlarges the cache; `plan` is `generate` compiled by TensorRT"
     )
     io: GraphIO = GraphIO()
     kv_cache: KVCacheSpec
-    tensorrt: TensorRTBuild | None = Field(default=None, description="of targets trt and trt-rtx")
+    tensorrt: TensorRTBuild | None = Field(default=None, description="for targets trt and trt-rtx")
     quantization: QuantizationRecipe
     special_tokens: SpecialTokens
     sampling: SamplingDefaults
-    versions: dict[str, str]
-    files: dict[str, str] = Field(description="file name -> SHA-256, every file of the engine but engine.json")
+    versions: dict[str, str] = Field(description="versions of edgekiln and the libraries that built the engine")
+    files: dict[str, str] = Field(description="file name -> SHA-256 of every file of the engine except engine.json")
 
 
 def write_manifest(directory: Path, **fields: Any) -> EngineManifest:
-    """Hash every file in `directory` and write engine.json beside them; `fields` are EngineManifest's but `files`."""
+    """Hash every file of an engine directory and write engine.json.
+
+    Args:
+        directory: the engine directory, with all other files in it.
+        fields: the fields of `EngineManifest` except `files`.
+    """
     files = {path.name: sha256(path) for path in sorted(directory.iterdir()) if path.name != ENGINE_FILE}
     manifest = EngineManifest(files=files, **fields)
     write_json(directory / ENGINE_FILE, manifest.model_dump())
@@ -128,14 +141,14 @@ def write_manifest(directory: Path, **fields: Any) -> EngineManifest:
 
 
 def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
-    """Read and check an engine directory.
+    """Read and check engine.json of an engine directory.
 
     Args:
         directory: the engine directory.
-        verify: also hash every file (about 1 s a GB).
+        verify: also check the SHA-256 of every file, which takes about 1 s per GB.
 
     Raises:
-        EngineError: naming what is missing, damaged, edited or newer than this edgekiln.
+        EngineError: a file is missing, damaged or edited, or engine.json has another schema version.
     """
     directory = Path(directory)
     path = directory / ENGINE_FILE
@@ -149,9 +162,7 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineError(f"{path} is damaged ({type(error).__name__}): build the engine again") from error
     if not isinstance(version, int) or version != SCHEMA_VERSION:
-        older = isinstance(version, int) and version < SCHEMA_VERSION
-        fix = "build the engine again" if older else "upgrade edgekiln"
-        raise EngineError(f"{path} has schema version {version}, this edgekiln reads version {SCHEMA_VERSION}: {fix}")
+        raise version_error(path, version, SCHEMA_VERSION)
     try:
         manifest = EngineManifest.model_validate(raw)
     except ValidationError as error:
@@ -171,10 +182,15 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
 
 
 def verify_files(directory: Path, manifest: EngineManifest, names: Iterable[str]) -> None:
-    """Hash files of an engine directory, about 1 s a GB.
+    """Check the SHA-256 of files of an engine directory, which takes about 1 s per GB.
+
+    Args:
+        directory: the engine directory.
+        manifest: its manifest.
+        names: of the files to check.
 
     Raises:
-        EngineError: naming the first that is damaged.
+        EngineError: a file differs; the message names the first.
     """
     for name in names:
         if sha256(directory / name) != manifest.files[name]:

@@ -1,18 +1,19 @@
-"""quantization.json and report.json: what a build writes down, and reading it back.
+"""quantization.json and report.json of an engine: their fields, and reading them.
 
-Needs neither torch nor the model, so that a deployment can read the records of its engines.
+This module needs neither torch nor the model, so that a deployment can read the reports of its engines.
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
+from edgekiln.engine.schema import Schema, version_error
 from edgekiln.errors import EngineError
 
-SCHEMA_VERSION = 1
-# Two bins an octave: fixed, so that the histograms of layers add up.
+SCHEMA_VERSION: Final = 2
+# The bins of every scale histogram have the same bounds, so that the histograms of layers can be added.
 BINS_AN_OCTAVE = 2
 ZERO_POINT_BINS = 16
 
@@ -20,105 +21,103 @@ Activation = Literal["none", "int8-per-token", "int8-static"]
 Codebook = Literal["nf4"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ScaleHistogram(Schema):
+    """Number of scales per bin; bin i is [2^((first + i) / 2), 2^((first + i + 1) / 2))."""
+
+    first: int = Field(description="index of the first bin in `counts`")
+    counts: list[int] = Field(description="number of scales in each bin")
 
 
-class ScaleHistogram(_Record):
-    """How many scales lie in each bin; bin i is [2^((first + i) / 2), 2^((first + i + 1) / 2))."""
+class LayerReport(Schema):
+    """How one weight [out_features, in_features] was quantized."""
 
-    first: int
-    counts: list[int]
-
-
-class LayerRecord(_Record):
-    """One quantized weight [rows, columns]."""
-
-    rows: int = Field(gt=0)
-    columns: int = Field(gt=0)
+    out_features: int = Field(gt=0)
+    in_features: int = Field(gt=0)
     bits: int
-    group_size: int | None = Field(description="inputs that share a scale; None is one scale an output channel")
+    group_size: int | None = Field(description="input channels that share a scale; None: one scale per output channel")
     symmetric: bool
     activation: Activation
-    offsets: bool = Field(default=False, description="each group adds a float offset")
-    ordered: bool = Field(default=False, description="the groups are of columns in an order of their own")
+    group_bias: bool = Field(default=False, description="a float bias is added to each group's weights")
+    act_order: bool = Field(default=False, description="the groups are of permuted input channels")
     codebook: Codebook | None = None
     scale_min: float
     scale_max: float
     scales: ScaleHistogram
     zero_points: list[int] | None = Field(
-        default=None, description="histogram over the range of the codes, in 16 equal bins; None when symmetric"
+        default=None, description="histogram of the zero points in 16 equal bins; None if symmetric"
     )
-    input_scale: float | None = Field(default=None, description="of the layer's input, where it is static")
+    input_scale: float | None = Field(default=None, description="static activation scale of the layer's input")
     input_clipped: float | None = Field(
-        default=None, description="share of that input beyond the range of its codes, on calibration data"
+        default=None, description="share of the input outside the int8 range, on calibration data"
     )
-    clipped: float = Field(description="share of the weights more than half a step outside the range of their codes")
-    relative_error: float = Field(description="squared error of the weight over its squares; 0 where its grid was kept")
+    clipped: float = Field(description="share of the weights more than half a step outside the range of the codes")
+    relative_error: float = Field(
+        description="squared error of the weight over its sum of squares; 0 if a checkpoint's codes were kept"
+    )
     output_error: float | None = Field(
-        default=None, description="squared error of the layer's output over its squares, on calibration data"
+        default=None, description="squared error of the layer's output over its sum of squares, on calibration data"
     )
 
 
-class QuantizationRecord(_Record):
+class QuantizationReport(Schema):
     """quantization.json."""
 
-    schema_version: int = SCHEMA_VERSION
-    scheme: str = Field(description="the name of the recipe")
-    group_size: int | None = None
-    layers: dict[str, LayerRecord]
+    schema_version: Literal[2] = SCHEMA_VERSION
+    scheme: str = Field(description="name of the recipe")
+    group_size: int | None = Field(default=None, description="group size of most layers")
+    layers: dict[str, LayerReport] = Field(description="the quantized layers, by module name")
 
 
-class Quality(_Record):
-    """How an engine predicts a text, beside its model in float32.
+class Quality(Schema):
+    """How an engine predicts a text, compared with its model in float32.
 
     Perplexities are exp of the mean negative log-likelihood over `tokens` predicted tokens.
     """
 
     text: str = Field(description="name of the file")
-    sha256: str = Field(description="of the file's bytes")
-    window: int
-    tokens: int
-    perplexity_before: float | None = Field(description="of the model in float32; None is infinite")
-    perplexity_after: float | None = Field(description="of the engine; None is infinite")
-    kl_divergence: float = Field(description="mean KL(before || after) over positions, in nats")
-    same_top: float = Field(description="share of positions where both find the same token likeliest")
+    sha256: str = Field(description="SHA-256 of the file's bytes")
+    window: int = Field(description="tokens that are scored together")
+    tokens: int = Field(description="predicted tokens")
+    perplexity_before: float | None = Field(description="of the model in float32; None if infinite")
+    perplexity_after: float | None = Field(description="of the engine; None if infinite")
+    kl_divergence: float = Field(description="mean KL(before || after) over the positions, in nats")
+    same_top: float = Field(description="share of the positions at which both give the same token the largest logit")
 
 
-class BuildReport(_Record):
+class BuildReport(Schema):
     """report.json."""
 
-    schema_version: int = SCHEMA_VERSION
-    build_seconds: float
-    steps: dict[str, float] = Field(description="seconds by step")
-    peak_rss_mb: float
-    sizes: dict[str, int] = Field(description="bytes by file")
-    notes: list[str]
-    quality: Quality | None = Field(default=None, description="where the build was given a text to measure on")
+    schema_version: Literal[2] = SCHEMA_VERSION
+    build_seconds: float = Field(description="duration of the build")
+    steps: dict[str, float] = Field(description="duration of each step in seconds")
+    peak_rss_mb: float = Field(description="peak memory of the build, in MB (10^6 bytes)")
+    sizes: dict[str, int] = Field(description="size of each file in bytes")
+    notes: list[str] = Field(description="remarks, for instance on approximations")
+    quality: Quality | None = Field(default=None, description="if the build was given a text to measure on")
 
 
-def read_quantization(engine: Path) -> QuantizationRecord:
-    """quantization.json of an engine directory.
+def read_quantization(engine: Path) -> QuantizationReport:
+    """Read quantization.json of an engine directory.
 
     Raises:
-        EngineError: missing, damaged, or from a newer edgekiln.
+        EngineError: the file is missing, damaged, or of another schema version.
     """
-    return _read(engine / QUANTIZATION_FILE, QuantizationRecord)
+    return _read(engine / QUANTIZATION_FILE, QuantizationReport)
 
 
 def read_report(engine: Path) -> BuildReport:
-    """report.json of an engine directory.
+    """Read report.json of an engine directory.
 
     Raises:
-        EngineError: missing, damaged, or from a newer edgekiln.
+        EngineError: the file is missing, damaged, or of another schema version.
     """
     return _read(engine / REPORT_FILE, BuildReport)
 
 
-_Model = TypeVar("_Model", QuantizationRecord, BuildReport)
+_Report = TypeVar("_Report", QuantizationReport, BuildReport)
 
 
-def _read(path: Path, model: type[_Model]) -> _Model:
+def _read(path: Path, model: type[_Report]) -> _Report:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -126,20 +125,14 @@ def _read(path: Path, model: type[_Model]) -> _Model:
     except UnicodeDecodeError as error:
         raise EngineError(f"{path} is damaged (it is not UTF-8): build the engine again") from error
     try:
-        record = model.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["loc"] == ("schema_version",):
-            raise EngineError(f"{path} has schema version {first['input']!r}: build the engine again") from error
-        where = ".".join(str(part) for part in first["loc"])
-        # Fields of a later schema are no damage.
+        errors = error.errors()
+        for entry in errors:
+            if entry["loc"] == ("schema_version",):
+                raise version_error(path, entry["input"], SCHEMA_VERSION) from error
+        where = ".".join(str(part) for part in errors[0]["loc"])
         raise EngineError(
-            f"{path} is damaged or from another edgekiln ({where + ': ' if where else ''}{first['msg']}): "
+            f"{path} is damaged or from another edgekiln ({where + ': ' if where else ''}{errors[0]['msg']}): "
             "build the engine again"
         ) from error
-    if record.schema_version > SCHEMA_VERSION:
-        raise EngineError(
-            f"{path} has schema version {record.schema_version}, this edgekiln reads up to {SCHEMA_VERSION}: "
-            "upgrade edgekiln"
-        )
-    return record

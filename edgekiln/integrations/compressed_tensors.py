@@ -25,7 +25,7 @@ from edgekiln.engine.directory import (
     atomic_directory,
     write_json,
 )
-from edgekiln.engine.reports import QuantizationRecord
+from edgekiln.engine.reports import QuantizationReport
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.base import ModelSource, WeightReader
@@ -86,7 +86,7 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
                 "point"
             )
         notes = [*source.notes, *planned.notes, *_notes(planned, arrived)]
-        record = QuantizationRecord(scheme=options.quant, layers={})
+        record = QuantizationReport(scheme=options.quant, layers={})
         _write_tensors(directory, _tensors(source, planned, record, progress))
         write_json(directory / QUANTIZATION_FILE, record.model_dump())
         linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -154,7 +154,7 @@ def _notes(planned: QuantizationPlan, arrived: WeightReader) -> Iterator[str]:
 
 
 def _tensors(
-    source: ModelSource, planned: QuantizationPlan, record: QuantizationRecord, progress: Progress
+    source: ModelSource, planned: QuantizationPlan, record: QuantizationReport, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors by name, one at a time; what became of each weight goes into `record`."""
     quantized_names = {layer.names[0] for layer in planned.layers}

@@ -1,6 +1,6 @@
-"""What every model source offers: config, tokenizer, chat template and lazily read weights."""
+"""The types that every kind of model source gives: configuration, tokenizer, chat template and lazily read weights."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,50 +12,67 @@ if TYPE_CHECKING:
 
     from edgekiln.calib.formats.prequantized import PrequantizedWeight
 
-Progress = Callable[[str, float], None]
-
 
 class WeightReader(Protocol):
-    """Weights by the names of the transformers model's `state_dict`, read from disk one at a time.
+    """Weights under the names of the transformers model's `state_dict`, read from disk one at a time.
 
-    `keys` lists each stored tensor once. Of tensors that the model ties, only the source is listed; `in`, `shape` and
-    `read` accept the tied name too.
+    Of tied weights, `keys` lists only the one that the others are tied to; `in`, `shape`, `read` and `prequantized`
+    accept every name.
+
+    Attributes:
+        nbytes: size of the checkpoint's tensors on disk, in bytes.
     """
 
-    nbytes: int  # bytes of the stored tensors, as stored
+    nbytes: int
 
     def keys(self) -> Iterable[str]:
-        """Names of the tensors the checkpoint holds for this model."""
+        """Names of the tensors that the checkpoint holds for this model, without tied duplicates."""
 
     def __contains__(self, name: object) -> bool: ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape as the model has it, without reading the tensor."""
+        """Shape of the tensor in the model. Does not read the tensor."""
 
     def read(self, name: str) -> "torch.Tensor":
-        """The tensor: float32, bfloat16 or float16 as stored; from GGUF dequantized to float32.
+        """Read one tensor as float32, bfloat16 or float16; prequantized tensors are dequantized to float32.
 
         Raises:
             KeyError: the model has no such tensor.
-            SourceError: the file went away or is damaged.
+            SourceError: the file is damaged, or no longer there.
         """
 
-    def stored(self, name: str) -> "PrequantizedWeight | None":
-        """The weight [N, K] as it arrives quantized; None if it is float, or quantized in a way only `read` takes."""
+    def prequantized(self, name: str) -> "PrequantizedWeight | None":
+        """The weight [N, K] with the codes and scales of the checkpoint.
+
+        None if the checkpoint holds floats, or if the codes cannot be kept and `read` has to be used.
+        """
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A resolved reference. Nothing but headers and the tokenizer has been read."""
+    """A model that `resolve` found. Only headers and the tokenizer have been read so far.
 
-    reference: str
-    name: str  # short and safe as a file name
-    config: "PretrainedConfig"  # of the text decoder; AutoModelForCausalLM.from_config(config) builds the model
-    tokenizer_json: str  # tokenizer.json of the `tokenizers` library
+    Attributes:
+        model_id: what the user named: a directory, a GGUF file, a hub id or an alias.
+        name: short name of the model, safe as a file name.
+        config: configuration of the text decoder; `AutoModelForCausalLM.from_config(config)` builds the model.
+        tokenizer_json: tokenizer.json of the `tokenizers` library, as text.
+        chat_template: the Jinja chat template; None if the model has none.
+        special_tokens: token ids for the beginning and end of a text, and for padding.
+        sampling: sampling defaults of generation_config.json.
+        weights: the weights.
+        notes: remarks for the build report, for instance on approximations.
+        layer_inputs: calibration activations, float [T, K] by module name, with which the output error of quantized
+            layers is measured; empty without calibration.
+    """
+
+    model_id: str
+    name: str
+    config: "PretrainedConfig"
+    tokenizer_json: str
     chat_template: str | None
     special_tokens: SpecialTokens
     sampling: SamplingDefaults
     weights: WeightReader
-    notes: tuple[str, ...] = ()  # what a careful reader of the build report should know
-    # float [T, K] of what layers read on calibration data, by module; for measuring what quantization does to them
+    notes: tuple[str, ...] = ()
     layer_inputs: "Mapping[str, torch.Tensor]" = field(default_factory=dict)

@@ -1,29 +1,24 @@
-"""A local Hugging Face directory: config.json, tokenizer.json and safetensors, single or sharded."""
+"""A Hugging Face directory as a model source: config.json, tokenizer.json and safetensors."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.engine.directory import ENGINE_FILE
+from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.base import ModelSource
-from edgekiln.sources.quantized.methods import QuantizedFiles, quantization_config
+from edgekiln.sources.json_file import read_json
+from edgekiln.sources.meta_model import meta_model
+from edgekiln.sources.quantized.methods import PrequantizedTensors, quantization_config
+from edgekiln.sources.safetensors import SafetensorsReader
 from edgekiln.sources.tokenizer import load_tokenizer, sampling_defaults
-from edgekiln.sources.weight_conversion import ConvertedWeights, meta_model, one_line
+from edgekiln.sources.weight_conversion import ConvertedWeights
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_DTYPES = ("F32", "F16", "BF16", "F64")
-# Where vision-language checkpoints keep their decoder, by age of the checkpoint.
+# Prefixes of the text decoder in vision-language checkpoints; older checkpoints use the first and third.
 _DECODER_PREFIXES = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -31,67 +26,74 @@ _DECODER_PREFIXES = {
 }
 
 
-def open_directory(reference: str, name: str, directory: Path, trust_remote_code: bool = False) -> ModelSource:
-    """Open a Hugging Face model directory; reads headers and the tokenizer only.
+def open_directory(model_id: str, name: str, directory: Path, trust_remote_code: bool = False) -> ModelSource:
+    """Open a Hugging Face checkpoint. Reads headers and the tokenizer only.
+
+    Args:
+        model_id: what the user named, see `ModelSource`.
+        name: short name of the model.
+        directory: where the checkpoint is.
+        trust_remote_code: run model code that the checkpoint contains. If off, such a checkpoint is refused.
 
     Raises:
-        SourceError: something is missing or damaged, or the checkpoint wants its own code to run.
-        UnsupportedModelError: weights quantized in a way that cannot be carried, or not a causal language model.
+        SourceError: a file is missing or damaged, or the checkpoint needs its own code and is not trusted.
+        UnsupportedModelError: the model is not a causal language model, or its quantization cannot be read.
     """
     raw = read_config(directory)
     check_config(raw, directory, trust_remote_code)
     config, key_mapping = _load_config(directory, trust_remote_code)
-    files = SafetensorsFiles(directory)
+    files = SafetensorsReader(directory)
     quantization = quantization_config(raw, directory)
-    stored = QuantizedFiles(files, quantization, directory) if quantization else files
-    files.check_floating(stored.floats if isinstance(stored, QuantizedFiles) else files.keys())
+    tensors = PrequantizedTensors(files, quantization, directory) if quantization else files
+    files.check_floating(tensors.floats if isinstance(tensors, PrequantizedTensors) else files.keys())
     model = meta_model(config, trust_remote_code)
-    weights = ConvertedWeights(stored, model, str(directory), key_mapping)
+    weights = ConvertedWeights(tensors, model, str(directory), key_mapping)
     if weights.untied:
         config.tie_word_embeddings = False
     generation = read_json(directory / GENERATION_FILE) if (directory / GENERATION_FILE).is_file() else {}
     tokenizer = load_tokenizer(directory, config, generation, trust_remote_code)
     notes = tuple(f"{key} in the checkpoint is not part of {type(model).__name__}" for key in weights.unused)
     return ModelSource(
-        reference=reference,
+        model_id=model_id,
         name=name,
         config=config,
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
-        special_tokens=tokenizer.tokens,
+        special_tokens=tokenizer.special_tokens,
         sampling=sampling_defaults(generation),
         weights=weights,
         notes=notes if not key_mapping else (f"only the text decoder of {type(model).__name__} is used",),
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a SourceError that names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{path} is not valid JSON ({error}): download it again") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{path} holds no JSON object: download it again")
-    return value
-
-
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a model directory."""
+    """Read config.json of a checkpoint.
+
+    Raises:
+        SourceError: there is none; the message says what the directory is instead, where that can be told.
+    """
     path = directory / CONFIG_FILE
     if path.is_file():
         return read_json(path)
     if (directory / "adapter_config.json").is_file():
         raise SourceError(f"{directory} is an adapter without its base model: merge the two and give the result")
-    if (directory / "engine.json").is_file():
+    if (directory / ENGINE_FILE).is_file():
         raise SourceError(f"{directory} is an engine already: `edgekiln run {directory}`")
     raise SourceError(f"{directory} has no {CONFIG_FILE}, so it is not a Hugging Face model directory")
 
 
 def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) -> None:
-    """Refuse what must not or cannot be read, before weights are opened or downloaded."""
+    """Check a config.json before weights are opened or downloaded.
+
+    Args:
+        raw: config.json.
+        where: the checkpoint, for error messages.
+        trust_remote_code: accept a model type that the checkpoint's own code defines.
+
+    Raises:
+        SourceError: the model type needs the checkpoint's own code, which is not trusted.
+        UnsupportedModelError: unknown model type, or a quantization that cannot be read.
+    """
     quantization_config(raw, where)
     model_type = raw.get("model_type")
     if model_type in CONFIG_MAPPING or trust_remote_code:
@@ -116,89 +118,3 @@ def _load_config(directory: Path, trust_remote_code: bool) -> tuple[PretrainedCo
         )
     text = config.get_text_config(decoder=True)
     return text, {} if text is config else _DECODER_PREFIXES
-
-
-class SafetensorsFiles:
-    """The safetensors of a directory as one set of named tensors, memory-mapped.
-
-    Raises:
-        SourceError: no safetensors (pickled weights are never loaded), a missing, truncated or damaged shard.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._where: dict[str, Any] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._dtypes: dict[str, str] = {}
-        self._directory = directory
-        self.nbytes = 0
-        for path, names in _shards(directory).items():
-            self._add(path, names)
-
-    def keys(self) -> Iterable[str]:
-        return self._where.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._where[name].get_tensor(name)
-
-    def stored(self, _name: str) -> PrequantizedWeight | None:
-        """None: nothing here is quantized."""
-        return None
-
-    def check_floating(self, names: Iterable[str]) -> None:
-        """See that tensors are floats.
-
-        Raises:
-            UnsupportedModelError: one is an integer or an 8-bit float.
-        """
-        for name in names:
-            if self._dtypes[name] not in _DTYPES:
-                raise UnsupportedModelError(
-                    f"{self._directory} stores {name} as {self._dtypes[name]}, which cannot be read yet: "
-                    "give a float32, float16 or bfloat16 checkpoint"
-                )
-
-    def _add(self, path: Path, names: list[str] | None) -> None:
-        try:
-            handle = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise SourceError(f"{path} is truncated or damaged ({error}): download it again") from error
-        found = set(handle.keys())
-        if names is not None and not found.issuperset(names):
-            raise SourceError(f"{path} lacks {sorted(set(names) - found)[0]} that {INDEX_FILE} promises")
-        for name in sorted(found) if names is None else names:
-            view = handle.get_slice(name)
-            self._where[name] = handle
-            self._shapes[name] = tuple(view.get_shape())
-            self._dtypes[name] = view.get_dtype()
-        self.nbytes += path.stat().st_size
-
-
-def _shards(directory: Path) -> dict[Path, list[str] | None]:
-    single, index = directory / SINGLE_FILE, directory / INDEX_FILE
-    if single.is_file():
-        return {single: None}
-    if not index.is_file():
-        pickles = [path.name for pattern in _PICKLES for path in sorted(directory.glob(pattern))]
-        if pickles:
-            raise SourceError(
-                f"{directory} has only pickled weights ({pickles[0]}), which can run code when loaded: "
-                "convert them to safetensors"
-            )
-        raise SourceError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}: download it again")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{index} has no weight_map: download it again")
-    shards: dict[Path, list[str] | None] = {}
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise SourceError(f"{index} points {name} outside its directory ({file!r}): do not trust this checkpoint")
-        path = directory / file
-        if path not in shards and not path.is_file():
-            raise SourceError(f"{path} is missing: download it again")
-        names = shards.setdefault(path, [])
-        assert names is not None
-        names.append(name)
-    return shards

@@ -1,4 +1,4 @@
-"""The tokenizer of a source: tokenizer.json as transformers would use it, special tokens, sampling defaults."""
+"""The tokenizer of a Hugging Face directory as transformers loads it, its special tokens, and sampling defaults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +9,39 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 
 from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import SamplingDefaults, SpecialTokens
-from edgekiln.errors import SourceError
-from edgekiln.sources.weight_conversion import one_line
+from edgekiln.errors import SourceError, one_line
 
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """A tokenizer ready to be written into an engine."""
+    """A tokenizer in the form that an engine holds.
+
+    Attributes:
+        json: tokenizer.json of the `tokenizers` library, as text.
+        chat_template: the Jinja chat template; None if there is none.
+        special_tokens: see `SpecialTokens`.
+    """
 
     json: str
     chat_template: str | None
-    tokens: SpecialTokens
+    special_tokens: SpecialTokens
 
 
 def load_tokenizer(
     directory: Path, config: PretrainedConfig, generation: dict[str, Any], trust_remote_code: bool = False
 ) -> TokenizerSource:
-    """The tokenizer of a Hugging Face directory.
+    """Load the tokenizer of a Hugging Face directory.
 
-    It goes through transformers, which adds the tokens and post-processing that tokenizer_config.json asks for.
+    transformers loads it, because it adds the tokens and the post-processor that tokenizer_config.json asks for.
+
+    Args:
+        directory: the checkpoint.
+        config: its configuration, for special tokens that the tokenizer does not name.
+        generation: generation_config.json; empty if there is none.
+        trust_remote_code: run tokenizer code that the checkpoint contains.
 
     Raises:
-        SourceError: no tokenizer.json, or one that cannot be read.
+        SourceError: there is no tokenizer.json, or it cannot be read.
     """
     path = directory / TOKENIZER_FILE
     if not path.is_file():
@@ -45,8 +56,8 @@ def load_tokenizer(
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise SourceError(f"{directory} has a {type(loaded).__name__}, which is not a fast tokenizer")
     end = _ids(generation.get("eos_token_id")) or _ids(config.eos_token_id)
-    # Chat models are often published with the base model's end token in config.json and the turn's end in the
-    # tokenizer; both end an answer. A tokenizer that gives one token both roles says nothing about the end.
+    # Chat models often name the base model's end token in config.json and the end-of-turn token in the tokenizer;
+    # either ends an answer. A tokenizer whose eos is its bos (GPT-2) adds no information.
     if loaded.eos_token_id is not None and (not end or loaded.eos_token_id != loaded.bos_token_id):
         end += _ids(loaded.eos_token_id)
     begin = loaded.bos_token_id if loaded.bos_token_id is not None else config.bos_token_id
@@ -59,21 +70,32 @@ def load_tokenizer(
 def finish(
     tokenizer: Tokenizer, chat_template: str | None, begin: int | None, end: list[int], pad: int | None
 ) -> TokenizerSource:
-    """Serialize without truncation and padding, and see whether plain text gets a beginning token."""
+    """Serialize a tokenizer without truncation and padding, and detect whether it adds bos to plain text.
+
+    Args:
+        tokenizer: changed in place.
+        chat_template: the Jinja chat template, or None.
+        begin: token id of the beginning of a text, or None.
+        end: token ids that end an answer; duplicates are removed.
+        pad: token id of padding, or None.
+    """
     tokenizer.no_truncation()
     tokenizer.no_padding()
     ids = tokenizer.encode("a").ids
-    tokens = SpecialTokens(
+    special_tokens = SpecialTokens(
         bos=begin,
         eos=list(dict.fromkeys(end)),
         pad=pad,
         add_bos=begin is not None and bool(ids) and ids[0] == begin,
     )
-    return TokenizerSource(tokenizer.to_str(), chat_template, tokens)
+    return TokenizerSource(tokenizer.to_str(), chat_template, special_tokens)
 
 
 def sampling_defaults(generation: dict[str, Any]) -> SamplingDefaults:
-    """From generation_config.json. Without do_sample transformers decodes greedily, so its temperature says nothing."""
+    """Sampling defaults of a generation_config.json.
+
+    Without `do_sample` transformers decodes greedily, so temperature, top_k, top_p and min_p are left out.
+    """
     sampled = {name: generation.get(name) for name in ("temperature", "top_k", "top_p", "min_p")}
     return SamplingDefaults(
         **(sampled if generation.get("do_sample") else {}), repetition_penalty=generation.get("repetition_penalty")

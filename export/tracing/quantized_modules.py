@@ -17,7 +17,7 @@ class QuantizedParameters(torch.nn.Module):
     qweight: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
-    offsets: torch.Tensor | None
+    group_bias: torch.Tensor | None
     order: torch.Tensor | None
     input_scale: torch.Tensor | None
 
@@ -30,8 +30,8 @@ class QuantizedParameters(torch.nn.Module):
         self.qweight = _meta_parameter((n, k * scheme.bits // 8), dtype)
         self.scales = _meta_parameter(groups, torch.float32)
         self.zero_points = None if scheme.symmetric else _meta_parameter(groups, torch.uint8)
-        self.offsets = _meta_parameter(groups, torch.float32) if scheme.offsets else None
-        self.order = _meta_parameter((k,), torch.int64) if scheme.ordered else None
+        self.group_bias = _meta_parameter(groups, torch.float32) if scheme.group_bias else None
+        self.order = _meta_parameter((k,), torch.int64) if scheme.act_order else None
         self.input_scale = _meta_parameter((), torch.float32) if scheme.activation == "int8-static" else None
 
     def extra_repr(self) -> str:
@@ -59,7 +59,7 @@ class QuantizedLinear(torch.nn.Module):
             weight.qweight,
             weight.scales,
             weight.zero_points,
-            weight.offsets,
+            weight.group_bias,
             weight.input_scale,
             bits=scheme.bits,
             group_size=scheme.group_size or 0,
@@ -86,7 +86,7 @@ class QuantizedEmbedding(torch.nn.Module):
             self.weight.qweight,
             self.weight.scales,
             self.weight.zero_points,
-            self.weight.offsets,
+            self.weight.group_bias,
             bits=self.weight.scheme.bits,
             group_size=self.weight.scheme.group_size or 0,
             hidden_size=self.weight.k,

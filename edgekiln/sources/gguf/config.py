@@ -1,7 +1,7 @@
-"""The model configuration of a GGUF file: transformers' own mapping, plus the metadata keys it passes over.
+"""The model configuration of a GGUF file: transformers' own mapping, plus metadata keys that it ignores.
 
-A key that changes the arithmetic and that neither knows how to express is refused, never dropped: llama.cpp would
-apply it, and the engine would be silently wrong.
+A metadata key that changes the model's computation and that cannot be expressed in the configuration is refused.
+llama.cpp would apply it, so that ignoring it would make the engine silently wrong.
 """
 
 import tempfile
@@ -15,13 +15,13 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.gguf.reader import GgufFile
-from edgekiln.sources.weight_conversion import one_line
 
 EMBEDDING = "token_embd.weight"
 ROPE_FREQUENCIES = "rope_freqs.weight"
-# Metadata key (below the architecture's name) -> config field, where transformers' mapping lacks it.
+# Metadata keys, without the prefix "<architecture>.", that transformers' mapping lacks for some architectures, and the
+# fields of the configuration that they set.
 _SUPPLEMENTS = {
     "attention.key_length": "head_dim",
     "attention.sliding_window": "sliding_window",
@@ -34,16 +34,16 @@ _SUPPLEMENTS = {
 }
 _REFUSED = ("attention.clamp_kqv", "attention.scale", "embedding_scale", "logit_scale", "residual_scale")
 _TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-# Every published Llama 3 model stretches its frequencies with these; only the factor differs (8 or 32).
+# RoPE scaling of all published Llama 3 models; only the factor differs (8 or 32).
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def parse_config(file: GgufFile) -> dict[str, Any]:
-    """The configuration's fields, as `AutoConfig.for_model` takes them.
+    """Read the fields of the configuration, as `AutoConfig.for_model` takes them.
 
     Raises:
         SourceError: the file is not a whole language model.
-        UnsupportedModelError: its architecture, or something in its metadata, cannot be carried.
+        UnsupportedModelError: its architecture or a metadata key cannot be converted.
     """
     architecture = file.get("general.architecture")
     if not isinstance(architecture, str):
@@ -51,7 +51,7 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
     if EMBEDDING not in file.tensors:
         raise SourceError(f"{file.path} has no {EMBEDDING}: it is not a whole language model")
     parsed = _transformers_mapping(file, architecture)
-    # Files may pad the vocabulary beyond the tokenizer's; the tensor is what the model has.
+    # Some files pad the vocabulary beyond the tokenizer's. The embedding has the model's size.
     parsed["vocab_size"] = file.tensors[EMBEDDING].shape[0]
     for field, key in _TOKENS.items():
         token = file.get(f"tokenizer.ggml.{key}")
@@ -71,23 +71,23 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
 
 
 def build_config(file: GgufFile, parsed: dict[str, Any]) -> PretrainedConfig:
-    """The configuration object of `parse_config`'s fields.
+    """Build the configuration from the fields of `parse_config`.
 
     Raises:
-        SourceError: a field has a value that the model type does not take.
+        SourceError: the model type refuses the value of a field.
     """
     try:
         return AutoConfig.for_model(**parsed)
     except Exception as error:
-        # Validation raises errors of many kinds.
+        # Configuration classes validate with exceptions of many types.
         raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
 
 
 def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
-    """What transformers reads from the metadata.
+    """The configuration fields that transformers reads from the metadata.
 
-    Its parser walks every vocabulary entry through numpy (6 s for 49 thousand tokens); it is given a small GGUF with
-    the same metadata and tensor names, without the vocabulary and the weights.
+    transformers' parser reads every vocabulary entry through numpy, 6 s for 49,000 tokens. It gets a small GGUF file
+    with the same metadata and tensor names, but without the vocabulary and the weights.
     """
     with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
         small = Path(directory) / "header.gguf"
@@ -95,14 +95,14 @@ def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
         for key, field in file.metadata.items():
             if key == "general.architecture" or key.startswith("tokenizer."):
                 continue
-            # The writer wants the element type only for arrays, and cannot write empty ones.
+            # GGUFWriter takes the element type for arrays only, and cannot write an empty array.
             if field.element is None:
                 writer.add_key_value(key, field.value, gguf.GGUFValueType(field.type))
             elif field.value:
                 writer.add_key_value(
                     key, field.value, gguf.GGUFValueType(field.type), gguf.GGUFValueType(field.element)
                 )
-        # It counts tokens where the vocabulary's size is not given; the real count follows.
+        # transformers counts tokens if the metadata gives no vocabulary size; parse_config sets the real size.
         writer.add_token_list(["-"])
         for name in file.tensors:
             writer.add_tensor(name, np.zeros(1, dtype=np.float32))
@@ -113,7 +113,7 @@ def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
         try:
             return load_gguf_checkpoint(str(small))["config"]
         except Exception as error:
-            # Its parser trusts the metadata and fails in as many ways as metadata can be wrong.
+            # transformers does not validate metadata: a wrong value fails somewhere, with any exception.
             if "is not supported yet" not in str(error):
                 raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
             supported = ", ".join(sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"}))
@@ -124,6 +124,11 @@ def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
 
 
 def _supplement(file: GgufFile, architecture: str, parsed: dict[str, Any]) -> None:
+    """Add the fields of `_SUPPLEMENTS` to `parsed`.
+
+    Raises:
+        UnsupportedModelError: a metadata key cannot be expressed in the configuration.
+    """
     refused = [key for key in _REFUSED if file.get(f"{architecture}.{key}") is not None]
     if file.get(f"{architecture}.rope.scaling.type", "none") != "none":
         refused.append("rope.scaling.type")
@@ -161,7 +166,11 @@ def _head_dim(parsed: dict[str, Any]) -> int:
 
 
 def _llama3_scaling(file: GgufFile, parsed: dict[str, Any]) -> dict[str, Any] | None:
-    """Rotary scaling of Llama 3, which GGUF keeps as the divisors it leads to instead of its parameters."""
+    """Llama 3's RoPE scaling, None without scaling. GGUF stores the divisors of the frequencies, not the parameters.
+
+    Raises:
+        UnsupportedModelError: the divisors are not those of Llama 3's formula.
+    """
     divisors = torch.from_numpy(file.read(ROPE_FREQUENCIES))
     if torch.all(divisors == 1):
         return None
@@ -175,9 +184,9 @@ def _llama3_scaling(file: GgufFile, parsed: dict[str, Any]) -> dict[str, Any] | 
         max_position_embeddings=parsed["max_position_embeddings"],
         rope_parameters={"rope_theta": theta, **scaling},
     )
-    stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-    if divisors.shape != plain.shape or not torch.allclose(plain / stretched, divisors, rtol=1e-3):
+    if divisors.shape != plain.shape or not torch.allclose(plain / scaled, divisors, rtol=1e-3):
         raise UnsupportedModelError(
             f"{file.path} carries rotary divisors ({ROPE_FREQUENCIES}) that are not Llama 3's: "
             "give the model's Hugging Face directory"

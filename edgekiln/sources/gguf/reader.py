@@ -1,8 +1,8 @@
-"""Reading a GGUF file: metadata, the tensor table, and one tensor at a time from a memory map.
+"""Read a GGUF file: metadata, the tensor table, and one tensor at a time from a memory map.
 
-The `gguf` package reads every vocabulary entry through numpy and takes seconds on a real file; this reader walks the
-header with `struct` in a fraction of that and checks every offset, so a damaged file is named as such. Block formats
-and their dequantization stay with the `gguf` package.
+The `gguf` package reads every vocabulary entry through numpy, which takes seconds for a real model. This reader parses
+the header with `struct` and checks every offset, so that a damaged file is reported as damaged. Dequantization is the
+`gguf` package's.
 """
 
 import math
@@ -26,18 +26,32 @@ _DEFAULT_ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One row of the tensor table."""
+    """One entry of the tensor table.
+
+    Attributes:
+        name: of the tensor.
+        shape: row-major, as in torch.
+        type: the `gguf.GGMLQuantizationType`.
+        start: offset in the file, in bytes.
+        nbytes: size in the file, in bytes.
+    """
 
     name: str
-    shape: tuple[int, ...]  # row-major, as torch has it
-    type: int  # gguf.GGMLQuantizationType
-    start: int  # bytes from the beginning of the file
+    shape: tuple[int, ...]
+    type: int
+    start: int
     nbytes: int
 
 
 @dataclass(frozen=True)
 class Field:
-    """One metadata entry; `element` is the value type inside an array."""
+    """One metadata entry.
+
+    Attributes:
+        type: the `gguf.GGUFValueType`.
+        value: as a Python object.
+        element: value type of the elements of an array; None for other types.
+    """
 
     type: int
     value: Any
@@ -87,7 +101,7 @@ class _Cursor:
 
     def _array(self, element: int, count: int) -> list[Any]:
         if element == _STRING:
-            # Each string takes at least its length's 8 bytes: a damaged count fails here, not after a long walk.
+            # Each string has a length field of 8 bytes, so that an impossible count fails here, before the loop.
             if count * 8 > len(self.data) - self.position:
                 self._advance(count * 8)
             return [self.string() for _ in range(count)]
@@ -105,12 +119,13 @@ class GgufFile:
     """A parsed GGUF header over a memory map of the file.
 
     Attributes:
+        path: the file.
         metadata: key -> Field, in file order.
         tensors: name -> TensorInfo, in file order.
 
     Raises:
         SourceError: not a GGUF file, of an unknown version, truncated or damaged.
-        UnsupportedModelError: a tensor in a block format this release of `gguf` does not know.
+        UnsupportedModelError: a tensor has a type that this release of `gguf` does not know.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,13 +160,13 @@ class GgufFile:
         return default if field is None else field.value
 
     def raw(self, name: str) -> np.ndarray:
-        """The bytes of one tensor as they stand in the file, not copied: uint8 [rows, bytes a row]."""
+        """The bytes of one tensor, a view of the memory map: uint8 [rows, bytes per row]."""
         info = self.tensors[name]
         data = np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.start)
         return data.reshape(math.prod(info.shape[:-1]), -1)
 
     def read(self, name: str) -> np.ndarray:
-        """Dequantize one tensor: float32, a new array in `tensors[name].shape`."""
+        """Read and dequantize one tensor: a new float32 array of the shape `tensors[name].shape`."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -197,5 +212,5 @@ def _tensor_row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     (offset,) = cursor.scalars("Q")
     if 0 in shape:
         raise SourceError(f"{cursor.path} is damaged: tensor {name!r} has shape {shape}; download it again")
-    # ggml lists the fastest dimension first.
+    # ggml lists the fastest-varying dimension first.
     return name, shape[::-1], kind, offset

@@ -1,6 +1,6 @@
-"""A GGUF file as a model source: transformers' own name and layout mapping, tensors dequantized one by one.
+"""A GGUF file as a model source, by transformers' own mapping of tensor names and layouts.
 
-Quantized ones are offered as they stand in the file too, where that mapping moves no more than whole rows.
+Tensors are dequantized one at a time. Quantized tensors keep their codes where the mapping only permutes whole rows.
 """
 
 import re
@@ -23,57 +23,71 @@ from edgekiln.sources.base import ModelSource
 from edgekiln.sources.gguf.config import ROPE_FREQUENCIES, build_config, parse_config
 from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
-from edgekiln.sources.quantized.gguf import GROUP, stored_gguf
-from edgekiln.sources.weight_conversion import ConvertedWeights, meta_model
+from edgekiln.sources.meta_model import meta_model
+from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf
+from edgekiln.sources.weight_conversion import ConvertedWeights
 
 
-def open_gguf(reference: str, name: str, path: Path) -> ModelSource:
-    """Open a GGUF file; reads the header and the vocabulary only.
+def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
+    """Open a GGUF file. Reads the header and the vocabulary only.
+
+    Args:
+        model_id: what the user named, see `ModelSource`.
+        name: short name of the model.
+        path: the file.
 
     Raises:
-        SourceError: not a GGUF file, truncated or damaged, or without what the model needs.
-        UnsupportedModelError: an architecture, a setting or a tensor that cannot be carried.
+        SourceError: not a GGUF file, truncated or damaged, or without a tensor that the model needs.
+        UnsupportedModelError: an architecture, a metadata key or a tensor that cannot be converted.
     """
     file = GgufFile(path)
     parsed = parse_config(file)
     config = build_config(file, parsed)
-    stored = MappedTensors(file, meta_model(config), parsed)
-    weights = ConvertedWeights(stored, stored.model, str(path))
+    model = meta_model(config)
+    weights = ConvertedWeights(GgufTensors(file, model, parsed), model, str(path))
     tokenizer, notes = convert_tokenizer(file, config)
     return ModelSource(
-        reference=reference,
+        model_id=model_id,
         name=name,
         config=config,
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
-        special_tokens=tokenizer.tokens,
+        special_tokens=tokenizer.special_tokens,
         sampling=SamplingDefaults(),
         weights=weights,
         notes=notes,
     )
 
 
-class MappedTensors:
-    """GGUF tensors by the model's names and in the model's layout (llama.cpp permutes, transposes and splits some).
+class GgufTensors:
+    """`CheckpointTensors` of a GGUF file, with the model's names and layouts.
+
+    llama.cpp's converter permutes, transposes, merges or splits some tensors; transformers' `TensorProcessor` of the
+    architecture undoes that.
+
+    Args:
+        file: the GGUF file.
+        model: the model on the meta device.
+        parsed: the fields of `parse_config`.
 
     Raises:
-        UnsupportedModelError: the file holds a tensor that the model has no place for.
+        UnsupportedModelError: the file holds a tensor that the model does not have.
     """
 
     def __init__(self, file: GgufFile, model: PreTrainedModel, parsed: dict[str, Any]) -> None:
-        self.model = model
+        self._model = model
         self.nbytes = sum(info.nbytes for info in file.tensors.values())
         self._file = file
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         architecture = file.get("general.architecture")
         self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed)
         self._names: dict[str, str] = get_gguf_hf_weights_map(
-            _Names(model, model.config, model.base_model_prefix), self._processor
+            _NameScope(model, model.config, model.base_model_prefix), self._processor
         )
         self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
         self._parts: dict[str, list[str]] = {}
         for name in file.tensors:
-            # Experts are mapped without their suffix.
+            # The mapping names the tensors of MoE experts without ".weight".
             target = self._names.get(name) or self._names.get(name.removesuffix(".weight"))
             if target is not None:
                 self._parts.setdefault(target, []).append(name)
@@ -87,7 +101,7 @@ class MappedTensors:
         return self._parts.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The model's shape if the stored tensors can be laid out to it, else the stored one."""
+        """The model's shape if the file's tensors can be brought to it, else their shape in the file."""
         wanted = self._shapes.get(name, ())
         stored = [self._file.tensors[part].shape for part in self._parts[name]]
         if len(stored) == 1 and sorted(stored[0]) != sorted(size for size in wanted if size != 1 or 1 in stored[0]):
@@ -97,7 +111,7 @@ class MappedTensors:
         return wanted
 
     def read(self, name: str) -> torch.Tensor:
-        # Processors of merged tensors write into this dictionary instead of returning.
+        # Processors of merged tensors write into this dictionary instead of returning the tensor.
         collected: dict[str, torch.Tensor] = {}
         for part in self._parts[name]:
             weights = self._laid_out(self._file.read(part), part, collected)
@@ -105,15 +119,15 @@ class MappedTensors:
                 collected[name] = torch.from_numpy(np.ascontiguousarray(weights))
         return collected[name]
 
-    def stored(self, name: str) -> PrequantizedWeight | None:
-        """The weight as it stands in the file; None where it is float or not laid out in whole rows."""
+    def prequantized(self, name: str) -> PrequantizedWeight | None:
+        """The weight with the file's codes; None if it holds floats, or if the mapping splits rows."""
         part, info = self._parts[name][0], self._file.tensors[self._parts[name][0]]
         if len(self._parts[name]) > 1 or len(info.shape) != 2 or info.shape[1] % GROUP:
             return None
-        transposed = isinstance(self.model.get_submodule(name.rpartition(".")[0]), Conv1D)
+        transposed = isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
         if self._shapes[name] != (info.shape[::-1] if transposed else info.shape):
             return None
-        # Layers are laid out alike.
+        # The layout is the same in every layer.
         kind = (re.sub(r"^blk\.\d+\.", "", part), info.shape)
         if kind not in self._layouts:
             self._layouts[kind] = self._layout(part, info.shape, transposed)
@@ -125,20 +139,22 @@ class MappedTensors:
             weight = self.read(name).numpy()
             return weight.T if transposed else weight
 
-        return stored_gguf(info.type, layout.rows, lambda: self._file.raw(part), dequantized)
+        return prequantized_gguf(info.type, layout.rows, lambda: self._file.raw(part), dequantized)
 
     def _laid_out(
         self, weights: npt.NDArray[np.float32], part: str, collected: dict[str, torch.Tensor]
     ) -> npt.NDArray[np.float32] | None:
-        """What transformers makes of a stored tensor; None if that went into `collected`."""
+        """Apply transformers' processor to a tensor of the file; None if it put the result into `collected`."""
         result = self._processor.process(
             weights=weights, name=part, tensor_key_mapping=self._names, parsed_parameters={"tensors": collected}
         )
         return None if result.name is None else result.weights
 
     def _layout(self, part: str, shape: tuple[int, ...], transposed: bool) -> "_Layout | None":
-        """Where each row [N] of the weight stands in the file, found by laying out row and column numbers; None if
-        its rows do not stay whole."""
+        """The row permutation that transformers applies to a tensor; None if it does more than permute rows.
+
+        It is found by processing a matrix of row indices and a matrix of column indices.
+        """
         rows = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
         moved = self._laid_out(rows, part, {})
         if moved is rows:
@@ -156,16 +172,19 @@ class MappedTensors:
 
 @dataclass(frozen=True)
 class _Layout:
-    """For each row of a weight its row in the file; None where they are the same."""
+    """Row permutation of a weight.
+
+    Attributes:
+        rows: int64 [N], the row in the file of each row of the weight; None for the identity.
+    """
 
     rows: npt.NDArray[np.int64] | None
 
 
-class _Names:
-    """The part of a model that transformers' name mapping looks at.
+class _NameScope:
+    """The part of a model that transformers' name mapping reads: the model and its decoder, without their modules.
 
-    Given the model it builds gguf's whole table again for each module (14 s for 30 layers); only the model itself and
-    its decoder, whose names some files use, can matter.
+    With the real model, the mapping rebuilds gguf's whole name table for each module, which takes 14 s for 30 layers.
     """
 
     def __init__(self, model: torch.nn.Module, config: PretrainedConfig, decoder: str = "") -> None:
@@ -176,6 +195,6 @@ class _Names:
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self._model.state_dict()
 
-    def named_children(self) -> list[tuple[str, "_Names"]]:
+    def named_children(self) -> list[tuple[str, "_NameScope"]]:
         child = getattr(self._model, self._decoder, None) if self._decoder else None
-        return [(self._decoder, _Names(child, self.config))] if isinstance(child, torch.nn.Module) else []
+        return [(self._decoder, _NameScope(child, self.config))] if isinstance(child, torch.nn.Module) else []

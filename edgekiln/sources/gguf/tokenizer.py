@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, converted by transformers and put right where that conversion approximates."""
+"""The tokenizer of a GGUF file: transformers' conversion, with corrections where that is only approximate."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _PUNCTUATION_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# How text is cut before merging, by tokenizer.ggml.pre. transformers' conversion applies GPT-2's rule to all of a
-# family; these are the rules of the models' own tokenizer.json.
+# Pre-tokenization regex by tokenizer.ggml.pre, from the models' own tokenizer.json. transformers' conversion uses
+# GPT-2's for all of them.
 _SPLITS = {
     "llama-bpe": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION_AND_SPACE}",
     "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION_AND_SPACE}",
@@ -28,11 +28,14 @@ _GPT2_RULE = ("default", "gpt-2", "gpt2", "olmo", "phi-2", "jina-en", "mpt")
 
 
 def convert_tokenizer(file: GgufFile, config: PretrainedConfig) -> tuple[TokenizerSource, tuple[str, ...]]:
-    """The tokenizer and notes on what of it is approximate.
+    """Convert the tokenizer of a GGUF file.
+
+    Returns:
+        The tokenizer, and notes on rules that are only approximated.
 
     Raises:
-        SourceError: the file carries none, or its special tokens are outside the vocabulary.
-        UnsupportedModelError: of a kind that cannot be converted.
+        SourceError: the file has no tokenizer, or a special token is outside the vocabulary.
+        UnsupportedModelError: transformers cannot convert the tokenizer.
     """
     vocabulary = {
         short: file.get(f"tokenizer.{key}")
@@ -55,14 +58,14 @@ def convert_tokenizer(file: GgufFile, config: PretrainedConfig) -> tuple[Tokeniz
     try:
         tokenizer, _ = convert_gguf_tokenizer(config.model_type, vocabulary)
     except Exception as error:
-        # The converters and the Rust tokenizer behind them raise whatever they meet.
+        # The converters, and the Rust tokenizer that they use, raise exceptions of any type.
         raise UnsupportedModelError(
             f"{file.path} has a tokenizer for {config.model_type} that cannot be converted ({error!r}): "
             "give the model's Hugging Face directory"
         ) from error
     _add_tokens(tokenizer, tokens, vocabulary.get("token_type") or [])
-    notes = _split_as_trained(tokenizer, vocabulary, file.get("tokenizer.ggml.pre"))
-    # llama.cpp's defaults: SentencePiece vocabularies begin with bos, byte-level ones do not, unless the file says.
+    notes = _set_pre_tokenizer(tokenizer, vocabulary, file.get("tokenizer.ggml.pre"))
+    # llama.cpp's default for add_bos_token: true for SentencePiece vocabularies, false for byte-level BPE.
     if begin is not None and file.get("tokenizer.ggml.add_bos_token", vocabulary.get("tokenizer_type") == "llama"):
         first = tokens[begin]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -72,9 +75,14 @@ def convert_tokenizer(file: GgufFile, config: PretrainedConfig) -> tuple[Tokeniz
 
 
 def merges_by_score(tokens: list[str], scores: list[float]) -> list[str]:
-    """The merge list that SentencePiece's scores stand for, best first, as "left right".
+    """Derive the BPE merges, "left right" from best to worst, from SentencePiece's scores.
 
-    transformers derives the same, searching a list of all tokens for each half of each token: minutes for 32 thousand.
+    transformers derives the same list with a linear search for each half of each token, which takes minutes for 32,000
+    tokens.
+
+    Args:
+        tokens: the vocabulary.
+        scores: SentencePiece's score of each token.
     """
     score = dict(zip(tokens, scores, strict=False))
     merges = []
@@ -96,7 +104,8 @@ def _add_tokens(tokenizer: Tokenizer, tokens: list[str], kinds: list[int]) -> No
     tokenizer.add_tokens(own)
 
 
-def _split_as_trained(tokenizer: Tokenizer, vocabulary: dict[str, Any], rule: str | None) -> tuple[str, ...]:
+def _set_pre_tokenizer(tokenizer: Tokenizer, vocabulary: dict[str, Any], rule: str | None) -> tuple[str, ...]:
+    """Set the pre-tokenizer of `tokenizer.ggml.pre`; returns a note if the rule is unknown."""
     if vocabulary.get("tokenizer_type") != "gpt2" or rule is None or rule in _GPT2_RULE:
         return ()
     if rule in _SPLITS:

@@ -1,7 +1,7 @@
-"""AWQ checkpoints in the GEMM layout: qweight, qzeros and scales of each layer.
+"""Read AWQ checkpoints in the GEMM layout (AutoAWQ).
 
-qweight int32 [K, N / 8] packs codes along the outputs, qzeros int32 [G, N / 8] zero points; scales are [G, N]. Each
-word's eight codes stand in the order that the format's GPU kernel unpacks them in.
+A layer has qweight int32 [K, N / 8], which packs codes along N, qzeros int32 [G, N / 8], which packs zero points along
+N, and scales [G, N]. The eight codes of a word are interleaved in the order in which AutoAWQ's GPU kernel unpacks them.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ from edgekiln.sources.quantized.grid import (
 
 _SUFFIX = ".qweight"
 _BITS = 4
-# Where in a word each output's code stands: output 1 in nibble 4, output 2 in nibble 1 and so on.
+# Nibble of the packed word in which each of eight outputs is stored: output 1 in nibble 4, output 2 in nibble 1, ...
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 class AwqConfig(BaseModel):
-    """What of a quantization_config matters here; groups are read off the tensors."""
+    """The fields of a quantization_config that are read; the group size is derived from the tensors' shapes."""
 
     quant_method: Literal["awq"]
     bits: Literal[4]
@@ -42,11 +42,19 @@ class AwqConfig(BaseModel):
 
 
 def find_layers(tensors: Tensors, names: Iterable[str], _config: AwqConfig) -> dict[str, QuantizedLayer]:
-    """The quantized layers by module name.
+    """Find the quantized layers among the tensors `names`.
+
+    Args:
+        tensors: the checkpoint.
+        names: of all its tensors.
+        _config: its quantization_config; not needed.
+
+    Returns:
+        The layers by module name.
 
     Raises:
-        SourceError: tensors are missing or contradict each other.
-        UnsupportedModelError: groups that engines do not have.
+        SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
+        UnsupportedModelError: the group size is no multiple of 32.
     """
     known = set(names)
     return {
@@ -70,10 +78,10 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
 
     size = engine_group(columns // groups, name)
-    stored = grouped(_BITS, size, symmetric=False, ordered=False, read=read)
-    return QuantizedLayer(tuple(parts), (rows, columns), stored)
+    weight = grouped(_BITS, size, symmetric=False, act_order=False, read=read)
+    return QuantizedLayer(tuple(parts), (rows, columns), weight)
 
 
 def _in_order(codes: np.ndarray) -> np.ndarray:
-    """Codes [..., N] as packed to those of outputs 0, 1, 2 and so on."""
+    """Undo the interleaving of codes [..., N]: element n of the result is the code of output n."""
     return codes.reshape(*codes.shape[:-1], -1, len(_PLACES))[..., _PLACES].reshape(codes.shape)

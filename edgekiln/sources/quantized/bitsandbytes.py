@@ -1,9 +1,11 @@
-"""bitsandbytes checkpoints: NF4, with double quantization or not, and LLM.int8.
+"""Read bitsandbytes checkpoints: NF4, with or without double quantization, and LLM.int8().
 
-NF4: weight uint8 [N * K / 2, 1], the first of two codes in the high nibble; absmax, a scale a block of the flattened
-weight, or with double quantization codes into nested_quant_map, scaled by nested_absmax and shifted by an offset; a
-JSON text about it all. LLM.int8: weight int8 [N, K] and SCB [N], the largest weight of each row; at run time
-bitsandbytes multiplies the outliers among activations in floating point, which an engine does with all of them.
+NF4: weight uint8 [N * K / 2, 1] holds two codes per byte, the first in the high nibble. absmax has one scale per block
+of the flattened weight. With double quantization, absmax holds codes into nested_quant_map, which are scaled by
+nested_absmax and shifted by nested_offset. quant_state is a JSON text with shape and block size.
+
+LLM.int8(): weight int8 [N, K], and SCB [N], the absolute maximum of each row. bitsandbytes computes outlier activations
+in floating point; engines quantize all activations of a layer alike.
 """
 
 import json
@@ -21,12 +23,12 @@ from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged
 
 _STATE = ".weight.quant_state.bitsandbytes__nf4"
-_ROW_MAXIMA = ".SCB"
+_ROW_ABSMAX = ".SCB"
 _ROW_MAJOR = 0
 
 
 class BitsAndBytesConfig(BaseModel):
-    """What of a quantization_config matters here."""
+    """The fields of a quantization_config that are read."""
 
     quant_method: Literal["bitsandbytes"]
     load_in_4bit: bool = False
@@ -43,11 +45,19 @@ class _QuantState(BaseModel):
 
 
 def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConfig) -> dict[str, QuantizedLayer]:
-    """The quantized layers by module name.
+    """Find the quantized layers among the tensors `names`.
+
+    Args:
+        tensors: the checkpoint.
+        names: of all its tensors.
+        config: its quantization_config.
+
+    Returns:
+        The layers by module name.
 
     Raises:
-        SourceError: tensors are missing or contradict each other.
-        UnsupportedModelError: a codebook or blocks that engines do not have.
+        SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
+        UnsupportedModelError: the codebook is not NF4, or a block spans two rows.
     """
     known = set(names)
     if config.load_in_4bit and config.bnb_4bit_quant_type != "nf4":
@@ -56,7 +66,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConf
             "give the unquantized checkpoint"
         )
     four = {name.removesuffix(_STATE) for name in known if name.endswith(_STATE)}
-    eight = {name.removesuffix(_ROW_MAXIMA) for name in known if name.endswith(_ROW_MAXIMA)}
+    eight = {name.removesuffix(_ROW_ABSMAX) for name in known if name.endswith(_ROW_ABSMAX)}
     return {name: _nf4(tensors, name, known) for name in four} | {name: _int8(tensors, name, known) for name in eight}
 
 
@@ -100,17 +110,17 @@ def _scales(tensors: Tensors, weight: str, state: _QuantState) -> npt.NDArray[np
 
 
 def _int8(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
-    weight, maxima, layout = f"{name}.weight", name + _ROW_MAXIMA, f"{name}.weight_format"
+    weight, absmax, layout = f"{name}.weight", name + _ROW_ABSMAX, f"{name}.weight_format"
     if weight not in known:
         raise damaged(name, f"there is no {weight}")
     rows, columns = tensors.shape(weight)
-    if tensors.shape(maxima) != (rows,):
+    if tensors.shape(absmax) != (rows,):
         raise damaged(name, "its weight and SCB do not fit each other")
     if layout in known and (code := array(tensors, layout).item()) != _ROW_MAJOR:
         raise UnsupportedModelError(f"{name} is laid out for a GPU (weight_format {code}): save it row-major")
 
     def read() -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        return array(tensors, weight), np.divide(array(tensors, maxima), 127, dtype=np.float32)
+        return array(tensors, weight), np.divide(array(tensors, absmax), 127, dtype=np.float32)
 
-    parts = tuple(part for part in (weight, maxima, layout) if part in known)
+    parts = tuple(part for part in (weight, absmax, layout) if part in known)
     return QuantizedLayer(parts, (rows, columns), channels(columns, name, read))

@@ -1,10 +1,12 @@
-"""compressed-tensors checkpoints (llm-compressor): integers, packed or not.
+"""Read compressed-tensors checkpoints (llm-compressor) with integer weights, packed or not.
 
-Packed: weight_packed int32 [N, K * bits / 32] along the inputs, weight_scale [N, G], weight_zero_point int32
-[N * bits / 32, G] along the outputs unless symmetric, weight_shape [2], and weight_g_idx [K] after act-order. Not
-packed: weight int8 [N, K] and weight_scale [N, 1], [N, G] or [1]. All codes are signed; packed ones are stored plus
-half their range. How activations are quantized is the engine's own choice: the scale of a static input, input_scale
-float [1], is kept for engines that have static inputs, unless it has a zero point.
+Packed: weight_packed int32 [N, K * bits / 32] packs codes along K, weight_scale is [N, G], weight_zero_point int32
+[N * bits / 32, G] packs zero points along N (absent if symmetric), weight_shape is [2], and weight_g_idx [K] is there
+with act-order. Not packed: weight int8 [N, K], and weight_scale [N, 1], [N, G] or [1]. Codes are signed; packed codes
+are stored with an offset of 2^(bits - 1).
+
+The engine's recipe decides how activations are quantized, not the checkpoint. Its static activation scale, input_scale
+float [1], is kept for recipes with static activation scales, unless it has a zero point.
 """
 
 from collections.abc import Iterable
@@ -45,7 +47,7 @@ class _Group(BaseModel):
 
 
 class CompressedTensorsConfig(BaseModel):
-    """What of a quantization_config matters here; groups and bits are read off the tensors."""
+    """The fields of a quantization_config that are read; bits and group size are derived from the tensors."""
 
     quant_method: Literal["compressed-tensors"] = "compressed-tensors"
     format: str
@@ -59,11 +61,19 @@ _FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precisi
 
 
 def find_layers(tensors: Tensors, names: Iterable[str], config: CompressedTensorsConfig) -> dict[str, QuantizedLayer]:
-    """The quantized layers by module name.
+    """Find the quantized layers among the tensors `names`.
+
+    Args:
+        tensors: the checkpoint.
+        names: of all its tensors.
+        config: its quantization_config.
+
+    Returns:
+        The layers by module name.
 
     Raises:
-        SourceError: tensors are missing or contradict each other.
-        UnsupportedModelError: a format, codes or groups that engines do not have.
+        SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
+        UnsupportedModelError: the format, type, bits or group size cannot be kept.
     """
     _check(config)
     known = set(names)
@@ -125,8 +135,8 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
             zero_points = unpack(array(tensors, zeros).T, bits).T[:rows]
         return Groups(codes if order is None else codes[:, order], array(tensors, scale), zero_points, order)
 
-    stored = grouped(bits, engine_group(group_size, name), zeros not in parts, order is not None, read)
-    return QuantizedLayer(parts, (rows, columns), stored)
+    weight = grouped(bits, engine_group(group_size, name), zeros not in parts, order is not None, read)
+    return QuantizedLayer(parts, (rows, columns), weight)
 
 
 def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
@@ -170,11 +180,11 @@ def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[s
         )
 
     def read() -> Groups:
-        middle = np.uint8(0x80)
+        sign_bit = np.uint8(0x80)
         zero_points = None
         if asymmetric:
-            zero_points = array(tensors, f"{name}.weight_zero_point").astype(np.int8).view(np.uint8) ^ middle
+            zero_points = array(tensors, f"{name}.weight_zero_point").astype(np.int8).view(np.uint8) ^ sign_bit
             zero_points = np.broadcast_to(zero_points.reshape(-1, columns // group_size), scales().shape)
-        return Groups(codes().view(np.uint8) ^ middle, scales(), zero_points)
+        return Groups(codes().view(np.uint8) ^ sign_bit, scales(), zero_points)
 
-    return grouped(8, engine_group(group_size, name), not asymmetric, ordered=False, read=read)
+    return grouped(8, engine_group(group_size, name), not asymmetric, act_order=False, read=read)

@@ -1,8 +1,10 @@
-"""GGUF's block formats as grids in groups of 32.
+"""Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32.
 
-A block of a format with a minimum is w = d·q + m. With codes counted from the middle c of their range that is
-d·(q - c) + (m + c·d): a symmetric grid and an offset a group. Formats of ggml that have blocks of 16 or look codes up
-in a table are quantized again, to 8 bits, which adds little to their own error.
+A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. ggml formats with blocks of 16 or with codebooks
+are dequantized and quantized again to 8 bits, which adds little to their own error.
+
+The layouts of the blocks are those of ggml-quants.c.
 """
 
 from collections.abc import Callable
@@ -19,53 +21,60 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 
 GROUP = 32
 _FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
-_AGAIN = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
+_REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
 class Blocks(NamedTuple):
-    """Groups of 32: codes uint8 [G, 32], scales float32 [G], minima float32 [G] or None where code `middle` is zero."""
+    """Blocks of a tensor as G groups of 32.
+
+    Attributes:
+        codes: uint8 [G, 32].
+        scales: float32 [G].
+        mins: float32 [G]; None in formats without a min, whose codes are around `Format.zero_point`.
+    """
 
     codes: Bytes
     scales: Floats
-    minima: Floats | None = None
+    mins: Floats | None = None
 
 
 class Format(NamedTuple):
-    """How a format is unpacked.
+    """A block format of ggml.
 
     Attributes:
-        block_bytes: bytes of a block of the file, which may be several groups.
-        middle: the code in the middle of the range.
-        minima: whether blocks have one.
-        unpack: uint8 [blocks, block_bytes] to groups.
+        block_bytes: size of a block in the file; a block of a K format is eight groups.
+        zero_point: 2^(bits - 1).
+        has_min: blocks have a min.
+        unpack: converts uint8 [blocks, block_bytes] to groups.
     """
 
     block_bytes: int
-    middle: int
-    minima: bool
+    zero_point: int
+    has_min: bool
     unpack: Callable[[Bytes], Blocks]
 
     @property
     def scheme(self) -> Scheme:
-        bits = 4 if self.middle == 8 else 8
-        return Scheme(bits=bits, group_size=GROUP, symmetric=True, activation="none", offsets=self.minima)
+        """The scheme of the unpacked weight; 5-bit codes become 8-bit codes."""
+        bits = 4 if self.zero_point == 8 else 8
+        return Scheme(bits=bits, group_size=GROUP, symmetric=True, activation="none", group_bias=self.has_min)
 
 
 def _half(raw: Bytes) -> Floats:
-    """The float16 in two bytes [B, 2] as float32 [B]."""
+    """Read float16 values of two bytes each, [B, 2], as float32 [B]."""
     return np.ascontiguousarray(raw).view("<f2")[:, 0].astype(np.float32)
 
 
 def _nibbles(raw: Bytes) -> Bytes:
-    """[B, n] bytes to [B, 2n] codes: all low nibbles, then all high ones."""
+    """Unpack bytes [B, n] to codes [B, 2n]: the low nibbles, then the high nibbles."""
     return np.concatenate([raw & 15, raw >> 4], axis=1)
 
 
 def _fifth_bits(raw: Bytes) -> Bytes:
-    """Bits of [B, 4] bytes, least significant first, as 16 or 0."""
+    """Unpack the fifth bits of 32 codes, bytes [B, 4], least significant bit first: 16 or 0, [B, 32]."""
     return np.left_shift(np.unpackbits(raw, axis=1, bitorder="little"), 4, dtype=np.uint8)
 
 
@@ -86,26 +95,27 @@ def _q5_1(raw: Bytes) -> Blocks:
 
 
 def _q8_0(raw: Bytes) -> Blocks:
-    # Two's complement with the sign bit flipped counts from -128.
+    # Flipping the sign bit turns int8 codes into uint8 codes with zero point 128.
     return Blocks(raw[:, 2:] ^ np.uint8(0x80), _half(raw[:, :2]))
 
 
 def _six_bits(raw: Bytes) -> tuple[Bytes, Bytes]:
-    """The 8 scales and 8 minima [B, 8] of 6 bits in the 12 bytes of a K block.
+    """Unpack the 8 scales and 8 mins of 6 bits, [B, 8] each, from the 12 bytes of a K block.
 
-    The first four of each are the low six bits of bytes 0 to 3 and 4 to 7; the low nibbles of the last four share
-    bytes 8 to 11, and their upper two bits are on top of the first four.
+    Scales 0 to 3 are the low six bits of bytes 0 to 3, mins 0 to 3 those of bytes 4 to 7. Scales and mins 4 to 7 have
+    their low four bits in the low and high nibbles of bytes 8 to 11, and their upper two bits in bytes 0 to 3 and 4 to
+    7. This is ggml's get_scale_min_k4.
     """
-    low, middle, shared = raw[:, 0:4], raw[:, 4:8], raw[:, 8:12]
-    scales = np.concatenate([low & 63, (shared & 15) | (low >> 6) << 4], axis=1)
-    minima = np.concatenate([middle & 63, (shared >> 4) | (middle >> 6) << 4], axis=1)
-    return scales, minima
+    first, second, shared = raw[:, 0:4], raw[:, 4:8], raw[:, 8:12]
+    scales = np.concatenate([first & 63, (shared & 15) | (first >> 6) << 4], axis=1)
+    mins = np.concatenate([second & 63, (shared >> 4) | (second >> 6) << 4], axis=1)
+    return scales, mins
 
 
 def _k_blocks(raw: Bytes, codes: Bytes) -> Blocks:
-    scales, minima = _six_bits(raw[:, 4:16])
+    scales, mins = _six_bits(raw[:, 4:16])
     scale = _half(raw[:, 0:2])[:, None] * scales.astype(np.float32)
-    minimum = -_half(raw[:, 2:4])[:, None] * minima.astype(np.float32)
+    minimum = -_half(raw[:, 2:4])[:, None] * mins.astype(np.float32)
     return Blocks(codes.reshape(-1, GROUP), scale.reshape(-1), minimum.reshape(-1))
 
 
@@ -114,7 +124,7 @@ def _q4_k(raw: Bytes) -> Blocks:
 
 
 def _q5_k(raw: Bytes) -> Blocks:
-    # Bit j of byte i is the fifth bit of weight i of group j.
+    # Bit j of byte i is the fifth bit of element i of group j.
     high = np.unpackbits(raw[:, 16:48, None], axis=2, bitorder="little").transpose(0, 2, 1)
     codes = _nibbles(raw[:, 48:].reshape(-1, GROUP)).reshape(-1, 8, GROUP)
     return _k_blocks(raw, codes | np.left_shift(high, 4, dtype=np.uint8))
@@ -131,46 +141,46 @@ FORMATS = {
 }
 
 
-def stored_gguf(
+def prequantized_gguf(
     kind: int,
     rows: npt.NDArray[np.int64] | None,
     raw: Callable[[], Bytes],
     dequantized: Callable[[], Floats],
 ) -> PrequantizedWeight | None:
-    """A weight [N, K] of a GGUF file, K a multiple of 32.
+    """The quantized weight [N, K] of a tensor in a GGUF file; K must be a multiple of 32.
 
     Args:
-        kind: its ggml type.
-        rows: which row of the file each row of the model is; None for the same.
-        raw: reads its bytes, uint8 [N, bytes a row].
-        dequantized: reads it as float32 [N, K], rows as the model has them.
+        kind: the tensor's ggml type.
+        rows: int64 [N], the row in the file of each row of the model's weight; None for the identity.
+        raw: reads the tensor's bytes, uint8 [N, bytes per row], rows in the file's order.
+        dequantized: reads the weight as float32 [N, K], rows in the model's order.
 
     Returns:
-        None for floating point.
+        The weight; None if the tensor holds floats.
     """
     if Kind(kind) in _FLOAT:
         return None
     form = FORMATS.get(Kind(kind))
     if form is None:
-        note = f"{Kind(kind).name} has no counterpart among the grids of engines and is quantized again, to 8 bits"
-        return PrequantizedWeight(_AGAIN, lambda: _again(dequantized()), note=note)
+        note = f"{Kind(kind).name} has no counterpart among the formats of engines and is quantized again, to 8 bits"
+        return PrequantizedWeight(_REQUANTIZED, lambda: _requantize(dequantized()), note=note)
     return PrequantizedWeight(form.scheme, lambda: _unpack(form, raw(), rows))
 
 
-def _again(weight: Floats) -> QuantizedWeight:
+def _requantize(weight: Floats) -> QuantizedWeight:
     import torch
 
-    return quantize(torch.from_numpy(weight), _AGAIN)
+    return quantize(torch.from_numpy(weight), _REQUANTIZED)
 
 
 def _unpack(form: Format, raw: Bytes, rows: npt.NDArray[np.int64] | None) -> QuantizedWeight:
     if rows is not None:
         raw = raw[rows]
     blocks = form.unpack(raw.reshape(-1, form.block_bytes))
-    # Codes of five bits stand in the middle of eight.
-    codes = blocks.codes + np.uint8(128 - form.middle) if form.scheme.bits == 8 else blocks.codes
+    # 5-bit codes are shifted so that their zero point becomes 128, that of 8-bit codes.
+    codes = blocks.codes + np.uint8(128 - form.zero_point) if form.scheme.bits == 8 else blocks.codes
     shape = (len(raw), -1)
-    offsets = None if blocks.minima is None else (blocks.minima + form.middle * blocks.scales).reshape(shape)
+    group_bias = None if blocks.mins is None else (blocks.mins + form.zero_point * blocks.scales).reshape(shape)
     return QuantizedWeight(
         scheme=form.scheme,
         codes=codes.reshape(shape),
@@ -178,5 +188,5 @@ def _unpack(form: Format, raw: Bytes, rows: npt.NDArray[np.int64] | None) -> Qua
         zero_points=None,
         relative_error=0.0,
         clipped=0.0,
-        offsets=offsets,
+        group_bias=group_bias,
     )

@@ -1,7 +1,7 @@
-"""GPTQ checkpoints (AutoGPTQ, GPTQModel): qweight, qzeros, scales and, for act-order, g_idx of each layer.
+"""Read GPTQ checkpoints (AutoGPTQ, GPTQModel).
 
-qweight int32 [K * bits / 32, N] packs codes along the inputs, qzeros int32 [G, N * bits / 32] zero points along the
-outputs; scales are [G, N]; g_idx [K] names the group of each input.
+A layer has qweight int32 [K * bits / 32, N], which packs codes along K, qzeros int32 [G, N * bits / 32], which packs
+zero points along N, scales [G, N] and, with act-order, g_idx int32 [K], the group of each input channel.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ _SUFFIX = ".qweight"
 
 
 class GptqConfig(BaseModel):
-    """What of a quantization_config matters here; bits and groups are read off the tensors.
+    """The fields of a quantization_config that are read; a layer's bits and group size are derived from its tensors.
 
     Attributes:
-        sym: all zero points are the middle code.
-        checkpoint_format: `gptq` stores zero points less one, `gptq_v2` as they are.
+        sym: symmetric quantization: every zero point is 2^(bits - 1).
+        checkpoint_format: `gptq` stores zero points minus 1, `gptq_v2` unchanged.
     """
 
     quant_method: Literal["gptq"]
@@ -40,11 +40,19 @@ class GptqConfig(BaseModel):
 
 
 def find_layers(tensors: Tensors, names: Iterable[str], config: GptqConfig) -> dict[str, QuantizedLayer]:
-    """The quantized layers by module name.
+    """Find the quantized layers among the tensors `names`.
+
+    Args:
+        tensors: the checkpoint.
+        names: of all its tensors.
+        config: its quantization_config.
+
+    Returns:
+        The layers by module name.
 
     Raises:
-        SourceError: tensors are missing or contradict each other.
-        UnsupportedModelError: groups that engines do not have.
+        SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
+        UnsupportedModelError: the group size is no multiple of 32, or groups differ in size.
     """
     known = set(names)
     return {
@@ -77,7 +85,7 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
         codes = unpack(array(tensors, parts["qweight"]).T, bits)
         zero_words = array(tensors, parts["qzeros"])
         if config.checkpoint_format == "gptq":
-            # As the libraries do it: one for every code of the word, carries and all.
+            # As GPTQModel does: add 1 to every code of the packed word in one addition, carries included.
             zero_words = zero_words.view(np.uint32) + np.uint32(0xFFFFFFFF // ((1 << bits) - 1))
         zero_points = unpack(zero_words, bits).T
         if config.sym and (zero_points != 1 << bits - 1).any():
@@ -89,5 +97,5 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
             order,
         )
 
-    stored = grouped(bits, engine_group(group_size, name), config.sym, order is not None, read)
-    return QuantizedLayer(tuple(parts.values()), (rows, columns), stored)
+    weight = grouped(bits, engine_group(group_size, name), config.sym, order is not None, read)
+    return QuantizedLayer(tuple(parts.values()), (rows, columns), weight)

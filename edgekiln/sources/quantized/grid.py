@@ -1,4 +1,4 @@
-"""From a checkpoint's grid to the grids that engines have."""
+"""Convert the codes, scales and zero points of checkpoint formats to `QuantizedWeight`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Tensors(Protocol):
-    """The tensors of a checkpoint by the names they are stored under."""
+    """The tensors of a checkpoint, by name."""
 
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str) -> torch.Tensor: ...
@@ -25,37 +25,41 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A weight [N, K] that stands in a checkpoint as several tensors.
+    """A quantized weight [N, K] that a checkpoint holds in several tensors.
 
     Attributes:
-        parts: the names of those, all of them.
+        parts: names of all these tensors.
         shape: (N, K).
-        stored: the weight.
+        weight: the weight.
     """
 
     parts: tuple[str, ...]
     shape: tuple[int, int]
-    stored: PrequantizedWeight
+    weight: PrequantizedWeight
 
 
 def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:
-    """A stored tensor in numpy, any float type as float32."""
+    """Read a tensor as a numpy array; every float dtype becomes float32."""
     tensor = tensors.read(name)
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
 def unpack(words: npt.NDArray[np.int32] | npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
-    """The codes in int32 [..., W], lowest bits first: uint8 [..., W * 32 / bits]."""
+    """Unpack int32 words [..., W], least significant bits first, to uint8 codes [..., W * 32 / bits]."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     codes = np.ascontiguousarray(words).view(np.uint32)[..., None] >> shifts & np.uint32((1 << bits) - 1)
     return codes.astype(np.uint8).reshape(*words.shape[:-1], -1)
 
 
 def engine_group(group_size: int, name: str) -> int:
-    """The largest group of engines that divides a checkpoint's, whose scale is then repeated.
+    """The largest group size of engines that divides `group_size`; scales are then repeated.
+
+    Args:
+        group_size: the checkpoint's.
+        name: of the layer, for the error message.
 
     Raises:
-        UnsupportedModelError: none does.
+        UnsupportedModelError: no group size of engines divides it.
     """
     for size in sorted(GROUP_SIZES, reverse=True):
         if group_size % size == 0:
@@ -68,13 +72,13 @@ def engine_group(group_size: int, name: str) -> int:
 
 @dataclass(frozen=True)
 class Groups:
-    """A weight as a checkpoint has it: `scale * (code - zero point)`, groups along the columns in `order`.
+    """A weight [N, K] in groups along K: `scale * (code - zero_point)`.
 
     Attributes:
-        codes: uint8 [N, K], column order[j] of the weight at j.
-        scales: [N, G].
-        zero_points: [N, G]; None where all are the middle code.
-        order: int64 [K]; None where the columns are in order.
+        codes: uint8 [N, K]; with act-order, column j is input channel order[j].
+        scales: float32 [N, G].
+        zero_points: uint8 [N, G]; None if all are 2^(bits - 1).
+        order: int64 [K], the act-order permutation; None for the identity.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -84,10 +88,18 @@ class Groups:
 
 
 def grouped(
-    bits: int, group_size: int, symmetric: bool, ordered: bool, read: Callable[[], Groups]
+    bits: int, group_size: int, symmetric: bool, act_order: bool, read: Callable[[], Groups]
 ) -> PrequantizedWeight:
-    """A weight in groups of `group_size`, one of the engines' own or a multiple of it in the checkpoint."""
-    scheme = Scheme(bits, group_size, symmetric, "none", ordered=ordered)
+    """A group-wise quantized weight.
+
+    Args:
+        bits: 4 or 8.
+        group_size: the engine's, see `engine_group`; scales and zero points of larger groups are repeated.
+        symmetric: all zero points are 2^(bits - 1).
+        act_order: the groups are of permuted input channels.
+        read: reads the checkpoint's groups.
+    """
+    scheme = Scheme(bits, group_size, symmetric, "none", act_order=act_order)
 
     def weight() -> QuantizedWeight:
         groups = read()
@@ -110,12 +122,19 @@ def channels(
     read: Callable[[], tuple[npt.NDArray[np.int8], Floats]],
     input_scale: Callable[[], float] | None = None,
 ) -> PrequantizedWeight:
-    """int8 [N, K] with a scale a row: for layers with int8 activations as it is, else in groups that repeat the scale.
+    """An int8 weight [N, K] with one scale per output channel.
 
-    A layer that is to have a static input keeps `input_scale` where there is one.
+    Layers with int8 activations keep it unchanged. Weight-only layers get groups that repeat the scale. Layers with
+    static activation scales keep `input_scale`, if there is one.
+
+    Args:
+        columns: K.
+        name: of the layer, for error messages.
+        read: reads the codes, int8 [N, K], and the scales, float32 [N].
+        input_scale: reads the static scale of the layer's input; None if the checkpoint has none.
 
     Raises:
-        UnsupportedModelError: no group size divides the columns.
+        UnsupportedModelError: no group size of engines divides K.
     """
     scheme = Scheme(8, None, True, "int8-per-token")
 
@@ -127,7 +146,7 @@ def channels(
         codes, scales = read()
         return Groups(codes.view(np.uint8) ^ np.uint8(0x80), scales[:, None])
 
-    others = [grouped(8, engine_group(columns, name), symmetric=True, ordered=False, read=shifted)]
+    others = [grouped(8, engine_group(columns, name), symmetric=True, act_order=False, read=shifted)]
     if input_scale is not None:
         static = replace(scheme, activation="int8-static")
         others.append(PrequantizedWeight(static, lambda: replace(weight(), scheme=static, input_scale=input_scale())))
@@ -135,10 +154,15 @@ def channels(
 
 
 def column_order(groups: npt.NDArray[Any], group_size: int, name: str) -> npt.NDArray[np.int64] | None:
-    """The order that brings columns, column k in group groups[k], into consecutive groups; None if they are already.
+    """The act-order permutation that makes the groups consecutive: int64 [K], or None for the identity.
+
+    Args:
+        groups: [K], the group of each input channel (GPTQ's g_idx).
+        group_size: input channels per group.
+        name: of the layer, for the error message.
 
     Raises:
-        UnsupportedModelError: the groups are not all of `group_size`.
+        UnsupportedModelError: a group has another size.
     """
     regular = np.arange(len(groups)) // group_size
     if np.array_equal(groups, regular):
@@ -153,7 +177,7 @@ def column_order(groups: npt.NDArray[Any], group_size: int, name: str) -> npt.ND
 
 
 def damaged(name: str, why: str) -> SourceError:
-    """The error for tensors that contradict each other."""
+    """The error for tensors that are missing or contradict each other."""
     return SourceError(f"{name} is damaged: {why}; download the checkpoint again")
 
 

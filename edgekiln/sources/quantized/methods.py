@@ -1,4 +1,4 @@
-"""Hugging Face directories whose weights arrive quantized: one importer a `quant_method`."""
+"""Quantized Hugging Face checkpoints: the table of readers by `quant_method`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors
 
 
 class Files(Tensors, Protocol):
-    """All tensors of a checkpoint."""
+    """The tensors of a checkpoint, as `SafetensorsReader` gives them."""
 
     nbytes: int
 
@@ -30,10 +30,17 @@ _METHODS: dict[str, tuple[type[BaseModel], _Find]] = {
 
 
 def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | None:
-    """What config.json says of the weights' quantization, checked; None where they are floats.
+    """Validate the quantization_config of a config.json.
+
+    Args:
+        raw: config.json.
+        where: the checkpoint, for error messages.
+
+    Returns:
+        The configuration of the method; None if the weights are not quantized.
 
     Raises:
-        UnsupportedModelError: a method, or a variant of one, that cannot be read.
+        UnsupportedModelError: the method, or the value of a field, cannot be read.
     """
     quantization = raw.get("quantization_config") or raw.get("compression_config")
     if not quantization:
@@ -62,12 +69,21 @@ def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | No
         ) from error
 
 
-class QuantizedFiles:
-    """The tensors of a quantized checkpoint under the names they would have in floating point.
+class PrequantizedTensors:
+    """`CheckpointTensors` of a quantized checkpoint, under the names of the unquantized checkpoint.
+
+    Args:
+        files: the tensors in the checkpoint.
+        config: its `quantization_config`.
+        where: the checkpoint, for error messages.
+
+    Attributes:
+        floats: names of the tensors that are not quantized.
+        nbytes: size of the checkpoint, in bytes.
 
     Raises:
-        SourceError: tensors are missing or contradict each other.
-        UnsupportedModelError: something that engines cannot carry; the message says what.
+        SourceError: tensors are missing, or their shapes or values contradict each other.
+        UnsupportedModelError: codes or groups that engines cannot hold; the message says which.
     """
 
     def __init__(self, files: Files, config: BaseModel, where: object) -> None:
@@ -91,11 +107,11 @@ class QuantizedFiles:
         return self._layers[name].shape if name in self._layers else self._files.shape(name)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, a quantized one as float32."""
+        """The tensor; a quantized one is dequantized to float32."""
         if name in self._layers:
-            return torch.from_numpy(self._layers[name].stored.read().dequantize())
+            return torch.from_numpy(self._layers[name].weight.read().dequantize())
         return self._files.read(name)
 
-    def stored(self, name: str) -> PrequantizedWeight | None:
-        """The weight as it arrives quantized."""
-        return self._layers[name].stored if name in self._layers else None
+    def prequantized(self, name: str) -> PrequantizedWeight | None:
+        """The weight with the checkpoint's codes and scales; None if it holds floats."""
+        return self._layers[name].weight if name in self._layers else None

@@ -13,7 +13,7 @@ from edgekiln.engine.reports import ScaleHistogram
 def test_a_channel_weight() -> None:
     weight = torch.tensor([[127.0, -1.0], [128.0, -254.0]]).repeat(1, 16)
     report = layer_report(quantize(weight, Scheme(8, None, True, "int8-per-token")), output_error=0.25)
-    assert (report.rows, report.columns) == (2, 32)
+    assert (report.out_features, report.in_features) == (2, 32)
     assert (report.bits, report.group_size, report.symmetric, report.activation) == (8, None, True, "int8-per-token")
     assert (report.scale_min, report.scale_max) == (pytest.approx(1.0), pytest.approx(2.0, rel=1e-4))
     assert (report.zero_points, report.clipped, report.output_error) == (None, 0.0, 0.25)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekiln.calib.analysis.output_error import ROWS, output_error, sample_inputs
+from edgekiln.calib.analysis.output_error import MAX_TOKENS, output_error, sample_inputs
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from support.models import tiny_model
@@ -36,11 +36,11 @@ def test_layers_are_seen_with_what_they_read() -> None:
     names = [f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.q_proj", "self_attn.k_proj")]
     inputs = sample_inputs(model, [*names, "model.layers.1.mlp.down_proj"], windows)
     assert inputs[names[0]] is inputs[names[1]], "readers of one tensor share its rows"
-    assert inputs["model.layers.1.mlp.down_proj"].shape == (4 * 30, 128), "fewer tokens than ROWS are all kept"
+    assert inputs["model.layers.1.mlp.down_proj"].shape == (4 * 30, 128), "fewer tokens than MAX_TOKENS are all kept"
     with torch.no_grad():
         states = model.model(torch.from_numpy(windows[:4]), output_hidden_states=True).hidden_states[1]
         expected = model.model.layers[1].input_layernorm(states).reshape(-1, 64)
     torch.testing.assert_close(inputs[names[2]], expected)
     long = sample_inputs(model, names[:1], np.random.default_rng(0).integers(0, 256, (4, 100)))
-    assert long[names[0]].shape == (ROWS, 64)
+    assert long[names[0]].shape == (MAX_TOKENS, 64)
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -43,7 +43,7 @@ def test_scores_are_those_of_transformers_at_every_position(config: PreTrainedCo
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).float().eval()
     source = ModelSource(
-        reference="tiny",
+        model_id="tiny",
         name="tiny",
         config=config,
         tokenizer_json="{}",

@@ -1,4 +1,4 @@
-"""The engine directory: what is read is checked, what is written is whole or not there."""
+"""The engine directory: engine.json is validated when it is read, and an engine is written atomically."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def edit(engine: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (engine / "engine.json").write_text(json.dumps(raw))
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_manifest_is_read_back_as_written(tmp_path: Path) -> None:
     written = fill(tmp_path)
     assert read_manifest(tmp_path) == written
     assert read_manifest(str(tmp_path)).files.keys() == {"generate.onnx", "weights.bin"}
@@ -91,7 +91,7 @@ def test_damaged_json(engine: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("version", [3, 10**9, "2", None, 1.5])
 def test_a_newer_schema(engine: Path, version: object) -> None:
-    # A newer manifest may hold anything: only its version is looked at.
+    # The fields of a newer manifest are unknown: only its version is read.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
     with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 2: upgrade edgekiln"):
         read_manifest(engine)
@@ -178,7 +178,7 @@ def test_an_engine_is_replaced_only_at_the_end(engine: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_failure_leaves_what_was_there(engine: Path, error: BaseException) -> None:
+def test_a_failure_leaves_the_old_engine(engine: Path, error: BaseException) -> None:
     def build() -> None:
         with atomic_directory(engine) as directory:
             fill(directory, name="new")
@@ -200,7 +200,7 @@ def test_an_empty_directory_is_a_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])
-def test_what_is_not_an_engine_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_a_target_that_is_not_an_engine_is_kept(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "thesis"
     if kind == "directory":
         target.mkdir()

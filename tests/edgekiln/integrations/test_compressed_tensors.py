@@ -17,12 +17,12 @@ from edgekiln import runtimes
 from edgekiln.calib.data.options import DataOptions
 from edgekiln.calib.evaluation.hf_reference import load_model, model_scorer
 from edgekiln.calib.evaluation.perplexity import perplexity
-from edgekiln.calib.formats.fake_quant import round_static
+from edgekiln.calib.formats.fake_quant import fake_quantize_static
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.engine.directory import QUANTIZATION_FILE
-from edgekiln.engine.reports import QuantizationRecord, read_quantization
+from edgekiln.engine.reports import QuantizationReport, read_quantization
 from edgekiln.errors import EngineError, UnsupportedModelError
 from edgekiln.integrations import compressed_tensors as handover
 from edgekiln.integrations.compressed_tensors import save_compressed_tensors
@@ -122,15 +122,15 @@ def test_static_inputs_are_rounded_as_ours(tiny_checkpoint: Path, tmp_path: Path
     with torch.no_grad():
         exact = ours(torch.from_numpy(TOKENS[None, :100])).logits
     for name, record in records.items():
-        rounds = partial(round_static, scale=record.input_scale)
+        rounds = partial(fake_quantize_static, scale=record.input_scale)
         ours.get_submodule(name).register_forward_pre_hook(lambda _, x, rounds=rounds: (rounds(x[0]),))
     with torch.no_grad():
         expected, result = (model(torch.from_numpy(TOKENS[None, :100])).logits for model in (ours, theirs))
     apart = float((result - expected).norm())
     assert apart < 0.3 * float((expected - exact).norm()), "closer to the rounded model than that is to the exact one"
-    kept = resolve(str(tmp_path / "out")).weights.stored("model.layers.0.mlp.up_proj.weight")
+    kept = resolve(str(tmp_path / "out")).weights.prequantized("model.layers.0.mlp.up_proj.weight")
     assert kept is not None
-    form = kept.suiting(Scheme(8, None, True, "int8-static"))
+    form = kept.matching(Scheme(8, None, True, "int8-static"))
     assert form is not None
     assert form.read().input_scale == pytest.approx(records["model.layers.0.mlp.up_proj"].input_scale)
 
@@ -255,5 +255,5 @@ def test_only_its_own_work_is_replaced(tiny_checkpoint: Path, tiny_engine: Path,
 def test_the_record_is_part_of_the_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write(tiny_checkpoint, tmp_path / "out", Recipe(default=INT4))
     raw = json.loads((tmp_path / "out" / QUANTIZATION_FILE).read_text())
-    record = QuantizationRecord.model_validate(raw)
+    record = QuantizationReport.model_validate(raw)
     assert all(0 < layer.relative_error < 0.02 for layer in record.layers.values())

@@ -1,4 +1,4 @@
-"""Local directories: every family is compared with transformers' own loading; every bad checkpoint has its sentence."""
+"""Local directories: weights equal those that transformers loads, and every damaged checkpoint has its own error."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ FAMILIES = {
     "gemma3_text": {"head_dim": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "gpt_neox": {},
-    # Stored as one tensor an expert, merged by transformers when it loads.
+    # One tensor per expert in the checkpoint, which transformers merges when it loads.
     "mixtral": EXPERTS,
     "qwen3_moe": {"num_experts": 12, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
 }
@@ -68,7 +68,7 @@ def edit(path: Path, **changes: object) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shard", ["1GB", "20KB"], ids=["single", "sharded"])
-def test_weights_are_those_transformers_loads(tmp_path: Path, family: str, shard: str) -> None:
+def test_weights_equal_those_that_transformers_loads(tmp_path: Path, family: str, shard: str) -> None:
     directory = build(tmp_path / family, family, shard)
     assert (shard == "1GB") == (directory / "model.safetensors").is_file()
     expected = AutoModelForCausalLM.from_pretrained(directory).state_dict()
@@ -82,14 +82,14 @@ def test_weights_are_those_transformers_loads(tmp_path: Path, family: str, shard
     assert len({expected[name].data_ptr() for name in listed}) == len(listed)
 
 
-def test_source_carries_config_tokenizer_and_defaults(llama: Path) -> None:
+def test_source_has_config_tokenizer_and_defaults(llama: Path) -> None:
     source = resolve(str(llama))
-    assert (source.name, source.reference, source.config.model_type) == ("llama", str(llama), "llama")
+    assert (source.name, source.model_id, source.config.model_type) == ("llama", str(llama), "llama")
     assert source.special_tokens.model_dump() == {"bos": 1, "eos": [3, 4, 2], "pad": None, "add_bos": True}
     assert source.sampling.model_dump(exclude_none=True) == {"temperature": 0.6, "top_k": 20}
     assert source.chat_template is not None
     assert source.chat_template.startswith("{{ bos_token }}")
-    # The truncation the checkpoint was trained with must not cut a prompt.
+    # The checkpoint's truncation must not apply to prompts.
     assert Tokenizer.from_str(source.tokenizer_json).encode("hello world " * 3).ids == [1, *[5, 6] * 3]
 
 
@@ -98,13 +98,13 @@ def test_greedy_generation_config_gives_no_temperature(llama: Path) -> None:
     assert resolve(str(llama)).sampling.model_dump(exclude_none=True) == {"repetition_penalty": 1.2}
 
 
-def test_stored_dtype_is_kept(llama: Path) -> None:
+def test_dtype_of_the_checkpoint_is_kept(llama: Path) -> None:
     path = llama / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     assert resolve(str(llama)).weights.read("model.norm.weight").dtype == torch.bfloat16
 
 
-def test_head_stored_with_other_values_is_not_tied(tmp_path: Path) -> None:
+def test_head_with_other_values_is_not_tied(tmp_path: Path) -> None:
     directory = build(tmp_path / "model", "llama", tie_word_embeddings=True)
     path = directory / "model.safetensors"
     tensors = load_file(path)
@@ -116,7 +116,7 @@ def test_head_stored_with_other_values_is_not_tied(tmp_path: Path) -> None:
     assert source.config.tie_word_embeddings is False
 
 
-def test_head_alone_serves_as_embedding_when_tied(tmp_path: Path) -> None:
+def test_embedding_missing_from_a_tied_checkpoint_is_read_from_the_head(tmp_path: Path) -> None:
     directory = build(tmp_path / "model", "llama", tie_word_embeddings=True)
     path = directory / "model.safetensors"
     tensors = load_file(path)
@@ -254,17 +254,17 @@ def test_unused_tensor_is_noted(llama: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "message"),
+    ("model_id", "message"),
     [
-        ("", "reference is empty"),
+        ("", "model argument is empty"),
         ("no-such-model", r"no model 'no-such-model'.*owner/name.*smollm2-135m"),
         ("./no/such/directory", "no such directory or file"),
         ("missing/model.gguf", "no such directory or file"),
     ],
 )
-def test_unknown_reference_is_one_sentence(reference: str, message: str) -> None:
+def test_unknown_model_argument_is_one_sentence(model_id: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        resolve(reference)
+        resolve(model_id)
 
 
 def test_alias_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_alias_without_its_package_says_how_to_get_it(monkeypatch: pytest.Monkey
 
 
 def test_importing_sources_is_light() -> None:
-    code = "import sys, edgekiln.sources; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+    code = "import sys, edgekiln.sources.resolve; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

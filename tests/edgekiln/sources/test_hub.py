@@ -1,5 +1,7 @@
-"""Hub downloads against a small server that speaks the hub's protocol, in a process of its own (its address is read at
-import)."""
+"""Hub downloads from a small server with the hub's protocol.
+
+The client runs in its own process, because huggingface_hub reads the server's address when it is imported.
+"""
 
 import hashlib
 import json
@@ -19,14 +21,14 @@ COMMIT = "a" * 40
 CLIENT = """
 import json, sys
 from edgekiln.errors import EdgekilnError
-from edgekiln.sources import resolve
+from edgekiln.sources.resolve import resolve
 steps, answers = [], {}
-for reference in sys.argv[1:]:
+for model_id in sys.argv[1:]:
     try:
-        source = resolve(reference, progress=lambda step, done: steps.append((step, done)))
-        answers[reference] = [source.name, list(source.weights.read("model.norm.weight").shape)]
+        source = resolve(model_id, progress=lambda step, done: steps.append((step, done)))
+        answers[model_id] = [source.name, list(source.weights.read("model.norm.weight").shape)]
     except EdgekilnError as error:
-        answers[reference] = f"{type(error).__name__}: {error}"
+        answers[model_id] = f"{type(error).__name__}: {error}"
 print(json.dumps({"answers": answers, "steps": steps}))
 """
 
@@ -122,13 +124,13 @@ def sha(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def ask(home: Path, endpoint: str, *references: str, offline: bool = False) -> dict:
+def ask(home: Path, endpoint: str, *model_ids: str, offline: bool = False) -> dict:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
     }
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, *references],
+        [sys.executable, "-c", CLIENT, *model_ids],
         capture_output=True,
         text=True,
         env={**kept, **settings},

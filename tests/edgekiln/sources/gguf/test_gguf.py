@@ -1,4 +1,4 @@
-"""GGUF models: the mapping against transformers' loader, the tokenizer against what the file says."""
+"""GGUF models: weights compared with transformers' loader, tokenizers with the metadata of the file."""
 
 import math
 import struct
@@ -40,7 +40,7 @@ def tiny(tmp_path: Path) -> Path:
     return write(tmp_path / "tiny model.gguf", "llama", llama_tensors()[1])
 
 
-def test_llama_weights_are_the_ones_converted(tiny: Path) -> None:
+def test_llama_weights_equal_those_before_conversion(tiny: Path) -> None:
     source = resolve(str(tiny))
     expected = llama_tensors()[0]
     assert set(source.weights.keys()) == set(expected)
@@ -56,7 +56,7 @@ def test_llama_weights_are_the_ones_converted(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_1", "Q8_0"])
-def test_blocks_are_dequantized_as_gguf_does(tmp_path: Path, kind: str) -> None:
+def test_blocks_are_dequantized_as_the_gguf_package_does(tmp_path: Path, kind: str) -> None:
     quantization = gguf.GGMLQuantizationType[kind]
     ours, theirs = llama_tensors()
     blocks = gguf.quants.quantize(ours["model.layers.0.mlp.up_proj.weight"], quantization)
@@ -67,10 +67,10 @@ def test_blocks_are_dequantized_as_gguf_does(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("make", [qwen3moe, gpt2], ids=["experts", "transposed"])
-def test_mapping_is_that_of_transformers(tmp_path: Path, make: Any) -> None:
+def test_weights_equal_those_that_transformers_loads(tmp_path: Path, make: Any) -> None:
     path = make(tmp_path / "model.gguf")
     source = resolve(str(path))
-    # transformers keeps neither gpt2's inner width nor a vocabulary apart from its tokens: it loads into our config.
+    # transformers ignores gpt2's inner width and the padded vocabulary size: it gets our configuration.
     expected = AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file=path.name, config=AutoConfig.for_model(**source.config.to_dict()), dtype=torch.float32
     ).state_dict()
@@ -81,7 +81,7 @@ def test_mapping_is_that_of_transformers(tmp_path: Path, make: Any) -> None:
 def test_llama3_rotary_scaling_is_recovered_from_its_divisors(tmp_path: Path) -> None:
     frequencies = 1.0 / 10000.0 ** (np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     divisors = []
-    # Llama 3.1's published rule, wavelength by wavelength.
+    # Llama 3.1's formula, for one wavelength at a time.
     for frequency in frequencies:
         wavelength = 2 * math.pi / frequency
         smooth = (8192 / wavelength - 1) / (4 - 1)
@@ -101,7 +101,7 @@ def test_llama3_rotary_scaling_is_recovered_from_its_divisors(tmp_path: Path) ->
         ({"attention__sliding_window": 16}, r"llama\.attention\.sliding_window"),
     ],
 )
-def test_setting_that_would_be_dropped_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_metadata_that_cannot_be_expressed_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], **changes)
     with pytest.raises(UnsupportedModelError, match=message):
         resolve(str(path))
@@ -138,7 +138,9 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
         ("qwen2", "hell 12", ["hell", "Ġ", "1", "2"]),
     ],
 )
-def test_text_is_split_as_the_file_says(tmp_path: Path, rule: str, text: str, expected: list[str]) -> None:
+def test_pre_tokenizer_is_the_one_that_the_file_names(
+    tmp_path: Path, rule: str, text: str, expected: list[str]
+) -> None:
     path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], tokenizer_pre=rule, tokenizer_add_bos_token=True)
     source = resolve(str(path))
     tokenizer = Tokenizer.from_str(source.tokenizer_json)
@@ -160,14 +162,14 @@ def test_sentencepiece_vocabulary(tmp_path: Path) -> None:
     path = write(tmp_path / "spm.gguf", "llama", llama_tensors()[1], **{**changes, **ids})
     source = resolve(str(path))
     tokenizer = Tokenizer.from_str(source.tokenizer_json)
-    # SentencePiece puts a space before the text and bytes for what it lacks; llama.cpp's default begins with bos.
+    # SentencePiece adds a space before the text, and byte tokens for unknown characters; llama.cpp adds bos by default.
     assert tokenizer.encode("hello ü").tokens == ["<s>", "▁hell", "o", "▁", "<0xC3>", "<0xBC>"]
     assert tokenizer.decode(tokenizer.encode("hello ü").ids) == "hello ü"
     assert (source.special_tokens.add_bos, source.special_tokens.eos) == (True, [2, TURN])
 
 
 @given(st.dictionaries(st.text("▁abc", min_size=1, max_size=5), st.integers(-9, 0).map(float), min_size=1, max_size=30))
-def test_merges_are_those_transformers_derives(scores: dict[str, float]) -> None:
+def test_merges_equal_those_that_transformers_derives(scores: dict[str, float]) -> None:
     words = {"tokens": list(scores), "scores": list(scores.values())}
     expected = [f"{left} {right}" for left, right in GGUFTokenizerSkeleton(words).merges]
     assert merges_by_score(list(scores), list(scores.values())) == expected
@@ -192,7 +194,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_odd_metadata_is_refused_with_a_reason(tmp_path: Path, image: bytes, data: st.DataObject) -> None:
-    # The numbers of the header: each follows its key, one type word between.
+    # The integers of the header: each is preceded by its key and a type word.
     keys = [f"llama.{key}".encode() for key in ("embedding_length", "attention.head_count", "block_count")]
     keys += [f"llama.{key}".encode() for key in ("context_length", "rope.dimension_count", "attention.head_count_kv")]
     key = data.draw(st.sampled_from(keys))

@@ -1,4 +1,4 @@
-"""GGUF weights as they arrive: their grid and their place in the model, from the file to an engine's logits."""
+"""Quantized GGUF weights keep their codes: compared with the file, and with the logits of an engine."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from support.parity import Logits, all_logits, check
 
 
 def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
-    """The random llama, calmed, with every matrix in a block format; `extra` names formats of some tensors."""
+    """The random llama with smaller weights and every matrix in the format `kind`; `extra` overrides single tensors."""
 
     def prequantized(name: str, value: np.ndarray) -> object:
         chosen = extra.get(name.split(".")[-2], kind)
@@ -27,25 +27,25 @@ def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
-def test_quantized_weights_keep_their_grid(tmp_path: Path, kind: str) -> None:
+def test_quantized_weights_keep_their_codes(tmp_path: Path, kind: str) -> None:
     weights = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind[kind]))).weights
     matrices = [name for name in weights.keys() if len(weights.shape(name)) == 2]  # noqa: SIM118
     assert len(matrices) == 7 * LAYERS + 1
     for name in [*matrices, "lm_head.weight"]:
-        stored = weights.prequantized(name)
-        assert stored is not None, name
-        # transformers' layout, in which rotary rows have moved.
-        np.testing.assert_allclose(stored.read().dequantize(), weights.read(name).numpy(), rtol=0, atol=1e-5)
+        prequantized = weights.prequantized(name)
+        assert prequantized is not None, name
+        # transformers' layout, in which the rows of q and k are permuted for RoPE.
+        np.testing.assert_allclose(prequantized.read().dequantize(), weights.read(name).numpy(), rtol=0, atol=1e-5)
     assert weights.prequantized("model.norm.weight") is None
 
 
-def test_a_transposed_weight_keeps_its_grid(tmp_path: Path) -> None:
+def test_a_transposed_weight_keeps_its_codes(tmp_path: Path) -> None:
     weights = resolve(str(gpt2(tmp_path / "m.gguf", Kind.Q4_1))).weights
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
-        stored = weights.prequantized(f"transformer.h.0.{name}.weight")
-        assert stored is not None
+        prequantized = weights.prequantized(f"transformer.h.0.{name}.weight")
+        assert prequantized is not None
         expected = weights.read(f"transformer.h.0.{name}.weight").numpy().T
-        np.testing.assert_allclose(stored.read().dequantize(), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(prequantized.read().dequantize(), expected, rtol=0, atol=1e-5)
 
 
 def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
@@ -56,14 +56,14 @@ def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1")], ids="-".join)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Logits]:
-    """Block formats of the matrices and of the embedding, and the logits of an engine with them."""
+    """Formats of the matrices and of the embedding, and the logits of an engine built from such a file."""
     kind, embedding = request.param
     directory = tmp_path_factory.mktemp("prequantized")
     source = resolve(str(quantized_llama(directory / "m.gguf", Kind[kind], token_embd=Kind[embedding])))
     return kind, embedding, all_logits(source, directory, preset("int4"))
 
 
-def test_engine_is_the_file(built: tuple[str, str, Logits], kernels: KernelsChoice) -> None:
+def test_engine_has_the_codes_of_the_file(built: tuple[str, str, Logits], kernels: KernelsChoice) -> None:
     kind, embedding, logits = built
     check(logits, kernels)
     layers = logits.graph.plan.layers
@@ -73,7 +73,7 @@ def test_engine_is_the_file(built: tuple[str, str, Logits], kernels: KernelsChoi
     assert {layer.scheme.bits for layer in layers[1:]} == {4 if kind.startswith("Q4") else 8}
 
 
-def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
+def test_layers_with_int8_activations_are_quantized_again(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_1)))
     plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.prequantized)
     assert plan.layers[0].prequantized is not None, "the embedding is looked up"
@@ -81,7 +81,7 @@ def test_int8_activations_need_other_codes(tmp_path: Path) -> None:
     assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
 
 
-def test_what_is_quantized_again_is_noted_once(tmp_path: Path) -> None:
+def test_formats_that_are_quantized_again_are_noted_once(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_0, ffn_down=Kind.MXFP4)))
     plan = quantization_plan(build_meta_model(source.config), preset("int4"), source.weights.prequantized)
     (note,) = plan.notes

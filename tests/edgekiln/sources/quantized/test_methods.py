@@ -1,4 +1,4 @@
-"""Quantized Hugging Face directories: the grid, and logits of transformers, of the graph and of engines."""
+"""Quantized Hugging Face checkpoints keep their codes: compared with the tensors, with transformers, with engines."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, Format, change_config, gptq, grid, write_quantized
 from support.parity import Logits, all_logits, check
 
-# The embedding and the head are floats in these checkpoints; so that nothing hides an error, they stay so.
+# The embedding and the head are floats in these checkpoints. They are not quantized, which could hide an error.
 _FLOATS = tuple(Override(match=name, skip=True) for name in ("lm_head", "model.embed_tokens"))
 RECIPES = {
     "int4": Recipe(default=LayerSpec(bits=4, group_size=32, symmetric=False), overrides=_FLOATS),
@@ -30,22 +30,22 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_grid_is_kept(tmp_path: Path, name: str) -> None:
+def test_codes_are_kept(tmp_path: Path, name: str) -> None:
     form = FORMATS[name]
     weights = write_quantized(tmp_path, form)
     source = resolve(str(tmp_path))
     assert source.notes == ()
     assert set(weights) < set(source.weights.keys())
     for layer, expected in weights.items():
-        stored = source.weights.prequantized(layer)
-        assert stored is not None
-        for one in (stored, *stored.others):
+        prequantized = source.weights.prequantized(layer)
+        assert prequantized is not None
+        for one in (prequantized, *prequantized.others):
             assert one.scheme.bits == form.bits
             result = one.read()
             assert result.scheme == one.scheme
-            # No more than float32's rounding: nothing was quantized again.
+            # Only the rounding error of float32: nothing was quantized again.
             np.testing.assert_allclose(result.dequantize(), expected, rtol=1e-6, atol=1e-7)
-        assert torch.equal(source.weights.read(layer), torch.from_numpy(stored.read().dequantize()))
+        assert torch.equal(source.weights.read(layer), torch.from_numpy(prequantized.read().dequantize()))
     assert source.weights.prequantized("lm_head.weight") is None
 
 
@@ -54,26 +54,27 @@ def test_the_grid_is_kept(tmp_path: Path, name: str) -> None:
     params=["gptq act-order", "awq", "packed symmetric", "int8 weights and activations", "nf4 twice", "llm.int8"],
 )
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Format, Logits]:
-    """A format of quantized checkpoints, and the logits of an engine of one."""
+    """A format, and the logits of an engine that was built from a checkpoint in this format."""
     form = FORMATS[request.param]
     directory = tmp_path_factory.mktemp("quantized")
     write_quantized(directory / "model", form)
     return form, all_logits(resolve(str(directory / "model")), directory, RECIPES[form.quant])
 
 
-def test_engine_is_the_checkpoint(built: tuple[Format, Logits], kernels: KernelsChoice) -> None:
+def test_engine_has_the_codes_of_the_checkpoint(built: tuple[Format, Logits], kernels: KernelsChoice) -> None:
     form, logits = built
     linear = [layer for layer in logits.graph.plan.layers if "_proj" in layer.names[0]]
     assert all(layer.prequantized for layer in linear)
     weights_only = form.quant == "int4"
     assert {layer.scheme.activation for layer in linear} == {"none" if weights_only else "int8-per-token"}
     check(logits, kernels, weights_only)
-    # In all formats layers that read one tensor are computed together; their orders are equal, as their Hessians are.
+    # Layers with a common input are merged in all formats. With act-order they have the same permutation, because
+    # their Hessians are equal.
     graph = ir.load(logits.directory / "generate.onnx")
     inline_decoder_layers(graph)
-    products = [node for node in graph.graph if node.op_type in ("MatMulNBits", "MatMulBnb4", "PerTokenInt8MatMul")]
+    matmuls = [node for node in graph.graph if node.op_type in ("MatMulNBits", "MatMulBnb4", "PerTokenInt8MatMul")]
     fused = [node for node in graph.graph if node.op_type.endswith("PostAttention")]
-    assert len(products) + 4 * len(fused) == 2 * 4
+    assert len(matmuls) + 4 * len(fused) == 2 * 4
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_variant_that_cannot_be_read_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
+def test_calibration_does_not_change_layers_that_keep_their_codes(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
     windows = np.random.default_rng(0).integers(0, 256, (2, 16))
     source, _ = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
@@ -117,7 +118,7 @@ def test_calibration_leaves_alone_what_keeps_its_codes(tmp_path: Path) -> None:
     for layer in linear:
         assert layer.prequantized is not None
         np.testing.assert_allclose(layer.prequantized.read().dequantize(), weights[layer.names[0]], rtol=1e-6)
-    # Codes for weights alone are no use there: those layers are smoothed and quantized from floating point.
+    # Weight-only codes cannot be used there: these layers go through SmoothQuant and are quantized from floats.
     write_quantized(tmp_path / "other", FORMATS["gptq symmetric"])
     source, _ = calibrate(resolve(str(tmp_path / "other")), preset("int8"), windows, lambda step, done: None)
     assert source.weights.prequantized(f"{LAYER}.weight") is None

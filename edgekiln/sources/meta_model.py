@@ -1,0 +1,27 @@
+"""The transformers model of a configuration, on the meta device."""
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from edgekiln.errors import SourceError, UnsupportedModelError, one_line
+
+
+def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Build the causal language model of `config` on the meta device, which allocates no weights.
+
+    Raises:
+        SourceError: the configuration contradicts itself.
+        UnsupportedModelError: transformers has no causal language model for this configuration.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # Each model class validates its configuration with exceptions of its own choice.
+        if "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(
+                f"model type {config.model_type} is not a causal language model: give a decoder-only text model"
+            ) from error
+        raise SourceError(
+            f"the configuration of this {config.model_type} model does not make one: {one_line(error)}"
+        ) from error
