@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one sentence with the value and the fix, which the command line prints before it exits 2."""
+"""Errors that a user can fix. Each message is one sentence with the value and the fix; the command line exits with 2."""
 
 
 class EdgekilnError(Exception):
@@ -24,3 +24,8 @@ class RequestError(EdgekilnError):
 def first_line(error: Exception | None) -> str:
     """The first line of a library's error message that is not blank; the exception's class if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_line(error: Exception) -> str:
+    """The first 200 characters of a library's error message as one line; the exception's class if it is empty."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
