@@ -1,7 +1,8 @@
-"""The recipes that have a name."""
+"""Recipes that have a name: the values of `--quant`."""
 
 from edgekiln.calib.formats.scheme import GROUP_SIZES
 from edgekiln.calib.limits import Limits
+from edgekiln.calib.quantizers.base import QUANTIZERS
 from edgekiln.calib.recipe import LayerSpec, Recipe
 from edgekiln.errors import RequestError
 
@@ -11,22 +12,26 @@ _INT4 = LayerSpec(bits=4, group_size=32, symmetric=False)
 
 PRESETS: dict[str, Recipe] = {
     "none": Recipe(default=None),
-    "int8": Recipe(smooth=0.7, default=_INT8),
+    "int8": Recipe(smoothquant=0.7, default=_INT8),
     "int4": Recipe(default=_INT4),
-    "int4-gptq": Recipe(method="gptq", default=_INT4),
+    **{f"int4-{name}": Recipe(method=name, default=_INT4) for name, entry in QUANTIZERS.items() if entry.preset},
     "mixed": Recipe(default=_INT4),
     "int4-sym": Recipe(method="gptq", default=_INT4.model_copy(update={"symmetric": True})),
-    "int8-static": Recipe(smooth=0.7, default=_INT8_STATIC),
+    "int8-static": Recipe(smoothquant=0.7, default=_INT8_STATIC),
 }
 
-# What presets hold unless other limits are given.
+# Limits of a preset when the user gives none.
 DEFAULT_LIMITS = {"mixed": Limits(max_ppl_increase=1.0)}
-# What `int8` is where there is no time or no way to calibrate.
+# `int8` without calibration, for engines that have to be built at once.
 UNCALIBRATED = Recipe(default=_INT8)
 
 
 def preset(name: str, group_size: int | None = None) -> Recipe:
-    """The recipe of that name; `group_size` replaces that of a default in groups.
+    """The recipe of that name.
+
+    Args:
+        name: of a preset.
+        group_size: replaces the group size of the default; only for presets in groups.
 
     Raises:
         RequestError: no such preset, or a group size that it does not take.

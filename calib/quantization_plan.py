@@ -93,7 +93,7 @@ def plan(
         if scheme is None:
             continue
         found = prequantized(f"{name}.weight")
-        kept = found.suiting(scheme) if found else None
+        kept = found.matching(scheme) if found else None
         if kept is not None:
             scheme = kept.scheme
         elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
@@ -144,9 +144,9 @@ def _plan_embedding(
         result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
         return None
     found = prequantized(f"{name}.weight")
-    kept = found.suiting(scheme) if found else None
+    kept = found.matching(scheme) if found else None
     # QuantizedGather has neither codebooks nor a column order.
-    if kept is not None and (kept.scheme.codebook or kept.scheme.ordered):
+    if kept is not None and (kept.scheme.codebook or kept.scheme.act_order):
         kept = None
     layer = LayerPlan([f"{name}.weight"], kept.scheme if kept else scheme, prequantized=kept)
     result.layers.append(layer)
@@ -173,7 +173,7 @@ def quantized_tensors(
         quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]).float())
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
-        for name in ("zero_points", "offsets", "order"):
+        for name in ("zero_points", "group_bias", "order"):
             if (array := getattr(quantized, name)) is not None:
                 tensors[name] = array
         if quantized.input_scale is not None:

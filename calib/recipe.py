@@ -2,8 +2,8 @@
 
 A recipe file is YAML:
 
-    method: gptq                # nearest, gptq or awq
-    smooth: 0.5                 # SmoothQuant's strength, 0 to 1; left out, nothing is smoothed
+    method: gptq                # how codes are found: rtn (round to nearest, the default), gptq or awq
+    smoothquant: 0.5            # SmoothQuant's strength, 0 to 1; left out, SmoothQuant is not applied
     default: {bits: 4, group_size: 32, symmetric: false}
     overrides:                  # later ones win
       - match: "*.mlp.*"        # a module's name, with * and ? as in file names
@@ -19,12 +19,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgekiln.calib.formats.scheme import EMBEDDING_GROUP, GROUP_SIZES, Activation, Scheme, dividing_group
+from edgekiln.calib.limits import Limits
+from edgekiln.calib.quantizers.base import METHODS, active_quantizers
 from edgekiln.errors import RequestError
 
-Method = Literal["nearest", "gptq", "awq"]
 Kind = Literal["linear", "head", "embedding"]
 
 
@@ -91,10 +92,17 @@ class Override(_Strict):
 class Recipe(_Strict):
     """A whole recipe; `default` None leaves every layer that no override names in floating point."""
 
-    method: Method = "nearest"
-    smooth: float | None = Field(default=None, ge=0, le=1)
+    method: str = "rtn"
+    smoothquant: float | None = Field(default=None, ge=0, le=1)
     default: LayerSpec | None
     overrides: tuple[Override, ...] = ()
+
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"must be one of {', '.join(METHODS)}, got {method}")
+        return method
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -114,10 +122,12 @@ class Recipe(_Strict):
 
     @property
     def calibrates(self) -> bool:
-        """Whether the codes or scales depend on calibration data."""
-        if self.method != "nearest" or self.smooth is not None:
-            return True
-        # An override that names the activation, or a default that has it: which layers match is not known here.
+        """Whether a quantizer has to run before the build."""
+        return bool(active_quantizers(self, Limits()))
+
+    @property
+    def has_static_activations(self) -> bool:
+        """Whether the default or an override asks for static activation scales; the override may match no layer."""
         return "int8-static" in (self.default and self.default.activation, *(o.activation for o in self.overrides))
 
     def spec(self, name: str) -> LayerSpec | None:

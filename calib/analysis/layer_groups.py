@@ -1,7 +1,7 @@
-"""Which linear layers read one tensor, and whose weight can take a factor of its channels.
+"""Groups of linear layers that read the same tensor, and the layer before each group that can take scaling factors.
 
-Found by watching a forward of a few tokens, so that no table of architectures is needed. A producer is believed only
-after the model with random factors moved through it has given the same logits.
+Both are found by observing a forward pass of a few tokens, so that no table of architectures is needed. A predecessor
+is accepted only if the model gives the same logits after random factors were moved through it.
 """
 
 from collections import defaultdict
@@ -20,38 +20,45 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Producer:
-    """A module whose output channels, each times a factor, are what the readers see, each times its factor.
+class Predecessor:
+    """The module whose output channels become a group's input channels.
+
+    Dividing its output channels by factors divides the group's input channels by the same factors.
 
     Attributes:
         name: module name.
-        rows: int64 [K], the output channel of the producer that each input of the readers comes from.
+        channels: int64 [K], the predecessor's output channel for each input channel of the group.
         offset: the module multiplies by `weight + offset`, as Gemma's norms do.
     """
 
     name: str
-    rows: torch.Tensor
+    channels: torch.Tensor
     offset: float = 0.0
 
 
 @dataclass(frozen=True)
-class Readers:
-    """Linear layers that read one tensor [..., K]."""
+class LayerGroup:
+    """Linear layers that read the same tensor [..., K].
+
+    Attributes:
+        layers: module names.
+        predecessor: None if no module can take the group's factors.
+    """
 
     layers: tuple[str, ...]
-    producer: Producer | None
+    predecessor: Predecessor | None
 
 
-def find_readers(model: PreTrainedModel, layers: Sequence[str]) -> list[Readers]:
-    """Group the linear layers named `layers` by the tensor they read, with the producers that can take factors."""
-    watched = _watch(model, set(layers))
+def find_layer_groups(model: PreTrainedModel, layers: Sequence[str]) -> list[LayerGroup]:
+    """Group the linear layers named `layers` by the tensor that they read, and find each group's predecessor."""
+    trace = _trace(model, set(layers))
     found = []
-    for names in watched.readers:
-        producer = _norm(model, watched, names) or _neighbour(model, names)
-        found.append(Readers(names, producer))
-    for kind in (_is_norm, _is_neighbour):
-        if not _proves(model, [group for group in found if kind(model, group)]):
-            found = [Readers(group.layers, None) if kind(model, group) else group for group in found]
+    for names in trace.groups:
+        predecessor = _norm_predecessor(model, trace, names) or _linear_predecessor(model, names)
+        found.append(LayerGroup(names, predecessor))
+    for kind in (_follows_norm, _follows_linear):
+        if not _is_invariant(model, [group for group in found if kind(model, group)]):
+            found = [LayerGroup(group.layers, None) if kind(model, group) else group for group in found]
     return found
 
 
@@ -63,68 +70,83 @@ def matrix(module: torch.nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
-def scale(model: PreTrainedModel, group: Readers, factors: torch.Tensor) -> None:
-    """Divide the input channels of a group by float [K] `factors`, in place: the producer gives less, the readers'
-    weights make up for it, and the model computes what it did.
+def scale_input_channels(model: PreTrainedModel, group: LayerGroup, factors: torch.Tensor) -> None:
+    """Divide the group's input channels by `factors` and multiply its weights' columns by them, in place.
 
-    Inputs that come from one output channel of the producer must have one factor.
+    The predecessor's output channels are divided, so the model computes the same function.
+
+    Args:
+        model: the model.
+        group: with a predecessor.
+        factors: float [K]; equal for input channels that come from the same output channel of the predecessor.
     """
-    assert group.producer is not None
+    assert group.predecessor is not None
     for name in group.layers:
         matrix(model.get_submodule(name)).mul_(factors)
-    module = model.get_submodule(group.producer.name)
+    module = model.get_submodule(group.predecessor.name)
     weight, bias = module.weight, getattr(module, "bias", None)
     assert isinstance(weight, torch.Tensor)
-    whole = torch.ones(matrix(module).shape[0] if weight.dim() > 1 else len(weight), dtype=factors.dtype)
-    whole[group.producer.rows] = factors
+    # Output channels that the group does not read keep a factor of 1.
+    divisors = torch.ones(matrix(module).shape[0] if weight.dim() > 1 else len(weight), dtype=factors.dtype)
+    divisors[group.predecessor.channels] = factors
     if weight.dim() > 1:
-        matrix(module).div_(whole[:, None])
+        matrix(module).div_(divisors[:, None])
     else:
-        weight.copy_((weight + group.producer.offset) / whole - group.producer.offset)
+        weight.copy_((weight + group.predecessor.offset) / divisors - group.predecessor.offset)
     if bias is not None:
-        bias.div_(whole)
+        bias.div_(divisors)
 
 
-class _Watched:
-    """Ids of the tensors that modules gave and took, while they live."""
+class _Trace:
+    """The tensors that modules read and returned in one forward pass, by id.
+
+    Attributes:
+        tensors: keeps the tensors alive, so that their ids stay unique.
+        layer_readers: id of a tensor to the linear layers that read it.
+        other_readers: id of a tensor to the number of other modules that read it.
+        returned_by: id of a tensor to the module that returned it.
+        calls: how often each module ran.
+        groups: linear layers that read the same tensor.
+        input_of: group to the id of its tensor.
+    """
 
     def __init__(self) -> None:
-        self.alive: list[Any] = []
-        self.taken: dict[int, list[str]] = defaultdict(list)
-        self.others: dict[int, int] = defaultdict(int)
-        self.given: dict[int, str] = {}
-        self.times: dict[str, int] = defaultdict(int)
-        self.readers: list[tuple[str, ...]] = []
+        self.tensors: list[Any] = []
+        self.layer_readers: dict[int, list[str]] = defaultdict(list)
+        self.other_readers: dict[int, int] = defaultdict(int)
+        self.returned_by: dict[int, str] = {}
+        self.calls: dict[str, int] = defaultdict(int)
+        self.groups: list[tuple[str, ...]] = []
         self.input_of: dict[tuple[str, ...], int] = {}
 
 
-def _watch(model: PreTrainedModel, layers: set[str]) -> _Watched:
-    watched = _Watched()
+def _trace(model: PreTrainedModel, layers: set[str]) -> _Trace:
+    trace = _Trace()
 
     def before(name: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            watched.times[name] += 1
+            trace.calls[name] += 1
             for value in (*arguments, *keywords.values()):
                 if isinstance(value, torch.Tensor):
-                    watched.alive.append(value)
+                    trace.tensors.append(value)
                     if name in layers:
-                        watched.taken[id(value)].append(name)
+                        trace.layer_readers[id(value)].append(name)
                     else:
-                        watched.others[id(value)] += 1
+                        trace.other_readers[id(value)] += 1
 
         return hook
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, torch.Tensor):
-                watched.alive.append(output)
-                watched.given[id(output)] = name
+                trace.tensors.append(output)
+                trace.returned_by[id(output)] = name
 
         return hook
 
     handles = []
     for name, module in model.named_modules():
-        # A module without weights of its own only hands on what its children take.
+        # A module that has children but no weights passes its arguments on to the children.
         if module._parameters or not list(module.children()):
             handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
             handles.append(module.register_forward_hook(after(name)))
@@ -133,30 +155,31 @@ def _watch(model: PreTrainedModel, layers: set[str]) -> _Watched:
     finally:
         for handle in handles:
             handle.remove()
-    for key, names in watched.taken.items():
+    for key, names in trace.layer_readers.items():
         group = tuple(dict.fromkeys(names))
-        watched.readers.append(group)
-        watched.input_of[group] = key
-    return watched
+        trace.groups.append(group)
+        trace.input_of[group] = key
+    return trace
 
 
-def _norm(model: PreTrainedModel, watched: _Watched, names: tuple[str, ...]) -> Producer | None:
-    key = watched.input_of[names]
-    name = watched.given.get(key)
-    if name is None or watched.others[key] or watched.times[name] != 1:
+def _norm_predecessor(model: PreTrainedModel, trace: _Trace, names: tuple[str, ...]) -> Predecessor | None:
+    """A norm whose output only this group reads."""
+    key = trace.input_of[names]
+    name = trace.returned_by.get(key)
+    if name is None or trace.other_readers[key] or trace.calls[name] != 1:
         return None
     module = model.get_submodule(name)
     weight = getattr(module, "weight", None)
     columns = matrix(model.get_submodule(names[0])).shape[1]
     if not isinstance(weight, torch.Tensor) or weight.shape != (columns,):
         return None
-    # At a weight of zero a norm that multiplies by (1 + weight) still gives something.
+    # A norm that multiplies by (1 + weight) has a nonzero output where its weight is zero.
     with torch.no_grad():
         kept = weight.clone()
         weight.zero_()
         offset = float(_without_bias(module, torch.linspace(-1, 1, columns)[None]).abs().max() > 0)
         weight.copy_(kept)
-    return Producer(name, torch.arange(columns), offset)
+    return Predecessor(name, torch.arange(columns), offset)
 
 
 def _without_bias(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -166,56 +189,58 @@ def _without_bias(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return output if bias is None else output - bias
 
 
-# What feeds what through operations that keep a factor: the product with a gate, and attention.
-_NEIGHBOURS = {"down_proj": "up_proj", "o_proj": "v_proj"}
+# Linear layers connected by operations that are linear in each channel: the elementwise product with the gate, and the
+# weighted sum of values in attention.
+_LINEAR_PREDECESSORS = {"down_proj": "up_proj", "o_proj": "v_proj"}
 
 
-def _neighbour(model: PreTrainedModel, names: tuple[str, ...]) -> Producer | None:
+def _linear_predecessor(model: PreTrainedModel, names: tuple[str, ...]) -> Predecessor | None:
     owner, _, own = names[0].rpartition(".")
     parent = model.get_submodule(owner)
-    producer = getattr(parent, _NEIGHBOURS.get(own, ""), None)
-    if len(names) > 1 or not isinstance(producer, torch.nn.Linear):
+    predecessor = getattr(parent, _LINEAR_PREDECESSORS.get(own, ""), None)
+    if len(names) > 1 or not isinstance(predecessor, torch.nn.Linear):
         return None
-    columns, rows = matrix(parent.get_submodule(own)).shape[1], producer.weight.shape[0]
-    index = torch.arange(columns)
-    if columns != rows:
+    inputs, outputs = matrix(parent.get_submodule(own)).shape[1], predecessor.weight.shape[0]
+    channels = torch.arange(inputs)
+    if inputs != outputs:
+        # Grouped-query attention: several query heads read the same value head.
         head = getattr(parent, "head_dim", None)
-        if not isinstance(head, int) or columns % rows or rows % head:
+        if not isinstance(head, int) or inputs % outputs or outputs % head:
             return None
-        share = columns // rows
-        index = index // head // share * head + index % head
-    return Producer(f"{owner}.{_NEIGHBOURS[own]}", index)
+        queries_per_value = inputs // outputs
+        channels = channels // head // queries_per_value * head + channels % head
+    return Predecessor(f"{owner}.{_LINEAR_PREDECESSORS[own]}", channels)
 
 
-def _is_norm(model: PreTrainedModel, group: Readers) -> bool:
-    return group.producer is not None and not _is_neighbour(model, group)
+def _follows_norm(model: PreTrainedModel, group: LayerGroup) -> bool:
+    return group.predecessor is not None and not _follows_linear(model, group)
 
 
-def _is_neighbour(model: PreTrainedModel, group: Readers) -> bool:
-    return group.producer is not None and isinstance(model.get_submodule(group.producer.name), torch.nn.Linear)
+def _follows_linear(model: PreTrainedModel, group: LayerGroup) -> bool:
+    return group.predecessor is not None and isinstance(model.get_submodule(group.predecessor.name), torch.nn.Linear)
 
 
-def _proves(model: PreTrainedModel, groups: Sequence[Readers]) -> bool:
-    """Whether the model gives the same logits with random factors moved through `groups`."""
+def _is_invariant(model: PreTrainedModel, groups: Sequence[LayerGroup]) -> bool:
+    """Whether the model gives the same logits after the inputs of `groups` were scaled by random factors."""
     if not groups:
         return True
     expected = _logits(model)
-    with _scaled(model, groups):
+    with _randomly_scaled(model, groups):
         actual = _logits(model)
     return bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 @contextmanager
-def _scaled(model: PreTrainedModel, groups: Sequence[Readers]) -> Iterator[None]:
-    """Random factors inside the block, the very weights of before after it."""
-    names = {name for group in groups for name in (*group.layers, group.producer.name if group.producer else "")}
-    kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _tensors(model, name)]
+def _randomly_scaled(model: PreTrainedModel, groups: Sequence[LayerGroup]) -> Iterator[None]:
+    """Scale the inputs of `groups` by random factors inside the block; afterwards restore the weights exactly."""
+    names = {name for group in groups for name in (*group.layers, group.predecessor.name if group.predecessor else "")}
+    kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _parameters(model, name)]
     generator = torch.Generator().manual_seed(0)
     try:
         for group in groups:
-            assert group.producer is not None
-            random = torch.rand(int(group.producer.rows.max()) + 1, generator=generator) + 0.5
-            scale(model, group, random[group.producer.rows])
+            assert group.predecessor is not None
+            random = torch.rand(int(group.predecessor.channels.max()) + 1, generator=generator) + 0.5
+            scale_input_channels(model, group, random[group.predecessor.channels])
         yield
     finally:
         with torch.no_grad():
@@ -223,7 +248,7 @@ def _scaled(model: PreTrainedModel, groups: Sequence[Readers]) -> Iterator[None]
                 tensor.copy_(values)
 
 
-def _tensors(model: PreTrainedModel, name: str) -> list[torch.Tensor]:
+def _parameters(model: PreTrainedModel, name: str) -> list[torch.Tensor]:
     return list(model.get_submodule(name).parameters(recurse=False))
 
 

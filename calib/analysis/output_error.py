@@ -1,4 +1,4 @@
-"""What quantization does to a layer's output on calibration data."""
+"""The error that quantization causes in a layer's output on calibration data."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,18 +6,18 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln.calib.data.loader import Windows
-from edgekiln.calib.formats.fake_quant import as_seen
+from edgekiln.calib.formats.fake_quant import fake_quantize
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.quantization_plan import LayerPlan
 from edgekiln.sources.base import ModelSource
 
-# Rows kept of what a layer reads: the error is a ratio of two sums over them, which 256 steady to a percent or so.
-ROWS = 256
+# Tokens sampled from each layer's input. The relative error, a ratio of two sums over them, is steady to about 1%.
+MAX_TOKENS = 256
 _WINDOWS = 4
 
 
 def measured_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSource) -> float | None:
-    """Output error of a weight on what the source has seen its layer read; None where it has not.
+    """Output error of a layer on the inputs that calibration sampled; None if it sampled none.
 
     Raises:
         SourceError: the weight cannot be read.
@@ -30,16 +30,16 @@ def measured_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSo
 
 
 def output_error(inputs: torch.Tensor, weight: torch.Tensor, quantized: QuantizedWeight) -> float:
-    """Squared error of a layer's output over its squares, activations treated as at run time.
+    """Squared error of a layer's output relative to its squares, with activations quantized as at run time.
 
     Args:
-        inputs: float [T, K], what the layer reads.
-        weight: float [N, K], what was quantized.
-        quantized: what came of it.
+        inputs: float [T, K], inputs of the layer.
+        weight: float [N, K], the weight before quantization.
+        quantized: the same weight after quantization.
     """
     inputs = inputs.float()
     expected = inputs @ weight.float().t()
-    difference = as_seen(inputs, quantized) @ torch.from_numpy(quantized.dequantize()).t() - expected
+    difference = fake_quantize(inputs, quantized) @ torch.from_numpy(quantized.dequantize()).t() - expected
     energy = float(expected.double().square().sum())
     return float(difference.double().square().sum()) / energy if energy else 0.0
 
@@ -48,33 +48,36 @@ def output_error(inputs: torch.Tensor, weight: torch.Tensor, quantized: Quantize
 def sample_inputs(
     model: PreTrainedModel, layers: Iterable[str], windows: Windows, count: int = _WINDOWS
 ) -> dict[str, torch.Tensor]:
-    """What the named layers read on a few windows: float [up to ROWS, K] each, one tensor for those that read the same.
+    """Sample the inputs of linear layers on a few windows of calibration data.
 
     Args:
         model: any causal language model.
-        layers: names of its modules; one that does not run, and the head, are left out.
+        layers: module names. The head, and layers that do not run, are left out of the result.
         windows: int64 [windows, length] tokens.
         count: how many of the windows to use.
+
+    Returns:
+        Layer name to float [T, K] with T up to `MAX_TOKENS`. Layers that read the same tensor share one tensor.
     """
     used = windows[:count]
-    each = max(1, ROWS // len(used))
+    per_window = max(1, MAX_TOKENS // len(used))
     parts: dict[str, list[torch.Tensor]] = {}
-    # Readers of one tensor run one after the other.
+    # Layers that read the same tensor run one after the other.
     last: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
-    def watch(name: str) -> Callable[..., None]:
+    def observe(name: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
             nonlocal last
             if arguments[0] is not last[0]:
-                rows = arguments[0].reshape(-1, arguments[0].shape[-1])
-                places = torch.linspace(0, len(rows) - 1, min(each, len(rows))).long()
-                last = (arguments[0], rows[places].float())
+                x = arguments[0].reshape(-1, arguments[0].shape[-1])
+                places = torch.linspace(0, len(x) - 1, min(per_window, len(x))).long()
+                last = (arguments[0], x[places].float())
             assert last[1] is not None
             parts.setdefault(name, []).append(last[1])
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in layers]
+    handles = [model.get_submodule(name).register_forward_pre_hook(observe(name)) for name in layers]
     try:
         for window in used:
             model.base_model(input_ids=torch.from_numpy(window)[None], use_cache=False)
@@ -83,9 +86,9 @@ def sample_inputs(
             handle.remove()
     joined: dict[tuple[int, ...], torch.Tensor] = {}
     result = {}
-    for name, rows in parts.items():
-        key = tuple(id(part) for part in rows)
+    for name, samples in parts.items():
+        key = tuple(id(sample) for sample in samples)
         if key not in joined:
-            joined[key] = torch.cat(rows)
+            joined[key] = torch.cat(samples)
         result[name] = joined[key]
     return result

@@ -43,10 +43,10 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
     try:
         import onnxruntime as ort
 
-        from edgekiln.runtimes.ort.cpu import DTYPES, LOG_ERRORS_ONLY
+        from edgekiln.runtimes.ort.cpu import CACHE_DTYPES, LOG_ERRORS_ONLY
     except ImportError as error:
         raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
-    if manifest.kv_cache.dtype not in DTYPES:
+    if manifest.kv_cache.dtype not in CACHE_DTYPES:
         raise EdgekilnError(
             f"ONNX Runtime has no CPU kernels for {manifest.kv_cache.dtype}: build the engine with --dtype float16 to "
             "measure it"

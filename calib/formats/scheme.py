@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from edgekiln.engine.reports import Activation as Activation
-from edgekiln.engine.reports import Codebook as Codebook
+from edgekiln.engine.reports import Activation, Codebook
 from edgekiln.errors import UnsupportedModelError
 
 GROUP_SIZES = (32, 64, 128)

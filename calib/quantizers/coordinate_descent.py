@@ -1,8 +1,8 @@
-"""Better codes and scales for a quantized weight, in the metric of what its layer reads.
+"""Improve the codes and scales of a quantized weight by coordinate descent on the squared error of the layer's output.
 
-GPTQ goes through the columns once: each is rounded before the later ones are known. Here columns are visited again,
-each code moving to the best value given all others (coordinate descent, as in QuantEase by Behdin et al. 2023), and
-then all scales of a row to their best for its codes, by least squares. Neither step can raise the error.
+GPTQ rounds each column once, before the later columns are rounded. Coordinate descent visits the columns again and
+moves each code to its best value given all others, as in QuantEase (Behdin et al. 2023). Then the scales of each
+output channel are fitted to the codes by least squares. Neither step can raise the error.
 """
 
 import numpy as np
@@ -12,20 +12,24 @@ from edgekiln.calib.formats.row_parallel import map_rows
 from edgekiln.calib.formats.weight import QuantizedWeight
 
 _ROUNDS = 2
-# Share of the mean square that is added to each channel's, as GPTQ does: what calibration never saw still counts.
+# Added to the diagonal of X^T X, as a share of its mean, as in GPTQ: directions that calibration data lacks count too.
 _DAMPING = 0.01
-# How firmly scales are held where they are; keeps the system solvable where groups act alike.
+# Regularization of the least squares towards the current scales. Keeps the system solvable where groups are collinear.
 _RIDGE = 1e-3
-_COLUMNS = 64
+# Columns after which the gradient of the remaining columns is updated.
+_COLUMN_BLOCK = 64
 
 
-def refine(weight: torch.Tensor, quantized: QuantizedWeight, moments: torch.Tensor) -> QuantizedWeight:
-    """Lower the squared error of a layer's output, which is tr((Q - W) M (Q - W)^T).
+def coordinate_descent(weight: torch.Tensor, quantized: QuantizedWeight, moments: torch.Tensor) -> QuantizedWeight:
+    """Lower tr((Q - W) M (Q - W)^T), the squared error of the layer's output.
 
     Args:
-        weight: float [N, K], W.
-        quantized: what was made of it, in groups of its columns, without offsets, order or codebook.
-        moments: float32 [K, K], M: the sum of x x^T over what the layer read.
+        weight: float [N, K], the weight W before quantization.
+        quantized: the same weight in groups, without group biases, column order or codebook: Q when dequantized.
+        moments: float32 [K, K], M = X^T X over the layer's inputs X.
+
+    Returns:
+        The weight with new codes and scales; `quantized` itself if the layer read only zeros.
     """
     scheme = quantized.scheme
     assert scheme.group_size is not None
@@ -39,14 +43,14 @@ def refine(weight: torch.Tensor, quantized: QuantizedWeight, moments: torch.Tens
     top = (1 << scheme.bits) - 1
     middle = torch.full((rows, exact.shape[1] // size), (top + 1) // 2, dtype=torch.float32)
     zero = middle if quantized.zero_points is None else torch.from_numpy(quantized.zero_points).float()
-    # Steps from the zero point; a code is between 0 and `top`.
+    # steps = code - zero_point, with codes in 0..top.
     steps = torch.from_numpy(quantized.codes).float() - zero.repeat_interleave(size, 1)
     scales = torch.from_numpy(quantized.scales).clone()
 
     def improve(part: slice) -> None:
         for _ in range(_ROUNDS):
-            wide = scales[part].repeat_interleave(size, 1)
-            steps[part] = _visit_columns(exact[part], steps[part], wide, damped, zero[part], top)
+            column_scales = scales[part].repeat_interleave(size, 1)
+            steps[part] = _visit_columns(exact[part], steps[part], column_scales, damped, zero[part], top)
             scales[part] = _fit_scales(exact[part], steps[part], scales[part], damped)
 
     map_rows(improve, *exact.shape)
@@ -61,23 +65,33 @@ def refine(weight: torch.Tensor, quantized: QuantizedWeight, moments: torch.Tens
 
 
 def weight_error(values: torch.Tensor, exact: torch.Tensor) -> float:
-    """Squared error of a float weight over the squares of what it stands for; any one shape."""
+    """Squared error of `values` relative to the squares of `exact`, both float of one shape."""
     return float((values - exact).square().sum() / exact.square().sum().clamp(min=1e-30))
 
 
 def _visit_columns(
     weight: torch.Tensor, steps: torch.Tensor, scales: torch.Tensor, moments: torch.Tensor, zero: torch.Tensor, top: int
 ) -> torch.Tensor:
-    """Move each code once to its best value given the others; all but `moments` and `zero` are [N, K]."""
+    """Move each code once to its best value given the others.
+
+    Args:
+        weight, steps, scales: float [N, K].
+        moments: float [K, K].
+        zero: float [N, G].
+        top: largest code.
+
+    Returns:
+        New steps, [N, K].
+    """
     columns = weight.shape[1]
     size = columns // zero.shape[1]
-    # Columns as rows: a column is then contiguous.
+    # Transposed, so that a column of the weight is contiguous.
     steps, scales, low = steps.t().contiguous(), scales.t().contiguous(), -zero.t().contiguous()
-    slope = moments @ (steps * scales - weight.t())
+    gradient = moments @ (steps * scales - weight.t())
     curvature = moments.diagonal().tolist()
-    for start in range(0, columns, _COLUMNS):
-        part = slice(start, min(start + _COLUMNS, columns))
-        inside, local = moments[part, part], slope[part].clone()
+    for start in range(0, columns, _COLUMN_BLOCK):
+        part = slice(start, min(start + _COLUMN_BLOCK, columns))
+        inside, local = moments[part, part], gradient[part].clone()
         moved = torch.zeros_like(local)
         for row in range(len(local)):
             column = start + row
@@ -87,23 +101,23 @@ def _visit_columns(
             torch.mul(best - steps[column], scales[column], out=moved[row])
             steps[column] = best
             local.addr_(inside[row], moved[row])
-        slope.addmm_(moments[:, part], moved)
+        gradient.addmm_(moments[:, part], moved)
     return steps.t().contiguous()
 
 
 def _fit_scales(weight: torch.Tensor, steps: torch.Tensor, scales: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """The scales [N, G] that suit `steps` [N, K] best; a row where one would not be positive keeps its own."""
+    """Fit scales [N, G] to `steps` [N, K] by least squares; a row keeps its scales if one would not be positive."""
     rows, columns = steps.shape
     groups = scales.shape[1]
     size = columns // groups
-    own = steps.reshape(rows, groups, size)
-    right = (own * (weight @ moments).reshape(rows, groups, size)).sum(-1)
+    grouped = steps.reshape(rows, groups, size)
+    right = (grouped * (weight @ moments).reshape(rows, groups, size)).sum(-1)
     system = torch.empty(rows, groups, groups)
     for group in range(groups):
         part = slice(group * size, (group + 1) * size)
-        seen = (own[:, group] @ moments[part]).reshape(rows, groups, size)
-        torch.sum(seen * own, -1, out=system[:, group])
+        weighted = (grouped[:, group] @ moments[part]).reshape(rows, groups, size)
+        torch.sum(weighted * grouped, -1, out=system[:, group])
     diagonal = system.diagonal(dim1=1, dim2=2)
-    hold = _RIDGE * torch.maximum(diagonal, 1e-3 * diagonal.mean(1, keepdim=True)).clamp(min=1e-30)
-    found = torch.linalg.solve(system + torch.diag_embed(hold), right + hold * scales)
+    ridge = _RIDGE * torch.maximum(diagonal, 1e-3 * diagonal.mean(1, keepdim=True)).clamp(min=1e-30)
+    found = torch.linalg.solve(system + torch.diag_embed(ridge), right + ridge * scales)
     return torch.where((found > 0).all(1, keepdim=True), found, scales)

@@ -1,41 +1,52 @@
-"""Scales of an int8 key-value cache, from the keys and values that a float engine computes on calibration text."""
+"""Scales of an int8 KV cache, from the keys and values that an engine with a float cache computes on calibration data.
 
-from collections.abc import Callable
+This quantizes the cache of a finished engine rather than a model's weights: `--kv int8` asks for it, and it has no
+entry in the table of quantizers.
+"""
+
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekiln.calib.data.loader import Windows
+from edgekiln.progress import StepProgress
 from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
 
-_CODES = 127
-# Text beyond the calibration's goes a little further, and clipping costs far more than coarser steps: of 1, 1.15, 1.3,
-# 1.5 and 1.8 this gave the smallest divergence, half that of 1.
+_INT8_MAX = 127
+# Other texts exceed the calibration data's range a little, and clipping costs far more than coarser steps. Of 1, 1.15,
+# 1.3, 1.5 and 1.8, this factor gave the smallest KL divergence, half that of 1.
 _HEADROOM = np.float32(1.15)
-# Of a channel that is always zero: any code of 0 stands for it.
+# Lower limit of the magnitude, for channels that are always zero.
 _SMALLEST = 1e-8
 
 
 class CacheScales(NamedTuple):
-    """Scales of one layer's cache, float32 [KV, D] each, all positive: key = scale · code, codes in -128..127."""
+    """Scales of one layer's cache: key = scale * code with codes in -128..127, and likewise for values.
+
+    Attributes:
+        key, value: float32 [KV, D], positive.
+    """
 
     key: npt.NDArray[np.float32]
     value: npt.NDArray[np.float32]
 
 
 def cache_scales(
-    runtime: OrtCpuRuntime, windows: Windows, progress: Callable[[float], None] = lambda done: None
+    runtime: OrtCpuRuntime, windows: Windows, progress: StepProgress = lambda _done: None
 ) -> list[CacheScales]:
-    """Scales by which the largest key and value of each channel of each head come near the last code; one a layer.
+    """Compute a scale per channel of each KV head, from the channel's largest magnitude.
 
-    A scale a channel costs attention nothing: that of a key is taken into the query, that of a value into the output.
-    Keys need it, a few of whose channels are far larger than the rest (KIVI, Liu et al. 2024).
+    Scales per channel are free in attention: a key's scale is folded into the query, a value's into the output. Keys
+    need them, since a few of their channels are far larger than the rest (KIVI, Liu et al. 2024).
 
     Args:
         runtime: an engine with a float cache.
-        windows: int64 [windows, length] token ids, each run from an empty cache.
-        progress: called with the share done.
+        windows: int64 [windows, length] token ids; each window starts with an empty cache.
+        progress: called with the share of the windows that are done.
+
+    Returns:
+        One entry per layer.
     """
     largest: list[list[npt.NDArray[np.float32]]] = []
     for done, window in enumerate(windows):
@@ -52,4 +63,4 @@ def cache_scales(
 
 
 def _scale(largest: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(np.maximum(largest, _SMALLEST) * (_HEADROOM / _CODES), dtype=np.float32)
+    return np.asarray(np.maximum(largest, _SMALLEST) * (_HEADROOM / _INT8_MAX), dtype=np.float32)

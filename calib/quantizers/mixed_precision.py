@@ -146,7 +146,8 @@ def _promote(
     shown = ", ".join(names[:_NAMES_IN_NOTE]) + more
     note = (
         f"{len(names)} of {total} layers are promoted to 8 bits in groups{': ' if names else ''}{shown}; on held-out "
-        f"calibration data perplexity changes by {loss.ppl_increase:+.2f}%, predictions by {loss.kl_divergence:.4f} nats"
+        f"calibration data perplexity changes by {loss.ppl_increase:+.2f}%, predictions by "
+        f"{loss.kl_divergence:.4f} nats"
     )
     changed = replace(source, weights=CalibratedWeights(source.weights, floats, {}), notes=(*source.notes, note))
     return changed, recipe.model_copy(update={"overrides": (*recipe.overrides, *overrides)})

@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
 from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.data.checks import unrepresentative
 from edgekiln.calib.data.loader import Windows, windows_of
-from edgekiln.calib.data.options import FEW_WINDOWS, DataOptions
+from edgekiln.calib.data.options import DataOptions
 from edgekiln.calib.limits import Limits
-from edgekiln.calib.quantizers.mixed_precision import promote_layers
+from edgekiln.calib.quantizers.base import required_windows
 from edgekiln.calib.recipe import Recipe
 from edgekiln.pipeline.synthetic_data import synthetic_windows
 from edgekiln.progress import Progress
@@ -37,13 +38,13 @@ def calibrated(
         UnsupportedModelError: an engine cannot be built of the model.
         SourceError: a weight is damaged.
     """
-    if data.samples is None and recipe.method == "nearest" and not limits:
-        data = replace(data, samples=FEW_WINDOWS)
-    windows, notes = calibration_windows(source, data, progress)
-    source = replace(source, notes=(*source.notes, *notes))
-    if recipe.calibrates:
-        source, recipe = calibrate(source, recipe, windows, progress)
-    return promote_layers(source, recipe, limits, windows, progress) if limits else (source, recipe)
+    wanted = required_windows(recipe, limits)
+    windows = np.empty((0, 0), dtype=np.int64)
+    if wanted:
+        data = data if data.samples else replace(data, samples=wanted)
+        windows, notes = calibration_windows(source, data, progress)
+        source = replace(source, notes=(*source.notes, *notes))
+    return calibrate(source, recipe, windows, progress, limits)
 
 
 def calibration_windows(source: ModelSource, data: DataOptions, progress: Progress) -> tuple[Windows, list[str]]:

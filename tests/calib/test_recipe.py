@@ -22,7 +22,7 @@ def test_later_overrides_win_and_keep_what_they_do_not_name(tmp_path: Path) -> N
     recipe = read_recipe(
         write(
             tmp_path,
-            "method: gptq\nsmooth: 0.5\ndefault: {bits: 4, group_size: 64, symmetric: false}\n"
+            "method: gptq\nsmoothquant: 0.5\ndefault: {bits: 4, group_size: 64, symmetric: false}\n"
             "overrides:\n"
             "- {match: '*.mlp.*', bits: 8}\n"
             "- {match: '*.layers.1.*', symmetric: true}\n"
@@ -30,7 +30,7 @@ def test_later_overrides_win_and_keep_what_they_do_not_name(tmp_path: Path) -> N
             "- {match: '*.layers.3.*', group_size: channel}\n",
         )
     )
-    assert (recipe.method, recipe.smooth, recipe.calibrates) == ("gptq", 0.5, True)
+    assert (recipe.method, recipe.smoothquant, recipe.calibrates) == ("gptq", 0.5, True)
     assert recipe.scheme(ATTENTION, 576) == Scheme(4, 64, False, "none")
     assert recipe.scheme(FEED_FORWARD, 576) == Scheme(8, 64, True, "none")
     assert recipe.scheme("model.layers.2.mlp.up_proj", 576) is None
@@ -105,8 +105,9 @@ def test_a_pattern_must_match_something() -> None:
         ("default: {bits: 3, group_size: 32}\n", "default.bits: Input should be 4 or 8"),
         ("default: {bits: 4, group_size: 48}\n", "group_size must be 32, 64 or 128, got 48"),
         ("default: {bits: 4}\n", "one scale a channel"),
+        ("method: nearest\ndefault: {bits: 4, group_size: 32}\n", "method: must be one of rtn, gptq, awq, got nearest"),
         ("default: {bits: 8, group_size: 32, activation: int8-per-token}\n", "groups take activation: none"),
-        ("default: {bits: 4, group_size: 32}\nsmooth: 2\n", "smooth: Input should be less than"),
+        ("default: {bits: 4, group_size: 32}\nsmoothquant: 2\n", "smoothquant: Input should be less than"),
         ("default: {bits: 4, group_size: 32}\noverrides: [{bits: 8}]\n", "overrides.0.match: Field required"),
         ("default:\noverrides: [{match: a, symmetric: true}]\n", "bits: Field required"),
         (b"default: \xff\n", "is not UTF-8 text"),

@@ -9,7 +9,7 @@ import torch
 
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.calib.quantizers.coordinate_descent import refine
+from edgekiln.calib.quantizers.coordinate_descent import coordinate_descent
 
 ROWS, COLUMNS, GROUP = 24, 160, 32
 
@@ -36,7 +36,7 @@ def error(values: npt.NDArray[np.float32], weight: torch.Tensor, inputs: torch.T
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_output_error_falls(weight: torch.Tensor, inputs: torch.Tensor, bits: int, symmetric: bool) -> None:
     nearest = quantize(weight, Scheme(bits, GROUP, symmetric, "none"))
-    refined = refine(weight, nearest, inputs.t() @ inputs)
+    refined = coordinate_descent(weight, nearest, inputs.t() @ inputs)
     assert error(refined.dequantize(), weight, inputs) < 0.7 * error(nearest.dequantize(), weight, inputs)
     assert refined.scheme == nearest.scheme
     assert refined.zero_points is nearest.zero_points
@@ -47,7 +47,7 @@ def test_the_output_error_falls(weight: torch.Tensor, inputs: torch.Tensor, bits
 
 
 def test_scales_are_the_least_squares(weight: torch.Tensor, inputs: torch.Tensor) -> None:
-    refined = refine(weight, quantize(weight, Scheme(4, GROUP, False, "none")), inputs.t() @ inputs)
+    refined = coordinate_descent(weight, quantize(weight, Scheme(4, GROUP, False, "none")), inputs.t() @ inputs)
     unit = dataclasses.replace(refined, scales=np.ones_like(refined.scales)).dequantize()
     best = np.empty_like(refined.dequantize())
     # Damping counts as inputs of one channel each.
@@ -65,16 +65,16 @@ def test_scales_are_the_least_squares(weight: torch.Tensor, inputs: torch.Tensor
 
 def test_what_is_exact_stays(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
-    refined = refine(torch.from_numpy(nearest.dequantize()), nearest, inputs.t() @ inputs)
+    refined = coordinate_descent(torch.from_numpy(nearest.dequantize()), nearest, inputs.t() @ inputs)
     np.testing.assert_array_equal(refined.codes, nearest.codes)
     np.testing.assert_allclose(refined.scales, nearest.scales, rtol=1e-4)
 
 
 def test_without_inputs_and_with_empty_groups(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
-    assert refine(weight, nearest, torch.zeros(COLUMNS, COLUMNS)) is nearest
+    assert coordinate_descent(weight, nearest, torch.zeros(COLUMNS, COLUMNS)) is nearest
     emptied = weight.clone()
     emptied[:, :GROUP] = 0
     nearest = quantize(emptied, nearest.scheme)
-    refined = refine(emptied, nearest, inputs.t() @ inputs)
+    refined = coordinate_descent(emptied, nearest, inputs.t() @ inputs)
     assert error(refined.dequantize(), emptied, inputs) < error(nearest.dequantize(), emptied, inputs)

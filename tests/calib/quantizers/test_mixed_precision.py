@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgekiln.calib.calibrate import CalibratedWeights
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import preset
+from edgekiln.calib.quantizers.calibration import CalibratedWeights
 from edgekiln.calib.quantizers.mixed_precision import promote_layers
 from edgekiln.calib.recipe import Override
 from edgekiln.errors import RequestError
@@ -52,13 +52,13 @@ def silent(_step: str, _done: float) -> None:
 def test_the_layer_that_costs_is_raised_and_no_other(source: ModelSource, windows: np.ndarray) -> None:
     untouched, recipe = promote_layers(source, preset("int4"), Limits(max_kl=1e6), windows, silent)
     assert recipe == preset("int4")
-    assert untouched.notes[-1].startswith("0 of 14 layers are raised to 8 bits in groups; on held-out")
+    assert untouched.notes[-1].startswith("0 of 14 layers are promoted to 8 bits in groups; on held-out")
     before = divergence(untouched.notes[-1])
     assert before > 0
 
     raised, recipe = promote_layers(source, preset("int4"), Limits(max_kl=before * 0.9), windows, silent)
     assert recipe.overrides == (Override(match=COSTLY, bits=8),)
-    assert raised.notes[-1].startswith(f"1 of 14 layers are raised to 8 bits in groups: {COSTLY}; on held-out")
+    assert raised.notes[-1].startswith(f"1 of 14 layers are promoted to 8 bits in groups: {COSTLY}; on held-out")
     assert divergence(raised.notes[-1]) < before / 10
 
 
@@ -85,8 +85,8 @@ def test_a_raised_layer_leaves_the_grid_it_came_on(source: ModelSource, windows:
         replace(source, weights=calibrated), preset("int4"), Limits(max_kl=1e-3), windows, silent
     )
     assert recipe.overrides == (Override(match=COSTLY, bits=8),)
-    assert calibrated.stored(f"{COSTLY}.weight") is not None
-    assert raised.weights.stored(f"{COSTLY}.weight") is None
+    assert calibrated.prequantized(f"{COSTLY}.weight") is not None
+    assert raised.weights.prequantized(f"{COSTLY}.weight") is None
     torch.testing.assert_close(raised.weights.read(f"{COSTLY}.weight"), source.weights.read(f"{COSTLY}.weight"))
 
 

@@ -11,7 +11,7 @@ from edgekiln.calib.analysis.layer_groups import matrix
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.calib.quantizers.scale_tuning import teacher, tune_scales
+from edgekiln.calib.quantizers.scale_tuning import reference_states, tune_scales
 from support.models import VOCABULARY, tiny_model
 
 # gpt2's linear layers keep their weights transposed.
@@ -36,7 +36,7 @@ def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) ->
     model = tiny_model(family)
     windows = np.random.default_rng(0).integers(0, VOCABULARY, (64, 16))
     expected = predictions(model, windows)
-    taught = teacher(model, windows)
+    reference = reference_states(model, windows)
     before: dict[str, QuantizedWeight] = {}
     exact: dict[str, torch.Tensor] = {}
     for name in LAYERS[family]:
@@ -49,7 +49,7 @@ def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) ->
     others = {name: value.detach().clone() for name, value in model.named_parameters() if name[:-7] not in before}
     coarse = divergence(expected, predictions(model, windows))
     told: list[float] = []
-    after = tune_scales(model, before, exact, taught, told.append)
+    after = tune_scales(model, before, exact, reference, told.append)
     assert divergence(expected, predictions(model, windows)) < 0.97 * coarse
     assert told[-1] == 1
     assert {name for name, _ in model.named_parameters()} == names
@@ -71,10 +71,10 @@ def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) ->
 def test_an_expert_that_no_token_reached_keeps_its_scales() -> None:
     model = tiny_model("llama")
     windows = np.random.default_rng(0).integers(0, VOCABULARY, (8, 8))
-    taught = teacher(model, windows)
+    reference = reference_states(model, windows)
     model.add_module("unused", torch.nn.Linear(64, 32, bias=False))
     exact = {name: matrix(model.get_submodule(name)).detach().clone() for name in ("unused", LAYERS["llama"][0])}
     weights = {name: quantize(weight, Scheme(4, 32, False, "none")) for name, weight in exact.items()}
-    tuned = tune_scales(model, weights, exact, taught, lambda _: None)
+    tuned = tune_scales(model, weights, exact, reference, lambda _: None)
     np.testing.assert_array_equal(tuned["unused"].scales, weights["unused"].scales)
     assert (tuned[LAYERS["llama"][0]].scales != weights[LAYERS["llama"][0]].scales).any()

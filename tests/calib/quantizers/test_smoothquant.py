@@ -1,4 +1,4 @@
-"""Factors move from activations into weights: every family computes what it did, and 8 bits lose less."""
+"""SmoothQuant keeps the function of every model family, and lowers the error of int8 activations."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgekiln.calib.analysis.activation_stats import observe
-from edgekiln.calib.analysis.layer_groups import find_readers, matrix
-from edgekiln.calib.quantizers.smoothquant import smooth
+from edgekiln.calib.analysis.activation_stats import collect_stats
+from edgekiln.calib.analysis.layer_groups import find_layer_groups, matrix
+from edgekiln.calib.quantizers.smoothquant import smooth_group
 from support.models import VOCABULARY, tiny_model
 
-# How many of the inputs of a layer's linear layers have a producer.
-PRODUCERS = {
-    "llama": 4,  # both norms, up for down, value for output
+# Number of layer groups in a decoder layer that have a predecessor.
+PREDECESSORS = {
+    "llama": 4,  # both norms, up before down, value before output
     "qwen2": 4,
     "qwen3": 4,
     "gemma2": 4,
@@ -42,25 +42,25 @@ def windows() -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCABULARY, (3, 20))
 
 
-@pytest.mark.parametrize("family", PRODUCERS)
-def test_a_smoothed_model_computes_what_it_did(family: str, windows: np.ndarray) -> None:
+@pytest.mark.parametrize("family", PREDECESSORS)
+def test_a_smoothed_model_gives_the_same_logits(family: str, windows: np.ndarray) -> None:
     model = tiny_model(family, num_hidden_layers=2)
     expected = logits(model, windows)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    groups = find_readers(model, linear_layers(model))
+    groups = find_layer_groups(model, linear_layers(model))
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    able = [group for group in groups if group.producer]
-    assert len(able) == 2 * PRODUCERS[family]
-    for group, channels in zip(able, observe(model, able, windows, lambda _: None), strict=True):
+    able = [group for group in groups if group.predecessor]
+    assert len(able) == 2 * PREDECESSORS[family]
+    for group, channels in zip(able, collect_stats(model, able, windows, lambda _: None), strict=True):
         assert channels is not None
-        smooth(model, group, channels, 0.7)
+        smooth_group(model, group, channels, 0.7)
     assert not all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(logits(model, windows), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_readers_of_one_tensor_are_one_group() -> None:
+def test_layers_that_read_one_tensor_are_one_group() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
-    groups = {group.layers: group.producer for group in find_readers(model, linear_layers(model))}
+    groups = {group.layers: group.predecessor for group in find_layer_groups(model, linear_layers(model))}
     prefix = "model.layers.0"
     queries = tuple(f"{prefix}.self_attn.{name}_proj" for name in "qkv")
     assert set(groups) == {
@@ -69,8 +69,8 @@ def test_readers_of_one_tensor_are_one_group() -> None:
         (f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj"),
         (f"{prefix}.mlp.down_proj",),
     }
-    producers = {layers[-1].rpartition(".")[2]: producer.name for layers, producer in groups.items() if producer}
-    assert producers == {
+    predecessors = {layers[-1].rpartition(".")[2]: found.name for layers, found in groups.items() if found}
+    assert predecessors == {
         "v_proj": f"{prefix}.input_layernorm",
         "o_proj": f"{prefix}.self_attn.v_proj",
         "up_proj": f"{prefix}.post_attention_layernorm",
@@ -78,31 +78,31 @@ def test_readers_of_one_tensor_are_one_group() -> None:
     }
     output = groups[f"{prefix}.self_attn.o_proj",]
     assert output is not None
-    # Two heads of queries read one head of values.
-    assert output.rows.tolist() == [*range(16), *range(16), *range(16, 32), *range(16, 32)]
+    # Two query heads share one value head.
+    assert output.channels.tolist() == [*range(16), *range(16), *range(16, 32), *range(16, 32)]
 
 
-def test_a_tensor_that_something_else_reads_too_has_no_producer() -> None:
+def test_a_group_whose_tensor_another_module_reads_too_has_no_predecessor() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     names = [name for name in linear_layers(model) if not name.endswith("gate_proj")]
-    groups = {group.layers[-1].rpartition(".")[2]: group.producer for group in find_readers(model, names)}
+    groups = {group.layers[-1].rpartition(".")[2]: group.predecessor for group in find_layer_groups(model, names)}
     assert groups["up_proj"] is None
     assert groups["down_proj"] is not None
 
 
-def test_channels_are_seen_as_they_are(windows: np.ndarray) -> None:
+def test_stats_are_those_of_the_layer_input(windows: np.ndarray) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
-    (group,) = find_readers(model, ["model.layers.0.mlp.down_proj"])
+    (group,) = find_layer_groups(model, ["model.layers.0.mlp.down_proj"])
     seen: list[torch.Tensor] = []
     handle = model.get_submodule(group.layers[0]).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     logits(model, windows)
     handle.remove()
     rows = torch.cat(seen).reshape(-1, 128)
-    (channels,) = observe(model, [group], windows, lambda _: None)
+    (channels,) = collect_stats(model, [group], windows, lambda _: None)
     assert channels is not None
     torch.testing.assert_close(channels.rms, rows.square().mean(0).sqrt())
     torch.testing.assert_close(channels.largest, rows.abs().amax(0))
-    factors = smooth(model, group, channels, 0.7)
+    factors = smooth_group(model, group, channels, 0.7)
     torch.testing.assert_close(factors.rms / factors.largest, channels.rms / channels.largest)
 
 
@@ -112,12 +112,12 @@ def test_outlier_channels_cost_less(windows: np.ndarray) -> None:
     with torch.no_grad():
         norm.weight[3] *= 300
     name = "model.layers.0.mlp.up_proj"
-    (group,) = [group for group in find_readers(model, linear_layers(model)) if name in group.layers]
-    (channels,) = observe(model, [group], windows, lambda _: None)
+    (group,) = [group for group in find_layer_groups(model, linear_layers(model)) if name in group.layers]
+    (channels,) = collect_stats(model, [group], windows, lambda _: None)
     assert channels is not None
 
     def error() -> float:
-        """Of rounding each row of the input to int8, against the output."""
+        """Relative squared error of the output when each token of the input is rounded to int8."""
         module = model.get_submodule(name)
         seen: list[torch.Tensor] = []
         handle = module.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
@@ -130,5 +130,5 @@ def test_outlier_channels_cost_less(windows: np.ndarray) -> None:
         return float(((x / scale).round() * scale @ weight.t() - exact).square().sum() / exact.square().sum())
 
     before = error()
-    smooth(model, group, channels, 0.7)
+    smooth_group(model, group, channels, 0.7)
     assert error() < before / 4

@@ -9,7 +9,7 @@ import torch
 from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.calib.quantizers.static_activations import static_input
+from edgekiln.calib.quantizers.static_activations import choose_scale
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, write_quantized
@@ -31,11 +31,11 @@ def rounded(x: np.ndarray, scale: float) -> np.ndarray:
 def test_few_outliers_are_cut_off_and_counted() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(shape, generator=generator) for shape in ((200, 64), (48, 64)))
-    plain = static_input(inputs, [weight])
+    plain = choose_scale(inputs, [weight])
     # The largest of 12800 normal values is about 4 of them, which all fit.
     assert plain.scale * 127 == pytest.approx(float(inputs.abs().max()), rel=0.3)
     inputs[7, 3] = 900.0
-    found = static_input(inputs, [weight])
+    found = choose_scale(inputs, [weight])
     assert found.scale * 127 < 100
     assert found.clipped == pytest.approx(float((inputs.abs() > 127.5 * found.scale).float().mean()))
     assert found.clipped > 0
@@ -46,7 +46,7 @@ def test_the_error_is_that_of_the_output_and_the_least() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(shape, generator=generator) for shape in ((400, 64), (500, 64)))
     inputs *= torch.logspace(-1, 1, 64)
-    found = static_input(inputs, [weight[:200], weight[200:]])
+    found = choose_scale(inputs, [weight[:200], weight[200:]])
     exact = (inputs @ weight.t()).numpy()
 
     def squares(scale: float) -> np.ndarray:
@@ -70,9 +70,9 @@ def test_readers_of_one_tensor_share_a_scale_and_keep_their_codes(tmp_path: Path
         *(f"mlp.{kind}_proj" for kind in ("gate", "up", "down")),
     ):
         layer = f"model.layers.0.{name}.weight"
-        stored = source.weights.stored(layer)
+        stored = source.weights.prequantized(layer)
         assert stored is not None
-        assert stored.suiting(STATIC) is stored
+        assert stored.matching(STATIC) is stored
         weight = stored.read()
         np.testing.assert_array_equal(weight.codes, quantize(source.weights.read(layer), STATIC).codes)
         assert weight.scheme == stored.scheme == STATIC
@@ -100,19 +100,19 @@ def test_what_does_not_fit_one_scale_gets_one_a_token(tmp_path: Path) -> None:
     assert name in token
     assert recipe.overrides == tuple(Override(match=layer, activation="int8-per-token") for layer in token)
     assert source.notes[-1].startswith(
-        f"the input of {len(token)} layers does not fit one scale and gets a scale a token:"
+        f"{len(token)} layers do not fit a static activation scale and get one scale per token:"
     )
-    assert source.weights.stored(f"{name}.weight") is None
-    assert source.weights.stored("model.layers.0.mlp.down_proj.weight") is not None
+    assert source.weights.prequantized(f"{name}.weight") is None
+    assert source.weights.prequantized("model.layers.0.mlp.down_proj.weight") is not None
 
 
 def test_scales_that_arrive_are_kept(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "static", FORMATS["int8 weights and activations"])
     source, _ = calibrate(resolve(str(tmp_path / "static")), RECIPE, WINDOWS, silent)
     for name, expected in weights.items():
-        stored = source.weights.stored(name)
+        stored = source.weights.prequantized(name)
         assert stored is not None
-        form = stored.suiting(STATIC)
+        form = stored.matching(STATIC)
         assert form is not None
         assert form.read().input_scale == 1
         np.testing.assert_allclose(form.read().dequantize(), expected, rtol=1e-6)
@@ -122,7 +122,7 @@ def test_codes_that_arrive_without_a_scale_are_kept_and_get_one(tmp_path: Path) 
     weights = write_quantized(tmp_path / "dynamic", FORMATS["llm.int8"])
     source, _ = calibrate(resolve(str(tmp_path / "dynamic")), RECIPE, WINDOWS, silent)
     for name, expected in weights.items():
-        stored = source.weights.stored(name)
+        stored = source.weights.prequantized(name)
         assert stored is not None
         weight = stored.read()
         assert weight.scheme == STATIC

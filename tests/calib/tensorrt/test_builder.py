@@ -14,7 +14,7 @@ trt = pytest.importorskip("tensorrt_rtx")
 
 from edgekiln.calib.presets import UNCALIBRATED  # noqa: E402
 from edgekiln.calib.tensorrt import builder as engine  # noqa: E402
-from edgekiln.calib.tensorrt import checks as engine_check
+from edgekiln.calib.tensorrt import checks as engine_check  # noqa: E402
 from edgekiln.calib.tensorrt.options import TensorRTOptions  # noqa: E402
 from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError  # noqa: E402

@@ -99,8 +99,8 @@ def test_poor_data_is_among_the_notes_and_limits_are_held(source: ModelSource, t
     assert manifest.quantization.scheme == "int4"
     notes = json.loads((tmp_path / "engine" / "report.json").read_text())["notes"]
     assert any("192 tokens, few for good scales" in note for note in notes)
-    assert any("0 of 7 layers are raised" in note for note in notes)
-    with pytest.raises(RequestError, match="with every layer raised"):
+    assert any("0 of 7 layers are promoted" in note for note in notes)
+    with pytest.raises(RequestError, match="with every layer promoted"):
         build_engine(source, tmp_path / "other", BuildOptions(quant="int4", data=choice, limits=Limits(max_kl=1e-30)))
     assert not (tmp_path / "other").exists()
 

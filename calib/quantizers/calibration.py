@@ -1,0 +1,167 @@
+"""The state that quantizers read and change, and a source whose weights they have replaced."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from edgekiln.calib.analysis.layer_groups import matrix
+from edgekiln.calib.analysis.output_error import sample_inputs
+from edgekiln.calib.data.loader import Windows
+from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.limits import Limits
+from edgekiln.calib.quantization_plan import quantizable
+from edgekiln.calib.recipe import Override, Recipe
+from edgekiln.progress import Progress
+from edgekiln.sources.base import ModelSource, WeightReader
+
+
+class Calibration:
+    """What quantizers read and change, one after another.
+
+    Attributes:
+        source: the model, with the weights that quantizers have made so far.
+        recipe: what each layer gets; quantizers add overrides to it.
+        limits: how much worse than the float32 model the engine may be.
+        windows: int64 [windows, length] calibration tokens; [0, 0] where no quantizer needs any.
+        progress: to be called with the step and how much of it is done.
+    """
+
+    def __init__(
+        self, source: ModelSource, recipe: Recipe, limits: Limits, windows: Windows, progress: Progress
+    ) -> None:
+        self.source = source
+        self.recipe = recipe
+        self.limits = limits
+        self.windows = windows
+        self.progress = progress
+        self._model: PreTrainedModel | None = None
+        self._layers: dict[str, int] | None = None
+        self._kept: set[str] | None = None
+        self._inputs: dict[str, torch.Tensor] | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model in float32, loaded at first use. Quantizers change its weights in place."""
+        if self._model is None:
+            self.progress("loading model", 0.0)
+            self._model = load_model(self.source)
+        return self._model
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Names of the linear layers, except the head, with the number of their inputs."""
+        if self._layers is None:
+            self._layers = linear_layers(self.model)
+        return self._layers
+
+    @property
+    def kept(self) -> set[str]:
+        """Layers that keep the codes of the checkpoint, so that their weights must not be changed."""
+        if self._kept is None:
+            self._kept = {name for name, columns in self.layers.items() if self._keeps_codes(name, columns)}
+        return self._kept
+
+    def schemes(self) -> dict[str, Scheme]:
+        """Linear layer to its scheme, for the layers whose codes are to be found."""
+        return {
+            name: scheme
+            for name, columns in self.layers.items()
+            if name not in self.kept and (scheme := self.recipe.scheme(name, columns))
+        }
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """Linear layer to a sample of its inputs, float [T, K]; see `sample_inputs`."""
+        if self._inputs is None:
+            self._inputs = sample_inputs(self.model, self.layers, self.windows) if len(self.windows) else {}
+        return self._inputs
+
+    def replace_weights(
+        self,
+        floats: Mapping[str, torch.Tensor] | None = None,
+        quantized: Mapping[str, PrequantizedWeight] | None = None,
+    ) -> None:
+        """Replace weights of the source by name.
+
+        Args:
+            floats: weights and biases that the model has now, still to be quantized.
+            quantized: weights with their codes.
+        """
+        if floats:
+            self._inputs = None
+        weights = CalibratedWeights(self.source.weights, dict(floats or {}), dict(quantized or {}))
+        self.source = replace(self.source, weights=weights)
+
+    def add_notes(self, notes: Iterable[str]) -> None:
+        """Add sentences for the user to the source's."""
+        self.source = replace(self.source, notes=(*self.source.notes, *notes))
+
+    def add_overrides(self, overrides: Iterable[Override]) -> None:
+        """Change what layers get."""
+        self.recipe = self.recipe.model_copy(update={"overrides": (*self.recipe.overrides, *overrides)})
+
+    def release_model(self) -> None:
+        """Free the model, after sampling the inputs on which the build measures the layers' output errors."""
+        if self._model is not None:
+            self.source = replace(self.source, layer_inputs=self.inputs())
+            self._model = None
+
+    def _keeps_codes(self, name: str, columns: int) -> bool:
+        weight = self.source.weights.prequantized(f"{name}.weight")
+        scheme = self.recipe.scheme(name, columns)
+        return weight is not None and scheme is not None and kept_form(weight, scheme) is not None
+
+
+class CalibratedWeights:
+    """The weights of a source, some of them replaced by calibration; see `WeightReader`."""
+
+    def __init__(
+        self, weights: WeightReader, floats: dict[str, torch.Tensor], quantized: dict[str, PrequantizedWeight]
+    ) -> None:
+        self.nbytes = weights.nbytes
+        self._weights = weights
+        self._floats = floats
+        self._quantized = quantized
+
+    def keys(self) -> Iterable[str]:
+        return self._weights.keys()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._floats[name] if name in self._floats else self._weights.read(name)
+
+    def prequantized(self, name: str) -> PrequantizedWeight | None:
+        """The quantized weight; None for one that was replaced in floating point, whose old codes are void."""
+        if name in self._quantized or name in self._floats:
+            return self._quantized.get(name)
+        return self._weights.prequantized(name)
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, int]:
+    """Names of the linear layers, except the head, with the number of their inputs."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    found = {}
+    for name in quantizable(model):
+        module = model.get_submodule(name)
+        if module not in ends:
+            found[name] = matrix(module).shape[1]
+    return found
+
+
+def kept_form(weight: PrequantizedWeight, scheme: Scheme) -> PrequantizedWeight | None:
+    """The form of a prequantized weight whose codes a layer with `scheme` keeps; None if it is quantized again.
+
+    A layer with static activation scales also keeps codes that were made for one scale a token.
+    """
+    form = weight.matching(scheme)
+    if form is None and scheme.activation == "int8-static":
+        form = weight.matching(replace(scheme, activation="int8-per-token"))
+    return form
