@@ -207,6 +207,14 @@ class Engine:
         """
         return self.runtime.score(np.asarray(ids, dtype=np.int64))
 
+    def check_options(self, **options: Unpack[GenerateKeywords]) -> None:
+        """Check the keyword arguments of `generate` before there is a prompt.
+
+        Raises:
+            RequestError: an option is out of range.
+        """
+        self._options(options)
+
     def _options(self, keywords: GenerateKeywords) -> GenerateOptions:
         """The model's sampling defaults, overridden by keywords."""
         values: dict[str, Any] = dict(keywords)

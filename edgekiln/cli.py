@@ -1,7 +1,7 @@
-"""The `edgekiln` command: one module a subcommand in `edgekiln.commands`, imported when it is called.
+"""The `edgekiln` command: one module per subcommand in `edgekiln.commands`, imported when it is called.
 
-Every expected failure is one sentence on stderr. Exit status: 0 done, 1 a defect of edgekiln, 2 bad input or state,
-130 Ctrl-C, 141 the reader of stdout went away, 143 SIGTERM.
+Every expected failure is one sentence on stderr. Exit status: 0 success, 1 a bug in edgekiln, 2 bad input or state,
+130 Ctrl-C, 141 stdout was closed, 143 SIGTERM.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ COMMANDS = ("engine", "run", "chat", "bench", "eval", "compare", "inspect", "rep
 
 
 class Failure(click.ClickException):
-    """One sentence for the user and an exit status."""
+    """A sentence for the user and an exit status."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click declares it per class, and reads it per instance
+        self.exit_code = exit_code  # type: ignore[misc]  # a class attribute that click reads from the instance
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand's module when it is asked for, and turns its failures into `Failure`."""
+    """Imports the module of a subcommand when it is called, and turns its errors into `Failure`."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Names of the subcommands, in the order that help shows."""
+        """Names of the subcommands, in the order of --help."""
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """The subcommand `name`, None where there is no such one."""
+        """The subcommand `name`; None if there is none."""
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f"edgekiln.commands.{name}").command
@@ -46,10 +46,10 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand under the rules for failures."""
+        """Run the subcommand and report its errors."""
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to fail
+                stream.reconfigure(errors="replace")  # print '?' on a terminal without UTF-8
         with _failures(ctx):
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -76,7 +76,7 @@ def _failures(ctx: click.Context) -> Iterator[None]:
     except (EdgekilnError, OSError) as error:
         if is_verbose(ctx):
             traceback.print_exc()
-        raise Failure(_sentence(error)) from error
+        raise Failure(_message(error)) from error
     except Exception as error:
         if is_verbose(ctx):
             traceback.print_exc()
@@ -85,14 +85,14 @@ def _failures(ctx: click.Context) -> Iterator[None]:
         raise Failure(f"unexpected {name}: {error} (add --verbose to see where)", exit_code=1) from error
 
 
-def _sentence(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
 def _discard_stdout() -> None:
-    # The interpreter flushes stdout once more at exit, which would fail again.
+    # The interpreter flushes stdout again at exit, which would raise a second time.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -101,4 +101,4 @@ def _discard_stdout() -> None:
 @click.version_option(__version__, prog_name="edgekiln")
 @verbose_option
 def main() -> None:
-    """From a Hugging Face language model to a quantized engine that runs at the edge."""
+    """Build quantized engines from Hugging Face language models, and run them on edge devices."""

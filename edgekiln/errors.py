@@ -1,4 +1,4 @@
-"""Errors that a user can fix. Each message is one sentence with the value and the fix; the command line exits with 2."""
+"""Errors that a user can fix: one sentence with the value and the fix. The command line prints it and exits with 2."""
 
 
 class EdgekilnError(Exception):

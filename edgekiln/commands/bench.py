@@ -1,4 +1,4 @@
-"""`edgekiln bench`: how fast an engine is on this machine."""
+"""`edgekiln bench`: the speed of an engine on this machine."""
 
 import time
 from pathlib import Path
@@ -9,12 +9,12 @@ import click
 from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
-    open_runtime,
-    print_json,
-    progress_report,
+    kernels_option,
+    open_engine,
     threads_option,
     verbose_option,
 )
+from edgekiln.commands._output import print_json, progress_report
 
 if TYPE_CHECKING:
     from edgekiln.runtimes.base import KernelsChoice
@@ -24,7 +24,9 @@ _COUNT = click.IntRange(min=1)
 
 @click.command("bench", short_help="Measure speed and memory.")
 @engine_argument
-@click.option("--prompt-tokens", type=_COUNT, default=512, show_default=True, metavar="N", help="Tokens of a prompt.")
+@click.option(
+    "--prompt-tokens", type=_COUNT, default=512, show_default=True, metavar="N", help="Tokens of each prompt."
+)
 @click.option(
     "--gen-tokens",
     type=click.IntRange(min=2),
@@ -33,16 +35,17 @@ _COUNT = click.IntRange(min=1)
     metavar="N",
     help="Tokens generated for each prompt.",
 )
-@click.option("--batch", type=_COUNT, default=1, show_default=True, metavar="N", help="Prompts at a time.")
-@click.option("--repeat", type=_COUNT, default=5, show_default=True, metavar="N", help="Counted measurements.")
+@click.option("--batch", type=_COUNT, default=1, show_default=True, metavar="N", help="Prompts of a batch.")
 @click.option(
-    "--kernels",
-    type=click.Choice(["edgekiln", "onnxruntime"]),
-    default="edgekiln",
+    "--repeat",
+    type=_COUNT,
+    default=5,
     show_default=True,
-    help="Kernels to use; edgekiln's where they are built.",
+    metavar="N",
+    help="Measurements, after one that is discarded.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random prompts.")
+@kernels_option
 @threads_option
 @json_option
 @verbose_option
@@ -62,11 +65,11 @@ def command(
     from edgekiln.benchmark import Spread, Workload, measure, peak_rss_mb
 
     start = time.perf_counter()
-    runtime = open_runtime(engine, threads, kernels)
+    runtime = open_engine(engine, threads, kernels).runtime
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     with progress_report(animated=False) as report:
-        figures = measure(runtime, workload, seed, lambda done: report("measuring", done))
+        result = measure(runtime, workload, seed, lambda done: report("measuring", done))
     peak = peak_rss_mb()
     if as_json:
         about = {
@@ -75,7 +78,7 @@ def command(
             "kernels": runtime.kernels,
             **vars(workload),
         }
-        print_json({**about, "load_ms": load_ms, **figures.as_json(), "peak_rss_mb": peak})
+        print_json({**about, "load_ms": load_ms, **result.as_json(), "peak_rss_mb": peak})
         return
 
     def line(name: str, value: Spread | float, unit: str) -> str:
@@ -86,9 +89,9 @@ def command(
     click.echo(f"{engine}: {prompt_tokens} prompt tokens, {gen_tokens} generated, batch {batch}, {repeat} repeats")
     click.echo(f"{'kernels':<16}{runtime.kernels:>10}")
     click.echo(line("load", load_ms, "ms"))
-    click.echo(line("first token", figures.ttft_ms, "ms"))
-    click.echo(line("prefill", figures.prefill_tokens_per_s, "tokens/s"))
-    click.echo(line("decode", figures.decode_tokens_per_s, "tokens/s"))
-    click.echo(line("inter-token p50", figures.inter_token_p50_ms, "ms"))
-    click.echo(line("inter-token p95", figures.inter_token_p95_ms, "ms"))
+    click.echo(line("first token", result.ttft_ms, "ms"))
+    click.echo(line("prefill", result.prefill_tokens_per_s, "tokens/s"))
+    click.echo(line("decode", result.decode_tokens_per_s, "tokens/s"))
+    click.echo(line("inter-token p50", result.inter_token_p50_ms, "ms"))
+    click.echo(line("inter-token p95", result.inter_token_p95_ms, "ms"))
     click.echo(line("peak memory", peak, "MB"))

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
-from edgekiln.commands._options.common import engine_argument, threads_option, verbose_option
-from edgekiln.commands._options.generation import Stats, generation_options, load, make_options, write_answer
+from edgekiln.commands._answer import AnswerStats, write_answer
+from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
+from edgekiln.commands._options.generation import generation_options
 from edgekiln.errors import RequestError
 
 _HELP = "Ctrl-C stops an answer; /clear forgets the conversation; /exit or Ctrl-D leaves."
@@ -21,39 +23,28 @@ _HELP = "Ctrl-C stops an answer; /clear forgets the conversation; /exit or Ctrl-
 @generation_options
 @threads_option
 @verbose_option
-def command(
-    *,
-    engine: Path,
-    system: str | None,
-    max_tokens: int,
-    stop: tuple[str, ...],
-    speculate: bool,
-    stats: bool,
-    threads: int | None,
-    **sampling: float | None,
-) -> None:
-    """Talk with ENGINE. Each line is a message; what was said before is remembered."""
-    loaded = load(engine, threads)
-    options = make_options(loaded.manifest, max_tokens, stop, speculate, **sampling)
+def command(*, engine: Path, system: str | None, stats: bool, threads: int | None, **options: Any) -> None:
+    """Talk with ENGINE. Each line is a message; the conversation so far is part of the prompt."""
+    loaded = open_engine(engine, threads)
+    loaded.check_options(**options)
     if not loaded.tokenizer.has_chat_template:
         raise RequestError(f"{engine} has no chat template: use `edgekiln run {engine}` with a plain prompt")
 
-    from edgekiln.runtimes.generate.conversation import Conversation
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
-    conversation = Conversation(loaded.runtime, loaded.tokenizer, system)
-    beginning = len(conversation.messages)
+    session = loaded.session(system)
+    beginning = len(session.messages)
     with _Interrupts() as interrupts:
         for line in _lines(interrupts):
             if line == "/clear":
-                del conversation.messages[beginning:]
+                del session.messages[beginning:]
                 continue
-            speed = Stats(SpeculationStats())
+            speed = AnswerStats(SpeculationStats())
             interrupts.pressed = False
             try:
-                write_answer(conversation.ask(line, options, speed.speculation), speed, lambda: interrupts.pressed)
+                write_answer(session.ask(line, speed.speculation, **options), speed, lambda: interrupts.pressed)
             except RequestError as error:
-                # Most likely the conversation has outgrown the engine; the program need not end for that.
+                # Most likely the conversation is too long for the engine; /clear helps, so the program continues.
                 click.echo(f"Error: {error} (/clear begins a new conversation)", err=True)
                 continue
             if stats:
@@ -61,9 +52,9 @@ def command(
 
 
 class _Interrupts:
-    """Ctrl-C raises KeyboardInterrupt while a line is read, and is only noted at any other time.
+    """Ctrl-C raises KeyboardInterrupt while a line is read; at any other time it only sets `pressed`.
 
-    An answer is not torn out of the middle of a step: its cache is used again.
+    An answer is stopped between two decode steps, so that the KV cache stays consistent for the next turn.
     """
 
     def __init__(self) -> None:
@@ -85,13 +76,13 @@ class _Interrupts:
 
 
 def _lines(interrupts: _Interrupts) -> Iterator[str]:
-    """Messages from stdin, with a prompt and line editing where it is a terminal; ends at Ctrl-D or /exit."""
+    """Messages from stdin, with a prompt and line editing on a terminal; ends at Ctrl-D or /exit."""
     prompt = ""
     if sys.stdin.isatty():
         click.echo(_HELP, err=True)
         prompt = "> "
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  input() edits lines and remembers them once this is imported
+            import readline  # noqa: F401 - gives input() line editing and history
     while True:
         try:
             interrupts.reading = True

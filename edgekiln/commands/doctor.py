@@ -1,27 +1,30 @@
-"""`edgekiln doctor`: what this machine can build and run."""
+"""`edgekiln doctor`: the targets that this machine can build and run."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.commands._options.common import json_option, print_json, quiet_libraries, verbose_option
+from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._output import heading, print_json
 from edgekiln.errors import RequestError
 
 if TYPE_CHECKING:
     from edgekiln.system import TargetState
 
 
-@click.command("doctor", short_help="Show what this machine can build and run.")
-@click.option("--target", metavar="TARGET", help="Only say whether engines of TARGET run here; exit 1 if they do not.")
+@click.command("doctor", short_help="Show which targets work on this machine.")
+@click.option(
+    "--target", metavar="TARGET", help="Only say whether engines of TARGET run here; exit with 1 if they do not."
+)
 @json_option
 @verbose_option
 def command(*, target: str | None, as_json: bool) -> None:
-    """Show processor, GPUs and libraries of this machine, which targets work here, and what the others need."""
-    from edgekiln.system import look, target_states
+    """Show processor, GPUs and libraries of this machine, the targets that work here, and what the others need."""
+    from edgekiln.system import detect, target_states
 
     quiet_libraries()
-    machine = look()
+    machine = detect()
     states = target_states(machine)
     if target is not None:
         _tell(target, states)
@@ -29,12 +32,12 @@ def command(*, target: str | None, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(machine), "targets": {name: asdict(state) for name, state in states.items()}})
         return
-    native = f"built, {machine.native}" if machine.native else "not built: make native"
+    kernels = f"built, {machine.kernels}" if machine.kernels else "not built: make kernels"
     for name, value in (
         ("system", f"{machine.system}, Python {machine.python}"),
         ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_mb / 1e3:.1f} GB"),
-        ("instructions", ", ".join(machine.instruction_sets) or "none of those that kernels ask for"),
-        ("own kernels", native),
+        ("instructions", ", ".join(machine.instruction_sets) or "none of those that kernels use"),
+        ("kernels", kernels),
         ("CUDA driver", machine.cuda_driver or "none"),
         *(
             ("GPU", f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_mb / 1e3:.1f} GB")
@@ -44,7 +47,7 @@ def command(*, target: str | None, as_json: bool) -> None:
         ("ONNX Runtime", ", ".join(machine.providers) or "not installed"),
     ):
         click.echo(f"{name:<13} {value}")
-    click.secho("targets", bold=True)
+    heading("targets")
     for name, state in states.items():
         words = [word for word, able in (("builds", state.builds), ("runs", state.runs)) if able]
         click.echo(f"  {name:<9} {' and '.join(words) or 'neither builds nor runs'}")

@@ -1,6 +1,5 @@
 """`edgekiln engine`: build an engine directory from a model."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, get_args
@@ -8,21 +7,17 @@ from typing import Any, get_args
 import click
 
 from edgekiln.calib.evaluation.options import QualityText
-from edgekiln.commands._options.common import (
-    extra,
-    json_option,
-    print_json,
-    progress_report,
-    quiet_libraries,
-    read_text,
-    verbose_option,
-)
-from edgekiln.commands._options.quantization import build_options, quantization_options, stopped_once
-from edgekiln.commands._options.tensorrt import taken_tensorrt_options, tensorrt_options
-from edgekiln.engine.directory import REPORT_FILE
+from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._options.quantization import build_options, quantization_options
+from edgekiln.commands._options.tensorrt import split_tensorrt_options, tensorrt_options
+from edgekiln.commands._output import print_json, progress_report
+from edgekiln.commands._signals import exit_on_signal
+from edgekiln.commands._text import read_text
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.pipeline.options import CacheType, Target
+from edgekiln.extras import requires_extra
+from edgekiln.pipeline.options import CacheType
 from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
+from edgekiln.targets import DEFAULT_TARGET, TARGETS
 
 
 @click.command("engine", short_help="Build an engine from a model.")
@@ -31,7 +26,11 @@ from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Engine directory [engines/NAME-QUANT]."
 )
 @click.option(
-    "--target", type=click.Choice(get_args(Target)), default="ort-cpu", show_default=True, help="What runs it."
+    "--target",
+    type=click.Choice(tuple(TARGETS)),
+    default=DEFAULT_TARGET,
+    show_default=True,
+    help="Runtime to build for. " + "; ".join(f"{row.name}: {row.description}" for row in TARGETS.values()) + ".",
 )
 @quantization_options
 @tensorrt_options
@@ -40,19 +39,19 @@ from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
     type=click.Choice(get_args(CacheType)),
     default="float32",
     show_default=True,
-    help="Type of cached keys and values; int8 takes a quarter of the memory.",
+    help="Data type of the KV cache; int8 takes a quarter of the memory.",
 )
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Tokens a sequence may hold, at most; the model's context by default.",
+    help="Tokens of a sequence, at most [the model's context length].",
 )
 @click.option(
     "--eval-text",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text to compare the engine with the model on; the figures go into its report.",
+    help="UTF-8 text to compare the engine and the float32 model on; results go into the engine's report.",
 )
 @click.option(
     "--eval-tokens",
@@ -60,16 +59,16 @@ from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
     default=QualityText.max_tokens,
     show_default=True,
     metavar="N",
-    help="Tokens of that text, at most.",
+    help="Use only the first N tokens of that text.",
 )
-@click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint brings.")
+@click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint contains.")
 @json_option
 @verbose_option
 def command(
     *,
     model: str,
     output: Path | None,
-    target: Target,
+    target: str,
     kv: CacheType,
     max_length: int | None,
     eval_text: Path | None,
@@ -79,7 +78,7 @@ def command(
     **more: Any,
 ) -> None:
     """Build an engine from MODEL: a Hugging Face directory or hub id, a GGUF file, or smollm2-135m (the default)."""
-    tensorrt, quantization = taken_tensorrt_options(more)
+    tensorrt, quantization = split_tensorrt_options(more)
     options = build_options(
         target=target,
         tensorrt=tensorrt,
@@ -89,31 +88,33 @@ def command(
         **quantization,
     )
     quiet_libraries()
-    with stopped_once(), progress_report() as report:
+    with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)
-        with extra("export"):
-            from edgekiln.pipeline.build import build_engine
+        with requires_extra("export"):
+            from edgekiln.api import build
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
-        suffix = "" if target == "ort-cpu" else f"-{target}"
+        suffix = "" if target == DEFAULT_TARGET else f"-{target}"
         directory = output or Path("engines") / f"{source.name}-{options.quant}{suffix}"
-        manifest = build_engine(source, directory, options, report)
-    _summarize(directory, manifest, as_json)
+        engine = build(source, directory, progress=report, **vars(options))
+    _summarize(directory, engine.manifest, as_json)
 
 
 def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None:
-    report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
+    from edgekiln.engine.reports import read_report
+
+    report = read_report(directory)
     size = sum(file.stat().st_size for file in directory.iterdir())
     if as_json:
-        print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report})
+        print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report.model_dump()})
         return
-    for note in report["notes"]:
+    for note in report.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(
         f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size / 1e6:.0f} MB, "
-        f"built in {report['build_seconds']:.1f} s with {report['peak_rss_mb']:.0f} MB of memory"
+        f"built in {report.build_seconds:.1f} s with {report.peak_rss_mb:.0f} MB of memory"
     )
-    if quality := report["quality"]:
-        before, after = (quality[name] or math.inf for name in ("perplexity_before", "perplexity_after"))
+    if quality := report.quality:
+        before, after = (value or math.inf for value in (quality.perplexity_before, quality.perplexity_after))
         click.echo(
-            f"perplexity {before:.5g} in float32, {after:.5g} now; KL divergence {quality['kl_divergence']:.5f} nats"
+            f"perplexity {before:.5g} in float32, {after:.5g} now; KL divergence {quality.kl_divergence:.5f} nats"
         )

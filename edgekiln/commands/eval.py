@@ -1,4 +1,4 @@
-"""`edgekiln eval`: how well an engine predicts a text, and how near it is to a reference."""
+"""`edgekiln eval`: perplexity of an engine on a text, and its KL divergence from a reference."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,16 +7,16 @@ import click
 
 from edgekiln.commands._options.common import (
     engine_argument,
-    extra,
     json_option,
-    print_json,
-    progress_report,
+    open_engine,
     quiet_libraries,
-    read_text,
     threads_option,
     verbose_option,
 )
-from edgekiln.engine.directory import ENGINE_FILE
+from edgekiln.commands._output import print_json, progress_report
+from edgekiln.commands._text import read_text
+from edgekiln.engine.directory import is_engine
+from edgekiln.extras import requires_extra
 
 if TYPE_CHECKING:
     from edgekiln.calib.evaluation.perplexity import Scorer
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     default=512,
     show_default=True,
     metavar="N",
-    help="Tokens predicted from an empty cache, at most.",
+    help="Tokens of a window, which starts with an empty KV cache.",
 )
-@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Use only so many tokens of the text.")
+@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Use only the first N tokens of the text.")
 @click.option(
     "--reference",
     metavar="ENGINE_OR_MODEL",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--on-cpu",
     is_flag=True,
-    help="Run the engine's graph with ONNX Runtime on the CPU, whatever its target: measures where no GPU is.",
+    help="Run the engine's graph with ONNX Runtime on the CPU, for targets that this machine cannot run.",
 )
 @threads_option
 @json_option
@@ -59,7 +59,7 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure ENGINE's perplexity on a text; with --reference also how far its predictions are from that one's."""
+    """Measure ENGINE's perplexity on a text; with --reference, also the KL divergence from the reference."""
     from edgekiln.calib.evaluation.perplexity import perplexity
 
     content = read_text(text)
@@ -89,28 +89,25 @@ def command(
 
 
 def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Scorer, Tokenizer]":
-    from edgekiln.commands._options.generation import load
     from edgekiln.engine.manifest import read_manifest
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
-    # The runtime of ort-cpu runs on the CPU already, and as users of the engine will run it.
+    # ort-cpu's own runtime runs on the CPU, with the kernels that users of the engine get.
     if not on_cpu or (manifest := read_manifest(engine)).target == "ort-cpu":
-        loaded = load(engine, threads)
-        return loaded.runtime.score, loaded.tokenizer
+        loaded = open_engine(engine, threads)
+        return loaded.score, loaded.tokenizer
     from edgekiln.calib.evaluation.graph_scorer import graph_scorer
 
     return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
 
 
 def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
-    if (Path(reference) / ENGINE_FILE).is_file():
-        from edgekiln import runtimes
-
-        return runtimes.open(reference, threads=threads).score
+    if is_engine(Path(reference)):
+        return open_engine(Path(reference), threads).score
     from edgekiln.sources.resolve import resolve
 
     quiet_libraries()
     source = resolve(reference)
-    with extra("export"):
+    with requires_extra("export"):
         from edgekiln.calib.evaluation.hf_reference import reference_scorer
     return reference_scorer(source)

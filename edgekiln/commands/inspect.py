@@ -1,4 +1,4 @@
-"""`edgekiln inspect`: what an engine directory holds."""
+"""`edgekiln inspect`: the contents of an engine directory."""
 
 import json
 from collections import Counter
@@ -8,18 +8,19 @@ from typing import Any
 import click
 
 from edgekiln.calib.tensorrt.inspect import plan_facts
-from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
+from edgekiln.commands._output import heading, print_json
 from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError
 
 
-@click.command("inspect", short_help="Show what an engine holds.")
+@click.command("inspect", short_help="Show the contents of an engine.")
 @engine_argument
 @json_option
 @verbose_option
 def command(engine: Path, as_json: bool) -> None:
-    """Show what ENGINE is: model, sizes, the ops of its graphs, the quantization of each layer."""
+    """Show the model, file sizes, ops of the graphs and quantization of each layer of ENGINE."""
     manifest = read_manifest(engine)
     facts = manifest.model_dump(exclude={"files", "io"})
     facts["sizes"] = {name: (engine / name).stat().st_size for name in sorted(manifest.files)}
@@ -45,7 +46,7 @@ def _read(engine: Path, name: str) -> dict[str, Any]:
 
 
 def _ops(graph: Path) -> dict[str, int] | None:
-    """How often each op occurs, most frequent first; None where the graph cannot be read here."""
+    """Number of nodes of each op, most frequent first; None where onnx is not installed."""
     try:
         import onnx
     except ModuleNotFoundError:
@@ -58,23 +59,26 @@ def _ops(graph: Path) -> dict[str, int] | None:
 def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None:
     model, recipe = manifest.architecture, manifest.quantization
     group = f", group {recipe.group_size}" if recipe.group_size else ""
-    _heading(str(engine))
+    heading(str(engine))
     for name, value in (
         ("model", f"{manifest.name} ({model.model_type}, {model.parameters / 1e6:.1f} M parameters)"),
         ("source", manifest.source),
         ("target", manifest.target),
         ("quantization", f"{recipe.scheme}{group}"),
         ("layers", f"{model.layers}, hidden {model.hidden_size}, heads {model.heads}, vocabulary {model.vocab_size}"),
-        ("KV cache", f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token"),
+        (
+            "KV cache",
+            f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token",
+        ),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
         click.echo(f"  {name:<13} {value}")
-    _heading("files")
+    heading("files")
     for name, size in facts["sizes"].items():
         click.echo(f"  {size / 1e6:>10.3f} MB  {name}")
     for role, counts in facts["ops"].items():
-        _heading(f"ops of the {role} graph")
+        heading(f"ops of the {role} graph")
         if counts is None:
             click.echo("  not shown: install onnx to list them, `pip install 'edgekiln[export]'`")
         for op, count in (counts or {}).items():
@@ -82,7 +86,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
     if facts["plan"]:
         _show_plan(facts["plan"], _kv_bytes(manifest) * manifest.architecture.max_length)
     if facts["layers"]:
-        _heading("quantization of each layer")
+        heading("quantization of each layer")
         click.echo("  bits  group    grid        relative error  clipped  layer")
     for name, layer in facts["layers"].items():
         grid = "symmetric" if layer["symmetric"] else "asymmetric"
@@ -92,31 +96,28 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         )
 
 
-def _show_plan(plan: dict[str, Any], row_bytes: float) -> None:
-    _heading("plan")
+def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
+    heading("plan")
     click.echo(f"  {plan['library']} for compute capability {', '.join(plan['compute_capabilities'])}")
     if plan["options"]:
         click.echo(f"  options: {', '.join(plan['options'])}")
     for index, profile in enumerate(plan["profiles"]):
-        (rows, most_rows), (tokens, most) = profile["rows"], profile["tokens"]
+        (batch, max_batch), (tokens, max_tokens) = profile["rows"], profile["tokens"]
         memory = f", {plan['activation_mb'][index]:.0f} MB of activations" if "activation_mb" in plan else ""
         click.echo(
-            f"  {profile['name']:<8} {rows} to {most_rows} rows of {tokens} to {most} tokens, "
-            f"{most_rows * row_bytes / 1e6:.0f} MB of cache when full{memory}"
+            f"  {profile['name']:<8} {batch} to {max_batch} sequences of {tokens} to {max_tokens} tokens, "
+            f"{max_batch * sequence_bytes / 1e6:.0f} MB of KV cache when full{memory}"
         )
     for layer in plan["layers"]:
-        # Without details the inspector tells names only.
+        # A plan without detailed layer information has only names.
         name, kind = (layer.get("Name", ""), layer.get("LayerType", "")) if isinstance(layer, dict) else (layer, "")
         click.echo(f"  {kind:<16} {name}")
     if plan["not_opened"]:
         click.echo(f"  layers are not shown: {plan['not_opened']}")
 
 
-def _heading(text: str) -> None:
-    click.secho(text, bold=True)
-
-
 def _kv_bytes(manifest: EngineManifest) -> int:
+    """Bytes of keys and values of one token, over all layers."""
     width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv_cache.dtype]
     model = manifest.architecture
     return sum(2 * heads * size * width for heads, size in zip(model.kv_heads, model.head_dims, strict=True))

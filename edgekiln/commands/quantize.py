@@ -1,19 +1,15 @@
-"""`edgekiln quantize`: a quantized checkpoint for transformers and vLLM."""
+"""`edgekiln quantize`: write a quantized checkpoint for transformers and vLLM."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekiln.commands._options.common import (
-    extra,
-    json_option,
-    print_json,
-    progress_report,
-    quiet_libraries,
-    verbose_option,
-)
-from edgekiln.commands._options.quantization import build_options, quantization_options, stopped_once
+from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._options.quantization import build_options, quantization_options
+from edgekiln.commands._output import print_json, progress_report
+from edgekiln.commands._signals import exit_on_signal
+from edgekiln.extras import requires_extra
 from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 
 
@@ -29,9 +25,9 @@ def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> 
     """Quantize MODEL and write it as a compressed-tensors checkpoint, which transformers loads and vLLM serves."""
     options = build_options(**quantization)
     quiet_libraries()
-    with stopped_once(), progress_report() as report:
+    with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)
-        with extra("calib"):
+        with requires_extra("calib"):
             from edgekiln.integrations.compressed_tensors import save_compressed_tensors
         source = resolve(model, progress=report)
         checkpoint = save_compressed_tensors(source, output, options, report)

@@ -1,4 +1,4 @@
-"""`edgekiln report`: what quantization did to an engine, as a table, JSON or a page with plots."""
+"""`edgekiln report`: the quantization report of an engine, as a table, JSON or an HTML page with plots."""
 
 import os
 import tempfile
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
+from edgekiln.commands._output import heading, print_json, print_table
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 
 if TYPE_CHECKING:
@@ -16,25 +17,25 @@ if TYPE_CHECKING:
     from edgekiln.engine.reports import BuildReport, QuantizationReport
 
 
-@click.command("report", short_help="Show what quantization did.")
+@click.command("report", short_help="Show the quantization report.")
 @engine_argument
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots to FILE.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with plots to FILE.")
 @json_option
 @verbose_option
 def command(engine: Path, html: Path | None, as_json: bool) -> None:
-    """Show ENGINE's quality, sizes and the quantization of each layer, as recorded when it was built."""
+    """Show ENGINE's quality, size and the quantization of each layer, as measured when it was built."""
     from edgekiln.engine.reports import read_quantization, read_report
 
     manifest = read_manifest(engine)
-    record, report = read_quantization(engine), read_report(engine)
+    quantization, report = read_quantization(engine), read_report(engine)
     if html is not None:
         from edgekiln.calib.report.html import page
 
-        _write(html, page(manifest, record, report))
+        _write(html, page(manifest, quantization, report))
     if as_json:
-        print_json({"engine": str(engine), "quantization": record.model_dump(), "report": report.model_dump()})
+        print_json({"engine": str(engine), "quantization": quantization.model_dump(), "report": report.model_dump()})
     else:
-        _show(manifest, record, report)
+        _show(manifest, quantization, report)
         if html is not None:
             click.echo(f"page: {html}")
 
@@ -52,10 +53,8 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _show(manifest: EngineManifest, record: "QuantizationReport", report: "BuildReport") -> None:
-    from rich.console import Console
-
-    click.secho(f"{manifest.name}, {record.scheme} for {manifest.target}", bold=True)
+def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: "BuildReport") -> None:
+    heading(f"{manifest.name}, {quantization.scheme} for {manifest.target}")
     if quality := report.quality:
         before, after = (
             "∞" if value is None else f"{value:.5g}" for value in (quality.perplexity_before, quality.perplexity_after)
@@ -68,21 +67,17 @@ def _show(manifest: EngineManifest, record: "QuantizationReport", report: "Build
     click.echo(f"  size           {sum(report.sizes.values()) / 1e6:.1f} MB")
     for note in report.notes:
         click.echo(f"  note: {note}")
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        # A pipe has no width to keep to.
-        console.width = 200
-    console.print(_table(record))
+    print_table(_table(quantization))
 
 
-def _table(record: "QuantizationReport") -> "Table":
+def _table(quantization: "QuantizationReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     from edgekiln.calib.report.html import grid, zero_point_range
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
+    for column in (
         "layer",
         "bits",
         "group",
@@ -93,8 +88,8 @@ def _table(record: "QuantizationReport") -> "Table":
         "weight error",
         "output error",
     ):
-        table.add_column(heading, no_wrap=heading == "layer")
-    for name, layer in record.layers.items():
+        table.add_column(column, no_wrap=column == "layer")
+    for name, layer in quantization.layers.items():
         table.add_row(
             Text(name),
             str(layer.bits),

@@ -2,18 +2,21 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgekiln.commands._options.common import Text, engine_argument, read_text, threads_option, verbose_option
-from edgekiln.commands._options.generation import Stats, generation_options, load, make_options, write_answer
+from edgekiln.commands._answer import AnswerStats, write_answer
+from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
+from edgekiln.commands._options.generation import generation_options
+from edgekiln.commands._text import Text, read_text
 from edgekiln.errors import RequestError
 
 
 @click.command("run", short_help="Answer one prompt.")
 @engine_argument
 @click.option("-p", "--prompt", type=Text(), metavar="TEXT", help="The prompt; read from stdin without it.")
-@click.option("--chat", is_flag=True, help="Put the prompt in the model's chat template.")
+@click.option("--chat", is_flag=True, help="Format the prompt with the model's chat template.")
 @generation_options
 @threads_option
 @verbose_option
@@ -23,18 +26,15 @@ def command(
     prompt: str | None,
     chat: bool,
     system: str | None,
-    max_tokens: int,
-    stop: tuple[str, ...],
-    speculate: bool,
     stats: bool,
     threads: int | None,
-    **sampling: float | None,
+    **options: Any,
 ) -> None:
-    """Continue a prompt with ENGINE, or with --chat answer it."""
+    """Continue a prompt with ENGINE; with --chat, answer it."""
     if system is not None and not chat:
         raise click.UsageError("--system goes with --chat")
-    loaded = load(engine, threads)
-    options = make_options(loaded.manifest, max_tokens, stop, speculate, **sampling)
+    loaded = open_engine(engine, threads)
+    loaded.check_options(**options)
     if prompt is None:
         prompt = _from_stdin()
     if not prompt:
@@ -47,11 +47,10 @@ def command(
     else:
         ids = loaded.tokenizer.encode(prompt)
 
-    from edgekiln.runtimes.generate.generate import generate
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
-    speed = Stats(SpeculationStats(), len(ids))
-    write_answer(generate(loaded.runtime, loaded.tokenizer, [ids], options, None, speed.speculation), speed)
+    speed = AnswerStats(SpeculationStats(), len(ids))
+    write_answer(loaded.generate(ids, speed.speculation, **options), speed)
     if stats:
         speed.show()
 
@@ -59,4 +58,4 @@ def command(
 def _from_stdin() -> str:
     if sys.stdin.isatty():
         click.echo("Type the prompt and end it with Ctrl-D:", err=True)
-    return read_text(None).removesuffix("\n")  # what `echo` adds is not meant
+    return read_text(None).removesuffix("\n")  # `echo` and Enter add it

@@ -1,10 +1,11 @@
-"""`edgekiln triton`: an engine as a model of Triton Inference Server."""
+"""`edgekiln triton`: add an engine to a model repository of Triton Inference Server."""
 
 from pathlib import Path
 
 import click
 
-from edgekiln.commands._options.common import engine_argument, json_option, print_json, verbose_option
+from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
+from edgekiln.commands._output import print_json
 
 
 @click.command("triton", short_help="Add an engine to a Triton model repository.")
@@ -15,18 +16,24 @@ from edgekiln.commands._options.common import engine_argument, json_option, prin
     type=click.Path(path_type=Path),
     metavar="REPO",
     required=True,
-    help="Model repository; made if it is not there.",
+    help="Model repository; created if it does not exist.",
 )
-@click.option("--name", metavar="NAME", help="Name of the model; the engine's own by default.")
+@click.option("--name", metavar="NAME", help="Name of the model [the engine's name].")
 @click.option(
-    "--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Copies run at a time."
+    "--instances",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Instances of the model that Triton runs.",
 )
 @json_option
 @verbose_option
 def command(*, engine: Path, output: Path, name: str | None, instances: int, as_json: bool) -> None:
-    """Write ENGINE into a model repository of Triton Inference Server: its files and config.pbtxt.
+    """Write ENGINE's files and a config.pbtxt into a model repository of Triton Inference Server.
 
-    A client sends token ids, positions and past keys and values, and gets logits and the present keys and values back.
+    A request carries token ids, positions and the past keys and values, the reply logits and the present keys and
+    values.
     """
     from edgekiln.integrations.triton import write_repository
 

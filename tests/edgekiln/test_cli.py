@@ -23,7 +23,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def read_manifest(_directory: Path) -> None:
             raise error
 
-        monkeypatch.setattr("edgekiln.engine.manifest.read_manifest", read_manifest)
+        monkeypatch.setattr("edgekiln.commands.inspect.read_manifest", read_manifest)
 
     return fail
 

@@ -1,12 +1,8 @@
-"""What `engine` and `quantize` share: how the weights are quantized, and being stopped."""
+"""Options of `engine` and `quantize`: how the weights are quantized."""
 
-import contextlib
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -15,8 +11,8 @@ from edgekiln.calib.formats.scheme import GROUP_SIZES
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
 from edgekiln.calib.recipe import read_recipe
-from edgekiln.commands._options.common import extra
 from edgekiln.errors import RequestError
+from edgekiln.extras import requires_extra
 from edgekiln.pipeline.options import BuildOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -27,24 +23,24 @@ _OPTIONS = (
         type=click.Choice(tuple(PRESETS)),
         default="int8",
         show_default=True,
-        help="int8: weights and activations. int4: weights. none: float32. docs/quality.md tells the others apart.",
+        help="int8: weights and activations. int4: weights. none: float32. docs/quantization.md describes the others.",
     ),
     click.option(
         "--recipe",
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="YAML that says what each layer gets, in place of --quant.",
+        help="YAML file with the scheme of each layer, in place of --quant.",
     ),
     click.option(
         "--group-size",
         type=click.Choice(GROUP_SIZES),
-        help="Weights that share a scale in the presets of 4 bits [32].",
+        help="Consecutive inputs that share a scale, in 4-bit presets [32].",
     ),
     click.option(
         "--calib-data",
         metavar="DATA",
-        help="Text file, JSONL of texts or messages, or a data set's name [text that the model writes].",
+        help="Calibration data: text file, JSONL of texts or messages, or a data set's name [synthetic data].",
     ),
     click.option(
         "--calib-samples",
@@ -64,14 +60,19 @@ _OPTIONS = (
         "--max-ppl-increase",
         type=float,
         metavar="PERCENT",
-        help="Raise layers to 8 bits until perplexity rises by no more [mixed: 1].",
+        help="Promote layers to 8 bits until perplexity increases by no more than this [mixed: 1].",
     ),
-    click.option("--max-kl", type=float, metavar="NATS", help="The same until the predictions differ by no more."),
+    click.option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Promote layers to 8 bits until the KL divergence from float32 is no more than this.",
+    ),
 )
 
 
 def quantization_options(command: _Command) -> _Command:
-    """Add the options of `_OPTIONS` to a command, which hands them to `build_options`."""
+    """Add the options of `_OPTIONS` to a command, which passes them to `build_options`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -89,16 +90,16 @@ def build_options(
     max_kl: float | None,
     **others: Any,
 ) -> BuildOptions:
-    """The options as one value; `others` are more fields of BuildOptions.
+    """Build options from the command line's; `others` are further fields of BuildOptions.
 
     Raises:
-        RequestError: options or a recipe file that make no sense.
+        RequestError: an option out of range, options that contradict each other, or a damaged recipe file.
     """
     recipe = None
     if recipe_file is not None:
         if group_size is not None:
             raise RequestError("--group-size does not go with --recipe: write group_size in the file")
-        with extra("export"):
+        with requires_extra("export"):
             recipe = read_recipe(recipe_file)
         quant = recipe_file.stem
     return BuildOptions(
@@ -109,32 +110,3 @@ def build_options(
         limits=Limits(max_ppl_increase, max_kl),
         **others,
     )
-
-
-@contextlib.contextmanager
-def stopped_once() -> Iterator[None]:
-    """End the block, and with it the program, on the first SIGINT or SIGTERM.
-
-    Later ones are ignored, so that what is half made is removed and the exit status is the first one's.
-    """
-    stopped = False
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        nonlocal stopped
-        stopped = True
-        for each in previous:
-            signal.signal(each, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        if not stopped:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`edgekiln doctor` on this machine, and what it says of machines that this one is not."""
+"""`edgekiln doctor` on this machine and on machines with other hardware and libraries."""
 
 import ctypes
 import importlib.metadata
@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from edgekiln.cli import main
-from edgekiln.system import Gpu, Machine, cuda_devices, look, target_states
+from edgekiln.system import Gpu, Machine, cuda_devices, detect, target_states
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Driver:
-    """The CUDA driver library as ctypes calls it: results through pointers, 0 for success."""
+    """A CUDA driver library as ctypes calls it: results go through pointers, 0 is success."""
 
     def __init__(self, devices: list[Gpu], failure: int = 0) -> None:
         self.devices, self.failure = devices, failure
@@ -68,7 +68,7 @@ def with_gpu(capability: str, **changes: Any) -> Machine:
 
 
 def test_this_machine() -> None:
-    machine = look()
+    machine = detect()
     assert machine.packages["onnxruntime"] == importlib.metadata.version("onnxruntime")
     assert machine.providers == tuple(ort.get_available_providers())
     assert machine.cores >= 1
@@ -77,7 +77,7 @@ def test_this_machine() -> None:
 
 
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this machine has CUDA")
-def test_the_command_says_what_works_here_and_why_the_rest_does_not() -> None:
+def test_doctor_says_which_targets_work_and_what_the_others_need() -> None:
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -90,7 +90,7 @@ def test_the_command_says_what_works_here_and_why_the_rest_does_not() -> None:
     assert not report["targets"]["trt"]["builds"]
 
 
-def test_the_driver_is_asked_for_version_and_devices() -> None:
+def test_version_and_devices_come_from_the_driver() -> None:
     devices = [Gpu("NVIDIA H100 80GB HBM3", "9.0", 85000.0), Gpu("NVIDIA RTX 4090", "8.9", 25000.0)]
     assert cuda_devices(lambda: Driver(devices)) == ("13.1", tuple(devices))
     assert cuda_devices(lambda: Driver(devices, failure=100)) == ("13.1", ())
@@ -123,7 +123,13 @@ def test_a_machine_with_everything() -> None:
             False,
             "tensorrt cannot be imported (no libnvinfer): pip install 'edgekiln[trt]'",
         ),
-        (with_gpu("9.0"), "trt-rtx", True, False, "compute capability 9.0 is none of TensorRT-RTX's targets 7.5,"),
+        (
+            with_gpu("9.0"),
+            "trt-rtx",
+            True,
+            False,
+            "compute capability 9.0 is none of those that trt-rtx supports (7.5,",
+        ),
         (
             with_gpu("8.9", modules={"torch": "", "tensorrt_rtx": ""}),
             "trt-rtx",
@@ -133,7 +139,9 @@ def test_a_machine_with_everything() -> None:
         ),
     ],
 )
-def test_what_is_in_the_way(machine: Machine, target: str, builds: bool, runs: bool, sentence: str) -> None:
+def test_each_missing_requirement_has_a_sentence(
+    machine: Machine, target: str, builds: bool, runs: bool, sentence: str
+) -> None:
     state = target_states(machine)[target]
     assert (state.builds, state.runs) == (builds, runs)
     assert any(sentence in line for line in state.missing)

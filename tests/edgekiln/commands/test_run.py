@@ -72,7 +72,7 @@ def test_stop_ends_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path
         seen.append(options)
         yield Token(0, 1, "answer", None, "stop")
 
-    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    monkeypatch.setattr("edgekiln.api.generate", fake)
     assert run(tiny_engine, "-p", "x", "--stop", "END", "--stop", "é").stdout == "answer\n"
     assert seen[0].stop == ("END", "é")
 
@@ -85,7 +85,7 @@ def test_speculation_can_be_turned_off(
         assert isinstance(arguments[3], GenerateOptions)
         yield Token(0, 1, str(arguments[3].speculate), None, "stop")
 
-    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    monkeypatch.setattr("edgekiln.api.generate", fake)
     assert run(tiny_engine, "-p", "x", *given).stdout == f"{speculate}\n"
 
 
@@ -107,7 +107,7 @@ def test_text_is_written_as_it_comes(monkeypatch: pytest.MonkeyPatch, tiny_engin
             assert isinstance(sys.stdout.buffer, io.BytesIO)
             written.append(sys.stdout.buffer.getvalue())
 
-    monkeypatch.setattr("edgekiln.runtimes.generate.generate", fake)
+    monkeypatch.setattr("edgekiln.api.generate", fake)
     result = run(tiny_engine, "-p", "x")
     assert written == [b"one ", b"one two", b"one two"]
     assert result.stdout == "one two\n"

@@ -8,10 +8,10 @@ import pytest
 trt = pytest.importorskip("tensorrt_rtx")
 
 from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
-from edgekiln.system import look  # noqa: E402
+from edgekiln.system import detect  # noqa: E402
 from support.command import edgekiln, sentence  # noqa: E402
 
-HAS_GPU = bool(look().gpus)
+HAS_GPU = bool(detect().gpus)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_inspect_tells_of_the_plan(engine: Path) -> None:
     shown = edgekiln("inspect", engine)
     assert shown.exit_code == 0, shown.output
     assert f"tensorrt_rtx {trt.__version__} for compute capability 8.6, 8.9" in shown.stdout
-    assert "prefill  1 to 1 rows of 1 to 16 tokens" in shown.stdout
-    assert "decode   1 to 2 rows of 1 to 1 tokens" in shown.stdout
+    assert "prefill  1 to 1 sequences of 1 to 16 tokens" in shown.stdout
+    assert "decode   1 to 2 sequences of 1 to 1 tokens" in shown.stdout
     told = json.loads(edgekiln("inspect", engine, "--json").stdout)
     assert told["plan"]["profiles"][1]["rows"] == [1, 2]
     assert "DequantizeLinear" in told["ops"]["generate"]
