@@ -1,4 +1,4 @@
-"""What this machine has that engines are built with and run on, and which targets that is enough for."""
+"""Detect the processor, GPUs and libraries of this machine, and which targets can be built and run with them."""
 
 import ctypes
 import importlib
@@ -11,8 +11,11 @@ from typing import Any
 
 import psutil
 
-from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.errors import first_line
+from edgekiln.runtimes.ort.kernels import kernel_library
+from edgekiln.targets import TARGETS, Requirements, Target
 
+# Distributions whose versions are reported.
 PACKAGES = (
     "edgekiln",
     "onnxruntime",
@@ -26,17 +29,22 @@ PACKAGES = (
     "onnx",
     "llmcompressor",
 )
-# As Linux names them; what kernels for matrix products ask for.
+# Instruction sets for matrix multiplication, as /proc/cpuinfo names them.
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
-# Compute capabilities that TensorRT-RTX documents as its targets.
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
+# CUdevice_attribute values of cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device; `compute_capability` as in 8.9."""
+    """A CUDA device.
+
+    Attributes:
+        name: as the driver reports it.
+        compute_capability: as "8.9".
+        memory_mb: total memory in MB (10^6 bytes).
+    """
 
     name: str
     compute_capability: str
@@ -45,14 +53,21 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found.
+    """Hardware and libraries of a machine.
 
     Attributes:
-        packages: distribution -> version, of those that are installed.
-        providers: of the ONNX Runtime that is imported.
-        modules: module -> why it cannot be imported, "" where it can.
-        cuda_driver: the CUDA version that the driver takes, None without a driver.
-        native: the instruction set of edgekiln's own kernels, None where they are not built.
+        system: operating system, release and architecture.
+        python: version of Python.
+        processor: name of the CPU.
+        cores: physical cores.
+        memory_mb: main memory in MB (10^6 bytes).
+        instruction_sets: those of `INSTRUCTION_SETS` that the CPU has.
+        kernels: instruction set that edgekiln's kernels use; None if they are not built.
+        packages: distribution -> version of the installed `PACKAGES`.
+        providers: execution providers of the installed ONNX Runtime.
+        modules: module -> why it cannot be imported, "" if it can.
+        cuda_driver: newest CUDA version that the driver supports; None without a driver.
+        gpus: CUDA devices.
     """
 
     system: str = ""
@@ -61,7 +76,7 @@ class Machine:
     cores: int = 1
     memory_mb: float = 0.0
     instruction_sets: tuple[str, ...] = ()
-    native: str | None = None
+    kernels: str | None = None
     packages: dict[str, str] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
     modules: dict[str, str] = field(default_factory=dict)
@@ -75,11 +90,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class TargetState:
-    """Whether engines of a target can be built and run here, and what is in the way, a sentence each.
+    """Whether engines of a target can be built and run on a machine.
 
     Attributes:
-        running: what is in the way of running.
-        missing: what is in the way of either.
+        builds: engines can be built.
+        runs: engines can be run.
+        running: what is missing to run engines, one sentence each.
+        missing: what is missing to build or to run engines, one sentence each.
     """
 
     builds: bool
@@ -88,10 +105,10 @@ class TargetState:
     missing: tuple[str, ...]
 
 
-def look() -> Machine:
-    """Look at this machine."""
+def detect() -> Machine:
+    """Detect the hardware and libraries of this machine."""
     driver, gpus = cuda_devices(_load_cuda)
-    kernels = native_kernels()
+    kernels = kernel_library()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -99,52 +116,72 @@ def look() -> Machine:
         cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory_mb=round(psutil.virtual_memory().total / 1e6),
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in _processor_flags()),
-        native=kernels.instruction_set if kernels else None,
+        kernels=kernels.instruction_set if kernels else None,
         packages={name: version for name in PACKAGES if (version := _version(name))},
         providers=_providers(),
-        modules={name: _import_failure(name) for name in ("onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "cuda")},
+        modules={name: _import_failure(name) for name in ("onnxruntime", "torch", *_libraries(), "cuda")},
         cuda_driver=driver,
         gpus=gpus,
     )
 
 
 def target_states(machine: Machine) -> dict[str, TargetState]:
-    """What the targets need of a machine."""
+    """Compare the requirements of each target with a machine; the result is by target name."""
     export = [] if machine.has("torch") else ["building needs torch: pip install 'edgekiln[export]'"]
-    gpu = _gpu_missing(machine)
-    cpu = (
-        [] if "CPUExecutionProvider" in machine.providers else ["ONNX Runtime is missing: pip install 'edgekiln[cpu]'"]
-    )
-    cuda = list(gpu)
-    if "CUDAExecutionProvider" not in machine.providers:
+    return {
+        target.name: _state(
+            [*export, *_missing(target, target.to_build, machine)], _missing(target, target.to_run, machine)
+        )
+        for target in TARGETS.values()
+    }
+
+
+def _missing(target: Target, needs: Requirements, machine: Machine) -> list[str]:
+    """The requirements that a machine does not meet, one sentence each."""
+    missing = []
+    if needs.library is not None and not machine.has(needs.library):
+        why = machine.modules.get(needs.library) or "it is not installed"
+        missing.append(f"{needs.library} cannot be imported ({why}): pip install 'edgekiln[{target.extra}]'")
+    if needs.gpu and machine.cuda_driver is None:
+        missing.append("an NVIDIA GPU and its driver are needed: the driver library libcuda is not there")
+    elif needs.gpu and not machine.gpus:
+        missing.append(f"the NVIDIA driver (CUDA {machine.cuda_driver}) shows no GPU: check nvidia-smi")
+    if needs.provider is not None and not machine.providers:
+        missing.append(f"ONNX Runtime is missing: pip install 'edgekiln[{target.extra}]'")
+    elif needs.provider is not None and needs.provider not in machine.providers:
+        # Two distributions contain the module onnxruntime: the installed one has to go first.
         other = "pip uninstall onnxruntime; " if "onnxruntime" in machine.packages else ""
-        cuda.append(f"ONNX Runtime as installed has no CUDA: {other}pip install 'edgekiln[gpu]'")
-    states = {"ort-cpu": _state(export, cpu), "ort-cuda": _state(export, cuda)}
-    for target, module, extra in (("trt", "tensorrt", "trt"), ("trt-rtx", "tensorrt_rtx", "trt-rtx")):
-        library = []
-        if not machine.has(module):
-            why = machine.modules.get(module) or "it is not installed"
-            library.append(f"{module} cannot be imported ({why}): pip install 'edgekiln[{extra}]'")
-        running = [*library, *gpu]
-        if machine.gpus and not machine.has("cuda"):
-            running.append("running needs cuda-python: pip install cuda-bindings")
-        capabilities = {device.compute_capability for device in machine.gpus}
-        if target == "trt-rtx" and capabilities and not capabilities & set(RTX_CAPABILITIES):
-            running.append(
-                f"compute capability {', '.join(sorted(capabilities))} is none of TensorRT-RTX's targets "
-                f"{', '.join(RTX_CAPABILITIES)}: use --target trt or ort-cuda"
-            )
-        # TensorRT times kernels on the GPU it builds for; TensorRT-RTX chooses them later, on the user's machine.
-        building = [*export, *library, *(gpu if target == "trt" else [])]
-        states[target] = _state(building, running)
-    return states
+        provider = needs.provider.removesuffix("ExecutionProvider")
+        missing.append(f"ONNX Runtime as installed has no {provider}: {other}pip install 'edgekiln[{target.extra}]'")
+    if needs.cuda_bindings and machine.gpus and not machine.has("cuda"):
+        missing.append("running needs cuda-python: pip install cuda-bindings")
+    capabilities = {gpu.compute_capability for gpu in machine.gpus}
+    if capabilities and needs.compute_capabilities and not capabilities & set(needs.compute_capabilities):
+        missing.append(
+            f"compute capability {', '.join(sorted(capabilities))} is none of those that {target.name} supports "
+            f"({', '.join(needs.compute_capabilities)}): use --target {' or '.join(_gpu_targets())}"
+        )
+    return missing
+
+
+def _gpu_targets() -> list[str]:
+    """The targets that run on every NVIDIA GPU."""
+    return [row.name for row in TARGETS.values() if row.to_run.gpu and not row.to_run.compute_capabilities]
+
+
+def _libraries() -> list[str]:
+    """The Python modules of the libraries that targets need."""
+    return [row.to_run.library for row in TARGETS.values() if row.to_run.library is not None]
 
 
 def cuda_devices(load: Callable[[], Any]) -> tuple[str | None, tuple[Gpu, ...]]:
-    """The driver's CUDA version and its devices, asked of the driver library itself.
+    """Query the CUDA driver API for the driver's CUDA version and its devices.
 
     Args:
-        load: gives the driver library, or raises OSError where there is none.
+        load: returns the driver library, or raises OSError if there is none.
+
+    Returns:
+        The version, None without a driver, and the devices.
     """
     try:
         cuda = load()
@@ -179,14 +216,6 @@ def _load_cuda() -> ctypes.CDLL:
     raise OSError("no CUDA driver library")
 
 
-def _gpu_missing(machine: Machine) -> list[str]:
-    if machine.cuda_driver is None:
-        return ["an NVIDIA GPU and its driver are needed: the driver library libcuda is not there"]
-    if not machine.gpus:
-        return [f"the NVIDIA driver (CUDA {machine.cuda_driver}) shows no GPU: check nvidia-smi"]
-    return []
-
-
 def _state(building: list[str], running: list[str]) -> TargetState:
     return TargetState(not building, not running, tuple(running), tuple(dict.fromkeys([*building, *running])))
 
@@ -207,13 +236,13 @@ def _providers() -> tuple[str, ...]:
 
 
 def _import_failure(module: str) -> str:
-    """Why a module cannot be imported, "" where it can. A package may be there and its libraries not."""
+    """Why a module cannot be imported, "" if it can. An installed package can still lack its shared libraries."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError:
         return "it is not installed"
     except Exception as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return ""
 
 

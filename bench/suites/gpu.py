@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from bench.common.options import numbers
-from edgekiln.system import look
+from edgekiln.system import detect
 
 TIMEOUT_S = 300
 
@@ -74,7 +74,7 @@ def main(
     device: str,
 ) -> None:
     """Measure ENGINES of target ort-cuda."""
-    machine = look()
+    machine = detect()
     results = []
     for arguments in cases(engines, checkpoint, reference):
         workloads = [(1, 1)] if arguments[0] == "greedy" else itertools.product(batch, context)
