@@ -1,4 +1,4 @@
-"""What the quantizers hand to `quantize`."""
+"""The result of a quantization function."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,13 @@ import torch
 
 
 class QuantizedArrays(NamedTuple):
-    """Codes, scales and zero points as QuantizedWeight has them, with the sums its statistics are made of."""
+    """Codes, scales and zero points as in `QuantizedWeight`, with the sums that its statistics are computed from.
+
+    Attributes:
+        codes, scales, zero_points: see `QuantizedWeight`.
+        squared_error: sum of squared differences from the float weight.
+        clipped: number of weights that were clipped.
+    """
 
     codes: torch.Tensor
     scales: torch.Tensor

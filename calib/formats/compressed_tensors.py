@@ -1,7 +1,8 @@
-"""Quantized weights as compressed-tensors stores them, and the configuration that says so.
+"""Convert quantized weights to the compressed-tensors format, and write its quantization_config.
 
-Its codes are signed: an unsigned code or zero point of ours is theirs plus half the range. Whole numbers are packed
-into 32-bit words along the inputs, zero points along the outputs, by the library's own functions.
+The format's codes and zero points are signed, edgekiln's unsigned: they differ by half the range of the codes. The
+library's own functions pack codes into 32-bit words along the input channels, and zero points along the output
+channels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,26 +22,30 @@ from compressed_tensors.version import __version__ as VERSION
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 
-_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 
 
-def expressible(scheme: Scheme) -> bool:
-    """Whether the format has the scheme: whole zero points, columns in order, activations as float or int8."""
+def is_supported(scheme: Scheme) -> bool:
+    """Whether compressed-tensors supports the scheme.
+
+    It has no group biases, column orders or codebooks; activations are float with groups, and int8 with one scale per
+    channel.
+    """
     if scheme.group_bias or scheme.act_order or scheme.codebook:
         return False
     return (scheme.activation == "none") == (scheme.group_size is not None)
 
 
-def stored_tensors(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
-    """A weight as the format's tensors, by what follows the module's name and a dot.
+def checkpoint_tensors(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
+    """The tensors that hold a weight in the format, by their names within the module, such as "weight_packed".
 
     Raises:
-        ValueError: the format does not have its scheme.
+        ValueError: the format does not support its scheme.
     """
     scheme = weight.scheme
-    if not expressible(scheme):
-        raise ValueError(f"compressed-tensors does not have {scheme}")
+    if not is_supported(scheme):
+        raise ValueError(f"compressed-tensors does not support {scheme}")
     if scheme.group_size is None:
         tensors = {
             "weight": torch.from_numpy(weight.codes),
@@ -64,18 +69,18 @@ def _signed(codes: Any, bits: int) -> torch.Tensor:
     return (torch.from_numpy(codes).to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
 
 
-def configuration(schemes: Mapping[str, Scheme], ignore: Iterable[str]) -> dict[str, Any]:
-    """The quantization_config of config.json.
+def quantization_config(schemes: Mapping[str, Scheme], ignore: Iterable[str]) -> dict[str, Any]:
+    """The `quantization_config` of config.json.
 
     Args:
-        schemes: linear module to its scheme.
-        ignore: linear modules that stay in floating point.
+        schemes: quantized linear module to its scheme.
+        ignore: linear modules in floating point.
     """
     names: dict[Scheme, list[str]] = {}
     for name, scheme in schemes.items():
         names.setdefault(scheme, []).append(name)
     groups = {
-        # One scheme for all is named by class, as readers expect it; else each module by its name.
+        # By convention a single scheme targets the class Linear; several schemes target modules by name.
         f"group_{index}": _group(scheme, ["Linear"] if len(names) == 1 else targets)
         for index, (scheme, targets) in enumerate(names.items())
     }
@@ -112,15 +117,15 @@ def _group(scheme: Scheme, targets: list[str]) -> QuantizationScheme:
     )
 
 
-def split_siblings(schemes: Mapping[str, Scheme]) -> list[str]:
-    """Modules that servers join into one product though their schemes differ, as `owner.a/b/c`.
+def fused_layers_with_mixed_schemes(schemes: Mapping[str, Scheme]) -> list[str]:
+    """Layers that vLLM fuses into one matrix multiplication although their schemes differ, as `owner.a/b/c`.
 
-    Queries, keys and values are joined, and so are gate and up: all parts of such a product need one scheme.
+    vLLM fuses the projections of queries, keys and values, and gate and up projections; fused layers need one scheme.
     """
     found: dict[str, set[Scheme]] = {}
     for name, scheme in schemes.items():
         owner, _, kind = name.rpartition(".")
-        for kinds in _JOINED:
+        for kinds in _FUSED:
             if kind in kinds:
                 found.setdefault(f"{owner}.{'/'.join(kinds)}", set()).add(scheme)
     return [name for name, different in found.items() if len(different) > 1]

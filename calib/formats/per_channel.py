@@ -1,9 +1,8 @@
-"""Symmetric int8 quantization with one scale a row that minimises squared error.
+"""Symmetric int8 quantization with one scale per row (output channel), which minimizes the row's squared error.
 
-CPUs without VNNI multiply unsigned activations by signed weights two neighbours at a time into 16 bits (vpmaddubsw),
-which saturates from 255 · (w + w') > 32767 on. Neighbours of one sign therefore share a budget of 128 between them:
-no activation saturates, on any CPU, and the error of the few pairs that are cut short is part of what the scale
-search weighs.
+CPUs without VNNI multiply pairs of unsigned activations and signed weights into 16-bit sums (vpmaddubsw), which
+saturate where 255 · (w + w') > 32767. Two neighbouring codes of the same sign are therefore limited to a sum of 128, so
+that no activation saturates on any CPU. The scale search includes the error of the few pairs that are reduced.
 """
 
 import torch
@@ -11,17 +10,17 @@ import torch
 from edgekiln.calib.formats.arrays import QuantizedArrays
 from edgekiln.calib.formats.row_parallel import map_rows
 
-_LIMIT = 127
+_INT8_MAX = 127
 # 255 · 128 still fits 16 bits.
 _PAIR_BUDGET = 128
-# Candidates for the share of max|w| that code 127 stands for; above 1 the largest weight gets a smaller code, which
-# leaves fewer pairs over their budget, and about 2 none.
+# Candidates for the value of code 127, in units of max|w|. Above 1 the largest weight gets a smaller code, which leaves
+# fewer pairs over their budget; with about 2 no pair is.
 _SPANS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 127 / 64)
-_TINY = 1e-30
+_SMALLEST = 1e-30
 
 
 def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
-    """Quantize float [N, K] to int8 codes in -127..127 and float32 [N] scales."""
+    """Quantize a float weight [N, K] to int8 codes in -127..127 and float32 scales [N]."""
     rows, columns = weight.shape
     codes = torch.empty((rows, columns), dtype=torch.int8)
     scales = torch.empty(rows, dtype=torch.float32)
@@ -30,7 +29,7 @@ def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
         x = weight[part].to(torch.float32)
         scale = _search(x)
         steps = (x / scale).round_()
-        kept = _limit(steps.clone())
+        kept = _clip_codes(steps.clone())
         clipped = int((steps != kept).sum())
         error = torch.linalg.vector_norm(torch.mul(kept, scale, out=steps).sub_(x), dtype=torch.float64).square()
         codes[part] = kept.to(torch.int8)
@@ -42,20 +41,20 @@ def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
 
 
 def _search(weight: torch.Tensor) -> torch.Tensor:
-    """Scale [rows, 1] for float32 [rows, K].
+    """Find the scales [N, 1] of float32 [N, K].
 
-    For given codes y the best scale is <x, y> / <y, y>. The squared error is summed from what that leaves of each
-    weight: sums of squares of a whole row, such as <x, y>^2 / <y, y>, would bury the differences in their rounding.
+    For given codes y the best scale is <x, y> / <y, y>. The squared error is summed over the differences of each
+    weight: the difference of two sums over a row, such as <x, x> - <x, y>^2 / <y, y>, would cancel too many digits.
     """
-    unit = weight.abs().amax(1, keepdim=True) / _LIMIT
-    empty = unit < _TINY
+    unit = weight.abs().amax(1, keepdim=True) / _INT8_MAX
+    empty = unit < _SMALLEST
     unit[empty] = 1.0
     x = weight / unit
     codes, product = torch.empty_like(x), torch.empty_like(x)
     best_error, best_scale = torch.full_like(unit, torch.inf), torch.ones_like(unit)
     for span in _SPANS:
         torch.mul(x, 1 / span, out=codes)
-        _limit(codes.round_())
+        _clip_codes(codes.round_())
         cross = torch.mul(x, codes, out=product).sum(1, keepdim=True)
         norm = torch.mul(codes, codes, out=product).sum(1, keepdim=True).clamp_(min=1)
         scale = cross / norm
@@ -69,13 +68,13 @@ def _search(weight: torch.Tensor) -> torch.Tensor:
     return best_scale
 
 
-def _limit(codes: torch.Tensor) -> torch.Tensor:
-    """Clip rounded codes [rows, K] to int8 and neighbours (0 and 1, 2 and 3, …) to their budget, in place."""
-    codes.clamp_(-_LIMIT, _LIMIT)
+def _clip_codes(codes: torch.Tensor) -> torch.Tensor:
+    """Clip rounded codes [N, K] to int8, and pairs of columns (0 and 1, 2 and 3, …) to their budget, in place."""
+    codes.clamp_(-_INT8_MAX, _INT8_MAX)
     even = codes[:, : codes.shape[1] // 2 * 2].unflatten(1, (-1, 2))
     total = even.sum(2)
     excess = (total.abs() - _PAIR_BUDGET).clamp_(min=0)
-    # Opposite signs partly cancel and never reach the budget, so an excess means that both have the sign of the total.
+    # Codes of opposite signs never exceed the budget, so that in a pair over it both have the sign of the total.
     half = (excess / 2).ceil_()
     sign = total.sign()
     even[:, :, 0] -= half * sign

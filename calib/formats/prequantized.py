@@ -1,4 +1,4 @@
-"""A weight that arrives quantized, from a checkpoint or from calibration."""
+"""A weight that is quantized before the build: by the checkpoint, or by a quantizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 
 @dataclass(frozen=True)
 class PrequantizedWeight:
-    """Its scheme is known before its data is read.
+    """A quantized weight whose scheme is known before its data is read.
 
     Attributes:
-        scheme: that of what `read` returns.
-        read: the weight [N, K]; it may raise SourceError.
-        others: the same codes for other treatments of the layer's input.
-        note: why it is not exactly what the checkpoint holds, where that is so; for the user, about a kind of weights.
+        scheme: scheme of the weight that `read` returns.
+        read: reads the weight [N, K]; raises SourceError if it is damaged.
+        note: for the user, why weights of this kind differ from those of the checkpoint; None where they are the same.
+        others: the same codes for other kinds of activation quantization.
     """
 
     scheme: Scheme
@@ -24,10 +24,10 @@ class PrequantizedWeight:
     others: tuple["PrequantizedWeight", ...] = ()
 
     def matching(self, wanted: Scheme) -> "PrequantizedWeight | None":
-        """The form that a layer which is to get the scheme `wanted` keeps instead; None to quantize it from float.
+        """The form of this weight that a layer with the scheme `wanted` uses; None to quantize the layer from float.
 
-        Where only the weight is quantized, every grid is kept: quantizing it again could only lose. Layers with int8
-        activations keep codes made for just that; anything else their kernels cannot use.
+        A layer with float activations keeps any codes: quantizing it again could only lose accuracy. A layer with int8
+        activations keeps only codes of the very scheme, since its kernels take no other.
         """
         for form in (self, *self.others):
             if form.scheme == wanted or wanted.activation == form.scheme.activation == "none":

@@ -1,4 +1,4 @@
-"""Quantize one weight to a scheme."""
+"""Round-to-nearest quantization (RTN) of one weight, with scales and zero points of least squared error."""
 
 import torch
 
@@ -10,11 +10,15 @@ from edgekiln.errors import SourceError
 
 
 def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
-    """Quantize `weight`, any float type [N, K], on the CPU with torch's threads. The same input gives the same codes.
+    """Quantize a weight on the CPU, with as many threads as torch is set to use. The result is deterministic.
+
+    Args:
+        weight: any float type, [N, K].
+        scheme: 8 bits symmetric with one scale per channel, or 4 or 8 bits in groups.
 
     Raises:
         SourceError: the weight holds NaN or infinity.
-        ValueError: the weight is not a matrix, its group size does not divide K, or no quantizer makes the scheme.
+        ValueError: the weight is not a matrix, the group size does not divide K, or the scheme is not supported.
     """
     if weight.dim() != 2 or weight.numel() == 0:
         raise ValueError(f"quantize takes a matrix, got shape {tuple(weight.shape)}")
@@ -41,7 +45,7 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
 
 
 def _energy(weight: torch.Tensor) -> float:
-    """Sum of squares; norms by rows need no squared copy of the matrix."""
+    """Sum of squares, from the norms of the rows, which need no squared copy of the matrix."""
     norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
     if not bool(torch.isfinite(norms).all()):
         raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")

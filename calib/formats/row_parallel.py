@@ -1,4 +1,4 @@
-"""Work on a matrix by chunks of rows, a thread a chunk."""
+"""Process a matrix in slices of rows, one slice per thread."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,28 +7,32 @@ from typing import TypeVar
 
 import torch
 
-# Elements of a chunk: few enough for its buffers to stay in cache, enough to hide the cost of calling an operator.
-_CHUNK = 1 << 18
+# Elements of a slice: few enough for its buffers to stay in cache, enough to hide the overhead of torch's operators.
+_SLICE_ELEMENTS = 1 << 18
 _Result = TypeVar("_Result")
 
 
 def map_rows(function: Callable[[slice], _Result], rows: int, columns: int) -> list[_Result]:
-    """Call `function` with each slice of rows, on as many threads as torch is set to use; results in row order.
+    """Call `function` with consecutive slices of the rows of a [rows, columns] matrix, in parallel.
 
-    The slices depend on the shape only, so sums over chunks come out the same on any machine.
+    Slices depend on the shape only, so that sums over them are the same on any machine. They run on as many threads as
+    torch is set to use.
+
+    Returns:
+        The results, in row order.
     """
-    step = max(1, _CHUNK // columns)
+    step = max(1, _SLICE_ELEMENTS // columns)
     slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    with _one_thread_an_operator() as threads, ThreadPoolExecutor(threads) as pool:
+    with _single_threaded_torch() as threads, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, slices))
 
 
 @contextmanager
-def _one_thread_an_operator() -> Iterator[int]:
-    """Keep torch from splitting each operator and yield how many threads it used to have.
+def _single_threaded_torch() -> Iterator[int]:
+    """Set torch to one thread inside the block; yields the number of threads that it was set to.
 
-    Splitting ends every operator in a spinning barrier: on cores shared with other programs, hundreds of thousands of
-    small operators then take 30 times as long. Whole chunks on plain threads meet only once.
+    A parallel torch operator ends in a spinning barrier. Where cores are shared with other programs, hundreds of
+    thousands of small operators then take 30 times as long. Slices on plain threads synchronize only once.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

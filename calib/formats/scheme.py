@@ -1,4 +1,4 @@
-"""What a weight is quantized to."""
+"""Quantization schemes: the number format of a weight and of its layer's activations."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,18 @@ EMBEDDING_GROUP = 32
 
 @dataclass(frozen=True)
 class Scheme:
-    """Target of one weight [N, K].
+    """Scheme of one weight [N, K].
 
     Attributes:
-        bits: 4 or 8.
-        group_size: consecutive inputs (columns) that share a scale; None is one scale an output channel (row).
-        symmetric: no zero points, code 0 means 0.
-        activation: how the layer's input is treated at run time: as float, as int8 with a scale a token, or as int8
-            with one scale for all, found on calibration data.
+        bits: bits of a code, 4 or 8.
+        group_size: consecutive columns (input channels) of a row that share a scale; None is one scale per row (output
+            channel).
+        symmetric: there are no zero points; the middle code stands for 0.
+        activation: the layer's input at run time: "none" is float, "int8-per-token" has one scale per token, and
+            "int8-static" has one scale for all tokens, found on calibration data.
         group_bias: a float bias is added to each group's weights.
         act_order: groups are of permuted input channels; the layer's input is permuted at run time.
-        codebook: codes are looked up in a table instead of counted in steps.
+        codebook: table of the values that codes stand for; None is values at equal steps.
     """
 
     bits: int
@@ -34,7 +35,7 @@ class Scheme:
 
 
 def dividing_group(wanted: int, width: int) -> int:
-    """The largest group size up to `wanted` that divides `width`.
+    """The largest group size that is at most `wanted` and divides `width`.
 
     Raises:
         UnsupportedModelError: none does.

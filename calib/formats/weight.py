@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from edgekiln.calib.formats.scheme import Codebook, Scheme
 
-# NormalFloat (Dettmers et al. 2023): quantiles of a normal distribution, scaled to [-1, 1], with an exact zero; the
-# very constants of bitsandbytes, as its kernels have them.
+# NormalFloat (Dettmers et al. 2023): quantiles of a normal distribution, scaled to [-1, 1], with an exact zero. These
+# are the constants of bitsandbytes' kernels.
 _NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
@@ -22,20 +22,20 @@ Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight [N, K] as `scale * (code - zero_point) + offset`, or `scale * codebook[code]`.
+    """A weight [N, K] as `scale * (code - zero_point) + group_bias`, or as `scale * codebook[code]`.
 
     Attributes:
-        scheme: what it was quantized to.
-        codes: one code an element, [N, K]; uint8 in groups (0..15 at 4 bits), int8 (-127..127) per channel.
+        scheme: its scheme.
+        codes: unpacked, [N, K]; uint8 in groups (0..15 with 4 bits), int8 (-127..127) with one scale per channel.
         scales: float32, all positive; [N, K / group_size], or [N] per channel.
-        zero_points: uint8 [N, K / group_size]; None when symmetric, which is the middle code: 8 of 4 bits and 128 of 8
-            bits in groups, 0 per channel.
-        group_bias: float32 [N, K / group_size] where the scheme has them.
-        order: int64 [K] where the scheme has act_order: column j of the codes is column order[j] of the weight.
+        zero_points: uint8 [N, K / group_size]. None where the scheme is symmetric: the zero point is then 8 with 4 bits
+            and 128 with 8 bits in groups, and 0 with one scale per channel.
+        group_bias: float32 [N, K / group_size], where the scheme has it.
+        order: int64 [K], where the scheme has act_order: column j of the codes is column order[j] of the weight.
         relative_error: sum of squared differences over sum of squared weights.
-        clipped: share of the weights more than half a step outside the range of their codes.
-        input_scale: what one step of the layer's input is where the scheme makes it static.
-        input_clipped: share of that input beyond its range on calibration data; None where nothing is known.
+        clipped: share of the weights that are more than half a step outside the range of their codes.
+        input_scale: static activation scale, where the scheme has one.
+        input_clipped: share of the activations that the static scale clips on calibration data; None where unknown.
     """
 
     scheme: Scheme
@@ -50,7 +50,7 @@ class QuantizedWeight:
     input_clipped: float | None = None
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """The float32 [N, K] weight that the codes stand for."""
+        """The weight as float32 [N, K]."""
         rows = self.scales.shape[0]
         codes = self.codes.reshape(rows, -1, self.scheme.group_size or self.codes.shape[1])
         values = CODEBOOKS[self.scheme.codebook][codes] if self.scheme.codebook else codes.astype(np.float32)

@@ -14,7 +14,7 @@ from edgekiln.calib.tensorrt.options import TensorRTOptions
 from edgekiln.calib.tensorrt.quiet_polygraphy import need_polygraphy
 from edgekiln.engine.manifest import EngineManifest, TensorRTBuild
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError, first_line
-from edgekiln.runtimes.tensorrt.library import Library, load_library
+from edgekiln.runtimes.tensorrt.library import TensorRTLibrary, load_library
 
 _ALWAYS_TYPED = 11
 
@@ -98,7 +98,7 @@ def build_plan(
     )
 
 
-def able_library(target: str, options: TensorRTOptions) -> Library:
+def able_library(target: str, options: TensorRTOptions) -> TensorRTLibrary:
     """The library that compiles for `target`, if it can do so as `options` say: to be asked before long work.
 
     Raises:
@@ -113,7 +113,7 @@ def able_library(target: str, options: TensorRTOptions) -> Library:
     return library
 
 
-def compiler(target: str) -> Library:
+def compiler(target: str) -> TensorRTLibrary:
     """The library that compiles for `target`, with polygraphy set to it.
 
     Raises:
@@ -140,7 +140,7 @@ def _check_gpu(target: str) -> None:
         raise EdgekilnError(f"--refit and --strip-weights compile on a GPU only ({error}): leave them out") from error
 
 
-def _check_capabilities(options: TensorRTOptions, library: Library) -> None:
+def _check_capabilities(options: TensorRTOptions, library: TensorRTLibrary) -> None:
     known = {name for name in dir(library.module.ComputeCapability) if name.startswith("SM")}
     for major, minor in options.chosen_capabilities:
         if f"SM{major}{minor}" not in known:
@@ -159,7 +159,7 @@ def network_flags(module: Any, version: str) -> int:
     return 1 << int(strongly_typed)
 
 
-def _builder(library: Library, target: str) -> Any:
+def _builder(library: TensorRTLibrary, target: str) -> Any:
     """TensorRT's builder wants a GPU, and says so by failing."""
     builder = cause = None
     try:
@@ -195,7 +195,7 @@ def _profiles(network: Any, options: TensorRTOptions, manifest: EngineManifest) 
     return profiles
 
 
-def _config(options: TensorRTOptions, library: Library, profiles: list[Any]) -> Any:
+def _config(options: TensorRTOptions, library: TensorRTLibrary, profiles: list[Any]) -> Any:
     """polygraphy's builder configuration."""
     module = library.module
     given: dict[str, Any] = {
@@ -236,7 +236,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _why_not_parsed(parser: Any, library: Library) -> str:
+def _why_not_parsed(parser: Any, library: TensorRTLibrary) -> str:
     if not parser.num_errors:
         return f"{library.name}'s parser refuses the graph ({library.last_errors()}): use --target ort-cuda"
     error = parser.get_error(0)
@@ -245,7 +245,7 @@ def _why_not_parsed(parser: Any, library: Library) -> str:
     return f"{library.name}'s parser refuses the graph{name} ({said}): use --target ort-cuda"
 
 
-def _why_not_built(library: Library, error: Exception) -> str:
+def _why_not_built(library: TensorRTLibrary, error: Exception) -> str:
     said = library.last_errors() if library.errors else first_line(error)
     if "memory" in said.lower():
         return f"{library.name} ran out of memory while building ({said}): lower --max-length, --chunk or --max-batch"

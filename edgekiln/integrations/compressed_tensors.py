@@ -1,8 +1,8 @@
-"""A quantized model as a Hugging Face checkpoint in the compressed-tensors format, for servers on many devices."""
+"""Save a quantized model as a Hugging Face checkpoint in the compressed-tensors format, for vLLM and transformers."""
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
-from edgekiln.calib.formats.compressed_tensors import configuration, expressible, split_siblings, stored_tensors
+from edgekiln.calib.formats.compressed_tensors import (
+    checkpoint_tensors,
+    fused_layers_with_mixed_schemes,
+    is_supported,
+    quantization_config,
+)
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan, quantizable, quantized_tensors
 from edgekiln.calib.recipe import Override, Recipe
@@ -28,49 +33,54 @@ from edgekiln.engine.directory import (
 from edgekiln.engine.reports import QuantizationReport
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import Progress
 from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.sources.meta_model import meta_model
 
-Progress = Callable[[str, float], None]
-# Bytes of tensors in one file.
-_SHARD = 4 << 30
+# Largest size of the tensors in one file, in bytes.
+_SHARD_BYTES = 4 << 30
 _INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save_compressed_tensors` wrote: bytes of all files, and sentences for the user."""
+    """The result of `save_compressed_tensors`.
+
+    Attributes:
+        size: of all files, in bytes.
+        notes: sentences for the user.
+    """
 
     size: int
     notes: tuple[str, ...]
 
 
 def is_checkpoint(directory: Path) -> bool:
-    """Whether `save_compressed_tensors` made this directory: a model that lies there with the record of its quantization."""
+    """Whether `save_compressed_tensors` wrote this directory: it holds a model and quantization.json."""
     return (directory / QUANTIZATION_FILE).is_file() and (directory / "config.json").is_file()
 
 
 def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOptions, progress: Progress) -> Checkpoint:
-    """Quantize `source` and write it as a checkpoint directory at `output`, whole or not at all.
+    """Quantize `source` and write it as a checkpoint directory, atomically.
 
-    The embedding and the head stay in floating point: servers do not take them quantized.
+    The embedding and the head stay in floating point, since vLLM does not support quantized ones.
 
     Args:
         source: the model.
-        output: directory to make; a checkpoint that this function wrote there is replaced.
-        options: the recipe and its calibration; the target and the length play no part.
+        output: directory to create; a checkpoint that this function wrote there before is replaced.
+        options: the recipe, calibration data and limits; other options are ignored.
         progress: called with the step and how much of it is done.
 
     Raises:
-        UnsupportedModelError: a model with weights that the format cannot carry, or nothing to quantize.
-        EngineError: `output` cannot be written, or holds something else.
+        UnsupportedModelError: the format does not support the model's weights, or no layer is quantized.
+        EngineError: `output` cannot be written, or holds anything else.
         SourceError: a weight is damaged.
     """
     with atomic_directory(output, is_checkpoint, "a checkpoint of `edgekiln quantize`") as directory:
         recipe = options.chosen_recipe
         _check_model(source)
         arrived = source.weights
-        source = replace(source, weights=ExpressibleWeights(arrived))
+        source = replace(source, weights=SupportedWeights(arrived))
         if recipe.calibrates or options.chosen_limits:
             from edgekiln.pipeline.calibration import calibrated
 
@@ -78,20 +88,20 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
             source, recipe = calibrated(source, recipe, options.data, options.chosen_limits, progress)
         model = meta_model(source.config)
         architecture = type(model).__name__
-        planned = plan(model, _without_ends(recipe, model), source.weights.prequantized)
+        planned = plan(model, _supported_recipe(recipe, model), source.weights.prequantized)
         schemes = {layer.module: layer.scheme for layer in planned.layers}
         if not schemes:
             raise UnsupportedModelError(
-                f"nothing to quantize in {source.name}: its layers, by the recipe or by their kind, stay in floating "
-                "point"
+                f"nothing to quantize in {source.name}: all layers stay in floating point, because of the recipe or because "
+                "they are not linear layers"
             )
         notes = [*source.notes, *planned.notes, *_notes(planned, arrived)]
-        record = QuantizationReport(scheme=options.quant, layers={})
-        _write_tensors(directory, _tensors(source, planned, record, progress))
-        write_json(directory / QUANTIZATION_FILE, record.model_dump())
+        report = QuantizationReport(scheme=options.quant, layers={})
+        _write_tensors(directory, _tensors(source, planned, report, progress))
+        write_json(directory / QUANTIZATION_FILE, report.model_dump())
         linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         ignore = [name for name in linear if name not in schemes]
-        _write_config(directory, source, architecture, configuration(schemes, ignore))
+        _write_config(directory, source, architecture, quantization_config(schemes, ignore))
         _write_tokenizer(directory, source)
         size = sum(path.stat().st_size for path in directory.iterdir())
     progress("done", 1.0)
@@ -102,24 +112,24 @@ def _check_model(source: ModelSource) -> None:
     stacked = next((name for name in source.weights.keys() if len(source.weights.shape(name)) > 2), None)  # noqa: SIM118
     if stacked is not None:
         raise UnsupportedModelError(
-            f"{source.name} has stacked weights ({stacked}), as of experts, which cannot be handed over yet: "
-            "quantize it with llm-compressor itself"
+            f"{source.name} has stacked weights ({stacked}), as MoE models do, which `edgekiln quantize` does not support "
+            "yet: quantize it with llm-compressor itself"
         )
 
 
-def _without_ends(recipe: Recipe, model: PreTrainedModel) -> Recipe:
-    """The recipe with the embedding and the head skipped, and what compressed-tensors does not take for a layer."""
-    apart = (model.get_input_embeddings(), model.get_output_embeddings())
+def _supported_recipe(recipe: Recipe, model: PreTrainedModel) -> Recipe:
+    """The recipe without the embedding, the head and layers of classes that compressed-tensors does not quantize."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
     modules = dict(model.named_modules())
-    left = [
-        name for name in quantizable(model) if modules[name] in apart or not isinstance(modules[name], torch.nn.Linear)
+    skipped = [
+        name for name in quantizable(model) if modules[name] in ends or not isinstance(modules[name], torch.nn.Linear)
     ]
-    overrides = (*recipe.overrides, *(Override(match=name, skip=True) for name in left))
+    overrides = (*recipe.overrides, *(Override(match=name, skip=True) for name in skipped))
     return recipe.model_copy(update={"overrides": overrides})
 
 
-class ExpressibleWeights:
-    """A source's weights of which only grids that the format has count as quantized; see `WeightReader`."""
+class SupportedWeights:
+    """The weights of a source, where only quantized weights with supported schemes count as quantized."""
 
     def __init__(self, weights: WeightReader) -> None:
         self.nbytes = weights.nbytes
@@ -132,45 +142,45 @@ class ExpressibleWeights:
         return name in self._weights
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The forms of the weight that the format has; None where there is none."""
+        """The forms of the quantized weight whose schemes are supported; None where there is none."""
         arrived = self._weights.prequantized(name)
-        forms = [form for form in (arrived, *arrived.others) if expressible(form.scheme)] if arrived else []
+        forms = [form for form in (arrived, *arrived.others) if is_supported(form.scheme)] if arrived else []
         return replace(forms[0], others=tuple(forms[1:])) if forms else None
 
 
 def _notes(planned: QuantizationPlan, arrived: WeightReader) -> Iterator[str]:
-    usable = ExpressibleWeights(arrived)
-    # Where only weights are quantized, any grid would have been kept, had the format got it.
+    supported = SupportedWeights(arrived)
+    # With float activations, codes in any scheme would have been kept, had the format supported it.
     weights = [layer.names[0] for layer in planned.layers if layer.scheme.activation == "none"]
-    again = [name for name in weights if arrived.prequantized(name) and not usable.prequantized(name)]
+    again = [name for name in weights if arrived.prequantized(name) and not supported.prequantized(name)]
     schemes = {layer.module: layer.scheme for layer in planned.layers}
     if again:
         yield (
-            f"{len(again)} weights came in a grid that compressed-tensors does not have and were quantized again, "
-            f"{again[0]} for one"
+            f"{len(again)} weights of the checkpoint have a scheme that compressed-tensors does not support and were "
+            f"quantized again, for example {again[0]}"
         )
-    for siblings in split_siblings(schemes):
-        yield f"{siblings} have different schemes, which vLLM cannot join: give them one in a recipe"
+    for layers in fused_layers_with_mixed_schemes(schemes):
+        yield f"{layers} have different schemes, so that vLLM cannot fuse them: give them one scheme in a recipe"
 
 
 def _tensors(
-    source: ModelSource, planned: QuantizationPlan, record: QuantizationReport, progress: Progress
+    source: ModelSource, planned: QuantizationPlan, report: QuantizationReport, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors by name, one at a time; what became of each weight goes into `record`."""
+    """Yield all tensors by name, one at a time, and add each quantized weight to `report`."""
     quantized_names = {layer.names[0] for layer in planned.layers}
     for name in source.weights.keys():  # noqa: SIM118 - a WeightReader has no other iterator
         if name not in quantized_names:
             yield name, source.weights.read(name).detach().contiguous()
     total = len(planned.layers)
     for done, (layer, quantized, _) in enumerate(quantized_tensors(planned, source.weights.read)):
-        record.layers[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
-        for kind, tensor in stored_tensors(quantized).items():
+        report.layers[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
+        for kind, tensor in checkpoint_tensors(quantized).items():
             yield f"{layer.module}.{kind}", tensor
         progress("quantize", (done + 1) / total)
 
 
 def _write_tensors(directory: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Write safetensors files of up to `_SHARD` bytes of tensors each, with an index if there are several."""
+    """Write safetensors files of at most `_SHARD_BYTES` of tensors each, with an index if there are several."""
     shards: list[list[str]] = []
     shard: dict[str, torch.Tensor] = {}
     total = size = 0
@@ -178,12 +188,12 @@ def _write_tensors(directory: Path, tensors: Iterator[tuple[str, torch.Tensor]])
     def flush() -> None:
         path = directory / f"{len(shards)}.safetensors"
         save_file(shard, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # the library keeps it from everybody else
+        path.chmod(0o644)  # safetensors makes it readable by its owner only
         shards.append(list(shard))
         shard.clear()
 
     for name, tensor in tensors:
-        if shard and size + tensor.nbytes > _SHARD:
+        if shard and size + tensor.nbytes > _SHARD_BYTES:
             flush()
             size = 0
         shard[name] = tensor
@@ -205,7 +215,7 @@ def _write_config(directory: Path, source: ModelSource, architecture: str, quant
     config = copy.deepcopy(source.config)
     config.architectures = [architecture]
     values = json.loads(config.to_json_string(use_diff=True))
-    # What a source was quantized with is not what it is quantized with now.
+    # In place of the source's own, if it was quantized.
     values["quantization_config"] = quantization
     write_json(directory / "config.json", values)
     sampling = source.sampling.model_dump(exclude_none=True)
@@ -227,7 +237,7 @@ def _write_tokenizer(directory: Path, source: ModelSource) -> None:
     tokens = source.special_tokens
     ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if tokens.eos else None, "pad_token": tokens.pad}
     text = Tokenizer.from_str(source.tokenizer_json).id_to_token
-    # The class that every version of transformers knows; tokenizer.json has all else.
+    # Every version of transformers knows this class; tokenizer.json holds everything else.
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config.update({name: text(token) for name, token in ids.items() if token is not None})
     if (length := getattr(source.config, "max_position_embeddings", None)) is not None:

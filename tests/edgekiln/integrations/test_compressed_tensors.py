@@ -1,4 +1,4 @@
-"""Checkpoints in the compressed-tensors format: transformers and the format's own library read what was meant."""
+"""Checkpoints in the compressed-tensors format, loaded by transformers and the compressed-tensors library."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.engine.directory import QUANTIZATION_FILE
 from edgekiln.engine.reports import QuantizationReport, read_quantization
 from edgekiln.errors import EngineError, UnsupportedModelError
-from edgekiln.integrations import compressed_tensors as handover
+from edgekiln.integrations import compressed_tensors
 from edgekiln.integrations.compressed_tensors import save_compressed_tensors
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
@@ -48,19 +48,19 @@ def silent(_step: str, _done: float) -> None:
     pass
 
 
-def write(model: Path, output: Path, recipe: Recipe) -> handover.Checkpoint:
+def write(model: Path, output: Path, recipe: Recipe) -> compressed_tensors.Checkpoint:
     return save_compressed_tensors(resolve(str(model)), output, BuildOptions(recipe=recipe), silent)
 
 
 def loaded(directory: Path) -> torch.nn.Module:
-    """The model as transformers makes it, weights unpacked."""
+    """The model as transformers loads it, with unpacked weights."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    model(torch.zeros(1, 1, dtype=torch.long))  # the library unpacks at the first call
+    model(torch.zeros(1, 1, dtype=torch.long))  # the library unpacks weights at the first call
     return model
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_transformers_reads_the_weights_that_were_meant(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_transformers_loads_the_quantized_weights(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     spec, output = SPECS[name], tmp_path / "out"
     checkpoint = write(tiny_checkpoint, output, Recipe(default=spec))
     assert checkpoint.size == sum(path.stat().st_size for path in output.iterdir())
@@ -79,15 +79,15 @@ def test_transformers_reads_the_weights_that_were_meant(tiny_checkpoint: Path, t
             expected = weight.float()
         torch.testing.assert_close(value.data, expected, rtol=1e-6, atol=1e-7)
     assert linear == 4 * 7
-    record = read_quantization(output)
-    assert {layer.bits for layer in record.layers.values()} == {spec.bits}
-    assert len(record.layers) == linear
+    report = read_quantization(output)
+    assert {layer.bits for layer in report.layers.values()} == {spec.bits}
+    assert len(report.layers) == linear
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_perplexity_is_the_engines(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
-    # The format leaves the embedding and the head as they are, which an engine would quantize.
+def test_perplexity_is_that_of_the_engine(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    # The checkpoint keeps the embedding and the head in floating point, which an engine would quantize.
     floats = tuple(Override(match=name, skip=True) for name in ("lm_head", "model.embed_tokens"))
     recipe = Recipe(default=SPECS[name], overrides=floats)
     checkpoint = tmp_path / "checkpoint"
@@ -99,11 +99,11 @@ def test_perplexity_is_the_engines(tiny_checkpoint: Path, tmp_path: Path, name: 
         ours = perplexity(runtimes.open(engine).score, TOKENS, 100).perplexity
         assert np.log(ours) == pytest.approx(np.log(theirs), abs=0.01)
     errors = {name: layer.relative_error for name, layer in read_quantization(engine).layers.items() if "_proj" in name}
-    assert set(errors.values()) == {0.0}, "an engine made of the checkpoint keeps its grid"
+    assert set(errors.values()) == {0.0}, "an engine built from the checkpoint keeps its codes"
 
 
-def test_static_inputs_are_rounded_as_ours(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """transformers' forward rounds what layers read with the scales that stand in the checkpoint."""
+def test_transformers_uses_the_static_activation_scales(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """transformers' forward quantizes layer inputs with the static scales of the checkpoint."""
     recipe = Recipe(default=LayerSpec(bits=8, activation="int8-static"))
     text = tmp_path / "text.txt"
     text.write_text("a kiln is an oven for bricks. " * 40)
@@ -114,28 +114,28 @@ def test_static_inputs_are_rounded_as_ours(tiny_checkpoint: Path, tmp_path: Path
     inputs = group["input_activations"]
     assert (inputs["strategy"], inputs["dynamic"], inputs["num_bits"]) == ("tensor", False, 8)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    records = read_quantization(tmp_path / "out").layers
-    for name, record in records.items():
-        assert tensors[f"{name}.input_scale"].item() == pytest.approx(record.input_scale)
+    layers = read_quantization(tmp_path / "out").layers
+    for name, layer in layers.items():
+        assert tensors[f"{name}.input_scale"].item() == pytest.approx(layer.input_scale)
     theirs = loaded(tmp_path / "out")
     ours = load_model(resolve(str(tmp_path / "out")))
     with torch.no_grad():
         exact = ours(torch.from_numpy(TOKENS[None, :100])).logits
-    for name, record in records.items():
-        rounds = partial(fake_quantize_static, scale=record.input_scale)
-        ours.get_submodule(name).register_forward_pre_hook(lambda _, x, rounds=rounds: (rounds(x[0]),))
+    for name, layer in layers.items():
+        quantize_input = partial(fake_quantize_static, scale=layer.input_scale)
+        ours.get_submodule(name).register_forward_pre_hook(lambda _, x, q=quantize_input: (q(x[0]),))
     with torch.no_grad():
         expected, result = (model(torch.from_numpy(TOKENS[None, :100])).logits for model in (ours, theirs))
-    apart = float((result - expected).norm())
-    assert apart < 0.3 * float((expected - exact).norm()), "closer to the rounded model than that is to the exact one"
+    difference = float((result - expected).norm())
+    assert difference < 0.3 * float((expected - exact).norm()), "far smaller than the effect of the static scales"
     kept = resolve(str(tmp_path / "out")).weights.prequantized("model.layers.0.mlp.up_proj.weight")
     assert kept is not None
     form = kept.matching(Scheme(8, None, True, "int8-static"))
     assert form is not None
-    assert form.read().input_scale == pytest.approx(records["model.layers.0.mlp.up_proj"].input_scale)
+    assert form.read().input_scale == pytest.approx(layers["model.layers.0.mlp.up_proj"].input_scale)
 
 
-def test_several_schemes_are_named_one_by_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_several_schemes_target_layers_by_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
     overrides = (
         Override(match="*.down_proj", group_size="channel"),
         Override(match="*.layers.0.self_attn.q_proj", bits=8),
@@ -152,8 +152,8 @@ def test_several_schemes_are_named_one_by_one(tiny_checkpoint: Path, tmp_path: P
     assert "lm_head" in config["ignore"]
     assert sum(name.startswith("model.layers.1.") for name in config["ignore"]) == 7
     assert checkpoint.notes == (
-        "model.layers.0.self_attn.q_proj/k_proj/v_proj have different schemes, which vLLM cannot join: "
-        "give them one in a recipe",
+        "model.layers.0.self_attn.q_proj/k_proj/v_proj have different schemes, so that vLLM cannot fuse them: "
+        "give them one scheme in a recipe",
     )
     parameters = dict(loaded(tmp_path / "out").named_parameters())
     original = resolve(str(tiny_checkpoint)).weights
@@ -168,7 +168,7 @@ def test_several_schemes_are_named_one_by_one(tiny_checkpoint: Path, tmp_path: P
     torch.testing.assert_close(parameters[kept].data, original.read(kept).float())
 
 
-def test_tokenizer_and_generation_are_the_models(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_tokenizer_and_generation_config_are_those_of_the_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write(tiny_checkpoint, tmp_path / "out", Recipe(default=INT4))
     ours, theirs = (AutoTokenizer.from_pretrained(path) for path in (tmp_path / "out", tiny_checkpoint))
     assert ours("A kiln is").input_ids == theirs("A kiln is").input_ids
@@ -182,7 +182,7 @@ def test_tokenizer_and_generation_are_the_models(tiny_checkpoint: Path, tmp_path
 
 def test_large_checkpoints_are_split(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tiny_checkpoint, tmp_path / "whole", Recipe(default=INT4))
-    monkeypatch.setattr(handover, "_SHARD", 50_000)
+    monkeypatch.setattr(compressed_tensors, "_SHARD_BYTES", 50_000)
     write(tiny_checkpoint, tmp_path / "split", Recipe(default=INT4))
     index = json.loads((tmp_path / "split" / "model.safetensors.index.json").read_text())
     files = sorted(set(index["weight_map"].values()))
@@ -204,14 +204,14 @@ def test_a_tied_head_is_written_once(tmp_path: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_grids_that_the_format_lacks_are_quantized_again(tmp_path: Path) -> None:
+def test_weights_with_unsupported_schemes_are_quantized_again(tmp_path: Path) -> None:
     tensors = {
         name: (quants.quantize(value, Kind.Q4_1), Kind.Q4_1) if value.ndim == 2 else value
         for name, value in llama_tensors()[1].items()
     }
     path = write_gguf(tmp_path / "model.gguf", "llama", tensors)
     checkpoint = write(path, tmp_path / "out", Recipe(default=INT4))
-    assert any("came in a grid that compressed-tensors does not have" in note for note in checkpoint.notes)
+    assert any("have a scheme that compressed-tensors does not support" in note for note in checkpoint.notes)
     source = resolve(str(path))
     parameters = dict(loaded(tmp_path / "out").named_parameters())
     name = "model.layers.0.mlp.up_proj.weight"
@@ -225,14 +225,14 @@ def test_grids_that_the_format_lacks_are_quantized_again(tmp_path: Path) -> None
         (
             lambda path: save_checkpoint(path, "mixtral"),
             Recipe(default=INT4),
-            "as of experts, which cannot be handed over",
+            "as MoE models do, which `edgekiln quantize` does not support",
         ),
         (lambda path: save_checkpoint(path, "gpt2"), Recipe(default=INT4), "nothing to quantize in model"),
         (lambda path: save_checkpoint(path, "llama"), Recipe(default=None), "nothing to quantize in model"),
     ],
-    ids=["experts", "no linear layers", "none"],
+    ids=["MoE", "no linear layers", "none"],
 )
-def test_what_cannot_be_handed_over(
+def test_models_that_cannot_be_saved_are_refused(
     tmp_path: Path, make: Callable[[Path], object], recipe: Recipe, message: str
 ) -> None:
     make(tmp_path / "model")
@@ -241,7 +241,7 @@ def test_what_cannot_be_handed_over(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_only_its_own_work_is_replaced(tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path) -> None:
+def test_only_checkpoints_of_edgekiln_are_replaced(tiny_checkpoint: Path, tiny_engine: Path, tmp_path: Path) -> None:
     write(tiny_checkpoint, tmp_path / "out", Recipe(default=INT4))
     write(tiny_checkpoint, tmp_path / "out", Recipe(default=INT8))
     assert {layer.bits for layer in read_quantization(tmp_path / "out").layers.values()} == {8}
@@ -252,8 +252,8 @@ def test_only_its_own_work_is_replaced(tiny_checkpoint: Path, tiny_engine: Path,
         assert sorted(precious.iterdir()) == before
 
 
-def test_the_record_is_part_of_the_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_holds_quantization_json(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write(tiny_checkpoint, tmp_path / "out", Recipe(default=INT4))
     raw = json.loads((tmp_path / "out" / QUANTIZATION_FILE).read_text())
-    record = QuantizationReport.model_validate(raw)
-    assert all(0 < layer.relative_error < 0.02 for layer in record.layers.values())
+    report = QuantizationReport.model_validate(raw)
+    assert all(0 < layer.relative_error < 0.02 for layer in report.layers.values())
