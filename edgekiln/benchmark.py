@@ -1,24 +1,31 @@
-"""Speed and memory of a runtime: one request is prefilled and continued greedily, and every step is timed."""
+"""Measure the speed and memory of an engine: requests of random tokens, with a time for each decode step."""
 
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgekiln.errors import RequestError
+from edgekiln.progress import StepProgress
 from edgekiln.runtimes.base import Ids, Runtime
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One request: `batch` prompts of `prompt_tokens` each, continued by `gen_tokens` each, measured `repeat` times.
+    """The requests of a benchmark.
+
+    Attributes:
+        prompt_tokens: tokens of each prompt.
+        gen_tokens: generated tokens of each prompt; at least 2, because decoding is timed from the second token on.
+        batch: prompts of a request.
+        repeat: measured requests.
 
     Raises:
-        RequestError: a number is out of range; decoding needs at least 2 generated tokens.
+        RequestError: a number is out of range.
     """
 
     prompt_tokens: int = 512
@@ -34,7 +41,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Sample:
-    """Times of one request in seconds: to the first token of every row, then of each decode step."""
+    """Times of one request, in seconds.
+
+    Attributes:
+        first_token_s: until each prompt of the batch has its first token.
+        step_s: of each decode step.
+    """
 
     first_token_s: float
     step_s: tuple[float, ...]
@@ -42,7 +54,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, smallest and largest of several measurements."""
+    """Median, minimum and maximum of several measurements."""
 
     median: float
     low: float
@@ -50,13 +62,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of at least one value."""
+        """The spread of one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the samples of one workload say; tokens/s are of all rows together."""
+class BenchmarkResult:
+    """The measurements of one workload.
+
+    Attributes:
+        ttft_ms: time to first token, in ms.
+        prefill_tokens_per_s: prompt tokens of the whole batch per second.
+        decode_tokens_per_s: generated tokens of the whole batch per second, without the first of each prompt.
+        inter_token_p50_ms: median duration of a decode step, in ms.
+        inter_token_p95_ms: 95th percentile of the durations of decode steps, in ms.
+    """
 
     ttft_ms: Spread
     prefill_tokens_per_s: Spread
@@ -65,8 +85,8 @@ class Figures:
     inter_token_p95_ms: float
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], workload: Workload) -> "Figures":
-        """Summarize samples of `workload`."""
+    def of(cls, samples: Sequence[Sample], workload: Workload) -> "BenchmarkResult":
+        """Summarize the samples of `workload`."""
         prompt = workload.batch * workload.prompt_tokens
         steps = np.concatenate([sample.step_s for sample in samples]) * 1e3
         return cls(
@@ -80,7 +100,7 @@ class Figures:
         )
 
     def as_json(self) -> dict[str, float | list[float]]:
-        """Flat keys: a spread is its median under its name and [smallest, largest] under `NAME_range`."""
+        """A flat JSON object: `NAME` is the median of a spread, `NAME_range` its [minimum, maximum]."""
         result: dict[str, float | list[float]] = {}
         for name, value in vars(self).items():
             if isinstance(value, Spread):
@@ -92,20 +112,20 @@ class Figures:
 
 
 def random_prompts(workload: Workload, vocab_size: int, generator: np.random.Generator) -> Ids:
-    """Random token ids, int64[batch, prompt_tokens]: speed does not depend on what they say."""
+    """Random token ids, int64 [batch, prompt_tokens]. Speed does not depend on the tokens."""
     return generator.integers(0, vocab_size, (workload.batch, workload.prompt_tokens), dtype=np.int64)
 
 
-def measure_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample:
-    """Time one request in a cache of its own.
+def benchmark_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample:
+    """Time one request in a new KV cache.
 
     Args:
         runtime: the engine.
-        prompts: int64[B, P], prefilled row by row.
-        gen_tokens: tokens generated for each row, the largest logit each time, end-of-sequence or not.
+        prompts: int64 [B, P]; prompts are prefilled one after another.
+        gen_tokens: tokens generated for each prompt, greedily; end-of-sequence tokens are ignored.
 
     Raises:
-        RequestError: the engine does not hold that many tokens.
+        RequestError: the engine holds fewer tokens.
     """
     total = prompts.shape[1] + gen_tokens
     if total > runtime.properties.max_length:
@@ -123,19 +143,17 @@ def measure_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample:
     return Sample(times[0] - start, tuple(np.diff(times).tolist()))
 
 
-def measure(
-    runtime: Runtime, workload: Workload, seed: int = 0, progress: Callable[[float], None] | None = None
-) -> Figures:
-    """Measure `workload`, after one request that is not counted; each repeat has fresh random prompts.
+def run(runtime: Runtime, workload: Workload, seed: int = 0, progress: StepProgress | None = None) -> BenchmarkResult:
+    """Measure `workload` after one warm-up request; each request has new random prompts.
 
     Args:
         runtime: the engine.
-        workload: what to run.
-        seed: of the prompts.
-        progress: called with the share done in [0, 1].
+        workload: the requests.
+        seed: of the random prompts.
+        progress: called with the share of requests that are done, in [0, 1].
 
     Raises:
-        RequestError: the engine does not hold that many tokens.
+        RequestError: the engine holds fewer tokens than a request needs.
     """
     generator = np.random.default_rng(seed)
     samples = []
@@ -143,14 +161,14 @@ def measure(
         if progress:
             progress(done / (workload.repeat + 1))
         prompts = random_prompts(workload, runtime.properties.vocab_size, generator)
-        samples.append(measure_request(runtime, prompts, workload.gen_tokens))
-    return Figures.of(samples[1:], workload)
+        samples.append(benchmark_request(runtime, prompts, workload.gen_tokens))
+    return BenchmarkResult.of(samples[1:], workload)
 
 
 def peak_rss_mb() -> float:
-    """Most memory this process has held so far, in MB (10^6 bytes)."""
+    """Peak resident memory of this process so far, in MB (10^6 bytes)."""
     if sys.platform == "linux":
-        # getrusage would also count what the parent held before exec.
+        # ru_maxrss is inherited through fork and exec: it would include the parent's memory.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from edgekiln import runtimes
-from edgekiln.benchmark import Figures, Sample, Workload, measure, random_prompts
+from edgekiln.benchmark import BenchmarkResult, Sample, Workload, random_prompts, run
 from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Ids, Runtime
@@ -34,7 +34,7 @@ def measure_engine(engine: Path, workload: Workload, graph: bool, device: str) -
     start = time.perf_counter()
     runtime = OrtCudaRuntime(engine, manifest, device=device, cuda_graph=graph)
     load_s = time.perf_counter() - start
-    figures = measure(runtime, workload)
+    figures = run(runtime, workload)
     model = manifest.architecture
     token_bytes = sum(4 * heads * size for heads, size in zip(model.kv_heads, model.head_dims, strict=True))
     held = workload.prompt_tokens + workload.gen_tokens / 2
@@ -118,7 +118,7 @@ def measure_torch(checkpoint: Path, workload: Workload, compiled: bool) -> dict[
         for repeat in range(workload.repeat + 1 + compiled):
             prompts = random_prompts(workload, model.config.vocab_size, np.random.default_rng(repeat))
             samples.append((generate if compiled else loop)(torch.tensor(prompts).cuda()))
-    figures = Figures.of(samples[1 + compiled :], workload).as_json()
+    figures = BenchmarkResult.of(samples[1 + compiled :], workload).as_json()
     return {"torch": torch.__version__, **figures, "used_mb": memory_mb("cuda")}
 
 

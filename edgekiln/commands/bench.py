@@ -62,14 +62,14 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure time to first token, prefill and decode speed, memory and load time of ENGINE."""
-    from edgekiln.benchmark import Spread, Workload, measure, peak_rss_mb
+    from edgekiln.benchmark import Spread, Workload, peak_rss_mb, run
 
     start = time.perf_counter()
     runtime = open_engine(engine, threads, kernels).runtime
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     with progress_report(animated=False) as report:
-        result = measure(runtime, workload, seed, lambda done: report("measuring", done))
+        result = run(runtime, workload, seed, lambda done: report("measuring", done))
     peak = peak_rss_mb()
     if as_json:
         about = {

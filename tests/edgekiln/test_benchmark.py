@@ -1,4 +1,4 @@
-"""The bench figures, on a runtime whose every call takes a known time."""
+"""Benchmarks of a fake runtime whose calls take a known time."""
 
 import subprocess
 import sys
@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekiln import benchmark as measure_module
-from edgekiln.benchmark import Figures, Sample, Spread, Workload, measure, measure_request, random_prompts
+from edgekiln import benchmark
+from edgekiln.benchmark import BenchmarkResult, Sample, Spread, Workload, benchmark_request, random_prompts, run
 from edgekiln.errors import RequestError
 
 VOCABULARY, MAX_LENGTH = 50, 64
 
 
 class FakeRuntime:
-    """Takes `prefill_s` a row and the next of `step_s` a step; the best token of a row is its last token plus one."""
+    """A prefill takes `prefill_s`, a step the next of `step_s`; the largest logit is that of the last token plus one."""
 
     def __init__(self, clock: "FakeClock", prefill_s: float, step_s: list[float]) -> None:
         self.properties = SimpleNamespace(vocab_size=VOCABULARY, max_length=MAX_LENGTH)
@@ -50,35 +50,37 @@ class FakeClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    monkeypatch.setattr(measure_module, "time", clock)
+    monkeypatch.setattr(benchmark, "time", clock)
     return clock
 
 
 def test_request_is_timed_and_continued_greedily(clock: FakeClock) -> None:
     runtime = FakeRuntime(clock, prefill_s=2.0, step_s=[0.5, 0.25])
-    sample = measure_request(runtime, np.array([[3, 4, 5], [7, 8, 49]]), gen_tokens=3)
+    sample = benchmark_request(runtime, np.array([[3, 4, 5], [7, 8, 49]]), gen_tokens=3)
     assert sample == Sample(first_token_s=4.0, step_s=(0.5, 0.25))
     assert runtime.stepped == [[6, 0], [7, 1]]
     assert runtime.caches == [2]
 
 
-def test_figures_leave_the_first_request_out(clock: FakeClock) -> None:
+def test_the_warm_up_request_is_not_counted(clock: FakeClock) -> None:
     steps = [9.0] * 3 + [0.5, 0.5, 0.5] + [0.25, 0.25, 0.25] + [0.125, 0.125, 0.25]
     runtime = FakeRuntime(clock, prefill_s=2.0, step_s=steps)
     shares: list[float] = []
-    figures = measure(runtime, Workload(prompt_tokens=10, gen_tokens=4, batch=2, repeat=3), progress=shares.append)
-    assert figures.ttft_ms == Spread(4000, 4000, 4000)
-    assert figures.prefill_tokens_per_s == Spread(5, 5, 5)
-    assert figures.decode_tokens_per_s == Spread(median=8, low=4, high=12)
-    assert figures.inter_token_p50_ms == 250
-    assert figures.inter_token_p95_ms == 500
+    result = run(runtime, Workload(prompt_tokens=10, gen_tokens=4, batch=2, repeat=3), progress=shares.append)
+    assert result.ttft_ms == Spread(4000, 4000, 4000)
+    assert result.prefill_tokens_per_s == Spread(5, 5, 5)
+    assert result.decode_tokens_per_s == Spread(median=8, low=4, high=12)
+    assert result.inter_token_p50_ms == 250
+    assert result.inter_token_p95_ms == 500
     assert shares == [0, 0.25, 0.5, 0.75]
     assert len(runtime.caches) == 4
 
 
-def test_json_is_flat_with_ranges() -> None:
-    figures = Figures.of([Sample(2.0, (0.5,)), Sample(4.0, (0.25,))], Workload(prompt_tokens=8, gen_tokens=2, repeat=2))
-    assert figures.as_json() == {
+def test_json_is_flat_and_has_ranges() -> None:
+    result = BenchmarkResult.of(
+        [Sample(2.0, (0.5,)), Sample(4.0, (0.25,))], Workload(prompt_tokens=8, gen_tokens=2, repeat=2)
+    )
+    assert result.as_json() == {
         "ttft_ms": 3000,
         "ttft_ms_range": [2000, 4000],
         "prefill_tokens_per_s": 3,
@@ -90,7 +92,7 @@ def test_json_is_flat_with_ranges() -> None:
     }
 
 
-def test_prompts_are_fresh_and_inside_the_vocabulary() -> None:
+def test_prompts_differ_and_are_inside_the_vocabulary() -> None:
     generator = np.random.default_rng(0)
     workload = Workload(prompt_tokens=1000, batch=3)
     first, second = (random_prompts(workload, VOCABULARY, generator) for _ in range(2))
@@ -103,7 +105,7 @@ def test_prompts_are_fresh_and_inside_the_vocabulary() -> None:
 def test_a_request_longer_than_the_engine_is_refused(clock: FakeClock) -> None:
     runtime = FakeRuntime(clock, 1.0, [])
     with pytest.raises(RequestError, match=r"65 tokens, the engine holds 64.*--max-length"):
-        measure_request(runtime, np.zeros((1, 60), np.int64), gen_tokens=5)
+        benchmark_request(runtime, np.zeros((1, 60), np.int64), gen_tokens=5)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_workload_out_of_range(bad: dict[str, int]) -> None:
         Workload(**bad)
 
 
-def test_peak_memory_counts_what_was_held_and_is_this_process_alone() -> None:
+def test_peak_memory_includes_freed_memory_of_this_process_only() -> None:
     script = (
         "from edgekiln.benchmark import peak_rss_mb\n"
         "before = peak_rss_mb()\n"
