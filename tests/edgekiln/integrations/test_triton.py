@@ -1,4 +1,4 @@
-"""Triton model repositories: config.pbtxt against Triton's schema, and what it says against the graph itself."""
+"""Triton model repositories: config.pbtxt compared with Triton's schema and with the graph."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from support.cuda_engines import write_cuda_engine
 from support.models import VOCABULARY
 
 Field = descriptor_pb2.FieldDescriptorProto
-# Numbers and types of the fields of Triton's model_config.proto that are written here.
+# Numbers and types of the fields of Triton's model_config.proto that config.pbtxt has.
 MESSAGES = {
     "ModelInput": {"name": (1, "string"), "data_type": (2, "DataType"), "dims": (4, "int64*")},
     "ModelOutput": {"name": (1, "string"), "data_type": (2, "DataType"), "dims": (3, "int64*")},
@@ -39,12 +39,12 @@ ENUMS = {
     "Kind": {"KIND_AUTO": 0, "KIND_GPU": 1, "KIND_CPU": 2},
 }
 SCALARS = {"string": Field.TYPE_STRING, "int32": Field.TYPE_INT32, "int64": Field.TYPE_INT64}
-# What a data type is called by ONNX Runtime.
+# ONNX Runtime's names of Triton's data types.
 ORT_TYPES = {8: "tensor(int32)", 9: "tensor(int64)", 10: "tensor(float16)", 11: "tensor(float)"}
 
 
 def schema() -> Any:
-    """The class ModelConfig, made from the tables above."""
+    """The protobuf class ModelConfig, built from the tables above."""
     file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
     for name, values in ENUMS.items():
         enum = file.enum_type.add(name=name)
@@ -84,7 +84,7 @@ def parsed(model: Path, model_config: Any) -> Any:
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda"])
-def test_the_config_is_the_graph(
+def test_config_has_the_inputs_and_outputs_of_the_graph(
     target: str, tiny_engine: Path, cuda_engine: Path, tmp_path: Path, model_config: Any
 ) -> None:
     engine = tiny_engine if target == "ort-cpu" else cuda_engine
@@ -96,12 +96,12 @@ def test_the_config_is_the_graph(
         "1/weights.bin",
         "config.pbtxt",
     ]
-    said = parsed(model, model_config)
-    assert (said.name, said.backend, said.max_batch_size) == ("small", "onnxruntime", 0)
-    (group,) = said.instance_group
+    written = parsed(model, model_config)
+    assert (written.name, written.backend, written.max_batch_size) == ("small", "onnxruntime", 0)
+    (group,) = written.instance_group
     assert (group.kind, group.count) == (ENUMS["Kind"]["KIND_CPU" if target == "ort-cpu" else "KIND_GPU"], 2)
-    session = ort.InferenceSession(model / "1" / said.default_model_filename, providers=["CPUExecutionProvider"])
-    for tensors, actual in ((said.input, session.get_inputs()), (said.output, session.get_outputs())):
+    session = ort.InferenceSession(model / "1" / written.default_model_filename, providers=["CPUExecutionProvider"])
+    for tensors, actual in ((written.input, session.get_inputs()), (written.output, session.get_outputs())):
         assert {tensor.name for tensor in tensors} == {value.name for value in actual}
         for value in actual:
             tensor = next(tensor for tensor in tensors if tensor.name == value.name)
@@ -113,23 +113,25 @@ def test_the_config_is_the_graph(
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda"])
-def test_a_client_that_carries_the_cache_gets_the_engines_logits(
+def test_a_client_that_sends_the_kv_cache_gets_the_engines_logits(
     target: str, tiny_engine: Path, cuda_engine: Path, tmp_path: Path, model_config: Any
 ) -> None:
-    """As a server does: each request brings the past, of the length it has, and takes the present away."""
+    """Like a client: each request sends the past keys and values, and the next request sends its present ones."""
     model = write_repository(tiny_engine if target == "ort-cpu" else cuda_engine, tmp_path, "small")
-    said = parsed(model, model_config)
-    session = ort.InferenceSession(model / "1" / said.default_model_filename, providers=["CPUExecutionProvider"])
+    written = parsed(model, model_config)
+    session = ort.InferenceSession(model / "1" / written.default_model_filename, providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 12)
     numpy_types = {10: np.float16, 11: np.float32}
-    past = {t.name: np.zeros((1, t.dims[1], 0, t.dims[3]), numpy_types[t.data_type]) for t in said.input if t.dims[3:]}
+    past = {
+        t.name: np.zeros((1, t.dims[1], 0, t.dims[3]), numpy_types[t.data_type]) for t in written.input if t.dims[3:]
+    }
     for new in (np.arange(10), np.array([10]), np.array([11])):
         feeds = {"input_ids": ids[None, new], "position_ids": new[None], **past}
         if target == "ort-cuda":
             feeds["total_length"] = np.array([new[-1] + 1], np.int32)
         else:
             feeds["logits_to_keep"] = np.array([1])
-        logits, *present = session.run([tensor.name for tensor in said.output], feeds)
+        logits, *present = session.run([tensor.name for tensor in written.output], feeds)
         past = dict(zip(past, present, strict=True))
     assert present[0].shape[2] == len(ids)
     expected = runtimes.open(tiny_engine, kernels="onnxruntime").score(ids)[-1]
@@ -151,13 +153,13 @@ def test_the_command_replaces_a_model_and_leaves_other_folders_alone(tiny_engine
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "é", "-x"])
-def test_names_that_triton_does_not_take(tiny_engine: Path, tmp_path: Path, name: str) -> None:
+def test_invalid_model_names_are_refused(tiny_engine: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestError, match="is no model name for Triton"):
         write_repository(tiny_engine, tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_engines_that_triton_does_not_run(tiny_engine: Path, tmp_path: Path) -> None:
+def test_engines_that_triton_cannot_run_are_refused(tiny_engine: Path, tmp_path: Path) -> None:
     manifest = read_manifest(tiny_engine)
     with pytest.raises(RequestError, match="Triton has no backend for target trt-rtx: build the engine for ort-cpu,"):
         config(manifest.model_copy(update={"target": "trt-rtx"}), "small")
