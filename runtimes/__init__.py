@@ -1,4 +1,7 @@
-"""Running engines: `open` one, then `generate` from it. Nothing here imports torch or transformers."""
+"""Run engines: `open` loads one, `edgekiln.runtimes.generate` generates text with it.
+
+The modules mirror cpp/src file by file. None of them imports torch, transformers or onnx.
+"""
 
 from edgekiln.runtimes.base import KernelsChoice, KVCache, Properties, Runtime
 from edgekiln.runtimes.registry import open_engine as open

@@ -1,7 +1,7 @@
-"""What every runtime offers the generate loop: sequences go in as token ids, logits come out.
+"""The interface between a runtime and the generate loop: token ids in, logits out.
 
-No padding anywhere: the rows of a cache are ragged, each with its own length. A row is prefilled alone, all rows are
-stepped together.
+The sequences of a batch share one KV cache and may have different lengths; there is no padding. Prefill runs one
+sequence, a decode step runs all of them.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,16 @@ KernelsChoice = Literal["edgekiln", "onnxruntime"]
 
 @dataclass(frozen=True)
 class Properties:
-    """What the loop may ask of an engine; `max_length` is in tokens, the other sizes in elements of each layer."""
+    """Sizes and limits of an engine.
+
+    Attributes:
+        target: name of the target, e.g. "ort-cpu".
+        vocab_size: number of logits per position; token ids are below it.
+        max_length: most tokens of one sequence, prompt and answer together.
+        layers: number of decoder layers.
+        kv_heads: key-value heads of each layer.
+        head_dims: elements of a key-value head, of each layer.
+    """
 
     target: str
     vocab_size: int
@@ -31,7 +40,7 @@ class Properties:
 
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
-        """The properties an engine.json states."""
+        """The properties that engine.json states."""
         architecture = manifest.architecture
         return cls(
             target=manifest.target,
@@ -44,33 +53,40 @@ class Properties:
 
 
 class KVCache(Protocol):
-    """Keys and values of a batch of sequences, for one thread at a time."""
+    """Keys and values of a batch of sequences. Not thread-safe."""
 
     @property
     def batch_size(self) -> int:
-        """Number of rows."""
+        """Number of sequences B."""
 
     @property
     def lengths(self) -> Ids:
-        """int64[B], tokens each row holds. Read it; change it with `rewind`."""
+        """int64[B], the number of tokens in the cache of each sequence. Read-only; use `rewind` to change it."""
 
     @property
     def capacity(self) -> int:
-        """Tokens a row can hold before the buffer grows; it grows by itself, up to the engine's max_length."""
+        """Tokens per sequence that fit before the cache grows; it grows when needed, up to the engine's max_length."""
 
-    def tokens(self, row: int) -> Ids:
-        """int64[lengths[row]], the ids the row holds, as a view that the next call on the cache may change."""
+    def tokens(self, sequence: int) -> Ids:
+        """Token ids in the cache of one sequence.
 
-    def rewind(self, row: int, length: int) -> None:
-        """Forget the row's tokens after the first `length`.
+        Args:
+            sequence: batch index of the sequence.
+
+        Returns:
+            int64[lengths[sequence]], a view that is valid until the next call on the cache.
+        """
+
+    def rewind(self, sequence: int, length: int) -> None:
+        """Drop all tokens of one sequence but its first `length`.
 
         Raises:
-            RequestError: the row holds fewer than `length` tokens.
+            RequestError: the sequence has fewer than `length` tokens.
         """
 
 
 class Runtime(Protocol):
-    """A loaded engine. Calls on different caches may come from different threads."""
+    """A loaded engine. Thread-safe, as long as each thread uses a KV cache of its own."""
 
     @property
     def properties(self) -> Properties:
@@ -78,64 +94,90 @@ class Runtime(Protocol):
 
     @property
     def kernels(self) -> str:
-        """Kernels that run the graph: the library's name, or the instruction set of edgekiln's, e.g. "avx512bf16"."""
+        """The kernels that run the graph: the name of the library, e.g. "onnxruntime", or the instruction set of
+        edgekiln's kernels, e.g. "avx512bf16".
+        """
 
     @property
     def max_verify_tokens(self) -> int:
-        """Tokens of one row that `verify` may run together and give the bits that `step` gives one by one; 1 where
-        there is no `verify`.
+        """Most tokens that `verify` accepts. Their logits have the bits that one `step` per token gives; 1 where the
+        runtime cannot guarantee that.
         """
 
     def new_cache(self, batch_size: int = 1) -> KVCache:
-        """An empty cache of `batch_size` rows; memory is taken as tokens come."""
-
-    def prefill(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
-        """Append `tokens`, int64[S], to one row, in chunks.
-
-        Returns:
-            float32[V], logits of the last position; valid until the next call on the cache.
+        """An empty KV cache for `batch_size` sequences. Memory is allocated when the first tokens are appended.
 
         Raises:
-            RequestError: no tokens, an id outside the vocabulary, or more tokens than the engine holds.
+            RequestError: `batch_size` is less than 1 or more than the engine supports.
+        """
+
+    def prefill(self, cache: KVCache, sequence: int, tokens: Ids) -> Logits:
+        """Append tokens to one sequence, in chunks (chunked prefill).
+
+        Args:
+            cache: made by this runtime's `new_cache`.
+            sequence: batch index of the sequence.
+            tokens: int64[S], S >= 1.
+
+        Returns:
+            float32[V], logits of the last position, valid until the next call on the cache.
+
+        Raises:
+            RequestError: no tokens, an id outside the vocabulary, or more tokens than the engine's max_length.
             EdgekilnError: the runtime failed.
         """
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Append one token, of int64[B], to each row.
+        """Decode step: append one token to every sequence.
+
+        Args:
+            cache: made by this runtime's `new_cache`.
+            tokens: int64[B].
 
         Returns:
-            float32[B, V], logits of each row; valid until the next call on the cache.
+            float32[B, V], logits of every sequence, valid until the next call on the cache.
 
         Raises:
-            RequestError: a row is full.
+            RequestError: a sequence is at the engine's max_length.
             EdgekilnError: the runtime failed.
         """
 
-    def verify(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
-        """Append `tokens`, int64[S], 1 <= S <= `max_verify_tokens`, to one row in a single run.
+    def verify(self, cache: KVCache, sequence: int, tokens: Ids) -> Logits:
+        """Append tokens to one sequence in a single run, with logits of each: a token and the draft that follows it.
+
+        Args:
+            cache: made by this runtime's `new_cache`.
+            sequence: batch index of the sequence.
+            tokens: int64[S], 1 <= S <= `max_verify_tokens`.
 
         Returns:
-            float32[S, V], logits of every position; valid until the next call on the cache.
+            float32[S, V], logits of every position, valid until the next call on the cache.
 
         Raises:
-            RequestError: more tokens than `max_verify_tokens`, or as for `prefill`.
+            RequestError: more than `max_verify_tokens` tokens, or as for `prefill`.
             EdgekilnError: the runtime failed.
         """
 
     def score(self, tokens: Ids) -> Logits:
-        """Logits float32[S, V] of every position of a fresh sequence, int64[S].
+        """Logits of every position of a new sequence.
+
+        Args:
+            tokens: int64[S], S >= 1.
+
+        Returns:
+            float32[S, V], owned by the caller.
 
         Raises:
             RequestError: as for `prefill`.
-            EdgekilnError: the runtime failed, or the engine carries no scoring graph.
+            EdgekilnError: the runtime failed, or the engine has no scoring graph.
         """
 
 
-def checked_ids(tokens: Ids, properties: Properties, held: int = 0) -> Ids:
-    """`tokens` as contiguous int64[S], to follow `held` tokens of the same sequence.
+def checked_ids(tokens: Ids, properties: Properties, length: int = 0) -> Ids:
+    """Check tokens that are to be appended to a sequence of `length` tokens, and make them contiguous int64[S].
 
     Raises:
-        RequestError: there are none, one is outside the vocabulary, or they are more than the engine holds.
+        RequestError: no tokens, an id outside the vocabulary, or more tokens than the engine's max_length.
     """
     ids: Ids = np.ascontiguousarray(tokens, dtype=np.int64)
     if ids.ndim != 1 or ids.size == 0:
@@ -144,11 +186,11 @@ def checked_ids(tokens: Ids, properties: Properties, held: int = 0) -> Ids:
     if low < 0 or high >= properties.vocab_size:
         bad = low if low < 0 else high
         raise RequestError(f"token id {bad} is outside the vocabulary of {properties.vocab_size}: check the tokenizer")
-    if held + ids.size > properties.max_length:
-        raise RequestError(too_long(held + ids.size, properties.max_length))
+    if length + ids.size > properties.max_length:
+        raise RequestError(too_long(length + ids.size, properties.max_length))
     return ids
 
 
 def too_long(length: int, max_length: int) -> str:
-    """The sentence for a sequence of `length` tokens that an engine of `max_length` cannot hold."""
+    """Error message for a sequence of `length` tokens, which is more than the engine's `max_length`."""
     return f"prompt has {length} tokens, the engine holds {max_length}: raise --max-length at export"

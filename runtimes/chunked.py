@@ -1,7 +1,7 @@
-"""The loop that adapters share: rows are prefilled alone in chunks and stepped together.
+"""The prefill, decode and verify loops that all adapters share.
 
-What a graph reads and writes is bound once and run many times. Rows of different lengths are stepped together without
-padding, or the binding sees to it.
+An adapter provides sessions, KV caches and bindings. The inputs and outputs of decode steps are bound once and reused
+until the KV cache grows.
 """
 
 from abc import ABC, abstractmethod
@@ -12,18 +12,18 @@ import numpy as np
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, RequestError, first_line
 from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, checked_ids
-from edgekiln.runtimes.kv_cache import CacheBinding, RaggedKVCache, Verification
+from edgekiln.runtimes.kv_cache import CacheBinding, RaggedKVCache, VerifyBinding
 
 C = TypeVar("C", bound=RaggedKVCache)
 S = TypeVar("S")
 
 
 class ChunkedRuntime(ABC, Generic[C, S]):
-    """Chunks and steps over a session `S`, what the library calls a loaded graph; see `edgekiln.runtimes.base.Runtime`.
+    """Base of the adapters; see `edgekiln.runtimes.base.Runtime`. `S` is the library's type of a loaded graph.
 
     Attributes:
-        library: that runs the graph, as messages name it.
-        max_verify_tokens: see `edgekiln.runtimes.base.Runtime`; more than 1 where logits of several positions may be bound.
+        library: name of the library in error messages.
+        max_verify_tokens: see `edgekiln.runtimes.base.Runtime`; adapters with verification override the default of 1.
     """
 
     library: str
@@ -38,26 +38,26 @@ class ChunkedRuntime(ABC, Generic[C, S]):
 
     @abstractmethod
     def new_cache(self, batch_size: int = 1) -> C:
-        """An empty cache of `batch_size` rows; memory is taken as tokens come."""
+        """An empty KV cache for `batch_size` sequences; see `edgekiln.runtimes.base.Runtime`."""
 
     @abstractmethod
-    def _bind(self, session: S, cache: C, rows: slice) -> CacheBinding:
-        """A binding of `rows` of the cache to a session."""
+    def _bind(self, session: S, cache: C, sequences: slice) -> CacheBinding:
+        """Bind a range of the cache's sequences to a session."""
 
-    def prefill(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
-        """Append int64[S] `tokens` to one row, in chunks; float32[V], logits of the last position."""
-        own, ids = self._checked(cache, row, tokens)
+    def prefill(self, cache: KVCache, sequence: int, tokens: Ids) -> Logits:
+        """Append int64[S] `tokens` to one sequence, in chunks; returns float32[V], logits of the last position."""
+        own, ids = self._checked(cache, sequence, tokens)
         logits: Logits = np.empty((1, 1, self.properties.vocab_size), dtype=np.float32)
-        self._append(self._generate, own, row, ids, logits)
+        self._append(self._generate, own, sequence, ids, logits)
         return logits[0, 0]
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Append one token, of int64[B], to each row; float32[B, V], logits of each row."""
+        """Decode step: append one token of int64[B] to every sequence; returns float32[B, V], a view of a buffer."""
         own = self._own(cache)
         own.reserve(max(own.lengths.tolist()) + 1)
-        binding = own.decode
+        binding = own.decode_binding
         if binding is None:
-            binding = own.decode = self._bind(self._generate, own, slice(None))
+            binding = own.decode_binding = self._bind(self._generate, own, slice(None))
             batch = own.batch_size
             binding.bind(
                 np.zeros((batch, 1), dtype=np.int64),
@@ -67,50 +67,53 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         binding.input_ids[:, 0] = tokens
         binding.position_ids[:, 0] = own.lengths
         self._run(binding)
-        own.append_each(tokens)
+        own.append_step(tokens)
         return binding.logits[:, 0]
 
-    def verify(self, cache: KVCache, row: int, tokens: Ids) -> Logits:
-        """Append int64[S] `tokens` to one row in a single run; float32[S, V], logits of every position."""
-        own, ids = self._checked(cache, row, tokens)
+    def verify(self, cache: KVCache, sequence: int, tokens: Ids) -> Logits:
+        """Append int64[S] `tokens` to one sequence in a single run; returns float32[S, V], a view of a buffer."""
+        own, ids = self._checked(cache, sequence, tokens)
         if ids.size > self.max_verify_tokens:
             raise RequestError(
                 f"cannot verify {ids.size} tokens together: this engine and its kernels verify {self.max_verify_tokens}"
             )
-        held = int(own.lengths[row])
-        own.reserve(held + ids.size)
-        if row not in own.verify:
-            own.verify[row] = Verification(
-                self._bind(self._generate, own, slice(row, row + 1)),
+        length = int(own.lengths[sequence])
+        own.reserve(length + ids.size)
+        if sequence not in own.verify_bindings:
+            own.verify_bindings[sequence] = VerifyBinding(
+                self._bind(self._generate, own, slice(sequence, sequence + 1)),
                 np.empty((1, self.max_verify_tokens), dtype=np.int64),
                 np.empty((1, self.max_verify_tokens), dtype=np.int64),
                 np.empty((1, self.max_verify_tokens, self.properties.vocab_size), dtype=np.float32),
             )
-        binding = own.verify[row].bind(ids.size)
+        binding = own.verify_bindings[sequence].bind(ids.size)
         binding.input_ids[0] = ids
-        binding.position_ids[0] = np.arange(held, held + ids.size)
+        binding.position_ids[0] = np.arange(length, length + ids.size)
         self._run(binding)
-        own.append(row, ids)
+        own.append(sequence, ids)
         return binding.logits[0]
 
-    def _checked(self, cache: KVCache, row: int, tokens: Ids) -> tuple[C, Ids]:
+    def _checked(self, cache: KVCache, sequence: int, tokens: Ids) -> tuple[C, Ids]:
         own = self._own(cache)
-        if not 0 <= row < own.batch_size:
-            raise RequestError(f"row {row} is outside the cache of {own.batch_size} rows")
-        return own, checked_ids(tokens, self.properties, held=int(own.lengths[row]))
+        if not 0 <= sequence < own.batch_size:
+            raise RequestError(f"batch index {sequence} is outside the cache of batch size {own.batch_size}")
+        return own, checked_ids(tokens, self.properties, length=int(own.lengths[sequence]))
 
-    def _append(self, session: S, cache: C, row: int, ids: Ids, logits: Logits) -> None:
-        """Run `ids` through one row; `logits` is [1, 1, V] for the last position or [1, S, V] for each."""
-        held = int(cache.lengths[row])
-        cache.reserve(held + ids.size)
-        binding = self._bind(session, cache, slice(row, row + 1))
+    def _append(self, session: S, cache: C, sequence: int, ids: Ids, logits: Logits) -> None:
+        """Run int64[S] `ids` of one sequence in chunks.
+
+        `logits` is float32[1, 1, V], which keeps those of the last position, or float32[1, S, V] for all of them.
+        """
+        length = int(cache.lengths[sequence])
+        cache.reserve(length + ids.size)
+        binding = self._bind(session, cache, slice(sequence, sequence + 1))
         for start in range(0, ids.size, self._chunk):
             chunk = ids[start : start + self._chunk]
             stop = start + chunk.size
-            positions: Ids = np.arange(held + start, held + stop, dtype=np.int64)
+            positions: Ids = np.arange(length + start, length + stop, dtype=np.int64)
             binding.bind(chunk[None], positions[None], logits if logits.shape[1] == 1 else logits[:, start:stop])
             self._run(binding)
-            cache.append(row, chunk)
+            cache.append(sequence, chunk)
 
     def _run(self, binding: CacheBinding) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What every cache of ragged rows keeps on the host: the ids that each row holds, and how many."""
+"""The part of a KV cache that all runtimes share: token ids and lengths on the host, and when the storage grows."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,27 +10,46 @@ import numpy as np
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
 
-SMALLEST_CAPACITY = 256
+MIN_CAPACITY = 256
 CAPACITY_STEP = 64
 
 
 class CacheBinding(Protocol):
-    """A graph's inputs and outputs bound to rows of a cache; the arrays are on the host."""
+    """A graph's inputs and outputs, bound to a contiguous range of sequences of a KV cache.
+
+    Attributes:
+        input_ids: int64[B, S] on the host, token ids of the next run.
+        position_ids: int64[B, S] on the host, positions of these tokens.
+        logits: float32[B, L, V] on the host, written by each run.
+    """
 
     input_ids: Ids
     position_ids: Ids
     logits: Logits
 
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
-        """Read from int64[B, S] `input_ids` and `position_ids`, write to float32[B, 1 or S, V] `logits`."""
+        """Bind host arrays, which the binding keeps and reads or writes at every run.
+
+        Args:
+            input_ids: int64[B, S].
+            position_ids: int64[B, S].
+            logits: float32[B, L, V], for the last L positions; L is 1 or S.
+        """
 
     def run(self) -> None:
-        """Run the graph on what the bound arrays hold now."""
+        """Run the graph on the current contents of the bound arrays."""
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What max_verify_tokens tokens of one row: a binding, and arrays as for the most tokens, of which it takes the first."""
+class VerifyBinding:
+    """A binding of one sequence for verify runs of up to N = `max_verify_tokens` tokens.
+
+    Attributes:
+        binding: of the sequence.
+        input_ids: int64[1, N]; a run of S tokens binds the first S.
+        position_ids: int64[1, N], likewise.
+        logits: float32[1, N, V], likewise.
+    """
 
     binding: CacheBinding
     input_ids: Ids
@@ -38,18 +57,21 @@ class Verification:
     logits: Logits
 
     def bind(self, count: int) -> CacheBinding:
-        """The binding, of `count` tokens."""
+        """The binding, for a run of `count` tokens."""
         if self.binding.input_ids.shape[1] != count:
             self.binding.bind(self.input_ids[:, :count], self.position_ids[:, :count], self.logits[:, :count])
         return self.binding
 
 
 class RaggedKVCache(ABC):
-    """Bookkeeping of `batch_size` rows over storage that grows; see `edgekiln.runtimes.base.KVCache`.
+    """Base of KV caches whose sequences have different lengths; see `edgekiln.runtimes.base.KVCache`.
+
+    Subclasses own the storage of keys and values. The C++ counterpart holds a single sequence and is part of
+    runtime/base.h and runtime/chunked.h.
 
     Attributes:
-        decode: what steps all rows, until the storage moves.
-        verify: what max_verify_tokens tokens of a row, by row, until then.
+        decode_binding: binding of all sequences for decode steps; None until the first step after the storage moved.
+        verify_bindings: bindings for verify runs by batch index; dropped when the storage moves.
     """
 
     def __init__(self, properties: Properties, batch_size: int) -> None:
@@ -58,69 +80,78 @@ class RaggedKVCache(ABC):
         self.batch_size = batch_size
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
-        self.decode: CacheBinding | None = None
-        self.verify: dict[int, Verification] = {}
+        self.decode_binding: CacheBinding | None = None
+        self.verify_bindings: dict[int, VerifyBinding] = {}
         self._properties = properties
         self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)
 
-    def tokens(self, row: int) -> Ids:
-        """int64[lengths[row]], the ids the row holds, as a view."""
-        return self._tokens[row, : self.lengths[row]]
+    def tokens(self, sequence: int) -> Ids:
+        """int64[lengths[sequence]], the token ids of one sequence, as a view."""
+        return self._tokens[sequence, : self.lengths[sequence]]
 
-    def rewind(self, row: int, length: int) -> None:
-        """Forget the row's tokens after the first `length`."""
-        held = int(self.lengths[row])
-        if not 0 <= length <= held:
-            raise RequestError(f"cannot rewind row {row} to {length} tokens: it holds {held}")
-        self.lengths[row] = length
+    def rewind(self, sequence: int, length: int) -> None:
+        """Drop all tokens of one sequence but its first `length`."""
+        current = int(self.lengths[sequence])
+        if not 0 <= length <= current:
+            raise RequestError(f"cannot rewind sequence {sequence} to {length} tokens: it holds {current}")
+        self.lengths[sequence] = length
 
-    def append(self, row: int, tokens: Ids) -> None:
-        """Count `tokens`, int64[S], whose keys and values the graph has just written, as held by the row."""
-        held = int(self.lengths[row])
-        self._tokens[row, held : held + tokens.size] = tokens
-        self.lengths[row] = held + tokens.size
+    def append(self, sequence: int, tokens: Ids) -> None:
+        """Record int64[S] `tokens` of one sequence, after the graph has written their keys and values."""
+        length = int(self.lengths[sequence])
+        self._tokens[sequence, length : length + tokens.size] = tokens
+        self.lengths[sequence] = length + tokens.size
 
-    def append_each(self, tokens: Ids) -> None:
-        """As `append`, one token of int64[B] for each row."""
-        # Number by number: between two steps, which leave nothing of numpy in the processor's caches, an operation on
-        # arrays takes as long as a small model's layer.
-        for row, length in enumerate(self.lengths.tolist()):
-            self._tokens[row, length] = tokens[row]
-            self.lengths[row] = length + 1
+    def append_step(self, tokens: Ids) -> None:
+        """Record int64[B] `tokens`, one for every sequence, after a decode step."""
+        # A Python loop on purpose: between steps numpy's code has left the CPU caches, and a vectorized operation then
+        # takes as long as one layer of a small model.
+        for sequence, length in enumerate(self.lengths.tolist()):
+            self._tokens[sequence, length] = tokens[sequence]
+            self.lengths[sequence] = length + 1
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every row and a short answer, up to the engine's max_length. It grows by a
-        quarter at least: what a growing cache is copied stays a few times its length.
+        """Grow the storage, if necessary, to hold `length` tokens per sequence.
+
+        The new capacity leaves room for a short answer and is at least 5/4 of the old one, so that the total cost of
+        copying stays linear in the length; it never exceeds the engine's max_length.
 
         Raises:
-            RequestError: the engine holds fewer than `length`.
+            RequestError: `length` is more than the engine's max_length.
         """
         if length <= self.capacity:
             return
         limit = self._properties.max_length
         if length > limit:
             raise RequestError(too_long(length, limit))
-        capacity = self._larger(length, limit)
-        held = int(self.lengths.max())
-        self._grow(capacity, held)
-        self.decode = None
-        self.verify.clear()
+        capacity = self._next_capacity(length, limit)
+        used = int(self.lengths.max())
+        self._grow(capacity, used)
+        self.decode_binding = None
+        self.verify_bindings.clear()
         tokens: Ids = np.zeros((self.batch_size, capacity), dtype=np.int64)
-        tokens[:, :held] = self._tokens[:, :held]
+        tokens[:, :used] = self._tokens[:, :used]
         self._tokens, self.capacity = tokens, capacity
 
-    def _larger(self, length: int, limit: int) -> int:
-        """The capacity to take for `length` tokens, at most `limit`."""
-        larger = max(length + SMALLEST_CAPACITY // 2, self.capacity * 5 // 4)
-        return min(max(SMALLEST_CAPACITY, -(-larger // CAPACITY_STEP) * CAPACITY_STEP), limit)
+    def _next_capacity(self, length: int, limit: int) -> int:
+        """Capacity to allocate for `length` tokens per sequence, at most `limit`."""
+        wanted = max(length + MIN_CAPACITY // 2, self.capacity * 5 // 4)
+        return min(max(MIN_CAPACITY, -(-wanted // CAPACITY_STEP) * CAPACITY_STEP), limit)
 
     @abstractmethod
-    def _grow(self, capacity: int, held: int) -> None:
-        """Give every row storage for `capacity` tokens and keep its first `held`."""
+    def _grow(self, capacity: int, used: int) -> None:
+        """Reallocate keys and values for `capacity` tokens per sequence and keep the first `used` of each."""
 
 
-def slice_of(address: int, shape: tuple[int, ...], rows: slice, itemsize: int) -> tuple[int, list[int]]:
-    """Where the `rows` of a contiguous buffer begin, and their shape; elements have `itemsize` bytes."""
-    start, stop, _ = rows.indices(shape[0])
-    row_bytes = math.prod(shape[1:]) * itemsize
-    return address + start * row_bytes, [stop - start, *shape[1:]]
+def batch_slice(address: int, shape: tuple[int, ...], sequences: slice, itemsize: int) -> tuple[int, list[int]]:
+    """Address and shape of the part of a contiguous buffer that holds a range of sequences.
+
+    Args:
+        address: of the buffer.
+        shape: of the buffer, batch first.
+        sequences: range of batch indices.
+        itemsize: bytes of an element.
+    """
+    start, stop, _ = sequences.indices(shape[0])
+    sequence_bytes = math.prod(shape[1:]) * itemsize
+    return address + start * sequence_bytes, [stop - start, *shape[1:]]

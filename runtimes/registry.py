@@ -1,4 +1,4 @@
-"""From the target an engine was built for to the adapter that runs it."""
+"""Open an engine directory with the adapter of its target."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
 from edgekiln.targets import TARGETS
 
-_LARGE = 16 << 20  # bytes of a file that takes longer to check than a thread to start
+_LARGE_FILE = 16 << 20  # bytes; hashing a file of this size takes longer than starting a thread
 
 
 def open_engine(
@@ -25,11 +25,11 @@ def open_engine(
 
     Args:
         engine: the engine directory.
-        threads: compute threads; by default the physical cores this process may use.
-        chunk: tokens a prefill run takes at once; by default what the adapter finds best.
-        kernels: `edgekiln` uses edgekiln's kernels where they are built and support the graph; `onnxruntime` uses only
-            those of ONNX Runtime.
-        verify: check the SHA-256 of every file, that of large ones while they are loaded.
+        threads: compute threads; by default one per physical core that this process may use.
+        chunk: most tokens per run in prefill; by default the adapter's own choice.
+        kernels: "edgekiln" uses edgekiln's kernels where they are built and support the graph, "onnxruntime" only those
+            of ONNX Runtime.
+        verify: check the SHA-256 of every file; large weight files are hashed while they are loaded.
 
     Raises:
         EngineError: the directory is missing, damaged, or of a target this edgekiln does not know.
@@ -52,15 +52,16 @@ def open_engine(
 
 @contextlib.contextmanager
 def _verifying(directory: Path, manifest: EngineManifest) -> Iterator[None]:
-    """Check the graphs, then the weights while the block loads them; what is damaged explains what else went wrong.
+    """Hash the graphs and small files first, then the large weight files in parallel with the `with` block.
 
-    Weights are only numbers to who loads them, where a damaged graph might do anything.
+    Graphs are parsed and executed, so they are checked before they are loaded; weights are only data. A hash that
+    differs is raised in place of an error of the block, because it explains that error.
 
     Raises:
         EngineError: naming a damaged file.
     """
     graphs = set(manifest.graphs.values())
-    large = [name for name in manifest.files if name not in graphs and (directory / name).stat().st_size > _LARGE]
+    large = [name for name in manifest.files if name not in graphs and (directory / name).stat().st_size > _LARGE_FILE]
     verify_files(directory, manifest, manifest.files.keys() - set(large))
     with ThreadPoolExecutor(1) as pool:
         weights = pool.submit(verify_files, directory, manifest, large)

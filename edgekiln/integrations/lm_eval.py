@@ -182,7 +182,7 @@ class EngineLM(TemplateLM):
             for indices, options in self._batches(requests):
                 prompts = [self._prompt(requests[index].args[0], options) for index in indices]
                 for token in generate(self.runtime, self.vocabulary, prompts, options):
-                    results[indices[token.row]] += token.text
+                    results[indices[token.index]] += token.text
                 for index in indices:
                     self.cache_hook.add_partial("generate_until", requests[index].args, results[index])
                 progress.update(len(indices))

@@ -57,7 +57,7 @@ def _generate_windows(engine: Path, options: DataOptions, progress: StepProgress
     rng = np.random.default_rng(options.seed)
     candidates = np.array([token for token in range(runtime.properties.vocab_size) if tokenizer.has_text(token)])
     first = rng.choice(candidates, options.count)
-    prefix = [tokenizer.tokens.bos] if tokenizer.tokens.add_bos and tokenizer.tokens.bos is not None else []
+    prefix = [tokenizer.special_tokens.bos] if tokenizer.special_tokens.add_bos and tokenizer.special_tokens.bos is not None else []
     windows = [[*prefix, int(token)][: options.length - 1] for token in first]
     batch_size = _batch_size(runtime.properties, options)
     total, done = options.count * options.length, 0
@@ -66,7 +66,7 @@ def _generate_windows(engine: Path, options: DataOptions, progress: StepProgress
         wanted = options.length - len(part[0])
         generation = GenerateOptions(wanted, SamplingOptions(temperature=1.0, seed=options.seed + start), (), True)
         for token in generate(runtime, tokenizer, [np.array(window) for window in part], generation):
-            part[token.row].append(token.id)
+            part[token.index].append(token.id)
             done += 1
             if done % (batch_size * 4) == 0:
                 progress(done / total)

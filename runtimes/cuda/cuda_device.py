@@ -1,4 +1,4 @@
-"""The first CUDA device, through NVIDIA's own bindings of the CUDA runtime (package cuda-bindings)."""
+"""The first CUDA device, through NVIDIA's Python bindings of the CUDA runtime (package cuda-bindings)."""
 
 import ctypes
 import math
@@ -17,13 +17,13 @@ _MB = 10**6
 
 
 class CudaDevice:
-    """See `edgekiln.runtimes.cuda.device.Device`."""
+    """A GPU and a stream; see `edgekiln.runtimes.cuda.device.Device`."""
 
     def __init__(self, runtime: Any) -> None:
-        """Take the device.
+        """Open the first device.
 
         Args:
-            runtime: the module `cuda.bindings.runtime`; `open_device` gives it.
+            runtime: the module `cuda.bindings.runtime`, which `open_device` imports.
 
         Raises:
             EdgekilnError: there is no driver, or no GPU.
@@ -41,14 +41,14 @@ class CudaDevice:
             for what in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
         )
         self.compute_capability = f"{major}.{minor}"
-        # A stream that does not wait for the default one, which a capture could not.
+        # Non-blocking: a stream that synchronizes with the default stream cannot be captured.
         self._stream = self._call(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
         self.stream = int(self._stream)
-        # What another thread queues while one records would be recorded, and not done.
-        self._queueing = threading.RLock()
+        # Held during a capture: operations that another thread queues meanwhile would be captured instead of run.
+        self._queue_lock = threading.RLock()
 
     def allocate(self, size: int, what: str) -> Buffer:
-        """`size` bytes of device memory."""
+        """Allocate uninitialized device memory."""
         error, address = self._cuda.cudaMalloc(size)
         if error == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
             free, total = self._call(self._cuda.cudaMemGetInfo())
@@ -62,7 +62,7 @@ class CudaDevice:
         return buffer
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> Pinned:
-        """A host array of page-locked memory."""
+        """Allocate an uninitialized host array in page-locked memory."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         address = int(self._call(self._cuda.cudaMallocHost(size)))
         raw = memoryview((ctypes.c_byte * size).from_address(address)).cast("B")
@@ -71,33 +71,33 @@ class CudaDevice:
         return pinned
 
     def zero(self, buffer: Buffer) -> None:
-        """Queue: all bytes become 0."""
-        with self._queueing:
+        """Queue: set all bytes of the buffer to 0."""
+        with self._queue_lock:
             self._call(self._cuda.cudaMemsetAsync(buffer.address, 0, buffer.size, self._stream))
 
     def copy_in(self, address: int, array: Array) -> None:
-        """Queue a copy to the device."""
+        """Queue: copy a host array to the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        with self._queueing:
+        with self._queue_lock:
             self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self._stream))
 
     def copy_out(self, array: Array, address: int) -> None:
-        """Queue a copy from the device."""
+        """Queue: copy from the device into a host array."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        with self._queueing:
+        with self._queue_lock:
             self._call(self._cuda.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self._stream))
 
-    def copy_rows(self, target: tuple[int, int], source: tuple[int, int], width: int, count: int) -> None:
-        """Queue a copy of `count` pieces within the device."""
+    def copy_2d(self, target: tuple[int, int], source: tuple[int, int], width: int, height: int) -> None:
+        """Queue: copy `height` runs of `width` bytes within device memory, between (address, pitch) pairs."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        with self._queueing:
-            self._call(self._cuda.cudaMemcpy2DAsync(*target, *source, width, count, kind, self._stream))
+        with self._queue_lock:
+            self._call(self._cuda.cudaMemcpy2DAsync(*target, *source, width, height, kind, self._stream))
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """A CUDA graph of what `work` queues; the call launches it."""
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture what `work` queues as a CUDA graph, and return a function that launches the graph."""
         cuda, stream = self._cuda, self._stream
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        with self._queueing:
+        with self._queue_lock:
             self._call(cuda.cudaStreamBeginCapture(stream, mode))
             try:
                 work()
@@ -109,19 +109,19 @@ class CudaDevice:
         self._call(cuda.cudaGraphDestroy(graph))
 
         def replay() -> None:
-            with self._queueing:
+            with self._queue_lock:
                 self._call(cuda.cudaGraphLaunch(executable, stream))
 
         self._free_with(replay, cuda.cudaGraphExecDestroy, executable)
         return replay
 
     def synchronize(self) -> None:
-        """Wait for the stream."""
-        with self._queueing:
+        """Wait until everything queued has run."""
+        with self._queue_lock:
             self._call(self._cuda.cudaStreamSynchronize(self._stream))
 
     def _call(self, result: tuple[Any, ...]) -> Any:
-        """What a call gave, without the error that it did not have."""
+        """Check the status of a CUDA call and return its other results."""
         error, *values = result
         if error != self._cuda.cudaError_t.cudaSuccess:
             _, text = self._cuda.cudaGetErrorString(error)
@@ -130,15 +130,15 @@ class CudaDevice:
 
     @staticmethod
     def _free_with(owner: Any, free: Callable[[Any], Any], resource: Any) -> None:
-        # At exit the driver frees all; by then its library may be gone.
+        # Not at exit: the driver frees everything then, and its library may already be unloaded.
         weakref.finalize(owner, free, resource).atexit = False
 
 
 def open_device(extra: str) -> CudaDevice:
-    """The first GPU.
+    """Open the first GPU.
 
     Args:
-        extra: of edgekiln, that installs what is missing.
+        extra: the extra of edgekiln that installs the bindings, for the error message.
 
     Raises:
         EdgekilnError: there is no driver or no GPU, or the bindings are not installed.

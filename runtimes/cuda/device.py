@@ -1,7 +1,7 @@
-"""The little that an adapter asks of a device: memory, copies, one stream, and work recorded once and replayed.
+"""The device interface of the TensorRT adapter: memory, copies, one stream, and CUDA graph capture and replay.
 
-All of it is queued on the one stream, in order; `synchronize` waits. Addresses are plain integers, so that planning
-what goes where is arithmetic.
+Operations marked "Queue" run asynchronously and in order on the stream; `synchronize` waits for them. Addresses are
+integers, so that adapters can compute offsets into buffers. The C++ counterpart is runtime/cuda/cuda_device.h.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from typing import Any, Protocol
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
-# What TensorRT asks of addresses, and what cudaMalloc gives.
+# Bytes; TensorRT requires this alignment of tensor addresses, and cudaMalloc guarantees it.
 ALIGNMENT = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Device memory of `size` bytes at `address`; freed when nothing refers to it."""
+    """Device memory of `size` bytes at `address`; freed when the object is collected."""
 
     address: int
     size: int
@@ -25,50 +25,65 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Pinned:
-    """A host array in memory that the device copies to and from without help; freed with this object."""
+    """A host array in page-locked memory, which asynchronous copies require; freed when the object is collected."""
 
     array: Array
 
 
 class Device(Protocol):
-    """One GPU and one stream of work on it."""
+    """One GPU and one stream on it."""
 
     @property
     def compute_capability(self) -> str:
-        """As in 8.9."""
+        """The GPU's compute capability, e.g. "8.9"."""
 
     @property
     def stream(self) -> int:
-        """The stream, as libraries want it."""
+        """The stream's handle."""
 
     def allocate(self, size: int, what: str) -> Buffer:
-        """`size` bytes on a boundary of `ALIGNMENT`, whose values mean nothing.
+        """Allocate uninitialized device memory.
+
+        Args:
+            size: bytes.
+            what: purpose of the memory, for the error message.
+
+        Returns:
+            A buffer aligned to `ALIGNMENT`.
 
         Raises:
-            EdgekilnError: there is not as much, named `what` in the message.
+            EdgekilnError: not enough memory.
         """
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> Pinned:
-        """A host array of `shape` whose values mean nothing."""
+        """Allocate an uninitialized host array in page-locked memory."""
 
     def zero(self, buffer: Buffer) -> None:
-        """Queue: all bytes become 0."""
+        """Queue: set all bytes of the buffer to 0."""
 
     def copy_in(self, address: int, array: Array) -> None:
-        """Queue: a contiguous host `array`, unchanged until then, goes to the device."""
+        """Queue: copy a contiguous host array to the device. It must not change before the copy has run."""
 
     def copy_out(self, array: Array, address: int) -> None:
-        """Queue: a contiguous host `array` is filled from the device."""
+        """Queue: copy from the device into a contiguous host array."""
 
-    def copy_rows(self, target: tuple[int, int], source: tuple[int, int], width: int, count: int) -> None:
-        """Queue: `count` pieces of `width` bytes within the device; (address, bytes from one piece to the next)."""
+    def copy_2d(self, target: tuple[int, int], source: tuple[int, int], width: int, height: int) -> None:
+        """Queue: copy `height` runs of `width` bytes within device memory.
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What `work` queues, without doing it, as one call that queues all of it again."""
+        Args:
+            target, source: address of the first run, and pitch: the bytes from the start of one run to the next.
+        """
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture what `work` queues, without running it.
+
+        Returns:
+            A function that queues all of it at once (CUDA graph replay).
+        """
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done.
+        """Wait until everything queued has run.
 
         Raises:
-            EdgekilnError: something of it failed.
+            EdgekilnError: a queued operation failed.
         """

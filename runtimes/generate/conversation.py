@@ -1,4 +1,7 @@
-"""A chat: messages, and a cache that spares reading them again at every turn."""
+"""A chat: a list of messages, and a KV cache that keeps earlier turns from being computed again.
+
+There is no C++ counterpart; a program that uses libedgekiln keeps the messages itself.
+"""
 
 from collections.abc import Iterator
 
@@ -9,9 +12,14 @@ from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 
 class Conversation:
-    """Turns of user and assistant. `messages` may be read, edited or cleared between turns."""
+    """Alternating messages of user and assistant.
+
+    Attributes:
+        messages: dictionaries with `role` and `content`. May be read, edited or cleared between turns.
+    """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, system: str | None = None) -> None:
+        """Start with no messages but the system message, if given."""
         self.messages: list[dict[str, str]] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
@@ -22,27 +30,32 @@ class Conversation:
     def ask(
         self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
     ) -> Iterator[Token]:
-        """Answer a message; `stats` counts the tokens that are drafted.
+        """Generate the answer to a message.
 
-        The turn joins `messages` when the answer ends or the iterator is dropped, with as much of the answer as came;
-        a turn that fails or is dropped before any text leaves no trace.
+        The message and its answer are added to `messages` when the answer ends or the iterator is closed, with the
+        text generated so far. A turn that fails, or is closed before any text, leaves `messages` unchanged.
+
+        Args:
+            text: the user's message.
+            options: by default greedy, 256 tokens.
+            stats: updated with the counts of speculative decoding.
 
         Raises:
-            RequestError: at once: the engine has no chat template, or the conversation is too long for it.
+            RequestError: immediately: the engine has no chat template, or the conversation is too long for it.
         """
         question = {"role": "user", "content": text}
         prompt = self._tokenizer.encode_chat([*self.messages, question])
         return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
 
     def _answer(self, question: dict[str, str], tokens: Iterator[Token]) -> Iterator[Token]:
-        pieces: list[str] = []
+        texts: list[str] = []
         finished = False
         try:
             for token in tokens:
-                pieces.append(token.text)
+                texts.append(token.text)
                 finished = token.finish_reason is not None
                 yield token
         finally:
-            answer = "".join(pieces)
+            answer = "".join(texts)
             if answer or finished:
                 self.messages += [question, {"role": "assistant", "content": answer}]

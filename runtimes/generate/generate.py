@@ -1,4 +1,4 @@
-"""The loop every runtime shares: prompts go in, tokens with their text come out one by one."""
+"""The generate loop, shared by all runtimes: prompts in, tokens with their text out, one at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +18,19 @@ FinishReason = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to generate.
+    """How to generate an answer.
 
     Attributes:
-        max_tokens: tokens of an answer, the ending one included.
+        max_tokens: most tokens of an answer, including an end-of-sequence token.
         sampling: how each token is chosen.
-        stop: an answer ends before the first of these strings; they are looked for in its text, not in its tokens.
-        ignore_eos: go on after the model's own end, to `max_tokens`.
-        logprobs: give each token's log-probability.
-        speculate: draft tokens of a single prompt's answer from what repeats, and verify them together, where that is
-            faster and the runtime gives the same bits; the answer is the same.
+        stop: stop sequences; an answer ends before the first of them. They are matched in its text, not in its tokens.
+        ignore_eos: continue after an end-of-sequence token, up to `max_tokens`.
+        logprobs: return the log-probability of each token.
+        speculate: use speculative decoding for a single prompt, if the runtime supports it and while it is faster. The
+            answer does not change.
 
     Raises:
-        RequestError: a value is out of its range.
+        RequestError: a value is out of range.
     """
 
     max_tokens: int = 256
@@ -49,18 +49,19 @@ class GenerateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token.
+    """A generated token.
 
     Attributes:
-        row: index of the prompt it answers.
+        index: index of its prompt in the batch.
         id: token id.
-        text: what it adds to the answer; often empty, and after the last token whole characters only. Pieces of a row
-            put together are its answer.
-        logprob: natural log-probability under the model, before penalty, temperature and filters; None unless asked.
-        finish_reason: None but for a row's last token.
+        text: what the token adds to the answer: whole characters, often none. The texts of all tokens of a prompt,
+            concatenated, are the answer.
+        logprob: natural log-probability under the model, before penalty, temperature and filters; None unless
+            requested.
+        finish_reason: why the answer ended; None except for its last token.
     """
 
-    row: int
+    index: int
     id: int
     text: str
     logprob: float | None
@@ -68,53 +69,54 @@ class Token:
 
 
 class _Answer:
-    """One row's answer so far: where its text stands and when it ends."""
+    """The answer to one prompt: turns token ids into text and detects its end."""
 
-    def __init__(self, row: int, tokenizer: Tokenizer, options: GenerateOptions, room: int) -> None:
-        self._row = row
+    def __init__(self, index: int, tokenizer: Tokenizer, options: GenerateOptions, room: int) -> None:
+        """Begin the answer to prompt `index`, of at most `room` tokens."""
+        self._index = index
         self._decoder = tokenizer.stream()
         self._stop = StopMatcher(options.stop)
         self._eos: frozenset[int] = frozenset() if options.ignore_eos else tokenizer.eos_ids
-        self.left = min(options.max_tokens, room)  # tokens that may yet come
+        self.left = min(options.max_tokens, room)  # most tokens that may follow
 
-    def take(self, token: int, logprob: float | None) -> Token:
-        """Add a token."""
+    def add(self, token: int, logprob: float | None) -> Token:
+        """Add a token that was drawn."""
         self.left -= 1
         reason: FinishReason | None = None
         if token in self._eos:
-            text, reason = self._rest("eos")
+            text, reason = self._flush("eos")
         else:
             text, stopped = self._stop.push(self._decoder.push(token))
             if stopped:
                 reason = "stop"
             elif self.left == 0:
-                rest, reason = self._rest("length")
+                rest, reason = self._flush("length")
                 text += rest
-        return Token(self._row, token, text, logprob, reason)
+        return Token(self._index, token, text, logprob, reason)
 
-    def _rest(self, reason: FinishReason) -> tuple[str, FinishReason]:
+    def _flush(self, reason: FinishReason) -> tuple[str, FinishReason]:
         text, stopped = self._stop.push(self._decoder.flush())
         return (text, "stop") if stopped else (text + self._stop.flush(), reason)
 
 
 @dataclass
-class _Steps:
-    """Steps the rows of a cache; a single one by `decoder`, where there is one."""
+class _DecodeLoop:
+    """Decode steps of a batch, with speculation if there is a `decoder`, which needs a batch size of 1."""
 
     runtime: Runtime
     cache: KVCache
     decoder: SpeculativeDecoder | None = None
 
     def step(self, tokens: Ids, left: int) -> Logits:
-        """float32[B, V] after int64[B] `tokens`, behind which at most `left` more are wanted of each row."""
+        """Append int64[B] `tokens`; returns float32[B, V]. At most `left` more tokens per sequence will follow."""
         if self.decoder is None:
             return self.runtime.step(self.cache, tokens)
         return self.decoder.step(int(tokens[0]), left)[None]
 
     def end(self) -> None:
-        """Have the cache hold no more than the tokens of the steps."""
+        """Remove draft tokens that were not accepted from the KV cache."""
         if self.decoder is not None:
-            self.decoder.forget_rest()
+            self.decoder.drop_unused()
 
 
 def generate(
@@ -125,23 +127,27 @@ def generate(
     cache: KVCache | None = None,
     stats: SpeculationStats | None = None,
 ) -> Iterator[Token]:
-    """Answer a batch of prompts.
+    """Generate an answer to each prompt of a batch.
 
-    The rows' first tokens come as each prompt is read, then one token of every unfinished row a step.
+    Prompts are prefilled one after the other, and each yields its first token at once. Every decode step then yields
+    one token per unfinished answer.
 
     Args:
         runtime: the engine.
-        tokenizer: its tokenizer.
-        prompts: texts, or int64[S] token ids, one a row.
-        options: greedy, 256 tokens, unless told otherwise.
-        cache: a cache of `len(prompts)` rows that may hold earlier tokens. What a row's prompt shares with what its row
-            holds is not computed again; the rest of the row is forgotten. At the end, or when the iterator is dropped,
-            it holds each prompt and its answer but for the answer's last token.
-        stats: counts the tokens that are drafted.
+        tokenizer: the engine's tokenizer.
+        prompts: texts, or int64[S] token ids.
+        options: by default greedy, 256 tokens.
+        cache: a KV cache with a batch size of `len(prompts)`, which may hold earlier tokens. The common prefix of its
+            tokens and the prompt is not computed again, the rest is dropped. When the iterator ends or is closed, the
+            cache holds each prompt and its answer but for the answer's last token. By default a new cache.
+        stats: updated with the counts of speculative decoding.
+
+    Yields:
+        Tokens, in the order in which they are generated.
 
     Raises:
-        RequestError: at once, not with the first token: there is no prompt, one is empty or leaves no room for an
-            answer, or the cache has another number of rows.
+        RequestError: immediately, before the first token: no prompts, a prompt that is empty or leaves no room for an
+            answer, or a cache of another batch size.
         EdgekilnError: while iterating: the runtime failed.
     """
     options = options or GenerateOptions()
@@ -149,7 +155,9 @@ def generate(
         raise RequestError(f"prompts must be a list of at least one, got {prompts!r:.60}")
     ids = [_prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
     if cache is not None and cache.batch_size != len(ids):
-        raise RequestError(f"the cache has {cache.batch_size} rows for {len(ids)} prompts: give one of as many rows")
+        raise RequestError(
+            f"the cache has batch size {cache.batch_size} for {len(ids)} prompts: give one of batch size {len(ids)}"
+        )
     return _generate(runtime, tokenizer, ids, options, cache, stats or SpeculationStats())
 
 
@@ -178,56 +186,59 @@ def _generate(
     keep = cache is not None
     if cache is None:
         cache = runtime.new_cache(len(prompts))
-    sampler = Sampler(options.sampling, rows=len(prompts))
-    following: Ids = np.zeros(len(prompts), dtype=np.int64)
+    sampler = Sampler(options.sampling, batch_size=len(prompts))
+    next_tokens: Ids = np.zeros(len(prompts), dtype=np.int64)
     active: dict[int, _Answer] = {}
-    # Finished rows stay in the batch: each step they are fed a token that is forgotten. A row whose history nobody
-    # needs is emptied, which spares the attention over it.
-    parked: dict[int, int] = {}
-    steps = _Steps(runtime, cache)
+    # Finished sequences stay in the batch: every decode step appends a token to them, which is dropped again. In a
+    # cache that the caller does not keep, they are emptied, which saves the attention over them.
+    finished: dict[int, int] = {}  # index -> length to keep
+    loop = _DecodeLoop(runtime, cache)
     if options.speculate and len(prompts) == 1 and runtime.max_verify_tokens > 1:
-        steps.decoder = SpeculativeDecoder(runtime, cache, prompts[0], stats)
+        loop.decoder = SpeculativeDecoder(runtime, cache, prompts[0], stats)
 
-    def park(row: int) -> None:
-        steps.end()
-        parked[row] = int(cache.lengths[row]) if keep else 0
-        cache.rewind(row, parked[row])
+    def finish(index: int) -> None:
+        loop.end()
+        finished[index] = int(cache.lengths[index]) if keep else 0
+        cache.rewind(index, finished[index])
 
-    for row, prompt in enumerate(prompts):
-        sampler.observe(row, prompt)
-        logits = runtime.prefill(cache, row, _not_held(cache, row, prompt))
-        token, logprob = sampler.sample(row, logits, options.logprobs)
-        answer = _Answer(row, tokenizer, options, room=runtime.properties.max_length - prompt.size)
-        result = answer.take(token, logprob)
+    for index, prompt in enumerate(prompts):
+        sampler.observe(index, prompt)
+        logits = runtime.prefill(cache, index, _rewind_to_prefix(cache, index, prompt))
+        token, logprob = sampler.sample(index, logits, options.logprobs)
+        answer = _Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
+        result = answer.add(token, logprob)
         if result.finish_reason is None:
-            active[row] = answer
-            following[row] = token
+            active[index] = answer
+            next_tokens[index] = token
         else:
-            park(row)
+            finish(index)
         yield result
 
     try:
         while active:
-            step_logits = steps.step(following, min(answer.left for answer in active.values()))
-            for row, length in parked.items():
-                cache.rewind(row, length)
-            for row, answer in list(active.items()):
-                token, logprob = sampler.sample(row, step_logits[row], options.logprobs)
-                following[row] = token
-                result = answer.take(token, logprob)
+            step_logits = loop.step(next_tokens, min(answer.left for answer in active.values()))
+            for index, length in finished.items():
+                cache.rewind(index, length)
+            for index, answer in list(active.items()):
+                token, logprob = sampler.sample(index, step_logits[index], options.logprobs)
+                next_tokens[index] = token
+                result = answer.add(token, logprob)
                 if result.finish_reason is not None:
-                    del active[row]
-                    park(row)
+                    del active[index]
+                    finish(index)
                 yield result
     finally:
-        steps.end()
+        loop.end()
 
 
-def _not_held(cache: KVCache, row: int, prompt: Ids) -> Ids:
-    """Rewind the row to what it shares with `prompt`; the rest of the prompt, at least its last token."""
-    held = cache.tokens(row)
-    most = min(held.size, prompt.size - 1)
-    different = np.flatnonzero(held[:most] != prompt[:most])
+def _rewind_to_prefix(cache: KVCache, index: int, prompt: Ids) -> Ids:
+    """Rewind a sequence to its common prefix with the prompt; returns the rest of the prompt, at least its last token.
+
+    The last token always runs, because its logits choose the first token of the answer.
+    """
+    cached = cache.tokens(index)
+    most = min(cached.size, prompt.size - 1)
+    different = np.flatnonzero(cached[:most] != prompt[:most])
     shared = int(different[0]) if different.size else most
-    cache.rewind(row, shared)
+    cache.rewind(index, shared)
     return prompt[shared:]

@@ -1,37 +1,36 @@
-"""Drafting tokens without a model: what followed the last time that the sequence read as it reads now.
-
-Source: prompt lookup decoding (Saxena 2023).
-"""
+"""Prompt lookup decoding (Saxena 2023): draft the tokens that followed an earlier occurrence of the last n-gram."""
 
 from edgekiln.runtimes.base import Ids
 
-SIZES = (3, 2)
+NGRAM_SIZES = (3, 2)
 
 
 class PromptLookup:
-    """A sequence, prompt and answer so far, that is looked up in itself."""
+    """The tokens of a sequence, prompt and answer so far, with an index of their n-grams."""
 
     def __init__(self, prompt: Ids) -> None:
-        """Begin with int64[S] `prompt`."""
+        """Start with int64[S] `prompt`."""
         self._tokens: list[int] = []
-        # By the last tokens of a beginning of the sequence, how long the longest such beginning is; not the whole.
-        self._lengths: dict[tuple[int, ...], int] = {}
+        # N-gram -> position after its last occurrence. The n-gram at the end of the sequence is not in it yet.
+        self._continuations: dict[tuple[int, ...], int] = {}
         for token in prompt.tolist():
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Add a token."""
-        for size in SIZES:
+        """Append a token to the sequence."""
+        for size in NGRAM_SIZES:
             if len(self._tokens) >= size:
-                self._lengths[tuple(self._tokens[-size:])] = len(self._tokens)
+                self._continuations[tuple(self._tokens[-size:])] = len(self._tokens)
         self._tokens.append(token)
 
     def draft(self, most: int) -> list[int]:
-        """At most `most` tokens that followed the last earlier occurrence of the sequence's last 3 tokens, or else of
-        its last 2; none where there is neither. The occurrence may overlap with the end, but ends before it.
+        """Draft up to `most` tokens.
+
+        Looks for the last earlier occurrence of the sequence's last 3 tokens, then of its last 2, and returns the
+        tokens that follow it; none if there is no occurrence. The occurrence may overlap with the end of the sequence.
         """
-        for size in SIZES:
-            length = self._lengths.get(tuple(self._tokens[-size:]))
-            if length is not None:
-                return self._tokens[length : length + most]
+        for size in NGRAM_SIZES:
+            position = self._continuations.get(tuple(self._tokens[-size:]))
+            if position is not None:
+                return self._tokens[position : position + most]
         return []

@@ -1,62 +1,70 @@
-"""How many tokens to draft: as many as give the most tokens a second by what was measured lately.
+"""Choose the length of the next draft that maximizes the expected tokens per second.
 
-The rule: a run that max_verify_tokens k drafted tokens takes s + k c seconds and gives 1 + a + a² + ... + aᵏ tokens, where s is
-the time of a plain step, c what a drafted token adds to it and a the chance that one is accepted, each a running
-average in which recent runs count more. The k of the highest quotient is drafted. Where that is 0, a short draft is
-tried again once plain steps have taken so long that it may cost no more than 3% of them.
+A run with k drafted tokens takes s + k c seconds and yields 1 + a + a² + ... + aᵏ tokens on average, where s is the time
+of a decode step, c the extra time per drafted token and a the probability that a drafted token is accepted (Leviathan
+et al. 2023). All three are exponential moving averages of measurements. While plain decode steps are best, a short
+trial draft is run whenever it costs at most 3% of the time of the plain steps since the last draft.
 """
 
-_OF_TIMES = 0.2  # weight of the newest of what is averaged
-_OF_ACCEPTANCE = 0.1
-_TRIAL = 3  # tokens of a short draft
+_TIME_WEIGHT = 0.2  # of the newest measurement in the moving averages of times
+_ACCEPTANCE_WEIGHT = 0.1
+_TRIAL_LENGTH = 3  # tokens
 _TRIAL_SHARE = 0.03
 
 
 class Speculation:
-    """Learns from the runs of one answer."""
+    """Adapts the draft length to the runs of one answer."""
 
     def __init__(self, most: int) -> None:
-        """`most`: tokens of the longest draft."""
+        """Allow drafts of up to `most` tokens."""
         self._most = most
-        self._step: float | None = None  # seconds
-        self._added = 0.25  # by each drafted token, in steps
-        self._accepted = 0.5  # chance of each drafted token after an accepted one
-        self._plain = 0  # steps since the last draft
+        self._step_seconds: float | None = None
+        self._token_cost = 0.25  # c / s: time that a drafted token adds, in decode steps
+        self._acceptance = 0.5  # probability that a drafted token is accepted if the one before it was
+        self._plain_steps = 0  # since the last draft
 
     def draft_length(self) -> int:
-        """Tokens to draft for the next run, at most."""
-        if self._step is None:
+        """Most tokens to draft for the next run; 0 for a plain decode step."""
+        if self._step_seconds is None:
             return 0
         if best := self._best_length():
             return best
-        trial = min(_TRIAL, self._most)
-        return trial if self._added * trial <= _TRIAL_SHARE * self._plain else 0
+        trial = min(_TRIAL_LENGTH, self._most)
+        return trial if self._token_cost * trial <= _TRIAL_SHARE * self._plain_steps else 0
 
     def observe(self, drafted: int, accepted: int, seconds: float) -> None:
-        """A run with `drafted` tokens, of which the first `accepted` were what the model chose, took `seconds`."""
+        """Record a run.
+
+        Args:
+            drafted: number of drafted tokens in it.
+            accepted: how many of them, from the first, were the tokens that the sampler chose.
+            seconds: time that it took.
+        """
         if not drafted:
-            self._step = seconds if self._step is None else _averaged(self._step, seconds, _OF_TIMES)
-            self._plain += 1
+            average = self._step_seconds
+            self._step_seconds = seconds if average is None else _updated(average, seconds, _TIME_WEIGHT)
+            self._plain_steps += 1
             return
-        self._plain = 0
-        if self._step:
-            self._added = _averaged(self._added, max(0.0, (seconds / self._step - 1) / drafted), _OF_TIMES)
+        self._plain_steps = 0
+        if self._step_seconds:
+            cost = max(0.0, (seconds / self._step_seconds - 1) / drafted)
+            self._token_cost = _updated(self._token_cost, cost, _TIME_WEIGHT)
         for _ in range(accepted):
-            self._accepted = _averaged(self._accepted, 1, _OF_ACCEPTANCE)
+            self._acceptance = _updated(self._acceptance, 1, _ACCEPTANCE_WEIGHT)
         if accepted < drafted:
-            self._accepted = _averaged(self._accepted, 0, _OF_ACCEPTANCE)
+            self._acceptance = _updated(self._acceptance, 0, _ACCEPTANCE_WEIGHT)
 
     def _best_length(self) -> int:
-        best, highest = 0, 1.0
-        tokens = chance = 1.0
+        best, best_rate = 0, 1.0
+        tokens = probability = 1.0
         for length in range(1, self._most + 1):
-            chance *= self._accepted
-            tokens += chance
-            rate = tokens / (1 + self._added * length)
-            if rate > highest:
-                best, highest = length, rate
+            probability *= self._acceptance
+            tokens += probability
+            rate = tokens / (1 + self._token_cost * length)
+            if rate > best_rate:
+                best, best_rate = length, rate
         return best
 
 
-def _averaged(value: float, newest: float, weight: float) -> float:
-    return value + weight * (newest - value)
+def _updated(average: float, newest: float, weight: float) -> float:
+    return average + weight * (newest - average)

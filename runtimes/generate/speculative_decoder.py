@@ -1,7 +1,8 @@
-"""Decoding with drafts: the token of a step and those drafted behind it are verified in one run.
+"""Speculative decoding: a token and the draft that follows it are verified in a single run.
 
-The answer's own sampler draws every token, in order, and a draft only says which logits are at hand already: tokens are
-those of decoding one by one. Source: speculative sampling with a deterministic draft (Leviathan et al. 2023).
+The sampler still draws every token, in order, from the same logits; a draft only means that the logits of its tokens
+are available without another run. Tokens are therefore the same as without speculation. Source: speculative sampling
+with a deterministic draft (Leviathan et al. 2023).
 """
 
 import time
@@ -16,11 +17,11 @@ from edgekiln.runtimes.generate.speculation import Speculation
 
 @dataclass
 class SpeculationStats:
-    """What became of the tokens that were drafted.
+    """Counts of speculative decoding.
 
     Attributes:
-        drafted: tokens copied from what the sequence repeats.
-        accepted: of those, the ones that the answer went on with; each spared it a run.
+        drafted: tokens that were drafted.
+        accepted: drafted tokens that the sampler chose; each saved a run.
     """
 
     drafted: int = 0
@@ -28,50 +29,61 @@ class SpeculationStats:
 
 
 class SpeculativeDecoder:
-    """Steps the one row of a cache, which may hold tokens of a draft until the next step or `forget_rest`."""
+    """Decodes a single sequence. Between steps the KV cache may hold draft tokens, which `drop_unused` removes."""
 
     def __init__(self, runtime: Runtime, cache: KVCache, prompt: Ids, stats: SpeculationStats) -> None:
-        """Begin behind int64[S] `prompt`, which the cache is to hold by the first step; count in `stats`."""
+        """Start after a prompt.
+
+        Args:
+            runtime: with `max_verify_tokens` of 2 or more.
+            cache: of batch size 1; holds `prompt` when `step` is first called.
+            prompt: int64[S].
+            stats: updated with the counts of this decoder.
+        """
         self._runtime = runtime
         self._cache = cache
         self._stats = stats
         self._lookup = PromptLookup(prompt)
         self._speculation = Speculation(runtime.max_verify_tokens - 1)
-        # The last run: a token that was given and its draft, logits of each of them, and its time.
+        # Of the last run: its tokens (one that was drawn, then its draft), their logits, and its time.
         self._verified: list[int] = []
         self._logits: Logits = np.empty((0, 0), dtype=np.float32)
         self._seconds = 0.0
-        self._given = 0  # of the last run's tokens
+        self._used = 0  # tokens of the last run whose logits were returned
 
     def step(self, token: int, left: int) -> Logits:
-        """Go on with `token`, behind which at most `left` more tokens are wanted.
+        """Append a token that was drawn.
+
+        Args:
+            token: its id.
+            left: most tokens that may be drawn after it.
 
         Returns:
-            float32[V], logits of its position; valid until the next call.
+            float32[V], logits of its position, valid until the next call.
 
         Raises:
             EdgekilnError: the runtime failed.
         """
         self._lookup.append(token)
-        if self._given < len(self._verified) and self._verified[self._given] == token:
+        if self._used < len(self._verified) and self._verified[self._used] == token:
             self._stats.accepted += 1
         else:
             if self._verified:
-                self._speculation.observe(len(self._verified) - 1, self._given - 1, self._seconds)
-            self.forget_rest()
+                self._speculation.observe(len(self._verified) - 1, self._used - 1, self._seconds)
+            self.drop_unused()
             self._run(token, left)
-        self._given += 1
-        logits: Logits = self._logits[self._given - 1]
+        self._used += 1
+        logits: Logits = self._logits[self._used - 1]
         return logits
 
-    def forget_rest(self) -> None:
-        """Take out of the cache what is left of the draft."""
-        if rest := len(self._verified) - self._given:
+    def drop_unused(self) -> None:
+        """Remove draft tokens that were not accepted from the KV cache."""
+        if rest := len(self._verified) - self._used:
             self._cache.rewind(0, int(self._cache.lengths[0]) - rest)
-        self._verified, self._given = [], 0
+        self._verified, self._used = [], 0
 
     def _run(self, token: int, left: int) -> None:
-        # The last token wanted is drawn and not run, so it need not be drafted.
+        # The answer's last token is drawn but never run, so drafting it would gain nothing.
         draft = self._lookup.draft(min(max(0, left - 1), self._speculation.draft_length()))
         tokens = np.array([token, *draft], dtype=np.int64)
         start = time.perf_counter()

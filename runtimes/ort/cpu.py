@@ -1,8 +1,4 @@
-"""ONNX Runtime on the CPU: the adapter of target `ort-cpu`.
-
-The graph's attention is GroupQueryAttention over a shared buffer. It takes every row's past length from
-`position_ids[b, 0]`, so rows of different lengths are stepped together without padding.
-"""
+"""The adapter of target `ort-cpu`: ONNX Runtime on the CPU."""
 
 import os
 from pathlib import Path
@@ -14,34 +10,35 @@ import psutil
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError, first_line
 from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.ort.binding import OrtBinding
 from edgekiln.runtimes.ort.kernels import kernel_library
-from edgekiln.runtimes.ort.kv_cache import Binding, OrtCache
+from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.runtime import OrtRuntime
 
 DEFAULT_CHUNK = 256
-DTYPES: dict[str, np.dtype] = {
+CACHE_DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "int8": np.dtype(np.int8),
 }
-# Of caches that edgekiln's own kernels read.
-NATIVE_DTYPES = ("float32", "int8")
+# KV cache types that edgekiln's kernels support.
+KERNEL_CACHE_DTYPES = ("float32", "int8")
 LOG_ERRORS_ONLY = 3
-# What edgekiln's kernels may round in prompts: read when they are registered with a session.
-ROUNDED_ATTENTION = ("edgekiln.attention", "bfloat16")
-# Tokens of a row that edgekiln's own kernels run together with the bits of one by one: theirs round activations and add
-# up alike for up to so many. ONNX Runtime's do not.
-TOGETHER = 8
+# Session option that lets edgekiln's kernels compute prefill attention in bfloat16; read at their registration.
+BF16_ATTENTION = ("edgekiln.attention", "bfloat16")
+# edgekiln's kernels round activations and accumulate in the same order for up to this many tokens of a sequence as for
+# one, so verified tokens get the bits of single steps. Those of ONNX Runtime do not.
+MAX_VERIFY_TOKENS = 8
 
 
 def default_threads() -> int:
-    """Physical cores this process may run on; a second thread on one core slows matrix products down."""
+    """Physical cores that this process may run on; a second thread per core slows matrix multiplications down."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-class OrtCpuRuntime(OrtRuntime[OrtCache]):
-    """An engine loaded in ONNX Runtime; see `edgekiln.runtimes.base.Runtime`."""
+class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
+    """Runs an engine in ONNX Runtime on the CPU; see `edgekiln.runtimes.base.Runtime`."""
 
     def __init__(
         self,
@@ -51,42 +48,41 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         chunk: int | None = None,
         kernels: KernelsChoice = "edgekiln",
     ) -> None:
-        """Load the `generate` graph of a checked engine.
-
-        With `kernels="edgekiln"`, edgekiln's kernels are used where they are built and support the graph.
+        """Load the `generate` graph of a verified engine; for the arguments see `edgekiln.runtimes.open`.
 
         Raises:
-            EngineError: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
+            EngineError: ONNX Runtime refuses the graph, or this adapter does not support the KV cache's layout.
         """
-        if manifest.kv_cache.layout != "shared-buffer" or manifest.kv_cache.dtype not in DTYPES:
+        kv_cache = manifest.kv_cache
+        if kv_cache.layout != "shared-buffer" or kv_cache.dtype not in CACHE_DTYPES:
             raise EngineError(
-                f"the engine's key-value layout is {manifest.kv_cache.layout} {manifest.kv_cache.dtype}, "
-                f"ort-cpu runs shared-buffer {' or '.join(DTYPES)}: build the engine again"
+                f"the engine's KV cache layout is {kv_cache.layout} {kv_cache.dtype}, "
+                f"ort-cpu runs shared-buffer {' or '.join(CACHE_DTYPES)}: build the engine again"
             )
-        super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtCache)
+        super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtKVCache)
         self._threads = threads or default_threads()
-        self._library = kernel_library() if kernels == "edgekiln" and manifest.kv_cache.dtype in NATIVE_DTYPES else None
+        self._kernels = kernel_library() if kernels == "edgekiln" and kv_cache.dtype in KERNEL_CACHE_DTYPES else None
         self._generate = self._load("generate")
 
     @property
     def kernels(self) -> str:
-        """`onnxruntime`, or the instruction set of edgekiln's kernels."""
-        return self._library.instruction_set if self._library else "onnxruntime"
+        """The instruction set of edgekiln's kernels, "onnxruntime" where they do not run."""
+        return self._kernels.instruction_set if self._kernels else "onnxruntime"
 
     @property
     def max_verify_tokens(self) -> int:  # type: ignore[override]
-        """`TOGETHER` with edgekiln's own kernels and a graph that gives logits of several positions, else 1."""
-        return TOGETHER if self._library and self._manifest.io.logits_to_keep is not None else 1
+        """`MAX_VERIFY_TOKENS` with edgekiln's kernels and a graph that has the input `logits_to_keep`, else 1."""
+        return MAX_VERIFY_TOKENS if self._kernels and self._manifest.io.logits_to_keep is not None else 1
 
-    def new_cache(self, batch_size: int = 1) -> OrtCache:
-        """An empty cache of `batch_size` rows; memory is taken as tokens come."""
-        return OrtCache(self.properties, DTYPES[self._manifest.kv_cache.dtype], batch_size)
+    def new_cache(self, batch_size: int = 1) -> OrtKVCache:
+        """An empty KV cache for `batch_size` sequences."""
+        return OrtKVCache(self.properties, CACHE_DTYPES[self._manifest.kv_cache.dtype], batch_size)
 
-    def _bind(self, session: ort.InferenceSession, cache: OrtCache, rows: slice) -> Binding:
+    def _bind(self, session: ort.InferenceSession, cache: OrtKVCache, sequences: slice) -> OrtBinding:
         names = self._manifest.io
         if session is not self._generate:
             names = names.model_copy(update={"logits_to_keep": None})
-        return Binding(session, names, cache, rows)
+        return OrtBinding(session, names, cache, sequences)
 
     def _open(self, path: Path) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -95,22 +91,23 @@ class OrtCpuRuntime(OrtRuntime[OrtCache]):
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = LOG_ERRORS_ONLY
-        # Work is handed out in small blocks, so that a core that other programs slow down does not hold up the rest:
-        # 3% more tokens/s in decode on two shared cores, nothing lost in prefill.
+        # Smaller blocks of work, so that a core that other processes slow down does not delay the others: 3% more
+        # tokens/s in decode on two shared cores, no loss in prefill.
         options.add_session_config_entry("session.dynamic_block_base", "4")
         providers = ["CPUExecutionProvider"]
-        if self._library is not None:
+        if self._kernels is not None:
             if self._manifest.quantization.scheme != "none":
-                options.add_session_config_entry(*ROUNDED_ATTENTION)
-            options.register_custom_ops_library(str(self._library.library))
-            # What is planned for a number of tokens is allocated beside what the run before holds; few nodes need no
-            # plan.
+                options.add_session_config_entry(*BF16_ATTENTION)
+            options.register_custom_ops_library(str(self._kernels.library))
+            # A memory pattern is allocated per input shape, on top of the memory of earlier shapes. With edgekiln's
+            # kernels the graph has few nodes and gains nothing from one.
             options.enable_mem_pattern = False
             try:
                 return ort.InferenceSession(str(path), options, providers=providers)
             except Exception:
-                # They refuse what they do not implement; ONNX Runtime's own say what is wrong with anything else.
-                self._library = None
+                # edgekiln's kernels refuse attributes that they do not implement. If that is not the reason, loading
+                # with ONNX Runtime's kernels raises the error again.
+                self._kernels = None
                 return self._open(path)
         try:
             return ort.InferenceSession(str(path), options, providers=providers)

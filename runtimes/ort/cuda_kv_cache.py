@@ -1,7 +1,7 @@
-"""Keys and values in device memory, and their binding to a graph.
+"""The KV cache of the CUDA adapter, in device memory, and its IO binding.
 
-A layer's buffer is [B, KV, capacity, D] in binary16. The batch is outermost, so one row is a contiguous slice and can
-be prefilled alone.
+Per layer there is one buffer for keys and one for values, float16 [B, KV, capacity, D]. The batch is the outermost
+axis: one sequence is a contiguous slice and can be prefilled separately.
 """
 
 import threading
@@ -12,21 +12,22 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 from edgekiln.engine.manifest import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
-from edgekiln.runtimes.kv_cache import RaggedKVCache, slice_of
+from edgekiln.runtimes.kv_cache import RaggedKVCache, batch_slice
 
-KEY_VALUE_TYPE = np.dtype(np.float16)
+CACHE_DTYPE = np.dtype(np.float16)
 Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How bound rows are run.
+class RunConfig:
+    """How a binding runs its session.
 
     Attributes:
-        device: where buffers are, in ONNX Runtime's words.
-        options: of each run.
+        device: ONNX Runtime's name of the device that holds the buffers, "cuda" or "cpu".
+        options: run options, which hold the id of the CUDA graph.
         lock: held during a run.
-        fixed_length: say the cache's capacity as the largest length, which stays what it is from step to step.
+        fixed_length: pass the cache's capacity as `total_length` instead of the longest sequence. A CUDA graph needs
+            that: it replays with the values that it was captured with.
     """
 
     device: str
@@ -35,94 +36,110 @@ class Launch:
     fixed_length: bool
 
 
-class Growth:
-    """Moves a buffer to a larger one by a graph that appends zeros, without a copy over the host."""
+class GrowGraph:
+    """Copies a buffer into a larger one on the device, with the engine's `grow` graph, which appends zeros."""
 
     def __init__(self, session: InferenceSession, device: str) -> None:
         self._session = session
         self._device = device
 
-    def grown(self, buffer: OrtValue | None, shape: Shape) -> OrtValue:
-        """A buffer of `shape` that begins with what `buffer` holds along axis 2, and is zero behind it."""
-        held = buffer.shape()[2] if buffer is not None else 0
+    def grow(self, buffer: OrtValue | None, shape: Shape) -> OrtValue:
+        """A new buffer.
+
+        Args:
+            buffer: the old buffer, [B, KV, P, D] with P below the new capacity; None for an empty one.
+            shape: [B, KV, capacity, D].
+
+        Returns:
+            A float16 buffer of `shape` with the old values along axis 2, then zeros.
+        """
+        used = buffer.shape()[2] if buffer is not None else 0
         batch, heads, capacity, size = shape
-        result = OrtValue.ortvalue_from_shape_and_type(list(shape), KEY_VALUE_TYPE, self._device, 0)
+        result = OrtValue.ortvalue_from_shape_and_type(list(shape), CACHE_DTYPE, self._device, 0)
         binding = IOBinding(self._session)
         if buffer is None:
-            binding.bind_cpu_input("past", np.zeros((batch, heads, 0, size), KEY_VALUE_TYPE))
+            binding.bind_cpu_input("past", np.zeros((batch, heads, 0, size), CACHE_DTYPE))
         else:
             binding.bind_ortvalue_input("past", buffer)
-        binding.bind_cpu_input("zeros", np.array([batch, heads, capacity - held, size], dtype=np.int64))
+        binding.bind_cpu_input("zeros", np.array([batch, heads, capacity - used, size], dtype=np.int64))
         binding.bind_ortvalue_output("present", result)
         self._session.run_with_iobinding(binding)
         return result
 
 
-class DeviceCache(RaggedKVCache):
-    """Keys and values of `batch_size` ragged rows on the device; see `edgekiln.runtimes.base.KVCache`."""
+class OrtCudaKVCache(RaggedKVCache):
+    """Keys and values in device memory; see `edgekiln.runtimes.base.KVCache`.
 
-    def __init__(self, properties: Properties, growth: Growth, batch_size: int) -> None:
+    Attributes:
+        layers: (keys, values) of each layer, both [B, KV, capacity, D].
+    """
+
+    def __init__(self, properties: Properties, grow_graph: GrowGraph, batch_size: int) -> None:
         super().__init__(properties, batch_size)
         self.layers: list[tuple[OrtValue, OrtValue]] = []
-        self._growth = growth
+        self._grow_graph = grow_graph
 
-    def _grow(self, capacity: int, held: int) -> None:
+    def _grow(self, capacity: int, used: int) -> None:
+        grow = self._grow_graph.grow
         for layer, (heads, size) in enumerate(zip(self._properties.kv_heads, self._properties.head_dims, strict=True)):
             shape = (self.batch_size, heads, capacity, size)
-            # One layer at a time, so that old and new are both there for one layer only.
+            # Layer by layer, so that at most one layer is in memory twice.
             if layer == len(self.layers):
-                self.layers.append((self._growth.grown(None, shape), self._growth.grown(None, shape)))
+                self.layers.append((grow(None, shape), grow(None, shape)))
             else:
                 key, value = self.layers[layer]
-                self.layers[layer] = (self._growth.grown(key, shape), self._growth.grown(value, shape))
+                self.layers[layer] = (grow(key, shape), grow(value, shape))
 
 
-class DeviceBinding:
-    """One session's inputs and outputs bound to rows of a cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
+class OrtCudaBinding:
+    """A session's inputs and outputs, bound to sequences of a KV cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
 
-    Ids, positions and logits have buffers on the device, at addresses that stay, and arrays on the host.
+    Ids, positions and logits are arrays on the host with a copy on the device. The addresses of the copies stay the
+    same from run to run, as a CUDA graph requires.
     """
 
     def __init__(
-        self, session: InferenceSession, names: GraphIO, cache: DeviceCache, rows: slice, launch: Launch
+        self, session: InferenceSession, names: GraphIO, cache: OrtCudaKVCache, sequences: slice, config: RunConfig
     ) -> None:
         self._session = session
         self._names = names
-        self._launch = launch
+        self._config = config
         self._binding = IOBinding(session)
         self._capacity = cache.capacity
         self._layers = list(cache.layers)
         for layer, (key, value) in enumerate(cache.layers):
-            self._share(key, rows, names.past_key.format(layer=layer), names.present_key.format(layer=layer))
-            self._share(value, rows, names.past_value.format(layer=layer), names.present_value.format(layer=layer))
-        self._total = np.zeros(1, dtype=np.int32)
+            self._bind_in_place(key, sequences, names.past_key, names.present_key, layer)
+            self._bind_in_place(value, sequences, names.past_value, names.present_value, layer)
+        self._total_length = np.zeros(1, dtype=np.int32)
         assert names.total_length is not None
-        self._binding.bind_ortvalue_input(names.total_length, OrtValue.ortvalue_from_numpy(self._total))
+        self._binding.bind_ortvalue_input(names.total_length, OrtValue.ortvalue_from_numpy(self._total_length))
         self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
         self.position_ids: Ids = self.input_ids
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
 
-    def _share(self, buffer: OrtValue, rows: slice, past: str, present: str) -> None:
-        address, shape = slice_of(buffer.data_ptr(), tuple(buffer.shape()), rows, KEY_VALUE_TYPE.itemsize)
-        self._binding.bind_input(past, self._launch.device, 0, KEY_VALUE_TYPE, shape, address)
-        self._binding.bind_output(present, self._launch.device, 0, KEY_VALUE_TYPE, shape, address)
+    def _bind_in_place(self, buffer: OrtValue, sequences: slice, past: str, present: str, layer: int) -> None:
+        """Bind a range of a buffer's sequences as past and as present, so that the graph updates it in place."""
+        address, shape = batch_slice(buffer.data_ptr(), tuple(buffer.shape()), sequences, CACHE_DTYPE.itemsize)
+        device = self._config.device
+        self._binding.bind_input(past.format(layer=layer), device, 0, CACHE_DTYPE, shape, address)
+        self._binding.bind_output(present.format(layer=layer), device, 0, CACHE_DTYPE, shape, address)
 
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
-        """Read from int64[B, S] `input_ids` and `position_ids`, write to float32[B, 1 or S, V] `logits`."""
-        device = self._launch.device
-        self._ids = OrtValue.ortvalue_from_shape_and_type(list(input_ids.shape), np.int64, device, 0)
-        self._positions = OrtValue.ortvalue_from_shape_and_type(list(position_ids.shape), np.int64, device, 0)
-        self._results = OrtValue.ortvalue_from_shape_and_type(list(logits.shape), np.float32, device, 0)
-        self._binding.bind_ortvalue_input(self._names.input_ids, self._ids)
-        self._binding.bind_ortvalue_input(self._names.position_ids, self._positions)
-        self._binding.bind_ortvalue_output(self._names.logits, self._results)
+        """Bind int64[B, S] `input_ids` and `position_ids`, and float32[B, L, V] `logits` of the last L positions."""
+        device = self._config.device
+        self._device_ids = OrtValue.ortvalue_from_shape_and_type(list(input_ids.shape), np.int64, device, 0)
+        self._device_positions = OrtValue.ortvalue_from_shape_and_type(list(position_ids.shape), np.int64, device, 0)
+        self._device_logits = OrtValue.ortvalue_from_shape_and_type(list(logits.shape), np.float32, device, 0)
+        self._binding.bind_ortvalue_input(self._names.input_ids, self._device_ids)
+        self._binding.bind_ortvalue_input(self._names.position_ids, self._device_positions)
+        self._binding.bind_ortvalue_output(self._names.logits, self._device_logits)
         self.input_ids, self.position_ids, self.logits = input_ids, position_ids, logits
 
     def run(self) -> None:
-        """Run the graph on what the bound arrays hold now."""
-        self._total[0] = self._capacity if self._launch.fixed_length else int(self.position_ids.max()) + 1
-        with self._launch.lock:
-            self._ids.update_inplace(self.input_ids)
-            self._positions.update_inplace(self.position_ids)
-            self._session.run_with_iobinding(self._binding, self._launch.options)
-            np.copyto(self.logits, self._results.numpy())
+        """Copy ids and positions to the device, run the graph, and copy the logits back."""
+        self._total_length[0] = self._capacity if self._config.fixed_length else int(self.position_ids.max()) + 1
+        with self._config.lock:
+            self._device_ids.update_inplace(self.input_ids)
+            self._device_positions.update_inplace(self.position_ids)
+            self._session.run_with_iobinding(self._binding, self._config.options)
+            np.copyto(self.logits, self._device_logits.numpy())

@@ -1,7 +1,7 @@
-"""edgekiln's own ONNX Runtime kernels, where `make native` has built them.
+"""edgekiln's kernels for ONNX Runtime: a custom-op library that `make kernels` builds.
 
-The library registers kernels under the names of ONNX Runtime's own, which it then prefers: an engine's graph stays one
-that every ONNX Runtime runs, and a session made without the library computes the same.
+The library registers its kernels under the names and domains of ONNX Runtime's own ops, and ONNX Runtime then prefers
+them. An engine's graph therefore runs in every ONNX Runtime, with or without the library.
 """
 
 import ctypes
@@ -13,14 +13,19 @@ LIBRARY = Path(__file__).parents[1] / "lib" / "libedgekiln_ops.so"
 
 @dataclass(frozen=True)
 class KernelLibrary:
-    """A built library; `instruction_set` names the one its kernels use on this processor."""
+    """A library of kernels that this machine can load.
+
+    Attributes:
+        library: the shared library.
+        instruction_set: the instruction set that its kernels use on this processor, e.g. "avx512bf16".
+    """
 
     library: Path
     instruction_set: str
 
 
 def kernel_library() -> KernelLibrary | None:
-    """The library beside this package; None where it is not built or the system cannot load it."""
+    """The library installed with this package; None where it is not built or cannot be loaded."""
     if not LIBRARY.is_file():
         return None
     try:

@@ -1,7 +1,8 @@
-"""What the adapters of ONNX Runtime share: graphs are sessions, bound by IO binding.
+"""Base of the ONNX Runtime adapters: engine graphs as sessions, run with IO binding.
 
-The graph's attention is GroupQueryAttention over a shared buffer. It takes every row's past length from
-`position_ids[b, 0]`, so rows of different lengths are stepped together without padding.
+Attention is com.microsoft::GroupQueryAttention with past and present in one shared buffer. It takes the past length of
+each sequence from `position_ids[b, 0]`, so sequences of different lengths decode together without padding. The C++
+counterpart is runtime/ort/library.h.
 """
 
 from abc import abstractmethod
@@ -18,7 +19,7 @@ from edgekiln.runtimes.chunked import C, ChunkedRuntime
 
 
 class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
-    """Graphs of an engine directory as sessions; see `edgekiln.runtimes.base.Runtime`."""
+    """Runs the graphs of an engine directory in ONNX Runtime; see `edgekiln.runtimes.base.Runtime`."""
 
     library = "ONNX Runtime"
 
@@ -28,10 +29,10 @@ class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
 
     @abstractmethod
     def _open(self, path: Path) -> ort.InferenceSession:
-        """A session of the graph at `path`, or EngineError."""
+        """Load a graph; raises EngineError if ONNX Runtime refuses it."""
 
     def score(self, tokens: Ids) -> Logits:
-        """Logits float32[S, V] of every position of a fresh sequence, int64[S]."""
+        """Logits of every position of a new sequence int64[S], as float32[S, V]."""
         ids = checked_ids(tokens, self.properties)
         logits: Logits = np.empty((1, ids.size, self.properties.vocab_size), dtype=np.float32)
         self._append(self._score, self.new_cache(), 0, ids, logits)

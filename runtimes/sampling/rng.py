@@ -1,6 +1,6 @@
-"""SplitMix64, a seeded generator small enough to be the same in every host language.
+"""SplitMix64: a seeded random generator that is simple enough to be identical in Python and C++.
 
-Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
 MASK = (1 << 64) - 1
@@ -8,15 +8,16 @@ GAMMA = 0x9E3779B97F4A7C15
 
 
 class SplitMix64:
-    """64 bits of state; every number is the state plus `GAMMA`, mixed. Not for secrets."""
+    """A generator with 64 bits of state. Each step adds `GAMMA` to the state and mixes it. Not for cryptography."""
 
     def __init__(self, seed: int) -> None:
+        """Start with state `seed`, modulo 2^64."""
         self._state = seed & MASK
 
     @classmethod
-    def stream(cls, seed: int, row: int) -> "SplitMix64":
-        """The generator of one row of a batch: its seed is the (row + 1)-th number of the generator of `seed`."""
-        parent = cls(seed + row * GAMMA)
+    def stream(cls, seed: int, index: int) -> "SplitMix64":
+        """The generator of one sequence of a batch, seeded with output number `index` of the generator of `seed`."""
+        parent = cls(seed + index * GAMMA)
         return cls(parent.next())
 
     def next(self) -> int:

@@ -1,17 +1,25 @@
-"""Keys and values in device memory, of either kind: updated in place, or growing from one buffer to another."""
+"""KV caches in device memory, one class per layout: updated in place, or copied from one buffer to another.
+
+The C++ library runs only growing caches, with a batch size of 1.
+"""
 
 from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.cuda.device import Buffer, Device
 from edgekiln.runtimes.kv_cache import RaggedKVCache
-from edgekiln.runtimes.tensorrt.profiles import CachePart, check_rows_are_aligned
+from edgekiln.runtimes.tensorrt.profiles import CachePart, check_alignment
 
-WHAT = "the cache of keys and values"
+PURPOSE = "the cache of keys and values"
 
 
-class InPlaceCache(RaggedKVCache):
-    """Rows of a fixed capacity in one buffer [B, KV, C, D] a part, which is past and present at once.
+class InPlaceKVCache(RaggedKVCache):
+    """Keys and values that a run updates in place: the buffer of a part, [B, KV, max_length, D], is past and present.
 
-    The batch is outermost, so one row is a contiguous slice and can be prefilled alone.
+    The batch is the outermost axis: one sequence is a contiguous slice and can be prefilled separately.
+
+    Attributes:
+        parts: keys and values of each layer.
+        itemsize: bytes of an element.
+        buffers: one per part; empty until the first tokens are appended.
     """
 
     def __init__(
@@ -19,83 +27,93 @@ class InPlaceCache(RaggedKVCache):
     ) -> None:
         super().__init__(properties, batch_size)
         if batch_size > 1:
-            check_rows_are_aligned(parts, properties.max_length, itemsize)
+            check_alignment(parts, properties.max_length, itemsize)
         self.parts = parts
         self.itemsize = itemsize
         self.buffers: list[Buffer] = []
         self._device = device
 
     def shape(self, part: CachePart) -> tuple[int, int, int, int]:
-        """Of a part's buffer."""
+        """Shape of a part's buffer, (B, KV, capacity, D)."""
         return self.batch_size, part.heads, self.capacity, part.head_dim
 
-    def _larger(self, length: int, limit: int) -> int:
+    def _next_capacity(self, length: int, limit: int) -> int:
         return limit
 
-    def _grow(self, capacity: int, held: int) -> None:
+    def _grow(self, capacity: int, used: int) -> None:
         sizes = [self.batch_size * part.heads * capacity * part.head_dim * self.itemsize for part in self.parts]
-        buffers = [self._device.allocate(size, WHAT) for size in sizes]
+        buffers = [self._device.allocate(size, PURPOSE) for size in sizes]
         for buffer in buffers:
-            # Slots that no row holds are masked by adding to their scores, which only finite numbers survive.
+            # Attention also reads the unused positions; its additive mask removes any finite value, but not NaN.
             self._device.zero(buffer)
         self.buffers = buffers
 
 
-class GrowingRow:
-    """One row: its `front` buffers hold the first `slots` tokens as dense [1, KV, slots, D], `back` takes the next.
+class DoubleBuffer:
+    """Double-buffered keys and values of one sequence.
 
-    It knows nothing of the cache it is in, so that what runs it does not keep the cache alive.
+    A run reads the front buffers and writes the old and new tokens to the back buffers. Deliberately independent of
+    the cache that it belongs to, so that a binding does not keep the cache alive.
+
+    Attributes:
+        front: one buffer per part, dense [1, KV, length, D].
+        back: buffers of the same size for the result of the next run.
+        length: tokens in the front buffers.
     """
 
     def __init__(self, parts: list[CachePart], itemsize: int, device: Device) -> None:
         self.front: list[Buffer] = []
         self.back: list[Buffer] = []
-        self.slots = 0
+        self.length = 0
         self._token_sizes = [part.head_dim * itemsize for part in parts]
         self._heads = [part.heads for part in parts]
         self._device = device
 
-    def turn(self, slots: int) -> None:
-        """The back, which holds `slots` tokens, becomes the front."""
+    def swap(self, length: int) -> None:
+        """Make the back buffers, which hold `length` tokens, the front buffers."""
         self.front, self.back = self.back, self.front
-        self.slots = slots
+        self.length = length
 
-    def settle(self, length: int) -> None:
-        """Keep only the first `length` tokens, if there are more."""
-        if length == self.slots:
+    def truncate(self, length: int) -> None:
+        """Keep only the first `length` tokens."""
+        if length == self.length:
             return
         if length:
             for index, (token, heads) in enumerate(zip(self._token_sizes, self._heads, strict=True)):
-                source = self.front[index].address, self.slots * token
+                source = self.front[index].address, self.length * token
                 target = self.back[index].address, length * token
-                self._device.copy_rows(target, source, length * token, heads)
-        self.turn(length)
+                self._device.copy_2d(target, source, length * token, heads)
+        self.swap(length)
 
     def grow(self, capacity: int) -> None:
-        """Move to buffers for `capacity` tokens."""
+        """Reallocate both buffers of every part for `capacity` tokens."""
         sizes = [token * heads for token, heads in zip(self._token_sizes, self._heads, strict=True)]
         for index, size in enumerate(sizes):
-            # One part at a time, so that old and new are both there for one part only.
-            larger = self._device.allocate(capacity * size, WHAT)
-            if self.slots:
-                held = self.slots * size
-                self._device.copy_rows((larger.address, held), (self.front[index].address, held), held, 1)
-                # The copy reads a buffer that is about to be freed.
+            # Part by part, so that at most one part is in memory twice.
+            larger = self._device.allocate(capacity * size, PURPOSE)
+            if self.length:
+                used = self.length * size
+                self._device.copy_2d((larger.address, used), (self.front[index].address, used), used, 1)
+                # The copy reads the old buffer, which the next line frees.
                 self._device.synchronize()
             self.front[index : index + 1] = [larger]
-            self.back[index : index + 1] = [self._device.allocate(capacity * size, WHAT)]
+            self.back[index : index + 1] = [self._device.allocate(capacity * size, PURPOSE)]
 
 
-class GrowingCache(RaggedKVCache):
-    """Rows in two dense buffers a part, of which a run reads one and fills the other; twice the memory of in place."""
+class GrowingKVCache(RaggedKVCache):
+    """Keys and values in double buffers, one pair per sequence and part: twice the memory of an in-place cache.
+
+    Attributes:
+        sequences: the buffers of each sequence.
+    """
 
     def __init__(
         self, properties: Properties, parts: list[CachePart], itemsize: int, device: Device, batch_size: int
     ) -> None:
         super().__init__(properties, batch_size)
-        self.rows = [GrowingRow(parts, itemsize, device) for _ in range(batch_size)]
+        self.sequences = [DoubleBuffer(parts, itemsize, device) for _ in range(batch_size)]
 
-    def _grow(self, capacity: int, held: int) -> None:
-        for row, length in zip(self.rows, self.lengths, strict=True):
-            row.settle(int(length))
-            row.grow(capacity)
+    def _grow(self, capacity: int, used: int) -> None:
+        for buffers, length in zip(self.sequences, self.lengths, strict=True):
+            buffers.truncate(int(length))
+            buffers.grow(capacity)

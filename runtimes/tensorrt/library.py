@@ -1,7 +1,7 @@
-"""The packages tensorrt and tensorrt_rtx behind one face; nothing else of the adapter knows which it is.
+"""One interface to the packages tensorrt and tensorrt_rtx, which share their API.
 
-They have one API. What differs: tensorrt_rtx compiles kernels as it meets shapes and records CUDA graphs by itself when
-told to; with tensorrt the caller records.
+They differ in two ways: tensorrt_rtx compiles kernels just in time for the shapes it runs, and it can capture CUDA
+graphs by itself, while with tensorrt the caller captures them.
 """
 
 import functools
@@ -11,39 +11,43 @@ from typing import Any
 
 from edgekiln.errors import EdgekilnError, EngineError, first_line
 
-# target -> modules that may carry its library, the first that imports; the extra has the name of the target.
+# Target -> Python modules of its library; the first that imports is used. The extra has the name of the target.
 MODULES = {"trt": ("tensorrt",), "trt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-_KEPT_ERRORS = 16
+_MAX_ERRORS = 16
 
 
-class Library:
-    """A loaded library.
+class TensorRTLibrary:
+    """A loaded TensorRT library.
 
     Attributes:
-        name: tensorrt or tensorrt_rtx.
-        version: its version.
-        records_by_itself: a context made for replaying records its runs, and the caller must not.
+        name: "tensorrt" or "tensorrt_rtx".
+        version: as the module states it, e.g. "10.14.1.48".
+        captures_by_itself: execution contexts made for replay capture their runs as CUDA graphs; the caller must not.
         module: the Python module.
-        log: the ILogger that keeps errors, of all that the library makes here.
+        log: the ILogger of every object that the library creates; it keeps error messages.
     """
 
     def __init__(self, target: str, module: Any) -> None:
         self.name = MODULES[target][0]
         self.version = str(module.__version__)
-        self.records_by_itself = self.name == "tensorrt_rtx"
+        self.captures_by_itself = self.name == "tensorrt_rtx"
         self.module = module
         self.log = _make_log(module)
         self._runtime: Any = None
 
     def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
-        """The engine (ICudaEngine) of a plan file; one without weights gets those of the ONNX file `weights`.
+        """Deserialize a plan file to an ICudaEngine.
+
+        Args:
+            plan: the plan file.
+            weights: ONNX file to refit a weight-stripped plan with; None for a plan with weights.
 
         Raises:
-            EngineError: with the library's own first words on why it refuses.
+            EngineError: with the first line of the library's error message.
         """
         self.log.errors.clear()
         try:
-            # One for all engines: it must outlive them.
+            # One IRuntime for all engines, because it must outlive them.
             self._runtime = self._runtime or self.module.Runtime(self.log)
             engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         except Exception as error:
@@ -51,28 +55,28 @@ class Library:
         if engine is None:
             raise EngineError(self.last_errors())
         if weights is not None:
-            self._put_in(engine, weights)
+            self._refit(engine, weights)
         return engine
 
-    def _put_in(self, engine: Any, weights: Path) -> None:
+    def _refit(self, engine: Any, weights: Path) -> None:
         refitter = self.module.Refitter(engine, self.log)
-        taken = self.module.OnnxParserRefitter(refitter, self.log).refit_from_file(str(weights))
-        if not taken or not refitter.refit_cuda_engine():
+        parsed = self.module.OnnxParserRefitter(refitter, self.log).refit_from_file(str(weights))
+        if not parsed or not refitter.refit_cuda_engine():
             raise EngineError(f"the weights of {weights.name} do not fit: {self.last_errors()}")
 
-    def make_context(self, engine: Any, replayed: bool) -> Any:
-        """An execution context (IExecutionContext) whose memory is what its profile takes.
+    def make_context(self, engine: Any, replay: bool) -> Any:
+        """Create an execution context (IExecutionContext) that allocates the memory its optimization profile needs.
 
         Args:
-            engine: of `deserialize`.
-            replayed: it will run one shape at one set of addresses over and over.
+            engine: made by `deserialize`.
+            replay: all runs will have the same shapes and addresses, so that a CUDA graph can replay them.
 
         Raises:
-            EdgekilnError: there is no memory for it.
+            EdgekilnError: not enough memory.
         """
         self.log.errors.clear()
         strategy = self.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        if replayed and self.records_by_itself:
+        if replay and self.captures_by_itself:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -85,25 +89,25 @@ class Library:
 
     @property
     def errors(self) -> list[str]:
-        """What was logged as an error; cleared by whoever wants to know about one call."""
+        """Error messages logged since the list was last cleared. Callers clear it before a call of interest."""
         errors: list[str] = self.log.errors
         return errors
 
     def last_errors(self) -> str:
-        """The first line of what was logged as an error since the last call, or that nothing was."""
+        """First line of the first error logged since the list was cleared, or "it does not say why"."""
         return first_line(Exception(self.log.errors[0])) if self.log.errors else "it does not say why"
 
 
 @functools.cache
-def load_library(target: str) -> Library:
-    """The library that runs `target`; one a process, as the library itself keeps one logger.
+def load_library(target: str) -> TensorRTLibrary:
+    """Load the library that runs `target`, once per process: TensorRT has one logger per process.
 
     Raises:
-        EdgekilnError: it is not installed, or its shared libraries are not.
+        EdgekilnError: the Python module or a shared library that it needs is missing.
     """
     for name in MODULES[target]:
         try:
-            return Library(target, importlib.import_module(name))
+            return TensorRTLibrary(target, importlib.import_module(name))
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise _unusable(target, name, error) from error
@@ -120,9 +124,9 @@ def _unusable(target: str, name: str, error: Exception) -> EdgekilnError:
 
 
 def _make_log(module: Any) -> Any:
-    """A logger that keeps errors for our own messages and prints nothing."""
+    """An ILogger that keeps error messages and prints nothing."""
     severity = module.ILogger.Severity
-    worth_keeping = (severity.ERROR, severity.INTERNAL_ERROR)
+    kept = (severity.ERROR, severity.INTERNAL_ERROR)
 
     class Log(module.ILogger):
         def __init__(self) -> None:
@@ -130,7 +134,7 @@ def _make_log(module: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity in worth_keeping and len(self.errors) < _KEPT_ERRORS:
+            if severity in kept and len(self.errors) < _MAX_ERRORS:
                 self.errors.append(msg)
 
     return Log()

@@ -1,4 +1,4 @@
-"""What a TensorRT engine takes, read from it and checked before anything runs; no device is needed for that."""
+"""Checks of a plan before the first run: its optimization profiles, and whether it matches engine.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,24 +14,30 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Profile:
-    """An optimization profile: the least and the most that one run takes.
+    """An optimization profile: the input shapes [batch, tokens] that one run may have.
 
     Attributes:
-        rows: of a batch.
-        tokens: of each row.
+        batch: smallest and largest batch size.
+        tokens: smallest and largest number of tokens per sequence.
     """
 
-    rows: tuple[int, int]
+    batch: tuple[int, int]
     tokens: tuple[int, int]
 
-    def takes(self, rows: int, tokens: int) -> bool:
-        """Whether a run of that size is in range."""
-        return self.rows[0] <= rows <= self.rows[1] and self.tokens[0] <= tokens <= self.tokens[1]
+    def supports(self, batch: int, tokens: int) -> bool:
+        """Whether the profile covers a run of `batch` sequences with `tokens` tokens each."""
+        return self.batch[0] <= batch <= self.batch[1] and self.tokens[0] <= tokens <= self.tokens[1]
 
 
 @dataclass(frozen=True)
 class CachePart:
-    """Keys, or values, of one layer: the graph's names for them, and elements of a token."""
+    """The keys or the values of one layer.
+
+    Attributes:
+        past, present: names of the graph's input and output.
+        heads: number of key-value heads.
+        head_dim: elements of a head.
+    """
 
     past: str
     present: str
@@ -40,7 +46,7 @@ class CachePart:
 
 
 def read_profiles(engine: Any, io: GraphIO) -> list[Profile]:
-    """The profiles of an ICudaEngine."""
+    """The optimization profiles of an ICudaEngine, in order."""
     profiles = []
     for index in range(engine.num_optimization_profiles):
         least, _, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(io.input_ids, index))
@@ -48,36 +54,39 @@ def read_profiles(engine: Any, io: GraphIO) -> list[Profile]:
     return profiles
 
 
-def profile_for(profiles: list[Profile], rows: int, tokens: int) -> int:
-    """The index of the profile for a run: of those that take it, the one for the fewest tokens, which fits closest.
+def profile_for(profiles: list[Profile], batch: int, tokens: int) -> int:
+    """Index of the profile for a run: of those that support it, the one with the smallest maximum of tokens.
 
     Raises:
-        RequestError: none takes it.
+        RequestError: no profile supports a run of `batch` sequences with `tokens` tokens each.
     """
-    fitting = [index for index, profile in enumerate(profiles) if profile.takes(rows, tokens)]
+    fitting = [index for index, profile in enumerate(profiles) if profile.supports(batch, tokens)]
     if not fitting:
         most = largest_batch(profiles)
-        if rows > most:
+        if batch > most:
             raise RequestError(
-                f"batch size {rows} is above the {most} that the engine was built for: build it with --max-batch {rows}"
+                f"batch size {batch} is above the {most} that the engine was built for: "
+                f"build it with --max-batch {batch}"
             )
-        ranges = ", ".join(f"{p.rows[0]} to {p.rows[1]} rows of {p.tokens[0]} to {p.tokens[1]}" for p in profiles)
-        raise RequestError(f"the engine takes {ranges} tokens a run, not {rows} rows of {tokens}: build it again")
+        ranges = ", ".join(
+            f"{p.batch[0]} to {p.batch[1]} sequences of {p.tokens[0]} to {p.tokens[1]}" for p in profiles
+        )
+        raise RequestError(f"the engine takes {ranges} tokens a run, not {batch} sequences of {tokens}: build it again")
     return min(fitting, key=lambda index: profiles[index].tokens[1])
 
 
 def largest_batch(profiles: list[Profile]) -> int:
-    """Rows that can be stepped together: of the profiles that take single tokens."""
-    return max((profile.rows[1] for profile in profiles if profile.tokens[0] <= 1), default=0)
+    """Largest batch size of a decode step."""
+    return max((profile.batch[1] for profile in profiles if profile.tokens[0] <= 1), default=0)
 
 
 def largest_chunk(profiles: list[Profile]) -> int:
-    """Tokens of one row that a run takes at most."""
-    return max((profile.tokens[1] for profile in profiles if profile.rows[0] <= 1), default=0)
+    """Most tokens that one prefill run takes."""
+    return max((profile.tokens[1] for profile in profiles if profile.batch[0] <= 1), default=0)
 
 
 def cache_parts(manifest: EngineManifest) -> list[CachePart]:
-    """Keys and values of each layer, in order."""
+    """Keys and values of each layer: keys of layer 0, values of layer 0, keys of layer 1, ..."""
     io, model = manifest.io, manifest.architecture
     parts = []
     for layer, (heads, size) in enumerate(zip(model.kv_heads, model.head_dims, strict=True)):
@@ -87,56 +96,59 @@ def cache_parts(manifest: EngineManifest) -> list[CachePart]:
 
 
 def check_layout(manifest: EngineManifest) -> TensorRTBuild:
-    """What engine.json says of the plan.
+    """The `tensorrt` section of engine.json.
 
     Raises:
-        EngineError: it says nothing, or its cache is of a kind that this adapter does not run.
+        EngineError: there is none, or this adapter does not support the KV cache's layout.
     """
     if manifest.tensorrt is None or "plan" not in manifest.graphs:
         raise EngineError(f"engine.json names no plan for target {manifest.target}: build the engine again")
-    if manifest.kv_cache.layout not in ("in-place", "growing") or manifest.kv_cache.dtype not in ITEM_SIZES:
+    kv_cache = manifest.kv_cache
+    if kv_cache.layout not in ("in-place", "growing") or kv_cache.dtype not in ITEM_SIZES:
         raise EngineError(
-            f"the engine's key-value layout is {manifest.kv_cache.layout} {manifest.kv_cache.dtype}, {manifest.target} runs in-place "
+            f"the engine's KV cache layout is {kv_cache.layout} {kv_cache.dtype}, {manifest.target} runs in-place "
             f"or growing, {' or '.join(ITEM_SIZES)}: build the engine again"
         )
     return manifest.tensorrt
 
 
-def check_engine(engine: Any, manifest: EngineManifest) -> None:
-    """Whether a plan is what engine.json says, by its inputs and outputs.
+def check_plan(engine: Any, manifest: EngineManifest) -> None:
+    """Check that the KV cache inputs and outputs of an ICudaEngine match engine.json.
 
     Raises:
-        EngineError: naming the first that is not.
+        EngineError: naming the first that does not.
     """
     found = {name for name in map(engine.get_tensor_name, range(engine.num_io_tensors))}
     in_place = manifest.kv_cache.layout == "in-place"
-    slots = manifest.architecture.max_length if in_place else -1
+    capacity = manifest.architecture.max_length if in_place else -1
     for part in cache_parts(manifest):
         for name in (part.past, part.present):
             if name not in found:
                 raise EngineError(f"the plan has no input or output {name}: build the engine again")
             shape = tuple(engine.get_tensor_shape(name))
-            if shape[1:] != (part.heads, slots, part.head_dim):
+            if shape[1:] != (part.heads, capacity, part.head_dim):
                 raise EngineError(
                     f"the plan's {name} is {list(shape)}, engine.json says "
-                    f"{[-1, part.heads, slots, part.head_dim]}: build the engine again"
+                    f"{[-1, part.heads, capacity, part.head_dim]}: build the engine again"
                 )
             dtype = engine.get_tensor_dtype(name).name
             if dtype != _TYPES[manifest.kv_cache.dtype]:
-                raise EngineError(f"the plan's {name} is {dtype}, engine.json says {manifest.kv_cache.dtype}: build it again")
-        # Writing over what is read is right only where the library knows of it.
+                raise EngineError(
+                    f"the plan's {name} is {dtype}, engine.json says {manifest.kv_cache.dtype}: build it again"
+                )
+        # TensorRT may overwrite an input only if the plan declares the output as its alias.
         if in_place and engine.get_aliased_input_tensor(part.present) != part.past:
             raise EngineError(f"the plan does not update {part.past} in place: build the engine with --cache growing")
 
 
 def why_refused(build: TensorRTBuild, version: str, capability: str, error: str) -> str:
-    """One sentence on a plan that the library did not take.
+    """Error message for a plan that the library refuses to deserialize, with the likely reason.
 
     Args:
-        build: what it was compiled by and for.
-        version: of the library here.
-        capability: compute capability of the GPU here.
-        error: what the library said.
+        build: the `tensorrt` section of engine.json.
+        version: version of this machine's library.
+        capability: compute capability of this machine's GPU.
+        error: the library's error message.
     """
     if build.version != version:
         return (
@@ -154,16 +166,17 @@ def why_refused(build: TensorRTBuild, version: str, capability: str, error: str)
     return f"{build.library} {version} cannot load the plan ({error}): build the engine again"
 
 
-def check_rows_are_aligned(parts: list[CachePart], capacity: int, itemsize: int) -> None:
-    """Whether every row of an in-place cache begins where TensorRT takes an address.
+def check_alignment(parts: list[CachePart], capacity: int, itemsize: int) -> None:
+    """Check that every sequence of an in-place cache begins at an address that TensorRT accepts.
 
     Raises:
-        RequestError: a row does not.
+        RequestError: the size of a sequence is not a multiple of `ALIGNMENT`.
     """
     for part in parts:
         size = part.heads * capacity * part.head_dim * itemsize
         if size % ALIGNMENT:
             raise RequestError(
-                f"a row of {part.past} has {size} bytes, no multiple of {ALIGNMENT}, so rows of a batch cannot be "
-                f"prefilled alone: use a batch of 1, or build with a --max-length that is a multiple of {ALIGNMENT}"
+                f"a sequence of {part.past} has {size} bytes, no multiple of {ALIGNMENT}, so the sequences of a batch "
+                f"cannot be prefilled separately: use a batch of 1, or build with a --max-length that is a multiple of "
+                f"{ALIGNMENT}"
             )

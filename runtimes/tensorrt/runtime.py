@@ -1,6 +1,7 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU: the adapter of targets `trt` and `trt-rtx`.
+"""The adapter of targets `trt` and `trt-rtx`: TensorRT and TensorRT-RTX on an NVIDIA GPU.
 
-The key-value cache stays on the device; token ids and positions go over, and one row of logits a sequence comes back.
+The KV cache stays in device memory. A run copies token ids and positions to the device, and the logits of each
+sequence's last position back.
 """
 
 from pathlib import Path
@@ -15,18 +16,24 @@ from edgekiln.runtimes.cuda.cuda_device import open_device
 from edgekiln.runtimes.cuda.device import Device
 from edgekiln.runtimes.kv_cache import CacheBinding
 from edgekiln.runtimes.tensorrt.binding import GrowingBinding, InPlaceBinding, Staging
-from edgekiln.runtimes.tensorrt.kv_cache import GrowingCache, InPlaceCache
-from edgekiln.runtimes.tensorrt.library import Library, load_library
-from edgekiln.runtimes.tensorrt.profiles import check_engine, check_layout, largest_chunk, profile_for, why_refused
-from edgekiln.runtimes.tensorrt.session import Session
+from edgekiln.runtimes.tensorrt.kv_cache import GrowingKVCache, InPlaceKVCache
+from edgekiln.runtimes.tensorrt.library import TensorRTLibrary, load_library
+from edgekiln.runtimes.tensorrt.profiles import check_layout, check_plan, largest_chunk, profile_for, why_refused
+from edgekiln.runtimes.tensorrt.session import TensorRTSession
 
-_CACHES: dict[str, type[InPlaceCache] | type[GrowingCache]] = {"in-place": InPlaceCache, "growing": GrowingCache}
+_CACHES: dict[str, type[InPlaceKVCache] | type[GrowingKVCache]] = {
+    "in-place": InPlaceKVCache,
+    "growing": GrowingKVCache,
+}
 
 
-class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
-    """A plan loaded on a GPU; see `edgekiln.runtimes.base.Runtime`. Runs are one at a time.
+class TensorRTRuntime(ChunkedRuntime[InPlaceKVCache | GrowingKVCache, TensorRTSession]):
+    """Runs a plan on a GPU; see `edgekiln.runtimes.base.Runtime`. A lock serializes the runs.
 
-    With a cache in place, rows are stepped together; with a growing one, one after the other.
+    A decode step is one run with an in-place cache, and one run per sequence with a growing cache.
+
+    Attributes:
+        kernels: the name of the library, "tensorrt" or "tensorrt_rtx".
     """
 
     library = "TensorRT"
@@ -39,21 +46,20 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
         chunk: int | None = None,
         kernels: KernelsChoice = "edgekiln",
         cuda_graph: bool = True,
-        library: Library | None = None,
+        library: TensorRTLibrary | None = None,
         device: Device | None = None,
     ) -> None:
-        """Load the plan of a checked engine.
+        """Load the plan of a verified engine.
 
         Args:
             directory, manifest: the engine.
             threads, kernels: ignored.
-            chunk: tokens a prefill run takes at once, at most and by default what the plan takes.
-            cuda_graph: record a step of a cache in place once and replay it.
-            library, device: what to run it with, for programs that have their own; by default the target's library
-                and the first GPU.
+            chunk: most tokens per run in prefill; by default, and at most, the largest that the plan supports.
+            cuda_graph: capture the decode step of an in-place cache as a CUDA graph and replay it.
+            library, device: by default the library of the target and the first GPU.
 
         Raises:
-            EngineError: the plan is not for this library, its version or this GPU, or not what engine.json says.
+            EngineError: the plan is for another library, version or GPU, or does not match engine.json.
             EdgekilnError: the library, a driver or a GPU is missing.
         """
         build = check_layout(manifest)
@@ -66,31 +72,34 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
             engine = library.deserialize(directory / manifest.graphs["plan"], weights)
         except EngineError as error:
             raise EngineError(why_refused(build, library.version, device.compute_capability, str(error))) from error
-        check_engine(engine, manifest)
-        session = Session(engine, library, device, manifest)
+        check_plan(engine, manifest)
+        session = TensorRTSession(engine, library, device, manifest)
         most = largest_chunk(session.profiles)
         super().__init__(manifest, min(chunk or most, most), _CACHES[manifest.kv_cache.layout])
         self.kernels = library.name
         self._generate = session
         self._cuda_graph = cuda_graph
-        # Rows are prefilled one at a time, and under the session's lock.
+        # Shared by all prefill runs: each takes one sequence, under the session's lock.
         self._staging = Staging(device, 1, most, session.vocab_size)
 
-    def new_cache(self, batch_size: int = 1) -> InPlaceCache | GrowingCache:
-        """An empty cache of `batch_size` rows; memory is taken with the first tokens.
+    def new_cache(self, batch_size: int = 1) -> InPlaceKVCache | GrowingKVCache:
+        """An empty KV cache for `batch_size` sequences.
 
         Raises:
-            RequestError: the engine was built for fewer rows.
+            RequestError: `batch_size` is less than 1, or more than the engine was built for.
         """
         session = self._generate
-        if self._cache_type is InPlaceCache and batch_size > 1:
+        if self._cache_type is InPlaceKVCache and batch_size > 1:
             profile_for(session.profiles, batch_size, 1)
         return _CACHES[self._manifest.kv_cache.layout](
             self.properties, session.parts, session.itemsize, session.device, batch_size
         )
 
     def score(self, tokens: Ids) -> Logits:
-        """Logits float32[S, V] of every position of a fresh sequence, int64[S]: a run a token, slow but exact."""
+        """Logits of every position of a new sequence int64[S], as float32[S, V].
+
+        One decode step per token, because a plan gives logits of the last position only.
+        """
         ids = checked_ids(tokens, self.properties)
         cache = self.new_cache()
         logits: Logits = np.empty((ids.size, self.properties.vocab_size), dtype=np.float32)
@@ -98,11 +107,11 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceCache | GrowingCache, Session]):
             logits[position] = self.step(cache, ids[position : position + 1])[0]
         return logits
 
-    def _bind(self, session: Session, cache: InPlaceCache | GrowingCache, rows: slice) -> CacheBinding:
-        together = rows == slice(None)
-        if isinstance(cache, GrowingCache):
-            return GrowingBinding(session, cache, rows, self._staging)
+    def _bind(self, session: TensorRTSession, cache: InPlaceKVCache | GrowingKVCache, sequences: slice) -> CacheBinding:
+        decode = sequences == slice(None)
+        if isinstance(cache, GrowingKVCache):
+            return GrowingBinding(session, cache, sequences, self._staging)
         batch = cache.batch_size
-        # A recording reads and writes the memory it was made with, so rows that are stepped together have their own.
-        staging = Staging(session.device, batch, batch, session.vocab_size) if together else self._staging
-        return InPlaceBinding(session, cache, rows, staging, replayed=together and self._cuda_graph)
+        # A CUDA graph replays with the addresses that it was captured with, so decode steps have their own staging.
+        staging = Staging(session.device, batch, batch, session.vocab_size) if decode else self._staging
+        return InPlaceBinding(session, cache, sequences, staging, replay=decode and self._cuda_graph)

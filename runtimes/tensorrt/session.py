@@ -1,4 +1,4 @@
-"""A TensorRT engine ready to run: its execution contexts, what is bound to them, and why a run failed."""
+"""A TensorRT engine on a device: its execution contexts, their tensor addresses and shapes, and errors of a run."""
 
 import threading
 from collections.abc import Mapping
@@ -8,22 +8,34 @@ from typing import Any
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes.cuda.device import Device
-from edgekiln.runtimes.tensorrt.library import Library
+from edgekiln.runtimes.tensorrt.library import TensorRTLibrary
 from edgekiln.runtimes.tensorrt.profiles import ITEM_SIZES, Shape, cache_parts, profile_for, read_profiles
 
 
 @dataclass(frozen=True)
-class Bound:
-    """Where tensors are, and the shapes of the inputs among them; by name."""
+class Tensors:
+    """The tensors of a run.
+
+    Attributes:
+        addresses: device address of each input and output, by name.
+        shapes: shape of each input, by name.
+    """
 
     addresses: Mapping[str, int]
     shapes: Mapping[str, Shape]
 
 
-class Session:
-    """An engine on a device. Runs are one at a time, under `lock`."""
+class TensorRTSession:
+    """A TensorRT engine (ICudaEngine) on a device.
 
-    def __init__(self, engine: Any, library: Library, device: Device, manifest: EngineManifest) -> None:
+    Attributes:
+        lock: held during a run, which uses the device's stream and shared staging memory.
+        parts: keys and values of each layer.
+        itemsize: bytes of an element of the KV cache.
+        profiles: the engine's optimization profiles.
+    """
+
+    def __init__(self, engine: Any, library: TensorRTLibrary, device: Device, manifest: EngineManifest) -> None:
         self.engine = engine
         self.library = library
         self.device = device
@@ -35,41 +47,41 @@ class Session:
         self.lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
 
-    def context(self, rows: int, tokens: int) -> Any:
-        """The context for runs of that size, made on first use; bind to it anew before each run."""
-        profile = profile_for(self.profiles, rows, tokens)
+    def shared_context(self, batch: int, tokens: int) -> Any:
+        """The execution context for runs of [batch, tokens] ids, one per profile. Set its tensors before each run."""
+        profile = profile_for(self.profiles, batch, tokens)
         if profile not in self._contexts:
-            self._contexts[profile] = self._make_context(profile, replayed=False)
+            self._contexts[profile] = self._make_context(profile, replay=False)
         return self._contexts[profile]
 
-    def own_context(self, rows: int, tokens: int) -> Any:
-        """A context for one size and one set of addresses, which a recording may go on using."""
-        return self._make_context(profile_for(self.profiles, rows, tokens), replayed=True)
+    def replay_context(self, batch: int, tokens: int) -> Any:
+        """A new execution context for [batch, tokens] ids whose tensors will not change, as CUDA graphs require."""
+        return self._make_context(profile_for(self.profiles, batch, tokens), replay=True)
 
-    def bind(self, context: Any, bound: Bound) -> None:
-        """Say where each tensor is.
+    def set_tensors(self, context: Any, tensors: Tensors) -> None:
+        """Set the input shapes and tensor addresses of a context.
 
         Raises:
-            EdgekilnError: the engine does not take a shape or an address.
+            EdgekilnError: TensorRT refuses a shape or an address.
         """
-        for name, shape in bound.shapes.items():
+        for name, shape in tensors.shapes.items():
             if not context.set_input_shape(name, shape):
                 raise EdgekilnError(f"the engine takes no {name} of shape {list(shape)}: {self.library.last_errors()}")
-        for name, address in bound.addresses.items():
+        for name, address in tensors.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EdgekilnError(f"the engine takes no address for {name}: {self.library.last_errors()}")
 
     def enqueue(self, context: Any) -> None:
-        """Queue a run.
+        """Queue a run on the device's stream.
 
         Raises:
-            EdgekilnError: the library refuses.
+            EdgekilnError: TensorRT refuses to run.
         """
         if not context.execute_async_v3(self.device.stream):
             raise EdgekilnError(f"{self.library.name} failed while running the engine: {self.library.last_errors()}")
 
-    def _make_context(self, profile: int, replayed: bool) -> Any:
-        context = self.library.make_context(self.engine, replayed)
+    def _make_context(self, profile: int, replay: bool) -> Any:
+        context = self.library.make_context(self.engine, replay)
         if not context.set_optimization_profile_async(profile, self.device.stream):
             raise EdgekilnError(f"the engine takes no profile {profile}: {self.library.last_errors()}")
         self.device.synchronize()

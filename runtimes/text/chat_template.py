@@ -1,4 +1,7 @@
-"""Rendering a checkpoint's chat template: Jinja2 in a sandbox, with what templates written for transformers expect."""
+"""Render a model's chat template with Jinja2, in a sandbox and with the extensions that transformers offers templates.
+
+The C++ library has no Jinja2; its text/chat_template.h renders chat_segments.json.
+"""
 
 import functools
 import json
@@ -15,25 +18,30 @@ from edgekiln.errors import RequestError
 
 
 class GenerationBlocks(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's part for training; here it is just its content."""
+    """`{% generation %}…{% endgeneration %}`, which marks the assistant's tokens for training and has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block's content; what it sets stays inside, as in transformers."""
+        """Parse the block to a scope, so that variables set inside stay inside, as in transformers."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def render(template: str, messages: Sequence[dict[str, Any]], **variables: Any) -> str:
-    """`template` filled with a conversation.
+    """Render a template.
+
+    Args:
+        template: Jinja2 source.
+        messages: the template's variable `messages`.
+        variables: its other variables.
 
     Raises:
-        RequestError: the template is broken or refuses the messages.
+        RequestError: the template is invalid or refuses the messages.
     """
     try:
         return _compile(template).render(messages=messages, **variables)
-    except Exception as error:  # a template is foreign code: whatever it trips over is its complaint
+    except Exception as error:  # a template can raise anything
         reason = " ".join(str(error).split())
         raise RequestError(f"the chat template does not take these messages: {reason}") from error
 
@@ -64,5 +72,5 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja2's own filter it does not escape HTML, which a model would see."""
+    """Like Jinja2's filter, but without escaping HTML: the model would read the escapes."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

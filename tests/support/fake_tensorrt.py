@@ -17,7 +17,7 @@ from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
 from edgekiln.runtimes.cuda.cuda_device import CudaDevice
-from edgekiln.runtimes.tensorrt.library import MODULES, Library
+from edgekiln.runtimes.tensorrt.library import MODULES, TensorRTLibrary
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
 from edgekiln.sources.base import ModelSource
 from support.fake_cuda import FakeCuda
@@ -176,7 +176,7 @@ class FakeEngine:
         return FakeExecutionContext(self)
 
 
-class FakeLibrary(Library):
+class FakeLibrary(TensorRTLibrary):
     """The real package, but for deserializing, which needs a GPU."""
 
     def __init__(

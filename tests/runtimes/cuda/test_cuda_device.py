@@ -66,7 +66,7 @@ def test_pieces_move_within_the_device() -> None:
     given, got = device.pinned((12,), np.uint8), device.pinned((8,), np.uint8)
     given.array[:] = np.arange(12)
     device.copy_in(source.address, given.array)
-    device.copy_rows((target.address, 2), (source.address, 3), 2, 4)
+    device.copy_2d((target.address, 2), (source.address, 3), 2, 4)
     device.copy_out(got.array, target.address)
     device.synchronize()
     assert got.array.tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
@@ -82,7 +82,7 @@ def test_recorded_work_is_done_each_time_it_is_called_and_not_before() -> None:
         device.copy_in(buffer.address, given.array)
         device.copy_out(got.array, buffer.address)
 
-    replay = device.record(work)
+    replay = device.capture(work)
     device.synchronize()
     assert got.array[0] == 0
     for value in (5, 6):
@@ -104,7 +104,7 @@ def test_what_another_thread_queues_is_not_recorded() -> None:
         assert threads[0].is_alive()
         device.zero(recorded)
 
-    device.record(work)
+    device.capture(work)
     threads[0].join()
     got = device.pinned((2,), np.uint8)
     device.copy_out(got.array[:1], other.address)
@@ -120,7 +120,7 @@ def test_a_failure_while_recording_ends_the_recording() -> None:
         raise EdgekilnError("no")
 
     with pytest.raises(EdgekilnError, match=r"no"):
-        device.record(work)
+        device.capture(work)
     device.synchronize()
 
 

@@ -81,7 +81,7 @@ class WrittenCache:
 def answers(tokens) -> dict[int, str]:
     texts: dict[int, str] = {}
     for token in tokens:
-        texts[token.row] = texts.get(token.row, "") + token.text
+        texts[token.index] = texts.get(token.index, "") + token.text
     return texts
 
 
@@ -101,8 +101,8 @@ def test_a_batch_is_each_prompt_alone(runtime, tokenizer, decoder):
     options = GenerateOptions(max_tokens=12, ignore_eos=True)
     tokens = list(generate(runtime, tokenizer, batch, options))
     for row, prompt in enumerate(batch):
-        assert [token.id for token in tokens if token.row == row] == greedy(decoder, prompt, 12)
-    assert [token.row for token in tokens[:6]] == [0, 1, 2] * 2
+        assert [token.id for token in tokens if token.index == row] == greedy(decoder, prompt, 12)
+    assert [token.index for token in tokens[:6]] == [0, 1, 2] * 2
     assert [token.finish_reason for token in tokens[-3:]] == ["length"] * 3
 
 
@@ -115,7 +115,7 @@ def test_rows_that_end_early_leave_the_others_alone(runtime, tokenizer, decoder)
     other = Tokenizer(tokenizer._tokenizer, SpecialTokens(eos=[ending]))
     tokens = list(generate(runtime, other, batch, GenerateOptions(max_tokens=12)))
     for row in range(3):
-        assert [token.id for token in tokens if token.row == row] == expected[row]
+        assert [token.id for token in tokens if token.index == row] == expected[row]
 
 
 def test_log_probabilities_are_the_models(runtime, tokenizer, decoder):
@@ -136,7 +136,7 @@ def test_a_seed_repeats_a_batch(runtime, tokenizer):
     options = GenerateOptions(max_tokens=10, ignore_eos=True, sampling=SamplingOptions(temperature=5.0, seed=3))
     first = list(generate(runtime, tokenizer, prompts(4, 4), options))
     assert list(generate(runtime, tokenizer, prompts(4, 4), options)) == first
-    assert [t.id for t in first if t.row == 0] != [t.id for t in first if t.row == 1]
+    assert [t.id for t in first if t.index == 0] != [t.id for t in first if t.index == 1]
 
 
 def test_text_comes_in_whole_characters(tokenizer):
@@ -175,7 +175,7 @@ def test_the_engines_length_ends_an_answer(tokenizer):
     runtime = Written([[104], [104]], max_length=10)
     batch = [np.arange(7), np.arange(9)]
     tokens = list(generate(runtime, tokenizer, batch, GenerateOptions(max_tokens=50)))
-    assert [(token.row, token.finish_reason) for token in tokens] == [
+    assert [(token.index, token.finish_reason) for token in tokens] == [
         (0, None),
         (1, "length"),
         (0, None),
@@ -219,7 +219,7 @@ def test_history_in_a_real_cache_gives_the_same_answers(runtime, tokenizer, deco
     longer = [np.append(cache.tokens(0), [5, 6]), np.append(second[:2], [7])]
     tokens = list(generate(runtime, tokenizer, longer, options, cache))
     for row in range(2):
-        assert [token.id for token in tokens if token.row == row] == greedy(decoder, longer[row], 6)
+        assert [token.id for token in tokens if token.index == row] == greedy(decoder, longer[row], 6)
 
 
 def test_a_dropped_answer_leaves_the_cache_as_it_stood(tokenizer):
@@ -250,7 +250,7 @@ def test_prompts_that_cannot_be_answered(runtime, tokenizer, given, message):
 
 
 def test_a_cache_of_another_size(runtime, tokenizer):
-    with pytest.raises(RequestError, match="the cache has 2 rows for 1 prompts"):
+    with pytest.raises(RequestError, match="the cache has batch size 2 for 1 prompts: give one of batch size 1"):
         generate(runtime, tokenizer, ["x"], cache=runtime.new_cache(2))
 
 

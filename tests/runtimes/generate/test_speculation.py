@@ -69,7 +69,7 @@ def test_the_length_is_that_of_the_most_tokens_a_second(added):
         # Three of four are accepted.
         speculation.observe(0, 0, 1.0)
         speculation.observe(1, int(index % 4 > 0), 1 + added)
-    accepted = speculation._accepted
+    accepted = speculation._acceptance
     rates = [sum(accepted**i for i in range(k + 1)) / (1 + added * k) for k in range(MOST + 1)]
     assert speculation.draft_length() == max(range(MOST + 1), key=rates.__getitem__)
 

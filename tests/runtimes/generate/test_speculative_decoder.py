@@ -177,7 +177,7 @@ def test_several_rows_are_stepped():
     tokens = list(generate(runtime, Letters(), [PROMPT, PROMPT[:7]], options, stats=stats))
     assert set(runtime.runs) == {1}
     assert stats == SpeculationStats(0, 0)
-    assert [token.id for token in tokens if token.row == 1] == [
+    assert [token.id for token in tokens if token.index == 1] == [
         token.id for token in answer(options, prompt=PROMPT[:7])[0]
     ]
 

@@ -87,7 +87,7 @@ def test_a_rewound_row_forgets(runtime, decoder):
     logits = runtime.step(cache, np.array([1, 2]))
     assert_close(logits[0], decoder.forward(np.append(changed, 1))[-1])
     assert_close(logits[1], decoder.forward(np.append(first, 2))[-1])
-    with pytest.raises(RequestError, match="cannot rewind row 0 to 99 tokens: it holds 11"):
+    with pytest.raises(RequestError, match="cannot rewind sequence 0 to 99 tokens: it holds 11"):
         cache.rewind(0, 99)
 
 
@@ -121,7 +121,7 @@ def test_tokens_that_cannot_be_run(runtime, tokens, message):
 
 
 def test_rows_and_batches_that_are_not_there(runtime):
-    with pytest.raises(RequestError, match="row 1 is outside the cache of 1 rows"):
+    with pytest.raises(RequestError, match="batch index 1 is outside the cache of batch size 1"):
         runtime.prefill(runtime.new_cache(), 1, ids(2))
     with pytest.raises(RequestError, match="batch size must be at least 1, got 0"):
         runtime.new_cache(0)

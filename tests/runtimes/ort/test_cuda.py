@@ -10,7 +10,7 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
-from edgekiln.runtimes.kv_cache import slice_of
+from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
 from support.adapters import check_ragged_rows, ids
 from support.cuda_engines import open_on_cpu, write_cuda_engine
@@ -99,8 +99,8 @@ def test_fresh_buffers_are_zero_and_grown_ones_continue(engines: tuple[Path, Pat
 
 
 def test_rows_are_slices_of_one_buffer() -> None:
-    assert slice_of(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
-    assert slice_of(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
+    assert batch_slice(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
+    assert batch_slice(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
 
 
 def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:
@@ -117,7 +117,7 @@ def test_batches_caches_and_devices_that_are_not_there(engines: tuple[Path, Path
     runtime = open_on_cpu(engines[1])
     with pytest.raises(RequestError, match="batch size must be at least 1, got 0"):
         runtime.new_cache(0)
-    with pytest.raises(RequestError, match=r"the cache is a OrtCache, take one from this runtime's new_cache\(\)"):
+    with pytest.raises(RequestError, match=r"the cache is a OrtKVCache, take one from this runtime's new_cache\(\)"):
         runtime.step(runtimes.open(engines[0]).new_cache(), ids(1))
     with pytest.raises(EdgekilnError, match="device must be one of cuda, cpu, got tpu"):
         OrtCudaRuntime(engines[1], read_manifest(engines[1]), device="tpu")
@@ -138,7 +138,7 @@ def test_without_onnxruntime_it_says_what_to_install(
     engines: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for name in [name for name in sys.modules if name.startswith("edgekiln.runtimes.ort_")]:
+    for name in [name for name in sys.modules if name.startswith("edgekiln.runtimes.ort.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(EdgekilnError, match=r"needs the module onnxruntime: pip install 'edgekiln\[gpu\]'$"):
         runtimes.open(engines[1])

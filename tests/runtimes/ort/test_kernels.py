@@ -196,9 +196,9 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
         "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(offset_type).astype(np.float32),
     }
     minima = rng.standard_normal((70, 5)).astype(offset_type).astype(np.float32)
-    weights["w.offsets"] = minima + 8 * weights["w.scales"]
+    weights["w.group_bias"] = minima + 8 * weights["w.scales"]
     attributes = {"bits": 4, "group_size": 32, "activation": "none"}
-    nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.offsets"], "y", **attributes)]
+    nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.group_bias"], "y", **attributes)]
     model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127

@@ -17,7 +17,7 @@ from support.cpp_engines import build
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
-THREADS, TOGETHER = 2, 8
+THREADS, MAX_VERIFY_TOKENS = 2, 8
 # A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
 SAMPLINGS = [
     SamplingOptions(),
@@ -57,12 +57,12 @@ def test_answers_are_the_same(engine):
 @pytest.mark.parametrize("held", [1, 30, 254, 300])
 def test_logits_have_the_bits_of_steps(engine, held):
     runtime = runtimes.open(engine, threads=THREADS)
-    assert runtime.max_verify_tokens == TOGETHER
-    ids = np.random.default_rng(held).integers(0, runtime.properties.vocab_size, held + TOGETHER)
+    assert runtime.max_verify_tokens == MAX_VERIFY_TOKENS
+    ids = np.random.default_rng(held).integers(0, runtime.properties.vocab_size, held + MAX_VERIFY_TOKENS)
     cache = runtime.new_cache(2)
     runtime.prefill(cache, 0, ids[:5])
     runtime.prefill(cache, 1, ids[:held])
-    for count in range(1, TOGETHER + 1):
+    for count in range(1, MAX_VERIFY_TOKENS + 1):
         tokens = ids[held : held + count]
         together = runtime.verify(cache, 1, tokens).copy()
         np.testing.assert_array_equal(cache.tokens(1), ids[: held + count])
@@ -81,7 +81,7 @@ def test_more_than_it_verifies(engine):
     cache = runtime.new_cache()
     with pytest.raises(RequestError, match="cannot verify 9 tokens together: this engine and its kernels verify 8"):
         runtime.verify(cache, 0, np.arange(9))
-    with pytest.raises(RequestError, match="row 1 is outside the cache of 1 rows"):
+    with pytest.raises(RequestError, match="batch index 1 is outside the cache of batch size 1"):
         runtime.verify(cache, 1, np.arange(2))
     assert cache.lengths.tolist() == [0]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from edgekiln.engine.manifest import SamplingDefaults
 from edgekiln.errors import EdgekilnError, RequestError
-from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions, min_p, pick, top_k, top_p
+from edgekiln.runtimes.sampling.filters import min_p, pick, top_k, top_p
+from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
 
 torch = pytest.importorskip("torch")
 processors = pytest.importorskip("transformers.generation.logits_process")
@@ -77,7 +78,7 @@ def test_draws_have_the_probabilities_of_transformers(options):
     expected = torch.softmax(chain(torch.tensor(prompt)[None], scores)[0], -1).numpy()
 
     draws = 4000
-    sampler = Sampler(SamplingOptions(**(vars(options) | {"seed": 5})), rows=draws)
+    sampler = Sampler(SamplingOptions(**(vars(options) | {"seed": 5})), batch_size=draws)
     counts = np.zeros(20)
     for row in range(draws):
         sampler.observe(row, prompt)
@@ -120,7 +121,7 @@ def test_a_seed_repeats_and_rows_differ():
     logits, options = normal(1000, 4, 0.5), SamplingOptions(temperature=1.0, seed=11)
 
     def answers() -> list[list[int]]:
-        sampler = Sampler(options, rows=3)
+        sampler = Sampler(options, batch_size=3)
         return [[sampler.sample(row, logits)[0] for _ in range(20)] for row in range(3)]
 
     first = answers()

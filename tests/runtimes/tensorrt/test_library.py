@@ -16,7 +16,7 @@ from edgekiln import runtimes  # noqa: E402
 from edgekiln.engine.manifest import read_manifest, write_manifest  # noqa: E402
 from edgekiln.errors import EdgekilnError, EngineError  # noqa: E402
 from edgekiln.runtimes.cuda.cuda_device import CudaDevice  # noqa: E402
-from edgekiln.runtimes.tensorrt.library import Library, load_library  # noqa: E402
+from edgekiln.runtimes.tensorrt.library import TensorRTLibrary, load_library  # noqa: E402
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime  # noqa: E402
 from edgekiln.sources.resolve import resolve  # noqa: E402
 from support import fake_tensorrt  # noqa: E402
@@ -153,9 +153,9 @@ def test_contexts_of_the_real_enumerations() -> None:
         ("trt-rtx", fake_tensorrt.FakeRuntimeConfig),
     ):
         engine = Engine()
-        for replayed, kind in ((False, trt.ExecutionContextAllocationStrategy), (True, config)):
+        for replay, kind in ((False, trt.ExecutionContextAllocationStrategy), (True, config)):
             with pytest.raises(EdgekilnError, match=r"made no execution context: it does not say why$"):
-                Library(target, trt).make_context(engine, replayed)
+                TensorRTLibrary(target, trt).make_context(engine, replay)
             assert isinstance(engine._configs[-1], kind)
 
 
@@ -212,13 +212,13 @@ def test_bindings_without_the_package_that_names_them(monkeypatch: pytest.Monkey
 
 def test_the_adapter_is_light_until_an_engine_is_opened() -> None:
     heavy = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "cuda", "onnxruntime", "torch", "onnx")
-    script = f"import sys, edgekiln.runtimes.tensorrt; print(*(set({heavy!r}) & set(sys.modules)))"
+    script = f"import sys, edgekiln.runtimes.tensorrt.runtime; print(*(set({heavy!r}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == ""
 
 
 def test_the_log_keeps_the_first_errors() -> None:
-    library = Library("trt-rtx", trt)
+    library = TensorRTLibrary("trt-rtx", trt)
     severity = trt.ILogger.Severity
     assert library.last_errors() == "it does not say why"
     for number in range(20):

@@ -4,11 +4,11 @@ import pytest
 
 from edgekiln.engine.manifest import TensorRTBuild
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.kv_cache import slice_of
+from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.tensorrt.profiles import (
     CachePart,
     Profile,
-    check_rows_are_aligned,
+    check_alignment,
     largest_batch,
     largest_chunk,
     profile_for,
@@ -37,7 +37,7 @@ def test_more_rows_than_any_profile_takes() -> None:
 
 
 def test_a_size_that_no_profile_takes() -> None:
-    expected = r"^the engine takes 1 to 1 rows of 2 to 4, 1 to 8 rows of 1 to 1 tokens a run, not 1 rows of 5: build"
+    expected = r"^the engine takes 1 to 1 sequences of 2 to 4, 1 to 8 sequences of 1 to 1 tokens a run, not 1 sequences of 5: build"
     with pytest.raises(RequestError, match=expected):
         profile_for([Profile((1, 1), (2, 4)), DECODE], 1, 5)
 
@@ -50,16 +50,16 @@ def test_limits() -> None:
 
 def test_rows_that_begin_between_boundaries() -> None:
     part = CachePart("past.0.key", "present.0.key", heads=3, head_dim=64)
-    check_rows_are_aligned([part], 512, 2)
+    check_alignment([part], 512, 2)
     expected = (
-        r"^a row of past.0.key has 196224 bytes, no multiple of 256, .* a --max-length that is a multiple of 256$"
+        r"^a sequence of past.0.key has 196224 bytes, no multiple of 256, .* a --max-length that is a multiple of 256$"
     )
     with pytest.raises(RequestError, match=expected):
-        check_rows_are_aligned([part], 511, 2)
+        check_alignment([part], 511, 2)
 
 
 def test_rows_are_slices_of_one_buffer() -> None:
-    address, shape = slice_of(4096, (4, 3, 512, 64), slice(2, 3), 2)
+    address, shape = batch_slice(4096, (4, 3, 512, 64), slice(2, 3), 2)
     assert (address, shape) == (4096 + 2 * 3 * 512 * 64 * 2, [1, 3, 512, 64])
 
 

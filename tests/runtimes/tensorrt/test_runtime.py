@@ -64,11 +64,11 @@ def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str
     tokenizer = Tokenizer.from_engine(engines["cpu"], read_manifest(engines["cpu"]))
     prompts = [ids(40), ids(3, 1), ids(17, 2)]
     options = GenerateOptions(max_tokens=24, sampling=SamplingOptions(temperature=0), ignore_eos=True)
-    expected = [(token.row, token.id) for token in generate(truth, tokenizer, prompts, options)]
-    assert [(token.row, token.id) for token in generate(runtime, tokenizer, prompts, options)] == expected
+    expected = [(token.index, token.id) for token in generate(truth, tokenizer, prompts, options)]
+    assert [(token.index, token.id) for token in generate(runtime, tokenizer, prompts, options)] == expected
     assert len(expected) == 3 * 24
-    replayed = graph and form == ("in-place", "trt")
-    assert cuda.launches == (23 - 1 if replayed else 0)
+    replay = graph and form == ("in-place", "trt")
+    assert cuda.launches == (23 - 1 if replay else 0)
     configs = [c for c in library.engine._configs if not isinstance(c, trt.ExecutionContextAllocationStrategy)]
     assert len(configs) == (graph and form == ("in-place", "trt-rtx"))
     for config in configs:
@@ -206,7 +206,7 @@ def test_a_failing_run_is_one_sentence_and_counts_no_token(engines: dict, form: 
 
 def test_a_refused_run_is_one_sentence(engines: dict, form: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = open_on_host(engines[form])[0]
-    monkeypatch.setattr("fake_tensorrt.FakeExecutionContext.execute_async_v3", lambda self, stream_handle: False)
+    monkeypatch.setattr("support.fake_tensorrt.FakeExecutionContext.execute_async_v3", lambda self, stream_handle: False)
     with pytest.raises(EdgekilnError, match=r"^tensorrt(_rtx)? failed while running the engine: it does not say why$"):
         runtime.prefill(runtime.new_cache(), 0, ids(4))
 
@@ -215,9 +215,9 @@ def test_bad_rows_and_caches(engines: dict, form: tuple[str, str]) -> None:
     runtime = open_on_host(engines[form])[0]
     with pytest.raises(RequestError, match=r"batch size must be at least 1, got 0"):
         runtime.new_cache(0)
-    with pytest.raises(RequestError, match=r"row 2 is outside the cache of 2 rows"):
+    with pytest.raises(RequestError, match=r"batch index 2 is outside the cache of batch size 2"):
         runtime.prefill(runtime.new_cache(2), 2, ids(1))
-    with pytest.raises(RequestError, match=r"the cache is a OrtCache, take one from this runtime's new_cache\(\)"):
+    with pytest.raises(RequestError, match=r"the cache is a OrtKVCache, take one from this runtime's new_cache\(\)"):
         runtime.step(runtimes.open(engines["cpu"]).new_cache(), ids(1))
 
 
@@ -252,7 +252,7 @@ def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
 
 def test_the_registry_knows_the_targets(engines: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr("edgekiln.runtimes.tensorrt.load_library", lambda target: opened.append(target) or _stop())
+    monkeypatch.setattr("edgekiln.runtimes.tensorrt.runtime.load_library", lambda target: opened.append(target) or _stop())
     for target in ("trt", "trt-rtx"):
         with pytest.raises(EdgekilnError, match=r"^stop$"):
             runtimes.open(engines["in-place", target])

@@ -112,7 +112,7 @@ def test_the_cost_of_a_token_is_constant(tokenizer, repeated):
             decoded += len(ids)
             return super().decode(ids)
 
-    counting = Counting(tokenizer._tokenizer, tokenizer.tokens)
+    counting = Counting(tokenizer._tokenizer, tokenizer.special_tokens)
     count = 1000
     pieces_of(counting, (ids * count)[:count])
     assert decoded < 60 * count
