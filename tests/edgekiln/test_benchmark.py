@@ -15,7 +15,7 @@ VOCABULARY, MAX_LENGTH = 50, 64
 
 
 class FakeRuntime:
-    """A prefill takes `prefill_s`, a step the next of `step_s`; the largest logit is that of the last token plus one."""
+    """A prefill takes `prefill_s`, a step the next of `step_s`; the largest logit is at the last token plus one."""
 
     def __init__(self, clock: "FakeClock", prefill_s: float, step_s: list[float]) -> None:
         self.properties = SimpleNamespace(vocab_size=VOCABULARY, max_length=MAX_LENGTH)
