@@ -1,11 +1,10 @@
-"""Engines as models of lm-evaluation-harness, under the name `edgekiln`.
+"""The model `edgekiln` of lm-evaluation-harness: it evaluates an engine.
 
-`python -m edgekiln.integrations.lm_eval` is the harness's own command line with that model added:
+`python -m edgekiln.integrations.lm_eval` is the harness's own command line with this model added:
 
     python -m edgekiln.integrations.lm_eval run --model edgekiln --model_args engine=engines/qwen --tasks hellaswag
 
-Needs the extra `lm-eval`. The module is not called after the harness so that the two are not taken for each other, and
-lies outside of `edgekiln.runtimes`, which deployments import.
+It needs the extra `lm-eval`.
 """
 
 import sys
@@ -44,25 +43,31 @@ except EdgekilnError as error:
         _exit(error)
     raise
 
-# Scoring holds the logits of every position: 2048 of a vocabulary of 150,000 are 1.2 GB.
-_LONGEST = 2048
+# Scoring keeps the logits of all positions: 2048 positions with a vocabulary of 150,000 take 1.2 GB.
+_DEFAULT_MAX_LENGTH = 2048
 _AUTO_BATCH = 8
 
-# The words of a pair, its context's tokens, and the tokens whose likelihood is asked for.
+# A request for a likelihood: (context, continuation) as text, tokens of the context, tokens of the continuation.
 Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 @register_model("edgekiln")
 class EngineLM(TemplateLM):
-    """An engine directory as the harness wants it; scores are of whole sequences, as in `edgekiln eval`.
+    """An engine as a model of the harness. Sequences are scored in one run each, as in `edgekiln eval`.
 
     Args:
         engine: the engine directory.
-        threads: compute threads; by default the physical cores this process may use.
-        max_length: tokens of context, at most; by default what the engine holds, up to 2048.
-        batch_size: answers generated at once; scoring takes one sequence at a time.
+        threads: compute threads; by default the physical cores that this process may use.
+        max_length: largest number of tokens of a request; by default the engine's, but at most 2048.
+        batch_size: number of answers that are generated together. Scoring ignores it.
         seed: of sampled answers.
-        device, max_batch_size: of no use here, taken because the harness passes them.
+        device: ignored; the harness passes it.
+        max_batch_size: ignored; the harness passes it.
+
+    Attributes:
+        runtime: runs the engine.
+        engine_tokenizer: its tokenizer. `TemplateLM.tokenizer` stays None, because the harness expects one of
+            transformers there.
 
     Raises:
         EdgekilnError: the engine cannot be opened, or an option is out of range.
@@ -80,10 +85,10 @@ class EngineLM(TemplateLM):
     ) -> None:
         super().__init__()
         self.runtime = runtimes.open(engine, threads=None if threads is None else int(threads))
-        self.vocabulary = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
+        self.engine_tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
         self._directory = Path(engine)
         holds = self.runtime.properties.max_length
-        self.max_length = min(holds, _LONGEST) if max_length is None else int(max_length)
+        self.max_length = min(holds, _DEFAULT_MAX_LENGTH) if max_length is None else int(max_length)
         if not 2 <= self.max_length <= holds:
             raise RequestError(f"max_length must be from 2 to the {holds} tokens the engine holds, got {max_length}")
         self.batch_size = _AUTO_BATCH if str(batch_size).startswith("auto") else int(batch_size)
@@ -91,39 +96,39 @@ class EngineLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """The end-of-text token, eos."""
         return self._end()
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
-        begin = self.vocabulary.tokens.bos
+        """The token that replaces an empty context: bos, or eos if the model has no bos."""
+        begin = self.engine_tokenizer.special_tokens.bos
         return self._end() if begin is None else begin
 
     def _end(self) -> int:
-        if not self.vocabulary.tokens.eos:
+        if not self.engine_tokenizer.special_tokens.eos:
             raise RequestError(f"{self._directory} names no token that ends a text, which the harness needs")
-        return self.vocabulary.tokens.eos[0]
+        return self.engine_tokenizer.special_tokens.eos[0]
 
     @property
     def tokenizer_name(self) -> str:
-        """What cached requests are kept under."""
+        """The key of the harness's request cache."""
         return str(self._directory.resolve()).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text; by default with what the tokenizer adds, unless the text begins with it already."""
-        ids = self.vocabulary.encode(string, add_special_tokens=add_special_tokens is not False)
-        begin = self.vocabulary.tokens.bos
+        """Token ids of a text, by default with the tokenizer's special tokens, but without a second bos."""
+        ids = self.engine_tokenizer.encode(string, add_special_tokens=add_special_tokens is not False)
+        begin = self.engine_tokenizer.special_tokens.bos
         if add_special_tokens is None and begin is not None and list(ids[:2]) == [begin, begin]:
-            ids = self.vocabulary.encode(string, add_special_tokens=False)
+            ids = self.engine_tokenizer.encode(string, add_special_tokens=False)
         return [int(token) for token in ids]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The prompt text of a conversation."""
-        return self.vocabulary.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+        """The prompt of a conversation, as text."""
+        return self.engine_tokenizer.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The engine's template, for the harness's records; None where none is asked for."""
+        """The engine's chat template, which the harness stores with its results; None if it is not used."""
         if chat_template is False or chat_template is None:
             return None
         path = self._directory / CHAT_TEMPLATE_FILE
@@ -134,11 +139,11 @@ class EngineLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood of the continuation, whether it is what greedy decoding gives) of each request."""
+        """For each request, the log-likelihood of the continuation and whether greedy decoding gives it."""
         inputs = [self._input(context, continuation) for _, context, continuation in requests]
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         last: tuple[tuple[int, ...], Logits] | None = None
-        # Continuations of one token after the same context share a run.
+        # Requests with the same context and continuations of one token share a run.
         order = sorted(range(len(requests)), key=lambda index: inputs[index])
         for index in tqdm(order, disable=disable_tqdm, desc="Scoring"):
             words, _, continuation = requests[index]
@@ -150,9 +155,11 @@ class EngineLM(TemplateLM):
         return results
 
     def _input(self, context: list[int], continuation: list[int]) -> tuple[int, ...]:
-        """What is run to predict the continuation: all but its last token, the context cut on the left to fit."""
+        """The tokens to run: context and continuation without its last token, truncated on the left to max_length."""
         if not continuation or not context:
-            raise RequestError("the harness asked for the likelihood of nothing, or of a text without a beginning")
+            raise RequestError(
+                "the harness asked for the likelihood of an empty continuation, or of one without a context"
+            )
         if len(continuation) > self.max_length:
             raise RequestError(
                 f"a continuation has {len(continuation)} tokens, max_length is {self.max_length}: raise it"
@@ -160,7 +167,7 @@ class EngineLM(TemplateLM):
         return tuple((context + continuation)[:-1][-self.max_length :])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, each token predicted once, in windows of `max_length`."""
+        """Log-likelihood of whole texts, in windows of `max_length`; each token is predicted once."""
         results = []
         for request in tqdm(requests, disable=disable_tqdm, desc="Scoring texts"):
             (text,) = request.args
@@ -176,12 +183,12 @@ class EngineLM(TemplateLM):
         return results
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answers to prompts, each up to what its arguments say ends it."""
+        """Generate answers; each ends at the stop strings or the length of its request."""
         results = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Generating") as progress:
             for indices, options in self._batches(requests):
                 prompts = [self._prompt(requests[index].args[0], options) for index in indices]
-                for token in generate(self.runtime, self.vocabulary, prompts, options):
+                for token in generate(self.runtime, self.engine_tokenizer, prompts, options):
                     results[indices[token.index]] += token.text
                 for index in indices:
                     self.cache_hook.add_partial("generate_until", requests[index].args, results[index])
@@ -211,13 +218,18 @@ class EngineLM(TemplateLM):
         return GenerateOptions(max_tokens=room, sampling=sampling, stop=tuple(filter(None, wanted["until"])))
 
     def _prompt(self, text: str, options: GenerateOptions) -> Ids:
-        """The prompt's tokens, cut on the left so that the answer fits."""
+        """The tokens of a prompt, truncated on the left so that the answer fits."""
         ids = self.tok_encode(text) or [self.prefix_token_id]
         return np.array(ids[-(self.max_length - options.max_tokens) :], dtype=np.int64)
 
 
 def _likelihood(logits: Logits, continuation: Ids) -> tuple[float, bool]:
-    """Log-likelihood of int64 [C] tokens under the last C of float32 [S, V] logits; whether all are likeliest."""
+    """Log-likelihood of a continuation, and whether each of its tokens has the largest logit.
+
+    Args:
+        logits: float32 [S, V]; the last C rows predict the continuation.
+        continuation: int64 [C].
+    """
     rows = logits[-len(continuation) :].astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     chosen = rows[np.arange(len(continuation)), continuation] - np.log(np.exp(rows).sum(axis=1))
@@ -225,7 +237,7 @@ def _likelihood(logits: Logits, continuation: Ids) -> tuple[float, bool]:
 
 
 def main() -> None:
-    """The harness's command line; what goes wrong with an engine is one sentence and exit status 2."""
+    """Run the harness's command line. An `EdgekilnError` is printed as one sentence; the exit status is then 2."""
     from lm_eval.__main__ import cli_evaluate
 
     try:

@@ -1,4 +1,4 @@
-"""An engine in lm-evaluation-harness against the harness's own model of transformers, on tasks made here."""
+"""Results of lm-evaluation-harness for an engine, compared with those for the same model in transformers."""
 
 import json
 import os
@@ -26,7 +26,7 @@ QUESTIONS = [
     {"question": f"Which letter follows {letter}?", "choices": ["A kiln", "a", "Z!"], "answer": index % 3}
     for index, letter in enumerate("abcdefgh")
 ]
-# More than the 256 tokens that the model holds.
+# The first text has more than the model's 256 tokens.
 TEXTS = [{"text": "A kiln is hot. " * 30}, {"text": "Short."}]
 COMMON = {"dataset_path": "json", "test_split": "train", "metadata": {"version": 1}}
 TASKS: dict[str, dict[str, Any]] = {
@@ -85,19 +85,17 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_gives_what_the_harness_measures_with_transformers(
-    ours: EngineLM, theirs: HFLM, tasks: Path, task: str
-) -> None:
+def test_tasks_give_the_results_of_transformers(ours: EngineLM, theirs: HFLM, tasks: Path, task: str) -> None:
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     results = [
         simple_evaluate(model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True)
         for model in (ours, theirs)
     ]
-    figures, expected = (result["results"][task] for result in results)
-    measured = {name: value for name, value in expected.items() if isinstance(value, float)}
-    assert len(measured) >= len(TASKS[task]["metric_list"])
-    for name, value in measured.items():
-        assert figures[name] == pytest.approx(value, rel=1e-4), name
+    measured, expected = (result["results"][task] for result in results)
+    metrics = {name: value for name, value in expected.items() if isinstance(value, float)}
+    assert len(metrics) >= len(TASKS[task]["metric_list"])
+    for name, value in metrics.items():
+        assert measured[name] == pytest.approx(value, rel=1e-4), name
     samples = [[sample["resps"] for sample in result["samples"][task]] for result in results]
     if task == "answers":
         assert samples[0] == samples[1]
@@ -125,10 +123,11 @@ def test_likelihoods_match_transformers(ours: EngineLM, theirs: HFLM) -> None:
         assert greedy == expected_greedy
 
 
-def test_what_greedy_decoding_gives_is_greedy(ours: EngineLM) -> None:
+def test_a_greedy_answer_is_recognized(ours: EngineLM) -> None:
     prompt = ours.tok_encode("The sky is")
     answer = [
-        token.id for token in generate(ours.runtime, ours.vocabulary, [np.array(prompt)], GenerateOptions(max_tokens=4))
+        token.id
+        for token in generate(ours.runtime, ours.engine_tokenizer, [np.array(prompt)], GenerateOptions(max_tokens=4))
     ]
     other = [*answer[:-1], (answer[-1] + 1) % 256]
     scored = ours._loglikelihood_tokens([(None, prompt, answer), (None, prompt, other)], disable_tqdm=True)
