@@ -1,4 +1,4 @@
-"""How much worse than the float32 model an engine may be; imports nothing heavy."""
+"""Limits on how much worse than the float32 model an engine may be. Imports nothing heavy."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from edgekiln.errors import RequestError
 
 @dataclass(frozen=True)
 class Limits:
-    """Layers are raised to more bits until both hold on calibration text; None holds of itself.
+    """Layers are promoted to 8 bits until both limits hold on held-out calibration data; None disables a limit.
 
     Attributes:
-        max_ppl_increase: of perplexity, in percent.
-        max_kl: mean divergence of the predictions from those of the float32 model, in nats.
+        max_ppl_increase: increase of perplexity, in percent.
+        max_kl: mean KL divergence of the predictions from those of the float32 model, in nats.
 
     Raises:
         RequestError: a limit is not a number above 0.

@@ -1,4 +1,4 @@
-"""Recipes: which scheme each layer gets and how its codes are found, as data.
+"""Recipes: the scheme of each layer and the method that finds its codes.
 
 A recipe file is YAML:
 
@@ -6,12 +6,12 @@ A recipe file is YAML:
     smoothquant: 0.5            # SmoothQuant's strength, 0 to 1; left out, SmoothQuant is not applied
     default: {bits: 4, group_size: 32, symmetric: false}
     overrides:                  # later ones win
-      - match: "*.mlp.*"        # a module's name, with * and ? as in file names
+      - match: "*.mlp.*"        # pattern of module names, with * and ? as in file names
         bits: 8
       - match: "*.layers.0.*"
         skip: true              # stays in floating point
 
-Importing this module is cheap: the command line checks recipes before it loads anything.
+Importing this module is cheap: the command line checks recipes before it imports torch.
 """
 
 from collections.abc import Iterable
@@ -38,9 +38,9 @@ class LayerSpec(_Strict):
 
     Attributes:
         bits: 4 or 8.
-        group_size: consecutive inputs that share a scale: 32, 64 or 128; None is one scale an output channel.
-        symmetric: no zero points.
-        activation: how the layer's input is treated at run time.
+        group_size: consecutive input channels that share a scale, 32, 64 or 128; None is one scale per output channel.
+        symmetric: without zero points.
+        activation: quantization of the layer's input at run time.
     """
 
     bits: Literal[4, 8]
@@ -53,8 +53,8 @@ class LayerSpec(_Strict):
         if self.group_size is None:
             if self.bits != 8 or not self.symmetric or self.activation == "none":
                 raise ValueError(
-                    "one scale a channel (no group_size) takes bits: 8, symmetric: true and activation: int8-per-token "
-                    "or int8-static"
+                    "one scale per channel (no group_size) takes bits: 8, symmetric: true and activation: "
+                    "int8-per-token or int8-static"
                 )
         elif self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128, got {self.group_size}")
@@ -64,7 +64,7 @@ class LayerSpec(_Strict):
 
 
 class Override(_Strict):
-    """What differs from the default in the modules whose name matches; None leaves a field as it is."""
+    """Changes to the default for modules whose names match; None leaves a field as it is."""
 
     match: str = Field(min_length=1)
     skip: bool = False
@@ -74,7 +74,10 @@ class Override(_Strict):
     activation: Activation | None = None
 
     def apply(self, spec: LayerSpec) -> LayerSpec:
-        """`spec` with this override's fields; going from channels to groups or back takes its usual companions along.
+        """`spec` with the fields of this override.
+
+        A change between groups and one scale per channel also sets the fields that belong to it, unless the override
+        names them.
 
         Raises:
             ValidationError: the fields contradict each other.
@@ -90,7 +93,14 @@ class Override(_Strict):
 
 
 class Recipe(_Strict):
-    """A whole recipe; `default` None leaves every layer that no override names in floating point."""
+    """A recipe.
+
+    Attributes:
+        method: the quantizer that finds the codes of weights, one of `edgekiln.calib.quantizers.base.METHODS`.
+        smoothquant: strength of SmoothQuant, 0 to 1; None does not apply it.
+        default: of every linear layer; None leaves the layers that no override matches in floating point.
+        overrides: applied in order, so that later ones win.
+    """
 
     method: str = "rtn"
     smoothquant: float | None = Field(default=None, ge=0, le=1)
@@ -131,7 +141,7 @@ class Recipe(_Strict):
         return "int8-static" in (self.default and self.default.activation, *(o.activation for o in self.overrides))
 
     def spec(self, name: str) -> LayerSpec | None:
-        """What the linear layer `name` gets; None to leave it in floating point."""
+        """How the linear layer `name` is quantized; None if it stays in floating point."""
         spec = self.default
         for override in self.overrides:
             if fnmatchcase(name, override.match):
@@ -139,10 +149,10 @@ class Recipe(_Strict):
         return spec
 
     def scheme(self, name: str, in_features: int, kind: Kind = "linear") -> Scheme | None:
-        """The scheme of one weight with `in_features` columns; None to leave it in floating point.
+        """The scheme of one weight with `in_features` columns; None if it stays in floating point.
 
-        A group size that does not divide `in_features` falls back to the next smaller one. The embedding and the head,
-        tied or not, are asymmetric 8 bit in small groups unless an override skips them.
+        A group size that does not divide `in_features` falls back to the next smaller one that does. The embedding and
+        the head, tied or not, get 8 bits with zero points in groups of 32, unless an override skips them.
 
         Raises:
             UnsupportedModelError: no group size divides `in_features`.
@@ -159,7 +169,7 @@ class Recipe(_Strict):
         return Scheme(spec.bits, group_size, spec.symmetric, spec.activation)
 
     def check_names(self, names: Iterable[str]) -> None:
-        """See that each pattern is of use in a model with these modules.
+        """Check that each override matches one of these module names.
 
         Raises:
             RequestError: a pattern matches none of them.
@@ -177,7 +187,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe file.
 
     Raises:
-        RequestError: it is not there, not YAML, or not a recipe; the message names the field.
+        RequestError: the file is missing, is not YAML or is not a recipe; the message names the field.
     """
     import yaml
 

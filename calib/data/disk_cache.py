@@ -1,4 +1,4 @@
-"""What calibration keeps between runs, in the user's cache directory."""
+"""A disk cache for calibration data, in the user's cache directory."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from edgekiln.sources.base import ModelSource
 
-# Tensors whose values are part of a model's fingerprint: enough that a fine-tuned model differs from its base, few
-# enough that a large one is not read twice.
+# Number of tensors whose values are part of a model's fingerprint: enough to tell a fine-tuned model from its base, and
+# a small part of what has to be read of a large model.
 _TENSORS = 16
 
 
 def cache_directory() -> Path:
-    """Where the platform keeps what can be made again; $XDG_CACHE_HOME goes first."""
+    """The directory edgekiln in $XDG_CACHE_HOME, or in the platform's cache directory."""
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "edgekiln"
     if sys.platform == "win32":
@@ -28,7 +28,7 @@ def cache_directory() -> Path:
 
 
 def fingerprint(source: ModelSource) -> str:
-    """A hash that tells one model from another: of its configuration, tokenizer, tensor names and some of its weights.
+    """A hash of a model's configuration, tokenizer, tensor names and some of its weights.
 
     Raises:
         SourceError: a weight is damaged.
@@ -43,7 +43,7 @@ def fingerprint(source: ModelSource) -> str:
 
 
 def load(name: str) -> npt.NDArray[np.int64] | None:
-    """The int64 array kept under `name`; None where there is none or it is damaged."""
+    """The cached int64 [rows, columns] array `name`; None if it is missing or damaged."""
     try:
         array = np.load(cache_directory() / name, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -52,7 +52,7 @@ def load(name: str) -> npt.NDArray[np.int64] | None:
 
 
 def store(name: str, array: npt.NDArray[np.int64]) -> None:
-    """Keep int64 [rows, columns] under `name`, whole or not at all; a cache that cannot be written is done without."""
+    """Cache int64 [rows, columns] as `name`, atomically. Does nothing if the cache cannot be written."""
     directory = cache_directory()
     temporary: Path | None = None
     try:

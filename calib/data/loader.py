@@ -1,4 +1,4 @@
-"""Calibration data: a file or a data set becomes windows of tokens."""
+"""Load calibration data: tokenize a file or a data set and cut it into windows."""
 
 import importlib.util
 import json
@@ -18,13 +18,13 @@ from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 Windows = npt.NDArray[np.int64]
 
-# What a hub lets a data set be called; a name that ends like a file's is one.
+# Names that a data set on the Hugging Face Hub may have. A name with one of the suffixes is taken as a file.
 _DATASET_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _FILE_SUFFIXES = (".txt", ".md", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zip")
 
 
 class _Document(BaseModel):
-    """One line of a JSONL file; other keys are of no interest."""
+    """One line of a JSONL file. Other keys are ignored."""
 
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
@@ -37,20 +37,26 @@ class _Document(BaseModel):
 
 
 def windows_of(options: DataOptions, tokenizer: Tokenizer) -> Windows:
-    """The data that `options.data` names as int64 [windows, length], spread evenly over all of it.
+    """Load the data that `options.data` names.
 
-    Documents are laid end to end. Data of less than `options.count` windows gives fewer, data of less than one gives
-    one shorter window.
+    Documents are concatenated, and windows are spread evenly over them.
+
+    Args:
+        options: with data.
+        tokenizer: the model's.
+
+    Returns:
+        int64 [windows, length]. Short data gives fewer windows, or one shorter window.
 
     Raises:
-        RequestError: no such data, damaged, empty, or messages that the chat template does not take.
+        RequestError: the data is missing, damaged or empty, or the chat template rejects messages.
     """
     assert options.data is not None
-    enough = _Enough(options)
+    budget = _TokenBudget(options)
     parts = []
     for ids in _encoded(options.data, tokenizer):
         parts.append(ids)
-        if enough.reached(len(ids)):
+        if budget.spend(len(ids)):
             break
     tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     if len(tokens) < 2:
@@ -63,16 +69,17 @@ def windows_of(options: DataOptions, tokenizer: Tokenizer) -> Windows:
     return np.ascontiguousarray(windows[chosen])
 
 
-class _Enough:
-    """Counts tokens, so that a data set of terabytes is not read to its end."""
+class _TokenBudget:
+    """Limits how many tokens are read, so that a data set of terabytes is not read to its end."""
 
+    # Multiple of the tokens in all windows.
     _SPREAD = 8
 
     def __init__(self, options: DataOptions) -> None:
         self._left = options.count * options.length * self._SPREAD
 
-    def reached(self, tokens: int) -> bool:
-        """Count `tokens` more; whether there is plenty to choose windows from."""
+    def spend(self, tokens: int) -> bool:
+        """Count `tokens` more, and return whether the budget is spent."""
         self._left -= tokens
         return self._left <= 0
 
@@ -125,10 +132,10 @@ def _dataset(name: str) -> Iterator[str]:
         )
     import datasets
 
-    # It tells of each try to reach the hub; what came of them is in its error.
+    # The library logs each attempt to reach the Hub; the error says how they ended.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
-        # Streaming: a few hundred windows do not need the whole of it on the disk.
+        # Streaming, since a few hundred windows do not need the whole data set on disk.
         rows = datasets.load_dataset(name, split="train", streaming=True)
         for row in rows:
             if not isinstance(row.get("text"), str):
@@ -136,6 +143,6 @@ def _dataset(name: str) -> Iterator[str]:
             yield row["text"]
     except RequestError:
         raise
-    except Exception as error:  # the library raises errors of many kinds
+    except Exception as error:  # the library documents no common class
         reason = " ".join(str(error).split())[:200]
         raise RequestError(f"{name!r} is neither a file nor a data set that can be read: {reason}") from error

@@ -1,10 +1,11 @@
-"""What a user can choose of the calibration data; imports nothing heavy."""
+"""Options of the calibration data. Imports nothing heavy."""
 
 from dataclasses import dataclass, replace
 
 from edgekiln.errors import RequestError
 
-# Smoothing looks at the size of each channel only: with 16 windows it comes out as with 64, in half the time.
+# Default number of windows. SmoothQuant and static activation scales depend on statistics of whole channels only: 16
+# windows give the same result as 64 in half the time.
 FEW_WINDOWS = 16
 MANY_WINDOWS = 64
 DEFAULT_LENGTH = 256
@@ -16,10 +17,10 @@ class DataOptions:
 
     Attributes:
         data: a text file, a JSONL file of {"text"} or {"messages"} objects, or the name of a data set for the
-            `datasets` library; None lets the model write its own.
-        samples: windows of tokens, at most; None is as many as the recipe needs.
-        length: tokens of a window; the default gives way to a model that holds fewer.
-        seed: of what the model writes.
+            `datasets` library; None is synthetic data, which the model generates.
+        samples: largest number of windows; None is as many as the recipe's quantizers need.
+        length: tokens of a window; the default is reduced to the context of a model with a shorter one.
+        seed: of synthetic data.
 
     Raises:
         RequestError: a value is out of its range.
@@ -38,14 +39,14 @@ class DataOptions:
 
     @property
     def count(self) -> int:
-        """Windows, at most."""
+        """Largest number of windows."""
         return MANY_WINDOWS if self.samples is None else self.samples
 
     def fitted(self, limit: int | None) -> "DataOptions":
-        """These options for a model of `limit` tokens; None is no limit.
+        """These options for a model with a context of `limit` tokens; None is no limit.
 
         Raises:
-            RequestError: longer windows were asked for.
+            RequestError: the user asked for longer windows.
         """
         if limit is None or self.length <= limit:
             return self

@@ -1,7 +1,7 @@
-"""Where two engines part: the same tokens through both graphs in ONNX Runtime on the CPU, compared by polygraphy.
+"""Compare the tensors of two engines of one model on the same prompt, with polygraphy and ONNX Runtime on the CPU.
 
-Graphs of one model keep the names that tracing gave to values in between, as far as lowering left those values; so they
-can be compared layer by layer, in the reference's order.
+Lowering keeps the names of the intermediate values of the traced graph, so that values which both graphs still have
+can be compared layer by layer, in the order in which the reference computes them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from edgekiln.calib.evaluation.graph_scorer import first_feeds, open_graph
-from edgekiln.calib.tensorrt.quiet_polygraphy import need_polygraphy
+from edgekiln.calib.tensorrt.quiet_polygraphy import require_polygraphy
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
@@ -25,13 +25,13 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one tensor of an engine is from the reference's.
+    """Difference of one tensor between an engine and its reference.
 
     Attributes:
-        name: of the tensor in the graph.
-        absolute: the largest difference of two elements.
-        relative: Euclidean norm of the difference over that of the reference.
-        cosine: cosine of the angle between the two.
+        name: name of the tensor in the graph.
+        absolute: largest absolute difference of two elements.
+        relative: L2 norm of the difference over that of the reference.
+        cosine: cosine similarity.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two engines: its directory, checked, and what engine.json says."""
+    """One of the two engines: its directory and its manifest."""
 
     directory: Path
     manifest: EngineManifest
@@ -55,39 +55,39 @@ def compare(
     layers: bool = False,
     threads: int | None = None,
 ) -> list[Difference]:
-    """Run both and compare logits, keys and values, and with `layers` all that both name in between.
+    """Run a prompt through both engines and compare their logits, keys and values.
 
     Args:
-        engine, reference: of one model, for any targets.
-        tokens: int64 [S], a prompt.
-        layers: compare what is in between too; kernels that fuse it are then not used.
+        engine, reference: engines of one model, for any targets.
+        tokens: int64 [S], the prompt.
+        layers: also compare the intermediate values that both graphs have. ONNX Runtime does not fuse across them.
         threads: of ONNX Runtime.
 
     Returns:
-        What was compared, in the order in which the reference computes it; what comes out of a graph last.
+        One entry per tensor, in the order in which the reference computes them; the graph's outputs come last.
 
     Raises:
-        RequestError: the engines differ in shape, or the prompt is longer than one holds.
+        RequestError: the engines differ in shape, or the prompt is longer than the KV cache of one of them.
         EdgekilnError: polygraphy or ONNX Runtime is missing, or a graph cannot be run.
     """
-    need_polygraphy("comparing", "pip install polygraphy")
+    require_polygraphy("comparing", "pip install polygraphy")
     _check(engine, reference, tokens)
-    between = _common(engine, reference) if layers else []
-    outputs = [_run(side, tokens, between, threads) for side in (engine, reference)]
+    intermediate = _common_values(engine, reference) if layers else []
+    outputs = [_run(side, tokens, intermediate, threads) for side in (engine, reference)]
     return _differences(outputs[0], outputs[1])
 
 
 def first_apart(differences: Sequence[Difference], tolerance: float) -> Difference | None:
-    """The first whose relative difference is over `tolerance`."""
+    """The first tensor whose relative difference exceeds `tolerance`; None if there is none."""
     return next((found for found in differences if not found.relative <= tolerance), None)
 
 
 def _check(engine: Side, reference: Side, tokens: npt.NDArray[np.int64]) -> None:
     ours, theirs = engine.manifest.architecture, reference.manifest.architecture
-    for what in ("model_type", "vocab_size", "hidden_size", "layers", "kv_heads", "head_dims"):
-        if getattr(ours, what) != getattr(theirs, what):
+    for name in ("model_type", "vocab_size", "hidden_size", "layers", "kv_heads", "head_dims"):
+        if getattr(ours, name) != getattr(theirs, name):
             raise RequestError(
-                f"{what.replace('_', ' ')} is {getattr(ours, what)} in {engine.directory} and {getattr(theirs, what)} "
+                f"{name.replace('_', ' ')} is {getattr(ours, name)} in {engine.directory} and {getattr(theirs, name)} "
                 f"in {reference.directory}: compare engines of one model"
             )
     most = min(ours.max_length, theirs.max_length)
@@ -99,8 +99,8 @@ def _graph(side: Side) -> onnx.ModelProto:
     return onnx.load(side.directory / side.manifest.graphs["score"], load_external_data=False)
 
 
-def _common(engine: Side, reference: Side) -> list[str]:
-    """Names of values in between that both graphs compute in floating point, in the reference's order."""
+def _common_values(engine: Side, reference: Side) -> list[str]:
+    """Names of floating-point intermediate values that both graphs have, in the order of the reference."""
     names = []
     for side in (engine, reference):
         model = _graph(side)
@@ -111,18 +111,18 @@ def _common(engine: Side, reference: Side) -> list[str]:
     return [name for name in names[1] if name in ours]
 
 
-def _run(side: Side, tokens: npt.NDArray[np.int64], between: list[str], threads: int | None) -> Arrays:
+def _run(side: Side, tokens: npt.NDArray[np.int64], intermediate: list[str], threads: int | None) -> Arrays:
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
-    session = open_graph(side.directory, side.manifest, threads, between)
+    session = open_graph(side.directory, side.manifest, threads, intermediate)
     runner = OnnxrtRunner(session, name=str(side.directory))
     ((_, (result,)),) = Comparator.run([runner], data_loader=[first_feeds(side.manifest, tokens)]).items()
     found = {name: np.asarray(value) for name, value in result.items()}
-    # A cache of fixed size has slots behind the tokens.
+    # A cache of fixed size has unused positions after the prompt.
     for part in cache_parts(side.manifest):
         found[part.present] = found[part.present][:, :, : len(tokens)]
-    order = [*between, *(name for name in found if name not in between)]
+    order = [*intermediate, *(name for name in found if name not in intermediate)]
     return {name: found[name] for name in order}
 
 
@@ -133,7 +133,7 @@ def _differences(ours: Arrays, theirs: Arrays) -> list[Difference]:
     shared = [name for name in theirs if name in ours and ours[name].shape == theirs[name].shape]
     runs = RunResults()
     for runner, arrays in (("engine", ours), ("reference", theirs)):
-        # In one precision: a difference of binary16 numbers may not be one.
+        # Compared in float32, since a difference of float16 values may not be representable in float16.
         runs.add([{name: arrays[name].astype(np.float32) for name in shared}], runner_name=runner)
     results = Comparator.compare_accuracy(
         runs, compare_func=[CompareFunc.simple(), CosineSimilarityCompareFunc(), L2CompareFunc()]

@@ -1,7 +1,7 @@
-"""Scores with an engine's graph in ONNX Runtime on the CPU, whatever target it was built for.
+"""Score text with the graph of an engine for any target, run by ONNX Runtime on the CPU.
 
-Every target's directory holds the graph that its runtime runs or was compiled from; so the quality of a lowering is
-measured where its runtime does not run. Kernels round as a CPU does.
+The engine directory of every target holds the ONNX graph that its runtime runs or that was compiled. So the quality of
+an engine can be measured on machines where its runtime does not run. Rounding is that of the CPU's kernels.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from edgekiln.runtimes.tensorrt.profiles import cache_parts
 
 
 def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None = None) -> Scorer:
-    """The engine's `score` graph as a function of int64 [S] tokens to float32 [S, V] logits.
+    """A function from int64 tokens [S] to float32 logits [S, V] that runs the engine's `score` graph.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph.
+        EngineError: ONNX Runtime rejects the graph.
         EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
     """
     session = open_graph(directory, manifest, threads)
@@ -34,10 +34,10 @@ def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None 
 
 
 def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, also: Sequence[str] = ()) -> Any:
-    """The `score` graph as an InferenceSession on the CPU, with the values named in `also` among its outputs.
+    """Open the `score` graph as an InferenceSession on the CPU, with the intermediate values `also` as outputs too.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph.
+        EngineError: ONNX Runtime rejects the graph.
         EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
     """
     try:
@@ -58,7 +58,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
     path = directory / manifest.graphs["score"]
     given: str | bytes = str(path)
     if also:
-        import onnx  # which scoring alone does without
+        import onnx  # not needed for scoring alone
 
         model = onnx.load(path, load_external_data=False)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
@@ -71,7 +71,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
 
 
 def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-    """What the graph takes for int64 [S] `tokens` that begin a sequence: its cache is empty, or has empty slots."""
+    """Inputs of the graph for int64 tokens [S] at the start of a sequence, with an empty KV cache."""
     io, kv = manifest.io, manifest.kv_cache
     slots = {"in-place": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.layout]
     feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}

@@ -1,4 +1,4 @@
-"""A Hugging Face model in float32 as the reference that engines are compared with."""
+"""The reference that engines are compared with: the Hugging Face model in float32."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from edgekiln.sources.base import ModelSource
 
 
 def reference_scorer(source: ModelSource) -> Scorer:
-    """Score with transformers' own forward of `source` in float32.
+    """A scorer that runs transformers' own forward of `source` in float32.
 
     Raises:
         SourceError: a weight cannot be read.
@@ -20,14 +20,14 @@ def reference_scorer(source: ModelSource) -> Scorer:
 
 
 def load_model(source: ModelSource) -> PreTrainedModel:
-    """The model of `source` with all its weights in float32.
+    """Load the model of `source` with all weights in float32.
 
     Raises:
         SourceError: a weight cannot be read.
     """
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(source.config, dtype=torch.float32)
-    # Skipping the initialisation skips the tying too.
+    # no_init_weights also skips the tying of weights.
     model.tie_weights()
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:

@@ -1,4 +1,4 @@
-"""What a build measures its quality on. Cheap to import: the command line reads the text before it loads anything."""
+"""The text on which a build measures its quality. Imports nothing heavy."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class QualityText:
-    """A text that the model and the engine predict.
+    """A text that both the reference and the engine predict.
 
     Attributes:
-        name: of the file, for the record.
+        name: name of the file, for the report.
         content: the text.
-        max_tokens: use only so many tokens of it.
+        max_tokens: largest number of tokens to use.
 
     Raises:
-        RequestError: fewer than two tokens asked for.
+        RequestError: `max_tokens` is below 2.
     """
 
     name: str

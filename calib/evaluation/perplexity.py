@@ -1,4 +1,4 @@
-"""Quality of an engine on text: perplexity, and how far its predictions are from a reference's."""
+"""Quality of an engine on text: perplexity, and the KL divergence of its predictions from a reference's."""
 
 import math
 from collections.abc import Callable
@@ -8,23 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekiln.errors import EdgekilnError, RequestError
+from edgekiln.progress import StepProgress
 
-# int64 [S] of a fresh sequence -> float32 [S, V], the logits after each token.
+# From int64 tokens [S] of a new sequence to float32 logits [S, V], those after each token.
 Scorer = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
-# Positions worked on at once: bounds the float64 copies, 64 MB each at 256k tokens of vocabulary.
-_ROWS = 32
+# Positions processed at once. Bounds the float64 copies, to 64 MB each with a vocabulary of 256k tokens.
+_POSITIONS = 32
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over all predicted tokens.
+    """Quality of an engine over all predicted tokens.
 
     Attributes:
         perplexity: exp of the mean negative log-likelihood of the text.
-        tokens: how many tokens were predicted.
+        tokens: number of predicted tokens.
         kl_divergence: mean of KL(reference || engine) over positions, in nats; None without a reference.
         same_top: share of the positions where both have the same most likely token; None without a reference.
-        reference_perplexity: the reference's own; None without one.
+        reference_perplexity: perplexity of the reference; None without one.
     """
 
     perplexity: float
@@ -41,24 +42,23 @@ def perplexity(
     max_tokens: int | None = None,
     *,
     reference: Scorer | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: StepProgress | None = None,
 ) -> Evaluation:
-    """Score int64 [T] `tokens` in consecutive windows that each start with an empty cache.
+    """Score a text in consecutive windows that each start with an empty KV cache.
 
-    Every token of a window but its first is predicted; a last window shorter than `window` counts too if it has two
-    tokens.
+    All tokens of a window except the first are predicted. The last window may be shorter; it needs two tokens.
 
     Args:
         scorer: the engine.
-        tokens: the encoded text.
-        window: tokens a window.
-        max_tokens: use only so many tokens of the text.
-        reference: the model to compare predictions with; it must have the same vocabulary.
-        progress: called with the share done after each window.
+        tokens: int64 [T], the encoded text.
+        window: tokens of a window.
+        max_tokens: largest number of tokens to use.
+        reference: the model to compare predictions with, with the same vocabulary.
+        progress: called with the share that is done after each window.
 
     Raises:
-        RequestError: window, limit or text below two tokens, or scores that do not fit the tokens or each other.
-        EdgekilnError: the model gives NaN.
+        RequestError: `window`, `max_tokens` or the text is below two tokens, or the shapes of logits do not match.
+        EdgekilnError: logits are NaN or infinite.
     """
     if window < 2:
         raise RequestError(f"window must be at least 2 tokens, got {window}")
@@ -77,9 +77,9 @@ def perplexity(
                 f"the reference predicts {expected.shape[1]} tokens, the engine {logits.shape[1]}: "
                 "compare models with the same vocabulary"
             )
-        for row in range(0, len(logits), _ROWS):
-            rows = slice(row, row + _ROWS)
-            sums.add(logits[rows], ids[1:][rows], None if expected is None else expected[rows])
+        for first in range(0, len(logits), _POSITIONS):
+            part = slice(first, first + _POSITIONS)
+            sums.add(logits[part], ids[1:][part], None if expected is None else expected[part])
         if progress is not None:
             progress(min(1.0, (start + window) / len(tokens)))
     if math.isnan(sums.loss + sums.divergence):
@@ -107,23 +107,29 @@ class _Sums:
         targets: npt.NDArray[np.int64],
         expected: npt.NDArray[np.float32] | None,
     ) -> None:
-        """Count rows of logits [R, V], their true tokens [R] and the reference's logits."""
+        """Add positions.
+
+        Args:
+            logits: [P, V] of the engine.
+            targets: [P], the true tokens.
+            expected: [P, V], logits of the reference.
+        """
         actual = _log_softmax(logits)
         self.tokens += len(targets)
-        rows = np.arange(len(targets))
-        self.loss -= float(actual[rows, targets].sum())
+        positions = np.arange(len(targets))
+        self.loss -= float(actual[positions, targets].sum())
         if expected is not None:
             wanted = _log_softmax(expected)
-            self.reference_loss -= float(wanted[rows, targets].sum())
+            self.reference_loss -= float(wanted[positions, targets].sum())
             self.divergence += _divergence(wanted, actual)
             self.same += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
 
 
 def _predictions(scorer: Scorer, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Logits [S - 1, V] that predict ids[1:]."""
+    """Logits [S - 1, V] that predict `ids[1:]`."""
     logits = scorer(ids)
     if logits.ndim != 2 or len(logits) != len(ids):
-        raise RequestError(f"a scorer must return one row of logits a token, got shape {logits.shape} for {len(ids)}")
+        raise RequestError(f"a scorer must return logits for each token, got shape {logits.shape} for {len(ids)}")
     if ids.min() < 0 or ids.max() >= logits.shape[1]:
         raise RequestError(
             f"the text has token {ids.max()}, the model knows {logits.shape[1]}: encode it with the model's tokenizer"
@@ -139,14 +145,14 @@ def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def _divergence(expected: npt.NDArray[np.float64], actual: npt.NDArray[np.float64]) -> float:
-    """Sum over rows of KL(expected || actual) of log-probabilities; a token that cannot occur adds nothing."""
+    """Sum over positions of KL(expected || actual), from log-probabilities. Impossible tokens add nothing."""
     probabilities = np.exp(expected)
     possible = probabilities > 0
     return float((probabilities * np.subtract(expected, actual, out=np.zeros_like(expected), where=possible)).sum())
 
 
 def _exp(value: float) -> float:
-    """exp that overflows to infinity, for a model so broken that its perplexity has no float."""
+    """exp that returns infinity on overflow, which the loss of a broken model can cause."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Small plots as inline SVG, drawn with the colours of the page around them."""
+"""Small plots as inline SVG. Text and grid lines take the colours of the surrounding page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,18 @@ _WIDTH = 720
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 40
 _HEIGHT = 260
 _ROW = 24
-_LABELS = 170  # width of the names beside horizontal bars
-# Told apart with impaired colour vision too (Okabe and Ito 2008); kinds beyond them share the last.
+_LABELS = 170  # width of the names beside the bars of a bar chart
+# Distinguishable with impaired colour vision (Okabe and Ito 2008). Further series share the last colour.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#888888")
 
 Point = tuple[float, float]
 
 
-def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    """One line a series over a logarithmic y axis, with a legend; points that are not above 0 are left out.
+def line_chart(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
+    """Draw one line per series on a logarithmic y axis, with a legend. Points with y <= 0 are left out.
 
     Returns:
-        An <svg> element; "" where no point is left.
+        An <svg> element; "" if no point is left.
     """
     kept = {name: [(x, y) for x, y in points if y > 0] for name, points in series.items()}
     kept = {name: points for name, points in kept.items() if points}
@@ -64,11 +64,11 @@ def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> 
     return _svg(height, parts)
 
 
-def columns(values: Sequence[float], labels: Sequence[str], x_label: str) -> str:
-    """Vertical bars from 0, as of a histogram; labels that would run into each other are left out.
+def column_chart(values: Sequence[float], labels: Sequence[str], x_label: str) -> str:
+    """Draw vertical bars from 0, as in a histogram. Labels that would overlap are left out.
 
     Returns:
-        An <svg> element; "" where no value is above 0.
+        An <svg> element; "" if no value is above 0.
     """
     if not any(values):
         return ""
@@ -91,11 +91,11 @@ def columns(values: Sequence[float], labels: Sequence[str], x_label: str) -> str
     return _svg(_HEIGHT, parts)
 
 
-def rows(values: Mapping[str, float], unit: str) -> str:
-    """Horizontal bars with their name and value; `unit` follows each value.
+def bar_chart(values: Mapping[str, float], unit: str) -> str:
+    """Draw horizontal bars with their names and values; `unit` follows each value.
 
     Returns:
-        An <svg> element; "" where no value is above 0.
+        An <svg> element; "" if no value is above 0.
     """
     if not any(values.values()):
         return ""
@@ -127,6 +127,6 @@ def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Whole numbers from `low` to `high`, about ten of them."""
+    """About ten integers from `low` to `high`."""
     step = max(1, round((high - low) / 10))
     return [float(x) for x in range(math.ceil(low), math.floor(high) + 1, step)]

@@ -1,7 +1,7 @@
-"""Compiles a graph that was lowered for TensorRT into a plan, through polygraphy; with TensorRT-RTX no GPU is needed.
+"""Compile a lowered ONNX graph into a TensorRT plan, through polygraphy. TensorRT-RTX needs no GPU for this.
 
-The network is strongly typed: every precision is what the graph says. The graph is parsed with the library's own parser
-rather than polygraphy's loader, which prints why a graph is refused and does not tell its caller.
+The network is strongly typed: tensors have the types of the graph. The graph is parsed by the library's own parser,
+because polygraphy's loader prints the reason why a graph is rejected instead of raising it.
 """
 
 import sys
@@ -11,38 +11,46 @@ from typing import Any
 
 from edgekiln.calib.tensorrt.checks import check_network, check_size
 from edgekiln.calib.tensorrt.options import TensorRTOptions
-from edgekiln.calib.tensorrt.quiet_polygraphy import need_polygraphy
+from edgekiln.calib.tensorrt.quiet_polygraphy import require_polygraphy
 from edgekiln.engine.manifest import EngineManifest, TensorRTBuild
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError, first_line
 from edgekiln.runtimes.tensorrt.library import TensorRTLibrary, load_library
 
+# Major release of TensorRT from which all networks are strongly typed.
 _ALWAYS_TYPED = 11
 
 
 @dataclass(frozen=True)
 class Range:
-    """The least, usual and most of a dimension in an optimization profile."""
+    """Minimum, optimum and maximum of a dimension in an optimization profile."""
 
-    least: int
-    usual: int
-    most: int
+    min: int
+    opt: int
+    max: int
 
 
 @dataclass(frozen=True)
-class Step:
-    """What an optimization profile is for: so many rows of so many tokens after so many held ones."""
+class ProfileShape:
+    """Sizes that an optimization profile covers.
 
-    rows: Range
+    Attributes:
+        batch: number of sequences.
+        tokens: new tokens of each sequence.
+        past: tokens of each sequence in the KV cache.
+    """
+
+    batch: Range
     tokens: Range
-    held: Range
+    past: Range
 
 
-def steps(options: TensorRTOptions, max_length: int) -> tuple[Step, Step]:
-    """The profiles of a plan: a row's prompt by chunks, then one token of every row."""
+def profile_shapes(options: TensorRTOptions, max_length: int) -> tuple[ProfileShape, ProfileShape]:
+    """The two profiles of a plan: prefill of one sequence in chunks, and decode of one token of each sequence."""
     chunk = min(options.chunk, max_length)
-    held = Range(0, min(max_length // 2, 1024), max_length - 1)
+    past = Range(0, min(max_length // 2, 1024), max_length - 1)
     one = Range(1, 1, 1)
-    return Step(one, Range(1, chunk, chunk), held), Step(Range(1, 1, options.max_batch), one, held)
+    prefill = ProfileShape(one, Range(1, chunk, chunk), past)
+    return prefill, ProfileShape(Range(1, 1, options.max_batch), one, past)
 
 
 def build_plan(
@@ -52,28 +60,28 @@ def build_plan(
     manifest: EngineManifest,
     plan: Path,
 ) -> TensorRTBuild:
-    """Compile `graph`, an ONNX file with its weights beside it, to the file `plan`.
+    """Compile an ONNX graph to a plan file.
 
     Args:
-        graph: lowered by `edgekiln.export.lower.tensorrt`.
+        graph: ONNX file, lowered by `edgekiln.export.lower.tensorrt`, with its external data in the same directory.
         target: trt or trt-rtx.
         options: of the build.
-        manifest: what the graph's inputs are called and how many tokens it holds.
+        manifest: has the names of the graph's inputs and the context length.
         plan: file to write.
 
     Raises:
-        EdgekilnError: the library or polygraphy is missing, or fails, or there is no GPU where one is needed.
-        RequestError: the library does not compile for a capability.
-        UnsupportedModelError: the parser refuses an op, or a quantized layer came out unquantized.
+        EdgekilnError: the library or polygraphy is missing or fails, or a GPU is needed and there is none.
+        RequestError: the library does not compile for a compute capability.
+        UnsupportedModelError: the parser rejects an op, or the plan holds a quantized layer unquantized.
     """
-    library = able_library(target, options)
+    library = require_compiler(target, options)
     module = library.module
     library.errors.clear()
     builder = _builder(library, target)
     network = builder.create_network(network_flags(module, library.version))
     parser = module.OnnxParser(network, library.log)
     if not parser.parse_from_file(str(graph)):
-        raise UnsupportedModelError(_why_not_parsed(parser, library))
+        raise UnsupportedModelError(_parse_error(parser, library))
     weights = check_network(graph, network, module)
     config = _config(options, library, _profiles(network, options, manifest))
     from polygraphy.backend.trt import EngineBytesFromNetwork
@@ -83,7 +91,7 @@ def build_plan(
             (builder, network, parser), config=config, save_timing_cache=_text(options.timing_cache)
         )()
     except Exception as error:
-        raise EdgekilnError(_why_not_built(library, error)) from error
+        raise EdgekilnError(_build_error(library, error)) from error
     if not options.strip_weights:
         check_size(memoryview(data).nbytes, weights)
     plan.write_bytes(data)
@@ -98,12 +106,12 @@ def build_plan(
     )
 
 
-def able_library(target: str, options: TensorRTOptions) -> TensorRTLibrary:
-    """The library that compiles for `target`, if it can do so as `options` say: to be asked before long work.
+def require_compiler(target: str, options: TensorRTOptions) -> TensorRTLibrary:
+    """Load the library that compiles for `target` and check that it supports `options`, before a long build.
 
     Raises:
-        EdgekilnError: it or polygraphy is missing, or there is no GPU where one is needed.
-        RequestError: it does not compile for a capability.
+        EdgekilnError: the library or polygraphy is missing, or a GPU is needed and there is none.
+        RequestError: the library does not compile for a compute capability.
     """
     library = compiler(target)
     if options.refit or options.strip_weights:
@@ -114,13 +122,13 @@ def able_library(target: str, options: TensorRTOptions) -> TensorRTLibrary:
 
 
 def compiler(target: str) -> TensorRTLibrary:
-    """The library that compiles for `target`, with polygraphy set to it.
+    """Load the library that compiles for `target` and set polygraphy to use it.
 
     Raises:
-        EdgekilnError: one of them is not installed, or this process compiles with the other library already.
+        EdgekilnError: one of them is not installed, or this process has already compiled with the other library.
     """
     library = load_library(target)
-    need_polygraphy(f"target {target}", f"pip install 'edgekiln[{target}]'")
+    require_polygraphy(f"target {target}", f"pip install 'edgekiln[{target}]'")
     import polygraphy.config
 
     wanted = library.name == "tensorrt_rtx"
@@ -131,7 +139,7 @@ def compiler(target: str) -> TensorRTLibrary:
 
 
 def _check_gpu(target: str) -> None:
-    """Plans whose weights can be put in later are compiled on the GPU, by TensorRT-RTX too."""
+    """Check for a GPU, which even TensorRT-RTX needs to compile plans whose weights can be replaced."""
     from edgekiln.runtimes.cuda.cuda_device import open_device
 
     try:
@@ -152,7 +160,7 @@ def _check_capabilities(options: TensorRTOptions, library: TensorRTLibrary) -> N
 
 
 def network_flags(module: Any, version: str) -> int:
-    """Flags of a strongly typed network: TensorRT 10 and TensorRT-RTX 1 are told, from release 11 on all are."""
+    """Flags that make a network strongly typed; from release 11 on all networks are, and there is no flag."""
     strongly_typed = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if strongly_typed is None or int(version.split(".", maxsplit=1)[0]) >= _ALWAYS_TYPED:
         return 0
@@ -160,43 +168,41 @@ def network_flags(module: Any, version: str) -> int:
 
 
 def _builder(library: TensorRTLibrary, target: str) -> Any:
-    """TensorRT's builder wants a GPU, and says so by failing."""
+    """Create the builder, which fails for TensorRT where there is no GPU."""
     builder = cause = None
     try:
         builder = library.module.Builder(library.log)
     except Exception as error:
         cause = error
     if builder is None:
-        why = first_line(cause) if cause else library.last_errors()
+        reason = first_line(cause) if cause else library.last_errors()
         fix = "run it where a GPU is, or use --target trt-rtx, which builds without one"
         if target != "trt":
             fix = "install the package again"
-        raise EdgekilnError(f"{library.name} cannot build here ({why}): {fix}") from cause
+        raise EdgekilnError(f"{library.name} cannot build here ({reason}): {fix}") from cause
     return builder
 
 
 def _profiles(network: Any, options: TensorRTOptions, manifest: EngineManifest) -> list[Any]:
-    """polygraphy's form of `steps` for the inputs of `network`."""
+    """Polygraphy profiles with the `profile_shapes` of the inputs of `network`."""
     from polygraphy.backend.trt import Profile
 
     io, capacity = manifest.io, manifest.architecture.max_length
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     profiles = []
-    for step in steps(options, capacity):
+    for shape in profile_shapes(options, capacity):
         profile = Profile()
         for tensor in inputs:
             new = tensor.name in (io.input_ids, io.position_ids)
-            dynamic = {0: step.rows, 1: step.tokens} if new else {0: step.rows, 2: step.held}
+            dynamic = {0: shape.batch, 1: shape.tokens} if new else {0: shape.batch, 2: shape.past}
             sizes = [dynamic[axis] if size == -1 else Range(size, size, size) for axis, size in enumerate(tensor.shape)]
-            profile.add(
-                tensor.name, *([getattr(size, which) for size in sizes] for which in ("least", "usual", "most"))
-            )
+            profile.add(tensor.name, *([getattr(size, which) for size in sizes] for which in ("min", "opt", "max")))
         profiles.append(profile)
     return profiles
 
 
 def _config(options: TensorRTOptions, library: TensorRTLibrary, profiles: list[Any]) -> Any:
-    """polygraphy's builder configuration."""
+    """Polygraphy's builder configuration."""
     module = library.module
     given: dict[str, Any] = {
         "profiles": profiles,
@@ -236,17 +242,17 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _why_not_parsed(parser: Any, library: TensorRTLibrary) -> str:
+def _parse_error(parser: Any, library: TensorRTLibrary) -> str:
     if not parser.num_errors:
-        return f"{library.name}'s parser refuses the graph ({library.last_errors()}): use --target ort-cuda"
+        return f"{library.name}'s parser rejects the graph ({library.last_errors()}): use --target ort-cuda"
     error = parser.get_error(0)
     name = f" at {error.node_operator()} {error.node_name()}".rstrip() if error.node_operator() else ""
-    said = first_line(Exception(error.desc()))
-    return f"{library.name}'s parser refuses the graph{name} ({said}): use --target ort-cuda"
+    reason = first_line(Exception(error.desc()))
+    return f"{library.name}'s parser rejects the graph{name} ({reason}): use --target ort-cuda"
 
 
-def _why_not_built(library: TensorRTLibrary, error: Exception) -> str:
-    said = library.last_errors() if library.errors else first_line(error)
-    if "memory" in said.lower():
-        return f"{library.name} ran out of memory while building ({said}): lower --max-length, --chunk or --max-batch"
-    return f"{library.name} cannot build the engine ({said})"
+def _build_error(library: TensorRTLibrary, error: Exception) -> str:
+    reason = library.last_errors() if library.errors else first_line(error)
+    if "memory" in reason.lower():
+        return f"{library.name} ran out of memory while building ({reason}): lower --max-length, --chunk or --max-batch"
+    return f"{library.name} cannot build the engine ({reason})"

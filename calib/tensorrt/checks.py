@@ -1,6 +1,7 @@
-"""Whether what was quantized in the graph is quantized in the plan: before the build in the network, after it by size.
+"""Check that the weights quantized in the graph are quantized in the plan too.
 
-A plan can be opened, and its layers be listed, only where its GPU is; these checks need none.
+Before the build the parsed network is checked, after it the size of the plan. Neither needs a GPU, which is needed to
+open a plan and list its layers.
 """
 
 from dataclasses import dataclass
@@ -13,21 +14,26 @@ import onnx_ir as ir
 from edgekiln.errors import UnsupportedModelError
 
 _QUANTIZED = (ir.DataType.INT4, ir.DataType.INT8)
-# A plan holds more than weights: kernels for each compute capability, constants, names.
+# Allowance for what a plan holds beside weights: kernels for each compute capability, constants and names.
 _FIXED_BYTES = 32 * 10**6
 _NAMED = 3
 
 
 @dataclass(frozen=True)
-class StoredWeights:
-    """Bytes of a graph's weights as they are, and as they would be were the quantized ones in 16 bits."""
+class WeightBytes:
+    """Bytes of a graph's weights.
+
+    Attributes:
+        packed: as they are in the graph.
+        unpacked: with the quantized ones in 16 bits.
+    """
 
     packed: int
     unpacked: int
 
 
-def check_network(graph: Path, network: Any, module: Any) -> StoredWeights:
-    """Compare a parsed network with its graph.
+def check_network(graph: Path, network: Any, module: Any) -> WeightBytes:
+    """Check that a parsed network dequantizes the quantized weights of its graph.
 
     Args:
         graph: the ONNX file.
@@ -35,7 +41,7 @@ def check_network(graph: Path, network: Any, module: Any) -> StoredWeights:
         module: the library's Python module.
 
     Raises:
-        UnsupportedModelError: naming quantized weights that the network does not dequantize from their own type.
+        UnsupportedModelError: the network lacks some, or dequantizes them from another type; the message names them.
     """
     model = ir.from_proto(onnx.load(graph, load_external_data=False))
     found = _dequantized(network, module)
@@ -60,11 +66,11 @@ def check_network(graph: Path, network: Any, module: Any) -> StoredWeights:
             continue
         packed += tensor.nbytes
         unpacked += tensor.size * 2 if tensor.dtype in _QUANTIZED else tensor.nbytes
-    return StoredWeights(packed, unpacked)
+    return WeightBytes(packed, unpacked)
 
 
 def _dequantized(network: Any, module: Any) -> dict[str, str]:
-    """Outputs of the layers that dequantize, with the type they start from."""
+    """Output name of each dequantize layer to the type of its input."""
     found = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -73,11 +79,11 @@ def _dequantized(network: Any, module: Any) -> dict[str, str]:
     return found
 
 
-def check_size(size: int, weights: StoredWeights) -> None:
-    """Whether a plan of `size` bytes holds its weights quantized.
+def check_size(size: int, weights: WeightBytes) -> None:
+    """Check that a plan of `size` bytes can only hold its weights quantized.
 
     Raises:
-        UnsupportedModelError: it is as large as if they were not.
+        UnsupportedModelError: it is large enough to hold them unquantized.
     """
     limit = weights.packed + (weights.unpacked - weights.packed) // 2 + _FIXED_BYTES
     if size > limit:

@@ -1,4 +1,4 @@
-"""What a TensorRT plan is: from engine.json, and from the library's inspector where the plan can be opened."""
+"""Describe a TensorRT plan, from engine.json and, where the plan can be opened, from the library's inspector."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,10 @@ from edgekiln.errors import EdgekilnError
 
 
 def plan_facts(directory: Path, manifest: EngineManifest) -> dict[str, Any]:
-    """Library, GPUs, profiles and memory of the plan; its layers where it can be opened, else why it cannot.
+    """Library, compute capabilities, options and profiles of the plan, as JSON values.
 
-    A plan is opened only by the version that made it and on a GPU that it was made for.
+    Where the plan can be opened, layers and activation memory too; otherwise `not_opened` is the reason. A plan can be
+    opened only by the version of the library that built it, on a GPU that it was built for.
     """
     build = manifest.tensorrt
     assert build is not None
@@ -21,8 +22,8 @@ def plan_facts(directory: Path, manifest: EngineManifest) -> dict[str, Any]:
         "compute_capabilities": build.compute_capabilities,
         "options": build.options,
         "profiles": [
-            {"name": "prefill", "rows": [1, 1], "tokens": [1, build.prefill_chunk], "held": [0, length - 1]},
-            {"name": "decode", "rows": [1, build.max_batch], "tokens": [1, 1], "held": [0, length - 1]},
+            {"name": "prefill", "batch": [1, 1], "tokens": [1, build.prefill_chunk], "past": [0, length - 1]},
+            {"name": "decode", "batch": [1, build.max_batch], "tokens": [1, 1], "past": [0, length - 1]},
         ],
         "layers": [],
         "not_opened": None,
@@ -42,9 +43,9 @@ def _opened(plan: Path, target: str) -> dict[str, Any]:
     open_device(extra=target)
     engine = library.deserialize(plan)
     inspector = engine.create_engine_inspector()
-    told = json.loads(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
+    information = json.loads(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
     profiles = range(engine.num_optimization_profiles)
     return {
-        "layers": told.get("Layers", []),
+        "layers": information.get("Layers", []),
         "activation_mb": [engine.get_device_memory_size_for_profile_v2(index) / 1e6 for index in profiles],
     }

@@ -1,4 +1,4 @@
-"""What a user can choose of a TensorRT engine; imports nothing heavy."""
+"""Options of TensorRT engines. Imports nothing heavy."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from edgekiln.errors import RequestError
 CacheLayout = Literal["in-place", "growing"]
 HalfType = Literal["float16", "bfloat16"]
 ComputeCapability = tuple[int, int]
-# What TensorRT-RTX compiles for without a GPU to ask: Ampere, Ada and Blackwell.
+# Default of TensorRT-RTX, which compiles without a GPU: Ampere, Ada and Blackwell.
 DEFAULT_CAPABILITIES: tuple[ComputeCapability, ...] = ((8, 0), (8, 6), (8, 9), (12, 0))
 
 
@@ -19,22 +19,22 @@ class TensorRTOptions:
     """Options of targets `trt` and `trt-rtx`.
 
     Attributes:
-        capabilities: compute capabilities of the GPUs that the engine shall run on; TensorRT-RTX only, since TensorRT
-            compiles for the GPU that it runs on. None takes the usual ones.
+        capabilities: compute capabilities of the GPUs that the engine is compiled for; None is the default. For
+            TensorRT-RTX only: TensorRT compiles for the GPU that it runs on.
         cache: `in-place` has one buffer of all positions for past and present; `growing` appends, which every version
             takes.
         dtype: of activations, cache and float weights.
-        max_batch: rows that are stepped together.
-        chunk: tokens of a row that are taken at once.
-        workspace_mb: memory that the builder may plan for intermediate values, in MB of 10^6; None is all there is.
-        timing_cache: file of kernel timings that is read, and written after; TensorRT only.
+        max_batch: largest number of sequences in a decode step.
+        chunk: largest number of prompt tokens in a prefill step.
+        workspace_mb: limit of the memory for intermediate values, in MB of 10^6 bytes; None is no limit.
+        timing_cache: file of kernel timings, read before and written after the build; TensorRT only.
         version_compatible: the plan runs in later versions of the same major release; TensorRT only.
         hardware_compatible: the plan runs on every GPU from Ampere on; TensorRT only.
-        strip_weights: the plan holds no weights; they are put in from the engine's graph where it is loaded.
-        refit: weights of the finished plan can be replaced.
+        strip_weights: the plan holds no weights; they are refitted from the engine's graph when it is loaded.
+        refit: the weights of the plan can be replaced.
 
     Raises:
-        RequestError: a value out of its range.
+        RequestError: a value is out of range.
     """
 
     capabilities: tuple[ComputeCapability, ...] | None = None
@@ -59,14 +59,14 @@ class TensorRTOptions:
 
     @property
     def chosen_capabilities(self) -> tuple[ComputeCapability, ...]:
-        """What TensorRT-RTX compiles for."""
+        """The compute capabilities that TensorRT-RTX compiles for."""
         return self.capabilities or DEFAULT_CAPABILITIES
 
     def check_target(self, target: str) -> None:
-        """Whether the library of `target` has what is asked for.
+        """Check that `target` supports these options.
 
         Raises:
-            RequestError: naming the option that is not for it.
+            RequestError: an option is for another target; the message names it.
         """
         if target == "trt":
             if self.capabilities is not None:
@@ -91,10 +91,10 @@ class TensorRTOptions:
 
 
 def parse_capabilities(text: str) -> tuple[ComputeCapability, ...]:
-    """Compute capabilities from a list such as `86,89,120` or `8.6, 12.0`, without repeats.
+    """Parse a list of compute capabilities, such as `86,89,120` or `8.6, 12.0`; duplicates are dropped.
 
     Raises:
-        RequestError: naming the part that is none.
+        RequestError: a part is not a compute capability; the message names it.
     """
     found = []
     for part in text.split(","):

@@ -102,7 +102,7 @@ def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
     if plan["options"]:
         click.echo(f"  options: {', '.join(plan['options'])}")
     for index, profile in enumerate(plan["profiles"]):
-        (batch, max_batch), (tokens, max_tokens) = profile["rows"], profile["tokens"]
+        (batch, max_batch), (tokens, max_tokens) = profile["batch"], profile["tokens"]
         memory = f", {plan['activation_mb'][index]:.0f} MB of activations" if "activation_mb" in plan else ""
         click.echo(
             f"  {profile['name']:<8} {batch} to {max_batch} sequences of {tokens} to {max_tokens} tokens, "

@@ -1,37 +1,47 @@
-"""Lower the canonical graph to standard ops that TensorRT compiles without plugins; ONNX Runtime runs it as well."""
+"""Lower the canonical graph to standard ops, which TensorRT compiles without plugins and ONNX Runtime runs as well."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import Sequential, common
 
 from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
 from edgekiln.errors import RequestError
 from edgekiln.export import canonical
-from edgekiln.export.lower.base import Lowering, LoweringOptions
-from edgekiln.export.passes.common.half_precision import HALF_TYPES, to_half
-from edgekiln.export.passes.common.share_act_order import share_orders
-from edgekiln.export.passes.onnx.attention import lower_attention
-from edgekiln.export.passes.onnx.qdq import static_to_qdq
-from edgekiln.export.passes.onnx.quantized_ops import lower_quantized_ops
+from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
+from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
+from edgekiln.export.passes.common.share_act_order import ShareActOrder
+from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
+from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
+from edgekiln.export.passes.onnx.int4_matmul import LowerInt4ToDequantizeLinear
+from edgekiln.export.passes.onnx.per_token_int8 import LowerPerTokenInt8ToQDQ
+from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 
 FloatType = Literal["float16", "bfloat16", "float32"]
 
+# Every QuantizedMatMul and QuantizedGather to standard ops.
+LOWER_QUANTIZED_OPS: Final = Sequential(
+    LowerStaticInt8ToQDQ(),
+    LowerPerTokenInt8ToQDQ(),
+    LowerInt4ToDequantizeLinear(),
+    LowerToFloatWeights(),
+)
+
 
 @dataclass(frozen=True)
-class TensorRTForm:
-    """How a graph is written for TensorRT.
+class GraphOptions:
+    """Variants of the lowered graph.
 
     Attributes:
-        capacity: tokens a row of the cache holds, which is then updated in place; None has it grow by appending, which
-            every version takes.
-        dtype: of activations, cache and float weights.
+        capacity: tokens of a sequence that the in-place KV cache holds; None for a growing cache, which every version
+            of TensorRT takes.
+        dtype: type of activations, KV cache and float weights.
         fused_attention: use the op Attention where it can be used.
 
     Raises:
-        RequestError: a value that is not one of these.
+        RequestError: a value out of range.
     """
 
     capacity: int | None
@@ -45,21 +55,27 @@ class TensorRTForm:
             raise RequestError(f"capacity must be at least 1 token, got {self.capacity}")
 
 
-def lower(model: ir.Model, form: TensorRTForm) -> None:
-    """Lower in place."""
-    share_orders(model)
-    lower_attention(model, form.capacity, form.fused_attention)
-    static_to_qdq(model)
-    lower_quantized_ops(model)
-    common.RemoveUnusedNodesPass()(model)
+def lower(model: ir.Model, options: GraphOptions) -> None:
+    """Lower a canonical graph in place.
+
+    Raises:
+        UnsupportedModelError: when weights are written, a weight exceeds the range of float16.
+    """
+    passes = Sequential(
+        ShareActOrder(),
+        LowerToOnnxAttention(options.capacity, options.fused_attention),
+        LOWER_QUANTIZED_OPS,
+        common.RemoveUnusedNodesPass(),
+    )
+    run_passes(model, passes)
     model.opset_imports.pop(canonical.DOMAIN, None)
-    if form.dtype in HALF_TYPES:
-        to_half(model, HALF_TYPES[form.dtype])
+    if options.dtype in HALF_TYPES:
+        run_passes(model, Sequential(ConvertToHalf(HALF_TYPES[options.dtype])))
 
 
 def _lower(model: ir.Model, options: LoweringOptions) -> None:
     chosen = options.tensorrt
-    lower(model, TensorRTForm(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
+    lower(model, GraphOptions(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
 
 
 def _kv_cache(options: LoweringOptions) -> KVCacheSpec:
@@ -67,9 +83,9 @@ def _kv_cache(options: LoweringOptions) -> KVCacheSpec:
 
 
 def _check(options: LoweringOptions) -> None:
-    from edgekiln.calib.tensorrt.builder import able_library
+    from edgekiln.calib.tensorrt.builder import require_compiler
 
-    able_library(options.target, options.tensorrt)
+    require_compiler(options.target, options.tensorrt)
 
 
 def _compile(graph: Path, manifest: EngineManifest, plan: Path, options: LoweringOptions) -> TensorRTBuild:

@@ -1,4 +1,4 @@
-"""Recipes: what a file may say, what each layer gets, and one sentence for each mistake."""
+"""Recipes: reading files, the scheme of each layer, and one sentence for each mistake."""
 
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def test_a_pattern_must_match_something() -> None:
         ("default: {bits: 4, group_size: 32, group: 3}\n", "default.group: Extra inputs"),
         ("default: {bits: 3, group_size: 32}\n", "default.bits: Input should be 4 or 8"),
         ("default: {bits: 4, group_size: 48}\n", "group_size must be 32, 64 or 128, got 48"),
-        ("default: {bits: 4}\n", "one scale a channel"),
+        ("default: {bits: 4}\n", "one scale per channel"),
         ("method: nearest\ndefault: {bits: 4, group_size: 32}\n", "method: must be one of rtn, gptq, awq, got nearest"),
         ("default: {bits: 8, group_size: 32, activation: int8-per-token}\n", "groups take activation: none"),
         ("default: {bits: 4, group_size: 32}\nsmoothquant: 2\n", "smoothquant: Input should be less than"),

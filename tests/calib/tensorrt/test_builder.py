@@ -1,4 +1,4 @@
-"""Plans built by the real tensorrt_rtx, of every family, and what is said where one cannot be built."""
+"""Plans of every family, built by the real tensorrt_rtx, and the errors where one cannot be built."""
 
 import importlib.util
 from pathlib import Path
@@ -13,8 +13,7 @@ from onnx import TensorProto, helper
 trt = pytest.importorskip("tensorrt_rtx")
 
 from edgekiln.calib.presets import UNCALIBRATED  # noqa: E402
-from edgekiln.calib.tensorrt import builder as engine  # noqa: E402
-from edgekiln.calib.tensorrt import checks as engine_check  # noqa: E402
+from edgekiln.calib.tensorrt import builder, checks  # noqa: E402
 from edgekiln.calib.tensorrt.options import TensorRTOptions  # noqa: E402
 from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError  # noqa: E402
@@ -51,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("quant", "cache"), [("int4", "in-place"), ("int8", "growing")])
 def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Path) -> None:
     chosen = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2, cache=cache)
-    # int8 as it is where nothing calibrates: the graph is the same, and calibration takes longer than all else here.
+    # Without calibration, which takes longer than everything else in this test and gives the same graph.
     recipe = None if quant == "int4" else UNCALIBRATED
     options = BuildOptions(target="trt-rtx", quant=quant, recipe=recipe, max_length=LENGTH, tensorrt=chosen)
     manifest = write_engine(canonical_graph(family, options), family, tmp_path, options, StepTimer())
@@ -65,16 +64,16 @@ def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Pa
     read_manifest(tmp_path)
 
 
-def test_steps_are_a_prompt_by_chunks_and_a_token_of_every_row() -> None:
-    prefill, decode = engine.steps(TensorRTOptions(chunk=512, max_batch=3), 100)
-    assert (prefill.rows, prefill.tokens) == (engine.Range(1, 1, 1), engine.Range(1, 100, 100))
-    assert (decode.rows, decode.tokens) == (engine.Range(1, 1, 3), engine.Range(1, 1, 1))
-    assert prefill.held == decode.held == engine.Range(0, 50, 99)
+def test_profiles_are_chunked_prefill_and_batched_decode() -> None:
+    prefill, decode = builder.profile_shapes(TensorRTOptions(chunk=512, max_batch=3), 100)
+    assert (prefill.batch, prefill.tokens) == (builder.Range(1, 1, 1), builder.Range(1, 100, 100))
+    assert (decode.batch, decode.tokens) == (builder.Range(1, 1, 3), builder.Range(1, 1, 1))
+    assert prefill.past == decode.past == builder.Range(0, 50, 99)
 
 
 def build(graph: Path, options: TensorRTOptions, engine_directory: Path) -> TensorRTBuild:
     manifest = read_manifest(engine_directory)
-    return engine.build_plan(graph, "trt-rtx", options, manifest, graph.with_suffix(".plan"))
+    return builder.build_plan(graph, "trt-rtx", options, manifest, graph.with_suffix(".plan"))
 
 
 @pytest.mark.parametrize("flag", ["strip_weights", "refit"])
@@ -88,13 +87,13 @@ def test_options_that_need_a_gpu_say_so_without_one(
     options = TensorRTOptions(capabilities=((8, 6),), **{flag: True})
     manifest = read_manifest(built)
     with pytest.raises(EdgekilnError) as caught:
-        engine.build_plan(built / "generate.onnx", "trt-rtx", options, manifest, tmp_path / "plan")
+        builder.build_plan(built / "generate.onnx", "trt-rtx", options, manifest, tmp_path / "plan")
     assert str(caught.value) == "--refit and --strip-weights compile on a GPU only (no GPU for trt-rtx): leave them out"
 
 
 def test_a_small_workspace_is_enough_for_a_small_model(built: Path, tmp_path: Path) -> None:
     options = TensorRTOptions(capabilities=((8, 9),), workspace_mb=100)
-    made = engine.build_plan(built / "generate.onnx", "trt-rtx", options, read_manifest(built), tmp_path / "plan")
+    made = builder.build_plan(built / "generate.onnx", "trt-rtx", options, read_manifest(built), tmp_path / "plan")
     assert made.compute_capabilities == ["8.9"]
     assert not made.weight_stripped
 
@@ -103,21 +102,21 @@ def test_networks_are_strongly_typed_in_every_release() -> None:
     log = load_library("trt-rtx").log
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     for version in ("10.13.0", trt.__version__):
-        network = trt.Builder(log).create_network(engine.network_flags(trt, version))
+        network = trt.Builder(log).create_network(builder.network_flags(trt, version))
         assert network.get_flag(flag)
-    assert engine.network_flags(trt, "11.2.0.1") == 0
-    assert engine.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=object), "10.13.0") == 0
+    assert builder.network_flags(trt, "11.2.0.1") == 0
+    assert builder.network_flags(SimpleNamespace(NetworkDefinitionCreationFlag=object), "10.13.0") == 0
 
 
 def test_one_plan_for_several_gpus(built: Path, tmp_path: Path) -> None:
-    made = engine.build_plan(
+    made = builder.build_plan(
         built / "generate.onnx", "trt-rtx", TensorRTOptions(), read_manifest(built), tmp_path / "plan"
     )
     assert made.compute_capabilities == ["8.0", "8.6", "8.9", "12.0"]
     assert (made.max_batch, made.prefill_chunk, made.options) == (4, LENGTH, [])
 
 
-def test_a_capability_that_is_not_compiled_for_is_named(built: Path) -> None:
+def test_an_unsupported_compute_capability_is_named(built: Path) -> None:
     with pytest.raises(RequestError) as caught:
         build(built / "generate.onnx", TensorRTOptions(capabilities=((9, 0),)), built)
     assert str(caught.value) == (
@@ -126,7 +125,7 @@ def test_a_capability_that_is_not_compiled_for_is_named(built: Path) -> None:
     )
 
 
-def test_what_cannot_be_compiled_is_said_before_the_model_is_traced(
+def test_options_are_checked_before_the_model_is_calibrated_or_traced(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekiln.pipeline.build.calibrated", lambda *_: pytest.fail("it was calibrated"))
@@ -137,20 +136,20 @@ def test_what_cannot_be_compiled_is_said_before_the_model_is_traced(
     assert not (tmp_path / "engine").exists()
 
 
-def test_an_op_that_the_parser_refuses_is_named(built: Path, tmp_path: Path) -> None:
+def test_an_op_that_the_parser_rejects_is_named(built: Path, tmp_path: Path) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Kiln", ["x"], ["y"], "fire", domain="pottery")], "g", [x], [y])
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("pottery", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "g.onnx")
     with pytest.raises(
-        UnsupportedModelError, match=r"^tensorrt_rtx's parser refuses the graph.*Kiln.*ort-cuda$"
+        UnsupportedModelError, match=r"^tensorrt_rtx's parser rejects the graph.*Kiln.*ort-cuda$"
     ) as caught:
         build(tmp_path / "g.onnx", ADA, built)
     assert "\n" not in str(caught.value)
 
 
 def parsed(graph: Path) -> Any:
-    """The network of an ONNX file, and the parser, which it must not outlive."""
+    """The network of an ONNX file, and its parser, which has to live as long as the network."""
     log = load_library("trt-rtx").log
     network = trt.Builder(log).create_network()
     parser = trt.OnnxParser(network, log)
@@ -158,47 +157,47 @@ def parsed(graph: Path) -> Any:
     return network, parser
 
 
-def test_weights_that_the_network_holds_otherwise_are_named(built: Path) -> None:
+def test_weights_that_the_network_does_not_dequantize_are_named(built: Path) -> None:
     network, _parser = parsed(built / "generate.onnx")
-    held = engine_check.check_network(built / "generate.onnx", network, trt)
-    assert held.packed < held.unpacked
+    size = checks.check_network(built / "generate.onnx", network, trt)
+    assert size.packed < size.unpacked
     empty = trt.Builder(load_library("trt-rtx").log).create_network()
     with pytest.raises(UnsupportedModelError, match=r"^quantized weights came out unquantized: .* and \d+ more; use"):
-        engine_check.check_network(built / "generate.onnx", empty, trt)
+        checks.check_network(built / "generate.onnx", empty, trt)
 
 
 def test_a_plan_as_large_as_without_quantization_is_refused() -> None:
-    held = engine_check.StoredWeights(packed=10**9, unpacked=4 * 10**9)
-    engine_check.check_size(11 * 10**8, held)
+    size = checks.WeightBytes(packed=10**9, unpacked=4 * 10**9)
+    checks.check_size(11 * 10**8, size)
     with pytest.raises(UnsupportedModelError, match=r"^the plan has 4000 MB where quantized weights take 1000"):
-        engine_check.check_size(4 * 10**9, held)
+        checks.check_size(4 * 10**9, size)
 
 
 def test_bytes_of_weights_are_those_of_the_file(built: Path) -> None:
     model = ir.load(built / "generate.onnx")
     network, _parser = parsed(built / "generate.onnx")
-    held = engine_check.check_network(built / "generate.onnx", network, trt)
-    assert held.packed == sum(len(value.const_value.tobytes()) for value in model.graph.initializers.values())  # type: ignore[union-attr]
+    size = checks.check_network(built / "generate.onnx", network, trt)
+    assert size.packed == sum(len(value.const_value.tobytes()) for value in model.graph.initializers.values())  # type: ignore[union-attr]
 
 
 def test_without_polygraphy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "polygraphy" else real(name))
     with pytest.raises(EdgekilnError, match=r"needs the module polygraphy: pip install 'edgekiln\[trt-rtx\]'"):
-        engine.compiler("trt-rtx")
+        builder.compiler("trt-rtx")
 
 
 def test_a_process_compiles_with_one_library(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.compiler("trt-rtx")
+    builder.compiler("trt-rtx")
     __import__("polygraphy.backend.trt")
-    monkeypatch.setattr(engine, "load_library", lambda _: SimpleNamespace(name="tensorrt"))
+    monkeypatch.setattr(builder, "load_library", lambda _: SimpleNamespace(name="tensorrt"))
     with pytest.raises(EdgekilnError, match=r"^this process has compiled with another library: build for trt in a new"):
-        engine.compiler("trt")
+        builder.compiler("trt")
 
 
 def test_tensorrt_without_a_gpu_or_libraries_says_so_in_one_sentence(tmp_path: Path, built: Path) -> None:
     with pytest.raises(EdgekilnError) as caught:
-        engine.build_plan(built / "generate.onnx", "trt", TensorRTOptions(), read_manifest(built), tmp_path / "p")
+        builder.build_plan(built / "generate.onnx", "trt", TensorRTOptions(), read_manifest(built), tmp_path / "p")
     assert "\n" not in str(caught.value)
     assert "pip install" in str(caught.value) or "--target trt-rtx" in str(caught.value)
 
@@ -213,10 +212,10 @@ def test_tensorrt_without_a_gpu_or_libraries_says_so_in_one_sentence(tmp_path: P
         ("Could not find any implementation for node x", "tensorrt_rtx cannot build the engine (Could not find any"),
     ],
 )
-def test_what_the_builder_logs_is_the_reason(said: str, message: str) -> None:
+def test_the_error_gives_the_reason_that_the_builder_logs(said: str, message: str) -> None:
     library = load_library("trt-rtx")
     library.errors.clear()
     library.log.log(trt.ILogger.Severity.ERROR, said)
-    assert engine._why_not_built(library, RuntimeError("Invalid Engine")).startswith(message)
+    assert builder._build_error(library, RuntimeError("Invalid Engine")).startswith(message)
     library.errors.clear()
-    assert "Invalid Engine" in engine._why_not_built(library, RuntimeError("Invalid Engine"))
+    assert "Invalid Engine" in builder._build_error(library, RuntimeError("Invalid Engine"))

@@ -1,4 +1,4 @@
-"""Options of TensorRT engines: what is written for compute capabilities, and what belongs to which target."""
+"""Options of TensorRT engines: the forms of compute capabilities, and the options of each target."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_capabilities_come_back_however_they_are_written(wanted: list[tuple[int,
 
 
 @pytest.mark.parametrize(("text", "named"), [("", "''"), ("8", "'8'"), ("86,ada", "'ada'"), ("86,,89", "'86,,89'")])
-def test_what_is_no_capability_is_named(text: str, named: str) -> None:
+def test_a_part_that_is_no_capability_is_named(text: str, named: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_capabilities(text)
     assert str(caught.value) == f"sm takes compute capabilities such as 86,89,120, got {named}"

@@ -48,7 +48,7 @@ def test_inspect_tells_of_the_plan(engine: Path) -> None:
     assert "prefill  1 to 1 sequences of 1 to 16 tokens" in shown.stdout
     assert "decode   1 to 2 sequences of 1 to 1 tokens" in shown.stdout
     told = json.loads(edgekiln("inspect", engine, "--json").stdout)
-    assert told["plan"]["profiles"][1]["rows"] == [1, 2]
+    assert told["plan"]["profiles"][1]["batch"] == [1, 2]
     assert "DequantizeLinear" in told["ops"]["generate"]
     assert "plan" not in told["ops"]
     if not HAS_GPU:
