@@ -37,7 +37,7 @@ def test_later_overrides_win_and_keep_what_they_do_not_name(tmp_path: Path) -> N
     assert recipe.scheme("model.layers.3.mlp.up_proj", 576) == Scheme(8, None, True, "int8-per-token")
 
 
-def test_a_skipped_layer_comes_back_with_a_later_override() -> None:
+def test_a_later_override_quantizes_a_skipped_layer() -> None:
     overrides = (Override(match="*", skip=True), Override(match="*.mlp.*", bits=4, group_size=32))
     recipe = Recipe(default=None, overrides=overrides)
     assert recipe.scheme(ATTENTION, 576) is None

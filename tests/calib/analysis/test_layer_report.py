@@ -10,7 +10,7 @@ from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.engine.reports import ScaleHistogram
 
 
-def test_a_channel_weight() -> None:
+def test_a_weight_with_one_scale_per_channel() -> None:
     weight = torch.tensor([[127.0, -1.0], [128.0, -254.0]]).repeat(1, 16)
     report = layer_report(quantize(weight, Scheme(8, None, True, "int8-per-token")), output_error=0.25)
     assert (report.out_features, report.in_features) == (2, 32)
@@ -29,7 +29,7 @@ def test_zero_points_are_counted_over_the_range_of_the_codes(bits: int) -> None:
     assert zero_points == expected.tolist()
 
 
-def test_scales_fall_into_half_octaves_of_fixed_place() -> None:
+def test_scales_are_counted_by_half_octaves() -> None:
     scales = np.array([[0.5, 0.7], [0.75, 1.0], [0.0, 3.9]], dtype=np.float32)
     histogram = scale_histogram(scales)
     # From 2^-1: [0.5, 0.707), [0.707, 1), [1, 1.414), then up to [2.83, 4).

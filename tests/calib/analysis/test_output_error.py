@@ -1,4 +1,4 @@
-"""Output error against its definition, and what layers are seen to read."""
+"""Output error against its definition, and the sampled inputs of layers."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_it_is_the_relative_squared_error_of_the_output() -> None:
     assert output_error(torch.zeros(3, 64), weight, quantized) == 0
 
 
-def test_rounded_activations_count() -> None:
+def test_activation_quantization_is_part_of_the_error() -> None:
     weight, inputs = torch.randn(24, 64), torch.randn(50, 64)
     quantized = quantize(weight, Scheme(8, None, True, "int8-per-token"))
     exact = inputs.numpy() @ weight.numpy().T
@@ -30,12 +30,12 @@ def test_rounded_activations_count() -> None:
     assert output_error(inputs, weight, quantized) == pytest.approx((difference**2).sum() / (exact**2).sum(), rel=1e-2)
 
 
-def test_layers_are_seen_with_what_they_read() -> None:
+def test_samples_are_the_inputs_of_the_layers() -> None:
     model = tiny_model("llama", num_hidden_layers=2)
     windows = np.random.default_rng(0).integers(0, 256, (6, 30))
     names = [f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.q_proj", "self_attn.k_proj")]
     inputs = sample_inputs(model, [*names, "model.layers.1.mlp.down_proj"], windows)
-    assert inputs[names[0]] is inputs[names[1]], "readers of one tensor share its rows"
+    assert inputs[names[0]] is inputs[names[1]], "layers that read the same tensor share one sample"
     assert inputs["model.layers.1.mlp.down_proj"].shape == (4 * 30, 128), "fewer tokens than MAX_TOKENS are all kept"
     with torch.no_grad():
         states = model.model(torch.from_numpy(windows[:4]), output_hidden_states=True).hidden_states[1]

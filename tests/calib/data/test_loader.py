@@ -1,4 +1,4 @@
-"""Calibration data from files: what becomes of it, what is said of poor data, and one sentence for what is broken."""
+"""Calibration data: loading, warnings about unrepresentative data, and one sentence for each error."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def test_windows_of_a_text_are_spread_evenly(tokenizer: Tokenizer, file: Callabl
     assert [tokenizer.decode(row) for row in windows] == [text[0:80], text[320:400], text[720:800]]
 
 
-def test_less_than_asked_for_gives_fewer_and_less_than_one_a_shorter_window(
+def test_short_data_gives_fewer_windows_or_one_shorter_window(
     tokenizer: Tokenizer, file: Callable[[str, str], str]
 ) -> None:
     assert windows_of(DataOptions(file("a.txt", "x" * 100), samples=9, length=30), tokenizer).shape == (3, 30)
@@ -94,7 +94,7 @@ def test_a_data_set_needs_its_library(tokenizer: Tokenizer, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["nosuch.txt", "texts/nosuch.jsonl", "/nosuch/text", "./nosuch", "a/b/c", "my text"])
-def test_a_file_that_is_not_there_is_not_looked_for_on_a_hub(tokenizer: Tokenizer, name: str) -> None:
+def test_a_missing_file_is_not_looked_for_on_the_hub(tokenizer: Tokenizer, name: str) -> None:
     with pytest.raises(RequestError, match=f"^there is no calibration file '{name}'$"):
         windows_of(DataOptions(name), tokenizer)
 
@@ -107,8 +107,8 @@ def test_windows_fit_the_model() -> None:
         DataOptions(length=65).fitted(64)
 
 
-class Rows:
-    """Stands for the `datasets` library."""
+class FakeDatasets:
+    """Replaces the `datasets` library."""
 
     def __init__(self, rows: list[dict[str, object]]) -> None:
         self._rows = rows
@@ -122,11 +122,11 @@ class Rows:
 
 def test_a_data_set(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "datasets", Rows([{"text": "abc"}, {"text": "def"}]))
+    monkeypatch.setitem(sys.modules, "datasets", FakeDatasets([{"text": "abc"}, {"text": "def"}]))
     assert tokenizer.decode(windows_of(DataOptions("known"), tokenizer)[0]) == "abcdef"
     with pytest.raises(RequestError, match="'other' is neither a file nor a data set that can be read: no other"):
         windows_of(DataOptions("other"), tokenizer)
-    monkeypatch.setitem(sys.modules, "datasets", Rows([{"story": "abc"}]))
+    monkeypatch.setitem(sys.modules, "datasets", FakeDatasets([{"story": "abc"}]))
     with pytest.raises(RequestError, match="no column of texts named text"):
         windows_of(DataOptions("known"), tokenizer)
 
@@ -141,7 +141,7 @@ def letters(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return tokenizer.encode(text)[None]
 
 
-def test_poor_data_is_told(tokenizer: Tokenizer) -> None:
+def test_unrepresentative_data_is_reported(tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(0)
     varied = "".join(chr(97 + letter) for letter in rng.integers(0, 26, 8000))
     assert unrepresentative(letters(tokenizer, varied), tokenizer, VOCABULARY) == []

@@ -1,4 +1,4 @@
-"""Any target's graph on the CPU against the engine of ort-cpu, and where engines part."""
+"""Graphs of all targets, scored on the CPU, against the engine of ort-cpu; and `compare`."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 24)
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One gemma3 for every kind of graph: sliding windows, two angles, norms on heads."""
+    """A gemma3 with every kind of graph. It has sliding windows, two rotary frequencies and QK norms."""
     directory = tmp_path_factory.mktemp("engines")
     save_checkpoint(directory / "model", "gemma3_text")
     source = resolve(str(directory / "model"))
@@ -44,7 +44,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write("int4", BuildOptions(quant="int4", max_length=LENGTH))
     write("ort-cuda", BuildOptions(target="ort-cuda", quant="none", max_length=LENGTH))
     with pytest.MonkeyPatch.context() as patch:
-        # Without a compiler: what is measured is the graph.
+        # Without compiling plans, since only the graph is scored.
         patch.setattr(tensorrt, "LOWERING", replace(tensorrt.LOWERING, check=lambda _: None, compile=None))
         for cache in ("in-place", "growing"):
             for dtype in ("float16", "bfloat16"):
@@ -68,10 +68,10 @@ def test_bfloat16_is_refused_with_the_fix(engines: dict[str, Path]) -> None:
         graph_scorer(engines["in-place-bfloat16"], read_manifest(engines["in-place-bfloat16"]))
 
 
-def test_scoring_does_without_onnx(engines: dict[str, Path]) -> None:
+def test_scoring_works_without_onnx(engines: dict[str, Path]) -> None:
     program = (
         "import sys; sys.modules['onnx'] = None\n"
-        "import numpy as np, pathlib; from edgekiln import bundle\n"
+        "import numpy as np, pathlib; from edgekiln.engine.manifest import read_manifest\n"
         "from edgekiln.calib.evaluation.graph_scorer import graph_scorer\n"
         "engine = pathlib.Path(sys.argv[1]); score = graph_scorer(engine, read_manifest(engine))\n"
         "print(score(np.arange(3)).shape)"
@@ -83,7 +83,7 @@ def test_scoring_does_without_onnx(engines: dict[str, Path]) -> None:
     assert result.stdout == f"(3, {VOCABULARY})\n"
 
 
-def test_a_graph_that_onnxruntime_refuses_is_named(engines: dict[str, Path], tmp_path: Path) -> None:
+def test_a_graph_that_onnxruntime_rejects_is_named(engines: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "score.onnx").write_bytes(b"nothing")
     with pytest.raises(EngineError, match=r"cannot load .*score\.onnx"):
         graph_scorer(tmp_path, read_manifest(engines["ort-cpu"]))
@@ -119,7 +119,7 @@ def test_targets_of_one_model_differ_by_rounding(engines: dict[str, Path], name:
     assert first_apart(found, 0.02) is None
 
 
-def test_figures_are_numpys(engines: dict[str, Path]) -> None:
+def test_differences_are_those_of_numpy(engines: dict[str, Path]) -> None:
     ours, theirs = (graph_scorer(engines[name], read_manifest(engines[name]))(TOKENS) for name in ("int4", "ort-cpu"))
     (row,) = [row for row in compare(side(engines["int4"]), side(engines["ort-cpu"]), TOKENS) if row.name == "logits"]
     assert row.absolute == pytest.approx(np.abs(ours - theirs).max(), rel=1e-4)
@@ -128,9 +128,9 @@ def test_figures_are_numpys(engines: dict[str, Path]) -> None:
     assert row.cosine == pytest.approx(cosine, rel=1e-4)
 
 
-def test_the_first_layer_apart_is_one_that_was_changed(engines: dict[str, Path]) -> None:
+def test_the_first_differing_layer_is_a_quantized_one(engines: dict[str, Path]) -> None:
     found = compare(side(engines["int4"]), side(engines["ort-cpu"]), TOKENS, layers=True)
-    # The embedding, in 8 bits, is first; then 4 bits begin.
+    # The 8-bit embedding comes before the 4-bit layers.
     rounded, apart = first_apart(found, 1e-3), first_apart(found, 0.02)
     assert rounded is not None
     assert apart is not None

@@ -1,4 +1,4 @@
-"""Figures of `perplexity` against torch's own losses."""
+"""`perplexity` against torch's own losses."""
 
 import math
 import subprocess
@@ -17,7 +17,7 @@ VOCABULARY = 11
 
 
 def bigram(seed: int, spread: float = 2.0) -> Scorer:
-    """A scorer whose logits depend on the token and on its place, so that windows and shifts show."""
+    """A scorer whose logits depend on the token and its position, so that wrong windows and shifts are noticed."""
     table = np.random.default_rng(seed).normal(0, spread, (VOCABULARY, VOCABULARY)).astype(np.float32)
 
     def score(ids: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def in_torch(score: Scorer, reference: Scorer, tokens: np.ndarray, window: int) 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 1000), length=st.integers(2, 150), window=st.integers(2, 80))
-def test_figures_match_torch(seed: int, length: int, window: int) -> None:
+def test_results_match_torch(seed: int, length: int, window: int) -> None:
     tokens = np.random.default_rng(seed).integers(0, VOCABULARY, length)
     score, reference = bigram(seed), bigram(seed + 1)
     ours = perplexity(score, tokens, window, reference=reference)
@@ -58,7 +58,7 @@ def test_figures_match_torch(seed: int, length: int, window: int) -> None:
     assert ours.reference_perplexity == pytest.approx(theirs.reference_perplexity, rel=1e-6)
 
 
-def test_knowing_nothing_costs_the_whole_vocabulary() -> None:
+def test_uniform_predictions_have_the_perplexity_of_the_vocabulary_size() -> None:
     result = perplexity(lambda ids: np.full((len(ids), 50), 3.0, np.float32), np.arange(40), window=16)
     assert result.perplexity == pytest.approx(50)
     assert result == Evaluation(result.perplexity, 15 + 15 + 7, None, None, None)
@@ -97,11 +97,11 @@ def test_max_tokens_cuts_the_text() -> None:
 
 
 def test_progress_ends_at_one() -> None:
-    seen: list[float] = []
-    perplexity(bigram(3), np.arange(100) % VOCABULARY, 16, progress=seen.append)
-    assert seen == sorted(seen)
-    assert seen[-1] == 1.0
-    assert len(seen) == 7
+    shares: list[float] = []
+    perplexity(bigram(3), np.arange(100) % VOCABULARY, 16, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len(shares) == 7
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_logits_of_the_last_position_only_are_refused() -> None:
         perplexity(lambda ids: bigram(0)(ids)[-1:], np.arange(5))
 
 
-def test_nan_is_an_error_and_not_a_figure() -> None:
+def test_nan_is_an_error() -> None:
     with pytest.raises(EdgekilnError, match="NaN"):
         perplexity(lambda ids: np.full((len(ids), VOCABULARY), np.nan, np.float32), np.arange(5))
 

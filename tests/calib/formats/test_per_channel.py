@@ -22,7 +22,7 @@ def weights(rows: int, columns: int, seed: int, spread: float) -> torch.Tensor:
 
 @given(st.integers(1, 4), st.integers(1, 65), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
 @settings(max_examples=60, deadline=None)
-def test_no_pair_of_products_leaves_16_bits(rows: int, columns: int, seed: int, spread: float) -> None:
+def test_no_pair_of_products_exceeds_16_bits(rows: int, columns: int, seed: int, spread: float) -> None:
     codes = quantize_rows(weights(rows, columns, seed, spread)).codes.numpy().astype(np.int64)
     pairs = np.pad(codes, ((0, 0), (0, columns % 2))).reshape(rows, -1, 2)
     for first in (0, 255):
@@ -31,7 +31,7 @@ def test_no_pair_of_products_leaves_16_bits(rows: int, columns: int, seed: int, 
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
-def test_the_kernel_gives_the_exact_product_of_extreme_activations(spread: float) -> None:
+def test_onnxruntime_computes_extreme_activations_exactly(spread: float) -> None:
     quantized = quantize_rows(weights(64, 256, 0, spread))
     codes = np.ascontiguousarray(quantized.codes.numpy().T)
     activations = np.random.default_rng(0).choice(np.array([0, 250, 255], dtype=np.uint8), (33, 256))

@@ -1,4 +1,4 @@
-"""Both quantizers through `quantize`, against plain numpy."""
+"""Round-to-nearest quantization in groups and per channel, against numpy."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ GROUPED = [Scheme(bits, 32, symmetric, "none") for bits in (4, 8) for symmetric 
 
 
 def expand(quantized: QuantizedWeight) -> np.ndarray:
-    """Dequantized element by element's own scale and zero point, in float64."""
+    """Dequantize in float64, with each element's scale and zero point."""
     columns = quantized.codes.shape[1]
     width = quantized.scheme.group_size or columns
     scales = quantized.scales.astype(np.float64).reshape(len(quantized.codes), -1)
@@ -29,7 +29,7 @@ def expand(quantized: QuantizedWeight) -> np.ndarray:
 
 
 def min_max(weight: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """Round to nearest on the grid that spans the extremes; symmetric on the 7-bit one, which never saturates."""
+    """Round to nearest with the scale of the min-max range; with 7 bits if symmetric, which never saturates."""
     blocks = weight.astype(np.float64).reshape(-1, scheme.group_size or weight.shape[1])
     if scheme.symmetric:
         scale = np.abs(blocks).max(1, keepdims=True) / 64
@@ -45,7 +45,7 @@ def min_max(weight: np.ndarray, scheme: Scheme) -> np.ndarray:
     return values.reshape(weight.shape)
 
 
-def in_binary16(quantized: QuantizedWeight) -> bool:
+def in_float16(quantized: QuantizedWeight) -> bool:
     with np.errstate(over="ignore"):
         return bool((quantized.scales.astype(np.float16) == quantized.scales).all())
 
@@ -65,7 +65,7 @@ weights = hnp.arrays(
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @settings(deadline=None, max_examples=60)
 @given(weight=weights)
-def test_no_block_is_worse_than_min_max_and_every_figure_is_true(scheme: Scheme, weight: np.ndarray) -> None:
+def test_no_group_is_worse_than_min_max_and_statistics_are_right(scheme: Scheme, weight: np.ndarray) -> None:
     quantized = quantize(torch.from_numpy(weight), scheme)
     assert quantized.codes.shape == weight.shape
     assert quantized.scales.dtype == np.float32
@@ -84,15 +84,15 @@ def test_no_block_is_worse_than_min_max_and_every_figure_is_true(scheme: Scheme,
     np.testing.assert_allclose(quantized.dequantize(), values, rtol=1e-6)
     energy = block_errors(weight, np.zeros_like(weight), scheme)
     ours, theirs = block_errors(weight, values, scheme), block_errors(weight, min_max(weight, scheme), scheme)
-    # Candidates of a row are weighed by the errors themselves, those of a group by float32 sums of its squares.
+    # Candidates per channel are compared by their errors, those of groups by float32 sums of squares.
     rounding = 1e-7 if scheme.group_size else 1e-11
-    if scheme.group_size and in_binary16(quantized):
-        # For the best float scale s of our codes y, s^2 <y, y> is within the block's energy: a scale within 2^-11 of s
-        # adds 2^-22 of that, and codes that are rounded to it anew can only lower the error.
+    if scheme.group_size and in_float16(quantized):
+        # With the best float scale s of codes y, s^2 <y, y> is at most the group's sum of squares. A scale within 2^-11
+        # of s adds 2^-22 of that, and rounding to the new scale can only lower the error.
         rounding += 2.0**-22
     elif scheme.group_size:
         assert quantized.scales.min() < 2.0**-14 or quantized.scales.max() > 65504
-    # 1e-53: blocks whose steps are below 1e-30 are zero to us.
+    # 1e-53, since groups with steps below 1e-30 are quantized to zero.
     assert (ours <= theirs * (1 + 1e-4) + energy * rounding + 1e-53).all()
     if energy.sum() > 0:
         assert quantized.relative_error == pytest.approx(ours.sum() / energy.sum(), rel=1e-3, abs=1e-11)
@@ -118,7 +118,7 @@ def test_int4_comes_close_to_an_exhaustive_search(group_size: int) -> None:
 
 @pytest.mark.parametrize("kept", [np.float16, np.float32])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_weight_on_a_grid_comes_back(bits: int, kept: type[np.floating]) -> None:
+def test_a_dequantized_weight_gets_its_codes_back(bits: int, kept: type[np.floating]) -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 2**bits, (16, 4, 32))
     codes[..., 0], codes[..., 1] = 0, 2**bits - 1
@@ -131,26 +131,26 @@ def test_a_weight_on_a_grid_comes_back(bits: int, kept: type[np.floating]) -> No
 
 
 @pytest.mark.parametrize("scheme", GROUPED, ids=str)
-def test_scales_are_binary16_and_codes_answer_to_them(scheme: Scheme) -> None:
+def test_scales_are_float16_and_codes_suit_them(scheme: Scheme) -> None:
     weight = np.random.default_rng(5).standard_normal((256, 1024), dtype=np.float32) * np.float32(0.02)
     weight[2, 32:64], weight[:, 128:160] = 0, 0
     quantized = quantize(torch.from_numpy(weight), scheme)
-    assert in_binary16(quantized)
+    assert in_float16(quantized)
     assert not expand(quantized)[weight == 0].any()
     middle = np.full(quantized.scales.shape, 2 ** (scheme.bits - 1), dtype=np.uint8)
     zero = np.repeat(middle if quantized.zero_points is None else quantized.zero_points, 32, axis=1)
     steps = np.rint(weight / np.repeat(quantized.scales, 32, axis=1))
     np.testing.assert_array_equal(quantized.codes, np.clip(steps + zero, 0, 2**scheme.bits - 1))
-    # A power of two away the same grids are found, but their scales stay float32.
+    # Scaled by a power of two, the weight gets the same codes, but its scales stay float32.
     exact = quantize(torch.from_numpy(weight * np.float32(2.0**-24)), scheme)
-    assert not in_binary16(exact)
+    assert not in_float16(exact)
     assert quantized.relative_error <= exact.relative_error * (1 + (1e-4 if scheme.bits == 4 else 2e-3))
 
 
 @pytest.mark.parametrize("scheme", GROUPED, ids=str)
 @pytest.mark.parametrize("factor", [1e-7, 1e8])
 @pytest.mark.parametrize("rows", [slice(None), slice(7, 8)], ids=["all", "one row"])
-def test_beyond_binary16_a_weight_keeps_float_scales(scheme: Scheme, factor: float, rows: slice) -> None:
+def test_beyond_the_range_of_float16_scales_stay_float32(scheme: Scheme, factor: float, rows: slice) -> None:
     weight = np.random.default_rng(8).standard_normal((64, 256), dtype=np.float32)
     weight[3, 64:96] = 0
     usual = quantize(torch.from_numpy(weight), scheme)
@@ -175,7 +175,7 @@ def test_zero_rows_stay_zero(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_rows_do_not_influence_each_other_and_threads_change_nothing(scheme: Scheme) -> None:
+def test_rows_are_independent_and_threads_change_nothing(scheme: Scheme) -> None:
     weight = torch.randn(3000, 192, generator=torch.Generator().manual_seed(2))
     threads = torch.get_num_threads()
     try:
@@ -194,7 +194,7 @@ def test_rows_do_not_influence_each_other_and_threads_change_nothing(scheme: Sch
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_half_precision_is_read_as_its_float_values(scheme: Scheme) -> None:
+def test_bfloat16_weights_give_the_codes_of_their_float_values(scheme: Scheme) -> None:
     half = torch.randn(8, 64, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
     np.testing.assert_array_equal(quantize(half, scheme).codes, quantize(half.float(), scheme).codes)
 
@@ -228,13 +228,13 @@ def test_damaged_weight_is_refused(value: float) -> None:
         ((4, 64), Scheme(3, 32, True, "none"), "4 or 8 bit"),
     ],
 )
-def test_what_no_quantizer_makes_is_refused(shape: tuple[int, ...], scheme: Scheme, said: str) -> None:
+def test_unsupported_schemes_and_shapes_are_refused(shape: tuple[int, ...], scheme: Scheme, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         quantize(torch.ones(shape), scheme)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_symmetric_groups_have_the_middle_code_for_zero(bits: int) -> None:
+def test_symmetric_groups_have_the_middle_code_as_zero_point(bits: int) -> None:
     weight = np.random.default_rng(bits).standard_normal((8, 96)).astype(np.float32)
     weight[2, 32:64] = 0
     quantized = quantize(torch.from_numpy(weight), Scheme(bits, 32, True, "none"))

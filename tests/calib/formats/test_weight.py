@@ -30,7 +30,7 @@ def test_pack_int4_refuses_wider_codes() -> None:
 
 
 @pytest.mark.parametrize("columns", [96, 128])
-def test_onnxruntime_reads_the_packed_weight_as_we_do(columns: int) -> None:
+def test_onnxruntime_dequantizes_the_packed_weight_alike(columns: int) -> None:
     weight = torch.randn(24, columns, generator=torch.Generator().manual_seed(0))
     quantized = quantize(weight, Scheme(4, 32, False, "none"))
     assert quantized.zero_points is not None

@@ -1,4 +1,4 @@
-"""Refined codes and scales against the error they are to lower, and against numpy's least squares."""
+"""Coordinate descent lowers the output error, and its scales are numpy's least-squares solution."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def weight() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def inputs() -> torch.Tensor:
-    """Channels of different size that go along with each other, as a model's do."""
+    """Correlated channels of different magnitudes, as in a model."""
     generator = torch.Generator().manual_seed(1)
     mixed = torch.randn(1000, 40, generator=generator) @ torch.randn(40, COLUMNS, generator=generator)
     return (mixed + 2 * torch.randn(1000, COLUMNS, generator=generator)) * torch.linspace(0.2, 3, COLUMNS)
@@ -36,38 +36,38 @@ def error(values: npt.NDArray[np.float32], weight: torch.Tensor, inputs: torch.T
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_output_error_falls(weight: torch.Tensor, inputs: torch.Tensor, bits: int, symmetric: bool) -> None:
     nearest = quantize(weight, Scheme(bits, GROUP, symmetric, "none"))
-    refined = coordinate_descent(weight, nearest, inputs.t() @ inputs)
-    assert error(refined.dequantize(), weight, inputs) < 0.7 * error(nearest.dequantize(), weight, inputs)
-    assert refined.scheme == nearest.scheme
-    assert refined.zero_points is nearest.zero_points
-    assert refined.codes.max() < 1 << bits
-    assert (refined.scales > 0).all()
-    difference = torch.from_numpy(refined.dequantize()) - weight
-    assert refined.relative_error == pytest.approx(float(difference.square().sum() / weight.square().sum()), rel=1e-4)
+    improved = coordinate_descent(weight, nearest, inputs.t() @ inputs)
+    assert error(improved.dequantize(), weight, inputs) < 0.7 * error(nearest.dequantize(), weight, inputs)
+    assert improved.scheme == nearest.scheme
+    assert improved.zero_points is nearest.zero_points
+    assert improved.codes.max() < 1 << bits
+    assert (improved.scales > 0).all()
+    difference = torch.from_numpy(improved.dequantize()) - weight
+    assert improved.relative_error == pytest.approx(float(difference.square().sum() / weight.square().sum()), rel=1e-4)
 
 
 def test_scales_are_the_least_squares(weight: torch.Tensor, inputs: torch.Tensor) -> None:
-    refined = coordinate_descent(weight, quantize(weight, Scheme(4, GROUP, False, "none")), inputs.t() @ inputs)
-    unit = dataclasses.replace(refined, scales=np.ones_like(refined.scales)).dequantize()
-    best = np.empty_like(refined.dequantize())
-    # Damping counts as inputs of one channel each.
+    improved = coordinate_descent(weight, quantize(weight, Scheme(4, GROUP, False, "none")), inputs.t() @ inputs)
+    unit = dataclasses.replace(improved, scales=np.ones_like(improved.scales)).dequantize()
+    best = np.empty_like(improved.dequantize())
+    # Damping is equivalent to further inputs with a single nonzero channel each.
     damping = np.sqrt(0.01 * float(inputs.square().sum()) / COLUMNS)
-    seen = np.concatenate([inputs.numpy(), damping * np.eye(COLUMNS)])
+    damped = np.concatenate([inputs.numpy(), damping * np.eye(COLUMNS)])
     for row in range(ROWS):
         parts = [
-            seen[:, start : start + GROUP] @ unit[row, start : start + GROUP] for start in range(0, COLUMNS, GROUP)
+            damped[:, start : start + GROUP] @ unit[row, start : start + GROUP] for start in range(0, COLUMNS, GROUP)
         ]
-        scales = np.linalg.lstsq(np.stack(parts, 1), seen @ weight[row].numpy())[0]
+        scales = np.linalg.lstsq(np.stack(parts, 1), damped @ weight[row].numpy())[0]
         best[row] = unit[row] * scales.repeat(GROUP)
-    limit = error(best, weight, torch.from_numpy(seen).float())
-    assert error(refined.dequantize(), weight, torch.from_numpy(seen).float()) < 1.001 * limit
+    limit = error(best, weight, torch.from_numpy(damped).float())
+    assert error(improved.dequantize(), weight, torch.from_numpy(damped).float()) < 1.001 * limit
 
 
-def test_what_is_exact_stays(weight: torch.Tensor, inputs: torch.Tensor) -> None:
+def test_an_exact_weight_keeps_its_codes(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
-    refined = coordinate_descent(torch.from_numpy(nearest.dequantize()), nearest, inputs.t() @ inputs)
-    np.testing.assert_array_equal(refined.codes, nearest.codes)
-    np.testing.assert_allclose(refined.scales, nearest.scales, rtol=1e-4)
+    improved = coordinate_descent(torch.from_numpy(nearest.dequantize()), nearest, inputs.t() @ inputs)
+    np.testing.assert_array_equal(improved.codes, nearest.codes)
+    np.testing.assert_allclose(improved.scales, nearest.scales, rtol=1e-4)
 
 
 def test_without_inputs_and_with_empty_groups(weight: torch.Tensor, inputs: torch.Tensor) -> None:
@@ -76,5 +76,5 @@ def test_without_inputs_and_with_empty_groups(weight: torch.Tensor, inputs: torc
     emptied = weight.clone()
     emptied[:, :GROUP] = 0
     nearest = quantize(emptied, nearest.scheme)
-    refined = coordinate_descent(emptied, nearest, inputs.t() @ inputs)
-    assert error(refined.dequantize(), emptied, inputs) < error(nearest.dequantize(), emptied, inputs)
+    improved = coordinate_descent(emptied, nearest, inputs.t() @ inputs)
+    assert error(improved.dequantize(), emptied, inputs) < error(nearest.dequantize(), emptied, inputs)

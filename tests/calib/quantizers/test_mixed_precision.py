@@ -1,4 +1,4 @@
-"""Layers are raised where quantization hurts, and no more of them than the limits ask for."""
+"""Promotion picks the layers that quantization hurts, and no more than the limits need."""
 
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ COSTLY = "model.layers.1.mlp.down_proj"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    """A random llama that arrives in 4 bits, which cost nothing more, but for one layer."""
-    directory = tmp_path_factory.mktemp("sensitivity") / "model"
+    """A random llama whose checkpoint has 4-bit codes, which have no error, except for one float layer."""
+    directory = tmp_path_factory.mktemp("mixed_precision") / "model"
     save_checkpoint(directory, "llama", num_hidden_layers=2)
     source = resolve(str(directory))
     names = [name for name in source.weights.keys() if name.endswith("_proj.weight")]  # noqa: SIM118
@@ -49,48 +49,50 @@ def silent(_step: str, _done: float) -> None:
     pass
 
 
-def test_the_layer_that_costs_is_raised_and_no_other(source: ModelSource, windows: np.ndarray) -> None:
-    untouched, recipe = promote_layers(source, preset("int4"), Limits(max_kl=1e6), windows, silent)
+def test_only_the_layer_with_an_error_is_promoted(source: ModelSource, windows: np.ndarray) -> None:
+    unchanged, recipe = promote_layers(source, preset("int4"), Limits(max_kl=1e6), windows, silent)
     assert recipe == preset("int4")
-    assert untouched.notes[-1].startswith("0 of 14 layers are promoted to 8 bits in groups; on held-out")
-    before = divergence(untouched.notes[-1])
+    assert unchanged.notes[-1].startswith("0 of 14 layers are promoted to 8 bits in groups; on held-out")
+    before = divergence(unchanged.notes[-1])
     assert before > 0
 
-    raised, recipe = promote_layers(source, preset("int4"), Limits(max_kl=before * 0.9), windows, silent)
+    promoted, recipe = promote_layers(source, preset("int4"), Limits(max_kl=before * 0.9), windows, silent)
     assert recipe.overrides == (Override(match=COSTLY, bits=8),)
-    assert raised.notes[-1].startswith(f"1 of 14 layers are promoted to 8 bits in groups: {COSTLY}; on held-out")
-    assert divergence(raised.notes[-1]) < before / 10
+    assert promoted.notes[-1].startswith(f"1 of 14 layers are promoted to 8 bits in groups: {COSTLY}; on held-out")
+    assert divergence(promoted.notes[-1]) < before / 10
 
 
-def test_layers_that_keep_their_grid_are_not_raised(source: ModelSource, windows: np.ndarray) -> None:
-    # The one raised layer differs by 0.000007 nats; in 8 bits the others, which are exact, would add more.
+def test_layers_that_keep_the_codes_of_the_checkpoint_are_not_promoted(
+    source: ModelSource, windows: np.ndarray
+) -> None:
+    # With the float layer promoted, 0.000007 nats are left; promoting the others, which are exact, would add to that.
     _, recipe = promote_layers(source, preset("int4"), Limits(max_kl=1e-5), windows, silent)
     assert recipe.overrides == (Override(match=COSTLY, bits=8),)
 
 
-def test_int8_layers_are_raised_to_groups(source: ModelSource, windows: np.ndarray) -> None:
-    untouched, _ = promote_layers(source, preset("int8"), Limits(max_kl=1e6), windows, silent)
-    limit = divergence(untouched.notes[-1]) / 2
-    raised, recipe = promote_layers(source, preset("int8"), Limits(max_kl=limit), windows, silent)
-    assert divergence(raised.notes[-1]) <= limit
+def test_int8_layers_are_promoted_to_groups(source: ModelSource, windows: np.ndarray) -> None:
+    unchanged, _ = promote_layers(source, preset("int8"), Limits(max_kl=1e6), windows, silent)
+    limit = divergence(unchanged.notes[-1]) / 2
+    promoted, recipe = promote_layers(source, preset("int8"), Limits(max_kl=limit), windows, silent)
+    assert divergence(promoted.notes[-1]) <= limit
     scheme = recipe.scheme(recipe.overrides[0].match, 128)
     assert scheme is not None
     assert (scheme.bits, scheme.group_size, scheme.activation) == (8, 32, "none")
 
 
-def test_a_raised_layer_leaves_the_grid_it_came_on(source: ModelSource, windows: np.ndarray) -> None:
+def test_a_promoted_layer_is_quantized_from_float_again(source: ModelSource, windows: np.ndarray) -> None:
     arrived = quantize(source.weights.read(f"{COSTLY}.weight"), INT4)
     calibrated = CalibratedWeights(source.weights, {}, {f"{COSTLY}.weight": PrequantizedWeight(INT4, lambda: arrived)})
-    raised, recipe = promote_layers(
+    promoted, recipe = promote_layers(
         replace(source, weights=calibrated), preset("int4"), Limits(max_kl=1e-3), windows, silent
     )
     assert recipe.overrides == (Override(match=COSTLY, bits=8),)
     assert calibrated.prequantized(f"{COSTLY}.weight") is not None
-    assert raised.weights.prequantized(f"{COSTLY}.weight") is None
-    torch.testing.assert_close(raised.weights.read(f"{COSTLY}.weight"), source.weights.read(f"{COSTLY}.weight"))
+    assert promoted.weights.prequantized(f"{COSTLY}.weight") is None
+    torch.testing.assert_close(promoted.weights.read(f"{COSTLY}.weight"), source.weights.read(f"{COSTLY}.weight"))
 
 
-def test_limits_that_cannot_be_held_and_too_little_data(source: ModelSource, windows: np.ndarray) -> None:
+def test_invalid_limits_and_too_little_data_are_refused(source: ModelSource, windows: np.ndarray) -> None:
     with pytest.raises(RequestError, match="a limit needs 2 windows"):
         promote_layers(source, preset("int4"), Limits(max_kl=1), windows[:1], silent)
     for limits in ((0.0, None), (None, -1.0), (float("nan"), None)):

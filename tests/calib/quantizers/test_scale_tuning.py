@@ -1,4 +1,4 @@
-"""Tuned scales against the divergence they are to lower, and that codes, other weights and the model's form stay."""
+"""Scale tuning lowers the KL divergence, and keeps codes, other weights and the structure of the model."""
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ def divergence(expected: torch.Tensor, actual: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("family", LAYERS)
-def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) -> None:
+def test_divergence_falls_and_codes_stay(family: str, symmetric: bool) -> None:
     model = tiny_model(family)
     windows = np.random.default_rng(0).integers(0, VOCABULARY, (64, 16))
     expected = predictions(model, windows)
@@ -48,10 +48,10 @@ def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) ->
     names = {name for name, _ in model.named_parameters()}
     others = {name: value.detach().clone() for name, value in model.named_parameters() if name[:-7] not in before}
     coarse = divergence(expected, predictions(model, windows))
-    told: list[float] = []
-    after = tune_scales(model, before, exact, reference, told.append)
+    progress: list[float] = []
+    after = tune_scales(model, before, exact, reference, progress.append)
     assert divergence(expected, predictions(model, windows)) < 0.97 * coarse
-    assert told[-1] == 1
+    assert progress[-1] == 1
     assert {name for name, _ in model.named_parameters()} == names
     for name, value in others.items():
         torch.testing.assert_close(model.get_parameter(name), value, rtol=0, atol=0)
@@ -68,7 +68,7 @@ def test_predictions_come_closer_and_codes_stay(family: str, symmetric: bool) ->
         )
 
 
-def test_an_expert_that_no_token_reached_keeps_its_scales() -> None:
+def test_a_layer_that_did_not_run_keeps_its_scales() -> None:
     model = tiny_model("llama")
     windows = np.random.default_rng(0).integers(0, VOCABULARY, (8, 8))
     reference = reference_states(model, windows)

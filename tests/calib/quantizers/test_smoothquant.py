@@ -93,11 +93,11 @@ def test_a_group_whose_tensor_another_module_reads_too_has_no_predecessor() -> N
 def test_stats_are_those_of_the_layer_input(windows: np.ndarray) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     (group,) = find_layer_groups(model, ["model.layers.0.mlp.down_proj"])
-    seen: list[torch.Tensor] = []
-    handle = model.get_submodule(group.layers[0]).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    inputs: list[torch.Tensor] = []
+    handle = model.get_submodule(group.layers[0]).register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     logits(model, windows)
     handle.remove()
-    rows = torch.cat(seen).reshape(-1, 128)
+    rows = torch.cat(inputs).reshape(-1, 128)
     (channels,) = collect_stats(model, [group], windows, lambda _: None)
     assert channels is not None
     torch.testing.assert_close(channels.rms, rows.square().mean(0).sqrt())
@@ -119,11 +119,11 @@ def test_outlier_channels_cost_less(windows: np.ndarray) -> None:
     def error() -> float:
         """Relative squared error of the output when each token of the input is rounded to int8."""
         module = model.get_submodule(name)
-        seen: list[torch.Tensor] = []
-        handle = module.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        inputs: list[torch.Tensor] = []
+        handle = module.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
         logits(model, windows)
         handle.remove()
-        x = torch.cat(seen).reshape(-1, 64)
+        x = torch.cat(inputs).reshape(-1, 64)
         scale = x.abs().amax(1, keepdim=True) / 127
         weight = matrix(module).detach()
         exact = x @ weight.t()

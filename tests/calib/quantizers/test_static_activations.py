@@ -1,4 +1,4 @@
-"""Static scales: chosen by the output, shared by readers of one tensor, and only where they do."""
+"""Static activation scales: chosen by the output error, shared within a layer group, dropped where too inaccurate."""
 
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def rounded(x: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(np.rint(x / scale), -128, 127) * scale
 
 
-def test_few_outliers_are_cut_off_and_counted() -> None:
+def test_few_outliers_are_clipped_and_counted() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(shape, generator=generator) for shape in ((200, 64), (48, 64)))
     plain = choose_scale(inputs, [weight])
-    # The largest of 12800 normal values is about 4 of them, which all fit.
+    # The largest of 12800 normal values is about 4 standard deviations, so that all values fit.
     assert plain.scale * 127 == pytest.approx(float(inputs.abs().max()), rel=0.3)
     inputs[7, 3] = 900.0
     found = choose_scale(inputs, [weight])
@@ -42,7 +42,7 @@ def test_few_outliers_are_cut_off_and_counted() -> None:
     assert plain.clipped < 1e-3
 
 
-def test_the_error_is_that_of_the_output_and_the_least() -> None:
+def test_the_error_is_the_output_error_and_near_its_minimum() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, weight = (torch.randn(shape, generator=generator) for shape in ((400, 64), (500, 64)))
     inputs *= torch.logspace(-1, 1, 64)
@@ -55,12 +55,12 @@ def test_the_error_is_that_of_the_output_and_the_least() -> None:
     def error(scale: float) -> float:
         return float((squares(scale) / (exact**2).sum(1)).mean())
 
-    # Errors of different inputs are taken for independent.
+    # choose_scale takes the errors of input channels as independent.
     assert found.error == pytest.approx(squares(found.scale).sum() / (exact**2).sum(), rel=0.1)
     assert error(found.scale) < 1.1 * min(error(found.scale * factor) for factor in (0.25, 0.5, 0.7, 1.4, 2, 4))
 
 
-def test_readers_of_one_tensor_share_a_scale_and_keep_their_codes(tmp_path: Path) -> None:
+def test_layers_that_read_one_tensor_share_a_scale(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=1)
     source, recipe = calibrate(resolve(str(tmp_path / "model")), RECIPE, WINDOWS, silent)
     assert recipe == RECIPE
@@ -84,9 +84,9 @@ def test_readers_of_one_tensor_share_a_scale_and_keep_their_codes(tmp_path: Path
     assert len(set(scales.values())) == 4
 
 
-def test_what_does_not_fit_one_scale_gets_one_a_token(tmp_path: Path) -> None:
+def test_layers_that_do_not_fit_get_one_scale_per_token(tmp_path: Path) -> None:
     model = save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=2)
-    # One token in some is a thousand times the others before the second layer's down projection.
+    # The input of the second down projection is a thousand times larger for one token.
     outlier = int(WINDOWS[0, 0])
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 0
@@ -106,7 +106,7 @@ def test_what_does_not_fit_one_scale_gets_one_a_token(tmp_path: Path) -> None:
     assert source.weights.prequantized("model.layers.0.mlp.down_proj.weight") is not None
 
 
-def test_scales_that_arrive_are_kept(tmp_path: Path) -> None:
+def test_scales_of_the_checkpoint_are_kept(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "static", FORMATS["int8 weights and activations"])
     source, _ = calibrate(resolve(str(tmp_path / "static")), RECIPE, WINDOWS, silent)
     for name, expected in weights.items():
@@ -118,7 +118,7 @@ def test_scales_that_arrive_are_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose(form.read().dequantize(), expected, rtol=1e-6)
 
 
-def test_codes_that_arrive_without_a_scale_are_kept_and_get_one(tmp_path: Path) -> None:
+def test_codes_of_the_checkpoint_without_a_scale_are_kept_and_get_one(tmp_path: Path) -> None:
     weights = write_quantized(tmp_path / "dynamic", FORMATS["llm.int8"])
     source, _ = calibrate(resolve(str(tmp_path / "dynamic")), RECIPE, WINDOWS, silent)
     for name, expected in weights.items():
