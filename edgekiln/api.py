@@ -155,7 +155,7 @@ class Engine:
 
         Returns:
             An iterator of tokens with their text, as they are generated. In a batch the tokens of all prompts are
-            interleaved, and `Token.row` is the index of the prompt.
+            interleaved, and `Token.index` is the position of the prompt in the list.
 
         Raises:
             RequestError: an empty or too long prompt, or an option out of range.

@@ -12,8 +12,8 @@ def edgekiln(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def sentence(result: Result) -> str:
-    """The one line of a failure that exits with 2."""
+def error_line(result: Result) -> str:
+    """The one line on stderr of a command that exits with 2."""
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
     return line

@@ -19,7 +19,7 @@ from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
 from edgekiln.errors import EngineError
 from edgekiln.pipeline.options import BuildOptions
-from support.command import edgekiln, sentence
+from support.command import edgekiln, error_line
 from support.models import save_checkpoint
 
 
@@ -72,8 +72,8 @@ def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr("edgekiln.pipeline.build.build_engine", build_engine)
     monkeypatch.setattr("edgekiln.commands.engine.resolve", resolve)
-    assert sentence(edgekiln("engine", "m", "--trust-remote-code")) == "Error: far enough"
-    assert sentence(edgekiln("engine", "--quant", "int4", "--group-size", "128", "--max-length", "9", "-o", tmp_path))
+    assert error_line(edgekiln("engine", "m", "--trust-remote-code")) == "Error: far enough"
+    assert error_line(edgekiln("engine", "--quant", "int4", "--group-size", "128", "--max-length", "9", "-o", tmp_path))
     assert calls == [
         (SimpleNamespace(name="M", trusted=True), Path("engines/M-int8"), BuildOptions()),
         (
@@ -95,7 +95,7 @@ def test_calibration_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: SimpleNamespace(name="m"))
     (tmp_path / "mine.yaml").write_text("default: {bits: 8, group_size: 32}\n")
     given = ("--calib-data", "text.txt", "--calib-samples", "8", "--calib-length", "64", "--max-kl", "0.1")
-    assert sentence(edgekiln("engine", "m", "--recipe", tmp_path / "mine.yaml", *given)) == "Error: far enough"
+    assert error_line(edgekiln("engine", "m", "--recipe", tmp_path / "mine.yaml", *given)) == "Error: far enough"
     (options,) = calls
     assert options.quant == "mine"
     assert options.recipe == Recipe(default=LayerSpec(bits=8, group_size=32))
@@ -108,18 +108,18 @@ def test_bad_recipes_and_data_get_one_sentence(checkpoint: Path, tmp_path: Path)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.ffn.*', skip: true}]\n")
     build = ("engine", checkpoint, "-o", tmp_path / "engine")
-    assert "'*.ffn.*' matches no layer of the model" in sentence(edgekiln(*build, "--recipe", recipe))
-    assert "write group_size in the file" in sentence(edgekiln(*build, "--recipe", recipe, "--group-size", "32"))
-    assert "No such file" in sentence(edgekiln(*build, "--recipe", tmp_path / "none.yaml"))
+    assert "'*.ffn.*' matches no layer of the model" in error_line(edgekiln(*build, "--recipe", recipe))
+    assert "write group_size in the file" in error_line(edgekiln(*build, "--recipe", recipe, "--group-size", "32"))
+    assert "No such file" in error_line(edgekiln(*build, "--recipe", tmp_path / "none.yaml"))
     data = tmp_path / "data.jsonl"
     data.write_text("{}")
-    assert f"{data}, line 1: it needs either" in sentence(edgekiln(*build, "--calib-data", data))
-    assert "max kl must be above 0, got -1.0" in sentence(edgekiln(*build, "--max-kl", "-1"))
+    assert f"{data}, line 1: it needs either" in error_line(edgekiln(*build, "--calib-data", data))
+    assert "max kl must be above 0, got -1.0" in error_line(edgekiln(*build, "--max-kl", "-1"))
     assert not (tmp_path / "engine").exists()
 
 
 def test_unknown_model(tmp_path: Path) -> None:
-    assert "no model 'no-such-model'" in sentence(edgekiln("engine", "no-such-model", "-o", tmp_path / "engine"))
+    assert "no model 'no-such-model'" in error_line(edgekiln("engine", "no-such-model", "-o", tmp_path / "engine"))
     assert not (tmp_path / "engine").exists()
 
 
@@ -129,7 +129,7 @@ def test_truncated_safetensors(checkpoint: Path, tmp_path: Path) -> None:
     for path in checkpoint.iterdir():
         data = path.read_bytes()
         (broken / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
-    assert "model.safetensors" in sentence(edgekiln("engine", broken, "-o", tmp_path / "engine"))
+    assert "model.safetensors" in error_line(edgekiln("engine", broken, "-o", tmp_path / "engine"))
     assert not (tmp_path / "engine").exists()
 
 
@@ -137,19 +137,19 @@ def test_truncated_safetensors(checkpoint: Path, tmp_path: Path) -> None:
 def test_damaged_gguf(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    assert str(path) in sentence(edgekiln("engine", path, "-o", tmp_path / "engine"))
+    assert str(path) in error_line(edgekiln("engine", path, "-o", tmp_path / "engine"))
     assert os.listdir(tmp_path) == ["model.gguf"]
 
 
 def test_longer_than_the_model(checkpoint: Path, tmp_path: Path) -> None:
     result = edgekiln("engine", checkpoint, "-o", tmp_path / "engine", "--max-length", "257")
-    assert "256" in sentence(result)
+    assert "256" in error_line(result)
     assert os.listdir(tmp_path) == []
 
 
 def test_output_that_is_something_else_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "is not an engine directory" in sentence(edgekiln("engine", checkpoint, "-o", tmp_path))
+    assert "is not an engine directory" in error_line(edgekiln("engine", checkpoint, "-o", tmp_path))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
@@ -165,7 +165,7 @@ def test_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         return str(directory)
 
     monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
-    assert "no space left on the disk" in sentence(edgekiln("engine", checkpoint, "-o", output, "--quant", "int4"))
+    assert "no space left on the disk" in error_line(edgekiln("engine", checkpoint, "-o", output, "--quant", "int4"))
     assert os.listdir(output.parent) == []
 
 

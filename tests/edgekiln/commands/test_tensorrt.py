@@ -9,7 +9,7 @@ trt = pytest.importorskip("tensorrt_rtx")
 
 from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
 from edgekiln.system import detect  # noqa: E402
-from support.command import edgekiln, sentence  # noqa: E402
+from support.command import edgekiln, error_line  # noqa: E402
 
 HAS_GPU = bool(detect().gpus)
 
@@ -57,7 +57,7 @@ def test_inspect_tells_of_the_plan(engine: Path) -> None:
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 def test_running_without_a_gpu_is_one_sentence(engine: Path) -> None:
-    assert "needs an NVIDIA GPU and its driver" in sentence(edgekiln("run", engine, "-p", "hello"))
+    assert "needs an NVIDIA GPU and its driver" in error_line(edgekiln("run", engine, "-p", "hello"))
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
@@ -66,7 +66,7 @@ def test_doctor_tells_a_script_whether_a_target_runs() -> None:
     assert result.exit_code == 1
     assert result.stdout.startswith("engines of trt-rtx do not run here: ")
     assert edgekiln("doctor", "--target", "ort-cpu").exit_code == 0
-    assert "target must be one of ort-cpu" in sentence(edgekiln("doctor", "--target", "cpu"))
+    assert "target must be one of ort-cpu" in error_line(edgekiln("doctor", "--target", "cpu"))
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_bad_options_are_one_sentence_and_leave_nothing(
     tiny_checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     result = edgekiln("engine", tiny_checkpoint, "-o", tmp_path / "engine", "--quant", "int4", *arguments)
-    assert message in sentence(result)
+    assert message in error_line(result)
     assert list(tmp_path.iterdir()) == []
