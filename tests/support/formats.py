@@ -1,4 +1,4 @@
-"""Quantized checkpoints written by each format's published layout, with the weights that they stand for."""
+"""Write quantized checkpoints in the published layout of each format, with the weights that they dequantize to."""
 
 import json
 from collections.abc import Callable
@@ -21,14 +21,15 @@ NF4 = np.array(
 
 
 @dataclass
-class Grid:
-    """A weight rounded to the nearest point of a grid: scale * (code - zero), codes unsigned.
+class Quantized:
+    """A weight that is quantized round-to-nearest: scale * (code - zero).
 
     Attributes:
-        codes: int64 [N, K].
-        scales, zeros: [N, G].
-        group_of: the group of each column.
-        bits: of the codes.
+        codes: int64 [N, K], from 0 to 2^bits - 1.
+        scales: float32 [N, G].
+        zeros: int64 [N, G], zero points.
+        group_of: int64 [K], group of each column.
+        bits: bits of a code.
     """
 
     codes: np.ndarray
@@ -39,12 +40,15 @@ class Grid:
 
     @property
     def weight(self) -> np.ndarray:
+        """The dequantized weight, float32 [N, K]."""
         centred = self.codes - self.zeros[:, self.group_of]
         return np.asarray(centred * self.scales[:, self.group_of], dtype=np.float32)
 
 
-def grid(weight: np.ndarray, bits: int, group_size: int, symmetric: bool, group_of: np.ndarray | None = None) -> Grid:
-    """Round to nearest; group_of names the group of each column, by default in order."""
+def quantize(
+    weight: np.ndarray, bits: int, group_size: int, symmetric: bool, group_of: np.ndarray | None = None
+) -> Quantized:
+    """Quantize a weight round-to-nearest; `group_of` [K] is the group of each column, consecutive by default."""
     columns = weight.shape[1]
     group_of = np.arange(columns) // group_size if group_of is None else group_of
     parts = [weight[:, group_of == g] for g in range(columns // group_size)]
@@ -59,11 +63,11 @@ def grid(weight: np.ndarray, bits: int, group_size: int, symmetric: bool, group_
         zeros = np.rint(-low / scales).astype(np.int64)
     scales = scales.astype(np.float16).astype(np.float32)
     codes = np.rint(weight / scales[:, group_of]) + zeros[:, group_of]
-    return Grid(np.clip(codes, 0, top).astype(np.int64), scales, zeros, group_of, bits)
+    return Quantized(np.clip(codes, 0, top).astype(np.int64), scales, zeros, group_of, bits)
 
 
 def words(codes: np.ndarray, bits: int) -> np.ndarray:
-    """int32 [..., n * bits / 32] with the first code in the lowest bits."""
+    """Pack codes [..., n] into int32 words [..., n * bits / 32], the first code in the least significant bits."""
     parts = codes.reshape(*codes.shape[:-1], -1, 32 // bits).astype(np.uint64)
     shifted = parts << np.arange(0, 32, bits, dtype=np.uint64)
     return np.bitwise_or.reduce(shifted, axis=-1).astype(np.uint32).view(np.int32)
@@ -72,10 +76,11 @@ def words(codes: np.ndarray, bits: int) -> np.ndarray:
 Tensors = dict[str, np.ndarray]
 
 
-def gptq(g: Grid, *, version: int = 1, indices: bool = True) -> Tensors:
+def gptq(g: Quantized, *, version: int = 1, indices: bool = True) -> Tensors:
+    """GPTQ's tensors of a layer."""
     zeros = words(g.zeros.T, g.bits).view(np.uint32)
     if version == 1:
-        # One less a code; from a zero point of 0 the word borrows.
+        # Zero points are stored minus 1. The subtraction is of whole words, so that a zero point of 0 borrows.
         zeros = zeros - np.uint32(0x11111111 if g.bits == 4 else 0x01010101)
     tensors = {
         "qweight": words(g.codes, g.bits).T,
@@ -85,7 +90,8 @@ def gptq(g: Grid, *, version: int = 1, indices: bool = True) -> Tensors:
     return tensors | ({"g_idx": g.group_of.astype(np.int32)} if indices else {})
 
 
-def awq(g: Grid) -> Tensors:
+def awq(g: Quantized) -> Tensors:
+    """AWQ's tensors of a layer, in the GEMM layout."""
     order = [0, 2, 4, 6, 1, 3, 5, 7]
 
     def packed(codes: np.ndarray) -> np.ndarray:
@@ -94,7 +100,8 @@ def awq(g: Grid) -> Tensors:
     return {"qweight": packed(g.codes.T), "qzeros": packed(g.zeros.T), "scales": g.scales.T.astype(np.float16)}
 
 
-def packed_integers(g: Grid, *, symmetric: bool, indices: bool = False) -> Tensors:
+def packed_integers(g: Quantized, *, symmetric: bool, indices: bool = False) -> Tensors:
+    """compressed-tensors' pack-quantized tensors of a layer."""
     tensors = {
         "weight_packed": words(g.codes, g.bits),
         "weight_scale": g.scales,
@@ -105,17 +112,19 @@ def packed_integers(g: Grid, *, symmetric: bool, indices: bool = False) -> Tenso
     return tensors | ({"weight_g_idx": g.group_of.astype(np.int32)} if indices else {})
 
 
-def integers(g: Grid, **more: np.ndarray) -> Tensors:
+def integers(g: Quantized, **more: np.ndarray) -> Tensors:
+    """compressed-tensors' int-quantized tensors of a layer."""
     return {"weight": (g.codes - 128).astype(np.int8), "weight_scale": g.scales, **more}
 
 
 def nf4(weight: np.ndarray, *, nested: bool) -> tuple[Tensors, np.ndarray]:
+    """bitsandbytes' NF4 tensors of a layer, `nested` with double quantization, and the dequantized weight."""
     blocks = weight.reshape(-1, 64)
     scales = np.abs(blocks).max(axis=1)
     state: dict[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": list(weight.shape)}
     extra: Tensors = {"weight.quant_map": NF4}
     if nested:
-        # The scales less their mean, in blocks of 256 of 8-bit codes into a table of values in [-1, 1].
+        # Double quantization: the scales minus their mean, in blocks of 256, as 8-bit codes into a table in [-1, 1].
         table = np.linspace(-1, 1, 256, dtype=np.float32)
         offset = float(np.float32(scales.mean()))
         parts = np.pad(scales - offset, (0, -len(scales) % 256)).reshape(-1, 256)
@@ -135,6 +144,7 @@ def nf4(weight: np.ndarray, *, nested: bool) -> tuple[Tensors, np.ndarray]:
 
 
 def llm_int8(weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+    """bitsandbytes' LLM.int8() tensors of a layer, and the dequantized weight."""
     largest = np.abs(weight).max(axis=1).astype(np.float32)
     codes = np.rint(weight / largest[:, None] * 127).astype(np.int8)
     tensors = {"weight": codes, "SCB": largest, "weight_format": np.array(0, dtype=np.uint8)}
@@ -142,12 +152,20 @@ def llm_int8(weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
 
 
 def shuffled(columns: int, group_size: int) -> np.ndarray:
+    """Groups of randomly permuted columns, as act-order gives them."""
     return np.random.default_rng(columns).permutation(columns) // group_size
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of checkpoint: its quantization_config, and a weight [N, K] to tensors and the weight they stand for."""
+    """A format of quantized checkpoints.
+
+    Attributes:
+        config: its quantization_config.
+        write: converts a float weight [N, K] to the tensors of a layer and the weight that they dequantize to.
+        bits: bits of a code.
+        quant: preset under which the codes are kept.
+    """
 
     config: dict[str, Any]
     write: Callable[[np.ndarray], tuple[Tensors, np.ndarray]]
@@ -155,7 +173,7 @@ class Format:
     quant: str = "int4"
 
 
-def _on(make: Callable[[np.ndarray], Grid], write: Callable[..., Tensors], **options: Any) -> Any:
+def _on(make: Callable[[np.ndarray], Quantized], write: Callable[..., Tensors], **options: Any) -> Any:
     def both(weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
         g = make(weight)
         return write(g, **options), g.weight
@@ -168,10 +186,10 @@ def _gptq(bits: int, symmetric: bool, *, group_size: int = 32, order: bool = Fal
     if options.get("version") == 2:
         config["checkpoint_format"] = "gptq_v2"
 
-    def make(weight: np.ndarray) -> Grid:
+    def make(weight: np.ndarray) -> Quantized:
         columns = weight.shape[1]
         size = columns if group_size == -1 else group_size
-        return grid(weight, bits, size, symmetric, shuffled(columns, size) if order else None)
+        return quantize(weight, bits, size, symmetric, shuffled(columns, size) if order else None)
 
     return Format(config, _on(make, gptq, **options), bits)
 
@@ -187,10 +205,10 @@ def _compressed(bits: int, group_size: int, symmetric: bool, *, quant: str = "in
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
     }
 
-    def make(weight: np.ndarray) -> Grid:
+    def make(weight: np.ndarray) -> Quantized:
         columns = weight.shape[1]
         size = columns if group_size == -1 else group_size
-        return grid(weight, bits, size, symmetric, shuffled(columns, size) if order else None)
+        return quantize(weight, bits, size, symmetric, shuffled(columns, size) if order else None)
 
     write = _on(make, integers, **options) if plain else _on(make, packed_integers, symmetric=symmetric, **options)
     return Format(config, write, bits, quant)
@@ -209,7 +227,7 @@ FORMATS: dict[str, Format] = {
     "gptq act-order": _gptq(4, False, order=True),
     "gptq channel": _gptq(4, True, group_size=-1),
     "gptq 8 bit": _gptq(8, False, group_size=64),
-    "awq": Format(_AWQ, _on(lambda weight: grid(weight, 4, 32, False), awq), 4),
+    "awq": Format(_AWQ, _on(lambda weight: quantize(weight, 4, 32, False), awq), 4),
     "packed symmetric": _compressed(4, 32, True),
     "packed asymmetric": _compressed(4, 32, False),
     "packed act-order": _compressed(4, 32, True, indices=True),
@@ -223,7 +241,11 @@ FORMATS: dict[str, Format] = {
 
 
 def write_quantized(directory: Path, form: Format) -> dict[str, np.ndarray]:
-    """A tiny random llama with its linear layers, but for the head, in a format; their weights by name."""
+    """Write a tiny random llama whose linear layers except the head are in a format.
+
+    Returns:
+        The dequantized weights of these layers, by name.
+    """
     save_checkpoint(directory, "llama", num_hidden_layers=2)
     file = directory / "model.safetensors"
     tensors, weights = load_file(file), {}

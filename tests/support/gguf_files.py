@@ -1,4 +1,4 @@
-"""Small GGUF files of random models, as llama.cpp's converter writes them."""
+"""Write small GGUF files of random models, with the names and layouts of llama.cpp's converter."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,15 @@ BEGIN, END, TURN = (TOKENS.index(token) for token in ("<|begin|>", "<|end|>", "<
 
 
 def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> Path:
-    """A GGUF as llama.cpp's converter writes it; `settings_` become metadata below the architecture or, with tokenizer_
-    in front, below tokenizer.ggml."""
+    """Write a GGUF file.
+
+    Args:
+        path: the file.
+        arch: general.architecture.
+        tensors: name -> array, or (blocks, quantization type).
+        settings_: further metadata: `tokenizer_x` sets tokenizer.ggml.x, any other `x__y` sets <arch>.x.y, and None
+            leaves a default out.
+    """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
@@ -58,16 +65,17 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
+    """Standard normal float32 of a shape; the same arguments give the same values."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
 
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
-    """How llama.cpp stores rotary rows: pairs next to each other instead of halves."""
+    """Permute the rows of a q or k projection as llama.cpp does: the two halves that RoPE rotates are interleaved."""
     return weight.reshape(heads, 2, -1, weight.shape[1]).transpose(0, 2, 1, 3).reshape(weight.shape)
 
 
 def llama_tensors(**extra: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The same random model by transformers' names and by llama.cpp's."""
+    """A random llama with transformers' names and layouts, and the same with llama.cpp's, plus `extra` tensors."""
     ours = {"model.embed_tokens.weight": random(VOCAB, HIDDEN), "model.norm.weight": random(HIDDEN)}
     theirs = {"token_embd.weight": ours["model.embed_tokens.weight"], "output_norm.weight": ours["model.norm.weight"]}
     rows = {
@@ -91,6 +99,7 @@ def llama_tensors(**extra: Any) -> tuple[dict[str, np.ndarray], dict[str, np.nda
 
 
 def qwen3moe(path: Path) -> Path:
+    """Write a random Qwen3-MoE with four experts."""
     _, tensors = llama_tensors()
     tensors["output.weight"] = random(VOCAB, HIDDEN, seed=7)
     for layer in range(LAYERS):
@@ -107,6 +116,7 @@ def qwen3moe(path: Path) -> Path:
 
 
 def gpt2(path: Path, kind: gguf.GGMLQuantizationType | None = None) -> Path:
+    """Write a random GPT-2, whose weights transformers transposes; `kind` is the type of its matrices."""
     shapes = {"attn_qkv": (3 * HIDDEN, HIDDEN), "attn_output": (HIDDEN, HIDDEN)}
     shapes |= {"ffn_up": (4 * HIDDEN, HIDDEN), "ffn_down": (HIDDEN, 4 * HIDDEN)}
     tensors = {"token_embd.weight": random(VOCAB, HIDDEN), "position_embd.weight": random(128, HIDDEN)}

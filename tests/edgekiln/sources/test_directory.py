@@ -275,8 +275,7 @@ def test_alias_without_its_package_says_how_to_get_it(monkeypatch: pytest.Monkey
 
 def test_importing_sources_is_light() -> None:
     code = (
-        "import sys, edgekiln.sources.resolve;"
-        "print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+        "import sys, edgekiln.sources.resolve;print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

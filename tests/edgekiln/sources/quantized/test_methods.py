@@ -14,11 +14,11 @@ from edgekiln.calib.presets import preset
 from edgekiln.calib.quantization_plan import plan as quantization_plan
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.errors import EdgekilnError, UnsupportedModelError
-from edgekiln.export.passes.ort.decoder import inline_decoder_layers
+from edgekiln.export.passes.ort.decoder_layers import InlineDecoderLayers
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.resolve import resolve
-from support.formats import FORMATS, Format, change_config, gptq, grid, write_quantized
+from support.formats import FORMATS, Format, change_config, gptq, quantize, write_quantized
 from support.parity import Logits, all_logits, check
 
 # The embedding and the head are floats in these checkpoints. They are not quantized, which could hide an error.
@@ -71,7 +71,7 @@ def test_engine_has_the_codes_of_the_checkpoint(built: tuple[Format, Logits], ke
     # Layers with a common input are merged in all formats. With act-order they have the same permutation, because
     # their Hessians are equal.
     graph = ir.load(logits.directory / "generate.onnx")
-    inline_decoder_layers(graph)
+    InlineDecoderLayers()(graph)
     matmuls = [node for node in graph.graph if node.op_type in ("MatMulNBits", "MatMulBnb4", "PerTokenInt8MatMul")]
     fused = [node for node in graph.graph if node.op_type.endswith("PostAttention")]
     assert len(matmuls) + 4 * len(fused) == 2 * 4
@@ -161,7 +161,7 @@ def test_damage_is_named(tmp_path: Path, name: str, part: str, value: np.ndarray
 
 def test_groups_that_engines_lack_are_refused(tmp_path: Path) -> None:
     form = FORMATS["gptq symmetric"]
-    sixteen = Format({**form.config, "group_size": 16}, lambda w: (gptq(grid(w, 4, 16, True)), w), 4)
+    sixteen = Format({**form.config, "group_size": 16}, lambda w: (gptq(quantize(w, 4, 16, True)), w), 4)
     write_quantized(tmp_path, sixteen)
     with pytest.raises(UnsupportedModelError, match="in groups of 16, engines have groups of 32 and multiples"):
         resolve(str(tmp_path))
