@@ -103,7 +103,9 @@ def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Sc
 
 def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
     if is_engine(Path(reference)):
-        return open_engine(Path(reference), threads).score
+        from edgekiln.api import Engine
+
+        return Engine.open(reference, threads=threads).score
     from edgekiln.sources.resolve import resolve
 
     quiet_libraries()
