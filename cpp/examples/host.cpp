@@ -1,6 +1,7 @@
-// Answers questions about anything: host ENGINE [QUESTION]
+// Chat with an engine: host ENGINE [QUESTION]
 //
-// Without a question it chats: a line is a message, an empty line or the end of input leaves.
+// With a question, it prints the answer and exits. Otherwise each line of input is a message; an empty line ends the
+// chat.
 #include <cstdio>
 #include <edgekiln/edgekiln.hpp>
 #include <iostream>
@@ -9,8 +10,9 @@
 
 namespace {
 
-// Prints an answer as it comes and how fast it was; false if there is none.
-bool answer(edgekiln::Session& session, const edgekiln::Options& options, std::vector<edgekiln::Message>& messages) {
+// Print an answer as it is generated, then its speed. False on failure.
+bool answer(edgekiln::Session& session, const edgekiln::GenerateOptions& options,
+            std::vector<edgekiln::Message>& messages) {
   const auto print = [](const edgekiln::Token& token) {
     std::cout << token.text << std::flush;
     return true;
@@ -51,7 +53,7 @@ int main(int count, char** arguments) {
     std::cerr << session.error().message << '\n';
     return 2;
   }
-  const edgekiln::Options options = engine->options();
+  const edgekiln::GenerateOptions options = engine->generate_options();
   std::vector<edgekiln::Message> messages;
   if (count == 3) {
     messages.push_back({"user", arguments[2]});
@@ -59,7 +61,7 @@ int main(int count, char** arguments) {
   }
   for (std::string line; std::cout << "> " << std::flush && std::getline(std::cin, line) && !line.empty();) {
     messages.push_back({"user", line});
-    // A message that is refused, say because the conversation has grown too long, leaves no trace.
+    // Drop a message that was refused, for example because the conversation is too long.
     if (!answer(*session, options, messages)) messages.pop_back();
   }
 }

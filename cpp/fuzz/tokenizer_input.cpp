@@ -1,5 +1,5 @@
-// Any bytes as text, for tokenizers with the parts that the families' have: the ids of byte-level ones decode to it,
-// and the pieces of all are what they decode to at once.
+// Arbitrary bytes as text, for tokenizers with the components of the supported model families. Byte-level tokenizers
+// must round-trip the text, and streamed decoding must equal decoding at once.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -69,7 +69,7 @@ json sentencepiece() {
       {"added_tokens", {added("<x>", false), added("word", true)}}};
 }
 
-Tokenizer made(const json& description) {
+Tokenizer make(const json& description) {
   auto tokenizer = Tokenizer::parse(description.dump(), "tokenizer.json");
   if (!tokenizer) std::abort();
   return std::move(tokenizer).value();
@@ -85,7 +85,7 @@ std::string streamed(const Tokenizer& tokenizer, const std::vector<std::int64_t>
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::array<Tokenizer, 2> tokenizers = {made(byte_level()), made(sentencepiece())};
+  static const std::array<Tokenizer, 2> tokenizers = {make(byte_level()), make(sentencepiece())};
   const void* bytes = data;
   const std::string_view text{static_cast<const char*>(bytes), size};
   for (const Tokenizer& tokenizer : tokenizers) {
@@ -96,7 +96,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string given = edgekiln::text::to_valid_utf8(text);
     if (&tokenizer == &tokenizers[0] && given.find("<x>") == std::string::npos && decoded != given) std::abort();
   }
-  // As ids, of which any may come from a model. Byte fallback reads a run of bytes as a whole, a stream as they come.
+  // Arbitrary ids, since a model may generate any. With byte fallback, streaming may decode a run of byte tokens
+  // differently, so only the absence of crashes is checked.
   std::vector<std::int64_t> ids;
   for (std::size_t i = 0; i < size; ++i) ids.push_back(data[i] + (i % 3 == 0 ? 5 : 0));
   if (streamed(tokenizers[0], ids) != tokenizers[0].decode(ids)) std::abort();

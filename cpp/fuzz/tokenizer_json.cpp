@@ -1,4 +1,4 @@
-// Any bytes as tokenizer.json: they are read, and encode and decode without a crash, or are refused with a sentence.
+// Arbitrary bytes as tokenizer.json: they are refused with a message, or encode and decode without a crash.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,9 +20,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto ids = tokenizer.value().encode(kText, true);
   if (!ids) return 0;
   StreamingDecoder stream(tokenizer.value());
-  std::string pieces;
-  for (const std::int64_t id : ids.value()) pieces += stream.push(id);
-  pieces += stream.flush();
+  std::string text;
+  for (const std::int64_t id : ids.value()) text += stream.push(id);
+  text += stream.flush();
   static_cast<void>(tokenizer.value().decode(ids.value()));
   static_cast<void>(tokenizer.value().decode(std::vector<std::int64_t>{-1, 0, 1, 2, 1 << 30}));
   return 0;

@@ -1,16 +1,29 @@
-/* edgekiln's C interface: run an engine directory inside an application.
+/* The C API of libedgekiln: run an engine directory inside an application.
  *
- * Every function that can fail returns an `edgekiln_status`; the sentence that says why is edgekiln_error(). No C++
- * exception leaves a function. Strings are UTF-8 and, where a length goes with them, need no final zero.
+ * Errors: every function that can fail returns an edgekiln_status. edgekiln_error() returns the message of the calling
+ * thread's last failure: one sentence with the offending value and the fix. No C++ exception leaves a function.
  *
- * Threads: an engine may be used by any number of threads at once. A session is one conversation and generates in one
- * thread at a time; edgekiln_session_cancel may be called from any thread. Sessions of one engine share its weights.
+ * Strings are UTF-8. A string with a length argument needs no terminating zero; all others are zero-terminated.
+ *
+ * Threads: an engine is immutable and thread-safe. A session generates in one thread at a time; a second thread that
+ * tries gets EDGEKILN_ERROR_REQUEST. edgekiln_session_cancel may be called from any thread at any time.
+ *
+ * Lifetimes: the caller frees engines with edgekiln_engine_close and sessions with edgekiln_session_free, in any order:
+ * the engine's memory is freed with the last of them. The library copies what it needs from options, strings and
+ * messages before a function returns; it keeps no pointer of the caller's.
+ *
+ * ABI: structs grow only at the end, so a program may be compiled against an older or a newer header than the
+ * library's. Every struct begins with struct_size, the size that the caller was compiled with. The edgekiln_..._init
+ * functions set it; call them before anything else on a struct. The library never touches bytes beyond struct_size, and
+ * fields that the caller's struct lacks have their default. A field that is newer than the library must be zero, its
+ * default; otherwise the call fails with EDGEKILN_ERROR_UNSUPPORTED. The library's soname carries the major version.
  */
 #ifndef EDGEKILN_H
 #define EDGEKILN_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define EDGEKILN_API __attribute__((visibility("default")))
 
@@ -20,158 +33,208 @@ extern "C" {
 
 typedef enum edgekiln_status {
   EDGEKILN_OK = 0,
-  EDGEKILN_ERROR_REQUEST = 1,     /* an argument or option out of range, a prompt too long */
-  EDGEKILN_ERROR_ENGINE = 2,      /* an engine directory that is missing, damaged or edited */
-  EDGEKILN_ERROR_UNSUPPORTED = 3, /* something this library does not read or run: a target, a schema, a tokenizer */
+  EDGEKILN_ERROR_REQUEST = 1,     /* an argument or option is out of range, or the prompt is too long */
+  EDGEKILN_ERROR_ENGINE = 2,      /* the engine directory is missing, damaged or edited */
+  EDGEKILN_ERROR_UNSUPPORTED = 3, /* a target, schema version, tokenizer or struct field unknown to this library */
   EDGEKILN_ERROR_RUNTIME = 4,     /* the library that runs the graph failed */
-  EDGEKILN_CANCELLED = 5,         /* by edgekiln_session_cancel or the callback */
-  EDGEKILN_ERROR_MEMORY = 6,
-  EDGEKILN_ERROR_INTERNAL = 7
+  EDGEKILN_CANCELLED = 5,         /* by edgekiln_session_cancel or the token callback */
+  EDGEKILN_ERROR_MEMORY = 6,      /* out of memory */
+  EDGEKILN_ERROR_INTERNAL = 7     /* a defect of edgekiln */
 } edgekiln_status;
 
-typedef enum edgekiln_finish {
+typedef enum edgekiln_finish_reason {
   EDGEKILN_FINISH_NONE = 0,  /* not the last token */
-  EDGEKILN_FINISH_EOS = 1,   /* the model's own end */
+  EDGEKILN_FINISH_EOS = 1,   /* an end-of-sequence token */
   EDGEKILN_FINISH_STOP = 2,  /* a stop string */
-  EDGEKILN_FINISH_LENGTH = 3 /* max_tokens, or the engine holds no more */
-} edgekiln_finish;
+  EDGEKILN_FINISH_LENGTH = 3 /* max_tokens, or the engine's max_length */
+} edgekiln_finish_reason;
+
+typedef enum edgekiln_kernels_choice {
+  EDGEKILN_KERNELS_EDGEKILN = 0,   /* edgekiln's kernels where they are found and support the graph */
+  EDGEKILN_KERNELS_ONNXRUNTIME = 1 /* only those of ONNX Runtime */
+} edgekiln_kernels_choice;
 
 typedef struct edgekiln_engine edgekiln_engine;
 typedef struct edgekiln_session edgekiln_session;
 
 typedef struct edgekiln_engine_options {
-  int32_t threads;     /* compute threads; 0: the physical cores this process may use */
-  int64_t chunk;       /* tokens a prefill run takes at once; 0: what runs best */
-  int32_t native;      /* use edgekiln's own kernels where they are found */
-  const char* kernels; /* their library; NULL: libedgekiln_ops.so beside libedgekiln */
-  int32_t verify;      /* check the SHA-256 of every file first */
-  int32_t text;        /* load the tokenizer; without it only token ids go in and come out */
-  const char* device;  /* "cpu" or "cuda", one that the engine's target runs on; NULL: the one it is for */
+  size_t struct_size;
+  int64_t chunk;                   /* tokens of one prefill run; 0: the target's default */
+  int32_t threads;                 /* compute threads; 0: the physical cores available to this process */
+  edgekiln_kernels_choice kernels; /* default EDGEKILN_KERNELS_EDGEKILN */
+  const char* kernels_library;     /* path of edgekiln's kernels; NULL: libedgekiln_ops.so beside libedgekiln */
+  const char* device;              /* "cpu" or "cuda", one that the engine's target supports; NULL: its first */
+  int32_t verify;                  /* check the SHA-256 of every file; default 1 */
+  int32_t text;                    /* load the tokenizer, needed for text and messages; default 1 */
 } edgekiln_engine_options;
 
 typedef struct edgekiln_engine_info {
-  const char* name; /* the strings live as long as the engine */
+  size_t struct_size;
+  const char* name; /* the strings are valid until the engine and all its sessions are freed */
   const char* target;
-  const char* kernels; /* "stock", or the instruction set of edgekiln's own */
+  const char* kernels; /* "onnxruntime", "tensorrt", or the instruction set of edgekiln's kernels */
   int64_t vocab_size;
-  int64_t max_length; /* positions of one sequence, prompt and answer together */
+  int64_t max_length; /* tokens of one sequence, prompt and answer together */
   int32_t threads;
-  int32_t has_text; /* whether it takes text */
-  int32_t has_chat; /* whether it takes messages */
+  int32_t max_verify_tokens; /* tokens verified in one run by speculative decoding; 1: no speculation */
+  int32_t has_text;          /* the tokenizer is loaded */
+  int32_t has_chat;          /* the engine has a chat template that this library can render */
 } edgekiln_engine_info;
 
 typedef struct edgekiln_generate_options {
-  int64_t max_tokens;
-  double temperature; /* 0: the most likely token each time */
-  int64_t top_k;      /* 0: all */
-  double top_p;       /* 1: all */
-  double min_p;       /* 0: all */
-  double repetition_penalty;
-  int32_t has_seed; /* without, a fresh seed each time */
-  uint64_t seed;
-  const char* const* stop; /* stop_count strings with a final zero; the answer ends before the first of them */
+  size_t struct_size;
+  int64_t max_tokens;        /* of the answer; default 256 */
+  double temperature;        /* 0: greedy; default 0 */
+  int64_t top_k;             /* 0: off; default 0 */
+  double top_p;              /* 1: off; default 1 */
+  double min_p;              /* 0: off; default 0 */
+  double repetition_penalty; /* 1: off; default 1 */
+  uint64_t seed;             /* used if has_seed */
+  const char* const* stop;   /* stop_count strings; the answer ends before the first of them */
   size_t stop_count;
-  int32_t ignore_eos;
-  int32_t logprobs;
-  int32_t speculate; /* verify drafted tokens together where that is faster; the answer is the same */
+  int32_t has_seed;   /* 0: a random seed; default 0 */
+  int32_t ignore_eos; /* continue after an end-of-sequence token; default 0 */
+  int32_t logprobs;   /* compute the log-probability of each token; default 0 */
+  int32_t speculate;  /* speculative decoding where it is faster; it does not change the answer; default 1 */
 } edgekiln_generate_options;
 
+/* A chat message. Functions take an array of them: element i begins i * messages[0].struct_size bytes after element 0,
+ * and all elements have the same struct_size. An array initialized with EDGEKILN_MESSAGE satisfies this. */
 typedef struct edgekiln_message {
+  size_t struct_size;
   const char* role; /* "system", "user" or "assistant" */
   const char* content;
 } edgekiln_message;
 
+#define EDGEKILN_MESSAGE(role, content) {sizeof(edgekiln_message), (role), (content)}
+
+/* A token of an answer. It and its text are valid until the callback returns. */
 typedef struct edgekiln_token {
+  size_t struct_size; /* the library's: fields beyond it do not exist */
   int64_t id;
-  const char*
-      text; /* what the token adds to the answer, whole characters only, often none; until the callback returns */
+  const char* text; /* what the token adds to the answer: whole characters, often none; not zero-terminated */
   size_t text_length;
-  double logprob; /* natural, before penalty, temperature and filters; NaN unless asked for */
-  edgekiln_finish finish;
+  double logprob; /* natural logarithm, before penalty, temperature and filters; NaN without option logprobs */
+  edgekiln_finish_reason finish_reason;
+  int32_t reserved;
 } edgekiln_token;
 
-/* Called with each token in the thread that generates. Anything but 0 cancels. It must not generate in the session. */
+/* Called with each token, in the thread that generates. Return 0 to continue, anything else to cancel. It must not call
+ * a generate function or edgekiln_session_reset with the same session. */
 typedef int (*edgekiln_token_callback)(const edgekiln_token* token, void* user_data);
 
 typedef struct edgekiln_summary {
+  size_t struct_size;
   int64_t prompt_tokens;
-  int64_t cached_tokens; /* of the prompt, held from before and not computed again */
+  int64_t cached_tokens; /* prompt tokens that the session already held and did not compute again */
   int64_t generated_tokens;
-  double first_token_s; /* from the call to the first token */
-  double total_s;       /* from the call to the last token */
-  edgekiln_finish finish;
-  int64_t drafted_tokens;  /* copied from what the conversation repeats */
-  int64_t accepted_tokens; /* of those, what the answer went on with: each spared it a run */
+  int64_t drafted_tokens;  /* tokens drafted by speculative decoding */
+  int64_t accepted_tokens; /* drafted tokens that became part of the answer; each saved a run */
+  double first_token_s;    /* seconds from the call to the first token */
+  double total_s;          /* seconds from the call to the last token */
+  edgekiln_finish_reason finish_reason;
+  int32_t reserved;
 } edgekiln_summary;
 
+/* The library's version, as "0.1.0". */
 EDGEKILN_API const char* edgekiln_version(void);
 
-/* What went wrong in this thread's last call that failed: one sentence, until its next call. Never NULL. */
+/* The message of the calling thread's last failure, valid until its next failure. Never NULL. */
 EDGEKILN_API const char* edgekiln_error(void);
+
+/* ---- initialization of structs ---- */
+
+/* Set all fields to their defaults and struct_size to `struct_size`. Programs call the functions below, which pass the
+ * size that they were compiled with; bindings to other languages call these. NULL is allowed. */
+EDGEKILN_API void edgekiln_engine_options_init_sized(edgekiln_engine_options* options, size_t struct_size);
+EDGEKILN_API void edgekiln_generate_options_init_sized(edgekiln_generate_options* options, size_t struct_size);
+
+static inline void edgekiln_engine_options_init(edgekiln_engine_options* options) {
+  edgekiln_engine_options_init_sized(options, sizeof *options);
+}
+
+static inline void edgekiln_generate_options_init(edgekiln_generate_options* options) {
+  edgekiln_generate_options_init_sized(options, sizeof *options);
+}
+
+/* Structs that the library fills: all fields zero but struct_size. */
+static inline void edgekiln_engine_info_init(edgekiln_engine_info* info) {
+  memset(info, 0, sizeof *info);
+  info->struct_size = sizeof *info;
+}
+
+static inline void edgekiln_summary_init(edgekiln_summary* summary) {
+  memset(summary, 0, sizeof *summary);
+  summary->struct_size = sizeof *summary;
+}
 
 /* ---- engines ---- */
 
-EDGEKILN_API void edgekiln_engine_options_init(edgekiln_engine_options* options);
-
-/* Load an engine directory. `options` may be NULL. `*engine` is NULL on failure; end it with edgekiln_engine_close. */
+/* Load an engine directory. `options` may be NULL for the defaults. `*engine` is NULL on failure. */
 EDGEKILN_API edgekiln_status edgekiln_engine_open(const char* directory, const edgekiln_engine_options* options,
                                                   edgekiln_engine** engine);
 
-/* Its sessions may outlive this call: the weights go with the last of them. NULL is fine. */
+/* Free the engine. Its sessions stay usable and keep the weights until the last of them is freed. NULL is allowed. */
 EDGEKILN_API void edgekiln_engine_close(edgekiln_engine* engine);
 
+/* Fill `info`, which edgekiln_engine_info_init has initialized. */
 EDGEKILN_API edgekiln_status edgekiln_engine_get_info(const edgekiln_engine* engine, edgekiln_engine_info* info);
 
-/* Ids of a text, with what the tokenizer's post-processor adds (a beginning token, in most) if `add_special`. `*count`
- * is how many there are; as many as `capacity` are written. Call with capacity 0 to learn the size. */
+/* Set the sampling fields of initialized `options` to those that the model's generation_config recommends, or to their
+ * defaults where it recommends none. The other fields are left as they are. */
+EDGEKILN_API edgekiln_status edgekiln_engine_get_sampling(const edgekiln_engine* engine,
+                                                          edgekiln_generate_options* options);
+
+/* Tokenize a text. With `add_special`, the tokenizer's post-processor adds its tokens, usually a beginning-of-sequence
+ * token. `*count` is set to the number of ids, of which at most `capacity` are written: call it with capacity 0 to
+ * learn the number. */
 EDGEKILN_API edgekiln_status edgekiln_tokenize(const edgekiln_engine* engine, const char* text, size_t text_length,
                                                int32_t add_special, int64_t* ids, size_t capacity, size_t* count);
 
-/* As edgekiln_tokenize, of a conversation up to the assistant's next answer. */
+/* Tokenize a conversation, up to the start of the assistant's next answer; otherwise as edgekiln_tokenize. */
 EDGEKILN_API edgekiln_status edgekiln_tokenize_chat(const edgekiln_engine* engine, const edgekiln_message* messages,
                                                     size_t message_count, int64_t* ids, size_t capacity, size_t* count);
 
-/* Text of ids, special tokens left out, without a final zero. `*length` is its size; at most `capacity` is written. */
+/* Convert ids to text without special tokens and without a terminating zero. `*length` is set to its size in bytes, of
+ * which at most `capacity` are written. */
 EDGEKILN_API edgekiln_status edgekiln_detokenize(const edgekiln_engine* engine, const int64_t* ids, size_t count,
                                                  char* text, size_t capacity, size_t* length);
 
 /* ---- sessions ---- */
 
+/* Create a session: the KV cache of one conversation. `*session` is NULL on failure. */
 EDGEKILN_API edgekiln_status edgekiln_session_create(const edgekiln_engine* engine, edgekiln_session** session);
 
-/* Not while it generates. NULL is fine. */
+/* Free the session, which must not be generating. NULL is allowed. */
 EDGEKILN_API void edgekiln_session_free(edgekiln_session* session);
 
-/* Forget all tokens; the memory stays with the session. */
+/* Drop all tokens of the session. Its memory stays allocated. */
 EDGEKILN_API edgekiln_status edgekiln_session_reset(edgekiln_session* session);
 
-/* Stop what the session generates now, also in mid-prompt; without effect if it generates nothing. From any thread. */
+/* Cancel the session's current generate call, within a prompt as well as between tokens; that call returns
+ * EDGEKILN_CANCELLED. No effect if there is none. */
 EDGEKILN_API void edgekiln_session_cancel(edgekiln_session* session);
 
 /* ---- generation ---- */
 
-/* Greedy, 256 tokens, with speculation. */
-EDGEKILN_API void edgekiln_generate_options_init(edgekiln_generate_options* options);
-
-/* As edgekiln_generate_options_init, with the sampling that the model's makers recommend where they do. */
-EDGEKILN_API edgekiln_status edgekiln_generate_options_of(const edgekiln_engine* engine,
-                                                          edgekiln_generate_options* options);
-
-/* Answer a prompt of token ids. What it shares with the tokens that the session holds is not computed again: give the
- * whole conversation each time. `options`, `callback` and `summary` may be NULL. After EDGEKILN_CANCELLED the session
- * may be used again. */
+/* Generate an answer to a prompt of token ids. The session keeps the prefix that the prompt shares with the tokens it
+ * holds, so pass the whole conversation each time: only its new part is computed.
+ *
+ * `options` may be NULL for the defaults, `callback` and `summary` may be NULL. `summary` must have been initialized
+ * with edgekiln_summary_init and is filled on success. After a failure or EDGEKILN_CANCELLED the session stays usable.
+ */
 EDGEKILN_API edgekiln_status edgekiln_generate(edgekiln_session* session, const int64_t* ids, size_t count,
                                                const edgekiln_generate_options* options,
                                                edgekiln_token_callback callback, void* user_data,
                                                edgekiln_summary* summary);
 
-/* As edgekiln_generate, of a text. */
+/* As edgekiln_generate, with a text prompt. */
 EDGEKILN_API edgekiln_status edgekiln_generate_text(edgekiln_session* session, const char* text, size_t text_length,
                                                     const edgekiln_generate_options* options,
                                                     edgekiln_token_callback callback, void* user_data,
                                                     edgekiln_summary* summary);
 
-/* As edgekiln_generate, of a conversation. */
+/* As edgekiln_generate, with a conversation as the prompt. */
 EDGEKILN_API edgekiln_status edgekiln_generate_chat(edgekiln_session* session, const edgekiln_message* messages,
                                                     size_t message_count, const edgekiln_generate_options* options,
                                                     edgekiln_token_callback callback, void* user_data,

@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.json";
 constexpr const char* kTemplateFile = "chat_template.jinja";
-constexpr const char* kPiecesFile = "chat_segments.json";
+constexpr const char* kSegmentsFile = "chat_segments.json";
 constexpr const char* kFix = "build the engine again";
 
 std::tm local_time() {
@@ -38,11 +38,9 @@ class EngineText : public TextModel {
   }
 
   Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const override {
-    if (!chat_) return Error{Code::kRequest, no_chat_};
-    std::vector<text::ChatTurn> turns;
-    for (const auto& [role, content] : messages) turns.push_back({role, content});
-    const Result<std::string> prompt = chat_->render(turns, local_time());
-    if (!prompt) return prompt.error();
+    if (!chat_) return fail(Code::kRequest, no_chat_);
+    const Result<std::string> prompt = chat_->render(messages, local_time());
+    if (!prompt) return std::unexpected(prompt.error());
     return tokenizer_.encode(prompt.value(), false);
   }
 
@@ -53,7 +51,7 @@ class EngineText : public TextModel {
  private:
   const text::Tokenizer tokenizer_;
   const std::optional<text::ChatTemplate> chat_;
-  const std::string no_chat_;  // why there is none
+  const std::string no_chat_;  // the error message if chat_ is empty
 };
 
 }  // namespace
@@ -61,22 +59,22 @@ class EngineText : public TextModel {
 Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& directory, const Manifest& manifest) {
   const std::filesystem::path tokenizer_path = directory / kTokenizerFile;
   const Result<std::string> json = read_file(tokenizer_path, kFix);
-  if (!json) return json.error();
+  if (!json) return std::unexpected(json.error());
   Result<text::Tokenizer> tokenizer = text::Tokenizer::parse(json.value(), tokenizer_path.string());
-  if (!tokenizer) return tokenizer.error();
+  if (!tokenizer) return std::unexpected(tokenizer.error());
   std::optional<text::ChatTemplate> chat;
   std::string no_chat;
-  if (manifest.files.contains(kPiecesFile)) {
-    const std::filesystem::path path = directory / kPiecesFile;
-    const Result<std::string> pieces = read_file(path, kFix);
-    if (!pieces) return pieces.error();
-    Result<text::ChatTemplate> parsed = text::ChatTemplate::parse(pieces.value(), path.string());
-    if (!parsed) return parsed.error();
+  if (manifest.files.contains(kSegmentsFile)) {
+    const std::filesystem::path path = directory / kSegmentsFile;
+    const Result<std::string> segments = read_file(path, kFix);
+    if (!segments) return std::unexpected(segments.error());
+    Result<text::ChatTemplate> parsed = text::ChatTemplate::parse(segments.value(), path.string());
+    if (!parsed) return std::unexpected(parsed.error());
     chat = std::move(parsed).value();
   } else if (manifest.files.contains(kTemplateFile)) {
     no_chat =
-        sentence("the engine has no ", kPiecesFile, ", since its chat template does more than this library can or ",
-                 "it was built before there was one: build it again, or render messages in Python");
+        str_cat("the engine has no ", kSegmentsFile, ", since its chat template does more than this library can or ",
+                "it was built before there was one: build it again, or render messages in Python");
   } else {
     no_chat = "the engine has no chat template: give a plain prompt instead";
   }

@@ -1,4 +1,4 @@
-// An engine's text: its tokenizer and its chat template.
+// An engine's tokenizer and chat template.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,14 @@
 
 #include "engine/manifest.h"
 #include "generate/generate.h"
+#include "text/chat_template.h"
 #include "util/result.h"
 
 namespace edgekiln {
 
-struct ChatMessage {
-  std::string_view role;
-  std::string_view content;
-};
+using text::ChatMessage;
 
-// For any number of threads.
+// Thread-safe.
 class TextModel {
  public:
   virtual ~TextModel() = default;
@@ -29,12 +27,12 @@ class TextModel {
   virtual Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const = 0;
   virtual Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const = 0;
   virtual std::string decode(Ids ids) const = 0;
-  // What it returns must not outlive this.
+  // A detokenizer, which must not outlive the text model.
   virtual std::unique_ptr<TextStream> stream() const = 0;
 };
 
-// The text of a checked engine. An error is of Code::kEngine if its tokenizer is missing or damaged, of
-// Code::kUnsupported if this library does not know a part of it.
+// Load the tokenizer and chat template of a verified engine. Errors: Code::kEngine if a file is missing or damaged,
+// Code::kUnsupported if this library does not implement a component of the tokenizer.
 Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& directory, const Manifest& manifest);
 
 }  // namespace edgekiln

@@ -1,4 +1,4 @@
-// An engine's files: read whole, and named where they are damaged.
+// Reading whole files of an engine directory.
 #pragma once
 
 #include <filesystem>
@@ -9,10 +9,7 @@
 
 namespace edgekiln {
 
-// What a file holds, or an error of Code::kEngine that ends in `fix`.
+// The contents of a file, or an error of Code::kEngine that ends in `fix`.
 Result<std::string> read_file(const std::filesystem::path& path, std::string_view fix);
-
-// The error for a file whose contents are not as they should be.
-Error damaged_file(std::string_view path, std::string_view reason);
 
 }  // namespace edgekiln

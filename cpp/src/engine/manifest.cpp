@@ -1,11 +1,13 @@
 #include "engine/manifest.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <charconv>
+#include <initializer_list>
+#include <utility>
 
 #include "engine/file.h"
-#include "engine/record.h"
 #include "engine/sha256.h"
+#include "util/json_reader.h"
 #include "util/str_cat.h"
 
 namespace edgekiln {
@@ -13,43 +15,39 @@ namespace edgekiln {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 constexpr char kEngineFile[] = "engine.json";
-// More than any model has; products of these fit in 64 bits.
-constexpr std::int64_t kMostLayers = 1 << 16;
-constexpr std::int64_t kLargestSize = std::int64_t{1} << 24;
-constexpr std::int64_t kLargestVocabulary = std::int64_t{1} << 31;
+// Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
+constexpr std::int64_t kMaxLayers = 1 << 16;
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 31;
 
-Architecture read_architecture(Record record, std::string& complaint) {
+Architecture read_architecture(JsonObject object) {
   Architecture result;
-  result.model_type = record.text("model_type");
-  result.vocab_size = record.integer("vocab_size", 1);
-  record.integer("hidden_size", 1);
-  result.layers = record.integer("layers", 1);
-  record.integer("heads", 1);
-  result.kv_heads = record.integers("kv_heads", 1);
-  result.head_dims = record.integers("head_dims", 1);
-  result.max_length = record.integer("max_length", 1);
-  record.integer("parameters", 1);
-  record.finish();
-  if (!complaint.empty()) return result;
+  result.model_type = object.string("model_type");
+  result.vocab_size = object.integer("vocab_size", 1);
+  object.integer("hidden_size", 1);
+  result.layers = object.integer("layers", 1);
+  object.integer("heads", 1);
+  result.kv_heads = object.integers("kv_heads", 1);
+  result.head_dims = object.integers("head_dims", 1);
+  result.max_length = object.integer("max_length", 1);
+  object.integer("parameters", 1);
+  object.refuse_unknown_keys();
   const auto layers = static_cast<std::size_t>(result.layers);
-  if (result.layers > kMostLayers || result.kv_heads.size() != layers || result.head_dims.size() != layers) {
-    complaint = sentence("architecture: ", result.layers, " layers have ", result.kv_heads.size(), " kv_heads and ",
-                         result.head_dims.size(), " head_dims");
-    return result;
-  }
+  if (result.layers > kMaxLayers || result.kv_heads.size() != layers || result.head_dims.size() != layers)
+    damaged(str_cat("architecture: ", result.layers, " layers have ", result.kv_heads.size(), " kv_heads and ",
+                    result.head_dims.size(), " head_dims"));
   for (std::size_t layer = 0; layer < layers; ++layer)
-    if (result.kv_heads[layer] > kLargestSize || result.head_dims[layer] > kLargestSize)
-      complaint = sentence("architecture: layer ", layer, " has keys of ", result.kv_heads[layer], " times ",
-                           result.head_dims[layer]);
-  if (result.vocab_size > kLargestVocabulary || result.max_length > kLargestVocabulary)
-    complaint = sentence("architecture: a vocabulary of ", result.vocab_size, " for ", result.max_length, " positions");
+    if (result.kv_heads[layer] > kMaxSize || result.head_dims[layer] > kMaxSize)
+      damaged(str_cat("architecture: layer ", layer, " has keys of ", result.kv_heads[layer], " times ",
+                      result.head_dims[layer]));
+  if (result.vocab_size > kMaxVocabulary || result.max_length > kMaxVocabulary)
+    damaged(str_cat("architecture: a vocabulary of ", result.vocab_size, " for ", result.max_length, " positions"));
   return result;
 }
 
-GraphIO read_io(Record record) {
+GraphIO read_io(JsonObject object) {
   GraphIO io;
   for (auto [name, field] : {std::pair{"input_ids", &io.input_ids},
                              {"position_ids", &io.position_ids},
@@ -58,87 +56,100 @@ GraphIO read_io(Record record) {
                              {"past_value", &io.past_value},
                              {"present_key", &io.present_key},
                              {"present_value", &io.present_value}})
-    *field = record.text_or(name, *field);
-  io.total_length = record.optional_text("total_length");
-  io.logits_start = record.optional_text("logits_start");
-  record.finish();
+    *field = object.string_or(name, *field);
+  io.total_length = object.optional_string("total_length");
+  io.logits_to_keep = object.optional_string("logits_to_keep");
+  object.refuse_unknown_keys();
   return io;
 }
 
-KeyValueLayout read_kv(Record record, std::string& complaint) {
-  KeyValueLayout kv{record.text("kind"), record.text("dtype")};
-  record.finish();
-  if (!complaint.empty()) return kv;
-  if (kv.kind != "shared-buffer" && kv.kind != "growing" && kv.kind != "inplace")
-    complaint = sentence("kv.kind: ", kv.kind, " is not known");
-  if (kv.dtype != "float32" && kv.dtype != "float16" && kv.dtype != "bfloat16" && kv.dtype != "int8")
-    complaint = sentence("kv.dtype: ", kv.dtype, " is not known");
-  return kv;
+// The string at `key`, which must be one of `allowed`.
+std::string one_of(JsonObject& object, const char* key, std::initializer_list<std::string_view> allowed) {
+  std::string value = object.string(key);
+  if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) object.refuse(key, value + " is not known");
+  return value;
 }
 
-TensorRTBuild read_tensorrt(Record record) {
+KVCacheSpec read_kv_cache(JsonObject object) {
+  KVCacheSpec kv_cache;
+  kv_cache.layout = one_of(object, "layout", {"shared-buffer", "growing", "in-place"});
+  kv_cache.dtype = one_of(object, "dtype", {"float32", "float16", "bfloat16", "int8"});
+  object.refuse_unknown_keys();
+  return kv_cache;
+}
+
+TensorRTBuild read_tensorrt(JsonObject object) {
   TensorRTBuild build;
-  build.library = record.text("library");
-  build.version = record.text("version");
-  build.compute_capabilities = record.words("compute_capabilities");
-  record.integer("max_batch", 1);
-  record.integer("chunk", 1);
-  build.stripped = record.boolean_or("stripped", false);
-  record.skip("options");
-  record.finish();
+  build.library = object.string("library");
+  build.version = object.string("version");
+  build.compute_capabilities = object.strings("compute_capabilities");
+  object.integer("max_batch", 1);
+  object.integer("prefill_chunk", 1);
+  build.weight_stripped = object.boolean_or("weight_stripped", false);
+  object.ignore("options");
+  object.refuse_unknown_keys();
   return build;
 }
 
-SpecialTokens read_tokens(Record record) {
+SpecialTokens read_special_tokens(JsonObject object) {
   SpecialTokens tokens;
-  tokens.bos = record.optional_integer("bos");
-  tokens.eos = record.integers_or_none("eos");
-  tokens.pad = record.optional_integer("pad");
-  tokens.add_bos = record.boolean_or("add_bos", false);
-  record.finish();
+  tokens.bos = object.optional_integer("bos");
+  tokens.eos = object.integers_or_empty("eos", 0);
+  tokens.pad = object.optional_integer("pad");
+  tokens.add_bos = object.boolean_or("add_bos", false);
+  object.refuse_unknown_keys();
   return tokens;
 }
 
-SamplingDefaults read_sampling(Record record) {
+SamplingDefaults read_sampling(JsonObject object) {
   SamplingDefaults sampling;
-  sampling.temperature = record.optional_number("temperature");
-  sampling.top_k = record.optional_integer("top_k");
-  sampling.top_p = record.optional_number("top_p");
-  sampling.min_p = record.optional_number("min_p");
-  sampling.repetition_penalty = record.optional_number("repetition_penalty");
-  record.finish();
+  sampling.temperature = object.optional_number("temperature");
+  sampling.top_k = object.optional_integer("top_k");
+  sampling.top_p = object.optional_number("top_p");
+  sampling.min_p = object.optional_number("min_p");
+  sampling.repetition_penalty = object.optional_number("repetition_penalty");
+  object.refuse_unknown_keys();
   return sampling;
 }
 
-std::string read_scheme(Record record) {
-  std::string scheme = record.text("scheme");
-  record.optional_integer("group_size");
-  record.finish();
+std::string read_scheme(JsonObject object) {
+  std::string scheme = object.string("scheme");
+  object.optional_integer("group_size");
+  object.refuse_unknown_keys();
   return scheme;
 }
 
-Manifest read_fields(const json& value, std::string& complaint) {
-  Record record(value, "", complaint);
+Result<void> check_schema_version(JsonObject& root, std::string_view path) {
+  const std::string version = root.integer_digits("schema_version");
+  if (version == str_cat(kSchemaVersion)) return {};
+  std::int64_t number = kSchemaVersion + 1;  // stays so if the digits exceed int64: a newer version
+  std::from_chars(version.data(), version.data() + version.size(), number);
+  return fail(Code::kUnsupported, path, " has schema version ", version, ", this edgekiln reads version ",
+              kSchemaVersion, ": ", number < kSchemaVersion ? "build the engine again" : "upgrade edgekiln");
+}
+
+Manifest read_fields(JsonObject& root) {
   Manifest manifest;
-  record.integer("schema_version");
-  manifest.name = record.text("name");
-  manifest.source = record.text("source");
-  manifest.target = record.text("target");
-  manifest.architecture = read_architecture(record.record("architecture"), complaint);
-  manifest.graphs = record.texts("graphs");
-  manifest.io = read_io(record.record("io", false));
-  manifest.kv = read_kv(record.record("kv"), complaint);
-  if (record.has("tensorrt")) manifest.tensorrt = read_tensorrt(record.record("tensorrt"));
-  manifest.scheme = read_scheme(record.record("quantization"));
-  manifest.tokens = read_tokens(record.record("tokens"));
-  manifest.sampling = read_sampling(record.record("sampling"));
-  record.texts("versions");
-  manifest.files = record.texts("files");
-  record.finish();
+  manifest.name = root.string("name");
+  manifest.source = root.string("source");
+  manifest.target = root.string("target");
+  manifest.architecture = read_architecture(root.object("architecture"));
+  manifest.graphs = root.string_map("graphs");
+  if (std::optional<JsonObject> io = root.optional_object("io")) manifest.io = read_io(*std::move(io));
+  manifest.kv_cache = read_kv_cache(root.object("kv_cache"));
+  if (std::optional<JsonObject> build = root.optional_object("tensorrt"))
+    manifest.tensorrt = read_tensorrt(*std::move(build));
+  manifest.scheme = read_scheme(root.object("quantization"));
+  manifest.special_tokens = read_special_tokens(root.object("special_tokens"));
+  manifest.sampling = read_sampling(root.object("sampling"));
+  root.string_map("versions");
+  manifest.files = root.string_map("files");
+  root.refuse_unknown_keys();
   return manifest;
 }
 
-constexpr std::uintmax_t kLarge = 16 << 20;  // of a file that takes longer to check than a thread to start
+// Bytes from which hashing a file takes longer than starting a thread.
+constexpr std::uintmax_t kLargeFile = 16 << 20;
 
 bool is_file_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
@@ -150,7 +161,7 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
     const fs::path file = directory / name;
     std::error_code ignored;
     if (!is_file_name(name) || !fs::is_regular_file(file, ignored))
-      return Error{Code::kEngine, sentence(file.string(), " is missing from the engine: build it again")};
+      return fail(Code::kEngine, file.string(), " is missing from the engine: build it again");
   }
   return {};
 }
@@ -159,45 +170,39 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 
 std::string in_layer(std::string name, std::size_t layer) {
   constexpr std::string_view kLayer = "{layer}";
-  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), sentence(layer));
+  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), str_cat(layer));
   return name;
 }
 
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
-  const json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (value.is_discarded()) return damaged_file(path, "it is not JSON");
-  if (!value.is_object()) return damaged_file(path, "it is not an object");
-  const auto version = value.find("schema_version");
-  if (version == value.end()) return damaged_file(path, "schema_version: it is missing");
-  if (!version->is_number_integer()) return damaged_file(path, "schema_version: it is not an integer");
-  const bool huge = version->is_number_unsigned() && version->get<std::uint64_t>() > 1'000'000;
-  if (huge || version->get<std::int64_t>() > kSchemaVersion)
-    return Error{Code::kUnsupported, sentence(path, " has schema version ", version->dump(),
-                                              ", this edgekiln reads up to ", kSchemaVersion, ": upgrade edgekiln")};
-  std::string complaint;
-  Manifest manifest = read_fields(value, complaint);
-  if (!complaint.empty()) return damaged_file(path, complaint);
-  for (const auto& [role, name] : manifest.graphs)
-    if (!manifest.files.contains(name))
-      return Error{Code::kEngine, sentence(path, " names ", name, " as its ", role,
-                                           " graph but lists no such file: build the engine again")};
-  return manifest;
+  return read_checked(path, [&]() -> Result<Manifest> {
+    const JsonDocument document = parse_json(text);
+    JsonObject root(*document, "");
+    if (const Result<void> checked = check_schema_version(root, path); !checked)
+      return std::unexpected(checked.error());
+    Manifest manifest = read_fields(root);
+    for (const auto& [role, name] : manifest.graphs)
+      if (!manifest.files.contains(name))
+        return fail(Code::kEngine, path, " names ", name, " as its ", role,
+                    " graph but lists no such file: build the engine again");
+    return manifest;
+  });
 }
 
 Result<Manifest> read_manifest(const fs::path& directory) {
   std::error_code ignored;
   const fs::path path = directory / kEngineFile;
   if (!fs::is_directory(directory, ignored))
-    return Error{Code::kEngine, sentence("no engine directory at ", directory.string(),
-                                         ": build one with `edgekiln engine MODEL -o ", directory.string(), "`")};
+    return fail(Code::kEngine, "no engine directory at ", directory.string(),
+                ": build one with `edgekiln engine MODEL -o ", directory.string(), "`");
   if (!fs::is_regular_file(path, ignored))
-    return Error{Code::kEngine,
-                 sentence(directory.string(), " has no ", kEngineFile, ", so it is not an engine directory")};
+    return fail(Code::kEngine, directory.string(), " has no ", kEngineFile, ", so it is not an engine directory");
   const Result<std::string> text = read_file(path, "check its permissions");
-  if (!text) return text.error();
+  if (!text) return std::unexpected(text.error());
   Result<Manifest> manifest = parse_manifest(text.value(), path.string());
   if (!manifest) return manifest;
-  if (Result<void> checked = check_files(directory, manifest.value()); !checked) return checked.error();
+  if (Result<void> checked = check_files(directory, manifest.value()); !checked)
+    return std::unexpected(checked.error());
   return manifest;
 }
 
@@ -207,12 +212,12 @@ Result<void> verify_files(const fs::path& directory, const Manifest& manifest, b
     std::error_code ignored;
     const bool is_graph = std::any_of(manifest.graphs.begin(), manifest.graphs.end(),
                                       [&name](const auto& graph) { return graph.second == name; });
-    if ((!is_graph && fs::file_size(file, ignored) > kLarge) != weights) continue;
+    if ((!is_graph && fs::file_size(file, ignored) > kLargeFile) != weights) continue;
     const Result<std::string> actual = sha256(file);
-    if (!actual) return actual.error();
+    if (!actual) return std::unexpected(actual.error());
     if (actual.value() != expected)
-      return Error{Code::kEngine,
-                   sentence(file.string(), " is damaged or was edited (its SHA-256 differs): build the engine again")};
+      return fail(Code::kEngine, file.string(),
+                  " is damaged or was edited (its SHA-256 differs): build the engine again");
   }
   return {};
 }

@@ -1,4 +1,4 @@
-// engine.json: what an engine directory states of itself.
+// engine.json, the manifest of an engine directory. docs/engine-format.md describes every field.
 #pragma once
 
 #include <cstddef>
@@ -14,9 +14,10 @@
 
 namespace edgekiln {
 
-constexpr std::int64_t kSchemaVersion = 1;
+// The only version that this library reads.
+constexpr std::int64_t kSchemaVersion = 2;
 
-// Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one number a layer.
+// Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one entry a layer.
 struct Architecture {
   std::string model_type;
   std::int64_t vocab_size = 0;
@@ -26,21 +27,21 @@ struct Architecture {
   std::int64_t max_length = 0;
 };
 
-// `shared-buffer` is one [B, KV, capacity, D] buffer bound as past and as present.
-struct KeyValueLayout {
-  std::string kind;
-  std::string dtype;
+// How the graph takes past keys and values and gives present ones.
+struct KVCacheSpec {
+  std::string layout;  // "shared-buffer": one [B, KV, capacity, D] buffer bound as both; "growing"; "in-place"
+  std::string dtype;   // "float32", "float16", "bfloat16" or "int8"
 };
 
-// What a plan was compiled by and for.
+// The TensorRT library and the GPUs that a plan was compiled for.
 struct TensorRTBuild {
-  std::string library;
-  std::string version;
-  std::vector<std::string> compute_capabilities;  // as 8.9
-  bool stripped = false;                          // the plan has no weights
+  std::string library;                            // "tensorrt" or "tensorrt_rtx"
+  std::string version;                            // as "10.14.1.48"
+  std::vector<std::string> compute_capabilities;  // as "8.9"
+  bool weight_stripped = false;                   // the plan was built without its weights
 };
 
-// Names of the graph's inputs and outputs; those of the cache carry `{layer}`.
+// Names of the graph's inputs and outputs; those of the KV cache contain `{layer}`.
 struct GraphIO {
   std::string input_ids = "input_ids";
   std::string position_ids = "position_ids";
@@ -49,21 +50,21 @@ struct GraphIO {
   std::string past_value = "past.{layer}.value";
   std::string present_key = "present.{layer}.key";
   std::string present_value = "present.{layer}.value";
-  std::optional<std::string> total_length;  // int32[1], the largest length of the batch, where the graph wants it
-  std::optional<std::string> logits_start;  // int64[1], the first position to give logits of, where the graph asks
+  std::optional<std::string> total_length;    // int32[1], the largest sequence length of the batch
+  std::optional<std::string> logits_to_keep;  // int64[1], number of last positions that get logits
 };
 
-// A name of the cache, in one layer.
+// `name` with `{layer}` replaced by the layer's index.
 std::string in_layer(std::string name, std::size_t layer);
 
 struct SpecialTokens {
   std::optional<std::int64_t> bos;
-  std::vector<std::int64_t> eos;
+  std::vector<std::int64_t> eos;  // each of them ends an answer
   std::optional<std::int64_t> pad;
   bool add_bos = false;
 };
 
-// From the model's generation_config.
+// The model's recommended sampling, from its generation_config.
 struct SamplingDefaults {
   std::optional<double> temperature;
   std::optional<std::int64_t> top_k;
@@ -79,23 +80,23 @@ struct Manifest {
   Architecture architecture;
   std::map<std::string, std::string> graphs;  // role -> file
   GraphIO io;
-  KeyValueLayout kv;
+  KVCacheSpec kv_cache;
   std::optional<TensorRTBuild> tensorrt;
-  std::string scheme;  // of its quantization, "none" for weights in float
-  SpecialTokens tokens;
+  std::string scheme;  // of the quantization; "none" for float weights
+  SpecialTokens special_tokens;
   SamplingDefaults sampling;
-  std::map<std::string, std::string> files;  // file -> SHA-256
+  std::map<std::string, std::string> files;  // file -> SHA-256 in hex
 };
 
-// Read the text of an engine.json; `path` is what errors call it.
+// Parse the text of an engine.json; `path` names it in errors.
 //
-// An error is of Code::kEngine if the text is damaged, of Code::kUnsupported if its schema is a newer one.
+// An error is of Code::kEngine if the text is damaged, of Code::kUnsupported if it has another schema version.
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path);
 
-// Read engine.json and check that every file it names is there.
+// Read engine.json and check that every file it lists exists.
 Result<Manifest> read_manifest(const std::filesystem::path& directory);
 
-// Check the SHA-256 of files: with `weights` of large ones that are not graphs, else of all others.
-Result<void> verify_files(const std::filesystem::path& directory, const Manifest& manifest, bool weights);
+// Check SHA-256 digests: with `weights` those of large files that are not graphs, otherwise those of all other files.
+[[nodiscard]] Result<void> verify_files(const std::filesystem::path& directory, const Manifest& manifest, bool weights);
 
 }  // namespace edgekiln

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "generate/speculative_decoder.h"
 #include "generate/stop.h"
 #include "util/str_cat.h"
 
@@ -11,7 +10,7 @@ namespace edgekiln {
 
 namespace {
 
-// The answer so far: where its text stands and when it ends.
+// Tracks the text of an answer and decides when it ends.
 class Answer {
  public:
   Answer(TextStream* text, const std::set<std::int64_t>& eos, const GenerateOptions& options, std::int64_t room)
@@ -19,30 +18,30 @@ class Answer {
     left_ = std::min(options.max_tokens, room);
   }
 
-  Token take(const Choice& choice) {
+  Token add(const Choice& choice) {
     --left_;
-    Token token{choice.token, {}, choice.logprob, Finish::kNone};
+    Token token{choice.token, {}, choice.logprob, FinishReason::kNone};
     if (!ignore_eos_ && eos_.contains(choice.token)) {
-      finish(token, Finish::kEos);
+      finish(token, FinishReason::kEos);
       return token;
     }
-    StopMatcher::Found found = stop_.push(text_ ? text_->push(choice.token) : std::string());
+    StopMatcher::Match found = stop_.push(text_ ? text_->push(choice.token) : std::string());
     token.text = std::move(found.text);
     if (found.stopped)
-      token.finish = Finish::kStop;
+      token.finish_reason = FinishReason::kStop;
     else if (left_ == 0)
-      finish(token, Finish::kLength);
+      finish(token, FinishReason::kLength);
     return token;
   }
 
-  // Tokens that may yet come.
+  // Number of tokens that may still follow.
   std::int64_t left() const { return left_; }
 
  private:
-  void finish(Token& token, Finish reason) {
-    const StopMatcher::Found found = stop_.push(text_ ? text_->flush() : std::string());
+  void finish(Token& token, FinishReason reason) {
+    const StopMatcher::Match found = stop_.push(text_ ? text_->flush() : std::string());
     token.text += found.text;
-    token.finish = found.stopped ? Finish::kStop : reason;
+    token.finish_reason = found.stopped ? FinishReason::kStop : reason;
     if (!found.stopped) token.text += stop_.flush();
   }
 
@@ -53,17 +52,17 @@ class Answer {
   std::int64_t left_;
 };
 
-Result<void> check_prompt(Ids prompt, const Properties& properties) {
+[[nodiscard]] Result<void> check_prompt(Ids prompt, const Properties& properties) {
   if (Result<void> checked = check_ids(prompt, properties); !checked) return checked;
   const auto size = static_cast<std::int64_t>(prompt.size());
   if (size == properties.max_length)
-    return Error{Code::kRequest, sentence("prompt has ", size, " tokens, which leaves no room for an answer in the ",
-                                          properties.max_length, " the engine holds: raise --max-length at export")};
+    return fail(Code::kRequest, "prompt has ", size, " tokens, which leaves no room for an answer in the ",
+                properties.max_length, " the engine holds: raise --max-length at export");
   return {};
 }
 
-// Rewind the cache to what it shares with `prompt`; the rest of the prompt, at least its last token.
-Ids not_held(Cache& cache, Ids prompt) {
+// Rewind the cache to the prefix that it shares with `prompt`. Returns the rest of the prompt, at least one token.
+Ids reuse_prefix(KVCache& cache, Ids prompt) {
   const std::int64_t shared = shared_length(cache.tokens(), prompt);
   cache.rewind(shared);
   return prompt.subspan(static_cast<std::size_t>(shared));
@@ -78,33 +77,34 @@ std::int64_t shared_length(Ids held, Ids prompt) {
 }
 
 Result<void> GenerateOptions::check() const {
-  if (max_tokens < 1) return Error{Code::kRequest, sentence("max_tokens must be at least 1, got ", max_tokens)};
+  if (max_tokens < 1) return fail(Code::kRequest, "max_tokens must be at least 1, got ", max_tokens);
   if (std::any_of(stop.begin(), stop.end(), [](const std::string& one) { return one.empty(); }))
-    return Error{Code::kRequest, "stop must be strings that are not empty"};
+    return fail(Code::kRequest, "stop must be strings that are not empty");
   return sampling.check();
 }
 
-Result<Ending> generate(const Runtime& runtime, Cache& cache, TextStream* text, const std::set<std::int64_t>& eos,
-                        Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& take,
+Result<Finish> generate(const Runtime& runtime, KVCache& cache, TextStream* text, const std::set<std::int64_t>& eos,
+                        Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& on_token,
                         const std::stop_token& cancel) {
-  if (Result<void> checked = options.check(); !checked) return checked.error();
+  if (Result<void> checked = options.check(); !checked) return std::unexpected(checked.error());
   if (!text && !options.stop.empty())
-    return Error{Code::kRequest, "stop strings need the engine's tokenizer: open the engine with it"};
-  if (Result<void> checked = check_prompt(prompt, runtime.properties()); !checked) return checked.error();
+    return fail(Code::kRequest, "stop strings need the engine's tokenizer: open the engine with it");
+  if (Result<void> checked = check_prompt(prompt, runtime.properties()); !checked)
+    return std::unexpected(checked.error());
   Sampler sampler(options.sampling);
   sampler.observe(prompt);
   Answer answer(text, eos, options, runtime.properties().max_length - static_cast<std::int64_t>(prompt.size()));
   SpeculativeDecoder decoder(runtime, cache, prompt, options.speculate);
-  Result<Logits> logits = runtime.append(cache, not_held(cache, prompt), cancel);
-  while (logits.ok()) {
+  Result<Logits> logits = runtime.append(cache, reuse_prefix(cache, prompt), cancel);
+  while (logits.has_value()) {
     const Result<Choice> choice = sampler.sample(logits.value(), options.logprobs);
-    if (!choice) return choice.error();
-    const Token token = answer.take(choice.value());
-    if (!take(token)) return Error{Code::kCancelled, "the answer was cancelled"};
-    if (token.finish != Finish::kNone) return Ending{token.finish, decoder.drafted_tokens(), decoder.accepted_tokens()};
+    if (!choice) return std::unexpected(choice.error());
+    const Token token = answer.add(choice.value());
+    if (!on_token(token)) return fail(Code::kCancelled, "the answer was cancelled");
+    if (token.finish_reason != FinishReason::kNone) return Finish{token.finish_reason, decoder.stats()};
     logits = decoder.step(token.id, answer.left(), cancel);
   }
-  return logits.error();
+  return std::unexpected(logits.error());
 }
 
 }  // namespace edgekiln

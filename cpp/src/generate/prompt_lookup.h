@@ -1,4 +1,4 @@
-// Drafting tokens without a model: what followed the last time that the sequence read as it reads now.
+// Drafts without a model: the tokens that followed the last earlier occurrence of the sequence's current suffix.
 //
 // Source: prompt lookup decoding (Saxena 2023).
 #pragma once
@@ -11,16 +11,16 @@
 
 namespace edgekiln {
 
-// A sequence, prompt and answer so far, that is looked up in itself.
+// The tokens of a sequence, prompt and answer so far, with lookup of its suffix.
 class PromptLookup {
  public:
   explicit PromptLookup(Ids prompt) : tokens_(prompt.begin(), prompt.end()) {}
 
   void append(std::int64_t token) { tokens_.push_back(token); }
 
-  // At most `most` tokens that followed the last earlier occurrence of the sequence's last 3 tokens, or else of its
-  // last 2; none where there is neither. They are valid until the next token is appended.
-  Ids draft(std::size_t most) const;
+  // At most `max_draft` tokens that followed the last earlier occurrence of the last 3 tokens, or else of the last 2;
+  // empty if there is none. Valid until the next append.
+  Ids draft(std::size_t max_draft) const;
 
  private:
   std::vector<std::int64_t> tokens_;

@@ -1,7 +1,8 @@
-// Decoding with drafts: the tokens of a step and those drafted behind it are verified in one run.
+// Speculative decoding: the token of a step and drafted continuations are verified in one run.
 //
-// The answer's own sampler draws every token, in order, and a draft only says which logits are at hand already: tokens
-// are those of decoding one by one. Source: speculative sampling with a deterministic draft (Leviathan et al. 2023).
+// The answer's sampler draws every token in order; a draft only decides which logits are already computed. The tokens
+// are therefore those of decoding without drafts. Source: speculative sampling with a deterministic draft (Leviathan et
+// al. 2023).
 #pragma once
 
 #include <cstddef>
@@ -17,38 +18,41 @@
 
 namespace edgekiln {
 
-// Steps one sequence. When it goes, so does what of a draft the cache still holds but was not asked for.
+// Numbers of tokens of one answer.
+struct SpeculationStats {
+  std::int64_t drafted = 0;
+  std::int64_t accepted = 0;  // drafted tokens that became part of the answer; each saved a run
+};
+
+// Decodes one sequence. Its destructor drops draft tokens from the cache that were not accepted.
 class SpeculativeDecoder {
  public:
-  // `cache`: is to hold `prompt` by the first step. Without `speculate`, or where the runtime max_verify_tokens
-  // nothing, each token is a run of its own.
-  SpeculativeDecoder(const Runtime& runtime, Cache& cache, Ids prompt, bool speculate);
-  ~SpeculativeDecoder() { forget_rest(); }
+  // `cache` must hold `prompt` when `step` is first called. Each token is a run of its own without `speculate`, or if
+  // runtime.max_verify_tokens() is 1.
+  SpeculativeDecoder(const Runtime& runtime, KVCache& cache, Ids prompt, bool speculate);
+  ~SpeculativeDecoder() { drop_unused(); }
   SpeculativeDecoder(const SpeculativeDecoder&) = delete;
   SpeculativeDecoder& operator=(const SpeculativeDecoder&) = delete;
 
-  // Go on with `token`, behind which at most `left` more tokens are wanted. Logits and errors as Runtime::append.
+  // Append `token` to the sequence. At most `left` more tokens follow it in the answer. Logits and errors are those of
+  // Runtime::append.
   Result<Logits> step(std::int64_t token, std::int64_t left, const std::stop_token& cancel);
 
-  std::int64_t drafted_tokens() const { return drafted_; }
-
-  // Drafted tokens that the answer went on with, each of which spared a run.
-  std::int64_t accepted_tokens() const { return accepted_; }
+  const SpeculationStats& stats() const { return stats_; }
 
  private:
-  Result<void> run(std::int64_t token, std::int64_t left, const std::stop_token& cancel);
-  void forget_rest();
+  [[nodiscard]] Result<void> run(std::int64_t token, std::int64_t left, const std::stop_token& cancel);
+  void drop_unused();
 
   const Runtime& runtime_;
-  Cache& cache_;
-  std::optional<PromptLookup> lookup_;  // none without speculation
+  KVCache& cache_;
+  std::optional<PromptLookup> lookup_;  // empty without speculation
   Speculation speculation_;
-  std::vector<std::int64_t> verified_;  // the last run's tokens: one that was given, and its draft
+  std::vector<std::int64_t> verified_;  // tokens of the last run: one answer token, then its draft
   Logits logits_;                       // of each of them
-  std::size_t given_ = 0;               // of them
-  double seconds_ = 0;                  // of the last run
-  std::int64_t drafted_ = 0;
-  std::int64_t accepted_ = 0;
+  std::size_t used_ = 0;                // number of them that are part of the answer
+  double seconds_ = 0;                  // duration of the last run
+  SpeculationStats stats_;
 };
 
 }  // namespace edgekiln

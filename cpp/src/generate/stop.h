@@ -1,4 +1,4 @@
-// Finding stop strings in text that comes in pieces.
+// Finds stop strings in streamed text.
 #pragma once
 
 #include <cstddef>
@@ -8,24 +8,25 @@
 
 namespace edgekiln {
 
-// Passes UTF-8 text on until a stop string comes; holds back what may yet become one, by whole characters.
+// Passes UTF-8 text through until a stop string is complete. Holds back a suffix that may become a stop string, in
+// whole characters.
 class StopMatcher {
  public:
-  // `stop` has no empty string.
+  // No string of `stop` may be empty.
   explicit StopMatcher(std::vector<std::string> stop);
 
-  struct Found {
-    std::string text;  // safe to show
-    bool stopped;      // neither the stop string nor what follows is shown
+  struct Match {
+    std::string text;  // text to show; never part of a stop string
+    bool stopped;      // a stop string is complete; it and the text after it are dropped
   };
 
-  Found push(std::string_view text);
+  Match push(std::string_view text);
 
-  // What was held back, when no more text comes.
+  // The text held back, to be called at the end of the stream.
   std::string flush();
 
  private:
-  std::size_t beginning() const;
+  std::size_t partial_match() const;
 
   std::vector<std::string> stop_;
   std::size_t longest_ = 0;

@@ -1,6 +1,7 @@
-// What every runtime offers the generate loop: a sequence goes in as token ids, logits come out.
+// The runtime interface: token ids in, logits out. Every target has an adapter that implements it.
 //
-// An adapter to another library derives from Runtime and Cache and joins the table of runtime/registry.cpp.
+// To add an adapter, derive from Runtime and KVCache (or from their chunked forms in runtime/chunked.h) and add a row
+// to the table in runtime/registry.cpp.
 #pragma once
 
 #include <cstddef>
@@ -12,64 +13,14 @@
 #include <vector>
 
 #include "engine/manifest.h"
+#include "runtime/kv_cache.h"
 #include "util/result.h"
 
 namespace edgekiln {
 
-using Ids = std::span<const std::int64_t>;
 using Logits = std::span<const float>;
 
-// What the loop may ask of an engine; `max_length` is in tokens, the other sizes in elements of each layer.
-struct Properties {
-  explicit Properties(const Manifest& manifest);
-
-  std::string target;
-  std::int64_t vocab_size;
-  std::int64_t max_length;
-  std::vector<std::int64_t> kv_heads;
-  std::vector<std::int64_t> head_dims;
-};
-
-// Keys and values of one sequence, for one thread at a time.
-class Cache {
- public:
-  explicit Cache(const Properties& properties) : properties_(properties) {}
-  virtual ~Cache() = default;
-  Cache(const Cache&) = delete;
-  Cache& operator=(const Cache&) = delete;
-
-  // The ids it holds; the next call on the cache may change them.
-  Ids tokens() const { return tokens_; }
-  std::int64_t length() const { return static_cast<std::int64_t>(tokens_.size()); }
-
-  // Tokens it can hold before its storage grows.
-  std::int64_t capacity() const { return capacity_; }
-
-  // Forget the tokens after the first `length`, which it holds.
-  void rewind(std::int64_t length) { tokens_.resize(static_cast<std::size_t>(length)); }
-
-  // Count `tokens`, whose keys and values the graph has just written, as held.
-  void append(Ids tokens) { tokens_.insert(tokens_.end(), tokens.begin(), tokens.end()); }
-
-  // Make room for `length` tokens: the next larger power of two, up to the engine's max_length.
-  //
-  // Larger even if `length` is one itself, so that a prompt of 512 tokens does not grow at its first answer token. An
-  // error is of Code::kRequest, the engine holds fewer, or of Code::kMemory.
-  Result<void> reserve(std::int64_t length);
-
- protected:
-  const Properties& properties() const { return properties_; }
-
- private:
-  // Storage for `capacity` tokens that keeps the first length().
-  virtual Result<void> grow(std::int64_t capacity) = 0;
-
-  const Properties& properties_;
-  std::vector<std::int64_t> tokens_;
-  std::int64_t capacity_ = 0;
-};
-
-// A loaded engine. Calls on different caches may come from different threads.
+// A loaded engine. Thread-safe: calls with different caches may run concurrently.
 class Runtime {
  public:
   explicit Runtime(const Manifest& manifest) : properties_(manifest) {}
@@ -79,38 +30,37 @@ class Runtime {
 
   const Properties& properties() const { return properties_; }
 
-  // Whose kernels run it: `stock`, the runtime's, or the instruction set of edgekiln's own.
+  // The kernels that run the graph: "onnxruntime", or the instruction set of edgekiln's kernels, as "avx512bf16".
   virtual std::string kernels() const = 0;
 
   virtual int threads() const = 0;
 
-  // An empty cache, which must not outlive this; memory is taken as tokens come.
-  virtual std::unique_ptr<Cache> new_cache() const = 0;
+  // An empty cache. It must not outlive the runtime. Its storage is allocated as tokens are appended.
+  virtual std::unique_ptr<KVCache> new_cache() const = 0;
 
-  // Append `tokens` to a cache of this runtime's.
+  // Append `tokens` to a cache that this runtime made.
   //
-  // Returns the logits of the last position, float32[V], valid until the next call on the cache. An error is of
-  // Code::kRequest (no tokens, one outside the vocabulary, more than the engine holds), of Code::kCancelled (`cancel`
-  // was asked to stop: the cache holds what was computed), or of Code::kRuntime.
-  virtual Result<Logits> append(Cache& cache, Ids tokens, const std::stop_token& cancel) const = 0;
+  // Returns the logits of the last position, float32[V], valid until the next call on the cache. Errors:
+  // Code::kRequest if there are no tokens, one is outside the vocabulary, or they exceed max_length; Code::kCancelled
+  // if `cancel` requested a stop, in which case the cache holds the tokens computed so far; Code::kRuntime;
+  // Code::kMemory.
+  virtual Result<Logits> append(KVCache& cache, Ids tokens, const std::stop_token& cancel) const = 0;
 
-  // Tokens that may be run together and get the bits that they would get one by one; 1: none are verified together.
+  // Largest number of tokens for which `verify` gives the bits that `append` gives token by token; 1 if the runtime
+  // cannot do so for more.
   virtual std::size_t max_verify_tokens() const { return 1; }
 
-  // Append 1 to max_verify_tokens() `tokens` to a cache of this runtime's, in one run.
+  // Append 1 to max_verify_tokens() tokens to a cache that this runtime made, in a single run.
   //
-  // Returns the logits of every one of them, float32[S, V], valid until the next token is appended: rewinding leaves
-  // them. Errors are those of `append`.
-  virtual Result<Logits> verify(Cache& cache, Ids tokens, const std::stop_token& cancel) const;
+  // Returns the logits of every position, float32[S, V], valid until the next append or verify; rewinding the cache
+  // keeps them valid. Errors are those of `append`.
+  virtual Result<Logits> verify(KVCache& cache, Ids tokens, const std::stop_token& cancel) const;
 
  private:
   Properties properties_;
 };
 
-// Whether `tokens` may follow `held` of the same sequence; an error of Code::kRequest if not.
-Result<void> check_ids(Ids tokens, const Properties& properties, std::int64_t held = 0);
-
-// The sentence for a sequence of `length` tokens that an engine of `max_length` cannot hold.
-std::string too_long(std::int64_t length, std::int64_t max_length);
+// Check that `tokens` may follow `held` tokens of the same sequence; an error of Code::kRequest if not.
+[[nodiscard]] Result<void> check_ids(Ids tokens, const Properties& properties, std::int64_t held = 0);
 
 }  // namespace edgekiln

@@ -3,33 +3,32 @@
 #include <algorithm>
 #include <new>
 
-#include "util/str_cat.h"
-
 namespace edgekiln {
 
 namespace {
 
-Error cancelled() { return {Code::kCancelled, "the answer was cancelled"}; }
+Failure cancelled() { return fail(Code::kCancelled, "the answer was cancelled"); }
 
 }  // namespace
 
-Result<Logits> ChunkedRuntime::append(Cache& cache, Ids tokens, const std::stop_token& cancel) const {
-  auto& own = static_cast<ChunkedCache&>(cache);
-  if (Result<void> checked = check_ids(tokens, properties(), own.length()); !checked) return checked.error();
+Result<Logits> ChunkedRuntime::append(KVCache& cache, Ids tokens, const std::stop_token& cancel) const {
+  auto& own = static_cast<ChunkedKVCache&>(cache);
+  if (Result<void> checked = check_ids(tokens, properties(), own.length()); !checked)
+    return std::unexpected(checked.error());
   try {
     const auto size = static_cast<std::int64_t>(tokens.size());
-    if (Result<void> reserved = own.reserve(own.length() + size); !reserved) return reserved.error();
+    if (Result<void> reserved = own.reserve(own.length() + size); !reserved) return std::unexpected(reserved.error());
     for (std::size_t start = 0; start < tokens.size(); start += chunk_) {
       if (cancel.stop_requested()) return cancelled();
       const Ids chunk = tokens.subspan(start, std::min(chunk_, tokens.size() - start));
       if (Result<void> ran = own.run(chunk, cancel); !ran) {
         if (cancel.stop_requested()) return cancelled();
-        return ran.error();
+        return std::unexpected(ran.error());
       }
       own.append(chunk);
     }
   } catch (const std::bad_alloc&) {
-    return Error{Code::kMemory, sentence("no memory to run ", tokens.size(), " tokens: close other sessions")};
+    return fail(Code::kMemory, "no memory to run ", tokens.size(), " tokens: close other sessions");
   }
   return own.logits();
 }

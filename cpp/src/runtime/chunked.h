@@ -1,4 +1,4 @@
-// The loop that adapters share: tokens are appended to a sequence in chunks, and a cache runs each of them.
+// Chunked prefill: a base class for runtimes that append a prompt to the cache in chunks of bounded size.
 #pragma once
 
 #include <cstddef>
@@ -8,27 +8,26 @@
 
 namespace edgekiln {
 
-// A cache that knows how to run the graph over itself.
-class ChunkedCache : public Cache {
+// A cache that can run the graph on itself.
+class ChunkedKVCache : public KVCache {
  public:
-  using Cache::Cache;
+  using KVCache::KVCache;
 
-  // Run the graph on `tokens`, at most a chunk, which follow those held; room is made for them before.
-  //
-  // `cancel` may end it early. An error is of Code::kRuntime or of Code::kMemory.
-  virtual Result<void> run(Ids tokens, const std::stop_token& cancel) = 0;
+  // Run the graph on `tokens`, at most one chunk, at the positions after the tokens held. The caller has reserved
+  // storage for them. `cancel` may end the run early. Errors: Code::kRuntime, Code::kMemory.
+  [[nodiscard]] virtual Result<void> run(Ids tokens, const std::stop_token& cancel) = 0;
 
-  // float32[V], of the last position that ran.
+  // Logits of the last position of the last run, float32[V].
   virtual Logits logits() const = 0;
 };
 
-// A runtime of such caches.
+// A runtime whose new_cache() returns ChunkedKVCache.
 class ChunkedRuntime : public Runtime {
  public:
-  // `chunk`: tokens that one run takes at most.
+  // `chunk`: maximum number of tokens of one run.
   ChunkedRuntime(const Manifest& manifest, std::size_t chunk) : Runtime(manifest), chunk_(chunk) {}
 
-  Result<Logits> append(Cache& cache, Ids tokens, const std::stop_token& cancel) const final;
+  Result<Logits> append(KVCache& cache, Ids tokens, const std::stop_token& cancel) const final;
 
  protected:
   std::size_t chunk() const { return chunk_; }

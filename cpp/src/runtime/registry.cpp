@@ -19,7 +19,7 @@ namespace {
 
 struct Adapter {
   Result<std::unique_ptr<Runtime>> (*open)(const std::filesystem::path&, const Manifest&, const RuntimeOptions&);
-  std::vector<std::string> devices;  // the first by default
+  std::vector<std::string> devices;  // the first is the default
 };
 
 const std::map<std::string, Adapter>& adapters() {
@@ -44,20 +44,20 @@ std::string joined(const std::vector<std::string>& words) {
 Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& directory, const Manifest& manifest,
                                               RuntimeOptions options) {
   if (options.threads < 0 || options.chunk < 0)
-    return Error{Code::kRequest, sentence("threads and chunk must be 0 (the default) or more, got ", options.threads,
-                                          " and ", options.chunk)};
+    return fail(Code::kRequest, "threads and chunk must be 0 (the default) or more, got ", options.threads, " and ",
+                options.chunk);
   const auto found = adapters().find(manifest.target);
   if (found == adapters().end()) {
     std::vector<std::string> known;
     for (const auto& [target, adapter] : adapters()) known.push_back(target);
-    return Error{Code::kUnsupported, sentence(directory.string(), " is for target ", manifest.target,
-                                              ", this library runs ", joined(known), ": build it for one")};
+    return fail(Code::kUnsupported, directory.string(), " is for target ", manifest.target, ", this library runs ",
+                joined(known), ": build it for one");
   }
   const auto& [open, devices] = found->second;
   if (options.device.empty()) options.device = devices.front();
   if (std::find(devices.begin(), devices.end(), options.device) == devices.end())
-    return Error{Code::kRequest, sentence("the device of target ", manifest.target, " must be one of ", joined(devices),
-                                          ", got ", options.device)};
+    return fail(Code::kRequest, "the device of target ", manifest.target, " must be one of ", joined(devices), ", got ",
+                options.device);
   return open(directory, manifest, options);
 }
 

@@ -1,6 +1,7 @@
-// From the target an engine was built for to the adapter that runs it.
+// Maps an engine's target to the adapter that runs it.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -11,18 +12,21 @@
 
 namespace edgekiln {
 
+// The values equal those of `edgekiln_kernels_choice` in the C API.
+enum class KernelsChoice { kEdgekiln = 0, kOnnxRuntime = 1 };
+
 struct RuntimeOptions {
-  int threads = 0;                // 0: the physical cores this process may use
-  std::int64_t chunk = 0;         // tokens a prefill run takes at once; 0: what the adapter finds best
-  bool native = true;             // use edgekiln's own kernels where they are built
-  std::filesystem::path kernels;  // their library; without, the one beside this library
-  std::string device;             // one of those that the target runs on; empty: its first
+  int threads = 0;                                   // compute threads; 0: the physical cores available to the process
+  std::int64_t chunk = 0;                            // tokens of a prefill run; 0: the adapter's default
+  KernelsChoice kernels = KernelsChoice::kEdgekiln;  // kEdgekiln falls back to ONNX Runtime's
+  std::filesystem::path kernels_library;             // empty: libedgekiln_ops.so next to this library
+  std::string device;                                // one of the target's devices; empty: its first
 };
 
-// Load a checked engine with the adapter of its target.
+// Load a verified engine with the adapter of its target.
 //
-// An error is of Code::kUnsupported if no adapter is built in, of Code::kRequest if an option is out of range, of
-// Code::kEngine if the adapter refuses the engine.
+// Errors: Code::kUnsupported if this library has no adapter for the target, Code::kRequest if an option is out of
+// range, Code::kEngine if the adapter refuses the engine.
 Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& directory, const Manifest& manifest,
                                               RuntimeOptions options);
 

@@ -13,7 +13,7 @@ namespace edgekiln {
 
 namespace {
 
-// Below this, dividing float32 logits leaves the range of float32, and the draw is the greedy one anyway.
+// Below this, logits divided by the temperature overflow float32, and sampling is greedy anyway.
 constexpr double kSmallestTemperature = 1e-5;
 
 std::uint64_t fresh_seed() {
@@ -21,11 +21,9 @@ std::uint64_t fresh_seed() {
   return (static_cast<std::uint64_t>(device()) << 32) | device();
 }
 
-Error request(std::string message) { return {Code::kRequest, std::move(message)}; }
-
 bool is_positive(double value) { return value > 0 && value < std::numeric_limits<double>::infinity(); }
 
-// The first of the highest; a NaN counts as higher than any number.
+// Index of the first maximum; NaN counts as the maximum.
 std::size_t argmax(std::span<const float> values) {
   std::size_t best = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -49,12 +47,12 @@ SamplingOptions SamplingOptions::from_defaults(const SamplingDefaults& defaults)
 
 Result<void> SamplingOptions::check() const {
   if (temperature != 0 && !(temperature >= kSmallestTemperature && is_positive(temperature)))
-    return request(sentence("temperature must be 0 or at least ", kSmallestTemperature, ", got ", temperature));
-  if (top_k < 0) return request(sentence("top_k must be 0 (off) or more, got ", top_k));
-  if (!(top_p > 0 && top_p <= 1)) return request(sentence("top_p must be in (0, 1], got ", top_p));
-  if (!(min_p >= 0 && min_p <= 1)) return request(sentence("min_p must be in [0, 1], got ", min_p));
+    return fail(Code::kRequest, "temperature must be 0 or at least ", kSmallestTemperature, ", got ", temperature);
+  if (top_k < 0) return fail(Code::kRequest, "top_k must be 0 (off) or more, got ", top_k);
+  if (!(top_p > 0 && top_p <= 1)) return fail(Code::kRequest, "top_p must be in (0, 1], got ", top_p);
+  if (!(min_p >= 0 && min_p <= 1)) return fail(Code::kRequest, "min_p must be in [0, 1], got ", min_p);
   if (!is_positive(repetition_penalty))
-    return request(sentence("repetition_penalty must be more than 0, got ", repetition_penalty));
+    return fail(Code::kRequest, "repetition_penalty must be more than 0, got ", repetition_penalty);
   return {};
 }
 
@@ -78,8 +76,7 @@ Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
   }
   const std::size_t best = argmax(scores);
   if (!std::isfinite(scores[best]))
-    return Error{Code::kRuntime,
-                 sentence("the engine's logits hold ", scores[best], ": the engine or its weights are broken")};
+    return fail(Code::kRuntime, "the engine's logits hold ", scores[best], ": the engine or its weights are broken");
   auto token = static_cast<std::int64_t>(best);
   if (options_.temperature > 0) token = draw(scores, scores[best]);
   if (options_.repetition_penalty != 1) seen_.insert(token);
@@ -107,7 +104,7 @@ std::int64_t Sampler::draw(std::span<const float> logits, float highest) {
   if (options_.top_k > 0) keep(top_k(scores, static_cast<std::size_t>(options_.top_k)));
   if (options_.top_p < 1) keep(top_p(scores, options_.top_p));
   if (options_.min_p > 0) keep(min_p(scores, options_.min_p));
-  // The likeliest token is always among those left, and its score is 0.
+  // The most likely token always passes the filters, and its score is 0.
   exp_of_negative(scores);
   const std::size_t chosen = pick(scores, generator_.uniform());
   return tokens ? (*tokens)[chosen] : static_cast<std::int64_t>(chosen);

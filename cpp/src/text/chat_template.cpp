@@ -5,80 +5,64 @@
 
 #include "text/unicode.h"
 #include "text/utf8.h"
-#include "util/json.h"
+#include "util/json_reader.h"
 #include "util/str_cat.h"
 
 namespace edgekiln::text {
 
 namespace {
 
-using nlohmann::json;
-
 constexpr std::string_view kThink = "</think>";
 constexpr std::array<std::string_view, 5> kOrders = {"any", "system-first", "user-last", "turns", "turns-user-last"};
 constexpr std::array<std::string_view, 5> kRules = {"as-is", "strip", "after-think", "after-think-lines",
                                                     "after-think-strip"};
 
-// The place of a name in a list, which is the value of an enumeration.
+// The enumerator whose name in `names` is the string at `key`.
 template <typename Enum, std::size_t N>
-Enum named(const std::array<std::string_view, N>& names, const std::string& name) {
+Enum enum_at(JsonObject& object, std::string_view key, const std::array<std::string_view, N>& names) {
+  const std::string name = object.string(key);
   for (std::size_t i = 0; i < N; ++i)
     if (names[i] == name) return static_cast<Enum>(i);
-  damaged(sentence("\"", name, "\" is not known"));
+  object.refuse(key, name + " is not known");
 }
 
-// What Python's str.strip() gives.
+// Python's str.strip().
 std::string_view python_stripped(std::string_view text) {
   return stripped(text, [](char32_t c) { return is_space(c) || (c >= 0x1C && c <= 0x1F); });
 }
 
-std::string date(const std::string& format, const std::tm& now) {
+std::string formatted_time(const std::string& format, const std::tm& now) {
   std::string text(format.size() * 16 + 64, '\0');
   text.resize(std::strftime(text.data(), text.size(), format.c_str(), &now));
   return text;
 }
 
-const json& object_of(const json& owner, const char* key) {
-  const json* found = member(owner, key);
-  if (found == nullptr || !found->is_object()) damaged(sentence("\"", key, "\" is no object"));
-  return *found;
-}
-
-std::vector<std::string> strings_of(const json& list) {
-  std::vector<std::string> strings;
-  if (!list.is_array()) damaged("a list is missing");
-  for (const json& value : list) {
-    if (!value.is_string()) damaged("a list has something else than strings");
-    strings.push_back(value.get<std::string>());
-  }
-  return strings;
-}
-
 }  // namespace
 
 Result<ChatTemplate> ChatTemplate::parse(std::string_view text, std::string_view path) {
-  return checked(path, [text] {
-    const json root = json::parse(text);
+  return read_checked(path, [text]() -> Result<ChatTemplate> {
+    const JsonDocument document = parse_json(text);
+    JsonObject root(*document, "");
     ChatTemplate result;
-    result.order_ = named<Order>(kOrders, string_of(root, "order"));
-    const json& rules = object_of(root, "rules");
-    for (const auto& [role, rule] : rules.items())
-      result.rules_[role] = named<Rule>(kRules, string_of(rules, role.c_str()));
-    for (std::string& role : strings_of(list_of(root, "needs_text"))) result.needs_text_.insert(std::move(role));
-    const json& between = object_of(root, "between");
-    for (const auto& [before, nexts] : between.items())
-      for (const auto& [after, pieces] : object_of(between, before.c_str()).items())
-        result.between_[before][after] = strings_of(pieces);
+    result.order_ = enum_at<Order>(root, "order", kOrders);
+    JsonObject rules = root.object("rules");
+    for (const std::string& role : rules.keys()) result.rules_[role] = enum_at<Rule>(rules, role, kRules);
+    for (std::string& role : root.strings("needs_text")) result.needs_text_.insert(std::move(role));
+    JsonObject between = root.object("between");
+    for (const std::string& before : between.keys()) {
+      JsonObject segments = between.object(before);
+      for (const std::string& after : segments.keys()) result.between_[before][after] = segments.strings(after);
+    }
     return result;
   });
 }
 
-Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
-  const auto refuse = [](const auto&... parts) { return Error{Code::kRequest, sentence(parts...)}; };
-  if (turns.empty()) return refuse("the conversation is empty: give at least one message");
+Result<void> ChatTemplate::check(std::span<const ChatMessage> messages) const {
+  const auto refuse = [](const auto&... parts) { return fail(Code::kRequest, parts...); };
+  if (messages.empty()) return refuse("the conversation is empty: give at least one message");
   bool system_first = false;
-  for (std::size_t i = 0; i < turns.size(); ++i) {
-    const auto& [role, content] = turns[i];
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const auto& [role, content] = messages[i];
     if (!rules_.contains(role))
       return refuse("the chat template takes no messages of role ", to_valid_utf8(role), ": leave them out");
     if (needs_text_.contains(role) && python_stripped(to_valid_utf8(content)).empty())
@@ -94,16 +78,16 @@ Result<void> ChatTemplate::check(std::span<const ChatTurn> turns) const {
     if (role != (user ? "user" : "assistant"))
       return refuse("the chat template takes user and assistant in turns, message ", i + 1, " is of role ", role);
   }
-  const bool turns_only = order_ == Order::kTurns || order_ == Order::kTurnsUserLast;
-  if ((order_ == Order::kUserLast || order_ == Order::kTurnsUserLast) && turns.back().role != "user")
+  const bool alternating = order_ == Order::kTurns || order_ == Order::kTurnsUserLast;
+  if ((order_ == Order::kUserLast || order_ == Order::kTurnsUserLast) && messages.back().role != "user")
     return refuse("the chat template takes messages that end with one of role user, the last is of role ",
-                  turns.back().role);
-  if (turns_only && system_first && turns.size() == 1)
+                  messages.back().role);
+  if (alternating && system_first && messages.size() == 1)
     return refuse("the chat template takes no system message alone: add one of role user");
   return {};
 }
 
-std::string ChatTemplate::changed(std::string_view content, Rule rule) {
+std::string ChatTemplate::apply(std::string_view content, Rule rule) {
   if (rule == Rule::kAsIs) return std::string(content);
   if (rule == Rule::kStrip) return std::string(python_stripped(content));
   const std::size_t think = content.rfind(kThink);
@@ -114,18 +98,19 @@ std::string ChatTemplate::changed(std::string_view content, Rule rule) {
   return std::string(content);
 }
 
-Result<std::string> ChatTemplate::render(std::span<const ChatTurn> turns, const std::tm& now) const {
-  if (const Result<void> fine = check(turns); !fine) return fine.error();
+Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages, const std::tm& now) const {
+  if (const Result<void> fine = check(messages); !fine) return std::unexpected(fine.error());
   std::string text;
   std::string_view before = "start";
-  for (std::size_t i = 0; i <= turns.size(); ++i) {
-    const std::string_view after = i < turns.size() ? turns[i].role : "end";
+  for (std::size_t i = 0; i <= messages.size(); ++i) {
+    const std::string_view after = i < messages.size() ? messages[i].role : "end";
     const auto from = between_.find(before);
     if (from == between_.end() || !from->second.contains(after))
-      return Error{Code::kRequest, sentence("the chat template takes no ", after, " after ", before)};
-    const std::vector<std::string>& pieces = from->second.find(after)->second;
-    for (std::size_t k = 0; k < pieces.size(); ++k) text += k % 2 == 0 ? pieces[k] : date(pieces[k], now);
-    if (i < turns.size()) text += changed(to_valid_utf8(turns[i].content), rules_.find(after)->second);
+      return fail(Code::kRequest, "the chat template takes no ", after, " after ", before);
+    const std::vector<std::string>& segments = from->second.find(after)->second;
+    for (std::size_t k = 0; k < segments.size(); ++k)
+      text += k % 2 == 0 ? segments[k] : formatted_time(segments[k], now);
+    if (i < messages.size()) text += apply(to_valid_utf8(messages[i].content), rules_.find(after)->second);
     before = after;
   }
   return text;

@@ -13,7 +13,7 @@ Result<void> find(const Pattern& pattern, std::string_view text, std::vector<Spa
 
 Result<std::string> replaced(const Pattern& pattern, std::string_view text, std::string_view content) {
   std::vector<Span> matches;
-  if (const Result<void> found = find(pattern, text, matches); !found) return found.error();
+  if (const Result<void> found = find(pattern, text, matches); !found) return std::unexpected(found.error());
   if (matches.empty()) return std::string(text);
   std::string out;
   std::size_t at = 0;

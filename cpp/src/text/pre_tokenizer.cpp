@@ -57,7 +57,7 @@ Result<void> split(Words& words, Behavior behavior, const Cut& cut) {
   const std::size_t begin = words.spans.empty() ? 0 : words.spans.front().begin;
   for (const Span& span : words.spans) {
     const Result<std::vector<Part>> parts = cut(std::string_view(words.text).substr(span.begin, span.end - span.begin));
-    if (!parts) return parts.error();
+    if (!parts) return std::unexpected(parts.error());
     put_together(parts.value(), span.begin, behavior, spans);
   }
   std::erase_if(spans, [](const Span& span) { return span.begin == span.end; });
@@ -69,7 +69,7 @@ Result<void> split(Words& words, Behavior behavior, const Cut& cut) {
 Result<void> split_by(Words& words, const Pattern& pattern, Behavior behavior, bool invert) {
   return split(words, behavior, [&](std::string_view word) -> Result<std::vector<Part>> {
     std::vector<Span> matches;
-    if (const Result<void> found = find(pattern, word, matches); !found) return found.error();
+    if (const Result<void> found = find(pattern, word, matches); !found) return std::unexpected(found.error());
     return parts_of(matches, word.size(), invert);
   });
 }
@@ -149,7 +149,7 @@ struct Apply {
       });
     if (step.split) {
       static const Result<Regex> gpt2 = Regex::compile(kGpt2);
-      if (!gpt2) return gpt2.error();
+      if (!gpt2) return std::unexpected(gpt2.error());
       if (const Result<void> done = split_by(words, gpt2.value(), Behavior::kIsolated, false); !done) return done;
     }
     rewrite_words(words, [](std::string_view word, bool, std::string& out) {

@@ -36,7 +36,7 @@ struct MatchState {
 };
 
 // `text` with characters that PCRE2 knows, each as long as before; empty if they are all.
-std::string with_familiar(std::string_view text) {
+std::string with_known_characters(std::string_view text) {
   std::string changed;
   for (std::size_t at = 0; at < text.size();) {
     if (static_cast<unsigned char>(text[at]) < 0xE0) {  // the tables begin later
@@ -44,7 +44,7 @@ std::string with_familiar(std::string_view text) {
       continue;
     }
     const CodePoint next = code_point_at(text, at);
-    if (const char32_t known = familiar(next.value); known != next.value) {
+    if (const char32_t known = substitute_unknown(next.value); known != next.value) {
       if (changed.empty()) changed = text;
       std::string bytes;
       append(bytes, known);
@@ -59,7 +59,7 @@ std::string with_familiar(std::string_view text) {
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   const auto translated = to_pcre2(pattern);
-  if (!translated.ok()) return translated.error();
+  if (!translated.has_value()) return std::unexpected(translated.error());
   const std::string& own = translated.value();
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
@@ -73,7 +73,7 @@ Result<Regex> Regex::compile(std::string_view pattern) {
     std::array<std::uint8_t, 256> reason{};
     const int length = pcre2_get_error_message(code, reason.data(), reason.size());
     const std::string why(reason.begin(), reason.begin() + (length > 0 ? length : 0));
-    return Error{Code::kUnsupported, sentence("the pattern ", pattern, " with ", why)};
+    return fail(Code::kUnsupported, "the pattern ", pattern, " with ", why);
   }
   // Without the just-in-time compiler, where there is none, matching is slower and no different.
   static_cast<void>(pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE));
@@ -81,10 +81,10 @@ Result<Regex> Regex::compile(std::string_view pattern) {
 }
 
 Result<void> Regex::find(std::string_view given, std::vector<Span>& matches) const {
-  const std::string changed = with_familiar(given);
+  const std::string changed = with_known_characters(given);
   const std::string_view text = changed.empty() ? given : changed;
   static thread_local const MatchState state;
-  if (!state.data || !state.context) return Error{Code::kMemory, "no memory to match a pattern: free some"};
+  if (!state.data || !state.context) return fail(Code::kMemory, "no memory to match a pattern: free some");
   const auto* code = static_cast<const pcre2_code*>(code_.get());
   std::size_t at = 0;
   std::size_t last_end = std::string_view::npos;
@@ -98,9 +98,8 @@ Result<void> Regex::find(std::string_view given, std::vector<Span>& matches) con
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(kValid | PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0)
-      return Error{Code::kRequest,
-                   sentence("a text of ", text.size(), " bytes is too much for a pattern of the tokenizer",
-                            " (PCRE2 error ", found, "): give less at once")};
+      return fail(Code::kRequest, "a text of ", text.size(), " bytes is too much for a pattern of the tokenizer",
+                  " (PCRE2 error ", found, "): give less at once");
     const std::size_t* ends = pcre2_get_ovector_pointer(state.data.get());
     const Span span{ends[0], ends[1]};
     if (span.begin == span.end && span.end == last_end) {

@@ -32,7 +32,7 @@ class Translator {
     if (take("(?i)")) out_ += "(?i)";
     while (!rest().empty() && refused_.empty()) step();
     if (refused_.empty()) return std::move(out_);
-    return Error{Code::kUnsupported, sentence("the pattern ", pattern_, " with ", refused_)};
+    return fail(Code::kUnsupported, "the pattern ", pattern_, " with ", refused_);
   }
 
  private:
@@ -124,9 +124,9 @@ class Translator {
     if (c == 'p' || c == 'P') return property(c);
     if (c == 'x' || c == 'u') return hexadecimal(c);
     if (c == 'w') {
-      out_ += in_class ? std::string(kWord) : sentence('[', kWord, ']');
+      out_ += in_class ? std::string(kWord) : str_cat('[', kWord, ']');
     } else if (c == 'W' && !in_class) {
-      out_ += sentence("[^", kWord, ']');
+      out_ += str_cat("[^", kWord, ']');
     } else if (c == 'v') {
       out_ += "\\x{B}";
     } else if (std::string_view("sSdDrntfae").find(c) != std::string_view::npos || !is_letter_or_digit(c)) {
@@ -142,8 +142,8 @@ class Translator {
     if (!rest().starts_with('{') || close == std::string_view::npos) return refuse("\\p without a name");
     const std::string_view name = rest().substr(1, close - 1);
     if (std::find(kCategories.begin(), kCategories.end(), name) == kCategories.end())
-      return refuse(sentence("\\p{", name, '}'));
-    out_ += sentence('\\', letter, '{', name == "Han" ? "sc:" : "", name, '}');
+      return refuse(str_cat("\\p{", name, '}'));
+    out_ += str_cat('\\', letter, '{', name == "Han" ? "sc:" : "", name, '}');
     at_ += close + 1;
   }
 
@@ -156,8 +156,8 @@ class Translator {
     at_ += count;
     if (braces ? count == 0 || !take("}") : count != (kind == 'x' ? 2 : 4)) return refuse("an unfinished escape");
     // Without braces Oniguruma takes it for a byte.
-    if (!braces && kind == 'x' && digits[0] >= '8') return refuse(sentence("\\x", digits));
-    out_ += sentence("\\x{", digits, '}');
+    if (!braces && kind == 'x' && digits[0] >= '8') return refuse(str_cat("\\x", digits));
+    out_ += str_cat("\\x{", digits, '}');
   }
 
   std::string_view pattern_;

@@ -16,7 +16,7 @@ Tokenizer::Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedToken
 
 Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path) {
   Result<TokenizerParts> read = parse_tokenizer(text, path);
-  if (!read) return read.error();
+  if (!read) return std::unexpected(read.error());
   TokenizerParts& parts = read.value();
   std::vector<std::pair<std::string, AddedToken>> as_given;
   std::vector<std::pair<std::string, AddedToken>> after;
@@ -25,7 +25,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path)
   for (const AddedToken& token : parts.added) {
     Result<std::string> content = token.content;
     if (token.normalized) content = normalize(parts.normalizers, token.content);
-    if (!content) return content.error();
+    if (!content) return std::unexpected(content.error());
     if (token.special) special.insert(token.content);
     added[token.id] = {content.value(), token.special, false};
     if (!content.value().empty()) (token.normalized ? after : as_given).emplace_back(content.value(), token);
@@ -36,7 +36,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path)
 
 Result<void> Tokenizer::encode_section(std::string_view text, bool at_start, std::vector<std::int64_t>& ids) const {
   const Result<std::string> normal = normalize(parts_.normalizers, std::string(text));
-  if (!normal) return normal.error();
+  if (!normal) return std::unexpected(normal.error());
   const std::string_view whole = normal.value();
   for (const Section& section : normalized_.split(whole)) {
     if (section.id >= 0) {
@@ -63,7 +63,8 @@ Result<std::vector<std::int64_t>> Tokenizer::encode(std::string_view given, bool
       continue;
     }
     const std::string_view part = text.substr(section.span.begin, section.span.end - section.span.begin);
-    if (const Result<void> done = encode_section(part, section.span.begin == 0, ids); !done) return done.error();
+    if (const Result<void> done = encode_section(part, section.span.begin == 0, ids); !done)
+      return std::unexpected(done.error());
   }
   if (add_special) ids.insert(ids.end(), parts_.after.begin(), parts_.after.end());
   return ids;

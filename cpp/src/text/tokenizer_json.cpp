@@ -1,6 +1,7 @@
 #include "text/tokenizer_json.h"
 
-#include "util/json.h"
+#include <nlohmann/json.hpp>
+
 #include "util/str_cat.h"
 
 namespace edgekiln::text {
@@ -9,12 +10,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kDeepest = 100;
+constexpr std::size_t kMaxDepth = 100;
 
-// Takes events of nlohmann's parser; `depth_` counts the objects and lists that are open.
+// Handles the events of nlohmann's SAX parser. `depth_` is the number of open objects and lists.
 class Handler : public nlohmann::json_sax<json> {
  public:
-  TokenizerJson take() && { return std::move(read_); }
+  TokenizerJson result() && {
+    read_.rest = std::make_shared<const json>(std::move(rest_));
+    return std::move(read_);
+  }
 
   bool null() override { return leaf(nullptr, "null"); }
   bool boolean(bool value) override { return leaf(value, "true or false"); }
@@ -25,7 +29,7 @@ class Handler : public nlohmann::json_sax<json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ != Place::kVocabulary) return leaf(value, "a number");
     if (depth_ != 3) damaged("model.vocab has something else than ids");
-    if (value >= Vocabulary::kMostIds) damaged(sentence("the id ", value, " in model.vocab is too large"));
+    if (value >= Vocabulary::kMostIds) damaged(str_cat("the id ", value, " in model.vocab is too large"));
     read_.vocabulary.add(key_, static_cast<std::uint32_t>(value));
     return true;
   }
@@ -35,12 +39,12 @@ class Handler : public nlohmann::json_sax<json> {
     if (depth_ == 3) {
       const std::size_t space = value.find(' ');
       if (space == string_t::npos || value.find(' ', space + 1) != string_t::npos)
-        damaged(sentence("the merge \"", value, "\" is not of two tokens"));
+        damaged(str_cat("the merge \"", value, "\" is not of two tokens"));
       add_merge(value.substr(0, space), value.substr(space + 1));
     } else if (halves_++ == 0) {
       left_ = value;
     } else {
-      if (halves_ > 2) damaged(sentence("a merge of \"", left_, "\" is not of two tokens"));
+      if (halves_ > 2) damaged(str_cat("a merge of \"", left_, "\" is not of two tokens"));
       add_merge(left_, value);
     }
     return true;
@@ -86,7 +90,7 @@ class Handler : public nlohmann::json_sax<json> {
   enum class Place { kElsewhere, kVocabulary, kMerges };
 
   bool enter(Place place, bool& seen) {
-    if (seen) damaged(sentence("model.", key_, " is there twice"));
+    if (seen) damaged(str_cat("model.", key_, " is there twice"));
     seen = true;
     place_ = place;
     ++depth_;
@@ -101,13 +105,13 @@ class Handler : public nlohmann::json_sax<json> {
 
   bool leaf(json value, std::string_view what) {
     if (place_ != Place::kElsewhere)
-      damaged(sentence(place_ == Place::kMerges ? "model.merges" : "model.vocab", " has ", what));
+      damaged(str_cat(place_ == Place::kMerges ? "model.merges" : "model.vocab", " has ", what));
     put(std::move(value));
     return true;
   }
 
   json* put(json value) {
-    if (open_.empty()) return &(read_.rest = std::move(value));
+    if (open_.empty()) return &(rest_ = std::move(value));
     json& parent = *open_.back();
     if (parent.is_array()) {
       parent.push_back(std::move(value));
@@ -117,8 +121,8 @@ class Handler : public nlohmann::json_sax<json> {
   }
 
   bool open(json container) {
-    if (depth_ == kDeepest) damaged("it is nested too deeply");
-    // A list's last value moves only when another is put there, and by then it is closed.
+    if (depth_ == kMaxDepth) damaged("it is nested too deeply");
+    // The pointer stays valid: a list reallocates only when an element is appended, after this one was closed.
     open_.push_back(put(std::move(container)));
     keys_.emplace_back();
     ++depth_;
@@ -137,6 +141,7 @@ class Handler : public nlohmann::json_sax<json> {
   }
 
   TokenizerJson read_;
+  json rest_;
   Place place_ = Place::kElsewhere;
   std::size_t depth_ = 0;
   bool at_model_ = false;
@@ -152,7 +157,7 @@ class Handler : public nlohmann::json_sax<json> {
 TokenizerJson read_tokenizer_json(std::string_view text) {
   Handler handler;
   if (!json::sax_parse(text, &handler)) damaged("it is not JSON");
-  return std::move(handler).take();
+  return std::move(handler).result();
 }
 
 }  // namespace edgekiln::text

@@ -30,17 +30,17 @@ std::string_view category(char32_t code_point) {
 }
 
 // A character of each category that any library knows, in three and in four bytes of UTF-8.
-struct Familiar {
+struct Substitute {
   std::string_view category;
   char32_t three_bytes;
   char32_t four_bytes;
 };
 
-constexpr Familiar kFamiliar[] = {{"Lu", 0x1E00, 0x10400}, {"Ll", 0x1E01, 0x10428}, {"Lm", 0x1D2C, 0x16B40},
-                                  {"Lo", 0xE01, 0x10000},  {"Mn", 0xE31, 0x10A01},  {"Mc", 0x903, 0x11000},
-                                  {"Nd", 0x966, 0x104A0},  {"No", 0x2070, 0x10107}, {"So", 0x2100, 0x10137},
-                                  {"Po", 0x2016, 0x10100}, {"Pd", 0x2010, 0x10EAD}, {"Sm", 0x2044, 0x1D6C1},
-                                  {"Cf", 0x200B, 0x110BD}};
+constexpr Substitute kSubstitutes[] = {{"Lu", 0x1E00, 0x10400}, {"Ll", 0x1E01, 0x10428}, {"Lm", 0x1D2C, 0x16B40},
+                                       {"Lo", 0xE01, 0x10000},  {"Mn", 0xE31, 0x10A01},  {"Mc", 0x903, 0x11000},
+                                       {"Nd", 0x966, 0x104A0},  {"No", 0x2070, 0x10107}, {"So", 0x2100, 0x10137},
+                                       {"Po", 0x2016, 0x10100}, {"Pd", 0x2010, 0x10EAD}, {"Sm", 0x2044, 0x1D6C1},
+                                       {"Cf", 0x200B, 0x110BD}};
 
 bool all_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
@@ -94,13 +94,13 @@ bool is_word(char32_t c) {
          (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
 }
 
-char32_t familiar(char32_t c) {
+char32_t substitute_unknown(char32_t c) {
   if (c == 0x180E) return 0x200B;  // a space to PCRE2
   const CategoryRange* added = find(kAddedCategories, c);
   if (added == nullptr) return c;
   constexpr char32_t kHan = 0x20000;
   if (c > kHan) return kHan;
-  for (const Familiar& known : kFamiliar)
+  for (const Substitute& known : kSubstitutes)
     if (known.category == added->category) return c < 0x10000 ? known.three_bytes : known.four_bytes;
   return c;
 }

@@ -17,7 +17,7 @@ bool is_word(char32_t code_point);
 
 // `code_point`, or if the libraries here do not know it as patterns do, one that is no longer or shorter in UTF-8, of
 // the same category and, if it is Han, Han.
-char32_t familiar(char32_t code_point);
+char32_t substitute_unknown(char32_t code_point);
 
 enum class Form { kNfc, kNfd, kNfkc, kNfkd };
 

@@ -1,69 +1,40 @@
-// A value or the reason why there is none: how edgekiln's own code reports expected failures.
+// Expected failures as values: std::expected with an error code and one sentence.
 #pragma once
 
-#include <optional>
+#include <expected>
 #include <string>
-#include <utility>
-#include <variant>
+
+#include "util/str_cat.h"
 
 namespace edgekiln {
 
-// What kind of failure it is. The numbers are those of the C interface, `edgekiln_status`.
+// The values equal those of `edgekiln_status` in the C API.
 enum class Code {
-  kRequest = 1,      // an argument or option out of range, a prompt too long
-  kEngine = 2,       // an engine directory that is missing, damaged or edited
-  kUnsupported = 3,  // something this library does not read or run: a target, a schema, a tokenizer's part
+  kRequest = 1,      // an argument or option is out of range, or the prompt is too long
+  kEngine = 2,       // the engine directory is missing, damaged or edited
+  kUnsupported = 3,  // a target, schema version or tokenizer component that this library does not implement
   kRuntime = 4,      // the library that runs the graph failed
   kCancelled = 5,
   kMemory = 6,
   kInternal = 7,
 };
 
-// One clear sentence with the value and the fix.
+// `message` is one sentence with the offending value, the limit and the fix.
 struct Error {
   Code code;
   std::string message;
 };
 
 template <typename T>
-class [[nodiscard]] Result {
- public:
-  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
-  Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
+using Result = std::expected<T, Error>;
 
-  bool ok() const { return content_.index() == 0; }
-  explicit operator bool() const { return ok(); }
+// Converts to any Result.
+using Failure = std::unexpected<Error>;
 
-  // Only of a result that is ok().
-  T& value() & { return *std::get_if<0>(&content_); }
-  const T& value() const& { return *std::get_if<0>(&content_); }
-  T&& value() && { return std::move(*std::get_if<0>(&content_)); }
-
-  // Only of a result that is not ok().
-  Error& error() & { return *std::get_if<1>(&content_); }
-  const Error& error() const& { return *std::get_if<1>(&content_); }
-  Error&& error() && { return std::move(*std::get_if<1>(&content_)); }
-
- private:
-  std::variant<T, Error> content_;
-};
-
-// Success without a value, or an error.
-template <>
-class [[nodiscard]] Result<void> {
- public:
-  Result() = default;
-  Result(Error error) : error_(std::move(error)) {}
-
-  bool ok() const { return !error_.has_value(); }
-  explicit operator bool() const { return ok(); }
-
-  // Only of a result that is not ok().
-  const Error& error() const& { return *error_; }
-  Error&& error() && { return std::move(*error_); }
-
- private:
-  std::optional<Error> error_;
-};
+// A failure whose message is the concatenation of `parts`.
+template <typename... Parts>
+Failure fail(Code code, const Parts&... parts) {
+  return Failure(Error{code, str_cat(parts...)});
+}
 
 }  // namespace edgekiln

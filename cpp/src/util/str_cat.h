@@ -1,4 +1,4 @@
-// Sentences of errors, put together from text and values.
+// Concatenation of strings and numbers, mainly for error messages.
 #pragma once
 
 #include <charconv>
@@ -13,7 +13,7 @@ namespace detail {
 inline void append(std::string& text, std::string_view part) { text += part; }
 inline void append(std::string& text, char part) { text += part; }
 
-// Numbers as short as they can be and still be read back as the same.
+// The shortest decimal form that parses back to the same value.
 template <typename T>
   requires std::is_arithmetic_v<T>
 void append(std::string& text, T number) {
@@ -25,7 +25,7 @@ void append(std::string& text, T number) {
 }  // namespace detail
 
 template <typename... Parts>
-std::string sentence(const Parts&... parts) {
+std::string str_cat(const Parts&... parts) {
   std::string text;
   (detail::append(text, parts), ...);
   return text;

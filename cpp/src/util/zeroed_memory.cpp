@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "kernels/pages.h"
+#include "kernels/common/pages.h"
 
 namespace edgekiln {
 

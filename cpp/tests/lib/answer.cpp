@@ -1,5 +1,5 @@
-// Answers as the Python tests ask, through the C++ wrapper of the C interface: one JSON request a line on stdin, one
-// JSON answer a line on stdout. The arguments are the engine directory and JSON options of the engine.
+// Generates answers for the Python tests through edgekiln.hpp. stdin: one JSON request a line. stdout: one JSON reply a
+// line. Arguments: the engine directory, and the engine options as JSON.
 #include <edgekiln/edgekiln.hpp>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -12,20 +12,19 @@ namespace {
 using edgekiln::Expected;
 using nlohmann::json;
 
-edgekiln::Options options_of(const json& request) {
-  edgekiln::Options options;
-  options.values.max_tokens = request.value("max_tokens", options.values.max_tokens);
-  options.values.temperature = request.value("temperature", options.values.temperature);
-  options.values.top_k = request.value("top_k", options.values.top_k);
-  options.values.top_p = request.value("top_p", options.values.top_p);
-  options.values.min_p = request.value("min_p", options.values.min_p);
-  options.values.repetition_penalty = request.value("repetition_penalty", options.values.repetition_penalty);
-  options.values.has_seed = request.contains("seed");
-  options.values.seed = request.value("seed", options.values.seed);
-  options.values.ignore_eos = request.value("ignore_eos", false);
-  options.values.logprobs = request.value("logprobs", false);
-  options.values.speculate = request.value("speculate", options.values.speculate != 0);
+edgekiln::GenerateOptions options_of(const json& request) {
+  edgekiln::GenerateOptions options;
+  options.max_tokens = request.value("max_tokens", options.max_tokens);
+  options.temperature = request.value("temperature", options.temperature);
+  options.top_k = request.value("top_k", options.top_k);
+  options.top_p = request.value("top_p", options.top_p);
+  options.min_p = request.value("min_p", options.min_p);
+  options.repetition_penalty = request.value("repetition_penalty", options.repetition_penalty);
+  if (request.contains("seed")) options.seed = request["seed"].get<std::uint64_t>();
   options.stop = request.value("stop", options.stop);
+  options.ignore_eos = request.value("ignore_eos", options.ignore_eos);
+  options.logprobs = request.value("logprobs", options.logprobs);
+  options.speculate = request.value("speculate", options.speculate);
   return options;
 }
 
@@ -33,7 +32,7 @@ json failed(const edgekiln::Failure& failure) { return {{"status", failure.statu
 
 Expected<edgekiln::Answer> ask(edgekiln::Session& session, const json& request,
                                const edgekiln::TokenCallback& callback) {
-  const edgekiln::Options options = options_of(request);
+  const edgekiln::GenerateOptions options = options_of(request);
   if (request.contains("text")) return session.generate(request["text"].get<std::string>(), options, callback);
   if (!request.contains("messages"))
     return session.generate(request.at("ids").get<std::vector<std::int64_t>>(), options, callback);
@@ -42,10 +41,11 @@ Expected<edgekiln::Answer> ask(edgekiln::Session& session, const json& request,
   return session.chat(messages, options, callback);
 }
 
-// `cancel_after`: tokens after which another thread cancels; 0 cancels a while after the start, in mid-prompt.
+// `cancel_after`: number of tokens after which another thread cancels; 0 cancels cancel_wait_ms after the start, during
+// the prompt.
 json answer(edgekiln::Session& session, const json& request) {
   json ids = json::array();
-  json pieces = json::array();
+  json texts = json::array();
   json logprobs = json::array();
   const std::int64_t cancel_after = request.value("cancel_after", std::int64_t{-1});
   const auto cancel = [&session] { std::thread([&session] { session.cancel(); }).join(); };
@@ -57,7 +57,7 @@ json answer(edgekiln::Session& session, const json& request) {
     });
   const auto result = ask(session, request, [&](const edgekiln::Token& token) {
     ids.push_back(token.id);
-    pieces.push_back(token.text);
+    texts.push_back(token.text);
     if (request.value("logprobs", false)) logprobs.push_back(token.logprob);
     if (static_cast<std::int64_t>(ids.size()) == cancel_after) cancel();
     return static_cast<std::int64_t>(ids.size()) != request.value("refuse_after", std::int64_t{-1});
@@ -65,11 +65,11 @@ json answer(edgekiln::Session& session, const json& request) {
   if (early.joinable()) early.join();
   json reply = result ? json{{"status", 0}} : failed(result.error());
   reply["ids"] = ids;
-  reply["pieces"] = pieces;
+  reply["texts"] = texts;
   reply["logprobs"] = logprobs;
   if (result) {
     reply["text"] = result->text;
-    reply["finish"] = result->summary.finish;
+    reply["finish"] = result->summary.finish_reason;
     reply["prompt_tokens"] = result->summary.prompt_tokens;
     reply["cached_tokens"] = result->summary.cached_tokens;
     reply["generated_tokens"] = result->summary.generated_tokens;
@@ -81,8 +81,8 @@ json answer(edgekiln::Session& session, const json& request) {
   return reply;
 }
 
-// The requests of `each`, one thread and one session each, at once.
-json together(const edgekiln::Engine& engine, const json& each) {
+// Run the requests of `each` concurrently, each with a thread and a session of its own.
+json run_concurrently(const edgekiln::Engine& engine, const json& each) {
   std::vector<json> replies(each.size());
   std::vector<std::thread> threads;
   for (std::size_t i = 0; i < each.size(); ++i)
@@ -99,22 +99,21 @@ json together(const edgekiln::Engine& engine, const json& each) {
 int main(int count, char** arguments) {
   if (count != 3) return 2;
   const json chosen = json::parse(arguments[2]);
-  edgekiln_engine_options options = edgekiln::Engine::defaults();
+  edgekiln::EngineOptions options;
   options.threads = chosen.value("threads", options.threads);
   options.chunk = chosen.value("chunk", options.chunk);
-  options.native = chosen.value("native", true);
-  options.verify = chosen.value("verify", true);
-  options.text = chosen.value("text", true);
-  const std::string kernels = chosen.value("kernels", std::string());
-  if (!kernels.empty()) options.kernels = kernels.c_str();
-  const std::string device = chosen.value("device", std::string());
-  if (!device.empty()) options.device = device.c_str();
+  if (chosen.value("kernels", std::string("edgekiln")) == "onnxruntime")
+    options.kernels = edgekiln::Kernels::onnxruntime;
+  options.kernels_library = chosen.value("kernels_library", options.kernels_library);
+  options.device = chosen.value("device", options.device);
+  options.verify = chosen.value("verify", options.verify);
+  options.text = chosen.value("text", options.text);
   Expected<edgekiln::Engine> engine = edgekiln::Engine::open(arguments[1], options);
   if (!engine) {
     std::cout << failed(engine.error()) << std::endl;
     return 0;
   }
-  const edgekiln_engine_info info = engine->info();
+  const edgekiln::EngineInfo info = engine->info();
   std::cout << json{{"status", 0},
                     {"name", info.name},
                     {"target", info.target},
@@ -122,6 +121,7 @@ int main(int count, char** arguments) {
                     {"vocab_size", info.vocab_size},
                     {"max_length", info.max_length},
                     {"threads", info.threads},
+                    {"max_verify_tokens", info.max_verify_tokens},
                     {"has_chat", info.has_chat}}
             << std::endl;
   Expected<edgekiln::Session> session = engine->session();
@@ -129,7 +129,8 @@ int main(int count, char** arguments) {
   for (std::string line; std::getline(std::cin, line);) {
     const json request = json::parse(line);
     if (request.contains("reset")) session->reset();
-    std::cout << (request.contains("together") ? together(*engine, request["together"]) : answer(*session, request))
+    std::cout << (request.contains("concurrent") ? run_concurrently(*engine, request["concurrent"])
+                                                 : answer(*session, request))
               << std::endl;
   }
 }

@@ -1,5 +1,5 @@
-// Chat templates as the Python tests ask: chat CHAT_PIECES_JSON. A request is a JSON list of messages, the reply the
-// prompt or the error; each a line. It is always the second of January 2031, half past three.
+// Renders chat templates for the Python tests: chat CHAT_SEGMENTS_JSON. Each line of stdin is a JSON list of messages,
+// each line of stdout the prompt or the error. The time is always 2031-01-02 15:30.
 #include <ctime>
 #include <fstream>
 #include <iostream>
@@ -29,11 +29,11 @@ int main(int count, char** arguments) {
   now.tm_yday = 1;
   for (std::string line; std::getline(std::cin, line);) {
     const json messages = json::parse(line);
-    std::vector<edgekiln::text::ChatTurn> turns;
+    std::vector<edgekiln::text::ChatMessage> conversation;
     for (const json& message : messages)
-      turns.push_back(
+      conversation.push_back(
           {message.at("role").get_ref<const std::string&>(), message.at("content").get_ref<const std::string&>()});
-    const auto prompt = chat.value().render(turns, now);
+    const auto prompt = chat.value().render(conversation, now);
     std::cout << (prompt ? json{{"text", prompt.value()}} : json{{"error", prompt.error().message}}) << std::endl;
   }
 }

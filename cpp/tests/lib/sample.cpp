@@ -1,12 +1,11 @@
-// Draws tokens as the Python tests ask: a line of JSON on stdin with the options and the number of logits in each row,
-// then the rows as float32. Writes the token of each row.
+// Samples tokens for the Python tests. stdin: a line of JSON with the sampling options, the prompt and the vocabulary
+// size, then float32 logits, one row a token. stdout: the token and its log-probability, one line a row.
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "sampling/sampler.h"
 
 int main() {
@@ -20,7 +19,7 @@ int main() {
   options.min_p = request.at("min_p");
   options.repetition_penalty = request.at("repetition_penalty");
   options.seed = request.at("seed").get<std::uint64_t>();
-  CHECK(options.check().ok());
+  if (!options.check()) return 2;
   edgekiln::Sampler sampler(options);
   sampler.observe(request.at("prompt").get<std::vector<std::int64_t>>());
   std::vector<float> logits(request.at("size").get<std::size_t>());

@@ -1,6 +1,7 @@
-// SpeculationStats change no token: whatever is looked up, however an answer ends, and whatever the policy makes of the
-// times.
+// Speculative decoding changes no token, whatever is drafted, however an answer ends and whatever the run times are.
 #include "generate/speculation.h"
+
+#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <chrono>
@@ -8,9 +9,9 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "check.h"
 #include "generate/generate.h"
 #include "generate/prompt_lookup.h"
 
@@ -22,7 +23,7 @@ using Tokens = std::vector<std::int64_t>;
 
 constexpr std::int64_t kVocabulary = 16;
 constexpr std::int64_t kMaxLength = 200;
-constexpr std::size_t kVerifies = 8;
+constexpr std::size_t kMaxVerifyTokens = 8;
 
 Tokens list(Ids ids) { return {ids.begin(), ids.end()}; }
 
@@ -33,35 +34,35 @@ std::uint64_t mixed(std::uint64_t value) {
   return value ^ (value >> 31);
 }
 
-class FakeCache final : public Cache {
+class FakeKVCache final : public KVCache {
  public:
-  using Cache::Cache;
+  using KVCache::KVCache;
   std::vector<float> logits;
 
  private:
   Result<void> grow(std::int64_t) override { return {}; }
 };
 
-// Logits of a position are a function of the ids up to it: a pattern of five tokens, and now and then another one.
+// The logits of a position are a function of the ids up to it: a pattern of five tokens with occasional deviations.
 class FakeRuntime final : public Runtime {
  public:
   explicit FakeRuntime(const Manifest& manifest) : Runtime(manifest) {}
 
   std::string kernels() const override { return "fake"; }
   int threads() const override { return 1; }
-  std::unique_ptr<Cache> new_cache() const override { return std::make_unique<FakeCache>(properties()); }
-  std::size_t max_verify_tokens() const override { return kVerifies; }
+  std::unique_ptr<KVCache> new_cache() const override { return std::make_unique<FakeKVCache>(properties()); }
+  std::size_t max_verify_tokens() const override { return kMaxVerifyTokens; }
 
-  Result<Logits> append(Cache& cache, Ids tokens, const std::stop_token&) const override {
+  Result<Logits> append(KVCache& cache, Ids tokens, const std::stop_token&) const override {
     return Result<Logits>(run(cache, tokens).last(static_cast<std::size_t>(kVocabulary)));
   }
 
-  Result<Logits> verify(Cache& cache, Ids tokens, const std::stop_token&) const override {
-    CHECK(tokens.size() <= kVerifies);
-    CHECK(cache.length() + static_cast<std::int64_t>(tokens.size()) < kMaxLength);
+  Result<Logits> verify(KVCache& cache, Ids tokens, const std::stop_token&) const override {
+    REQUIRE(tokens.size() <= kMaxVerifyTokens);
+    REQUIRE(cache.length() + static_cast<std::int64_t>(tokens.size()) < kMaxLength);
     longest = std::max(longest, tokens.size());
     ++runs;
-    // A run takes the same time for any number of tokens, so that drafting pays.
+    // The time of a run does not depend on the number of tokens, so that drafting pays.
     std::this_thread::sleep_for(std::chrono::microseconds(200));
     return run(cache, tokens);
   }
@@ -70,9 +71,9 @@ class FakeRuntime final : public Runtime {
   mutable std::int64_t runs = 0;
 
  private:
-  static Logits run(Cache& cache, Ids tokens) {
-    auto& own = static_cast<FakeCache&>(cache);
-    CHECK(own.reserve(own.length() + static_cast<std::int64_t>(tokens.size())).ok());
+  static Logits run(KVCache& cache, Ids tokens) {
+    auto& own = static_cast<FakeKVCache&>(cache);
+    REQUIRE(own.reserve(own.length() + static_cast<std::int64_t>(tokens.size())));
     own.logits.clear();
     for (const std::int64_t& token : tokens) {
       own.append(Ids(&token, 1));
@@ -94,7 +95,7 @@ Manifest manifest() {
   return manifest;
 }
 
-// A letter a token.
+// One letter a token.
 class Letters final : public TextStream {
  public:
   std::string push(std::int64_t token) override { return std::string(1, static_cast<char>('a' + token)); }
@@ -104,24 +105,24 @@ class Letters final : public TextStream {
 struct Answer {
   Tokens ids;
   Tokens held;
-  std::optional<Ending> ending;
+  std::optional<Finish> finish;
 };
 
-// `refuse_after`: tokens after which the callback cancels.
+// `refuse_after`: number of tokens after which the callback cancels.
 Answer answer(const FakeRuntime& runtime, Ids prompt, const GenerateOptions& options,
               const std::set<std::int64_t>& eos = {}, std::size_t refuse_after = kMaxLength) {
   Letters text;
   Answer result;
-  const std::unique_ptr<Cache> cache = runtime.new_cache();
-  const auto take = [&](const Token& token) {
+  const std::unique_ptr<KVCache> cache = runtime.new_cache();
+  const auto on_token = [&](const Token& token) {
     result.ids.push_back(token.id);
     return result.ids.size() < refuse_after;
   };
-  const Result<Ending> ending = generate(runtime, *cache, &text, eos, prompt, options, take, {});
-  if (ending)
-    result.ending = ending.value();
+  const Result<Finish> finish = generate(runtime, *cache, &text, eos, prompt, options, on_token, {});
+  if (finish)
+    result.finish = *finish;
   else
-    CHECK(ending.error().code == Code::kCancelled);
+    REQUIRE(finish.error().code == Code::kCancelled);
   result.held = list(cache->tokens());
   return result;
 }
@@ -139,7 +140,7 @@ GenerateOptions options_of(double temperature, bool speculate) {
   return options;
 }
 
-// The same tokens as without speculation, and a cache that holds what was given but for the last token.
+// Check that speculation gives the same tokens, and that the cache then holds all of them but the last.
 Answer same(const FakeRuntime& runtime, GenerateOptions options, const std::set<std::int64_t>& eos = {},
             std::size_t refuse_after = kMaxLength) {
   options.speculate = false;
@@ -147,41 +148,42 @@ Answer same(const FakeRuntime& runtime, GenerateOptions options, const std::set<
   options.speculate = true;
   const Answer drafted = answer(runtime, kPrompt, options, eos, refuse_after);
   CHECK(drafted.ids == plain.ids);
-  CHECK(drafted.ending.has_value() == plain.ending.has_value());
+  CHECK(drafted.finish.has_value() == plain.finish.has_value());
   Tokens given = kPrompt;
   given.insert(given.end(), drafted.ids.begin(), drafted.ids.end() - 1);
-  CHECK(drafted.held == given && plain.held == given);
-  if (plain.ending) {
-    CHECK(plain.ending->drafted_tokens == 0);
-    CHECK(plain.ending->finish == drafted.ending->finish);
+  CHECK((drafted.held == given && plain.held == given));
+  if (plain.finish) {
+    CHECK(plain.finish->speculation.drafted == 0);
+    CHECK(plain.finish->reason == drafted.finish->reason);
   }
   return drafted;
 }
 
-void tokens_are_those_of_decoding_one_by_one() {
+TEST_CASE("tokens are those of decoding without drafts") {
   const FakeRuntime runtime(manifest());
   for (const double temperature : {0.0, 0.8, 1.5}) {
     const Answer drafted = same(runtime, options_of(temperature, true));
     const std::int64_t runs = std::exchange(runtime.runs, 0);
-    CHECK(drafted.ending->accepted_tokens > 0);
-    CHECK(drafted.ending->drafted_tokens >= drafted.ending->accepted_tokens);
-    // Each token but the first is of a run of its own, or accepted.
-    CHECK(runs + drafted.ending->accepted_tokens == static_cast<std::int64_t>(drafted.ids.size()) - 1);
+    CHECK(drafted.finish->speculation.accepted > 0);
+    CHECK(drafted.finish->speculation.drafted >= drafted.finish->speculation.accepted);
+    // Every token but the first took a run of its own or was an accepted draft.
+    CHECK(runs + drafted.finish->speculation.accepted == static_cast<std::int64_t>(drafted.ids.size()) - 1);
   }
   CHECK(runtime.longest > 2);
 }
 
-void answers_end_inside_a_draft() {
+TEST_CASE("answers end inside a draft") {
   const FakeRuntime runtime(manifest());
   for (const double temperature : {0.0, 0.8}) {
     GenerateOptions options = options_of(temperature, true);
     for (std::size_t size = 1; size < 60; ++size) {
-      CHECK(!same(runtime, options, {}, size).ending);
+      CHECK_FALSE(same(runtime, options, {}, size).finish);
       options.max_tokens = static_cast<std::int64_t>(size);
       CHECK(same(runtime, options).ids.size() == size);
       options.max_tokens = 120;
     }
-    for (std::int64_t eos = 0; eos < 8; ++eos) CHECK(same(runtime, options, {eos}).ending->finish == Finish::kEos);
+    for (std::int64_t eos = 0; eos < 8; ++eos)
+      CHECK(same(runtime, options, {eos}).finish->reason == FinishReason::kEos);
     for (const char* stop : {"fg", "gh", "hd", "de", "ef", "efgh"}) {
       options.stop = {stop};
       same(runtime, options);
@@ -189,27 +191,27 @@ void answers_end_inside_a_draft() {
   }
 }
 
-void a_draft_stays_within_the_engine() {
+TEST_CASE("a draft does not exceed the engine's max_length") {
   const FakeRuntime runtime(manifest());
   GenerateOptions options = options_of(0, true);
   options.max_tokens = 1000;
   const Answer drafted = same(runtime, options);
-  CHECK(drafted.ending->finish == Finish::kLength);
+  CHECK(drafted.finish->reason == FinishReason::kLength);
   CHECK(kPrompt.size() + drafted.ids.size() == static_cast<std::size_t>(kMaxLength));
 }
 
-// By trying every place, from the last to the first.
-Tokens looked_up(const Tokens& tokens, std::size_t most) {
+// Reference lookup: tries every position, from the last to the first.
+Tokens looked_up(const Tokens& tokens, std::size_t max_draft) {
   for (const std::size_t size : {3U, 2U})
     for (std::size_t end = tokens.size(); end-- > size;)
       if (std::equal(tokens.end() - static_cast<std::ptrdiff_t>(size), tokens.end(),
                      tokens.begin() + static_cast<std::ptrdiff_t>(end - size)))
         return {tokens.begin() + static_cast<std::ptrdiff_t>(end),
-                tokens.begin() + static_cast<std::ptrdiff_t>(std::min(end + most, tokens.size()))};
+                tokens.begin() + static_cast<std::ptrdiff_t>(std::min(end + max_draft, tokens.size()))};
   return {};
 }
 
-void drafts_are_what_followed_the_last_time() {
+TEST_CASE("drafts are the tokens after the last occurrence") {
   CHECK(PromptLookup(Tokens{}).draft(7).empty());
   CHECK(list(PromptLookup(Tokens{5, 5, 5}).draft(7)) == Tokens{5});
   CHECK(list(PromptLookup(Tokens{1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3}).draft(3)) == (Tokens{4, 9, 2}));
@@ -226,7 +228,7 @@ void drafts_are_what_followed_the_last_time() {
   }
 }
 
-// Runs of an answer whose every draft is found, with times that say what they are told to.
+// Simulated runs: every draft is found, `accepted` of its tokens are accepted, and each adds `added` steps of time.
 struct Run {
   std::size_t plain = 0;
   std::size_t drafted = 0;
@@ -250,32 +252,24 @@ Run run(Speculation& speculation, std::size_t runs, double added, std::size_t ac
   return result;
 }
 
-void the_policy_follows_the_times() {
-  Speculation speculation(kVerifies - 1);
+TEST_CASE("the draft length follows the measured times") {
+  Speculation speculation(kMaxVerifyTokens - 1);
   CHECK(speculation.draft_length() == 0);
   // All accepted, at a tenth of a step each.
   CHECK(run(speculation, 50, 0.1, 7).longest == 7);
   CHECK(run(speculation, 10, 0.1, 7).plain == 0);
-  // None accepted: soon nothing is drafted but a trial now and then, whose cost is bounded.
+  // None accepted: soon only trials are drafted, and their cost is bounded.
   run(speculation, 50, 0.1, 0);
   const Run refused = run(speculation, 1000, 0.1, 0);
-  CHECK(refused.drafted > 0 && refused.longest <= 3);
+  CHECK((refused.drafted > 0 && refused.longest <= 3));
   CHECK(refused.seconds < 1.035 * 0.004 * refused.tokens);
-  // The text repeats itself again, and is noticed.
+  // Drafts are accepted again: the trials notice it.
   run(speculation, 100, 0.1, 7);
   CHECK(run(speculation, 10, 0.1, 7).longest == 7);
-  // Verifying takes as long as steps of their own.
+  // Verifying a token takes longer than a step of its own.
   run(speculation, 50, 1.2, 7);
   const Run slow = run(speculation, 2000, 1.2, 7);
   CHECK(slow.drafted <= 20);
 }
 
 }  // namespace
-
-int main() {
-  tokens_are_those_of_decoding_one_by_one();
-  answers_end_inside_a_draft();
-  a_draft_stays_within_the_engine();
-  drafts_are_what_followed_the_last_time();
-  the_policy_follows_the_times();
-}

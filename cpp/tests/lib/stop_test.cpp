@@ -1,10 +1,10 @@
-// Stop strings in text that comes in pieces of every kind.
+// Stop strings in streamed text, split at every possible size.
 #include "generate/stop.h"
+
+#include <doctest/doctest.h>
 
 #include <string>
 #include <vector>
-
-#include "check.h"
 
 namespace {
 
@@ -15,15 +15,15 @@ struct Shown {
   bool stopped = false;
 };
 
-// Push `text` in pieces of `size` bytes that end where characters do.
+// Push `text` in chunks of at least `size` bytes that end at character boundaries.
 Shown show(const std::string& text, const std::vector<std::string>& stop, std::size_t size) {
   StopMatcher matcher(stop);
   Shown shown;
   for (std::size_t at = 0; at < text.size();) {
     std::size_t end = std::min(text.size(), at + size);
     while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
-    const StopMatcher::Found found = matcher.push(text.substr(at, end - at));
-    CHECK(found.text.empty() || (static_cast<unsigned char>(found.text.front()) & 0xC0) != 0x80);
+    const StopMatcher::Match found = matcher.push(text.substr(at, end - at));
+    CHECK((found.text.empty() || (static_cast<unsigned char>(found.text.front()) & 0xC0) != 0x80));
     shown.text += found.text;
     if (found.stopped) return {shown.text, true};
     at = end;
@@ -42,18 +42,21 @@ void check(const std::string& text, const std::vector<std::string>& stop, const 
 
 }  // namespace
 
-int main() {
+TEST_CASE("the text before the first complete stop string is shown") {
   check("one two three", {}, "one two three", false);
   check("one two three", {"two"}, "one ", true);
   check("one tw", {"two"}, "one tw", false);
   check("aaab", {"aab"}, "a", true);
-  // The one that is complete first ends the answer, and of two complete at once the longer.
+  // The stop string that ends first wins; of two that end together, the longer.
   check("abcdef", {"cdef", "bc"}, "a", true);
   check("abcdef", {"cd", "bcd"}, "a", true);
-  // Characters of several bytes, one of which begins as another does.
+  // Multi-byte characters that share their first byte.
   check("na\u00efve \u00e9t\u00e9", {"\u00e9t\u00e8"}, "na\u00efve \u00e9t\u00e9", false);
   check("\u65e5\u672c\u8a9e", {"\u8a9e"}, "\u65e5\u672c", true);
-  // What is held back is whole characters: "\u00e8" is not held for the byte that it shares with "\u00e9".
+}
+
+TEST_CASE("whole characters are held back") {
+  // "\u00e8" is not held back for the byte that it shares with "\u00e9".
   StopMatcher matcher({"\u00e9!"});
   CHECK(matcher.push("\u00e8").text == "\u00e8");
   CHECK(matcher.push("\u00e9").text.empty());

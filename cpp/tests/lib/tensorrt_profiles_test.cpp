@@ -1,8 +1,9 @@
-// What is checked of a TensorRT engine before there is a GPU, and the sentence for every way of not being one to run.
+// Checks of a TensorRT plan that need no GPU, and the message for every reason to refuse it.
+#include <doctest/doctest.h>
+
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "runtime/tensorrt/profiles.h"
 #include "runtime/tensorrt/runtime.h"
 
@@ -16,39 +17,39 @@ Manifest good() {
   manifest.architecture.kv_heads = {2, 1};
   manifest.architecture.head_dims = {16, 32};
   manifest.graphs = {{"plan", "generate.plan"}};
-  manifest.kv = {"growing", "float16"};
+  manifest.kv_cache = {"growing", "float16"};
   manifest.tensorrt = TensorRTBuild{"tensorrt", "10.14.1.48", {"8.9", "9.0"}, false};
   return manifest;
 }
 
-void layouts_that_do_not_run_are_named() {
-  CHECK(check_layout(good()).ok());
+TEST_CASE("unsupported KV cache layouts are refused") {
+  CHECK(check_layout(good()));
   Manifest manifest = good();
   manifest.tensorrt.reset();
   CHECK(check_layout(manifest).error().message == "engine.json names no plan for target trt: build the engine again");
   manifest = good();
-  manifest.kv.kind = "inplace";
+  manifest.kv_cache.layout = "in-place";
   CHECK(check_layout(manifest).error().code == Code::kUnsupported);
   CHECK(check_layout(manifest).error().message.ends_with("build the engine with --cache growing"));
   manifest = good();
-  manifest.kv.dtype = "int8";
+  manifest.kv_cache.dtype = "int8";
   CHECK(check_layout(manifest).error().code == Code::kUnsupported);
   manifest = good();
   manifest.tensorrt->library = "tensorrt_rtx";
   CHECK(check_layout(manifest).error().code == Code::kEngine);
   manifest = good();
-  manifest.tensorrt->stripped = true;
+  manifest.tensorrt->weight_stripped = true;
   CHECK(check_layout(manifest).error().message.ends_with("build the engine without --strip-weights"));
 }
 
-void parts_are_keys_then_values_of_each_layer() {
+TEST_CASE("cache parts are the keys, then the values of each layer") {
   const std::vector<CachePart> parts = cache_parts(good());
   CHECK(parts.size() == 4);
-  CHECK(parts[0].past == "past.0.key" && parts[1].present == "present.0.value" && parts[3].past == "past.1.value");
-  CHECK(parts[1].heads == 2 && parts[1].head_dim == 16 && parts[2].heads == 1 && parts[2].head_dim == 32);
+  CHECK((parts[0].past == "past.0.key" && parts[1].present == "present.0.value" && parts[3].past == "past.1.value"));
+  CHECK((parts[1].heads == 2 && parts[1].head_dim == 16 && parts[2].heads == 1 && parts[2].head_dim == 32));
 }
 
-void the_closest_profile_runs() {
+TEST_CASE("the smallest matching profile is chosen") {
   const std::vector<Profile> profiles{{0, 1, 512}, {2, 1, 1}};
   CHECK(profile_for(profiles, 1).value() == 2);
   CHECK(profile_for(profiles, 2).value() == 0);
@@ -56,7 +57,7 @@ void the_closest_profile_runs() {
         "the plan takes 1 to 512, 1 to 1 tokens a run, not 513: build the engine again");
 }
 
-void why_a_plan_is_refused() {
+TEST_CASE("a refused plan is explained") {
   const TensorRTBuild build = *good().tensorrt;
   CHECK(why_refused(build, "10.1.0.1", "8.9", "no") ==
         "the plan was built with tensorrt 10.14.1.48, this machine has 10.1.0.1: build the engine again here, or "
@@ -67,19 +68,12 @@ void why_a_plan_is_refused() {
         "tensorrt 10.14.1.48 cannot load the plan (no): build the engine again");
 }
 
-// As on every machine without a GPU, whatever else is missing there; the directory has no plan either.
-void it_opens_to_a_sentence() {
+// The directory has no plan, and on a machine without a GPU the driver is missing too.
+TEST_CASE("opening a missing plan fails with one sentence") {
   const auto opened = open_tensorrt("/nowhere", good(), RuntimeOptions{});
-  CHECK(!opened.ok());
-  CHECK(!opened.error().message.empty() && opened.error().message.find('\n') == std::string::npos);
+  REQUIRE_FALSE(opened);
+  CHECK_FALSE(opened.error().message.empty());
+  CHECK(opened.error().message.find('\n') == std::string::npos);
 }
 
 }  // namespace
-
-int main() {
-  layouts_that_do_not_run_are_named();
-  parts_are_keys_then_values_of_each_layer();
-  the_closest_profile_runs();
-  why_a_plan_is_refused();
-  it_opens_to_a_sentence();
-}

@@ -1,8 +1,9 @@
-// The tokenizer as the Python tests ask it: tokenize TOKENIZER_JSON. Requests on stdin, replies on stdout, each a line:
-//   encode BYTES    then that many bytes of text: their ids, with what the post-processor adds
-//   plain BYTES     the same without
+// Runs the tokenizer for the Python tests: tokenize TOKENIZER_JSON. One request a line on stdin, one reply a line on
+// stdout:
+//   encode BYTES    followed by that many bytes of text: its ids, with the tokens that the post-processor adds
+//   plain BYTES     the same without these tokens
 //   decode ID...    the text as JSON
-//   stream ID...    the pieces as a JSON list
+//   stream ID...    the streamed texts as a JSON list
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -38,12 +39,12 @@ bool encode(const Tokenizer& tokenizer, const std::string& text, bool add_specia
   return true;
 }
 
-json pieces(const Tokenizer& tokenizer, const std::vector<std::int64_t>& ids) {
+json streamed(const Tokenizer& tokenizer, const std::vector<std::int64_t>& ids) {
   StreamingDecoder stream(tokenizer);
-  json pieces = json::array();
-  for (const std::int64_t id : ids) pieces.push_back(stream.push(id));
-  pieces.push_back(stream.flush());
-  return pieces;
+  json texts = json::array();
+  for (const std::int64_t id : ids) texts.push_back(stream.push(id));
+  texts.push_back(stream.flush());
+  return texts;
 }
 
 }  // namespace
@@ -69,7 +70,7 @@ int main(int count, char** arguments) {
       continue;
     }
     const std::vector<std::int64_t> ids{std::istream_iterator<std::int64_t>(request), {}};
-    const json reply = what == "decode" ? json(tokenizer.value().decode(ids)) : pieces(tokenizer.value(), ids);
+    const json reply = what == "decode" ? json(tokenizer.value().decode(ids)) : streamed(tokenizer.value(), ids);
     std::cout << reply << std::endl;
   }
 }

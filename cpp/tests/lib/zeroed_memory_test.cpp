@@ -1,27 +1,30 @@
-// Memory of zeros keeps what is written to it, also past a move, but for what is given back.
+// Zeroed memory: alignment, contents, moves, and dropped pages.
 #include "util/zeroed_memory.h"
 
+#include <doctest/doctest.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#include "check.h"
-#include "kernels/pages.h"
+#include "kernels/common/pages.h"
 
-int main() {
-  using edgekiln::ZeroedMemory;
+using edgekiln::ZeroedMemory;
+
+TEST_CASE("memory is zero, aligned and keeps its contents") {
   constexpr std::size_t kSize = (std::size_t{3} << 20) + 123, kHalf = kSize / 2;
-  CHECK(!ZeroedMemory());
+  CHECK_FALSE(ZeroedMemory());
   for (const bool huge : {false, true}) {
     ZeroedMemory memory(kSize, huge);
-    CHECK(memory);
+    REQUIRE(memory);
     CHECK(reinterpret_cast<std::uintptr_t>(memory.get()) % (std::size_t{2} << 20) == 0);
-    for (std::size_t i = 0; i < kSize; ++i) CHECK(memory.get()[i] == std::byte{0});
+    CHECK(std::all_of(memory.get(), memory.get() + kSize, [](std::byte byte) { return byte == std::byte{0}; }));
     std::memset(memory.get(), 5, kSize);
     ZeroedMemory moved;
     moved = std::move(memory);
-    edgekiln::give_back(moved.get(), kHalf);
-    for (std::size_t i = kHalf; i < kSize; ++i) CHECK(moved.get()[i] == std::byte{5});
+    edgekiln::drop_pages(moved.get(), kHalf);
+    CHECK(std::all_of(moved.get() + kHalf, moved.get() + kSize, [](std::byte byte) { return byte == std::byte{5}; }));
   }
-  CHECK(!ZeroedMemory(std::size_t{1} << 60, false));
+  CHECK_FALSE(ZeroedMemory(std::size_t{1} << 60, false));
 }

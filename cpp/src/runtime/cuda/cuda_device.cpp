@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kMegabyte = 1'000'000;
 
-std::string library_name() { return sentence("libcudart.so.", CUDART_VERSION / 1000); }
+std::string library_name() { return str_cat("libcudart.so.", CUDART_VERSION / 1000); }
 
 template <typename Function>
 bool find(void* library, const char* name, Function& function) {
@@ -42,8 +42,8 @@ std::optional<CudaFunctions> load() {
 
 Result<void> checked(const CudaFunctions& cuda, cudaError_t error) {
   if (error == cudaSuccess) return {};
-  return Error{Code::kRuntime, sentence("CUDA says ", cuda.get_error_string(error), " (error ", static_cast<int>(error),
-                                        "): check the driver with nvidia-smi")};
+  return fail(Code::kRuntime, "CUDA says ", cuda.get_error_string(error), " (error ", static_cast<int>(error),
+              "): check the driver with nvidia-smi");
 }
 
 }  // namespace
@@ -51,22 +51,21 @@ Result<void> checked(const CudaFunctions& cuda, cudaError_t error) {
 Result<std::unique_ptr<CudaDevice>> CudaDevice::open() {
   static const std::optional<CudaFunctions> cuda = load();
   if (!cuda)
-    return Error{Code::kUnsupported, sentence("running this engine needs the CUDA runtime, and ", library_name(),
-                                              " is not found: install it where the system looks for libraries")};
+    return fail(Code::kUnsupported, "running this engine needs the CUDA runtime, and ", library_name(),
+                " is not found: install it where the system looks for libraries");
   int count = 0;
   if (Result<void> counted = checked(*cuda, cuda->get_device_count(&count)); !counted)
-    return Error{Code::kRuntime,
-                 sentence("running this engine needs an NVIDIA GPU and its driver: ", counted.error().message)};
+    return fail(Code::kRuntime, "running this engine needs an NVIDIA GPU and its driver: ", counted.error().message);
   if (!count)
-    return Error{Code::kRuntime, "running this engine needs an NVIDIA GPU: the driver shows none, check nvidia-smi"};
+    return fail(Code::kRuntime, "running this engine needs an NVIDIA GPU: the driver shows none, check nvidia-smi");
   int major = 0;
   int minor = 0;
   cudaStream_t stream = nullptr;
   for (const cudaError_t error : {cuda->device_get_attribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
                                   cuda->device_get_attribute(&minor, cudaDevAttrComputeCapabilityMinor, 0),
                                   cuda->stream_create_with_flags(&stream, cudaStreamNonBlocking)})
-    if (Result<void> done = checked(*cuda, error); !done) return done.error();
-  return std::unique_ptr<CudaDevice>(new CudaDevice(*cuda, stream, sentence(major, '.', minor)));
+    if (Result<void> done = checked(*cuda, error); !done) return std::unexpected(done.error());
+  return std::unique_ptr<CudaDevice>(new CudaDevice(*cuda, stream, str_cat(major, '.', minor)));
 }
 
 CudaDevice::~CudaDevice() { cuda_.stream_destroy(stream_); }
@@ -77,19 +76,20 @@ Result<CudaMemory> CudaDevice::allocate(std::size_t size, std::string_view what)
   if (error == cudaErrorMemoryAllocation) {
     std::size_t free = 0;
     std::size_t total = 0;
-    if (Result<void> done = checked(cuda_, cuda_.mem_get_info(&free, &total)); !done) return done.error();
-    return Error{Code::kMemory, sentence("the GPU has ", free / kMegabyte, " of ", total / kMegabyte, " MB free, ",
-                                         what, " needs ", (size + kMegabyte - 1) / kMegabyte,
-                                         " MB more: close other sessions, or build with a lower --max-length")};
+    if (Result<void> done = checked(cuda_, cuda_.mem_get_info(&free, &total)); !done)
+      return std::unexpected(done.error());
+    return fail(Code::kMemory, "the GPU has ", free / kMegabyte, " of ", total / kMegabyte, " MB free, ", what,
+                " needs ", (size + kMegabyte - 1) / kMegabyte,
+                " MB more: close other sessions, or build with a lower --max-length");
   }
-  if (Result<void> done = checked(cuda_, error); !done) return done.error();
+  if (Result<void> done = checked(cuda_, error); !done) return std::unexpected(done.error());
   return CudaMemory(static_cast<std::byte*>(memory), cuda_.free);
 }
 
 Result<CudaMemory> CudaDevice::allocate_on_host(std::size_t size, std::string_view what) const {
   void* memory = nullptr;
   if (Result<void> done = checked(cuda_, cuda_.malloc_host(&memory, size)); !done)
-    return Error{Code::kMemory, sentence("no memory for ", what, ": ", done.error().message)};
+    return fail(Code::kMemory, "no memory for ", what, ": ", done.error().message);
   return CudaMemory(static_cast<std::byte*>(memory), cuda_.free_host);
 }
 

@@ -1,4 +1,4 @@
-// Binding a cache's tensors to the names that a graph has for them.
+// Binds the tensors of a KV cache to the graph's past and present inputs and outputs.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace edgekiln {
 
-// Bind one layer's buffers, each as past and as present.
+// Bind one layer's key and value buffers, each both as past input and as present output.
 void bind_layer(Ort::IoBinding& binding, const GraphIO& names, std::size_t layer, const Ort::Value& keys,
                 const Ort::Value& values);
 

@@ -11,9 +11,10 @@
 
 namespace edgekiln {
 
-// Load the `generate` graph of a checked engine.
+// Load the `generate` graph of a verified engine.
 //
-// An error is of Code::kEngine: ONNX Runtime refuses the graph, or its cache layout is not for this adapter.
+// Errors: Code::kEngine if ONNX Runtime refuses the graph or the KV cache is not shared-buffer, Code::kRequest if
+// options.kernels_library is not a kernel library.
 Result<std::unique_ptr<Runtime>> open_ort_cpu(const std::filesystem::path& directory, const Manifest& manifest,
                                               const RuntimeOptions& options);
 

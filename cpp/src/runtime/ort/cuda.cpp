@@ -28,33 +28,34 @@ class OrtCuda final : public ChunkedRuntime {
         threads_(threads),
         graphs_(manifest.io, options.device, std::move(generate), std::move(grow)) {}
 
-  std::string kernels() const override { return kStock; }
+  std::string kernels() const override { return kOnnxRuntime; }
 
   int threads() const override { return threads_; }
 
-  std::unique_ptr<Cache> new_cache() const override { return std::make_unique<OrtCudaCache>(properties(), graphs_); }
+  std::unique_ptr<KVCache> new_cache() const override {
+    return std::make_unique<OrtCudaKVCache>(properties(), graphs_);
+  }
 
  private:
   const int threads_;
-  // Running them does not change them, but ONNX Runtime's C++ interface does not say so.
+  // Ort::Session::Run is thread-safe but not const.
   mutable OrtCudaGraphs graphs_;
 };
 
-Error no_cuda(const std::string& reason) {
-  return {Code::kRuntime,
-          sentence(ort_name(), " cannot use CUDA on this machine (", reason,
-                   "): it needs an NVIDIA driver and the libraries of CUDA and cuDNN it was built for")};
+Failure no_cuda(const std::string& reason) {
+  return fail(Code::kRuntime, ort_name(), " cannot use CUDA on this machine (", reason,
+              "): it needs an NVIDIA driver and the libraries of CUDA and cuDNN it was built for");
 }
 
-// `replayed`: record runs and replay them. Throws Ort::Exception.
-Ort::SessionOptions session_options(const std::string& device, int threads, bool replayed) {
+// `cuda_graph`: capture runs as CUDA graphs and replay them. Throws Ort::Exception.
+Ort::SessionOptions session_options(const std::string& device, int threads, bool cuda_graph) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   if (device == kCuda) {
     Ort::CUDAProviderOptions cuda;
-    cuda.Update({{"device_id", "0"}, {"enable_cuda_graph", replayed ? "1" : "0"}});
+    cuda.Update({{"device_id", "0"}, {"enable_cuda_graph", cuda_graph ? "1" : "0"}});
     options.AppendExecutionProvider_CUDA_V2(*cuda);
   }
   return options;
@@ -65,11 +66,11 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
   const int threads = options.threads ? options.threads : 1;
   const bool cuda = options.device == kCuda;
   try {
-    // Every ONNX Runtime takes this graph: what fails is the device.
+    // Every ONNX Runtime accepts this small graph, so a failure to load it is a failure of the device.
     Result<Ort::Session> growing = load_graph(grow, session_options(options.device, threads, false));
-    if (!growing) return cuda ? no_cuda(growing.error().message) : growing.error();
+    if (!growing) return cuda ? no_cuda(growing.error().message) : Failure(growing.error());
     Result<Ort::Session> generating = load_graph(generate, session_options(options.device, threads, true));
-    if (!generating) return generating.error();
+    if (!generating) return std::unexpected(generating.error());
     return std::unique_ptr<Runtime>(std::make_unique<OrtCuda>(manifest, options, threads, std::move(generating).value(),
                                                               std::move(growing).value()));
   } catch (const Ort::Exception& error) {
@@ -81,18 +82,18 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
 
 Result<std::unique_ptr<Runtime>> open_ort_cuda(const fs::path& directory, const Manifest& manifest,
                                                const RuntimeOptions& options) {
-  if (manifest.kv.kind != "shared-buffer" || manifest.kv.dtype != "float16" || !manifest.io.total_length)
-    return Error{Code::kEngine, sentence("the engine's key-value layout is ", manifest.kv.kind, " ", manifest.kv.dtype,
-                                         ", ort-cuda runs shared-buffer float16: build the engine again")};
+  if (manifest.kv_cache.layout != "shared-buffer" || manifest.kv_cache.dtype != "float16" || !manifest.io.total_length)
+    return fail(Code::kEngine, "the engine's key-value layout is ", manifest.kv_cache.layout, " ",
+                manifest.kv_cache.dtype, ", ort-cuda runs shared-buffer float16: build the engine again");
   const Result<fs::path> generate = graph_path(directory, manifest, "generate");
-  if (!generate) return generate.error();
+  if (!generate) return std::unexpected(generate.error());
   const Result<fs::path> grow = graph_path(directory, manifest, "grow");
-  if (!grow) return grow.error();
-  if (Result<void> ready = ort_ready(); !ready) return ready.error();
+  if (!grow) return std::unexpected(grow.error());
+  if (Result<void> ready = ort_ready(); !ready) return std::unexpected(ready.error());
   const std::vector<std::string> providers = Ort::GetAvailableProviders();
   if (options.device == kCuda && std::find(providers.begin(), providers.end(), kProvider) == providers.end())
-    return Error{Code::kUnsupported,
-                 sentence(ort_name(), " as installed has no CUDA: put the libraries of its GPU release in its place")};
+    return fail(Code::kUnsupported, ort_name(),
+                " as installed has no CUDA: put the libraries of its GPU release in its place");
   return load(generate.value(), grow.value(), manifest, options);
 }
 

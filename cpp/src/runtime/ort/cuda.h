@@ -11,11 +11,11 @@
 
 namespace edgekiln {
 
-// Load the `generate` graph of a checked engine on the device `cuda`, or on `cpu` to run the same graph and the same
-// buffers without a GPU. Its runs are one at a time.
+// Load the `generate` and `grow` graphs of a verified engine on device `cuda`, or on `cpu` to test the same graphs and
+// buffers without a GPU. A mutex serializes the runs of all caches.
 //
-// An error is of Code::kEngine if ONNX Runtime refuses the graph or the cache's layout is not for this adapter, of
-// Code::kUnsupported if ONNX Runtime was built without CUDA, of Code::kRuntime if there is no CUDA that it can use.
+// Errors: Code::kEngine if ONNX Runtime refuses a graph or the KV cache is not shared-buffer float16,
+// Code::kUnsupported if ONNX Runtime was built without CUDA, Code::kRuntime if CUDA cannot be used on this machine.
 Result<std::unique_ptr<Runtime>> open_ort_cuda(const std::filesystem::path& directory, const Manifest& manifest,
                                                const RuntimeOptions& options);
 

@@ -11,8 +11,9 @@ namespace edgekiln {
 
 namespace {
 
-constexpr char kRecording[] = "gpu_graph_id";
-constexpr char kNotRecorded[] = "-1";
+// Run option of the CUDA execution provider: the id of the CUDA graph to capture or replay.
+constexpr char kGraphId[] = "gpu_graph_id";
+constexpr char kNoGraph[] = "-1";
 
 Ort::MemoryInfo host() { return Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault); }
 
@@ -24,35 +25,35 @@ Ort::Value host_tensor(T* data, const std::vector<std::int64_t>& shape) {
 
 }  // namespace
 
-Result<void> OrtCudaCache::grow(std::int64_t capacity) {
-  const std::lock_guard lock(graphs_.one_at_a_time);
+Result<void> OrtCudaKVCache::grow(std::int64_t capacity) {
+  const std::lock_guard lock(graphs_.run_mutex);
   prefill_.reset();
   decode_.reset();
   layers_.resize(properties().kv_heads.size());
   try {
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
-      // One buffer at a time, so that old and new are both there for one buffer only.
+      // Buffer by buffer, so that old and new memory coexist for one buffer only.
       enlarge(layers_[layer].keys, layer, capacity);
       enlarge(layers_[layer].values, layer, capacity);
     }
   } catch (const Ort::Exception& error) {
-    return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity, " tokens (",
-                                         first_line(error.what()), "): shorten the prompt or close other sessions")};
+    return fail(Code::kMemory, "no memory for the keys and values of ", capacity, " tokens (", first_line(error.what()),
+                "): shorten the prompt or close other sessions");
   }
   return {};
 }
 
-// The larger buffer begins with what the old one holds and is zero behind it. Throws Ort::Exception.
-void OrtCudaCache::enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t capacity) {
+// Copy `buffer` to the start of a larger one that is zero after it. Throws Ort::Exception.
+void OrtCudaKVCache::enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t capacity) {
   const std::int64_t heads = properties().kv_heads[layer];
   const std::int64_t size = properties().head_dims[layer];
   Ort::Float16_t nothing;
   const Ort::Value empty = host_tensor(&nothing, {1, heads, 0, size});
   const Ort::Value& past = buffer ? buffer : empty;
   const std::int64_t held = past.GetTensorTypeAndShapeInfo().GetShape()[2];
-  // Where a growth before this one failed half way, some are large enough.
+  // If an earlier grow() failed half way, some buffers are already large enough.
   if (held >= capacity) return;
-  Ort::Value larger = graphs_.device.half_tensor({1, heads, capacity, size});
+  Ort::Value larger = graphs_.device.float16_tensor({1, heads, capacity, size});
   Ort::IoBinding binding(graphs_.grow);
   binding.BindInput("past", past);
   std::array<std::int64_t, 4> zeros{1, heads, capacity - held, size};
@@ -62,8 +63,8 @@ void OrtCudaCache::enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t c
   buffer = std::move(larger);
 }
 
-Result<void> OrtCudaCache::run(Ids tokens, const std::stop_token& cancel) {
-  const std::lock_guard lock(graphs_.one_at_a_time);
+Result<void> OrtCudaKVCache::run(Ids tokens, const std::stop_token& cancel) {
+  const std::lock_guard lock(graphs_.run_mutex);
   return ort_running([&] {
     if (!logits_) {
       input_id_ = graphs_.device.shared_tensor<std::int64_t>({1, 1}, 1);
@@ -78,7 +79,7 @@ Result<void> OrtCudaCache::run(Ids tokens, const std::stop_token& cancel) {
   });
 }
 
-Ort::IoBinding OrtCudaCache::bind_buffers() {
+Ort::IoBinding OrtCudaKVCache::bind_buffers() {
   Ort::IoBinding binding(graphs_.generate);
   for (std::size_t layer = 0; layer < layers_.size(); ++layer)
     bind_layer(binding, graphs_.names, layer, layers_[layer].keys, layers_[layer].values);
@@ -87,27 +88,27 @@ Ort::IoBinding OrtCudaCache::bind_buffers() {
   return binding;
 }
 
-void OrtCudaCache::prefill(Ids tokens, const std::stop_token& cancel) {
+void OrtCudaKVCache::prefill(Ids tokens, const std::stop_token& cancel) {
   if (!prefill_) prefill_ = bind_buffers();
   const auto size = static_cast<std::int64_t>(tokens.size());
   std::vector<std::int64_t> input_ids(tokens.begin(), tokens.end());
   std::vector<std::int64_t> position_ids(tokens.size());
   std::iota(position_ids.begin(), position_ids.end(), length());
-  // Binding copies them to the device.
+  // BindInput copies host tensors to the device.
   prefill_->BindInput(graphs_.names.input_ids.c_str(), host_tensor(input_ids.data(), {1, size}));
   prefill_->BindInput(graphs_.names.position_ids.c_str(), host_tensor(position_ids.data(), {1, size}));
   total_length_ = static_cast<std::int32_t>(length() + size);
   Ort::RunOptions options;
-  options.AddConfigEntry(kRecording, kNotRecorded);
+  options.AddConfigEntry(kGraphId, kNoGraph);
   const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
   graphs_.generate.Run(options, *prefill_);
 }
 
-// A recording reads and writes the buffers it was made with, and is told the largest length that stays from step to
-// step. It is never cut short, since what was recorded of it would then pass for the whole.
-void OrtCudaCache::decode(std::int64_t token) {
+// A captured graph keeps the addresses and host values of its capture, so total_length is the capacity, which is the
+// same in every step. The run is never terminated early: a partial capture would be replayed as if it were complete.
+void OrtCudaKVCache::decode(std::int64_t token) {
   if (!decode_) {
-    decode_ = Step{bind_buffers(), graphs_.next_recording()};
+    decode_ = Step{bind_buffers(), graphs_.next_graph_id()};
     decode_->binding.BindInput(graphs_.names.input_ids.c_str(), input_id_->value());
     decode_->binding.BindInput(graphs_.names.position_ids.c_str(), position_id_->value());
   }
@@ -115,7 +116,7 @@ void OrtCudaCache::decode(std::int64_t token) {
   *position_id_->data() = length();
   total_length_ = static_cast<std::int32_t>(capacity());
   Ort::RunOptions options;
-  options.AddConfigEntry(kRecording, decode_->recording.c_str());
+  options.AddConfigEntry(kGraphId, decode_->graph_id.c_str());
   graphs_.generate.Run(options, decode_->binding);
 }
 

@@ -1,4 +1,4 @@
-// Keys and values in device memory, bound to the graph as past and as present.
+// The KV cache of ort-cuda: one device buffer a layer, bound as past and as present, with CUDA graph capture of steps.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace edgekiln {
 
-// What the caches of one engine run with; it outlives them.
+// The sessions and the device that all caches of an engine share. It must outlive them.
 class OrtCudaGraphs {
  public:
   // Throws Ort::Exception.
@@ -24,24 +24,25 @@ class OrtCudaGraphs {
         grow(std::move(grow_session)),
         device(device_name, generate) {}
 
-  // For a recording of `generate`, of which each set of buffers needs its own. Under `one_at_a_time`.
-  std::string next_recording() { return sentence(++recordings_); }
+  // An unused id for a captured CUDA graph of `generate`. The caller holds `run_mutex`.
+  std::string next_graph_id() { return str_cat(++graph_ids_); }
 
   const GraphIO names;
   Ort::Session generate;
-  Ort::Session grow;  // moves a buffer to a larger one
+  Ort::Session grow;  // copies a buffer into a larger one
   OrtDevice device;
-  std::mutex one_at_a_time;  // held by who uses the device: what others do there while one records would break it
+  // Held during every use of the device: other work on it would break a CUDA graph capture in progress.
+  std::mutex run_mutex;
 
  private:
-  std::int64_t recordings_ = 0;
+  std::int64_t graph_ids_ = 0;
 };
 
-// Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D] in binary16. A single token is a step,
-// which is recorded once and replayed as one piece until the buffers move.
-class OrtCudaCache final : public ChunkedCache {
+// Keys and values of one sequence. A layer's buffer is float16 [1, KV, capacity, D]. Runs of a single token (decode)
+// are captured as a CUDA graph once and replayed until the buffers are reallocated.
+class OrtCudaKVCache final : public ChunkedKVCache {
  public:
-  OrtCudaCache(const Properties& properties, OrtCudaGraphs& graphs) : ChunkedCache(properties), graphs_(graphs) {}
+  OrtCudaKVCache(const Properties& properties, OrtCudaGraphs& graphs) : ChunkedKVCache(properties), graphs_(graphs) {}
 
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
@@ -54,7 +55,7 @@ class OrtCudaCache final : public ChunkedCache {
   };
   struct Step {
     Ort::IoBinding binding;
-    std::string recording;
+    std::string graph_id;
   };
 
   Result<void> grow(std::int64_t capacity) override;
@@ -65,7 +66,7 @@ class OrtCudaCache final : public ChunkedCache {
 
   OrtCudaGraphs& graphs_;
   std::vector<Layer> layers_;
-  std::int32_t total_length_ = 0;  // on the host, where the graph's attention reads it
+  std::int32_t total_length_ = 0;  // in host memory, where GroupQueryAttention reads it
   std::optional<SharedTensor<std::int64_t>> input_id_;
   std::optional<SharedTensor<std::int64_t>> position_id_;
   std::optional<SharedTensor<float>> logits_;

@@ -9,7 +9,7 @@ Ort::MemoryInfo memory_of(const std::string& device) {
   return Ort::MemoryInfo("Cuda", OrtDeviceAllocator, 0, OrtMemTypeDefault);
 }
 
-// Of a GPU, memory of the host that is locked to its pages: the device reads and writes it over the bus.
+// For CUDA, page-locked host memory, which the device reads and writes over the bus.
 Ort::MemoryInfo shared_memory_of(const std::string& device) {
   if (device == kCpu) return memory_of(device);
   return Ort::MemoryInfo("CudaPinned", OrtDeviceAllocator, 0, OrtMemTypeCPUOutput);
@@ -20,7 +20,7 @@ Ort::MemoryInfo shared_memory_of(const std::string& device) {
 OrtDevice::OrtDevice(const std::string& name, const Ort::Session& session)
     : memory_(memory_of(name)), allocator_(session, memory_), shared_allocator_(session, shared_memory_of(name)) {}
 
-Ort::Value OrtDevice::half_tensor(const std::vector<std::int64_t>& shape) {
+Ort::Value OrtDevice::float16_tensor(const std::vector<std::int64_t>& shape) {
   return Ort::Value::CreateTensor(allocator_, shape.data(), shape.size(), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
 }
 

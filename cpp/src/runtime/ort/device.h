@@ -1,4 +1,4 @@
-// Memory of a device, as ONNX Runtime hands it out.
+// Device memory from ONNX Runtime's allocators.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@ namespace edgekiln {
 constexpr char kCuda[] = "cuda";
 constexpr char kCpu[] = "cpu";
 
-// Elements that the host and the device both reach at one address, so that nothing is copied to change them.
+// A tensor in memory that host and device access at the same address (pinned memory on CUDA), so that the host can
+// write its elements without a copy.
 template <typename T>
 class SharedTensor {
  public:
@@ -25,7 +26,7 @@ class SharedTensor {
 
   T* data() const { return data_; }
 
-  // A tensor of the device.
+  // The tensor that is bound to a graph; it refers to the memory of data().
   const Ort::Value& value() const { return value_; }
 
  private:
@@ -34,16 +35,16 @@ class SharedTensor {
   Ort::Value value_;
 };
 
-// The first device of a kind: `cuda`, or `cpu`, whose memory is the host's.
+// The first CUDA device, or the CPU.
 class OrtDevice {
  public:
-  // `session` runs on the device and outlives this. Throws Ort::Exception.
+  // `session` runs on the device and must outlive this object. Throws Ort::Exception.
   OrtDevice(const std::string& name, const Ort::Session& session);
 
-  // A float16 tensor whose values mean nothing. Throws Ort::Exception.
-  Ort::Value half_tensor(const std::vector<std::int64_t>& shape);
+  // An uninitialized float16 tensor in device memory. Throws Ort::Exception.
+  Ort::Value float16_tensor(const std::vector<std::int64_t>& shape);
 
-  // A tensor of `count` elements whose values mean nothing. Throws Ort::Exception.
+  // An uninitialized shared tensor of `count` elements. Throws Ort::Exception.
   template <typename T>
   SharedTensor<T> shared_tensor(const std::vector<std::int64_t>& shape, std::size_t count) {
     return {shared_allocator_, memory_, shape, count};

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "kernels/pages.h"
+#include "kernels/common/pages.h"
 #include "runtime/ort/binding.h"
 #include "util/str_cat.h"
 
@@ -13,7 +13,8 @@ namespace edgekiln {
 
 namespace {
 
-constexpr std::size_t kHugeFrom = std::size_t{16} << 20;  // addresses in less are translated fast
+// Smaller caches fit in the TLB with ordinary pages.
+constexpr std::size_t kHugePagesFrom = std::size_t{16} << 20;
 
 std::size_t size_of(ONNXTensorElementDataType type) {
   switch (type) {
@@ -33,9 +34,9 @@ Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::i
 
 }  // namespace
 
-OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
-                   ONNXTensorElementDataType type)
-    : ChunkedCache(properties),
+OrtKVCache::OrtKVCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
+                       ONNXTensorElementDataType type)
+    : ChunkedKVCache(properties),
       session_(session),
       names_(names),
       type_(type),
@@ -43,12 +44,12 @@ OrtCache::OrtCache(const Properties& properties, Ort::Session& session, const Gr
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
       binding_(session) {}
 
-std::size_t OrtCache::layer_bytes(std::size_t layer, std::int64_t capacity) const {
+std::size_t OrtKVCache::layer_bytes(std::size_t layer, std::int64_t capacity) const {
   return static_cast<std::size_t>(properties().kv_heads[layer] * capacity * properties().head_dims[layer]) *
          element_size_;
 }
 
-void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
+void OrtKVCache::copy_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
   const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
   const std::size_t row = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
   const auto rows = static_cast<std::size_t>(capacity), old_rows = static_cast<std::size_t>(this->capacity());
@@ -56,26 +57,26 @@ void OrtCache::keep_held(const std::byte* old, std::byte* to, std::size_t layer,
     std::memcpy(to + head * rows * row, old + head * old_rows * row, static_cast<std::size_t>(length()) * row);
 }
 
-// All layers lie one after another, those of int8 in huge pages where the system has them: steps read all of them, and
-// wait less for addresses to be translated. Huge pages are cleared whole when they are first touched, which of floats
-// costs a prompt more than it saves the tokens of a short answer. What has moved is given back layer by layer, so that
-// there never are two of everything.
-Result<void> OrtCache::grow(std::int64_t capacity) {
+// The buffers of all layers are consecutive in one allocation. int8 caches use huge pages, since a decode step reads
+// the whole cache and huge pages save TLB misses. Float caches do not: a huge page is cleared as a whole on first
+// touch, which costs a prompt more than it saves in a short answer. Old pages are dropped layer by layer during the
+// copy, so that peak memory stays near the size of the new buffer.
+Result<void> OrtKVCache::grow(std::int64_t capacity) {
   const std::size_t layers = properties().kv_heads.size();
   std::size_t size = 0;
   for (std::size_t layer = 0; layer < layers; ++layer) size += 2 * layer_bytes(layer, capacity);
-  ZeroedMemory memory(size, element_size_ == 1 && size >= kHugeFrom);
+  ZeroedMemory memory(size, element_size_ == 1 && size >= kHugePagesFrom);
   if (!memory)
-    return Error{Code::kMemory, sentence("no memory for the keys and values of ", capacity,
-                                         " tokens: shorten the prompt or close other sessions")};
+    return fail(Code::kMemory, "no memory for the keys and values of ", capacity,
+                " tokens: shorten the prompt or close other sessions");
   std::byte* at = memory.get();
   keys_.resize(layers);
   values_.resize(layers);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const std::size_t bytes = layer_bytes(layer, capacity);
     for (std::byte** const held : {&keys_[layer], &values_[layer]}) {
-      if (length()) keep_held(*held, at, layer, capacity);
-      if (buffer_) give_back(*held, layer_bytes(layer, this->capacity()));
+      if (length()) copy_held(*held, at, layer, capacity);
+      if (buffer_) drop_pages(*held, layer_bytes(layer, this->capacity()));
       *held = at;
       at += bytes;
     }
@@ -84,7 +85,7 @@ Result<void> OrtCache::grow(std::int64_t capacity) {
   return ort_running([&] { bind_layers(capacity); });
 }
 
-void OrtCache::bind_layers(std::int64_t capacity) {
+void OrtKVCache::bind_layers(std::int64_t capacity) {
   const auto tensor = [&](std::byte* data, std::size_t layer) {
     const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], capacity, properties().head_dims[layer]};
     return Ort::Value::CreateTensor(memory_, data, layer_bytes(layer, capacity), shape.data(), shape.size(), type_);
@@ -93,35 +94,34 @@ void OrtCache::bind_layers(std::int64_t capacity) {
     bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
 }
 
-void OrtCache::bind_inputs(std::int64_t size) {
-  if (size == bound_) return;
-  bound_ = 0;
+void OrtKVCache::bind_inputs(std::int64_t size) {
+  if (size == bound_tokens_) return;
+  bound_tokens_ = 0;
   input_ids_.resize(static_cast<std::size_t>(size));
   position_ids_.resize(static_cast<std::size_t>(size));
   binding_.BindInput(names_.input_ids.c_str(), tensor_of(memory_, input_ids_, {1, size}));
   binding_.BindInput(names_.position_ids.c_str(), tensor_of(memory_, position_ids_, {1, size}));
-  bound_ = size;
+  bound_tokens_ = size;
 }
 
-// A session that never max_verify_tokens has memory for the logits of one position.
-void OrtCache::bind_logits() {
-  if (positions_ == bound_positions_) return;
-  bound_positions_ = 0;
-  const std::size_t size = static_cast<std::size_t>(positions_) * vocab_size();
+// logits_ grows only when a run keeps more positions, so a session without speculation holds one row of logits.
+void OrtKVCache::bind_logits() {
+  if (logits_to_keep_ == bound_logits_) return;
+  bound_logits_ = 0;
+  const std::size_t size = static_cast<std::size_t>(logits_to_keep_) * vocab_size();
   if (logits_.size() < size) logits_.resize(size);
-  const std::array<std::int64_t, 3> shape{1, positions_, properties().vocab_size};
+  const std::array<std::int64_t, 3> shape{1, logits_to_keep_, properties().vocab_size};
   binding_.BindOutput(names_.logits.c_str(),
                       Ort::Value::CreateTensor<float>(memory_, logits_.data(), size, shape.data(), shape.size()));
-  logits_start_ = -positions_;
-  if (names_.logits_start) {
+  if (names_.logits_to_keep) {
     const std::int64_t one = 1;
-    binding_.BindInput(names_.logits_start->c_str(),
-                       Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_start_, 1, &one, 1));
+    binding_.BindInput(names_.logits_to_keep->c_str(),
+                       Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_to_keep_, 1, &one, 1));
   }
-  bound_positions_ = positions_;
+  bound_logits_ = logits_to_keep_;
 }
 
-Result<void> OrtCache::run(Ids tokens, const std::stop_token& cancel) {
+Result<void> OrtKVCache::run(Ids tokens, const std::stop_token& cancel) {
   return ort_running([&] {
     bind_inputs(static_cast<std::int64_t>(tokens.size()));
     bind_logits();

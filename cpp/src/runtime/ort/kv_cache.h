@@ -1,4 +1,4 @@
-// The key-value cache of the ONNX Runtime adapter: one buffer a layer, bound to the graph as past and as present.
+// The KV cache of ort-cpu: one buffer a layer, bound to the graph as past and as present.
 #pragma once
 
 #include <cstddef>
@@ -12,26 +12,27 @@
 
 namespace edgekiln {
 
-// Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D], the graph writes new keys and values in
-// place and reads no position that is not held, so growing and rewinding are bookkeeping.
-class OrtCache final : public ChunkedCache {
+// Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D]. The graph writes new keys and values in
+// place and reads no position after the last one held, so rewinding only changes the length.
+class OrtKVCache final : public ChunkedKVCache {
  public:
-  OrtCache(const Properties& properties, Ort::Session& session, const GraphIO& names, ONNXTensorElementDataType type);
+  // `session` and `names` must outlive the cache.
+  OrtKVCache(const Properties& properties, Ort::Session& session, const GraphIO& names, ONNXTensorElementDataType type);
 
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
-  // Of as many positions as the last run was to give.
-  Logits logits() const override { return {logits_.data(), static_cast<std::size_t>(positions_) * vocab_size()}; }
+  // float32[K, V], K as last set by set_logits_to_keep.
+  Logits logits() const override { return {logits_.data(), static_cast<std::size_t>(logits_to_keep_) * vocab_size()}; }
 
-  // Have the runs to come give logits of their last `positions` tokens; 1 until told, and always where the graph does
-  // not ask.
-  void give_logits_of(std::size_t positions) { positions_ = static_cast<std::int64_t>(positions); }
+  // Set the number of last positions that later runs compute logits for. It must be 1 if the graph has no input
+  // `logits_to_keep`.
+  void set_logits_to_keep(std::size_t positions) { logits_to_keep_ = static_cast<std::int64_t>(positions); }
 
  private:
   Result<void> grow(std::int64_t capacity) override;
-  // Bytes of a layer's keys, or values, of `capacity` tokens.
+  // Bytes of a layer's keys, or values, for `capacity` tokens.
   std::size_t layer_bytes(std::size_t layer, std::int64_t capacity) const;
-  void keep_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const;
+  void copy_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const;
   void bind_layers(std::int64_t capacity);
   void bind_inputs(std::int64_t size);
   void bind_logits();
@@ -49,10 +50,9 @@ class OrtCache final : public ChunkedCache {
   std::vector<std::int64_t> input_ids_;
   std::vector<std::int64_t> position_ids_;
   std::vector<float> logits_;
-  std::int64_t bound_ = 0;  // tokens that the bound inputs have room for
-  std::int64_t positions_ = 1;
-  std::int64_t bound_positions_ = 0;  // that the bound logits have room for
-  std::int64_t logits_start_ = -1;
+  std::int64_t logits_to_keep_ = 1;  // also the graph's input, which is bound to this member
+  std::int64_t bound_tokens_ = 0;    // size of the bound input_ids
+  std::int64_t bound_logits_ = 0;    // positions of the bound logits
 };
 
 }  // namespace edgekiln

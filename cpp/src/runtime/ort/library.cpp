@@ -9,35 +9,35 @@ Result<void> ort_ready() {
     return found;
   }();
   if (api) {
-    // It brings the log that other calls write to.
+    // The environment owns the default logger, which other calls use.
     static_cast<void>(ort_environment());
     return {};
   }
-  return Error{Code::kRuntime, sentence(ort_name(), " is older than the one this library was built for (interface ",
-                                        ORT_API_VERSION, "): install a newer libonnxruntime")};
+  return fail(Code::kRuntime, ort_name(), " is older than the one this library was built for (interface ",
+              ORT_API_VERSION, "): install a newer libonnxruntime");
 }
 
 Ort::Env& ort_environment() {
-  // Never destroyed: an application's own static objects may end engines after it would be. What goes wrong is
-  // returned; the library would print it too.
+  // Never destroyed, since static objects of the application may close engines after static destructors ran here.
+  // Failures are returned to the caller, so the log level keeps ONNX Runtime from printing them as well.
   static Ort::Env& environment = *new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "edgekiln");
   return environment;
 }
 
-std::string ort_name() { return sentence("ONNX Runtime ", OrtGetApiBase()->GetVersionString()); }
+std::string ort_name() { return str_cat("ONNX Runtime ", OrtGetApiBase()->GetVersionString()); }
 
 Result<std::filesystem::path> graph_path(const std::filesystem::path& directory, const Manifest& manifest,
                                          const std::string& role) {
   const auto graph = manifest.graphs.find(role);
   if (graph != manifest.graphs.end()) return directory / graph->second;
-  return Error{Code::kEngine, sentence(directory.string(), " has no ", role, " graph: build the engine again")};
+  return fail(Code::kEngine, directory.string(), " has no ", role, " graph: build the engine again");
 }
 
 Result<Ort::Session> load_graph(const std::filesystem::path& path, const Ort::SessionOptions& options) {
   try {
     return Ort::Session(ort_environment(), path.c_str(), options);
   } catch (const Ort::Exception& error) {
-    return Error{Code::kEngine, sentence(ort_name(), " cannot load ", path.string(), ": ", first_line(error.what()))};
+    return fail(Code::kEngine, ort_name(), " cannot load ", path.string(), ": ", first_line(error.what()));
   }
 }
 

@@ -1,8 +1,8 @@
-// ONNX Runtime's C++ interface, and its failures as results.
+// ONNX Runtime's C++ API, with its exceptions turned into results.
 #pragma once
 
-// The headers may be newer than the library that is found where the program runs: `ort_ready` looks before the first
-// call, where the headers themselves would look at no time one can catch.
+// The library at run time may be older than these headers. Without manual initialization the headers check that in a
+// static initializer, whose exception nobody can catch; `ort_ready` checks it instead.
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
@@ -15,32 +15,33 @@
 
 namespace edgekiln {
 
-// Make the interface usable; an error of Code::kRuntime if the library is older than its headers.
-Result<void> ort_ready();
+// Initialize the API. Call it before any other ONNX Runtime call. An error of Code::kRuntime if the library is older
+// than the headers.
+[[nodiscard]] Result<void> ort_ready();
 
-// The process's environment, of which ONNX Runtime wants one.
+// The environment, one a process.
 Ort::Env& ort_environment();
 
-// The library's name and version, as sentences say it.
+// The library's name and version, for messages.
 std::string ort_name();
 
-// Where the graph of a role is, or an error of Code::kEngine if the engine has none.
+// Path of the graph of `role`; an error of Code::kEngine if the engine has none.
 Result<std::filesystem::path> graph_path(const std::filesystem::path& directory, const Manifest& manifest,
                                          const std::string& role);
 
-// A session of a graph; an error of Code::kEngine if ONNX Runtime refuses it.
+// A session of the graph at `path`; an error of Code::kEngine if ONNX Runtime refuses it.
 Result<Ort::Session> load_graph(const std::filesystem::path& path, const Ort::SessionOptions& options);
 
-// The first line with something in it of a library's message, which may go on for pages.
+// The first non-blank line of a library's message, which may be pages long.
 std::string first_line(const std::string& message);
 
-// What `body` does while an engine runs; an error of Code::kRuntime if ONNX Runtime fails.
+// Call `body`; an error of Code::kRuntime if it throws Ort::Exception.
 template <typename Body>
-Result<void> ort_running(Body body) {
+[[nodiscard]] Result<void> ort_running(Body body) {
   try {
     body();
   } catch (const Ort::Exception& error) {
-    return Error{Code::kRuntime, sentence("ONNX Runtime failed while running the engine: ", first_line(error.what()))};
+    return fail(Code::kRuntime, "ONNX Runtime failed while running the engine: ", first_line(error.what()));
   }
   return {};
 }

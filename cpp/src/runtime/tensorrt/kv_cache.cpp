@@ -12,18 +12,18 @@ constexpr char kWhat[] = "the cache of keys and values";
 }  // namespace
 
 // Bytes of one head of one token.
-std::size_t TensorRTCache::token_size(std::size_t part) const {
+std::size_t TensorRTKVCache::token_size(std::size_t part) const {
   return static_cast<std::size_t>(session_.parts()[part].head_dim) * session_.element_size();
 }
 
 // The back, which holds `slots` tokens, becomes the front.
-void TensorRTCache::turn(std::int64_t slots) {
+void TensorRTKVCache::turn(std::int64_t slots) {
   for (Part& part : parts_) std::swap(part.front, part.back);
   slots_ = slots;
 }
 
 // Keep only the tokens that are held still, if the front has more.
-Result<void> TensorRTCache::settle() {
+Result<void> TensorRTKVCache::settle() {
   if (length() == slots_) return {};
   const auto kept = static_cast<std::size_t>(length());
   for (std::size_t index = 0; kept && index < parts_.size(); ++index) {
@@ -39,7 +39,7 @@ Result<void> TensorRTCache::settle() {
   return {};
 }
 
-Result<void> TensorRTCache::grow(std::int64_t capacity) {
+Result<void> TensorRTKVCache::grow(std::int64_t capacity) {
   const std::lock_guard lock(session_.one_at_a_time());
   if (Result<void> done = settle(); !done) return done;
   parts_.resize(session_.parts().size());
@@ -49,9 +49,9 @@ Result<void> TensorRTCache::grow(std::int64_t capacity) {
     // One part at a time, so that old and new are both there for one part only; a failure leaves each usable.
     const std::size_t size = static_cast<std::size_t>(capacity) * row;
     Result<CudaMemory> front = device.allocate(size, kWhat);
-    if (!front) return front.error();
+    if (!front) return std::unexpected(front.error());
     Result<CudaMemory> back = device.allocate(size, kWhat);
-    if (!back) return back.error();
+    if (!back) return std::unexpected(back.error());
     Part& part = parts_[index];
     if (const std::size_t held = static_cast<std::size_t>(slots_) * row; held) {
       const Pieces target{front.value().get(), held};
@@ -65,7 +65,7 @@ Result<void> TensorRTCache::grow(std::int64_t capacity) {
   return {};
 }
 
-Result<void> TensorRTCache::run(Ids tokens, const std::stop_token&) {
+Result<void> TensorRTKVCache::run(Ids tokens, const std::stop_token&) {
   const std::lock_guard lock(session_.one_at_a_time());
   if (Result<void> done = settle(); !done) return done;
   std::vector<PartBuffers> buffers;

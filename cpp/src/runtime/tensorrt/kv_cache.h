@@ -12,10 +12,10 @@ namespace edgekiln {
 
 // Keys and values of one sequence, in two dense buffers a part, of which a run reads one and fills the other: the front
 // holds the first `slots` tokens as [1, KV, slots, D].
-class TensorRTCache final : public ChunkedCache {
+class TensorRTKVCache final : public ChunkedKVCache {
  public:
-  TensorRTCache(const Properties& properties, TensorRTSession& session)
-      : ChunkedCache(properties), session_(session), logits_(static_cast<std::size_t>(properties.vocab_size)) {}
+  TensorRTKVCache(const Properties& properties, TensorRTSession& session)
+      : ChunkedKVCache(properties), session_(session), logits_(static_cast<std::size_t>(properties.vocab_size)) {}
 
   // A run that is queued is not cut short: `cancel` takes effect between chunks.
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;

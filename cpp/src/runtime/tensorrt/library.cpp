@@ -12,7 +12,7 @@ namespace {
 
 using Number = decltype(&::getInferLibMajorVersion);
 
-std::string library_name() { return sentence("libnvinfer.so.", NV_TENSORRT_MAJOR); }
+std::string library_name() { return str_cat("libnvinfer.so.", NV_TENSORRT_MAJOR); }
 
 template <typename Function>
 Function find(void* library, const char* name) {
@@ -26,7 +26,7 @@ std::string version_of(void* library) {
     const auto number = find<Number>(library, name);
     if (!number) return {};
     if (!version.empty()) version += '.';
-    version += sentence(number());
+    version += str_cat(number());
   }
   return version;
 }
@@ -40,7 +40,7 @@ void TensorRTLog::log(Severity severity, const char* message) noexcept {
     const std::string text(message);
     if (error_.empty()) error_ = text.substr(0, text.find_first_of("\r\n"));
   } catch (...) {
-    // No memory for the reason; there is still the failure.
+    // Without memory for the message, the failure itself is still reported.
   }
 }
 
@@ -59,29 +59,28 @@ Result<TensorRTLibrary*> TensorRTLibrary::get() {
   return library;
 }
 
-// Neither closed nor destroyed: engines may end as late as the program does.
+// Neither closed nor destroyed, since engines may be closed as late as in static destructors.
 Result<TensorRTLibrary*> TensorRTLibrary::load() {
   void* const handle = dlopen(library_name().c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle)
-    return Error{Code::kUnsupported,
-                 sentence("running this engine needs TensorRT ", NV_TENSORRT_MAJOR, ", and ", library_name(),
-                          " is not found: install it where the system looks for libraries")};
+    return fail(Code::kUnsupported, "running this engine needs TensorRT ", NV_TENSORRT_MAJOR, ", and ", library_name(),
+                " is not found: install it where the system looks for libraries");
   const auto create = find<decltype(&::createInferRuntime_INTERNAL)>(handle, "createInferRuntime_INTERNAL");
   auto library = std::unique_ptr<TensorRTLibrary>(new TensorRTLibrary());
   library->version_ = version_of(handle);
   if (create && !library->version_.empty())
     library->runtime_.reset(static_cast<nvinfer1::IRuntime*>(create(&library->log_, NV_TENSORRT_VERSION)));
   if (!library->runtime_)
-    return Error{Code::kUnsupported,
-                 sentence(library_name(), " cannot be used (", library->log_.first_error(), "): install TensorRT ",
-                          NV_TENSORRT_MAJOR, '.', NV_TENSORRT_MINOR, " or later of its kind, and the driver it needs")};
+    return fail(Code::kUnsupported, library_name(), " cannot be used (", library->log_.first_error(),
+                "): install TensorRT ", NV_TENSORRT_MAJOR, '.', NV_TENSORRT_MINOR,
+                " or later of its kind, and the driver it needs");
   return library.release();
 }
 
 Result<std::unique_ptr<nvinfer1::ICudaEngine>> TensorRTLibrary::deserialize(const std::string& plan) {
   log_.clear();
   std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-  if (!engine) return Error{Code::kEngine, log_.first_error()};
+  if (!engine) return fail(Code::kEngine, log_.first_error());
   return engine;
 }
 
@@ -93,8 +92,8 @@ Result<std::unique_ptr<nvinfer1::IExecutionContext>> TensorRTLibrary::make_conte
   return context;
 }
 
-Error TensorRTLibrary::refused(const std::string& what) const {
-  return {Code::kRuntime, sentence("TensorRT ", version_, " ", what, ": ", log_.first_error())};
+Failure TensorRTLibrary::refused(const std::string& action) const {
+  return fail(Code::kRuntime, "TensorRT ", version_, " ", action, ": ", log_.first_error());
 }
 
 }  // namespace edgekiln

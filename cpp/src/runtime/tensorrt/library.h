@@ -1,4 +1,4 @@
-// TensorRT's library, loaded where the program runs, so that programs start without it.
+// TensorRT's library, loaded with dlopen when the first engine is opened, so that programs start without it.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -11,13 +11,13 @@
 
 namespace edgekiln {
 
-// Keeps the first error for our own messages and prints nothing.
+// A logger that keeps the first error for edgekiln's messages and prints nothing. Thread-safe.
 class TensorRTLog final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override;
   void clear();
 
-  // Since the last clear().
+  // The first error since the last clear(), or a placeholder.
   std::string first_error() const;
 
  private:
@@ -25,23 +25,23 @@ class TensorRTLog final : public nvinfer1::ILogger {
   std::string error_;
 };
 
-// The library of the process, which keeps one log.
+// The process's TensorRT library with its runtime and logger.
 class TensorRTLibrary {
  public:
-  // An error of Code::kUnsupported if it is missing.
+  // Load the library on the first call. An error of Code::kUnsupported if it is missing.
   static Result<TensorRTLibrary*> get();
 
-  // As engine.json has it: 10.14.1.48.
+  // As in engine.json, for example "10.14.1.48".
   const std::string& version() const { return version_; }
 
-  // The engine of a plan; an error of Code::kEngine with the library's own first words.
+  // Deserialize a plan; an error of Code::kEngine with the first message that the library logged.
   Result<std::unique_ptr<nvinfer1::ICudaEngine>> deserialize(const std::string& plan);
 
-  // A context whose memory is what its profile takes.
+  // An execution context that allocates its memory when its optimization profile is set.
   Result<std::unique_ptr<nvinfer1::IExecutionContext>> make_context(nvinfer1::ICudaEngine& engine);
 
-  // An error of Code::kRuntime: `what` the library does not do, and why.
-  Error refused(const std::string& what) const;
+  // An error of Code::kRuntime: the library failed in `action`, with the reason that it logged.
+  Failure refused(const std::string& action) const;
 
  private:
   TensorRTLibrary() = default;

@@ -35,11 +35,11 @@ Result<void> check_part(const nvinfer1::ICudaEngine& engine, const CachePart& pa
                         nvinfer1::DataType type) {
   const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
   if (shape.nbDims != 4 || shape.d[1] != part.heads || shape.d[2] != -1 || shape.d[3] != part.head_dim)
-    return Error{Code::kEngine, sentence("the plan's ", name, " is not the [-1, ", part.heads, ", -1, ", part.head_dim,
-                                         "] that engine.json says: build the engine again")};
+    return fail(Code::kEngine, "the plan's ", name, " is not the [-1, ", part.heads, ", -1, ", part.head_dim,
+                "] that engine.json says: build the engine again");
   if (engine.getTensorDataType(name.c_str()) != type)
-    return Error{Code::kEngine,
-                 sentence("the plan's ", name, " is not of the type that engine.json says: build the engine again")};
+    return fail(Code::kEngine, "the plan's ", name,
+                " is not of the type that engine.json says: build the engine again");
   return {};
 }
 
@@ -57,26 +57,25 @@ std::vector<CachePart> cache_parts(const Manifest& manifest) {
   return parts;
 }
 
-std::size_t element_size(const KeyValueLayout& kv) {
-  const auto type = element_type(kv.dtype);
+std::size_t element_size(const KVCacheLayout& kv) {
+  const auto type = element_type(kv_cache.dtype);
   return type ? type->size : 0;
 }
 
 Result<TensorRTBuild> check_layout(const Manifest& manifest) {
   if (!manifest.tensorrt || !manifest.graphs.contains("plan"))
-    return Error{Code::kEngine,
-                 sentence("engine.json names no plan for target ", manifest.target, ": build the engine again")};
-  if (manifest.kv.kind != "growing" || !element_type(manifest.kv.dtype))
-    return Error{Code::kUnsupported,
-                 sentence("the engine's key-value layout is ", manifest.kv.kind, " ", manifest.kv.dtype,
-                          ", this library runs growing, float32 or float16 or bfloat16: build the "
-                          "engine with --cache growing")};
+    return fail(Code::kEngine, "engine.json names no plan for target ", manifest.target, ": build the engine again");
+  if (manifest.kv_cache.layout != "growing" || !element_type(manifest.kv_cache.dtype))
+    return fail(Code::kUnsupported, "the engine's key-value layout is ", manifest.kv_cache.layout, " ",
+                manifest.kv_cache.dtype,
+                ", this library runs growing, float32 or float16 or bfloat16: build the "
+                "engine with --cache growing");
   if (manifest.tensorrt->library != "tensorrt")
-    return Error{Code::kEngine, sentence("the plan was built with ", manifest.tensorrt->library, ", target ",
-                                         manifest.target, " runs tensorrt: build the engine again")};
-  if (manifest.tensorrt->stripped)
-    return Error{Code::kUnsupported,
-                 "the plan has no weights, and this library puts none in: build the engine without --strip-weights"};
+    return fail(Code::kEngine, "the plan was built with ", manifest.tensorrt->library, ", target ", manifest.target,
+                " runs tensorrt: build the engine again");
+  if (manifest.tensorrt->weight_stripped)
+    return fail(Code::kUnsupported,
+                "the plan has no weights, and this library puts none in: build the engine without --strip-weights");
   return *manifest.tensorrt;
 }
 
@@ -88,8 +87,8 @@ Result<void> check_plan(const nvinfer1::ICudaEngine& engine, const Manifest& man
   for (const CachePart& part : parts) wanted.insert(wanted.end(), {part.past, part.present});
   for (const std::string& name : wanted)
     if (!found.contains(name))
-      return Error{Code::kEngine, sentence("the plan has no input or output ", name, ": build the engine again")};
-  const nvinfer1::DataType type = element_type(manifest.kv.dtype)->type;
+      return fail(Code::kEngine, "the plan has no input or output ", name, ": build the engine again");
+  const nvinfer1::DataType type = element_type(manifest.kv_cache.dtype)->type;
   for (const CachePart& part : parts)
     for (const std::string& name : {part.past, part.present})
       if (Result<void> checked = check_part(engine, part, name, type); !checked) return checked;
@@ -115,22 +114,21 @@ Result<int> profile_for(const std::vector<Profile>& profiles, std::int64_t token
   }
   if (closest) return closest->index;
   const std::string ranges = joined(
-      profiles, [](const Profile& profile) { return sentence(profile.least_tokens, " to ", profile.most_tokens); });
-  return Error{Code::kEngine,
-               sentence("the plan takes ", ranges, " tokens a run, not ", tokens, ": build the engine again")};
+      profiles, [](const Profile& profile) { return str_cat(profile.least_tokens, " to ", profile.most_tokens); });
+  return fail(Code::kEngine, "the plan takes ", ranges, " tokens a run, not ", tokens, ": build the engine again");
 }
 
 std::string why_refused(const TensorRTBuild& build, const std::string& version, const std::string& capability,
                         const std::string& reason) {
   if (build.version != version)
-    return sentence("the plan was built with ", build.library, " ", build.version, ", this machine has ", version,
-                    ": build the engine again here, or install ", build.library, " ", build.version);
+    return str_cat("the plan was built with ", build.library, " ", build.version, ", this machine has ", version,
+                   ": build the engine again here, or install ", build.library, " ", build.version);
   const std::vector<std::string>& known = build.compute_capabilities;
   if (std::find(known.begin(), known.end(), capability) == known.end())
-    return sentence("the plan was built for compute capability ",
-                    joined(known, [](const std::string& one) { return one; }), ", this GPU has ", capability,
-                    ": build the engine on it");
-  return sentence(build.library, " ", version, " cannot load the plan (", reason, "): build the engine again");
+    return str_cat("the plan was built for compute capability ",
+                   joined(known, [](const std::string& one) { return one; }), ", this GPU has ", capability,
+                   ": build the engine on it");
+  return str_cat(build.library, " ", version, " cannot load the plan (", reason, "): build the engine again");
 }
 
 }  // namespace edgekiln

@@ -31,7 +31,7 @@ struct CachePart {
 std::vector<CachePart> cache_parts(const Manifest& manifest);
 
 // Bytes of an element of the cache; 0 if the type is none that a plan has.
-std::size_t element_size(const KeyValueLayout& kv);
+std::size_t element_size(const KVCacheLayout& kv);
 
 // What engine.json says of the plan; an error of Code::kEngine or Code::kUnsupported if this adapter does not run that.
 Result<TensorRTBuild> check_layout(const Manifest& manifest);

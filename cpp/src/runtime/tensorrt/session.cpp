@@ -27,7 +27,7 @@ TensorRTSession::TensorRTSession(std::unique_ptr<CudaDevice> device, TensorRTLib
       library_(library),
       io_(manifest.io),
       parts_(cache_parts(manifest)),
-      element_size_(edgekiln::element_size(manifest.kv)),
+      element_size_(edgekiln::element_size(manifest.kv_cache)),
       vocab_size_(static_cast<std::size_t>(manifest.architecture.vocab_size)),
       engine_(std::move(engine)),
       profiles_(read_profiles(*engine_, io_)) {
@@ -41,13 +41,13 @@ Result<std::unique_ptr<TensorRTSession>> TensorRTSession::open(std::unique_ptr<C
   auto session =
       std::unique_ptr<TensorRTSession>(new TensorRTSession(std::move(device), library, std::move(engine), manifest));
   // Every answer has steps of one token.
-  if (Result<int> step = profile_for(session->profiles_, 1); !step) return step.error();
+  if (Result<int> step = profile_for(session->profiles_, 1); !step) return std::unexpected(step.error());
   const auto ids = static_cast<std::size_t>(session->largest_chunk_) * sizeof(std::int64_t);
   for (const auto& [staged, size] : {std::pair{&session->input_ids_, ids},
                                      {&session->position_ids_, ids},
                                      {&session->logits_, session->vocab_size_ * sizeof(float)}}) {
     Result<Staged> made = session->staged(size);
-    if (!made) return made.error();
+    if (!made) return std::unexpected(made.error());
     *staged = std::move(made).value();
   }
   return session;
@@ -56,23 +56,23 @@ Result<std::unique_ptr<TensorRTSession>> TensorRTSession::open(std::unique_ptr<C
 Result<TensorRTSession::Staged> TensorRTSession::staged(std::size_t size) const {
   constexpr char kWhat[] = "a run's inputs and outputs";
   Result<CudaMemory> on_device = device_->allocate(size, kWhat);
-  if (!on_device) return on_device.error();
+  if (!on_device) return std::unexpected(on_device.error());
   Result<CudaMemory> on_host = device_->allocate_on_host(size, kWhat);
-  if (!on_host) return on_host.error();
+  if (!on_host) return std::unexpected(on_host.error());
   return Staged{std::move(on_device).value(), std::move(on_host).value()};
 }
 
 // Made on first use.
 Result<nvinfer1::IExecutionContext*> TensorRTSession::context(std::int64_t tokens) {
   const Result<int> profile = profile_for(profiles_, tokens);
-  if (!profile) return profile.error();
+  if (!profile) return std::unexpected(profile.error());
   auto& found = contexts_[profile.value()];
   if (found) return found.get();
   Result<std::unique_ptr<nvinfer1::IExecutionContext>> made = library_.make_context(*engine_);
-  if (!made) return made.error();
+  if (!made) return std::unexpected(made.error());
   if (!made.value()->setOptimizationProfileAsync(profile.value(), device_->stream()))
-    return library_.refused(sentence("takes no profile ", profile.value()));
-  if (Result<void> done = device_->synchronize(); !done) return done.error();
+    return library_.refused(str_cat("takes no profile ", profile.value()));
+  if (Result<void> done = device_->synchronize(); !done) return std::unexpected(done.error());
   found = std::move(made).value();
   return found.get();
 }
@@ -81,11 +81,11 @@ Result<void> TensorRTSession::bind(nvinfer1::IExecutionContext& context, std::in
                                    std::span<const PartBuffers> buffers) const {
   const auto shape = [&](const std::string& name, const nvinfer1::Dims& sizes) -> Result<void> {
     if (context.setInputShape(name.c_str(), sizes)) return {};
-    return library_.refused(sentence("takes no ", name, " for ", tokens, " tokens behind ", held));
+    return library_.refused(str_cat("takes no ", name, " for ", tokens, " tokens behind ", held));
   };
   const auto address = [&](const std::string& name, std::byte* memory) -> Result<void> {
     if (context.setTensorAddress(name.c_str(), memory)) return {};
-    return library_.refused(sentence("takes no address for ", name));
+    return library_.refused(str_cat("takes no address for ", name));
   };
   for (const auto& [name, memory] : {std::pair{&io_.input_ids, &input_ids_}, {&io_.position_ids, &position_ids_}}) {
     if (Result<void> done = shape(*name, dims({1, tokens})); !done) return done;
@@ -108,7 +108,7 @@ Result<void> TensorRTSession::send(const Staged& staged, std::size_t size) const
 Result<void> TensorRTSession::run(Ids tokens, std::int64_t held, std::span<const PartBuffers> buffers,
                                   std::span<float> logits) {
   const Result<nvinfer1::IExecutionContext*> found = context(static_cast<std::int64_t>(tokens.size()));
-  if (!found) return found.error();
+  if (!found) return std::unexpected(found.error());
   if (Result<void> bound = bind(*found.value(), static_cast<std::int64_t>(tokens.size()), held, buffers); !bound)
     return bound;
   std::vector<std::int64_t> positions(tokens.size());

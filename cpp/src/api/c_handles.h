@@ -1,0 +1,32 @@
+// The objects behind the C API's handles, and prompts given in its types.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "api/loaded_engine.h"
+#include "api/session.h"
+#include "edgekiln/edgekiln.h"
+#include "util/result.h"
+
+struct edgekiln_engine {
+  std::shared_ptr<const edgekiln::LoadedEngine> loaded;
+};
+
+struct edgekiln_session {
+  edgekiln::EngineSession session;
+};
+
+namespace edgekiln {
+
+// Token ids of a text of `length` bytes.
+Result<std::vector<std::int64_t>> encode(const LoadedEngine& engine, const char* text, std::size_t length,
+                                         bool add_special);
+
+// Token ids of a conversation, up to the assistant's next answer.
+Result<std::vector<std::int64_t>> encode_chat(const LoadedEngine& engine, const edgekiln_message* messages,
+                                              std::size_t count);
+
+}  // namespace edgekiln

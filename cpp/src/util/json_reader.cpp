@@ -1,0 +1,190 @@
+#include "util/json_reader.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "util/str_cat.h"
+
+namespace edgekiln {
+
+using nlohmann::json;
+
+namespace {
+
+// False for an unsigned number above the range of int64.
+bool is_int64(const json& value) {
+  return value.is_number_integer() &&
+         (!value.is_number_unsigned() || value.get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max());
+}
+
+[[noreturn]] void refuse_at(const std::string& path, std::string_view reason) {
+  damaged(path.empty() ? std::string(reason) : str_cat(path, ": ", reason));
+}
+
+const json& checked_list(const json& value, const std::string& path) {
+  if (!value.is_array()) refuse_at(path, "it is not a list");
+  return value;
+}
+
+std::vector<std::int64_t> integers_of(const json& value, const std::string& path, std::int64_t low) {
+  std::vector<std::int64_t> result;
+  for (const json& item : checked_list(value, path)) {
+    if (!is_int64(item) || item.get<std::int64_t>() < low)
+      refuse_at(str_cat(path, '.', result.size()), str_cat("it is not an integer of at least ", low));
+    result.push_back(item.get<std::int64_t>());
+  }
+  return result;
+}
+
+std::vector<JsonObject> objects_of(const json& value, const std::string& path) {
+  std::vector<JsonObject> result;
+  for (const json& item : checked_list(value, path)) result.emplace_back(item, str_cat(path, '.', result.size()));
+  return result;
+}
+
+}  // namespace
+
+void damaged(std::string reason) { throw JsonError(Code::kEngine, std::move(reason)); }
+
+void unsupported(std::string reason) { throw JsonError(Code::kUnsupported, std::move(reason)); }
+
+JsonObject::JsonObject(const json& value, std::string path) : value_(&value), path_(std::move(path)) {
+  if (!value.is_object()) refuse_at(path_, "it is not an object");
+}
+
+std::string JsonObject::path_of(std::string_view key) const {
+  return path_.empty() ? std::string(key) : str_cat(path_, '.', key);
+}
+
+void JsonObject::refuse(std::string_view key, std::string_view reason) const { refuse_at(path_of(key), reason); }
+
+const json* JsonObject::find(std::string_view key) {
+  known_.emplace(key);
+  const auto found = value_->find(key);
+  return found == value_->end() || found->is_null() ? nullptr : &*found;
+}
+
+const json& JsonObject::require(std::string_view key) {
+  const json* value = find(key);
+  if (!value) refuse(key, "it is missing");
+  return *value;
+}
+
+bool JsonObject::has(std::string_view key) { return find(key) != nullptr; }
+
+std::vector<std::string> JsonObject::keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : value_->items()) keys.push_back(key);
+  return keys;
+}
+
+std::string JsonObject::string(std::string_view key) {
+  const json& value = require(key);
+  if (!value.is_string()) refuse(key, "it is not a string");
+  return value.get<std::string>();
+}
+
+std::string JsonObject::string_or(std::string_view key, std::string fallback) {
+  return has(key) ? string(key) : std::move(fallback);
+}
+
+std::optional<std::string> JsonObject::optional_string(std::string_view key) {
+  return has(key) ? std::optional(string(key)) : std::nullopt;
+}
+
+std::int64_t JsonObject::integer(std::string_view key, std::int64_t low) {
+  const json& value = require(key);
+  if (!is_int64(value)) refuse(key, "it is not an integer");
+  const auto number = value.get<std::int64_t>();
+  if (number < low) refuse(key, str_cat("it is ", number, ", the least is ", low));
+  return number;
+}
+
+std::string JsonObject::integer_digits(std::string_view key) {
+  const json& value = require(key);
+  if (!value.is_number_integer()) refuse(key, "it is not an integer");
+  return value.dump();
+}
+
+std::optional<std::int64_t> JsonObject::optional_integer(std::string_view key) {
+  return has(key) ? std::optional(integer(key)) : std::nullopt;
+}
+
+std::optional<double> JsonObject::optional_number(std::string_view key) {
+  const json* value = find(key);
+  if (!value) return std::nullopt;
+  if (!value->is_number()) refuse(key, "it is not a number");
+  return value->get<double>();
+}
+
+bool JsonObject::boolean_or(std::string_view key, bool fallback) {
+  const json* value = find(key);
+  if (!value) return fallback;
+  if (!value->is_boolean()) refuse(key, "it is not true or false");
+  return value->get<bool>();
+}
+
+std::vector<std::int64_t> JsonObject::integers(std::string_view key, std::int64_t low) {
+  return integers_of(require(key), path_of(key), low);
+}
+
+std::vector<std::int64_t> JsonObject::integers_or_empty(std::string_view key, std::int64_t low) {
+  const json* value = find(key);
+  return value ? integers_of(*value, path_of(key), low) : std::vector<std::int64_t>{};
+}
+
+std::vector<std::string> JsonObject::strings(std::string_view key) {
+  const std::string path = path_of(key);
+  std::vector<std::string> result;
+  for (const json& item : checked_list(require(key), path)) {
+    if (!item.is_string()) refuse_at(str_cat(path, '.', result.size()), "it is not a string");
+    result.push_back(item.get<std::string>());
+  }
+  return result;
+}
+
+std::map<std::string, std::string> JsonObject::string_map(std::string_view key) {
+  JsonObject fields = object(key);
+  std::map<std::string, std::string> result;
+  for (std::string& name : fields.keys()) {
+    std::string text = fields.string(name);
+    result.emplace(std::move(name), std::move(text));
+  }
+  return result;
+}
+
+JsonObject JsonObject::object(std::string_view key) { return {require(key), path_of(key)}; }
+
+std::optional<JsonObject> JsonObject::optional_object(std::string_view key) {
+  return has(key) ? std::optional(object(key)) : std::nullopt;
+}
+
+std::vector<JsonObject> JsonObject::objects(std::string_view key) { return objects_of(require(key), path_of(key)); }
+
+std::vector<JsonObject> JsonObject::objects_or_empty(std::string_view key) {
+  return has(key) ? objects(key) : std::vector<JsonObject>{};
+}
+
+void JsonObject::refuse_unknown_keys() const {
+  for (const auto& [key, value] : value_->items())
+    if (!known_.contains(key)) refuse(key, "it is not known");
+}
+
+JsonDocument parse_json(std::string_view text) {
+  auto document = std::make_shared<json>(json::parse(text, nullptr, /*allow_exceptions=*/false));
+  if (document->is_discarded()) damaged("it is not JSON");
+  return document;
+}
+
+Failure damaged_file(std::string_view path, std::string_view reason) {
+  return fail(Code::kEngine, path, " is damaged: ", reason, ", build the engine again");
+}
+
+Failure json_failure(std::string_view path, const JsonError& error) {
+  if (error.code == Code::kEngine) return damaged_file(path, error.reason);
+  if (error.code == Code::kUnsupported)
+    return fail(error.code, path, " has ", error.reason, ", which this library does not know");
+  return fail(error.code, error.reason);
+}
+
+}  // namespace edgekiln
