@@ -92,8 +92,8 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
         schemes = {layer.module: layer.scheme for layer in planned.layers}
         if not schemes:
             raise UnsupportedModelError(
-                f"nothing to quantize in {source.name}: all layers stay in floating point, because of the recipe or because "
-                "they are not linear layers"
+                f"nothing to quantize in {source.name}: all layers stay in floating point, because of the recipe or "
+                "because they are not linear layers"
             )
         notes = [*source.notes, *planned.notes, *_notes(planned, arrived)]
         report = QuantizationReport(scheme=options.quant, layers={})
@@ -112,8 +112,8 @@ def _check_model(source: ModelSource) -> None:
     stacked = next((name for name in source.weights.keys() if len(source.weights.shape(name)) > 2), None)  # noqa: SIM118
     if stacked is not None:
         raise UnsupportedModelError(
-            f"{source.name} has stacked weights ({stacked}), as MoE models do, which `edgekiln quantize` does not support "
-            "yet: quantize it with llm-compressor itself"
+            f"{source.name} has stacked weights ({stacked}), as MoE models do, which `edgekiln quantize` does not "
+            "support yet: quantize it with llm-compressor itself"
         )
 
 

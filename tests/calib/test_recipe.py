@@ -6,6 +6,7 @@ import pytest
 
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.presets import PRESETS, preset
+from edgekiln.calib.quantizers.base import METHODS
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe, read_recipe
 from edgekiln.errors import RequestError, UnsupportedModelError
 
@@ -105,7 +106,10 @@ def test_a_pattern_must_match_something() -> None:
         ("default: {bits: 3, group_size: 32}\n", "default.bits: Input should be 4 or 8"),
         ("default: {bits: 4, group_size: 48}\n", "group_size must be 32, 64 or 128, got 48"),
         ("default: {bits: 4}\n", "one scale per channel"),
-        ("method: nearest\ndefault: {bits: 4, group_size: 32}\n", "method: must be one of rtn, gptq, awq, got nearest"),
+        (
+            "method: nearest\ndefault: {bits: 4, group_size: 32}\n",
+            f"method: must be one of {', '.join(METHODS)}, got nearest",
+        ),
         ("default: {bits: 8, group_size: 32, activation: int8-per-token}\n", "groups take activation: none"),
         ("default: {bits: 4, group_size: 32}\nsmoothquant: 2\n", "smoothquant: Input should be less than"),
         ("default: {bits: 4, group_size: 32}\noverrides: [{bits: 8}]\n", "overrides.0.match: Field required"),

@@ -10,6 +10,7 @@ from edgekiln.calib.data.options import FEW_WINDOWS, MANY_WINDOWS, DataOptions
 from edgekiln.calib.formats.scheme import GROUP_SIZES
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
+from edgekiln.calib.quantizers.base import METHODS
 from edgekiln.calib.recipe import read_recipe
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -30,7 +31,7 @@ _OPTIONS = (
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="YAML file with the scheme of each layer, in place of --quant.",
+        help=f"YAML file with the scheme of each layer and a method ({', '.join(METHODS)}), in place of --quant.",
     ),
     click.option(
         "--group-size",
