@@ -1,4 +1,4 @@
-"""The command line itself: exit statuses, one sentence for every failure, nothing heavy at the start."""
+"""The command line: exit statuses, one line per failure, and no heavy imports for --help."""
 
 import errno
 import subprocess
@@ -39,7 +39,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_a_failure_is_one_sentence_and_a_status(
+def test_a_failure_is_one_line_and_a_status(
     failing: Callable[[BaseException], None], error: BaseException, status: int, sentence: str
 ) -> None:
     failing(error)
@@ -81,7 +81,7 @@ def test_verbose_adds_the_traceback(
     ],
     ids=lambda value: " ".join(value).encode(errors="replace").decode() if isinstance(value, list) else "",
 )
-def test_a_usage_error_is_one_sentence_and_2(arguments: list[str], words: str) -> None:
+def test_a_usage_error_is_one_line_and_2(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -116,7 +116,7 @@ def test_process_status_and_version() -> None:
     assert done.stdout == "edgekiln, version 0.1.0\n"
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\n"
         "from edgekiln.cli import main\n"

@@ -1,4 +1,4 @@
-"""`edgekiln chat`: history, commands, and Ctrl-C that stops the answer but not the program."""
+"""`edgekiln chat`: history, commands, and Ctrl-C, which stops an answer without ending the program."""
 
 import builtins
 import os
@@ -30,7 +30,7 @@ def chat(engine: Path, *lines: str, options: tuple[str, ...] = ()) -> Result:
 
 
 class Scripted(Conversation):
-    """Answers every message with itself in three tokens, and remembers what it was asked."""
+    """A conversation that echoes every message three times, and stores the messages it was asked."""
 
     instances: list["Scripted"]
     interrupt_at: int | None = None
@@ -63,7 +63,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     return Fresh
 
 
-def test_answers_with_history_as_the_library_does(tiny_engine: Path) -> None:
+def test_answers_are_those_of_the_library(tiny_engine: Path) -> None:
     tokenizer = Tokenizer.from_engine(tiny_engine, read_manifest(tiny_engine))
     conversation = Conversation(runtimes.open(tiny_engine), tokenizer, "be kind")
     expected = ""
@@ -84,7 +84,7 @@ def test_exit_clear_and_system(tiny_engine: Path, scripted: type[Scripted]) -> N
     assert result.stdout == "a0 a1 a2 \nb0 b1 b2 \nc0 c1 c2 \n"
 
 
-def test_interrupt_stops_the_answer_only(tiny_engine: Path, scripted: type[Scripted]) -> None:
+def test_ctrl_c_stops_only_the_answer(tiny_engine: Path, scripted: type[Scripted]) -> None:
     scripted.interrupt_at = 1
     before = signal.getsignal(signal.SIGINT)
     result = chat(tiny_engine, "a", "b")
@@ -93,7 +93,7 @@ def test_interrupt_stops_the_answer_only(tiny_engine: Path, scripted: type[Scrip
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_interrupt_at_the_prompt_asks_again(
+def test_ctrl_c_at_the_prompt_prompts_again(
     tiny_engine: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = iter([KeyboardInterrupt(), "a", KeyboardInterrupt(), EOFError()])
@@ -118,7 +118,7 @@ def test_stats_after_every_answer(tiny_engine: Path, scripted: type[Scripted]) -
     assert all(line.endswith("; drafted 3 tokens, 2 accepted (67%)") for line in lines)
 
 
-def test_too_long_a_message_is_told_and_the_chat_goes_on(tiny_engine: Path) -> None:
+def test_a_too_long_message_does_not_end_the_chat(tiny_engine: Path) -> None:
     holds = read_manifest(tiny_engine).architecture.max_length
     result = chat(tiny_engine, "hello " * holds, "hello")
     alone = chat(tiny_engine, "hello")
@@ -142,7 +142,7 @@ def test_engine_without_a_chat_template(tiny_engine: Path, tmp_path: Path) -> No
     assert result.stderr == (f"Error: {engine} has no chat template: use `edgekiln run {engine}` with a plain prompt\n")
 
 
-def test_interrupt_from_outside_leaves_the_program_running(tiny_engine: Path) -> None:
+def test_sigint_does_not_end_the_program(tiny_engine: Path) -> None:
     command = [sys.executable, "-m", "edgekiln", "chat", str(tiny_engine), "--max-tokens", "3", "--stats"]
     with subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""`edgekiln engine`: a small model goes through the real build; failures and signals leave nothing behind."""
+"""`edgekiln engine`: builds of a small model; failures and signals leave no files behind."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from support.models import save_checkpoint
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random llama whose feed-forward layer is 96 wide, which groups of 64 do not divide."""
+    """A random llama with an intermediate size of 96, which is not a multiple of 64."""
     directory = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
     save_checkpoint(directory, "llama", intermediate_size=96, num_hidden_layers=1)
     return directory
@@ -42,7 +42,7 @@ def test_builds_an_engine_that_runs(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest.quantization == QuantizationRecipe(scheme="int4", group_size=64)
     assert manifest.architecture.max_length == 100
     assert "note: " in result.stderr
-    assert "32" in result.stderr, "what groups of 64 do not divide falls back to 32, and that is said"
+    assert "32" in result.stderr, "layers that 64 does not divide fall back to 32, with a note"
     assert os.listdir(output.parent) == ["engine"]
     assert edgekiln("run", output, "-p", "hello", "--max-tokens", "4").exit_code == 0
 
@@ -104,7 +104,7 @@ def test_calibration_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tm
     assert BuildOptions(quant="mixed").chosen_limits == Limits(max_ppl_increase=1.0)
 
 
-def test_bad_recipes_and_data_get_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+def test_bad_recipes_and_data_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.ffn.*', skip: true}]\n")
     build = ("engine", checkpoint, "-o", tmp_path / "engine")
@@ -141,13 +141,13 @@ def test_damaged_gguf(tmp_path: Path, content: bytes) -> None:
     assert os.listdir(tmp_path) == ["model.gguf"]
 
 
-def test_longer_than_the_model(checkpoint: Path, tmp_path: Path) -> None:
+def test_max_length_above_the_context(checkpoint: Path, tmp_path: Path) -> None:
     result = edgekiln("engine", checkpoint, "-o", tmp_path / "engine", "--max-length", "257")
     assert "256" in error_line(result)
     assert os.listdir(tmp_path) == []
 
 
-def test_output_that_is_something_else_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_output_directory_with_other_files_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert "is not an engine directory" in error_line(edgekiln("engine", checkpoint, "-o", tmp_path))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
@@ -181,8 +181,8 @@ def test_without_the_export_extra(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_in_the_middle_of_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
-    # Stops at the last step, when all files but engine.json have been written.
+def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    # The build stops before the last step, when all files but engine.json are written.
     script = (
         "import os, sys, time\n"
         "import edgekiln.pipeline.build as build\n"
@@ -204,7 +204,7 @@ def test_signal_in_the_middle_of_a_build(checkpoint: Path, tmp_path: Path, numbe
         assert process.stderr
         assert WEIGHTS_FILE in process.stdout.readline()
         process.send_signal(number)
-        process.send_signal(number)  # impatience must not cut the cleaning up short
+        process.send_signal(number)  # a second signal must not interrupt the clean-up
         errors = process.stderr.read()
         assert process.wait(timeout=60) == status
     assert errors == ("Interrupted\n" if number == signal.SIGINT else "")

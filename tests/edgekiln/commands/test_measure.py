@@ -1,4 +1,4 @@
-"""`edgekiln bench`, `eval` and `inspect`: their JSON is a contract, their figures are the library's."""
+"""`edgekiln bench`, `eval` and `inspect`: the fields of their JSON, and their numbers against the library's."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def test_bench_json(tiny_engine: Path) -> None:
     assert figures["peak_rss_mb"] > 10
 
 
-def test_bench_for_people(tiny_engine: Path) -> None:
+def test_bench_text(tiny_engine: Path) -> None:
     lines = edgekiln("bench", tiny_engine, "--prompt-tokens", "8", "--gen-tokens", "4").stdout.splitlines()
     assert lines[0] == f"{tiny_engine}: 8 prompt tokens, 4 generated, batch 1, 5 repeats"
     assert [line[:16].strip() for line in lines[1:]] == [
@@ -57,7 +57,7 @@ def test_bench_for_people(tiny_engine: Path) -> None:
     ]
 
 
-def test_bench_longer_than_the_engine(tiny_engine: Path) -> None:
+def test_bench_beyond_max_length(tiny_engine: Path) -> None:
     holds = read_manifest(tiny_engine).architecture.max_length
     result = edgekiln("bench", tiny_engine, "--prompt-tokens", str(holds), "--gen-tokens", "2")
     assert result.exit_code == 2
@@ -156,7 +156,7 @@ def test_inspect_json_against_the_files(tiny_engine: Path) -> None:
     assert facts["layers"] == json.loads((tiny_engine / QUANTIZATION_FILE).read_text())["layers"]
 
 
-def test_inspect_for_people(tiny_engine: Path) -> None:
+def test_inspect_text(tiny_engine: Path) -> None:
     shown = edgekiln("inspect", tiny_engine).stdout
     manifest = read_manifest(tiny_engine)
     assert f"{manifest.name} ({manifest.architecture.model_type}" in shown
@@ -165,7 +165,7 @@ def test_inspect_for_people(tiny_engine: Path) -> None:
         assert name in shown
 
 
-def test_inspect_without_onnx_says_so(tiny_engine: Path) -> None:
+def test_inspect_without_onnx(tiny_engine: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules['onnx'] = None\n"

@@ -1,4 +1,4 @@
-"""`edgekiln quantize`: options reach the checkpoint, failures are one sentence and leave nothing."""
+"""`edgekiln quantize`: options reach the checkpoint; failures are one line and leave no files behind."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def test_a_checkpoint_and_an_engine_from_it(tiny_checkpoint: Path, tmp_path: Pat
     assert built.exit_code == 0, built.output
     assert json.loads(built.stdout)["notes"] == []
     layers = json.loads((tmp_path / "engine" / "quantization.json").read_text())["layers"]
-    assert layers["model.layers.0.mlp.down_proj"]["group_size"] == 64, "the grid is the checkpoint's"
+    assert layers["model.layers.0.mlp.down_proj"]["group_size"] == 64, "the checkpoint's quantization is kept"
 
 
 def test_json_and_a_recipe(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`edgekiln report`: the records of a build as JSON, a table and a page."""
+"""`edgekiln report`: the reports of a build as JSON, a table and an HTML page."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from support.command import edgekiln
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text outside of the style sheet."""
+    """Tags with their attributes, and all text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def measured(tiny_engine: Path, tmp_path: Path) -> Path:
-    """A copy of the engine whose report has notes and quality, and a note that means harm."""
+    """A copy of the engine whose report has quality and a note that is an HTML injection."""
     engine = tmp_path / "measured"
     shutil.copytree(tiny_engine, engine)
     quality = Quality(
@@ -53,7 +53,7 @@ def measured(tiny_engine: Path, tmp_path: Path) -> Path:
     return engine
 
 
-def test_json_is_the_records(measured: Path) -> None:
+def test_json_is_the_report_files(measured: Path) -> None:
     shown = json.loads(edgekiln("report", measured, "--json").stdout)
     assert shown["engine"] == str(measured)
     assert shown["quantization"] == json.loads((measured / QUANTIZATION_FILE).read_text())
@@ -75,7 +75,7 @@ def test_table(tiny_engine: Path, measured: Path) -> None:
     assert "note: <script>alert(1)</script>" in shown
 
 
-def test_page_stands_alone_and_shows_everything(measured: Path, tmp_path: Path) -> None:
+def test_page_is_self_contained_and_complete(measured: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     result = edgekiln("report", measured, "--html", path)
     assert result.exit_code == 0, result.output
@@ -89,14 +89,14 @@ def test_page_stands_alone_and_shows_everything(measured: Path, tmp_path: Path) 
         assert name in page.texts
         assert f"{layer.relative_error:.2e}" in page.texts
     assert {"20.25", "∞", "0.50000 nats", "75.00%", "<script>alert(1)</script>"} <= set(page.texts)
-    # No calibration: weight errors, scales and zero points of 4 and 8 bits, sizes, times.
+    # Plots without calibration: weight error, scales, zero points of 4 and 8 bits, sizes, times.
     assert sum(tag == "svg" for tag, _ in page.tags) == 1 + 2 + 2 + 2
     assert "Output error by layer" not in page.texts
     kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert kinds <= set(page.texts)
 
 
-def test_it_needs_no_torch(measured: Path, tmp_path: Path) -> None:
+def test_report_needs_no_torch(measured: Path, tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.modules.update(torch=None, transformers=None, onnx=None, onnxruntime=None)\n"
@@ -108,7 +108,7 @@ def test_it_needs_no_torch(measured: Path, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text(encoding="utf-8").endswith("</html>\n")
 
 
-def test_nowhere_to_write(tiny_engine: Path, tmp_path: Path) -> None:
+def test_html_in_a_directory_that_does_not_exist(tiny_engine: Path, tmp_path: Path) -> None:
     result = edgekiln("report", tiny_engine, "--html", tmp_path / "missing" / "page.html")
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -116,7 +116,7 @@ def test_nowhere_to_write(tiny_engine: Path, tmp_path: Path) -> None:
     assert "No such file or directory" in line
 
 
-def test_a_directory_in_the_way_is_left_alone(tiny_engine: Path, tmp_path: Path) -> None:
+def test_html_path_that_is_a_directory(tiny_engine: Path, tmp_path: Path) -> None:
     result = edgekiln("report", tiny_engine, "--html", tmp_path)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -130,7 +130,7 @@ def test_not_an_engine(tmp_path: Path) -> None:
     assert f"no engine directory at {tmp_path / 'nothing'}" in result.stderr
 
 
-def test_an_edited_record_is_refused(measured: Path) -> None:
+def test_an_edited_report_is_refused(measured: Path) -> None:
     (measured / REPORT_FILE).write_text("{}")
     result = edgekiln("report", measured)
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""`edgekiln run`: the same answer as the library's, streamed, and every kind of unusable prompt or engine."""
+"""`edgekiln run`: the library's answer, streamed; prompts and engines that cannot be used."""
 
 import io
 import json
@@ -26,31 +26,31 @@ def run(engine: Path, *arguments: str, stdin: str | bytes | None = None) -> Resu
 
 
 def answer(engine: Path, prompt: str, options: GenerateOptions, chat: list[dict[str, str]] | None = None) -> str:
-    """What the library answers."""
+    """The answer of the generate loop."""
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
     ids = tokenizer.encode(prompt) if chat is None else tokenizer.encode_chat(chat)
     return "".join(token.text for token in generate(runtimes.open(engine), tokenizer, [ids], options))
 
 
-def with_line_end(text: str) -> str:
+def with_newline(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
 @pytest.fixture
 def copied(tiny_engine: Path, tmp_path: Path) -> Path:
-    """An engine to damage."""
+    """A copy of the engine, to be damaged."""
     return Path(shutil.copytree(tiny_engine, tmp_path / "engine"))
 
 
-def test_prints_what_the_library_answers(tiny_engine: Path) -> None:
+def test_answer_is_that_of_the_library(tiny_engine: Path) -> None:
     expected = answer(tiny_engine, "hello", GenerateOptions(max_tokens=12))
     result = run(tiny_engine, "-p", "hello", "--max-tokens", "12", "--temperature", "0")
     assert result.exit_code == 0, result.output
-    assert result.stdout == with_line_end(expected)
+    assert result.stdout == with_newline(expected)
     assert result.stderr == ""
 
 
-def test_prompt_from_stdin_without_its_last_line_end(tiny_engine: Path) -> None:
+def test_prompt_from_stdin_without_the_final_newline(tiny_engine: Path) -> None:
     expected = run(tiny_engine, "-p", "two\nlines", "--max-tokens", "8").stdout
     assert run(tiny_engine, "--max-tokens", "8", stdin="two\nlines\n").stdout == expected
     assert run(tiny_engine, "--max-tokens", "8", stdin="two\nlines").stdout == expected
@@ -60,7 +60,7 @@ def test_sampling_options_reach_the_sampler(tiny_engine: Path) -> None:
     sampling = SamplingOptions(temperature=1.5, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=7)
     expected = answer(tiny_engine, "hello", GenerateOptions(max_tokens=16, sampling=sampling))
     chosen = ["--temperature=1.5", "--top-k=40", "--top-p=0.9", "--min-p=0.01", "--repetition-penalty=1.2", "--seed=7"]
-    assert run(tiny_engine, "-p", "hello", "--max-tokens", "16", *chosen).stdout == with_line_end(expected)
+    assert run(tiny_engine, "-p", "hello", "--max-tokens", "16", *chosen).stdout == with_newline(expected)
 
 
 def test_stop_ends_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
@@ -93,12 +93,12 @@ def test_chat_template_and_system_message(tiny_engine: Path) -> None:
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages)
     common = ("--chat", "--max-tokens", "8", "--temperature", "0")
-    assert run(tiny_engine, "-p", "hello", "--system", "be kind", *common).stdout == with_line_end(expected)
+    assert run(tiny_engine, "-p", "hello", "--system", "be kind", *common).stdout == with_newline(expected)
     expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages[1:])
-    assert run(tiny_engine, "-p", "hello", *common).stdout == with_line_end(expected)
+    assert run(tiny_engine, "-p", "hello", *common).stdout == with_newline(expected)
 
 
-def test_text_is_written_as_it_comes(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
+def test_text_is_streamed(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
     written = []
 
     def fake(*_: object) -> Iterator[Token]:
@@ -125,7 +125,7 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
     )
 
 
-def test_reader_that_goes_away(tiny_engine: Path) -> None:
+def test_closed_stdout(tiny_engine: Path) -> None:
     command = [sys.executable, "-m", "edgekiln", "run", str(tiny_engine), "-p", "hello"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
@@ -135,7 +135,7 @@ def test_reader_that_goes_away(tiny_engine: Path) -> None:
     assert process.returncode == 141
 
 
-def test_run_loads_nothing_it_does_not_need(tiny_engine: Path) -> None:
+def test_run_imports_nothing_heavy(tiny_engine: Path) -> None:
     script = (
         "import sys\n"
         "from edgekiln.cli import main\n"
@@ -154,7 +154,7 @@ def test_empty_prompt(tiny_engine: Path, stdin: str) -> None:
         assert result.stderr == "Error: prompt is empty: give one with -p TEXT or on stdin\n"
 
 
-def test_prompt_longer_than_the_engine(tiny_engine: Path) -> None:
+def test_prompt_beyond_max_length(tiny_engine: Path) -> None:
     holds = read_manifest(tiny_engine).architecture.max_length
     result = run(tiny_engine, stdin="hello " * holds)
     assert result.exit_code == 2
@@ -163,7 +163,7 @@ def test_prompt_longer_than_the_engine(tiny_engine: Path) -> None:
     )
 
 
-def test_stdin_that_is_not_text(tiny_engine: Path) -> None:
+def test_stdin_that_is_not_utf8(tiny_engine: Path) -> None:
     result = run(tiny_engine, stdin=b"abc\xff")
     assert result.exit_code == 2
     assert result.stderr == "Error: stdin is not UTF-8 text (byte 3): convert it first\n"
@@ -233,7 +233,7 @@ def test_engine_json_that_cannot_be_used(copied: Path, change: dict[str, object]
     assert message in line
 
 
-def test_engine_json_cut_short(copied: Path) -> None:
+def test_truncated_engine_json(copied: Path) -> None:
     path = copied / ENGINE_FILE
     path.write_text(path.read_text()[:100])
     result = run(copied, "-p", "x")

@@ -1,4 +1,4 @@
-"""The command line for targets trt and trt-rtx, with the real tensorrt_rtx: build, inspect, and where no GPU is."""
+"""Commands on targets trt and trt-rtx, with the real tensorrt_rtx: build and inspect, with or without a GPU."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return output
 
 
-def test_the_engine_holds_a_plan_and_the_graph_it_was_made_of(engine: Path) -> None:
+def test_the_engine_has_the_plan_and_its_graph(engine: Path) -> None:
     manifest = read_manifest(engine)
     assert manifest.graphs == {"generate": "generate.onnx", "score": "score.onnx", "plan": "generate.plan"}
     assert manifest.tensorrt == TensorRTBuild(
@@ -41,7 +41,7 @@ def test_the_engine_holds_a_plan_and_the_graph_it_was_made_of(engine: Path) -> N
     )
 
 
-def test_inspect_tells_of_the_plan(engine: Path) -> None:
+def test_inspect_shows_the_plan(engine: Path) -> None:
     shown = edgekiln("inspect", engine)
     assert shown.exit_code == 0, shown.output
     assert f"tensorrt_rtx {trt.__version__} for compute capability 8.6, 8.9" in shown.stdout
@@ -56,12 +56,12 @@ def test_inspect_tells_of_the_plan(engine: Path) -> None:
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
-def test_running_without_a_gpu_is_one_sentence(engine: Path) -> None:
+def test_run_without_a_gpu(engine: Path) -> None:
     assert "needs an NVIDIA GPU and its driver" in error_line(edgekiln("run", engine, "-p", "hello"))
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
-def test_doctor_tells_a_script_whether_a_target_runs() -> None:
+def test_doctor_exit_status_for_a_target() -> None:
     result = edgekiln("doctor", "--target", "trt-rtx")
     assert result.exit_code == 1
     assert result.stdout.startswith("engines of trt-rtx do not run here: ")
@@ -78,9 +78,7 @@ def test_doctor_tells_a_script_whether_a_target_runs() -> None:
         (("--target", "trt-rtx", "--kv", "int8"), "kv int8 is for target ort-cpu, not trt-rtx"),
     ],
 )
-def test_bad_options_are_one_sentence_and_leave_nothing(
-    tiny_checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
-) -> None:
+def test_bad_options(tiny_checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     result = edgekiln("engine", tiny_checkpoint, "-o", tmp_path / "engine", "--quant", "int4", *arguments)
     assert message in error_line(result)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Building: quantized engines against the canonical graph in numpy, what is recorded, and what failure leaves."""
+"""Builds: quantized engines against the numpy reference, manifest and reports, and clean-up after failures."""
 
 import json
 import weakref
@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     return checkpoint(tmp_path_factory.mktemp("build") / "tiny")
 
 
-def records(engine: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def json_files(engine: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """quantization.json and report.json."""
     quantization, report = (json.loads((engine / f"{name}.json").read_text()) for name in ("quantization", "report"))
     return quantization, report
@@ -55,7 +55,7 @@ def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
     ids=["llama", "llama tied", "qwen2", "gemma2", "gpt2"],
 )
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_quantized_engine_is_its_canonical_graph(
+def test_quantized_engine_matches_the_canonical_graph(
     tmp_path: Path, family: str, options: dict[str, Any], quant: str
 ) -> None:
     if family == "gpt2":
@@ -77,11 +77,11 @@ def test_quantized_engine_is_its_canonical_graph(
     runtime = runtimes.open(engine, chunk=8)
     cache = runtime.new_cache(1)
     runtime.prefill(cache, 0, ids[:-1])
-    # The kernels round activations to 8 bits, each in a place of its own; a wrong scale, zero point or order of the
-    # layers' outputs gives errors of 0.5 and more.
+    # Kernels quantize activations to 8 bits at different points of the graph, hence the tolerance. A wrong scale, zero
+    # point or order of output channels gives errors above 0.5.
     last = expected[0][0, -1]
     assert relative_error(runtime.score(ids)[-1], last) < 0.06
-    # A step's logits that are far from the largest may be of 4 bits.
+    # In a decode step, the two-pass LM head computes logits far below the maximum with 4-bit weights.
     near = last > last.max() - MARGIN / 2
     step = runtime.step(cache, ids[-1:])[0]
     assert relative_error(np.where(near, step, last), last) < 0.06
@@ -92,7 +92,7 @@ def test_quantized_engine_is_its_canonical_graph(
 def test_quantization_json(source: ModelSource, tmp_path: Path, quant: str) -> None:
     engine = tmp_path / "engine"
     manifest = build_engine(source, engine, BuildOptions(quant=quant))
-    recipe, _ = records(engine)
+    recipe, _ = json_files(engine)
     assert (recipe["scheme"], recipe["group_size"]) == (quant, 32 if quant == "int4" else None)
     layers = recipe["layers"]
     linear = [name for name in layers if "_proj" in name]
@@ -104,9 +104,9 @@ def test_quantization_json(source: ModelSource, tmp_path: Path, quant: str) -> N
         assert (record["bits"], record["group_size"]) == (bits, group)
         assert record["activation"] == ("int8-per-token" if quant == "int8" and not embedding else "none")
         assert 0 < record["scale_min"] <= record["scale_max"]
-        # A step of the largest weight, some 3 standard deviations, over the range of the codes.
+        # The error of rounding in a range of some 3 standard deviations.
         assert record["relative_error"] < (0.02 if bits == 4 else 1e-3)
-        # Random inputs weigh all weights alike, so that the output is as wrong as the weight; rounded activations add.
+        # With random inputs the output error equals the weight error, plus that of quantized activations.
         if record["output_error"] is not None:
             assert 0.3 < record["output_error"] / record["relative_error"] < 10
         assert (record["output_error"] is not None) == (quant == "int8" and not embedding)
@@ -132,7 +132,7 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     assert manifest.special_tokens == source.special_tokens
     assert "onnxruntime" in manifest.versions
 
-    recipe, report = records(engine)
+    recipe, report = json_files(engine)
     assert recipe == {"schema_version": 1, "scheme": "none", "group_size": None, "layers": {}}
     assert report["notes"] == ["something of the source"]
     assert list(report["steps"]) == ["trace", "quantize", "lower", "write"]
@@ -147,10 +147,10 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     assert all(0 <= done <= 1 for _, done in seen)
 
 
-def test_a_group_that_does_not_divide_falls_back_and_says_so(tmp_path: Path) -> None:
+def test_group_size_that_does_not_divide_falls_back_with_a_note(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model", intermediate_size=96)
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int4", group_size=64))
-    recipe, report = records(tmp_path / "engine")
+    recipe, report = json_files(tmp_path / "engine")
     groups = {name: record["group_size"] for name, record in recipe["layers"].items()}
     assert groups["model.layers.0.mlp.gate_proj"] == 64
     assert groups["model.layers.0.mlp.down_proj"] == groups["model.layers.1.mlp.down_proj"] == 32
@@ -159,13 +159,13 @@ def test_a_group_that_does_not_divide_falls_back_and_says_so(tmp_path: Path) -> 
     ]
 
 
-def test_a_width_that_no_group_divides_is_left_in_float_and_noted(tmp_path: Path) -> None:
+def test_width_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model", intermediate_size=100)
     canonical = canonical_graph(source, BuildOptions(quant="int4"))
     note = "model.layers.0.mlp.down_proj is 100 wide, which no group size divides: left in floating point"
     assert note in canonical.quantization.notes
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int4"))
-    recipe, report = records(tmp_path / "engine")
+    recipe, report = json_files(tmp_path / "engine")
     assert note in report["notes"]
     assert "model.layers.0.mlp.down_proj" not in recipe["layers"]
     assert "model.layers.0.mlp.up_proj" in recipe["layers"]
@@ -173,17 +173,17 @@ def test_a_width_that_no_group_divides_is_left_in_float_and_noted(tmp_path: Path
     assert np.isfinite(logits).all()
 
 
-def test_an_embedding_that_no_group_divides_is_left_in_float_and_noted(tmp_path: Path) -> None:
+def test_embedding_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "model", hidden_size=48, head_dim=16, tie_word_embeddings=True)
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int8"))
-    recipe, report = records(tmp_path / "engine")
+    recipe, report = json_files(tmp_path / "engine")
     assert any("model.embed_tokens (Embedding, 48 wide) is left in floating point" in note for note in report["notes"])
     assert not {"model.embed_tokens", "lm_head"} & set(recipe["layers"])
-    assert "model.layers.0.mlp.up_proj" in recipe["layers"], "per channel needs no groups"
+    assert "model.layers.0.mlp.up_proj" in recipe["layers"], "per-channel quantization has no groups"
     assert np.isfinite(runtimes.open(tmp_path / "engine").score(np.arange(5))).all()
 
 
-def test_a_length_over_the_context_is_refused_at_once(source: ModelSource, tmp_path: Path) -> None:
+def test_max_length_above_the_context_is_refused_first(source: ModelSource, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="max length 257 is over the model's context of 256: lower --max-length"):
         build_engine(source, tmp_path / "deep" / "engine", BuildOptions(max_length=257))
     assert not list(tmp_path.iterdir())
@@ -203,7 +203,7 @@ def test_a_weight_with_nan_is_named(tmp_path: Path, quant: str) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no"), MemoryError()])
 @pytest.mark.parametrize("when", ["canonical_graph", "ScoreAllPositions", "save_graph"])
-def test_a_build_that_stops_leaves_nothing(
+def test_an_interrupted_build_leaves_nothing(
     source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, error: BaseException
 ) -> None:
     def stop(*_: object, **__: object) -> None:
@@ -211,7 +211,7 @@ def test_a_build_that_stops_leaves_nothing(
 
     monkeypatch.setattr(assemble, when, stop)
     if when != "canonical_graph":
-        # The trace is the slow part, and not what is tested here.
+        # Trace only once: tracing is slow and not tested here.
         monkeypatch.setattr(assemble, "canonical_graph", _traced_once(source))
     with pytest.raises(type(error)):
         build_engine(source, tmp_path / "engine", BuildOptions(quant="none"))
@@ -230,7 +230,7 @@ def test_quantizing_reads_one_weight_at_a_time(source: ModelSource, tmp_path: Pa
     most = 0
 
     class Counting:
-        """The source's weights; counts those read that still stand in memory."""
+        """The source's weights; counts the tensors that were read and are still in memory."""
 
         nbytes = source.weights.nbytes
         keys, shape, prequantized = source.weights.keys, source.weights.shape, source.weights.prequantized

@@ -1,4 +1,4 @@
-"""Engines with an int8 cache: what attention reads is what int8 holds of the float keys and values, no more is lost."""
+"""Engines with an int8 KV cache: attention computes on the dequantized int8 keys and values, with no other loss."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.export.lower import ort_cpu
 from edgekiln.export.op_reference import attention
-from edgekiln.export.passes.ort.int8_kv_cache import quantize_cache
+from edgekiln.export.passes.ort.int8_kv_cache import QuantizeKVCache
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.runtimes.base import KernelsChoice
@@ -29,7 +29,7 @@ DATA = DataOptions(samples=4, length=32)
 
 
 def rounded(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """[B, KV, S, D] in steps of scales [KV, D]."""
+    """[B, KV, S, D] values, quantized and dequantized with scales [KV, D]."""
     steps = scales[None, :, None]
     return (np.clip(np.rint(values / steps), -128, 127) * steps).astype(np.float32)
 
@@ -59,7 +59,7 @@ def test_attention_over_an_int8_cache(kernels: KernelsChoice, window: int, softc
     )
     scales = CacheScales(*RNG.uniform(0.005, 0.03, (2, KV_HEADS, HEAD_DIM)).astype(np.float32))
     ort_cpu.lower(model, CAPACITY)
-    quantize_cache(model, [scales])
+    QuantizeKVCache([scales])(model)
     session = graphs.session(model, kernels=kernels)
     length = 9
     steps = {name: RNG.standard_normal((1, heads, length, HEAD_DIM), dtype=np.float32) for name, heads in sizes.items()}
@@ -79,10 +79,10 @@ def test_attention_over_an_int8_cache(kernels: KernelsChoice, window: int, softc
             np.testing.assert_allclose(codes[:, :, : new.stop] * steps_of[None, :, None], floats, atol=1e-6)
 
 
-# Rotated keys, capped scores and windows, keys shared by layers, heads of two sizes, no rotation.
+# RoPE; softcap and sliding windows; shared KV layers; two head sizes; learned positions.
 @pytest.fixture(scope="module", params=["llama", "gemma2", "gemma3n_text", "gemma4_text", "gpt2"])
 def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A family's engine with a float and with an int8 cache."""
+    """A family's engine with a float32 and with an int8 KV cache."""
     directory = tmp_path_factory.mktemp("int8_cache") / request.param
     save_checkpoint(directory, request.param)
     text = directory / "text.txt"
@@ -93,7 +93,7 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return directory / "float32", directory / "int8"
 
 
-def test_engines_lose_little(engines: tuple[Path, Path], kernels: KernelsChoice) -> None:
+def test_int8_cache_logits_are_close_to_float32(engines: tuple[Path, Path], kernels: KernelsChoice) -> None:
     exact, engine = (runtimes.open(path, kernels=kernels, chunk=7) for path in engines)
     assert (engine.kernels == "onnxruntime") == (kernels == "onnxruntime")
     rows = [RNG.integers(32, 127, length) for length in (23, 14)]
@@ -108,7 +108,7 @@ def test_engines_lose_little(engines: tuple[Path, Path], kernels: KernelsChoice)
 
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
-    # Random models amplify; the attention by itself is compared with numpy above.
+    # Random models amplify differences; attention alone is compared with numpy above.
     assert np.linalg.norm(logits - expected) < 0.2 * np.linalg.norm(expected)
     assert not np.array_equal(logits, expected)
 
@@ -121,7 +121,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "engine"
 
 
-def test_the_engine_says_what_it_is(tiny: Path) -> None:
+def test_manifest_and_report(tiny: Path) -> None:
     assert read_manifest(tiny).kv_cache.dtype == "int8"
     report = json.loads((tiny / REPORT_FILE).read_text())
     assert report["steps"]["calibrate the cache"] > 0
@@ -140,7 +140,7 @@ def test_past_and_present_are_one_buffer(tiny: Path, kernels: KernelsChoice) -> 
     assert all(np.any(part[1, :, 40]) and not np.any(part[1, :, 41:]) for layer in cache.layers for part in layer)  # type: ignore[attr-defined]
 
 
-def test_the_largest_of_each_channel_comes_near_the_last_code(tmp_path: Path) -> None:
+def test_largest_value_of_a_channel_is_near_127(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny", "llama", num_hidden_layers=2)
     build_engine(resolve(str(tmp_path / "tiny")), tmp_path / "engine", BuildOptions(quant="none"))
     runtime = runtimes.open(tmp_path / "engine")
@@ -160,12 +160,12 @@ def test_the_largest_of_each_channel_comes_near_the_last_code(tmp_path: Path) ->
     assert scales[0].value.shape == (2, 16)
 
 
-def test_scales_are_for_the_layers_there_are() -> None:
+def test_number_of_scales_must_match_the_layers() -> None:
     model = graphs.graph([graphs.node("Identity", ["x"], "y")], {"x": ["B"]}, {"y": ["B"]}, {})
     with pytest.raises(ValueError, match="1 layers of scales for 0 layers of attention"):
-        quantize_cache(model, [CacheScales(np.ones((1, 8), np.float32), np.ones((1, 8), np.float32))])
+        QuantizeKVCache([CacheScales(np.ones((1, 8), np.float32), np.ones((1, 8), np.float32))])(model)
 
 
-def test_another_type_is_refused() -> None:
+def test_unknown_cache_type() -> None:
     with pytest.raises(RequestError, match="kv must be one of float32, int8, got int4"):
         BuildOptions(kv="int4")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Quality measured at the end of a build: the figures in report.json are those of `edgekiln eval`."""
+"""Quality that a build measures: report.json has the numbers of `edgekiln eval`."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_report_says_what_eval_says(tiny_checkpoint: Path, text: Path, tmp_path: Path) -> None:
+def test_report_has_the_numbers_of_eval(tiny_checkpoint: Path, text: Path, tmp_path: Path) -> None:
     engine = tmp_path / "engine"
     arguments = ("--quant", "int4", "--max-length", "64", "--eval-text", text, "--eval-tokens", "100")
     built = edgekiln("engine", tiny_checkpoint, "-o", engine, *arguments)
@@ -32,13 +32,13 @@ def test_the_report_says_what_eval_says(tiny_checkpoint: Path, text: Path, tmp_p
         *("eval", engine, "--text", text, "--window", "64", "--max-tokens", "100"),
         *("--reference", tiny_checkpoint, "--json"),
     )
-    figures = json.loads(shown.stdout)
-    assert (quality.text, quality.window, quality.tokens) == ("fox.txt", 64, figures["tokens"])
+    result = json.loads(shown.stdout)
+    assert (quality.text, quality.window, quality.tokens) == ("fox.txt", 64, result["tokens"])
     assert quality.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
-    assert quality.perplexity_before == pytest.approx(figures["reference_perplexity"], rel=1e-6)
-    assert quality.perplexity_after == pytest.approx(figures["perplexity"], rel=1e-6)
-    assert quality.kl_divergence == pytest.approx(figures["kl_divergence"], rel=1e-6)
-    assert quality.same_top == figures["same_top"]
+    assert quality.perplexity_before == pytest.approx(result["reference_perplexity"], rel=1e-6)
+    assert quality.perplexity_after == pytest.approx(result["perplexity"], rel=1e-6)
+    assert quality.kl_divergence == pytest.approx(result["kl_divergence"], rel=1e-6)
+    assert quality.same_top == result["same_top"]
     assert quality.kl_divergence > 0
     last = built.stdout.splitlines()[-1]
     assert last.startswith(f"perplexity {quality.perplexity_before:.5g} in float32, {quality.perplexity_after:.5g} now")

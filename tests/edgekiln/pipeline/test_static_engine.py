@@ -1,4 +1,4 @@
-"""int8-static from calibration to engine: the graph in numpy, the engine, and the graph that TensorRT gets agree."""
+"""int8-static from calibration to engine: numpy reference, engine and TensorRT's Q/DQ graph agree."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.presets import preset
 from edgekiln.engine.reports import read_quantization
-from edgekiln.export.passes.onnx.qdq import static_to_qdq
+from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
@@ -33,7 +33,7 @@ def test_engine_graph_and_qdq_agree(tmp_path: Path, family: str) -> None:
     for name in ("engine", "qdq"):
         canonical = canonical_graph(source, options)
         if name == "qdq":
-            static_to_qdq(canonical.graph)
+            LowerStaticInt8ToQDQ()(canonical.graph)
         else:
             past = {
                 value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
@@ -47,7 +47,7 @@ def test_engine_graph_and_qdq_agree(tmp_path: Path, family: str) -> None:
     with torch.no_grad():
         exact = load_model(original)(input_ids=torch.tensor(IDS)[None]).logits[0, -1].numpy()
     size = np.linalg.norm(exact)
-    # A difference in the last digit before a rounding can move a code, in one and the other.
+    # A difference in the last bit before rounding can change an int8 code.
     assert np.linalg.norm(engines[0] - engines[1]) < 0.01 * size
     assert np.linalg.norm(engines[0] - expected) < 0.03 * size
     assert np.linalg.norm(expected - exact) < 0.15 * size
