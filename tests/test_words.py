@@ -38,12 +38,12 @@ RETIRED = {
     r"EntangledLayersError|\bentangled\b": "layer deduplication",
     r"logits_start|keep_early": "logits_to_keep",
     r"share_orders|\bhanded_on\b|\bwrite_out\b": "share act-order, ref attributes, inline functions",
-    r"RowsRuntime|\bverifies\b|\bTOGETHER\b|\bDrafts\b": "ChunkedRuntime, max_verify_tokens, SpeculationStats",
+    r"RowsRuntime|\.verifies\b|\bverifies\s*[:=]|\bTOGETHER\b|\bDrafts\b": "ChunkedRuntime, max_verify_tokens, SpeculationStats",
     r"edgekiln\.harness|\bmachine\.look\b|\bFigures\b": "lm_eval, system.detect, benchmark result",
     r"\beveryone\b|\bsurroundings\b|\bfrom[_ ]nothing\b|\bparted\b|\bclass Way\b": "engines, environment, cold start, diverged",
     r"\bfamiliar\(|\bsentence\(|\bEnding\b": "substitute_unknown, str_cat, Finish",
     r"[Bb]inary_?16": "float16",
-    r"\bRecord\b|\w+Record\b": "report, result",
+    r"\b[A-Z]\w*Record\b|\bclass Record\b": "report, result",
     r"\bStoredWeight\b|\.stored\(": "PrequantizedWeight, prequantized",
 }
 
