@@ -59,7 +59,7 @@ def quantized_matmul(
     qweight: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
-    offsets: torch.Tensor | None = None,
+    group_bias: torch.Tensor | None = None,
     input_scale: torch.Tensor | None = None,
     *,
     bits: int,
@@ -74,20 +74,21 @@ def quantized_matmul(
         qweight: grouped: uint8 [N, K · bits / 8], 4-bit codes packed low nibble first; per-channel: int8 [N, K].
         scales: float [N, K / group_size]; [N] for per-channel.
         zero_points: uint8 [N, K / group_size]; None when symmetric: the middle code, 8 or 128, or 0 for per-channel.
-        offsets: float [N, K / group_size], added to the weights of each group; None for none.
+        group_bias: float [N, K / group_size], added to the weights of each group; None for none.
         input_scale: float [], one step of x, where activation is `int8-static`.
         bits: 4 or 8.
         group_size: inputs that share a scale; 0 for per-channel.
         activation: `int8-per-token` quantizes each row of x to int8 first, with its own scale; `int8-static` all of x
             with `input_scale`, exactly as QuantizeLinear to int8 with zero point 0 does.
-        codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.formats.weight.CODEBOOKS`), without zero points.
+        codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.formats.weight.CODEBOOKS`), without
+            zero points.
 
     Returns:
         float [..., N].
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedMatMul",
-        _given(x, qweight, scales, zero_points, offsets, input_scale),
+        _given(x, qweight, scales, zero_points, group_bias, input_scale),
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
@@ -105,7 +106,7 @@ def quantized_gather(
     qweight: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
-    offsets: torch.Tensor | None = None,
+    group_bias: torch.Tensor | None = None,
     *,
     bits: int,
     group_size: int,
@@ -117,7 +118,7 @@ def quantized_gather(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedGather",
-        _given(indices, qweight, scales, zero_points, offsets),
+        _given(indices, qweight, scales, zero_points, group_bias),
         attrs={"bits": bits, "group_size": group_size},
         dtype=scales.dtype,
         shape=(*indices.shape, hidden_size),

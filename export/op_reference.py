@@ -57,7 +57,7 @@ def dequantize(
     qweight: Array,
     scales: Array,
     zero_points: Array | None,
-    offsets: Array | None = None,
+    group_bias: Array | None = None,
     *,
     bits: int,
     group_size: int,
@@ -73,7 +73,7 @@ def dequantize(
         blocks = CODEBOOKS[cast(Codebook, codebook)][codes]
     else:
         blocks = codes.astype(np.float32) - (1 << (bits - 1) if zero_points is None else zero_points[..., None])
-    values = blocks * scales[..., None] + (0 if offsets is None else offsets[..., None])
+    values = blocks * scales[..., None] + (0 if group_bias is None else group_bias[..., None])
     return np.asarray(values, dtype=np.float32).reshape(qweight.shape)
 
 
@@ -93,7 +93,7 @@ def quantized_matmul(
     qweight: Array,
     scales: Array,
     zero_points: Array | None = None,
-    offsets: Array | None = None,
+    group_bias: Array | None = None,
     input_scale: Array | None = None,
     *,
     bits: int,
@@ -107,7 +107,7 @@ def quantized_matmul(
     elif activation == "int8-static":
         assert input_scale is not None
         x = quantize_input(x, input_scale)
-    weight = dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size, codebook=codebook)
+    weight = dequantize(qweight, scales, zero_points, group_bias, bits=bits, group_size=group_size, codebook=codebook)
     return np.asarray(x @ weight.T)
 
 
@@ -116,13 +116,13 @@ def quantized_gather(
     qweight: Array,
     scales: Array,
     zero_points: Array | None = None,
-    offsets: Array | None = None,
+    group_bias: Array | None = None,
     *,
     bits: int,
     group_size: int,
 ) -> Array:
     """Rows of dequantize(qweight)."""
-    return dequantize(qweight, scales, zero_points, offsets, bits=bits, group_size=group_size)[indices]
+    return dequantize(qweight, scales, zero_points, group_bias, bits=bits, group_size=group_size)[indices]
 
 
 def _op(name: str, function: Callable[..., Any]) -> type[OpRun]:

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.quantizers.kv_cache import cache_scales
 from edgekiln.engine.manifest import EngineManifest, write_manifest
-from edgekiln.export.passes.ort.decoder import fuse_decoder_layers, inline_decoder_layers
-from edgekiln.export.passes.ort.int8_kv_cache import quantize_cache
+from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers, InlineDecoderLayers
+from edgekiln.export.passes.ort.int8_kv_cache import QuantizeKVCache
 from edgekiln.export.weights_file import save_graph
 from edgekiln.progress import StepProgress
 from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
@@ -37,9 +37,9 @@ def quantize_kv_cache(
     scales = cache_scales(OrtCpuRuntime(directory, manifest), windows[:, :length], progress)
     for name in manifest.graphs.values():
         graph = ir.load(directory / name)
-        inline_decoder_layers(graph)
-        quantize_cache(graph, scales)
-        fuse_decoder_layers(graph)
+        InlineDecoderLayers()(graph)
+        QuantizeKVCache(scales)(graph)
+        FuseDecoderLayers()(graph)
         save_graph(graph, directory / name)
     spec = manifest.kv_cache.model_copy(update={"dtype": "int8"})
     return write_manifest(directory, **{**manifest.model_dump(exclude={"files"}), "kv_cache": spec})

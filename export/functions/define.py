@@ -1,19 +1,21 @@
-"""Functions of ONNX Runtime's ops that edgekiln's native kernels do in one piece.
+"""Define ONNX functions of the domain `edgekiln.ort`, which edgekiln's kernels compute in one call.
 
-Called as an op of the domain `edgekiln.ort`, a model's own function is written out by ONNX Runtime unless a kernel of
-that name is registered. So a graph that calls one runs everywhere.
+ONNX Runtime inlines a model's function unless a kernel of that name is registered, so graphs with these functions run
+with and without edgekiln's kernels.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import onnx
 import onnx_ir as ir
 from onnx import helper
-from onnx_ir.passes import common
+from onnx_ir.passes import InPlacePass, PassResult, common
 
 from edgekiln.export import canonical
 
-DOMAIN = "edgekiln.ort"
+DOMAIN: Final = "edgekiln.ort"
+MICROSOFT: Final = "com.microsoft"
 
 
 def define(
@@ -23,18 +25,29 @@ def define(
     nodes: Sequence[onnx.NodeProto],
     attributes: Sequence[str] = (),
 ) -> ir.Function:
-    """A function of the domain, of standard ops, those of com.microsoft and other functions of the domain."""
+    """A function of the domain.
+
+    Args:
+        name, inputs, outputs, attributes: names.
+        nodes: standard ops, ops of com.microsoft and functions of the domain, in topological order.
+    """
     opsets = [
         helper.make_opsetid("", canonical.OPSET),
-        helper.make_opsetid("com.microsoft", 1),
+        helper.make_opsetid(MICROSOFT, 1),
         helper.make_opsetid(DOMAIN, 1),
     ]
     function = helper.make_function(DOMAIN, name, inputs, outputs, nodes, opsets, attributes)
     return ir.serde.deserialize_function(function)
 
 
-def handed_on(node: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
-    """`node` with attributes of that kind, each of which is the function's attribute of the name given for it."""
+def with_ref_attributes(node: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
+    """Give `node` attributes that refer to the function's own.
+
+    Args:
+        node: a node of a function; it is changed and returned.
+        kind: type of the attributes, `onnx.AttributeProto.INT` and so on.
+        names: the node's attribute -> the function's attribute.
+    """
     node.attribute.extend(
         onnx.AttributeProto(name=name, ref_attr_name=outer, type=kind)  # type: ignore[arg-type]
         for name, outer in names.items()
@@ -42,12 +55,26 @@ def handed_on(node: onnx.NodeProto, kind: int, **names: str) -> onnx.NodeProto:
     return node
 
 
-def declare(model: ir.Model, function: ir.Function) -> None:
-    """Give `model` the function, if it has none of that name yet."""
+def add_function(model: ir.Model, function: ir.Function) -> None:
+    """Add a function to `model`, unless it has one of that name."""
     model.functions.setdefault(function.identifier(), function)
     model.opset_imports[DOMAIN] = 1
 
 
-def write_out(model: ir.Model, names: Collection[str]) -> None:
-    """Put what the domain's functions of these names are made of where they are called, in place."""
-    common.InlinePass(criteria=lambda function: function.domain == DOMAIN and function.name in names)(model)
+class InlineFunctions(InPlacePass):
+    """Inline every call of the domain's functions of these names.
+
+    Args:
+        names: names of the functions.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        return common.InlinePass(criteria=self._is_named)(model)
+
+    def _is_named(self, function: ir.Function) -> bool:
+        return function.domain == DOMAIN and function.name in self._names

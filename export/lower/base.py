@@ -64,7 +64,7 @@ class Lowering:
 
     lower: Callable[[ir.Model, LoweringOptions], None]
     kv_cache: Callable[[LoweringOptions], KVCacheSpec]
-    io: GraphIO = GraphIO()
+    io: GraphIO = field(default_factory=GraphIO)
     extra_graphs: Mapping[str, ExtraGraph] = field(default_factory=dict)
     check: Callable[[LoweringOptions], None] = _nothing_to_check
     compile: Callable[[Path, EngineManifest, Path, LoweringOptions], TensorRTBuild] | None = None

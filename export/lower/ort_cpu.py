@@ -1,62 +1,84 @@
-"""Lower the canonical graph to what ONNX Runtime runs fastest on a CPU."""
+"""Lower the canonical graph for ONNX Runtime on CPUs, with functions that edgekiln's kernels replace."""
 
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import Sequential, common
 
 from edgekiln.engine.manifest import KVCacheSpec
-from edgekiln.export.lower.base import Lowering
-from edgekiln.export.passes.common.fuse_shared_inputs import fuse_shared_inputs
+from edgekiln.export import canonical
+from edgekiln.export.functions.define import MICROSOFT
+from edgekiln.export.lower.base import Lowering, run_passes
+from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
+from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
-from edgekiln.export.passes.common.share_act_order import share_orders
-from edgekiln.export.passes.common.transpose_weights import transpose_weights
-from edgekiln.export.passes.ort.decoder import fuse_decoder_layers
-from edgekiln.export.passes.ort.group_query_attention import lower_attention
-from edgekiln.export.passes.ort.post_attention import fuse_post_attention
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
-from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
-from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
-from edgekiln.export.passes.ort.two_pass_lm_head import shortlist_logits
+from edgekiln.export.passes.common.share_act_order import ShareActOrder
+from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
+from edgekiln.export.passes.ort.gather_block_quantized import LowerToGatherBlockQuantized
+from edgekiln.export.passes.ort.group_bias_matmul import LowerToGroupBiasMatMul
+from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention
+from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
+from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
+from edgekiln.export.passes.ort.matmul_n_bits import LowerToMatMulNBits
+from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
+from edgekiln.export.passes.ort.post_attention import FusePostAttention
+from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
+from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
+from edgekiln.export.passes.ort.two_pass_lm_head import FuseTwoPassLMHead
 
-KEY_VALUE_KIND: Final = "shared-buffer"
+# Every QuantizedMatMul and QuantizedGather to an op of ONNX Runtime, or to a function of them.
+LOWER_QUANTIZED_OPS: Final = Sequential(
+    LowerToGatherBlockQuantized(),
+    LowerToMatMulBnb4(),
+    LowerToGroupBiasMatMul(),
+    LowerToMatMulNBits(),
+    LowerToMatMulIntegerToFloat(),
+    LowerToPerTokenInt8MatMul(),
+)
 
 
 def lower(model: ir.Model, max_length: int) -> None:
-    """Lower in place; `max_length` positions get rotary angles.
+    """Lower a canonical graph in place.
+
+    Args:
+        model: the graph.
+        max_length: tokens that a sequence may hold.
 
     Raises:
-        UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
+        UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
     lower_ops(model, max_length)
-    fuse_post_attention(model)
-    fuse_decoder_layers(model)
-    AddLogitsToKeep()(model)
-    shortlist_logits(model)
+    run_passes(model, Sequential(FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()))
 
 
 def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
-    """The part that other processors share: every op becomes one of ONNX Runtime's, or a small function of them.
+    """Lower every canonical op to an op of ONNX Runtime, or to a small function of them, in place; shared with CUDA.
 
-    `total_length` is the graph input that says the largest length of a batch, for a graph that has one.
+    Args:
+        model: the graph.
+        max_length: tokens that a sequence may hold.
+        total_length: graph input with the largest length of a batch; None computes it in the graph.
 
     Raises:
-        UnsupportedModelError: naming what ONNX Runtime's kernels do not take.
+        UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
-    share_orders(model)
-    fuse_shared_inputs(model)
-    lower_attention(model, max_length, total_length)
-    common.RemoveUnusedNodesPass()(model)
-    fuse_rms_norm(model)
-    lower_quantized_ops(model)
-    fuse_gated_silu(model)
-    transpose_weights(model)
-    common.RemoveUnusedNodesPass()(model)
-    model.opset_imports["com.microsoft"] = 1
-    model.opset_imports.pop("edgekiln", None)
+    passes = Sequential(
+        ShareActOrder(),
+        FuseSharedInputs(),
+        LowerToGroupQueryAttention(max_length, total_length),
+        common.RemoveUnusedNodesPass(),
+        FuseSkipRMSNorm(),
+        LOWER_QUANTIZED_OPS,
+        FuseSwiGLU(),
+        FoldWeightTransposes(),
+        common.RemoveUnusedNodesPass(),
+    )
+    run_passes(model, passes)
+    model.opset_imports[MICROSOFT] = 1
+    model.opset_imports.pop(canonical.DOMAIN, None)
 
 
 LOWERING: Final = Lowering(
     lower=lambda model, options: lower(model, options.max_length),
-    kv_cache=lambda _: KVCacheSpec(layout=KEY_VALUE_KIND, dtype="float32"),
+    kv_cache=lambda _: KVCacheSpec(layout="shared-buffer", dtype="float32"),
 )

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from edgekiln.errors import UnsupportedModelError, first_line
 from edgekiln.export import canonical
-from edgekiln.export.passes.common.simplify import simplify
+from edgekiln.export.passes.common.simplify import Simplify
 from edgekiln.export.tracing.attention import AttentionTrace, LayerShape, tracing
 from edgekiln.export.tracing.layer_dedup import EntangledLayersError, expand, find_layers, only, representatives
 from edgekiln.export.tracing.meta_model import explained, normalized, takes, unsupported
@@ -117,7 +117,7 @@ def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) 
         assert onnx_program is not None
         graph = onnx_program.model
         _name(graph, traced, set(model.state_dict()))
-        simplify(graph)
+        Simplify()(graph)
     return graph
 
 

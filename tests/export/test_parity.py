@@ -106,7 +106,7 @@ def check_left_padded(family: Family, graph: ir.Model, run: Callable[[Feeds], li
 
 def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(family: Family) -> None:
     graph = family.canonical.clone()
-    tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=None, dtype="float32", fused_attention=False))
+    tensorrt.lower(graph, tensorrt.GraphOptions(capacity=None, dtype="float32", fused_attention=False))
     session = standard_session(graph)
     check_left_padded(family, graph, lambda feeds: session.run(None, feeds))
 
@@ -114,7 +114,7 @@ def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(f
 @pytest.mark.parametrize(("dtype", "fused"), [("float32", True), ("float32", False), ("float16", True)])
 def test_tensorrt_graph_with_an_in_place_cache_is_hugging_face(family: Family, dtype: str, fused: bool) -> None:
     graph = family.canonical.clone()
-    tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=CAPACITY, dtype=dtype, fused_attention=fused))  # type: ignore[arg-type]
+    tensorrt.lower(graph, tensorrt.GraphOptions(capacity=CAPACITY, dtype=dtype, fused_attention=fused))  # type: ignore[arg-type]
     session = standard_session(graph)
     rows = []
     for row, (tokens, prompt) in enumerate(zip(family.tokens, PROMPTS, strict=True)):

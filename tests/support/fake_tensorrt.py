@@ -1,6 +1,6 @@
-"""TensorRT engines whose plan is the lowered graph itself, computed by ONNX Runtime on a fake device's memory.
+"""A fake TensorRT whose plans are lowered ONNX graphs, run by ONNX Runtime on the memory of a fake device.
 
-Every name here is one of the real package's: `test_tensorrt_library.py` holds methods and parameters against it.
+Methods and parameters have the names of the real package; `test_library.py` compares them.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ class FakeRuntimeConfig:
 
 
 class FakeExecutionContext:
-    """IExecutionContext: reads shapes and addresses when it is told to run, and memory when the stream gets there."""
+    """IExecutionContext: shapes and addresses are taken when a run is queued, memory is read when it executes."""
 
     def __init__(self, engine: "FakeEngine") -> None:
         self._engine = engine
@@ -91,10 +91,10 @@ class FakeEngine:
     """ICudaEngine.
 
     Args:
-        graph: a lowered graph of float32.
-        ranges: (rows, tokens) that each profile takes at most.
-        max_length: of a growing cache.
-        in_place: present and past are one.
+        graph: a lowered float32 graph.
+        ranges: largest batch size and tokens per sequence of each optimization profile.
+        max_length: longest past of a growing cache.
+        in_place: whether present outputs are aliases of past inputs.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class FakeEngine:
         self._runs: list[dict[str, tuple[int, ...]]] = []
         self._configs: list[Any] = []
         self._profiles = []
-        for rows, tokens in ranges:
+        for batch, tokens in ranges:
             profile = {}
             for name in self._inputs:
                 static = self._shape(name)
                 least, most = [
                     tuple(
-                        size if size != -1 else (batch if axis == 0 else slots if len(static) == 4 else new)
+                        size if size != -1 else (sequences if axis == 0 else past if len(static) == 4 else new)
                         for axis, size in enumerate(static)
                     )
-                    for batch, slots, new in ((1, 0, 1), (rows, max_length, tokens))
+                    for sequences, past, new in ((1, 0, 1), (batch, max_length, tokens))
                 ]
                 profile[name] = (least, most, most)
             self._profiles.append(profile)
@@ -177,32 +177,32 @@ class FakeEngine:
 
 
 class FakeLibrary(TensorRTLibrary):
-    """The real package, but for deserializing, which needs a GPU."""
+    """The real package, except that plans are deserialized to a `FakeEngine`, because the real engine needs a GPU."""
 
     def __init__(
         self, target: str, cuda: FakeCuda, ranges: list[tuple[int, int]], max_length: int, in_place: bool
     ) -> None:
         super().__init__(target, trt)
         self.engine: Any = None
-        self._about = (cuda, ranges, max_length, in_place)
+        self._engine_arguments = (cuda, ranges, max_length, in_place)
 
     def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
         assert weights is None
-        self.engine = FakeEngine(plan.read_bytes(), *self._about)
+        self.engine = FakeEngine(plan.read_bytes(), *self._engine_arguments)
         return self.engine
 
 
-def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, kind: str, max_batch: int, chunk: int):
-    """Build a float engine at `directory` whose plan is the lowered graph."""
+def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, layout: str, max_batch: int, chunk: int):
+    """Build a float32 engine at `directory` whose plan is the lowered graph, with that KV cache layout."""
     options = BuildOptions(quant="none")
     canonical = canonical_graph(source, options)
     graph = canonical.graph.clone()
     directory.mkdir(parents=True)
     manifest = write_engine(canonical, source, directory, options, StepTimer())
-    form = tensorrt.TensorRTForm(
-        capacity=manifest.architecture.max_length if kind == "in-place" else None,
+    form = tensorrt.GraphOptions(
+        capacity=manifest.architecture.max_length if layout == "in-place" else None,
         dtype="float32",
-        fused_attention=kind == "in-place",
+        fused_attention=layout == "in-place",
     )
     tensorrt.lower(graph, form)
     import onnx_ir as ir
@@ -211,7 +211,7 @@ def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, kin
     fields = manifest.model_dump(exclude={"files"}) | {
         "target": target,
         "graphs": {"plan": PLAN},
-        "kv_cache": KVCacheSpec(layout=kind, dtype="float32"),  # type: ignore[arg-type]
+        "kv_cache": KVCacheSpec(layout=layout, dtype="float32"),  # type: ignore[arg-type]
         "tensorrt": TensorRTBuild(
             library=MODULES[target][0],  # type: ignore[arg-type]
             version=trt.__version__,
@@ -226,7 +226,7 @@ def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, kin
 def open_on_host(
     directory: Path, cuda: FakeCuda | None = None, cuda_graph: bool = True, chunk: int | None = None
 ) -> tuple[TensorRTRuntime, FakeCuda, FakeLibrary]:
-    """The adapter over the fakes, with one profile for prefill and one for decode."""
+    """Open an engine with the fakes. The plan has one optimization profile for prefill and one for decode."""
     manifest = read_manifest(directory)
     cuda = cuda or FakeCuda()
     build = manifest.tensorrt

@@ -1,55 +1,70 @@
-"""Linear layers that read the same input become one: query, key and value; gate and up.
-
-Their weights are concatenated along the outputs and a Split hands each consumer its part. Biases go along when every
-layer of the group has one. Layers with a static int8 input share its codes anyway, so there only query, key and value
-are fused, which attention then takes packed; for gate and up the Split's copy would be a loss.
-"""
+"""Fuse linear layers that read the same input: query, key and value; gate and up."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.export import canonical
 from edgekiln.export.passes.common.tensors import (
     attribute,
     concatenated,
     constant,
+    graph_of,
+    inputs_of,
     is_weight,
     make,
+    optional_input,
+    replace_node,
     shape_of,
     values_of,
 )
 
-_WEIGHT_INPUTS = ("qweight", "scales", "zero_points", "offsets")
+_WEIGHT_INPUTS = ("qweight", "scales", "zero_points", "group_bias")
 _INPUT_SCALE = 5
 
 
-def fuse_shared_inputs(model: ir.Model) -> None:
-    """Fuse quantized layers, and float ones whose weight is a Transpose of an initializer [N, K], in place."""
-    groups: dict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
-    for node in model.graph:
-        if _rows(node) is not None:
-            kind = [str(node.attributes[key].value) for key in sorted(node.attributes)]
-            given = tuple(value is not None for value in node.inputs)
-            groups[node.inputs[0], node.op_type, given, _input_scale(node), *kind].append(node)
-    for nodes in groups.values():
-        if len(nodes) > 1 and (not _shares_codes(nodes[0]) or all(_feeds_attention(node) for node in nodes)):
-            _fuse(model.graph, nodes)
+class FuseSharedInputs(InPlacePass):
+    """Fuse QuantizedMatMul, or MatMul, nodes of the same input to one with concatenated weights, and a Split.
+
+    Cases:
+        1. QuantizedMatMul nodes with the same attributes and optional inputs, and the same input scale if it is static;
+        2. MatMul nodes whose weight is a Transpose of an initializer [N, K];
+        3. every layer of a group has a bias: the Adds become one Add of the concatenated bias in front of the Split;
+        4. layers with static int8 activations are fused only where they feed Attention, which takes query, key and
+           value packed. They share the quantized input anyway, so that fusing gate and up would only add a copy.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        groups: dict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
+        for node in model.graph:
+            if _output_size(node) is not None:
+                kind = [str(node.attributes[key].value) for key in sorted(node.attributes)]
+                given = tuple(value is not None for value in node.inputs)
+                groups[node.inputs[0], node.op_type, given, _input_scale(node), *kind].append(node)
+        modified = False
+        for nodes in groups.values():
+            if len(nodes) > 1 and (not _is_static(nodes[0]) or all(_feeds_attention(node) for node in nodes)):
+                _fuse(model.graph, nodes)
+                modified = True
+        return PassResult(model, modified)
 
 
-def _shares_codes(node: ir.Node) -> bool:
+def _is_static(node: ir.Node) -> bool:
     return node.op_type == "QuantizedMatMul" and attribute(node, "activation") == "int8-static"
 
 
 def _input_scale(node: ir.Node) -> float | None:
-    """The scale of a static input: layers can only be fused where it is one."""
-    scale = node.inputs[_INPUT_SCALE] if len(node.inputs) > _INPUT_SCALE else None
+    """The scale of static int8 activations; fused layers must have one scale."""
+    scale = optional_input(node, _INPUT_SCALE)
     return None if scale is None else float(values_of(scale))
 
 
 def _feeds_attention(node: ir.Node) -> bool:
-    """Whether an output reaches Attention with no linear layer between."""
+    """Whether an output reaches Attention without another linear layer in between."""
     pending, seen = [node], {node}
     while pending:
         for output in pending.pop().outputs:
@@ -62,59 +77,68 @@ def _feeds_attention(node: ir.Node) -> bool:
     return False
 
 
-def _rows(node: ir.Node) -> int | None:
-    """Outputs of a linear layer that can be fused, else None."""
+def _float_weight(node: ir.Node) -> ir.Value | None:
+    """The initializer [N, K] that a MatMul reads through a Transpose; None for any other node."""
+    transpose = node.inputs[1].producer() if node.op_type == "MatMul" and node.inputs[1] is not None else None
+    if transpose is None or transpose.op_type != "Transpose" or not is_weight(transpose.inputs[0]):
+        return None
+    (weight,) = inputs_of(transpose, 1)
+    return weight if len(shape_of(weight)) == 2 else None
+
+
+def _output_size(node: ir.Node) -> int | None:
+    """N of a linear layer that can be fused; None for any other node."""
     if node.op_type == "QuantizedMatMul" and node.domain == canonical.DOMAIN:
-        assert node.inputs[1] is not None
-        return shape_of(node.inputs[1])[0]
-    if node.op_type == "MatMul" and node.inputs[1] is not None:
-        producer = node.inputs[1].producer()
-        if producer is not None and producer.op_type == "Transpose" and is_weight(producer.inputs[0]):
-            assert producer.inputs[0] is not None
-            shape = shape_of(producer.inputs[0])
-            return shape[0] if len(shape) == 2 else None
-    return None
+        return shape_of(inputs_of(node, 2)[1])[0]
+    weight = _float_weight(node)
+    return None if weight is None else shape_of(weight)[0]
 
 
-def _bias(node: ir.Node) -> ir.Node | None:
-    """The Add of a one-dimensional initializer that is the only user of a linear layer."""
+def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone reads a linear layer, and the bias [N] that it adds."""
     users = [use.node for use in node.outputs[0].uses()]
     if len(users) != 1 or users[0].op_type != "Add":
         return None
-    other = next((v for v in users[0].inputs if v is not node.outputs[0]), None)
-    return users[0] if is_weight(other) and len(shape_of(other)) == 1 else None  # type: ignore[arg-type]
+    other = next((value for value in users[0].inputs if value is not None and value is not node.outputs[0]), None)
+    return (users[0], other) if other is not None and is_weight(other) and len(shape_of(other)) == 1 else None
 
 
-def _fuse(graph: ir.Graph, nodes: list[ir.Node]) -> None:
+def _fuse(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
     first = nodes[0]
-    rows = [_rows(node) for node in nodes]
     name = f"{first.outputs[0].name}.fused"
-    if first.op_type == "MatMul":
-        producers = [node.inputs[1].producer() for node in nodes]  # type: ignore[union-attr]
-        weight = concatenated(graph, f"{name}.weight", [p.inputs[0] for p in producers])  # type: ignore[union-attr, misc]
-        transpose = make("Transpose", [weight], f"{name}.transposed", perm=[1, 0])
-        new = [transpose, make("MatMul", [first.inputs[0], transpose.outputs[0]], name)]
-    else:
-        parts = [
-            first.inputs[i] and concatenated(graph, f"{name}.{what}", [node.inputs[i] for node in nodes])  # type: ignore[misc]
-            for i, what in enumerate(_WEIGHT_INPUTS[: len(first.inputs) - 1], start=1)
-        ]
-        parts += first.inputs[_INPUT_SCALE:]
-        fused = ir.Node(first.domain, first.op_type, [first.inputs[0], *parts], list(first.attributes.values()))
-        fused.outputs[0].name = name
-        new = [fused]
-    biases = [_bias(node) for node in nodes]
-    replaced = nodes
-    if all(biases):
-        vectors = [next(v for v in add.inputs if is_weight(v)) for add in biases if add is not None]
-        bias = concatenated(graph, f"{name}.bias", vectors)  # type: ignore[arg-type]
+    new = _fused_float(graph, nodes, name) if first.op_type == "MatMul" else [_fused_quantized(graph, nodes, name)]
+    found = [_bias(node) for node in nodes]
+    biases = [bias for bias in found if bias is not None]
+    replaced = list(nodes)
+    if len(biases) == len(nodes):
+        bias = concatenated(graph, f"{name}.bias", [vector for _, vector in biases])
         new.append(make("Add", [new[-1].outputs[0], bias], f"{name}.biased"))
-        replaced = [add for add in biases if add is not None]
-    sizes = constant(graph, f"sizes.{'.'.join(map(str, rows))}", np.array(rows, dtype=np.int64))
-    split = make("Split", [new[-1].outputs[0], sizes], f"{name}.parts", outputs=len(nodes), axis=-1)
+        replaced = [add for add, _ in biases]
+    sizes = [_output_size(node) for node in nodes]
+    split_sizes = constant(graph, f"sizes.{'.'.join(map(str, sizes))}", np.array(sizes, dtype=np.int64))
+    split = make("Split", [new[-1].outputs[0], split_sizes], f"{name}.parts", outputs=len(nodes), axis=-1)
     graph.insert_before(first, [*new, split])
     for node, part in zip(replaced, split.outputs, strict=True):
         part.shape, part.type = node.outputs[0].shape, node.outputs[0].type
-        ir.convenience.replace_all_uses_with(node.outputs[0], part)
-    for node in (*(replaced if replaced is not nodes else ()), *nodes):
-        graph.remove(node, safe=True)
+        replace_node(node, [], [part])
+    for node in nodes:
+        if node.graph is not None:
+            graph_of(node).remove(node, safe=True)
+
+
+def _fused_float(graph: ir.Graph, nodes: Sequence[ir.Node], name: str) -> list[ir.Node]:
+    weights = [weight for weight in map(_float_weight, nodes) if weight is not None]
+    transpose = make("Transpose", [concatenated(graph, f"{name}.weight", weights)], f"{name}.transposed", perm=[1, 0])
+    return [transpose, make("MatMul", [nodes[0].inputs[0], transpose.outputs[0]], name)]
+
+
+def _fused_quantized(graph: ir.Graph, nodes: Sequence[ir.Node], name: str) -> ir.Node:
+    first = nodes[0]
+    weights: list[ir.Value | None] = []
+    for index, part in enumerate(_WEIGHT_INPUTS[: len(first.inputs) - 1], start=1):
+        values = [value for node in nodes if (value := node.inputs[index]) is not None]
+        weights.append(concatenated(graph, f"{name}.{part}", values) if values else None)
+    inputs = [first.inputs[0], *weights, *first.inputs[_INPUT_SCALE:]]
+    fused = ir.Node(first.domain, first.op_type, inputs, list(first.attributes.values()))
+    fused.outputs[0].name = name
+    return fused

@@ -5,7 +5,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.passes.common.tensors import replace_node, values_of
-from edgekiln.export.passes.ort.two_pass_lm_head import inline_shortlist
+from edgekiln.export.passes.ort.two_pass_lm_head import InlineTwoPassLMHead
 
 _LAST_NORMS = ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 
@@ -24,7 +24,7 @@ class ScoreAllPositions(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
-        inline_shortlist(model)
+        InlineTwoPassLMHead()(model)
         slices = last_position_slices(model)
         shape = model.graph.outputs[0].shape
         assert shape is not None

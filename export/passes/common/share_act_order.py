@@ -1,23 +1,31 @@
-"""Layers whose weights have one column order read one reordered input: query, key and value of an act-order GPTQ."""
+"""Share the reordered input of layers with the same act-order, as query, key and value of a GPTQ checkpoint have."""
 
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.passes.common.tensors import attribute, is_weight, replace_node, values_of
+from edgekiln.export.passes.common.tensors import attribute, inputs_of, is_weight, replace_node, values_of
 
 
-def share_orders(model: ir.Model) -> None:
-    """Merge Gathers of one value along one axis by the same indices, in place."""
-    seen: dict[tuple[ir.Value, int, bytes], ir.Value] = {}
-    for node in list(model.graph):
-        if node.op_type != "Gather" or node.domain or not is_weight(node.inputs[1]):
-            continue
-        data, indices = node.inputs
-        assert data is not None
-        assert indices is not None
-        if data.is_initializer():
-            continue
-        key = (data, int(attribute(node, "axis")), values_of(indices).tobytes())
-        if key in seen:
-            replace_node(node, [], [seen[key]])
-        else:
-            seen[key] = node.outputs[0]
+class ShareActOrder(InPlacePass):
+    """Merge Gather nodes that reorder the same activations along the same axis by equal indices.
+
+    Gathers from an initializer (embeddings) are left alone.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        seen: dict[tuple[ir.Value, int, bytes], ir.Value] = {}
+        modified = False
+        for node in list(model.graph):
+            if node.op_type != "Gather" or node.domain or not is_weight(node.inputs[1]):
+                continue
+            data, indices = inputs_of(node, 2)
+            if data.is_initializer():
+                continue
+            key = (data, int(attribute(node, "axis")), values_of(indices).tobytes())
+            if key in seen:
+                replace_node(node, [], [seen[key]])
+                modified = True
+            else:
+                seen[key] = node.outputs[0]
+        return PassResult(model, modified)

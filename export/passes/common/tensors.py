@@ -1,4 +1,4 @@
-"""Initializers whose values are made when the file is written, and the few edits that the passes make to them."""
+"""Graph editing that the passes share: reading inputs and attributes, lazy initializers, replacing nodes."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,8 +9,65 @@ import onnx_ir as ir
 Array = npt.NDArray[np.generic]
 
 
+def inputs_of(node: ir.Node, n: int) -> list[ir.Value]:
+    """The first `n` inputs of `node`, none of which may be absent.
+
+    Raises:
+        ValueError: an input is absent; the graph is then not one that the tracer made.
+    """
+    found = [value for value in node.inputs[:n] if value is not None]
+    if len(found) != n:
+        raise ValueError(f"{node.op_type} {node.name!r} lacks one of its first {n} inputs")
+    return found
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """Input `index` of `node`.
+
+    Raises:
+        ValueError: it is absent.
+    """
+    value = optional_input(node, index)
+    if value is None:
+        raise ValueError(f"{node.op_type} {node.name!r} lacks input {index}")
+    return value
+
+
+def optional_input(node: ir.Node, index: int) -> ir.Value | None:
+    """Input `index` of `node`; None if it is absent."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that `node` is in.
+
+    Raises:
+        ValueError: it is in none, or in a function.
+    """
+    if not isinstance(node.graph, ir.Graph):
+        raise ValueError(f"{node.op_type} {node.name!r} is in no graph")
+    return node.graph
+
+
+def name_of(node: ir.Node) -> str:
+    """The name of the node's first output; its op if that has none."""
+    return node.outputs[0].name or node.op_type
+
+
+def heads_of(value: ir.Value) -> tuple[int, int]:
+    """Heads H and head size D of [B, H, S, D].
+
+    Raises:
+        ValueError: they are not static.
+    """
+    heads, head_dim = (value.shape[1], value.shape[3]) if value.shape is not None else (None, None)
+    if not isinstance(heads, int) or not isinstance(head_dim, int):
+        raise ValueError(f"the heads of {value.name} are not static: {value.shape}")
+    return heads, head_dim
+
+
 def set_lazily(value: ir.Value, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], Array]) -> None:
-    """Give an initializer the values that `make` returns, called whenever they are needed and never kept."""
+    """Let `make` compute the values of an initializer each time they are read, so that memory does not hold them."""
     value.shape = ir.Shape(shape)
     value.type = ir.TensorType(dtype)
     value.const_value = ir.LazyTensor(
@@ -25,7 +82,7 @@ def set_lazily(value: ir.Value, shape: Sequence[int], dtype: ir.DataType, make: 
 def new_initializer(
     graph: ir.Graph, name: str, shape: Sequence[int], dtype: ir.DataType, make: Callable[[], Array]
 ) -> ir.Value:
-    """Add an initializer made by `make`; one that has the name already is returned instead, so that layers share."""
+    """Add an initializer computed by `make`, or return the one of that name, which layers then share."""
     if name in graph.initializers:
         return graph.initializers[name]
     value = ir.Value(name=name)
@@ -35,27 +92,58 @@ def new_initializer(
 
 
 def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add a small initializer; one that has the name already is returned instead."""
+    """Add an initializer with the values of `array`, or return the one of that name."""
     return new_initializer(graph, name, array.shape, ir.DataType.from_numpy(array.dtype), lambda: array)
 
 
 def values_of(value: ir.Value) -> Array:
-    """The values of an initializer."""
-    assert value.const_value is not None, f"{value.name} has no values"
+    """The values of an initializer.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if value.const_value is None:
+        raise ValueError(f"{value.name} has no values")
     return value.const_value.numpy()
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:
-    """The static shape of an initializer."""
-    assert value.shape is not None
+    """The static shape of a value.
+
+    Raises:
+        ValueError: its shape is unknown.
+    """
+    if value.shape is None:
+        raise ValueError(f"{value.name} has no shape")
     return value.shape.numpy()
 
 
+def rank_of(value: ir.Value) -> int:
+    """The number of dimensions of a value, which may be symbolic.
+
+    Raises:
+        ValueError: its shape is unknown.
+    """
+    if value.shape is None:
+        raise ValueError(f"{value.name} has no shape")
+    return len(value.shape)
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The element type of a value.
+
+    Raises:
+        ValueError: its type is unknown.
+    """
+    if value.dtype is None:
+        raise ValueError(f"{value.name} has no type")
+    return value.dtype
+
+
 def concatenated(graph: ir.Graph, name: str, parts: Sequence[ir.Value]) -> ir.Value:
-    """An initializer that holds `parts` one after another along axis 0."""
+    """An initializer that is the concatenation of `parts` along axis 0."""
     shapes = [shape_of(part) for part in parts]
-    dtype = parts[0].dtype
-    assert dtype is not None
+    dtype = dtype_of(parts[0])
     shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     kept = list(parts)
     return new_initializer(graph, name, shape, dtype, lambda: np.concatenate([values_of(part) for part in kept]))
@@ -67,21 +155,20 @@ def is_weight(value: ir.Value | None) -> bool:
 
 
 def only_reader(value: ir.Value | None) -> ir.Node | None:
-    """The node that alone reads `value`; None if there are others, or the graph gives it out."""
+    """The only node that reads `value`; None if several do, none does, or `value` is a graph output."""
     uses = list(value.uses()) if value is not None else []
     return uses[0][0] if value is not None and len(uses) == 1 and not value.is_graph_output() else None
 
 
 def attribute(node: ir.Node, name: str) -> int | float | str:
-    """The value of a scalar attribute; a string attribute as str."""
+    """The value of an int, float or string attribute."""
     value = node.attributes[name].value
     return value.decode() if isinstance(value, bytes) else value
 
 
 def replace_node(node: ir.Node, new_nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> None:
-    """Put `new_nodes` where `node` stands and `outputs` where its outputs were used, graph outputs included."""
-    graph = node.graph
-    assert graph is not None
+    """Replace `node` by `new_nodes` and its outputs by `outputs`, graph outputs included."""
+    graph = graph_of(node)
     move_uses(graph, node.outputs, outputs)
     if new_nodes:
         graph.insert_before(node, list(new_nodes))
@@ -89,7 +176,7 @@ def replace_node(node: ir.Node, new_nodes: Sequence[ir.Node], outputs: Sequence[
 
 
 def move_uses(graph: ir.Graph, olds: Sequence[ir.Value], news: Sequence[ir.Value]) -> None:
-    """Put `news` where `olds` are used, graph outputs included."""
+    """Replace every use of `olds` by `news`, graph outputs included."""
     for old, new in zip(olds, news, strict=True):
         if old.is_graph_output():
             index = next(i for i, value in enumerate(graph.outputs) if value is old)
@@ -103,7 +190,15 @@ def move_uses(graph: ir.Graph, olds: Sequence[ir.Value], news: Sequence[ir.Value
 def make(
     op: str, inputs: Sequence[ir.Value | None], name: str, *, domain: str = "", outputs: int = 1, **attributes: object
 ) -> ir.Node:
-    """A node whose outputs are called `name` (`name.1` and so on for more)."""
+    """A node named `name` with outputs `name`, `name.1`, `name.2`, ...
+
+    Args:
+        op, domain: operator.
+        inputs: input values; None for an absent one.
+        name: of the node and its first output.
+        outputs: number of outputs.
+        attributes: attribute name to value.
+    """
     attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]  # type: ignore[arg-type]
     node = ir.Node(domain, op, inputs, attrs, num_outputs=outputs, name=name)
     for i, value in enumerate(node.outputs):

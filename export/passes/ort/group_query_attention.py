@@ -1,47 +1,72 @@
-"""`edgekiln::Attention` as ONNX Runtime's GroupQueryAttention over one shared buffer.
+"""Lower edgekiln::Attention to com.microsoft::GroupQueryAttention over one shared KV buffer."""
 
-Rows are not padded: each row's length follows from its own positions, so a batch needs no padding and
-no mask. Cases:
-    1. query and key come from RotaryEmbedding whose angles depend on the position alone: rotary is folded in;
-    2. query, key and value are the parts of one tensor, in that order: it is passed packed;
-    3. what is in the way of either stays an explicit op.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
-from edgekiln.export.passes.common.tensors import attribute, constant, make, replace_node, shape_of, values_of
+from edgekiln.export.functions.define import MICROSOFT
+from edgekiln.export.passes.common.tensors import (
+    attribute,
+    constant,
+    heads_of,
+    input_of,
+    inputs_of,
+    make,
+    name_of,
+    replace_node,
+    shape_of,
+    values_of,
+)
 from edgekiln.export.passes.ort.rotary_cache import RotaryCache, RotaryCaches
 
-MICROSOFT = "com.microsoft"
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
 _HEAD_DIM_MULTIPLE = 8
-# It refuses half a rotated head that is not a multiple of this, too; the rotation then stays an op of its own.
+# It refuses a rotary dimension whose half is not a multiple of this; RotaryEmbedding then stays an op of its own.
 _ROTARY_MULTIPLE = 8
 
 
-def lower_attention(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
-    """Lower every Attention, in place; positions go up to `max_length`.
+class LowerToGroupQueryAttention(InPlacePass):
+    """Replace every Attention by GroupQueryAttention; sequences need neither padding nor a mask.
 
-    The largest length of a batch comes from its positions, or, where it is given, from the input `total_length`.
+    The length of each sequence of a batch follows from its last position id.
+
+    Cases:
+        1. query and key come from RotaryEmbedding with angles that depend on the position alone: the rotation is folded
+           into the attention (`do_rotary`), which reads a rotary cache;
+        2. query, key and value are consecutive parts of one tensor: it is passed packed;
+        3. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit.
+
+    Args:
+        max_length: positions that the rotary cache holds.
+        total_length: graph input int32 [1] with the largest length of the batch; None computes it from position_ids.
 
     Raises:
-        UnsupportedModelError: a head size the kernel does not take.
+        UnsupportedModelError: a head size that the kernel does not take.
     """
-    caches = RotaryCaches(model, max_length)
-    lengths: tuple[ir.Value, ir.Value] | None = None
-    for node in list(model.graph):
-        if node.domain == canonical.DOMAIN and node.op_type == "Attention":
-            lengths = lengths or _lengths(model.graph, total_length)
-            _lower(model.graph, node, caches, lengths)
+
+    def __init__(self, max_length: int, total_length: ir.Value | None = None) -> None:
+        super().__init__()
+        self._max_length = max_length
+        self._total_length = total_length
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        caches = RotaryCaches(model, self._max_length)
+        lengths: tuple[ir.Value, ir.Value] | None = None
+        for node in list(model.graph):
+            if node.domain == canonical.DOMAIN and node.op_type == "Attention":
+                lengths = lengths or _lengths(model.graph, self._total_length)
+                _lower(model.graph, node, caches, lengths)
+        return PassResult(model, lengths is not None)
 
 
 def _lengths(graph: ir.Graph, total_length: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-    """seqlens_k int32[B], the last position of each row, and total_sequence_length int32, one more than the largest."""
+    """seqlens_k int32[B], the last position of each sequence, and total_sequence_length int32, the largest plus one."""
     positions = next(value for value in graph.inputs if value.name == "position_ids")
     last = constant(graph, "last_index", np.array(-1, dtype=np.int64))
     nodes = [make("Gather", [positions, last], "last_position", axis=1)]
@@ -57,55 +82,49 @@ def _lengths(graph: ir.Graph, total_length: ir.Value | None) -> tuple[ir.Value, 
 
 
 @dataclass(frozen=True)
-class _Rotated:
-    """A query or key before its RotaryEmbedding, [B, heads, S, D]."""
+class _Rotation:
+    """The RotaryEmbedding of a query or key.
 
-    value: ir.Value
+    Attributes:
+        x: its input [B, heads, S, D].
+        cache: its angles.
+        interleaved: its attribute.
+    """
+
+    x: ir.Value
     cache: RotaryCache
     interleaved: int
 
 
 def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[ir.Value, ir.Value]) -> None:
-    query, key, value, past_key, past_value = node.inputs[:5]
-    assert query is not None
-    assert key is not None
-    assert value is not None
-    heads, head_dim = _heads(query)
-    kv_heads, _ = _heads(key)
+    query, key, value, past_key, past_value = inputs_of(node, 5)
+    heads, head_dim = heads_of(query)
+    kv_heads, _ = heads_of(key)
     if head_dim % _HEAD_DIM_MULTIPLE:
         raise UnsupportedModelError(
             f"heads of {head_dim} elements are not a multiple of {_HEAD_DIM_MULTIPLE}, "
             "which ONNX Runtime's attention needs"
         )
-    name = node.outputs[0].name or "attention"
-    rotated_query, rotated_key = _unrotated(query, caches), _unrotated(key, caches)
-    fold = (
-        rotated_query is not None
-        and rotated_key is not None
-        and rotated_query.cache == rotated_key.cache
-        and rotated_query.interleaved == rotated_key.interleaved
-    )
+    name = name_of(node)
+    rotations = _shared_rotation(query, key, caches)
     cos = sin = None
     attributes: dict[str, object] = {}
-    if fold:
-        assert rotated_query is not None
-        assert rotated_key is not None
-        query, key = rotated_query.value, rotated_key.value
-        cos, sin = rotated_query.cache.cos, rotated_query.cache.sin
-        attributes = {"do_rotary": 1, "rotary_interleaved": rotated_query.interleaved}
+    if rotations is not None:
+        first, second = rotations
+        query, key, cos, sin = first.x, second.x, first.cache.cos, first.cache.sin
+        attributes = {"do_rotary": 1, "rotary_interleaved": first.interleaved}
     if window := int(attribute(node, "window")):
         attributes["local_window_size"] = window
     if softcap := float(attribute(node, "softcap")):
         attributes["softcap"] = softcap
     new: list[ir.Node] = []
-    parts = {"query": query, "key": key, "value": value}
-    flat: list[ir.Value | None] = [_flat(graph, part, f"{name}.{what}", new) for what, part in parts.items()]
-    packed = _packed(flat)
-    if packed is not None:
-        flat = [packed, None, None]
+    parts = [
+        _flat(graph, part, f"{name}.{kind}", new) for kind, part in (("query", query), ("key", key), ("value", value))
+    ]
+    packed = _packed(parts)
     attention = make(
         "GroupQueryAttention",
-        [*flat, past_key, past_value, *lengths, cos, sin],
+        [*(parts if packed is None else (packed, None, None)), past_key, past_value, *lengths, cos, sin],
         name + ".gqa",
         domain=MICROSOFT,
         outputs=3,
@@ -115,85 +134,85 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
         **attributes,
     )
     shape = constant(graph, f"heads.{heads}.{head_dim}", np.array([0, 0, heads, head_dim], dtype=np.int64))
-    unflat = make("Reshape", [attention.outputs[0], shape], name + ".heads")
+    by_head = make("Reshape", [attention.outputs[0], shape], name + ".heads")
     users = [use.node for use in node.outputs[0].uses()]
-    replace_node(node, [*new, attention, unflat], [unflat.outputs[0], *attention.outputs[1:]])
+    replace_node(node, [*new, attention, by_head], [by_head.outputs[0], *attention.outputs[1:]])
     for user in users:
         if user.op_type == "Reshape" and _last_dim(user.outputs[0]) == heads * head_dim:
             replace_node(user, [], [attention.outputs[0]])
 
 
-def _heads(value: ir.Value) -> tuple[int, int]:
-    assert value.shape is not None
-    heads, head_dim = value.shape[1], value.shape[3]
-    assert isinstance(heads, int)
-    assert isinstance(head_dim, int)
-    return heads, head_dim
+def _shared_rotation(query: ir.Value, key: ir.Value, caches: RotaryCaches) -> tuple[_Rotation, _Rotation] | None:
+    """The rotations of query and key, if both can be folded in with one rotary cache."""
+    first, second = _rotation(query, caches), _rotation(key, caches)
+    if first is None or second is None or first.cache != second.cache or first.interleaved != second.interleaved:
+        return None
+    return first, second
+
+
+def _rotation(value: ir.Value, caches: RotaryCaches) -> _Rotation | None:
+    node = value.producer()
+    if node is None or node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
+        return None
+    x, cos, sin = inputs_of(node, 3)
+    cache = caches.of(cos, sin)
+    if cache is None or shape_of(cache.cos)[1] % _ROTARY_MULTIPLE:
+        return None
+    return _Rotation(x, cache, int(attribute(node, "interleaved")) if "interleaved" in node.attributes else 0)
 
 
 def _last_dim(value: ir.Value) -> int | None:
+    """The static width of [B, S, W]; None for another rank or a symbolic width."""
     if value.shape is None or len(value.shape) != 3:
         return None
     size = value.shape[2]
     return size if isinstance(size, int) else None
 
 
-def _unrotated(value: ir.Value, caches: RotaryCaches) -> _Rotated | None:
-    node = value.producer()
-    if node is None or node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
-        return None
-    x, cos, sin = node.inputs
-    assert x is not None
-    assert cos is not None
-    assert sin is not None
-    cache = caches.of(cos, sin)
-    if cache is None or shape_of(cache.cos)[1] % _ROTARY_MULTIPLE:
-        return None
-    return _Rotated(x, cache, int(attribute(node, "interleaved")) if "interleaved" in node.attributes else 0)
-
-
 def _flat(graph: ir.Graph, value: ir.Value, name: str, new: list[ir.Node]) -> ir.Value:
-    """[B, heads, S, D] as [B, S, heads · D]: the tensor it was reshaped and transposed from, if it was."""
-    heads, head_dim = _heads(value)
+    """[B, heads, S, D] as [B, S, heads · D].
+
+    The value that Reshape and Transpose made it from, if they did; otherwise Transpose and Reshape are added to `new`.
+    """
+    heads, head_dim = heads_of(value)
     producer = value.producer()
     if (
         producer is not None
         and producer.op_type == "Transpose"
         and list(producer.attributes["perm"].as_ints()) == [0, 2, 1, 3]
     ):
-        split = producer.inputs[0]
-        assert split is not None
-        source = split.producer()
-        if source is not None and source.op_type == "Reshape" and _last_dim(source.inputs[0]) == heads * head_dim:  # type: ignore[arg-type]
-            assert source.inputs[0] is not None
-            return source.inputs[0]
+        by_position = input_of(producer, 0)
+        reshape = by_position.producer()
+        if reshape is not None and reshape.op_type == "Reshape":
+            flat = input_of(reshape, 0)
+            if _last_dim(flat) == heads * head_dim:
+                return flat
     else:
         transpose = make("Transpose", [value], f"{name}.by_position", perm=[0, 2, 1, 3])
         new.append(transpose)
-        split = transpose.outputs[0]
+        by_position = transpose.outputs[0]
     shape = constant(graph, f"flat.{heads * head_dim}", np.array([0, 0, heads * head_dim], dtype=np.int64))
-    reshape = make("Reshape", [split, shape], f"{name}.flat")
-    new.append(reshape)
-    return reshape.outputs[0]
+    new.append(make("Reshape", [by_position, shape], f"{name}.flat"))
+    return new[-1].outputs[0]
 
 
-def _packed(parts: list[ir.Value | None]) -> ir.Value | None:
-    """The tensor that `parts` are all of, in order, by one Split or by Slices of the last axis."""
-    producers = [part.producer() if part is not None else None for part in parts]
+def _packed(parts: Sequence[ir.Value]) -> ir.Value | None:
+    """The tensor that one Split, or Slices of the last axis, cut into `parts`; None if there is none."""
+    producers = [producer for part in parts if (producer := part.producer()) is not None]
+    if len(producers) != len(parts):
+        return None
     first = producers[0]
-    if any(producer is None for producer in producers) or first is None:
-        return None
     if all(producer is first for producer in producers) and first.op_type == "Split":
-        return first.inputs[0] if list(first.outputs) == parts else None
-    if any(producer.op_type != "Slice" or producer.inputs[0] is not first.inputs[0] for producer in producers):  # type: ignore[union-attr]
+        return first.inputs[0] if list(first.outputs) == list(parts) else None
+    if any(producer.op_type != "Slice" or producer.inputs[0] is not first.inputs[0] for producer in producers):
         return None
-    source = first.inputs[0]
-    assert source is not None
+    source = input_of(first, 0)
     width, end = _last_dim(source), 0
     for producer in producers:
-        if any(value is None or not value.is_initializer() for value in producer.inputs[1:]):  # type: ignore[union-attr]
+        bounds = [value for value in producer.inputs[1:] if value is not None and value.is_initializer()]
+        if len(bounds) != len(producer.inputs) - 1:
             return None
-        starts, ends, axes, *steps = (values_of(value).tolist() for value in producer.inputs[1:])  # type: ignore[union-attr, arg-type]
+        starts, ends, axes, *steps = (values_of(value).tolist() for value in bounds)
         if axes not in ([2], [-1]) or starts != [end] or any(step != [1] for step in steps):
             return None
         end = min(ends[0], width or 0)

@@ -1,44 +1,53 @@
-"""Keys and values in int8: GroupQueryAttention with a scale for each channel of each key-value head."""
+"""Give com.microsoft::GroupQueryAttention an int8 KV cache with a scale for each channel of each key-value head."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.calib.quantizers.kv_cache import CacheScales
-from edgekiln.export.passes.common.tensors import constant
-
-_PAST = slice(3, 5)
-_KEY_SCALE, _VALUE_SCALE = 12, 13
+from edgekiln.export.functions.decoder import CACHE_INPUTS, CACHE_SCALE_INPUTS
+from edgekiln.export.passes.common.tensors import constant, input_of
 
 
-def quantize_cache(model: ir.Model, scales: Sequence[CacheScales]) -> None:
-    """Give a graph lowered for ONNX Runtime an int8 cache, in place; `scales` are in the order of the layers.
+class QuantizeKVCache(InPlacePass):
+    """Add cache scales and the int8 type to every GroupQueryAttention, its past inputs and its present outputs.
+
+    Args:
+        scales: key and value scales [KV, D] of each layer, in the order of the layers.
 
     Raises:
-        ValueError: the graph has another number of attention layers.
+        ValueError: the graph has another number of attentions.
     """
-    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    if len(nodes) != len(scales):
-        raise ValueError(f"{len(scales)} layers of scales for {len(nodes)} layers of attention")
-    for node in nodes:
-        past = node.inputs[_PAST.start]
-        assert past is not None
-        assert past.name is not None
-        index = int(past.name.split(".")[1])
-        inputs = [*node.inputs, *[None] * (_VALUE_SCALE + 1 - len(node.inputs))]
-        for position, what, values in (
-            (_KEY_SCALE, "key", scales[index].key),
-            (_VALUE_SCALE, "value", scales[index].value),
-        ):
-            by_channel = np.ascontiguousarray(values[None, :, None, :], dtype=np.float32)
-            inputs[position] = constant(model.graph, f"cache_scale.{index}.{what}", by_channel)
-        node.resize_inputs(len(inputs))
-        for position, value in enumerate(inputs):
-            node.replace_input_with(position, value)
-        node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
-        for name in ("k_quant_type", "v_quant_type"):
-            node.attributes[name] = ir.AttrString(name, "PER_CHANNEL")
-        for cached in (*node.inputs[_PAST], *node.outputs[1:3]):
-            assert cached is not None
-            cached.type = ir.TensorType(ir.DataType.INT8)
+
+    def __init__(self, scales: Sequence[CacheScales]) -> None:
+        super().__init__()
+        self._scales = scales
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+        if len(nodes) != len(self._scales):
+            raise ValueError(f"{len(self._scales)} layers of scales for {len(nodes)} layers of attention")
+        for node in nodes:
+            _quantize(model.graph, node, self._scales)
+        return PassResult(model, bool(nodes))
+
+
+def _quantize(graph: ir.Graph, node: ir.Node, scales: Sequence[CacheScales]) -> None:
+    past = [input_of(node, index) for index in CACHE_INPUTS]
+    layer = int((past[0].name or "").split(".")[1])
+    inputs = [*node.inputs, *[None] * (CACHE_SCALE_INPUTS.stop - len(node.inputs))]
+    kinds = (("key", scales[layer].key), ("value", scales[layer].value))
+    for index, (kind, values) in zip(CACHE_SCALE_INPUTS, kinds, strict=True):
+        by_channel = np.ascontiguousarray(values[None, :, None, :], dtype=np.float32)
+        inputs[index] = constant(graph, f"cache_scale.{layer}.{kind}", by_channel)
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+    node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
+    for name in ("k_quant_type", "v_quant_type"):
+        node.attributes[name] = ir.AttrString(name, "PER_CHANNEL")
+    for cached in (*past, *node.outputs[1:3]):
+        cached.type = ir.TensorType(ir.DataType.INT8)

@@ -1,9 +1,10 @@
-"""Cosines and sines of every position as two initializers.
+"""Rotary caches: the cosines and sines of all positions as initializers.
 
-Whatever a model does to get them (scaling by frequency bands, YaRN), they depend on the position alone, so they are
-computed by running the graph's own nodes once over all positions.
+However a model computes its angles (plain, YaRN, Llama 3's scaling), they depend on the position alone. So the cache is
+computed by running the graph's own nodes over all positions once.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,12 @@ class RotaryCache:
 
 
 class RotaryCaches:
-    """Caches by the values that they replace; equal ones are shared between layers."""
+    """The rotary caches of a graph; equal ones are shared between layers.
+
+    Args:
+        model: the graph, which gets the initializers.
+        max_length: positions of a cache.
+    """
 
     def __init__(self, model: ir.Model, max_length: int) -> None:
         self._model = model
@@ -32,7 +38,11 @@ class RotaryCaches:
         self._by_bytes: dict[bytes, ir.Value] = {}
 
     def of(self, cos: ir.Value, sin: ir.Value) -> RotaryCache | None:
-        """The cache for RotaryEmbedding's cos and sin [B, S, rotary_dim / 2]; None if they depend on more."""
+        """The cache that replaces RotaryEmbedding's cos and sin [B, S, rotary_dim / 2].
+
+        Returns:
+            None if they depend on more than the position.
+        """
         if (cos, sin) not in self._found:
             arrays = self._evaluate(cos, sin)
             self._found[cos, sin] = None if arrays is None else RotaryCache(*map(self._store, arrays))
@@ -45,22 +55,11 @@ class RotaryCaches:
         return self._by_bytes[key]
 
     def _evaluate(self, cos: ir.Value, sin: ir.Value) -> tuple[npt.NDArray[np.float32], ...] | None:
-        nodes: set[ir.Node] = set()
-        reached: set[ir.Value] = set()
-        pending = [cos, sin]
-        while pending:
-            value = pending.pop()
-            if value in reached:
-                continue
-            reached.add(value)
-            producer = value.producer()
-            if producer is not None:
-                nodes.add(producer)
-                pending += [v for v in producer.inputs if v is not None]
-        inputs = [value for value in self._model.graph.inputs if value in reached]
-        initializers = [value for value in reached if value.is_initializer()]
+        nodes, values = _ancestors([cos, sin])
+        inputs = [value for value in self._model.graph.inputs if value in values]
+        initializers = [value for value in values if value.is_initializer()]
         if {value.name for value in inputs} - {"position_ids", "input_ids"} or any(
-            v.const_value is None for v in initializers
+            value.const_value is None for value in initializers
         ):
             return None
         proto = ir.to_proto(_submodel(self._model, inputs, [cos, sin], nodes, initializers))
@@ -73,10 +72,31 @@ class RotaryCaches:
         return tuple(array[0] for array in arrays)
 
 
+def _ancestors(outputs: Sequence[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
+    """The nodes and values that `outputs` are computed from, `outputs` included."""
+    nodes: set[ir.Node] = set()
+    values: set[ir.Value] = set()
+    pending = list(outputs)
+    while pending:
+        value = pending.pop()
+        if value in values:
+            continue
+        values.add(value)
+        producer = value.producer()
+        if producer is not None:
+            nodes.add(producer)
+            pending += [each for each in producer.inputs if each is not None]
+    return nodes, values
+
+
 def _submodel(
-    model: ir.Model, inputs: list[ir.Value], outputs: list[ir.Value], nodes: set[ir.Node], initializers: list[ir.Value]
+    model: ir.Model,
+    inputs: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    nodes: Collection[ir.Node],
+    initializers: Sequence[ir.Value],
 ) -> ir.Model:
-    """A copy of the part of the graph that makes `outputs`, so that the graph itself stays untouched."""
+    """A copy of the part of the graph that computes `outputs`; the graph itself is not changed."""
     copies = {
         value: ir.Value(name=value.name, type=value.type, const_value=value.const_value) for value in initializers
     }

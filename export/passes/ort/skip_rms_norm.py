@@ -1,45 +1,47 @@
-"""RMSNormalization as ONNX Runtime has it: alone, or together with the residual addition before it."""
+"""Fuse residual Add + RMSNormalization into com.microsoft::SkipSimplifiedLayerNormalization."""
 
 import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.passes.common.tensors import attribute, make, replace_node
+from edgekiln.export.functions.define import MICROSOFT
+from edgekiln.export.functions.post_attention import SKIP_RMS_NORM
+from edgekiln.export.passes.common.tensors import attribute, inputs_of, make, name_of, replace_node
 
 
-def fuse_rms_norm(model: ir.Model) -> None:
-    """Lower every RMSNormalization over the last axis, in place.
+class FuseSkipRMSNorm(InPlacePass):
+    """Lower every RMSNormalization over the last axis.
 
     Cases:
-        1. of an Add of two tensors of its own shape: SkipSimplifiedLayerNormalization, whose fourth output is the sum;
-        2. otherwise: SimplifiedLayerNormalization.
+        1. of an Add of two tensors of the same shape: SkipSimplifiedLayerNormalization, whose fourth output is the sum;
+        2. of anything else: SimplifiedLayerNormalization.
     """
-    for node in list(model.graph):
-        if node.op_type != "RMSNormalization" or node.domain != "":
-            continue
-        x, scale = node.inputs[:2]
-        assert x is not None
-        assert scale is not None
-        epsilon = float(attribute(node, "epsilon")) if "epsilon" in node.attributes else 1e-5
-        add = x.producer()
-        name = node.outputs[0].name or "norm"
-        if add is not None and add.op_type == "Add" and _same_shape(add) and not x.is_graph_output():
-            fused = make(
-                "SkipSimplifiedLayerNormalization",
-                [*add.inputs, scale],
-                name + ".skip",
-                domain="com.microsoft",
-                outputs=4,
-                epsilon=epsilon,
-            )
-            # The sum is read at the Add's place by nodes that may stand before this one.
-            model.graph.insert_before(add, fused)
-            replace_node(node, [], [fused.outputs[0]])
-            replace_node(add, [], [fused.outputs[3]])
-        else:
-            axis = int(attribute(node, "axis")) if "axis" in node.attributes else -1
-            alone = make(
-                "SimplifiedLayerNormalization", [x, scale], name + ".rms", axis=axis, epsilon=epsilon, stash_type=1
-            )
-            replace_node(node, [alone], [alone.outputs[0]])
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        modified = False
+        for node in list(model.graph):
+            if node.op_type == "RMSNormalization" and node.domain == "":
+                _lower(model.graph, node)
+                modified = True
+        return PassResult(model, modified)
+
+
+def _lower(graph: ir.Graph, node: ir.Node) -> None:
+    x, scale = inputs_of(node, 2)
+    epsilon = float(attribute(node, "epsilon")) if "epsilon" in node.attributes else 1e-5
+    add = x.producer()
+    name = name_of(node)
+    if add is not None and add.op_type == "Add" and _same_shape(add) and not x.is_graph_output():
+        inputs = [*add.inputs, scale]
+        fused = make(SKIP_RMS_NORM, inputs, name + ".skip", domain=MICROSOFT, outputs=4, epsilon=epsilon)
+        # At the place of the Add: other readers of the sum may stand in front of the norm.
+        graph.insert_before(add, fused)
+        replace_node(node, [], [fused.outputs[0]])
+        replace_node(add, [], [fused.outputs[3]])
+    else:
+        axis = int(attribute(node, "axis")) if "axis" in node.attributes else -1
+        norm = make("SimplifiedLayerNormalization", [x, scale], name + ".rms", axis=axis, epsilon=epsilon, stash_type=1)
+        replace_node(node, [norm], [norm.outputs[0]])
 
 
 def _same_shape(add: ir.Node) -> bool:
@@ -48,5 +50,5 @@ def _same_shape(add: ir.Node) -> bool:
         return False
     if not len(a.shape) == len(b.shape) == 3:
         return False
-    # Two unknown sizes are the same batch or length under different names; a known one is compared.
+    # Two symbolic sizes are the same batch or length under different names; static sizes are compared.
     return all(p == q or not (isinstance(p, int) or isinstance(q, int)) for p, q in zip(a.shape, b.shape, strict=True))

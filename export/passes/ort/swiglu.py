@@ -1,44 +1,38 @@
-"""The activation of a gated layer whose gate and up are one product, as a function of standard ops.
-
-Three ops and a copy of both halves become one pass in edgekiln's native kernel.
-"""
+"""Fuse Split, Sigmoid, Mul and Mul into edgekiln.ort::SwiGLU."""
 
 import onnx_ir as ir
-from onnx import helper
+from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.functions import define as ort_functions
+from edgekiln.export.functions.define import DOMAIN, add_function
+from edgekiln.export.functions.swiglu import NAME, swiglu_function
 from edgekiln.export.passes.common.tensors import make, replace_node
 
-NAME = "SwiGLU"
+
+class FuseSwiGLU(InPlacePass):
+    """Fuse Mul(Mul(gate, Sigmoid(gate)), up), with gate and up the halves of one Split, into SwiGLU.
+
+    A match whose intermediate values have other readers is left alone.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run on `model`."""
+        modified = False
+        for split in list(model.graph):
+            if split.op_type != "Split" or len(split.outputs) != 2:
+                continue
+            gate, up = split.outputs
+            last = _last_mul(gate, up)
+            if last is None or not _halves(gate, up):
+                continue
+            add_function(model, swiglu_function())
+            fused = make(NAME, [split.inputs[0]], f"{last.outputs[0].name}.swiglu", domain=DOMAIN)
+            replace_node(last, [fused], [fused.outputs[0]])
+            modified = True
+        return PassResult(model, modified)
 
 
-def swiglu_function() -> ir.Function:
-    """x float [..., 2 N], gates and then ups, to silu(gate) · up, float [..., N]; silu(x) = x / (1 + e^-x)."""
-    nodes = [
-        helper.make_node("Split", ["x"], ["gate", "up"], axis=-1, num_outputs=2),
-        helper.make_node("Sigmoid", ["gate"], ["sigmoid"]),
-        helper.make_node("Mul", ["gate", "sigmoid"], ["silu"]),
-        helper.make_node("Mul", ["silu", "up"], ["y"]),
-    ]
-    return ort_functions.define(NAME, ["x"], ["y"], nodes)
-
-
-def fuse_gated_silu(model: ir.Model) -> None:
-    """Find the halves of a Split, Sigmoid, Mul, Mul, in place; what is read elsewhere too stays."""
-    for split in list(model.graph):
-        if split.op_type != "Split" or len(split.outputs) != 2:
-            continue
-        gate, up = split.outputs
-        found = _product(gate, up)
-        if found is None or not _halves(gate, up):
-            continue
-        ort_functions.declare(model, swiglu_function())
-        fused = make(NAME, [split.inputs[0]], f"{found.outputs[0].name}.gated", domain=ort_functions.DOMAIN)
-        replace_node(found, [fused], [fused.outputs[0]])
-
-
-def _product(gate: ir.Value, up: ir.Value) -> ir.Node | None:
-    """The node that computes gate · sigmoid(gate) · up, if nothing else reads its parts."""
+def _last_mul(gate: ir.Value, up: ir.Value) -> ir.Node | None:
+    """The Mul that computes gate · sigmoid(gate) · up, if nothing else reads its parts."""
     readers = {node.op_type: node for node, _ in gate.uses()}
     sigmoid, silu = readers.get("Sigmoid"), readers.get("Mul")
     if len(gate.uses()) != 2 or sigmoid is None or silu is None:

@@ -1,4 +1,4 @@
-"""When edgekiln's own kernels are used, and when ONNX Runtime's."""
+"""edgekiln's kernels in ONNX Runtime: when they are used, and each op compared with numpy."""
 
 from typing import get_args
 
@@ -11,18 +11,18 @@ from onnx import helper, numpy_helper
 
 from edgekiln import runtimes
 from edgekiln.export import canonical
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
+from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort import kernels as kernels_module
 from edgekiln.runtimes.ort.kernels import kernel_library
 from support import graphs
 from support.cpp_engines import build
-from support.instruction_sets import WITH_BYTE_PRODUCTS
+from support.instruction_sets import WITH_INT8_DOT_PRODUCTS
 
 PROMPT = np.arange(150) % 259
-# From so many rows on, 4-bit weights are multiplied as 8-bit ones, with a scale for so much of a column; with tiles, as
-# bfloat16 ones.
-PROMPT_ROWS, SEGMENT = 96, 128
+# From this many tokens on, GEMM requantizes 4-bit weights to 8 bits, with one scale per column and segment of K; with
+# AMX it converts them to bfloat16.
+PREFILL_TOKENS, SEGMENT = 96, 128
 
 
 @pytest.fixture
@@ -30,20 +30,22 @@ def onnxruntime_logits(engine):
     return runtimes.open(engine, kernels="onnxruntime").score(PROMPT)
 
 
-def test_they_are_used_where_they_are_built(engine, onnxruntime_logits):
+def test_they_are_used_by_default(engine, onnxruntime_logits):
     runtime = runtimes.open(engine)
-    assert runtime.kernels in (*WITH_BYTE_PRODUCTS, "avx512", "avx2", "portable")
+    assert runtime.kernels in (*WITH_INT8_DOT_PRODUCTS, "avx512", "avx2", "portable")
     logits = runtime.score(PROMPT)
     np.testing.assert_allclose(logits, onnxruntime_logits, atol=1e-4, rtol=0)
-    assert not np.array_equal(logits, onnxruntime_logits), "the session took ONNX Runtime's kernel"
+    assert not np.array_equal(logits, onnxruntime_logits), "the session used ONNX Runtime's kernels"
 
 
-def test_they_are_not_used_on_request(engine):
+def test_they_can_be_disabled(engine):
     assert runtimes.open(engine, kernels="onnxruntime").kernels == "onnxruntime"
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
-def test_without_a_library_that_loads_onnxruntimes_kernels_run(engine, onnxruntime_logits, tmp_path, monkeypatch, content):
+def test_onnxruntimes_kernels_run_if_the_library_does_not_load(
+    engine, onnxruntime_logits, tmp_path, monkeypatch, content
+):
     library = tmp_path / "libedgekiln_ops.so"
     if content is not None:
         library.write_bytes(content)
@@ -54,7 +56,7 @@ def test_without_a_library_that_loads_onnxruntimes_kernels_run(engine, onnxrunti
     np.testing.assert_array_equal(runtime.score(PROMPT), onnxruntime_logits)
 
 
-def test_a_graph_they_refuse_runs_on_onnxruntimes_kernels(make_engine):
+def test_a_graph_that_they_refuse_runs_with_onnxruntimes_kernels(make_engine):
     directory = make_engine()
     for name in ("generate.onnx", "score.onnx"):
         model = onnx.load(directory / name)
@@ -72,7 +74,7 @@ def test_a_graph_they_refuse_runs_on_onnxruntimes_kernels(make_engine):
 @pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("scale_type", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20), (2, 60)])
-def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape):
+def test_matmul_nbits(bits, zero_points, scale_type, shape):
     depth, columns, group = 160, 70, 32
     rng = np.random.default_rng(bits)
     codes = rng.integers(0, 1 << bits, (columns, depth // group, group), dtype=np.uint8)
@@ -88,33 +90,38 @@ def test_a_product_with_a_quantized_weight(bits, zero_points, scale_type, shape)
         "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits, block_size=group
     )
     constants = {name: packed[name] for name in inputs[1:]}
-    session = native_session(node, {"x": ["b", "s", depth]}, {"y": ["b", "s", columns]}, constants)
-    # Each block of activations holds a 127, so that whole numbers are what they are quantized to, without loss.
+    session = node_session(node, {"x": ["b", "s", depth]}, {"y": ["b", "s", columns]}, constants)
+    # Integers with a maximum of 127 in each block of activations, so that quantizing them to int8 is exact.
     x = rng.integers(-126, 127, (*shape, depth)).astype(np.float32)
     x[..., ::group] = 127
     (y,) = session.run(None, {"x": x})
-    minima = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
-    weight = scales[..., None].astype(np.float64) * codes + minima[..., None]
-    if bits == 4 and np.prod(shape) >= PROMPT_ROWS and kernel_library().instruction_set in WITH_BYTE_PRODUCTS:
-        weight = in_prompts(codes, scales, minima)
+    bias = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
+    weight = scales[..., None].astype(np.float64) * codes + bias[..., None]
+    if bits == 4 and np.prod(shape) >= PREFILL_TOKENS and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS:
+        weight = prefill_weight(codes, scales, bias)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
 
-def in_prompts(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
-    """What prompts are multiplied with: 4-bit codes [N, G, group], float32 scales and weights of code 0 [N, G].
+def prefill_weight(codes: np.ndarray, scales: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The weights that prefill multiplies with, float64 [N, G, group].
 
-    bfloat16 where the processor multiplies it in tiles. Else 127 steps of the largest weight that a column can hold in
-    128 of depth; codes are counted in 256ths of a step.
+    With AMX they are rounded to bfloat16. Otherwise they are requantized to int8, with a scale of 1/127 of the largest
+    possible weight per column and segment of K, in fixed-point arithmetic with 8 fractional bits.
+
+    Args:
+        codes: 4 bits, uint8 [N, G, group].
+        scales: float32 [N, G].
+        bias: value of code 0, float32 [N, G].
     """
     if kernel_library().instruction_set == "amx":
-        exact = scales[..., None] * codes + minima[..., None]
+        exact = scales[..., None] * codes + bias[..., None]
         return ((exact.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float64)
     weight = np.empty(codes.shape)
     for first in range(0, codes.shape[1], SEGMENT // codes.shape[2]):
         part = np.s_[:, first : first + SEGMENT // codes.shape[2]]
-        ends = np.abs([minima[part], minima[part] + 15 * scales[part]])
+        ends = np.abs([bias[part], bias[part] + 15 * scales[part]])
         step = ends.max(axis=(0, 2), keepdims=True)[0] / np.float32(127)
-        factor, start = np.rint(scales[part] * (256 / step)), np.rint(minima[part] * (256 / step))
+        factor, start = np.rint(scales[part] * (256 / step)), np.rint(bias[part] * (256 / step))
         counted = codes[part].astype(np.float64) * factor[..., None] + start[..., None]
         weight[part] = np.floor((counted + 128) / 256) * step[..., None]
     return weight
@@ -123,7 +130,7 @@ def in_prompts(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.
 @pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
 @pytest.mark.parametrize("inputs", [["a", "b", "gamma"], ["a", "b", "gamma", "bias"]])
 @pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "sum"]])
-def test_a_sum_and_its_norm(shape, inputs, outputs):
+def test_skip_rms_norm(shape, inputs, outputs):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, *shape), dtype=np.float32)
     constants = {"gamma": rng.standard_normal(shape[-1], dtype=np.float32)}
@@ -131,7 +138,7 @@ def test_a_sum_and_its_norm(shape, inputs, outputs):
         constants["bias"] = rng.standard_normal(shape[-1], dtype=np.float32)
     node = helper.make_node("SkipSimplifiedLayerNormalization", inputs, outputs, domain="com.microsoft", epsilon=1e-5)
     named = [name for name in outputs if name]
-    session = native_session(node, dict.fromkeys("ab", shape), dict.fromkeys(named, shape), constants)
+    session = node_session(node, dict.fromkeys("ab", shape), dict.fromkeys(named, shape), constants)
     found = dict(zip(named, session.run(None, {"a": a, "b": b}), strict=True))
     total = a.astype(np.float64) + b + constants.get("bias", 0)
     np.testing.assert_allclose(found.get("sum", total), total, atol=1e-5, rtol=0)
@@ -139,8 +146,8 @@ def test_a_sum_and_its_norm(shape, inputs, outputs):
     np.testing.assert_allclose(found["y"], expected, atol=1e-5, rtol=0)
 
 
-def native_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) -> ort.InferenceSession:
-    """Of one node over inputs of type `kind` and float outputs, of those shapes, with edgekiln's kernels."""
+def node_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) -> ort.InferenceSession:
+    """A session of one node with edgekiln's kernels; inputs have the element type `kind`, outputs are float32."""
     graph = helper.make_graph(
         [node],
         "one",
@@ -157,7 +164,7 @@ def native_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
-def test_rows_of_an_embedding(bits, zero_points):
+def test_gather_block_quantized(bits, zero_points):
     rows, width, block = 300, 96, 32
     rng = np.random.default_rng(bits)
     codes = rng.integers(0, 1 << bits, (rows, width), dtype=np.uint8)
@@ -175,11 +182,11 @@ def test_rows_of_an_embedding(bits, zero_points):
         domain="com.microsoft",
         **{"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
     )
-    session = native_session(
+    session = node_session(
         node, {"indices": ["B", "S"]}, {"y": ["B", "S", width]}, constants, kind=onnx.TensorProto.INT64
     )
-    middle = zeros if zero_points else np.full_like(zeros, 1 << (bits - 1))
-    distance = codes.astype(np.float32) - np.repeat(middle, block, axis=1)
+    zero_point = zeros if zero_points else np.full_like(zeros, 1 << (bits - 1))
+    distance = codes.astype(np.float32) - np.repeat(zero_point, block, axis=1)
     table = distance * np.repeat(constants["scales"], block, axis=1)
     indices = rng.integers(-rows, rows, (2, 40))
     np.testing.assert_array_equal(session.run(None, {"indices": indices})[0], table[indices])
@@ -187,26 +194,26 @@ def test_rows_of_an_embedding(bits, zero_points):
         session.run(None, {"indices": np.full((1, 1), rows)})
 
 
-@pytest.mark.parametrize("offset_type", [np.float32, np.float16])
+@pytest.mark.parametrize("bias_type", [np.float32, np.float16])
 @pytest.mark.parametrize("tokens", [1, 20, 60])
-def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type):
+def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     rng = np.random.default_rng(0)
     weights = {
         "w.qweight": rng.integers(0, 256, (70, 80), dtype=np.uint8),
-        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(offset_type).astype(np.float32),
+        "w.scales": rng.uniform(0.01, 0.05, (70, 5)).astype(bias_type).astype(np.float32),
     }
-    minima = rng.standard_normal((70, 5)).astype(offset_type).astype(np.float32)
-    weights["w.group_bias"] = minima + 8 * weights["w.scales"]
+    bias = rng.standard_normal((70, 5)).astype(bias_type).astype(np.float32)
+    weights["w.group_bias"] = bias + 8 * weights["w.scales"]
     attributes = {"bits": 4, "group_size": 32, "activation": "none"}
     nodes = [graphs.node("QuantizedMatMul", ["x", "w.qweight", "w.scales", "", "w.group_bias"], "y", **attributes)]
     model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127
     (expected,) = graphs.run_reference(model, {"x": x})
-    if 2 * tokens >= PROMPT_ROWS and kernel_library().instruction_set in WITH_BYTE_PRODUCTS:
+    if 2 * tokens >= PREFILL_TOKENS and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS:
         codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
-        expected = x @ in_prompts(codes, weights["w.scales"], minima).reshape(70, 160).T
-    lower_quantized_ops(model)
+        expected = x @ prefill_weight(codes, weights["w.scales"], bias).reshape(70, 160).T
+    LOWER_QUANTIZED_OPS(model)
     del model.opset_imports[canonical.DOMAIN]
     model.opset_imports["com.microsoft"] = 1
     options = ort.SessionOptions()
@@ -218,8 +225,8 @@ def test_a_product_with_offsets_is_not_taken_apart(tmp_path, tokens, offset_type
     assert [node.op_type for node in optimized.graph.node] == ["GroupBiasMatMulNBits"]
 
 
-def test_an_int8_product_is_not_taken_apart(tmp_path):
-    """Where the processor has the instructions for it."""
+def test_per_token_int8_matmul_is_not_inlined(tmp_path):
+    """On processors with int8 dot products."""
     rng = np.random.default_rng(0)
     weights = {
         "w.qweight": rng.integers(-127, 128, (70, 160), dtype=np.int8),
@@ -229,35 +236,35 @@ def test_an_int8_product_is_not_taken_apart(tmp_path):
     nodes = [graphs.node("QuantizedMatMul", ["x", *weights], "y", **attributes)]
     model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
     x = rng.standard_normal((2, 20, 160)).astype(np.float32)
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     expected = graphs.session(model).run(None, {"x": x})[0]
     options = ort.SessionOptions()
     options.register_custom_ops_library(str(kernel_library().library))
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    # A quotient may fall to the other side of a half, and its code be another by one.
+    # Rounding activations to int8 may differ by one where the quotient is near a half.
     step = np.abs(x).max(axis=-1, keepdims=True) * weights["w.scales"]
     assert (np.abs(session.run(None, {"x": x})[0] - expected) <= 2 * step).all()
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert (kinds == ["PerTokenInt8MatMul"]) == (kernel_library().instruction_set in WITH_BYTE_PRODUCTS)
+    assert (kinds == ["PerTokenInt8MatMul"]) == (kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS)
 
 
 def pack_rows(codes: np.ndarray) -> np.ndarray:
-    """4-bit codes [N, G] two a byte, low nibble first; an odd G is padded."""
+    """Pack 4-bit codes [N, G] two per byte, low nibble first; an odd G is padded."""
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
     return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 @pytest.mark.parametrize("quant", ["int4", "int8"])
-def test_they_take_biased_and_normed_projections(tmp_path, family, quant):
+def test_projections_with_bias_and_with_norms(tmp_path, family, quant):
     engine = build(tmp_path, family, quant)
     runtime, other = (runtimes.open(engine, kernels=kernels) for kernels in get_args(KernelsChoice))
     assert runtime.kernels != "onnxruntime"
     assert runtime.max_verify_tokens > 1
     expected, cache = other.new_cache(), runtime.new_cache()
     prompt = PROMPT[:20]
-    # Both round activations, in different places; random logits are 2 in size.
+    # Both round activations, but at different points. Random logits have a standard deviation of about 2.
     np.testing.assert_allclose(runtime.prefill(cache, 0, prompt), other.prefill(expected, 0, prompt), atol=0.4, rtol=0)
     for token in (5, 6):
         logits, same = (r.step(c, np.array([token])) for r, c in ((runtime, cache), (other, expected)))

@@ -1,4 +1,4 @@
-"""The shim against the real package tensorrt_rtx as far as that goes without a GPU, and the fake engine against it."""
+"""TensorRTLibrary with the real package tensorrt_rtx, as far as possible without a GPU; the fakes compared with it."""
 
 import inspect
 import re
@@ -34,7 +34,7 @@ USED = [(fake, name) for fake in FAKES for name in vars(fake) if not name.starts
 
 
 @pytest.mark.parametrize(("fake", "name"), USED, ids=lambda value: getattr(value, "__name__", value))
-def test_the_fake_has_the_real_methods_and_parameters(fake: type, name: str) -> None:
+def test_fakes_have_the_methods_and_parameters_of_the_package(fake: type, name: str) -> None:
     real, ours = getattr(FAKES[fake], name), vars(fake)[name]
     if isinstance(ours, property):
         assert isinstance(real, property)
@@ -46,7 +46,7 @@ def test_the_fake_has_the_real_methods_and_parameters(fake: type, name: str) -> 
 
 
 def engine_of(plan: bytes, directory: Path, version: str = trt.__version__, capability: str = "8.9") -> Path:
-    """An engine directory for trt-rtx with that plan."""
+    """An engine directory for trt-rtx with the given plan."""
     save_checkpoint(directory / "model", "llama")
     engine = directory / "engine"
     source = resolve(str(directory / "model"))
@@ -63,7 +63,7 @@ def open_with_the_real_library(engine: Path, capability: tuple[int, int] = (8, 9
     TensorRTRuntime(engine, read_manifest(engine), library=load_library("trt-rtx"), device=device)
 
 
-def test_a_damaged_plan_is_refused_in_the_librarys_words(
+def test_a_damaged_plan_is_refused_with_the_librarys_message(
     tmp_path: Path, capfd: pytest.CaptureFixture, subtests: pytest.Subtests
 ) -> None:
     engine = engine_of(b"not a plan" * 100, tmp_path)
@@ -99,7 +99,7 @@ def test_a_plan_for_another_gpu(tmp_path: Path) -> None:
 
 
 @NO_GPU
-def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+def test_without_a_gpu(tmp_path: Path) -> None:
     engine = engine_of(b"not a plan", tmp_path)
     with pytest.raises(EdgekilnError, match=r"^running this engine needs an NVIDIA GPU and its driver: CUDA says "):
         runtimes.open(engine)
@@ -107,14 +107,14 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @NO_GPU
-def test_a_real_plan_gets_as_far_as_the_driver(tmp_path: Path) -> None:
+def test_a_real_plan_is_refused_only_for_lack_of_a_driver(tmp_path: Path) -> None:
     engine = engine_of(build_plan(tmp_path / "plan"), tmp_path)
     with pytest.raises(EngineError, match=r"cannot load the plan \(.*CUDA driver version is insufficient"):
         open_with_the_real_library(engine)
 
 
 def build_plan(directory: Path) -> bytes:
-    """A tiny float16 model compiled by the real library for compute capability 8.9."""
+    """Compile a tiny float16 model with the real library for compute capability 8.9."""
     import onnx_ir as ir
 
     from edgekiln.export.lower import tensorrt
@@ -123,7 +123,7 @@ def build_plan(directory: Path) -> bytes:
 
     save_checkpoint(directory, "llama")
     graph = canonical_graph(resolve(str(directory)), BuildOptions(quant="none")).graph
-    tensorrt.lower(graph, tensorrt.TensorRTForm(capacity=64))
+    tensorrt.lower(graph, tensorrt.GraphOptions(capacity=64))
     builder = trt.Builder(load_library("trt-rtx").log)
     network = builder.create_network()
     assert trt.OnnxParser(network, load_library("trt-rtx").log).parse(ir.to_proto(graph).SerializeToString())
@@ -140,7 +140,7 @@ def build_plan(directory: Path) -> bytes:
     return bytes(builder.build_serialized_network(network, config))
 
 
-def test_contexts_of_the_real_enumerations() -> None:
+def test_execution_contexts_use_the_real_enumerations() -> None:
     class Engine(fake_tensorrt.FakeEngine):
         def __init__(self) -> None:
             self._configs = []
@@ -160,7 +160,7 @@ def test_contexts_of_the_real_enumerations() -> None:
 
 
 @pytest.mark.parametrize(("target", "module"), [("trt", "tensorrt"), ("trt-rtx", "tensorrt_rtx")])
-def test_without_the_package_it_says_what_to_install(
+def test_a_missing_package_names_the_extra(
     target: str, module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     load_library.cache_clear()
@@ -179,7 +179,7 @@ def test_without_the_package_it_says_what_to_install(
         ("import a_module_it_needs", "No module named 'a_module_it_needs'"),
     ],
 )
-def test_a_package_without_its_libraries(
+def test_a_package_that_cannot_be_loaded(
     text: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "tensorrt.py").write_text(text)
@@ -193,8 +193,8 @@ def test_a_package_without_its_libraries(
         load_library("trt")
 
 
-def test_bindings_without_the_package_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel of the bindings alone, with its libraries, is enough."""
+def test_the_bindings_package_alone_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tensorrt_rtx_bindings works without the meta-package tensorrt_rtx."""
     load_library.cache_clear()
     spec = sys.modules["tensorrt_rtx_bindings"]
     real = __import__("importlib").import_module
@@ -210,7 +210,7 @@ def test_bindings_without_the_package_that_names_them(monkeypatch: pytest.Monkey
     assert (library.name, library.version, library.module) == ("tensorrt_rtx", trt.__version__, spec)
 
 
-def test_the_adapter_is_light_until_an_engine_is_opened() -> None:
+def test_the_adapter_imports_no_gpu_library() -> None:
     heavy = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "cuda", "onnxruntime", "torch", "onnx")
     script = f"import sys, edgekiln.runtimes.tensorrt.runtime; print(*(set({heavy!r}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
@@ -228,10 +228,10 @@ def test_the_log_keeps_the_first_errors() -> None:
     assert len(library.log.errors) < 20
 
 
-def test_ids_have_the_type_that_real_plans_ask_for() -> None:
+def test_ids_have_the_type_of_the_plans_inputs() -> None:
     assert np.dtype(trt.nptype(trt.DataType.INT64)) == np.dtype(np.int64)
 
 
-def test_what_puts_weights_into_a_plan_is_there() -> None:
+def test_the_refitter_exists() -> None:
     assert re.search(r"refit_from_file\(self: [^,)]+, model: str", trt.OnnxParserRefitter.refit_from_file.__doc__)
     assert callable(trt.Refitter.refit_cuda_engine)

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.export.passes.common.fuse_shared_inputs import fuse_shared_inputs
-from edgekiln.export.passes.common.transpose_weights import transpose_weights
+from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
+from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from support.graphs import graph, node, ops, quantized, run_ort, run_reference
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
     fused = model(*layers(scheme, biased, bias_first))
     feeds = {"x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32)}
     expected = run_reference(fused, feeds)
-    fuse_shared_inputs(fused)
+    FuseSharedInputs()(fused)
     kinds = ops(fused)
     assert kinds.count("MatMul") + kinds.count("QuantizedMatMul") == 1
     assert kinds.count("Split") == 1
@@ -71,7 +71,7 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
     for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)
     if scheme is None:
-        transpose_weights(fused)
+        FoldWeightTransposes()(fused)
         for result, wanted in zip(run_ort(fused, feeds), expected, strict=True):
             np.testing.assert_allclose(result, wanted, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
 def test_layers_that_share_codes_stay_apart() -> None:
     apart = model(*layers(STATIC, set()))
     before = ops(apart)
-    fuse_shared_inputs(apart)
+    FuseSharedInputs()(apart)
     assert ops(apart) == before
 
 
@@ -104,7 +104,7 @@ def test_layers_that_attention_reads_are_fused(biased: set[str]) -> None:
     fused = graph(nodes, {"x": ["B", "S", WIDTH]}, outputs, weights, inside)
     feeds = {"x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32)}
     expected = run_reference(fused, feeds)
-    fuse_shared_inputs(fused)
+    FuseSharedInputs()(fused)
     assert ops(fused).count("QuantizedMatMul") == 1
     assert ops(fused).count("Add") == bool(biased)
     for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
@@ -113,7 +113,7 @@ def test_layers_that_attention_reads_are_fused(biased: set[str]) -> None:
 
 def test_parts_keep_their_shapes() -> None:
     fused = model(*layers(INT4, set()))
-    fuse_shared_inputs(fused)
+    FuseSharedInputs()(fused)
     (split,) = [n for n in fused.graph if n.op_type == "Split"]
     assert [value.shape and value.shape[2] for value in split.outputs] == list(ROWS.values())
 
@@ -130,7 +130,7 @@ def test_layers_of_different_schemes_or_inputs_stay_apart() -> None:
     outputs = {f"{name}.out": ["B", "S", 8] for name in "abc"}
     apart = graph(nodes, {"x": ["B", "S", WIDTH]}, outputs, weights)
     before = ops(apart)
-    fuse_shared_inputs(apart)
+    FuseSharedInputs()(apart)
     assert ops(apart) == before
 
 
@@ -142,7 +142,7 @@ def test_a_product_of_two_computed_values_stays() -> None:
         node("Add", ["a", "b"], "out"),
     ]
     apart = graph(nodes, {"x": [3, WIDTH], "y": [8, WIDTH]}, {"out": [3, 8]}, {})
-    fuse_shared_inputs(apart)
+    FuseSharedInputs()(apart)
     assert ops(apart) == ["Add", "MatMul", "MatMul", "Transpose"]
 
 
@@ -182,7 +182,7 @@ def test_static_inputs_of_one_scale_become_one(scales: tuple[float, ...], produc
         "start_ids": np.zeros(2, np.int64),
     }
     expected = run_reference(fused, feeds)
-    fuse_shared_inputs(fused)
+    FuseSharedInputs()(fused)
     assert ops(fused).count("QuantizedMatMul") == products
     for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)

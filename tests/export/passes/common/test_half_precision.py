@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.passes.common.half_precision import HALF_TYPES, to_half
+from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
 from support.graphs import graph, node, standard_session
 
 RNG = np.random.default_rng(0)
@@ -16,7 +16,7 @@ WIDTH = 16
 def half(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], dtype: str = "float16") -> ir.Model:
     model = graph(nodes, {"x": ["B", WIDTH]}, {"y": ["B", WIDTH]}, weights)
     model.opset_imports.pop("edgekiln", None)
-    to_half(model, HALF_TYPES[dtype])
+    ConvertToHalf(HALF_TYPES[dtype])(model)
     return model
 
 
@@ -47,7 +47,7 @@ def test_angles_are_computed_in_float32_from_end_to_end() -> None:
     ]
     model = graph(nodes, {"x": ["B", WIDTH], "ids": ["B", 1]}, {"y": ["B", WIDTH]}, {"frequencies": frequencies})
     model.opset_imports.pop("edgekiln", None)
-    to_half(model, ir.DataType.FLOAT16)
+    ConvertToHalf(ir.DataType.FLOAT16)(model)
     assert types(model, "Cos") == {ir.DataType.FLOAT}
     assert model.graph.initializers["frequencies"].dtype == ir.DataType.FLOAT
     # Binary16 has no 8191: an angle from it would be off by a radian and more.
@@ -91,5 +91,5 @@ def test_a_clone_made_before_keeps_its_types() -> None:
         {"w": np.eye(WIDTH, dtype=np.float32)},
     )
     clone = model.clone()
-    to_half(model, ir.DataType.FLOAT16)
+    ConvertToHalf(ir.DataType.FLOAT16)(model)
     assert {value.dtype for value in (clone.graph.inputs[0], clone.graph.initializers["w"])} == {ir.DataType.FLOAT}

@@ -5,9 +5,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
 from edgekiln.export.passes.common.logits_to_keep import LOGITS_TO_KEEP, AddLogitsToKeep, logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
 from support.graphs import graph, node, run_ort
 
 RNG = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def model(nodes: list[onnx.NodeProto]) -> ir.Model:
         {"all": ["B", 1 if nodes[0].op_type == "Slice" else "S", VOCABULARY]}
         | {name: ["B", "S", WIDTH] for name in ("h", "a", "mixed", "gate", "gated", "sum")},
     )
-    lower_quantized_ops(m)
+    LOWER_QUANTIZED_OPS(m)
     return m
 
 

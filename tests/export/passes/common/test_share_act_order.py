@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgekiln.export.passes.common.share_act_order import share_orders
+from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from support.graphs import graph, node, ops, run_reference
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ def reordered(orders: dict[str, np.ndarray], **axes: int) -> ir.Model:
 def check(model: ir.Model, gathers: int) -> None:
     x = RNG.standard_normal((4, 4), dtype=np.float32)
     expected = run_reference(model, {"x": x})
-    share_orders(model)
+    ShareActOrder()(model)
     assert ops(model).count("Gather") == gathers
     for result, truth in zip(run_reference(model, {"x": x}), expected, strict=True):
         np.testing.assert_array_equal(result, truth)

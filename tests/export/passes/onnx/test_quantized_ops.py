@@ -7,7 +7,7 @@ import pytest
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import CODEBOOKS, pack_int4
 from edgekiln.export import canonical
-from edgekiln.export.passes.onnx.quantized_ops import lower_quantized_ops
+from edgekiln.export.lower.tensorrt import LOWER_QUANTIZED_OPS
 from support.graphs import graph, node, ops, quantized, run_reference, standard_session
 
 RNG = np.random.default_rng(0)
@@ -15,7 +15,7 @@ ROWS, COLUMNS = 40, 96
 
 
 def lowered(model: ir.Model) -> ir.Model:
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     model.opset_imports.pop(canonical.DOMAIN, None)
     return model
 
@@ -57,8 +57,8 @@ def test_zero_points_of_int4_are_a_second_product(group_size: int) -> None:
 
 def test_offsets_of_int4_are_a_second_product() -> None:
     tensors = weight(4, 32, symmetric=True)
-    tensors["w.offsets"] = RNG.standard_normal((ROWS, COLUMNS // 32), dtype=np.float32)
-    inputs = ["w.qweight", "w.scales", "", "w.offsets"]
+    tensors["w.group_bias"] = RNG.standard_normal((ROWS, COLUMNS // 32), dtype=np.float32)
+    inputs = ["w.qweight", "w.scales", "", "w.group_bias"]
     model = matmul(tensors, inputs, bits=4, group_size=32, activation="none")
     assert check(model).count("MatMul") == 2
 

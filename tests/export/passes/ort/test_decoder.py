@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekiln.export.passes.ort.decoder import fuse_decoder_layers, inline_decoder_layers
+from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers, InlineDecoderLayers
 from edgekiln.runtimes.base import KernelsChoice
 from support.cpp_engines import build
 from support.graphs import ops, session
@@ -75,7 +75,7 @@ def test_one_function_with_the_same_values(engine, kernels, role):
     model = load(directory / f"{role}.onnx")
     assert [op for op in ops(model) if op.endswith(("DecoderLayers", "Int8Cache"))] == [name]
     together = session(model, kernels)
-    inline_decoder_layers(model)
+    InlineDecoderLayers()(model)
     assert ops(model).count("GroupQueryAttention") == LAYERS
     assert name not in ops(model)
     apart = session(model, kernels)
@@ -93,8 +93,8 @@ def test_what_was_written_out_is_found_again(engine):
     directory, _ = engine
     model = load(directory / "generate.onnx")
     before = ops(model)
-    inline_decoder_layers(model)
-    fuse_decoder_layers(model)
+    InlineDecoderLayers()(model)
+    FuseDecoderLayers()(model)
     assert ops(model) == before
 
 
@@ -126,9 +126,9 @@ def with_a_reader(model: ir.Model) -> None:
 def test_a_chain_ends_where_layers_differ(engine, change, left):
     directory, name = engine
     model = load(directory / "generate.onnx")
-    inline_decoder_layers(model)
+    InlineDecoderLayers()(model)
     change(model)
-    fuse_decoder_layers(model)
+    FuseDecoderLayers()(model)
     assert ops(model).count(name) == 1
     assert ops(model).count("GroupQueryAttention") == left
 
@@ -136,10 +136,10 @@ def test_a_chain_ends_where_layers_differ(engine, change, left):
 def test_windows_may_differ(engine, kernels):
     directory, name = engine
     model = load(directory / "generate.onnx")
-    inline_decoder_layers(model)
+    InlineDecoderLayers()(model)
     attentions(model)[1].attributes["local_window_size"] = ir.AttrInt64("local_window_size", 5)
     given = feeds(model, 1, 20, 2)
     expected = session(model, kernels).run(None, given)
-    fuse_decoder_layers(model)
+    FuseDecoderLayers()(model)
     assert name in ops(model)
     check(session(model, kernels).run(None, given), expected, directory, kernels)

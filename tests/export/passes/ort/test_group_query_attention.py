@@ -11,7 +11,7 @@ import pytest
 from onnx_ir.passes import common
 
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.passes.ort.group_query_attention import lower_attention
+from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention
 from support.graphs import graph, node, ops, run_reference, session
 
 MAX_LENGTH = 32
@@ -175,7 +175,7 @@ def check(case: Case, pasts: list[int], length: int) -> ir.Model:
         positions.append(np.arange(past, past + length))
         held = {f"past.0.{name}": buffer[row : row + 1, :, :past].copy() for name, buffer in buffers.items()}
         expected.append(run_reference(canonical, {**rows[-1], **held, **shared, "position_ids": positions[-1][None]}))
-    lower_attention(lowered, MAX_LENGTH)
+    LowerToGroupQueryAttention(MAX_LENGTH)(lowered)
     common.RemoveUnusedNodesPass()(lowered)
     feeds = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} | {
         "position_ids": np.stack(positions),
@@ -286,7 +286,7 @@ def test_parts_out_of_order_are_not_packed() -> None:
     for value, other in ((first, second), (second, first)):
         for user, index in users[value]:
             user.replace_input_with(index, other)
-    lower_attention(model, MAX_LENGTH)
+    LowerToGroupQueryAttention(MAX_LENGTH)(model)
     (attention,) = [n for n in model.graph if n.op_type == "GroupQueryAttention"]
     assert attention.inputs[1] is second
     assert attention.inputs[2] is first
@@ -295,4 +295,4 @@ def test_parts_out_of_order_are_not_packed() -> None:
 @pytest.mark.parametrize("head_dim", [4, 12, 20])
 def test_a_head_size_the_kernel_does_not_take(head_dim: int) -> None:
     with pytest.raises(UnsupportedModelError, match=f"heads of {head_dim} elements are not a multiple of 8"):
-        lower_attention(Case(head_dim=head_dim, rotary_dim=head_dim).model(), MAX_LENGTH)
+        LowerToGroupQueryAttention(MAX_LENGTH)(Case(head_dim=head_dim, rotary_dim=head_dim).model())

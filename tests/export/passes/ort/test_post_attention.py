@@ -8,10 +8,10 @@ import pytest
 from onnx_ir.passes import common
 
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.export.passes.ort.post_attention import fuse_post_attention
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
-from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
-from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
+from edgekiln.export.passes.ort.post_attention import FusePostAttention
+from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
+from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.runtimes.base import KernelsChoice
 from support.graphs import graph, node, ops, quantized, session
 
@@ -45,7 +45,7 @@ SCHEMES = {
 }
 
 
-def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "", widths: Widths = USUAL) -> ir.Model:
+def lowered(schemes: dict[str, Scheme], group_bias: bool = False, read: str = "", widths: Widths = USUAL) -> ir.Model:
     """The nodes from an attention's output to the next one's input, each in an op of ONNX Runtime's."""
     sizes = widths.weights()
     weights: dict[str, np.ndarray] = {}
@@ -56,9 +56,9 @@ def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "", w
         tensors, _ = quantized(name, RNG.standard_normal(sizes[name], dtype=np.float32) / 8, scheme)
         weights.update(tensors)
         inputs = [x, *tensors]
-        if offsets:
-            weights[f"{name}.offsets"] = RNG.standard_normal(tensors[f"{name}.scales"].shape, dtype=np.float32) / 20
-            inputs += ["", f"{name}.offsets"]
+        if group_bias:
+            weights[f"{name}.group_bias"] = RNG.standard_normal(tensors[f"{name}.scales"].shape, dtype=np.float32) / 20
+            inputs += ["", f"{name}.group_bias"]
         numbers = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
         nodes.append(node("QuantizedMatMul", inputs, to, **numbers))
 
@@ -91,9 +91,9 @@ def lowered(schemes: dict[str, Scheme], offsets: bool = False, read: str = "", w
     inner = dict.fromkeys(["gate", "up", "sigmoid", "silu", "gated"], width)
     inside = hidden | inner | {"projected": ["B", "S", widths.projected]} | {"gu": ["B", "S", 2 * widths.intermediate]}
     model = graph(nodes, {"attended": ["B", "S", ATTENDED], "residual": shape}, outputs, weights, inside)
-    fuse_rms_norm(model)
-    lower_quantized_ops(model)
-    fuse_gated_silu(model)
+    FuseSkipRMSNorm()(model)
+    LOWER_QUANTIZED_OPS(model)
+    FuseSwiGLU()(model)
     common.RemoveUnusedNodesPass()(model)
     return model
 
@@ -108,10 +108,10 @@ def feeds(batch: int, length: int, hidden: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_one_function_with_the_same_values(name: str, kernels: KernelsChoice, widths: Widths) -> None:
-    model = lowered(dict.fromkeys(PRODUCTS, SCHEMES[name]), offsets=name.startswith("GroupBias"), widths=widths)
+    model = lowered(dict.fromkeys(PRODUCTS, SCHEMES[name]), group_bias=name.startswith("GroupBias"), widths=widths)
     apart = session(model, kernels)
     assert len(ops(model)) == 9
-    fuse_post_attention(model)
+    FusePostAttention()(model)
     assert ops(model) == sorted(["Abs", "Neg", name])
     together = session(model, kernels)
     # One token, few, many and so many that threads take some of them each: the kernel has a way of its own for each.
@@ -125,7 +125,7 @@ def test_one_function_with_the_same_values(name: str, kernels: KernelsChoice, wi
 def test_what_is_read_elsewhere_stays(read: str) -> None:
     model = lowered(dict.fromkeys(PRODUCTS, INT8), read=read)
     before = ops(model)
-    fuse_post_attention(model)
+    FusePostAttention()(model)
     assert ops(model) == before
 
 
@@ -136,5 +136,5 @@ def test_weights_of_different_kinds_stay(other: str) -> None:
     for scheme in (INT8, eight):
         model = lowered({**dict.fromkeys(PRODUCTS, zero_points), other: scheme})
         before = ops(model)
-        fuse_post_attention(model)
+        FusePostAttention()(model)
         assert ops(model) == before

@@ -11,8 +11,8 @@ import pytest
 from onnx_ir.passes import common
 
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.export.passes.onnx.qdq import static_to_qdq
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
+from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
+from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from support.graphs import graph, node, ops, quantized, run_ort, run_reference
 
@@ -44,7 +44,7 @@ def test_groups(bits: int, group_size: int, groups: int, tokens: int) -> None:
     x = RNG.standard_normal((2, tokens, group_size * groups), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
     np.testing.assert_allclose(expected, x @ weight.T, atol=1e-4)
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["MatMulNBits"]
     # The kernel may round each block of activations to int8: half a step of max|x| / 127 an element.
     step = np.abs(x).reshape(2, tokens, groups, group_size).max(axis=-1) / 127
@@ -60,7 +60,7 @@ def test_int8_a_token_with_outliers(tokens: int) -> None:
     x[0, 0] *= 1e4  # one token whose scale would cost every other token all its digits
     x[1, -1] *= 1e-4
     (expected,) = run_reference(model, {"x": x})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     (result,) = run_ort(model, {"x": x})
     # Reference and kernel may round one element in a while to different sides, a step of 1/127 of the row's maximum.
     largest = np.abs(x).max(axis=-1, keepdims=True)
@@ -71,7 +71,7 @@ def test_int8_a_token_with_outliers(tokens: int) -> None:
 
 def test_rows_of_zeros_give_zeros() -> None:
     model, _ = matmul(PER_TOKEN, 96)
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
     x[0] = 0
     (result,) = run_ort(model, {"x": x})
@@ -87,7 +87,7 @@ def test_extreme_codes_do_not_saturate() -> None:
     tensors, stored = quantized("w", weight, PER_TOKEN)
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", bits=8, group_size=0, activation="int8-per-token")]
     model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, tensors)
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     x = np.full((1, 4, 96), 3.0, np.float32)
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], x @ stored.T, rtol=0.01)
 
@@ -103,7 +103,7 @@ def test_rows_are_rounded_within_one_op() -> None:
     model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, weights)
     x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["PerTokenInt8MatMul"] * 2 + ["Sub"]
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=0.05 * np.abs(expected).max())
 
@@ -121,7 +121,7 @@ def static_layers(scales: list[float]) -> ir.Model:
     return graph(nodes, {"x": ["B", "S", 96]}, outputs, weights)
 
 
-@pytest.mark.parametrize("lowered", [lower_quantized_ops, static_to_qdq])
+@pytest.mark.parametrize("lowered", [LOWER_QUANTIZED_OPS, LowerStaticInt8ToQDQ()], ids=["ops", "qdq"])
 @pytest.mark.parametrize("tokens", [1, 9])
 def test_static_inputs(lowered: Callable[[ir.Model], None], tokens: int) -> None:
     model = static_layers([0.02, 0.02, 0.05])
@@ -134,7 +134,7 @@ def test_static_inputs(lowered: Callable[[ir.Model], None], tokens: int) -> None
         assert np.abs(x / np.float32(scale)).max() > 128
     lowered(model)
     kinds = ops(model)
-    if lowered is static_to_qdq:
+    if isinstance(lowered, LowerStaticInt8ToQDQ):
         assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear"), kinds.count("MatMul")) == (2, 2 + 3, 3)
     else:
         assert (kinds.count("QuantizeLinear"), kinds.count("MatMulIntegerToFloat")) == (2, 3)
@@ -144,7 +144,7 @@ def test_static_inputs(lowered: Callable[[ir.Model], None], tokens: int) -> None
 
 def test_the_graph_for_tensorrt_is_int8_around_zero() -> None:
     model = static_layers([0.02])
-    static_to_qdq(model)
+    LowerStaticInt8ToQDQ()(model)
     common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop("edgekiln")
     proto = ir.to_proto(model)
@@ -170,7 +170,7 @@ def test_gather(bits: int, columns: int) -> None:
     model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", columns]}, tensors)
     ids = np.array([[0, 49, 7], [7, 1, 48]])
     np.testing.assert_array_equal(run_reference(model, {"ids": ids})[0], weight[ids])
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     np.testing.assert_allclose(run_ort(model, {"ids": ids})[0], weight[ids], rtol=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_a_tied_head_shares_the_bytes_of_the_embedding(tmp_path: Path) -> None:
     model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", 320]}, tensors, {"x": ["B", "S", 64]})
     ids = np.array([[3, 5]])
     (expected,) = run_reference(model, {"ids": ids})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     (result,) = run_ort(model, {"ids": ids})
     assert np.abs(result - expected).max() < 0.02 * np.abs(expected).max()
     with WeightsFile(tmp_path, "weights.bin") as weights:
@@ -208,7 +208,7 @@ def with_offsets(name: str, bits: int, rows: int, columns: int) -> dict[str, np.
     return {
         f"{name}.qweight": RNG.integers(0, 256, (rows, columns * bits // 8), dtype=np.uint8),
         f"{name}.scales": scales,
-        f"{name}.offsets": scales * RNG.standard_normal((rows, groups), dtype=np.float32),
+        f"{name}.group_bias": scales * RNG.standard_normal((rows, groups), dtype=np.float32),
     }
 
 
@@ -219,26 +219,26 @@ def test_offsets(bits: int, tokens: int) -> None:
     for name in "ab":
         tensors = with_offsets(name, bits, ROWS, 96)
         weights |= tensors
-        qweight, scales, offsets = tensors
+        qweight, scales, group_bias = tensors
         attributes = {"bits": bits, "group_size": 32, "activation": "none"}
-        nodes.append(node("QuantizedMatMul", ["x", qweight, scales, "", offsets], name, **attributes))
+        nodes.append(node("QuantizedMatMul", ["x", qweight, scales, "", group_bias], name, **attributes))
     shape = ["B", "S", ROWS]
     model = graph(nodes, {"x": ["B", "S", 96]}, {"a": shape, "b": shape}, weights)
     x = RNG.standard_normal((2, tokens, 96), dtype=np.float32) + 1
     expected = run_reference(model, {"x": x})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["GroupBiasMatMulNBits"] * 2
     for name, result, truth in zip("ab", run_ort(model, {"x": x}), expected, strict=True):
         codes = weights[f"{name}.qweight"]
         if bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1)
         parts = (codes.reshape(ROWS, 3, 32) - float(1 << bits - 1)) * weights[f"{name}.scales"][..., None]
-        # Only the part without offsets has its activations rounded: half a step of max|x| / 127 an element.
+        # Only the part without group_bias has its activations rounded: half a step of max|x| / 127 an element.
         step = np.abs(x).reshape(2, tokens, 3, 32).max(axis=-1) / 127
         bound = np.repeat(step, 32, axis=-1) / 2 @ np.abs(parts).reshape(ROWS, -1).T
         assert (np.abs(result - truth) <= bound + 1e-3).all()
-        offsets = np.repeat(weights[f"{name}.offsets"], 32, axis=1)
-        np.testing.assert_allclose(truth, x @ (parts.reshape(ROWS, -1) + offsets).T, rtol=1e-3, atol=1e-2)
+        group_bias = np.repeat(weights[f"{name}.group_bias"], 32, axis=1)
+        np.testing.assert_allclose(truth, x @ (parts.reshape(ROWS, -1) + group_bias).T, rtol=1e-3, atol=1e-2)
 
 
 def test_codebook() -> None:
@@ -252,20 +252,20 @@ def test_codebook() -> None:
     model = graph(nodes, {"x": ["B", "S", 192]}, {"y": ["B", "S", ROWS]}, tensors)
     x = RNG.standard_normal((2, 3, 192), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["MatMulBnb4"]
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("offsets", [False, True])
-def test_gather_of_symmetric_rows(bits: int, offsets: bool) -> None:
+@pytest.mark.parametrize("group_bias", [False, True])
+def test_gather_of_symmetric_rows(bits: int, group_bias: bool) -> None:
     tensors = with_offsets("e", bits, 50, 96)
     qweight, scales, offset = tensors
-    inputs = ["ids", qweight, scales, "", offset] if offsets else ["ids", qweight, scales]
+    inputs = ["ids", qweight, scales, "", offset] if group_bias else ["ids", qweight, scales]
     nodes = [node("QuantizedGather", inputs, "y", bits=bits, group_size=32)]
     model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", 96]}, tensors)
     ids = np.array([[0, 49, 7], [7, 1, 48]])
     (expected,) = run_reference(model, {"ids": ids})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     np.testing.assert_allclose(run_ort(model, {"ids": ids})[0], expected, rtol=1e-5, atol=1e-5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekiln.export.passes.ort.skip_rms_norm import fuse_rms_norm
+from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
 from support.graphs import graph, node, ops, run_ort, run_reference
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def test_alone(epsilon: float) -> None:
     model = graph(nodes, {"x": SHAPE}, {"y": SHAPE}, {"w": SCALE})
     feeds = {"x": states()}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     assert ops(model) == ["SimplifiedLayerNormalization"]
     np.testing.assert_allclose(run_ort(model, feeds)[0], expected[0], atol=1e-5)
 
@@ -33,7 +33,7 @@ def test_over_heads() -> None:
     model = graph(nodes, {"x": shape}, {"y": shape}, {"w": SCALE})
     feeds = {"x": states(2, 3, 4, WIDTH)}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     np.testing.assert_allclose(run_ort(model, feeds)[0], expected[0], atol=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_with_the_addition_whose_sum_goes_on() -> None:
     model = graph(nodes, {"x": SHAPE, "r": SHAPE}, {"y": SHAPE, "z": SHAPE}, {"w": SCALE})
     feeds = {"x": states(), "r": states()}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     assert ops(model) == ["Add", "Mul", "Neg", "SkipSimplifiedLayerNormalization"]
     for result, wanted in zip(run_ort(model, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)
@@ -64,7 +64,7 @@ def test_two_norms_of_one_sum() -> None:
     model = graph(nodes, {"x": SHAPE, "r": SHAPE}, {"y": SHAPE, "z": SHAPE}, {"w": SCALE, "v": SCALE * 2})
     feeds = {"x": states(), "r": states()}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     for result, wanted in zip(run_ort(model, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)
 
@@ -75,7 +75,7 @@ def test_an_addition_that_broadcasts_stays(shape: list[int | str]) -> None:
     model = graph(nodes, {"x": SHAPE, "r": shape}, {"y": SHAPE}, {"w": SCALE})
     feeds = {"x": states(), "r": states(*(2 if size == "B" else int(size) for size in shape))}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     assert ops(model) == ["Add", "SimplifiedLayerNormalization"]
     np.testing.assert_allclose(run_ort(model, feeds)[0], expected[0], atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_a_bias_or_a_sum_that_is_an_output_stays() -> None:
     model = graph(nodes, {"x": SHAPE}, {"z": SHAPE, "sum": SHAPE}, {"w": SCALE, "b": states(1, 1, WIDTH)})
     feeds = {"x": states()}
     expected = run_reference(model, feeds)
-    fuse_rms_norm(model)
+    FuseSkipRMSNorm()(model)
     assert ops(model) == ["Add", "Add", "SimplifiedLayerNormalization", "SimplifiedLayerNormalization"]
     for result, wanted in zip(run_ort(model, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from edgekiln.export.passes.ort.swiglu import fuse_gated_silu
+from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.runtimes.base import KernelsChoice
 from support.graphs import graph, node, ops, session
 
@@ -30,7 +30,7 @@ def test_one_function_with_the_same_values(swapped: bool) -> None:
     if swapped:
         nodes[2:] = [node("Mul", ["sigmoid", "gate"], "silu"), node("Mul", ["silu", "up"], "y")]
     model = lowered(nodes)
-    fuse_gated_silu(model)
+    FuseSwiGLU()(model)
     x = 3 * np.random.default_rng(0).standard_normal((2, 3, 2 * WIDTH), dtype=np.float32)
     gate, up = x[..., :WIDTH].astype(np.float64), x[..., WIDTH:]
     expected = gate / (1 + np.exp(-gate)) * up
@@ -44,7 +44,7 @@ def test_one_function_with_the_same_values(swapped: bool) -> None:
 def test_parts_that_are_read_elsewhere_stay(read: str) -> None:
     model = lowered([*NODES, node("Neg", [read], "other")], y=["B", "S", WIDTH], other=["B", "S", WIDTH])
     before = ops(model)
-    fuse_gated_silu(model)
+    FuseSwiGLU()(model)
     assert ops(model) == before
 
 
@@ -52,5 +52,5 @@ def test_another_activation_stays() -> None:
     nodes = [NODES[0], node("Tanh", ["gate"], "sigmoid"), *NODES[2:]]
     model = lowered(nodes)
     before = ops(model)
-    fuse_gated_silu(model)
+    FuseSwiGLU()(model)
     assert ops(model) == before

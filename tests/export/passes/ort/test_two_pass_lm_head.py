@@ -5,11 +5,11 @@ import onnx_ir as ir
 import pytest
 
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.export.passes.ort.quantized_ops import lower_quantized_ops
-from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN, NAME, inline_shortlist, shortlist_logits
+from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
+from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN, NAME, FuseTwoPassLMHead, InlineTwoPassLMHead
 from edgekiln.runtimes.ort.kernels import kernel_library
 from support.graphs import graph, node, ops, quantized, session
-from support.instruction_sets import WITH_BYTE_PRODUCTS
+from support.instruction_sets import WITH_INT8_DOT_PRODUCTS
 
 DEPTH, VOCABULARY = 192, 3000
 FEW_ROWS = 8
@@ -26,7 +26,7 @@ def head(bits: int, symmetric: bool, group_size: int = 32, after: str = "") -> i
     nodes += [node(after, ["all"], "logits")] if after else []
     shape = ["B", "S", VOCABULARY]
     model = graph(nodes, {"x": ["B", "S", DEPTH]}, {"logits": shape}, tensors, {"all": shape} if after else {})
-    lower_quantized_ops(model)
+    LOWER_QUANTIZED_OPS(model)
     return model
 
 
@@ -36,7 +36,7 @@ def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size)
     model = head(8, symmetric, group_size)
     x = RNG.standard_normal((*shape, DEPTH), dtype=np.float32)
     (every,) = session(model, kernels).run(None, {"x": x})
-    shortlist_logits(model)
+    FuseTwoPassLMHead()(model)
     assert ops(model) == [NAME]
     (found,) = session(model, kernels).run(None, {"x": x})
     largest = every.max(-1, keepdims=True)
@@ -44,9 +44,9 @@ def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size)
     # More rows than a few are multiplied without rounding activations where all logits are of 8 bits.
     assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
-    in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_BYTE_PRODUCTS
+    in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS
     assert (error.max() > 0.3) == in_two_steps
-    inline_shortlist(model)
+    InlineTwoPassLMHead()(model)
     (again,) = session(model, kernels).run(None, {"x": x})
     np.testing.assert_array_equal(again, every)
 
@@ -54,7 +54,7 @@ def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size)
 @pytest.mark.parametrize("model", [head(4, True), head(8, True, after="Tanh")], ids=["4 bits", "not the last"])
 def test_other_products_stay(model):
     before = ops(model)
-    shortlist_logits(model)
+    FuseTwoPassLMHead()(model)
     assert ops(model) == before
 
 
@@ -64,6 +64,6 @@ def test_scales_that_binary16_does_not_hold(kernels):
     scales.const_value = ir.tensor(scales.const_value.numpy() * np.float32(1 + 1e-6), name="head.scales")
     x = RNG.standard_normal((1, 1, DEPTH), dtype=np.float32)
     (every,) = session(model, kernels).run(None, {"x": x})
-    shortlist_logits(model)
+    FuseTwoPassLMHead()(model)
     (found,) = session(model, kernels).run(None, {"x": x})
     np.testing.assert_array_equal(found, every)

@@ -7,7 +7,7 @@ import pytest
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import CODEBOOKS, pack_int4
 from edgekiln.export.lower import ort_cuda
-from edgekiln.export.passes.ort.weight_only import weights_only
+from edgekiln.export.passes.ort.weight_only import MakeWeightOnly
 from support.graphs import graph, node, ops, quantized, run_ort, run_reference
 
 ROWS, MAX_LENGTH = 40, 16
@@ -36,7 +36,7 @@ def test_weights_with_a_scale_a_channel_are_the_same_in_groups(columns: int, gro
     scheme = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
     tensors, weight = quantized("w", RNG.standard_normal((ROWS, columns), dtype=np.float32), scheme)
     model = layer(tensors, columns, bits=8, group_size=0, activation="int8-per-token")
-    weights_only(model)
+    MakeWeightOnly()(model)
     (rewritten,) = model.graph
     assert rewritten.attributes["group_size"].as_int() == group_size
     x = RNG.standard_normal((2, 3, columns), dtype=np.float32)
@@ -48,7 +48,7 @@ def test_inputs_that_divide_by_no_group_size_get_float_weights() -> None:
     scheme = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
     tensors, weight = quantized("w", RNG.standard_normal((ROWS, 50), dtype=np.float32), scheme)
     model = layer(tensors, 50, bits=8, group_size=0, activation="int8-per-token")
-    weights_only(model)
+    MakeWeightOnly()(model)
     x = RNG.standard_normal((2, 3, 50), dtype=np.float32)
     np.testing.assert_allclose(run_reference(model, {"x": x})[0], x @ weight.T, atol=1e-4)
     check(model, 50, {"MatMul"})
@@ -65,8 +65,8 @@ def test_groups(bits: int, symmetric: bool) -> None:
 def test_offsets_are_a_second_small_product() -> None:
     scheme = Scheme(bits=4, group_size=32, symmetric=True, activation="none")
     tensors, _ = quantized("w", RNG.standard_normal((ROWS, 96), dtype=np.float32), scheme)
-    offsets = RNG.standard_normal((ROWS, 3), dtype=np.float32)
-    given = tensors | {"w.zero_points": None, "w.offsets": offsets}
+    group_bias = RNG.standard_normal((ROWS, 3), dtype=np.float32)
+    given = tensors | {"w.zero_points": None, "w.group_bias": group_bias}
     check(layer(given, 96, bits=4, group_size=32), 96, {"MatMulNBits", "ReduceSum", "MatMul"})
 
 

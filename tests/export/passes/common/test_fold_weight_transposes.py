@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekiln.export.passes.common.transpose_weights import transpose_weights
+from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
 from support.graphs import graph, node, ops, run_ort, run_reference
 
 RNG = np.random.default_rng(0)
@@ -15,7 +15,7 @@ def test_matmul_reads_the_transposed_weight(attributes: dict[str, list[int]]) ->
     nodes = [node("Transpose", ["w"], "t", **attributes), node("MatMul", ["x", "t"], "y")]
     model = graph(nodes, {"x": ["B", "S", 8]}, {"y": ["B", "S", 5]}, {"w": weight})
     (expected,) = run_reference(model, {"x": x})
-    transpose_weights(model)
+    FoldWeightTransposes()(model)
     assert ops(model) == ["MatMul"]
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=1e-5)
 
@@ -34,7 +34,7 @@ def test_any_permutation_and_a_weight_that_two_transposes_share() -> None:
     ]
     model = graph(nodes, {"x": [4, 2, 6]}, {"y": [4, 2, 5], "z": [6, 4, 5]}, {"w": weight})
     expected = run_reference(model, {"x": x})
-    transpose_weights(model)
+    FoldWeightTransposes()(model)
     assert "Transpose" not in ops(model)
     assert len(model.graph.initializers) == 3, "the weight, and one transposed form for each permutation"
     for result, wanted in zip(run_ort(model, {"x": x}), expected, strict=True):
@@ -46,6 +46,6 @@ def test_a_transposed_graph_output_keeps_its_name() -> None:
     model = graph(
         [node("Transpose", ["x"], "y"), node("Transpose", ["w"], "z")], {"x": [2, 3]}, {"z": [4, 3]}, {"w": weight}
     )
-    transpose_weights(model)
+    FoldWeightTransposes()(model)
     assert ops(model) == ["Transpose"], "a transpose of something computed stays"
     assert model.graph.outputs[0].name == "z"

@@ -1,0 +1,37 @@
+"""Weights and zero points in the layouts of ONNX Runtime's quantized ops."""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekiln.export.passes.common.quantized_ops import QuantizedOp
+from edgekiln.export.passes.common.tensors import Array, new_initializer, rank_of, shape_of, values_of
+
+
+def blocks(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
+    """The codes of a weight in groups as MatMulNBits takes them, uint8 [N, groups, group_size · bits / 8].
+
+    The bytes are those of `qweight`, which a tied embedding reads; `WeightsFile` stores them once.
+    """
+    n, groups = shape_of(op.scales)
+    shape = (n, groups, op.group_size * op.bits // 8)
+    return new_initializer(
+        graph, f"{op.qweight.name}.blocks", shape, ir.DataType.UINT8, lambda: values_of(op.qweight).reshape(shape)
+    )
+
+
+def packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.Value:
+    """Zero points as MatMulNBits takes them: 4-bit ones two a byte along the groups, low nibble first."""
+    if bits == 8:
+        return zero_points
+    n, groups = shape_of(zero_points)
+
+    def packed() -> Array:
+        values = np.pad(values_of(zero_points).astype(np.uint8, copy=False), ((0, 0), (0, groups % 2)))
+        return values[:, 0::2] | (values[:, 1::2] << 4)
+
+    return new_initializer(graph, f"{zero_points.name}.packed", (n, (groups + 1) // 2), ir.DataType.UINT8, packed)
+
+
+def group_shape(x: ir.Value, group_size: int) -> list[int]:
+    """The shape that Reshape takes to split the last axis of `x` into groups."""
+    return [*[0] * (rank_of(x) - 1), -1, group_size]
