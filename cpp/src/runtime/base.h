@@ -30,7 +30,8 @@ class Runtime {
 
   const Properties& properties() const { return properties_; }
 
-  // The kernels that run the graph: "onnxruntime", or the instruction set of edgekiln's kernels, as "avx512bf16".
+  // The kernels that run the graph: the library's name, as "onnxruntime", or the instruction set of edgekiln's kernels,
+  // as "avx512bf16".
   virtual std::string kernels() const = 0;
 
   virtual int threads() const = 0;

@@ -118,7 +118,7 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
                                               const RuntimeOptions& options) {
   const auto type = cache_type(manifest.kv_cache);
   if (!type)
-    return fail(Code::kEngine, "the engine's key-value layout is ", manifest.kv_cache.layout, " ",
+    return fail(Code::kEngine, "the engine's KV cache layout is ", manifest.kv_cache.layout, " ",
                 manifest.kv_cache.dtype,
                 ", ort-cpu runs shared-buffer float32 or float16 or int8: build the engine again");
   const Result<fs::path> graph = graph_path(directory, manifest, "generate");

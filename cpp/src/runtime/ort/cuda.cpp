@@ -83,7 +83,7 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
 Result<std::unique_ptr<Runtime>> open_ort_cuda(const fs::path& directory, const Manifest& manifest,
                                                const RuntimeOptions& options) {
   if (manifest.kv_cache.layout != "shared-buffer" || manifest.kv_cache.dtype != "float16" || !manifest.io.total_length)
-    return fail(Code::kEngine, "the engine's key-value layout is ", manifest.kv_cache.layout, " ",
+    return fail(Code::kEngine, "the engine's KV cache layout is ", manifest.kv_cache.layout, " ",
                 manifest.kv_cache.dtype, ", ort-cuda runs shared-buffer float16: build the engine again");
   const Result<fs::path> generate = graph_path(directory, manifest, "generate");
   if (!generate) return std::unexpected(generate.error());

@@ -66,7 +66,7 @@ Result<TensorRTBuild> check_layout(const Manifest& manifest) {
   if (!manifest.tensorrt || !manifest.graphs.contains("plan"))
     return fail(Code::kEngine, "engine.json names no plan for target ", manifest.target, ": build the engine again");
   if (manifest.kv_cache.layout != "growing" || !element_type(manifest.kv_cache.dtype))
-    return fail(Code::kUnsupported, "the engine's key-value layout is ", manifest.kv_cache.layout, " ",
+    return fail(Code::kUnsupported, "the engine's KV cache layout is ", manifest.kv_cache.layout, " ",
                 manifest.kv_cache.dtype,
                 ", this library runs growing, float32 or float16 or bfloat16: build the "
                 "engine with --cache growing");

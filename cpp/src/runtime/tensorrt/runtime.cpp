@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "engine/file.h"
-#include "runtime/ort/kernels.h"
 #include "runtime/tensorrt/kv_cache.h"
 #include "runtime/tensorrt/profiles.h"
 #include "runtime/tensorrt/session.h"
@@ -19,7 +18,7 @@ class TensorRT final : public ChunkedRuntime {
   TensorRT(const Manifest& manifest, std::int64_t chunk, std::unique_ptr<TensorRTSession> session)
       : ChunkedRuntime(manifest, static_cast<std::size_t>(chunk)), session_(std::move(session)) {}
 
-  std::string kernels() const override { return kOnnxRuntime; }
+  std::string kernels() const override { return "tensorrt"; }
 
   int threads() const override { return 1; }
 
