@@ -66,8 +66,8 @@ class VerifyBinding:
 class RaggedKVCache(ABC):
     """Base of KV caches whose sequences have different lengths; see `edgekiln.runtimes.base.KVCache`.
 
-    Subclasses own the storage of keys and values. The C++ counterpart holds a single sequence and is part of
-    runtime/base.h and runtime/chunked.h.
+    Subclasses own the storage of keys and values. The C++ counterpart, KVCache of runtime/kv_cache.h, holds a single
+    sequence.
 
     Attributes:
         decode_binding: binding of all sequences for decode steps; None until the first step after the storage moved.

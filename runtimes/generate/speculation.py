@@ -1,9 +1,9 @@
 """Choose the length of the next draft that maximizes the expected tokens per second.
 
-A run with k drafted tokens takes s + k c seconds and yields 1 + a + a² + ... + aᵏ tokens on average, where s is the time
-of a decode step, c the extra time per drafted token and a the probability that a drafted token is accepted (Leviathan
-et al. 2023). All three are exponential moving averages of measurements. While plain decode steps are best, a short
-trial draft is run whenever it costs at most 3% of the time of the plain steps since the last draft.
+A run with k drafted tokens takes s + k c seconds and yields 1 + a + a² + ... + aᵏ tokens on average, where s is the
+time of a decode step, c the extra time per drafted token and a the probability that a drafted token is accepted
+(Leviathan et al. 2023). All three are exponential moving averages of measurements. While plain decode steps are best, a
+short trial draft is run whenever it costs at most 3% of the time of the plain steps since the last draft.
 """
 
 _TIME_WEIGHT = 0.2  # of the newest measurement in the moving averages of times

@@ -18,7 +18,7 @@ from edgekiln.errors import RequestError
 
 
 class GenerationBlocks(Extension):
-    """`{% generation %}…{% endgeneration %}`, which marks the assistant's tokens for training and has no effect here."""
+    """`{% generation %}…{% endgeneration %}`, which marks the assistant's tokens for training; no effect here."""
 
     tags = {"generation"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""A tiny attention-only decoder as an ort-cpu engine, and the same decoder in numpy as the truth to compare with."""
+"""A tiny attention-only decoder as an ort-cpu engine, and the same decoder in numpy to compare it with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ CHATML = (
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Byte-level BPE of single bytes, one merge and two special tokens: every string encodes, characters split."""
+    """Byte-level BPE of single bytes, one merge and two special tokens; it splits non-ASCII characters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: index for index, symbol in enumerate(alphabet)} | {"he": 256}
 
@@ -42,9 +42,10 @@ def byte_tokenizer() -> Tokenizer:
 
 @dataclass
 class TinyDecoder:
-    """Embedding, `LAYERS` residual attention layers with rotary positions, a head of its own.
+    """Embedding, `LAYERS` residual attention layers with rotary positions, and an LM head.
 
-    With a tied head a random decoder only repeats itself."""
+    The head is not tied: with tied weights a random decoder only repeats its input.
+    """
 
     embedding: np.ndarray
     head: np.ndarray
@@ -66,7 +67,7 @@ class TinyDecoder:
         )
 
     def forward(self, ids: np.ndarray) -> np.ndarray:
-        """float64[S, V]: every position at once, no cache."""
+        """Logits float64[S, V] of int64[S] `ids`, in one pass without a KV cache."""
         length = len(ids)
         x = self.embedding[ids].astype(np.float64)
         causal = np.triu(np.full((length, length), -np.inf), 1)
@@ -87,7 +88,7 @@ class TinyDecoder:
         return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
     def graph(self, every_position: bool) -> onnx.ModelProto:
-        """The decoder as ort-cpu lowers it: GroupQueryAttention, past and present in one shared buffer."""
+        """The ONNX graph, with GroupQueryAttention over a shared buffer as the lowering for ort-cpu makes it."""
         vocab_size = len(self.embedding)
         constants = {
             "embedding": self.embedding,
@@ -145,7 +146,7 @@ def _value(name: str, kind: int, shape: object) -> onnx.ValueInfoProto:
 
 
 def write_engine(directory: Path, decoder: TinyDecoder, tokenizer: Tokenizer, **changes: object) -> Path:
-    """An engine directory of the tiny decoder."""
+    """Write an engine directory of the tiny decoder; `changes` replace fields of engine.json."""
     directory.mkdir(parents=True)
     onnx.save(decoder.graph(every_position=False), directory / "generate.onnx")
     onnx.save(decoder.graph(every_position=True), directory / "score.onnx")
@@ -189,7 +190,7 @@ def engine(decoder: TinyDecoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def make_engine(decoder: TinyDecoder, tmp_path: Path):
-    """Build a tiny engine whose engine.json has other fields than usual."""
+    """A function that writes a tiny engine whose engine.json has some fields replaced."""
 
     def make(**changes: object) -> Path:
         return write_engine(tmp_path / "engine", decoder, byte_tokenizer(), **changes)

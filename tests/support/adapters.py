@@ -1,4 +1,4 @@
-"""What every adapter has to do, whatever its cache; `close` holds its logits against the truth's."""
+"""Checks that apply to every adapter, whatever the layout of its KV cache."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,22 @@ Close = Callable[[Logits, Logits], None]
 
 
 def ids(length: int, seed: int = 0) -> np.ndarray:
-    """Random tokens."""
+    """int64[length], random token ids."""
     return np.random.default_rng(seed).integers(0, VOCABULARY, length)
 
 
-def check_ragged_rows(truth: Runtime, runtime: Runtime, close: Close) -> None:
-    """Rows of several lengths are prefilled in chunks, in any order, and stepped together."""
-    caches = truth.new_cache(3), runtime.new_cache(3)
-    for row, length in ((2, 11), (0, 3), (1, 20)):
-        close(runtime.prefill(caches[1], row, ids(length)), truth.prefill(caches[0], row, ids(length)))
+def check_ragged_batch(expected: Runtime, runtime: Runtime, close: Close) -> None:
+    """Sequences of different lengths can be prefilled in chunks and in any order, and then decode together.
+
+    Args:
+        expected: the runtime to compare with.
+        runtime: the adapter.
+        close: compares logits of `runtime` with those of `expected`.
+    """
+    caches = expected.new_cache(3), runtime.new_cache(3)
+    for index, length in ((2, 11), (0, 3), (1, 20)):
+        close(runtime.prefill(caches[1], index, ids(length)), expected.prefill(caches[0], index, ids(length)))
     for tokens in ids(15, 4).reshape(5, 3):
-        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        close(runtime.step(caches[1], tokens), expected.step(caches[0], tokens))
     assert caches[1].lengths.tolist() == [8, 25, 16]
     np.testing.assert_array_equal(caches[1].tokens(1), caches[0].tokens(1))

@@ -1,4 +1,4 @@
-"""Engines of target ort-cuda, run with the device named cpu: all but the provider is what a GPU gets."""
+"""Engines of target ort-cuda, run on the device "cpu": the same graphs and buffers as on a GPU."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from edgekiln.sources.base import ModelSource
 
 
 def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Model:
-    """Build `source` at `directory`, uncalibrated, and return its canonical graph."""
+    """Build `source` without calibration at `directory`, and return its canonical graph."""
     directory.mkdir(parents=True)
     options = BuildOptions(target="ort-cuda", quant=quant)
     canonical = canonical_graph(source, options)
@@ -23,5 +23,5 @@ def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Mo
 
 
 def open_on_cpu(engine: Path, chunk: int | None = None, cuda_graph: bool = False) -> OrtCudaRuntime:
-    """The adapter on the CPU."""
+    """Open an ort-cuda engine on the CPU."""
     return OrtCudaRuntime(engine, read_manifest(engine), chunk=chunk, device="cpu", cuda_graph=cuda_graph)

@@ -1,7 +1,8 @@
-"""The CUDA runtime's Python bindings over host memory: what is queued happens when the stream is waited for.
+"""A fake of the CUDA runtime's Python bindings in host memory: queued operations run when the stream is synchronized.
 
-Constants and enumerations are the real bindings'; `test_cuda_device.py` holds every function against the real one's
-documented parameters and results. Fresh memory is all NaN, and memory outside what is allocated cannot be touched.
+Constants and enumerations are those of the real bindings. `test_cuda_device.py` compares every function with the
+documented parameters and results of the real one. New memory is filled with 0xFF, which is NaN in all float types, and
+accesses outside allocated memory fail.
 """
 
 from collections.abc import Callable
@@ -16,13 +17,14 @@ _SUCCESS = runtime.cudaError_t.cudaSuccess
 
 
 class FakeCuda:
-    """Stands for the module `cuda.bindings.runtime`, with one GPU.
+    """Replaces the module `cuda.bindings.runtime`.
 
     Attributes:
-        capability: of the GPU.
-        memory: bytes that it has.
-        launches: recordings replayed.
-        streams: handle -> what is queued.
+        capability: compute capability of the GPU.
+        memory: bytes of the GPU.
+        launches: number of CUDA graph launches.
+        streams: handle -> queued operations.
+        live: address -> allocated memory.
     """
 
     def __init__(self, capability: tuple[int, int] = (8, 9), memory: int = 1 << 30, devices: int = 1) -> None:
@@ -33,7 +35,7 @@ class FakeCuda:
         self.streams: dict[int, list[Work]] = {}
         self.live: dict[int, np.ndarray] = {}
         self._owners: dict[int, np.ndarray] = {}
-        self._recording: list[Work] | None = None
+        self._capturing: list[Work] | None = None
         self._graphs: dict[int, list[Work]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -43,11 +45,11 @@ class FakeCuda:
         return value
 
     def queue(self, stream: int, work: Work) -> None:
-        """Do `work` when it is waited for, or record it."""
-        (self.streams[int(stream)] if self._recording is None else self._recording).append(work)
+        """Queue `work` on a stream, or add it to the current capture."""
+        (self.streams[int(stream)] if self._capturing is None else self._capturing).append(work)
 
     def view(self, address: int, size: int) -> np.ndarray:
-        """uint8 view of allocated memory."""
+        """uint8[size], a view of allocated memory."""
         for start, array in self.live.items():
             if start <= address and address + size <= start + array.size:
                 return array[address - start : address - start + size]
@@ -69,7 +71,7 @@ class FakeCuda:
         return _SUCCESS, handle
 
     def cudaStreamSynchronize(self, stream):  # noqa: N802
-        assert self._recording is None
+        assert self._capturing is None
         queued, self.streams[int(stream)] = self.streams[int(stream)], []
         for work in queued:
             work()
@@ -117,14 +119,14 @@ class FakeCuda:
 
     def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
         assert mode == runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        assert self._recording is None
-        self._recording = []
+        assert self._capturing is None
+        self._capturing = []
         return (_SUCCESS,)
 
     def cudaStreamEndCapture(self, stream):  # noqa: N802
-        assert self._recording is not None
+        assert self._capturing is not None
         graph = len(self._graphs)
-        self._graphs[graph], self._recording = self._recording, None
+        self._graphs[graph], self._capturing = self._capturing, None
         return _SUCCESS, graph
 
     def cudaGraphInstantiate(self, graph, flags):  # noqa: N802

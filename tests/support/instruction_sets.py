@@ -1,4 +1,4 @@
-"""What edgekiln's own kernels do on which processors."""
+"""Instruction sets of edgekiln's kernels."""
 
-# That multiply bytes: layers and products are edgekiln's own there.
-WITH_BYTE_PRODUCTS = ("amx", "avx512bf16", "avx512vnni")
+# Those with int8 dot products (VNNI or AMX). Only there are whole layers and int8 GEMMs run by edgekiln's kernels.
+WITH_INT8_DOT_PRODUCTS = ("amx", "avx512bf16", "avx512vnni")

@@ -1,4 +1,4 @@
-"""The CUDA device over host memory, and the fake below it against the real bindings."""
+"""CudaDevice on a fake CUDA runtime in host memory, and the fake compared with the real bindings."""
 
 import gc
 import inspect
@@ -22,7 +22,7 @@ HAS_GPU = runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_fake_has_the_real_parameters_and_results(name: str) -> None:
+def test_the_fake_has_the_parameters_and_results_of_the_bindings(name: str) -> None:
     documentation = getattr(runtime, name).__doc__
     signature = re.match(rf"{name}\((.*)\)", documentation.splitlines()[0])
     assert signature is not None
@@ -35,13 +35,13 @@ def test_the_fake_has_the_real_parameters_and_results(name: str) -> None:
     if "return (_SUCCESS,)" in source:
         assert results == []
     elif returned := re.search(r"return _SUCCESS, (.*)", source):
-        # Commas inside brackets part nothing here.
+        # Commas inside brackets do not separate results.
         assert len(re.sub(r"[(\[][^)\]]*[)\]]", "", returned[1]).split(",")) == len(results)
     else:
         assert re.search(r"return (self|runtime)\.cuda", source)
 
 
-def test_there_and_back() -> None:
+def test_copies_to_the_device_and_back() -> None:
     cuda = FakeCuda()
     device = CudaDevice(cuda)
     buffer = device.allocate(64, "a test")
@@ -60,7 +60,7 @@ def test_there_and_back() -> None:
     assert not target.array.any()
 
 
-def test_pieces_move_within_the_device() -> None:
+def test_2d_copies_within_the_device() -> None:
     device = CudaDevice(FakeCuda())
     source, target = device.allocate(12, "a test"), device.allocate(12, "a test")
     given, got = device.pinned((12,), np.uint8), device.pinned((8,), np.uint8)
@@ -72,7 +72,7 @@ def test_pieces_move_within_the_device() -> None:
     assert got.array.tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
 
 
-def test_recorded_work_is_done_each_time_it_is_called_and_not_before() -> None:
+def test_captured_work_runs_only_when_replayed() -> None:
     device = CudaDevice(FakeCuda())
     buffer = device.allocate(8, "a test")
     given, got = device.pinned((1,), np.int64), device.pinned((1,), np.int64)
@@ -92,9 +92,9 @@ def test_recorded_work_is_done_each_time_it_is_called_and_not_before() -> None:
         assert got.array[0] == value
 
 
-def test_what_another_thread_queues_is_not_recorded() -> None:
+def test_work_queued_by_another_thread_is_not_captured() -> None:
     device = CudaDevice(FakeCuda())
-    recorded, other = device.allocate(1, "a test"), device.allocate(1, "a test")
+    captured, other = device.allocate(1, "a test"), device.allocate(1, "a test")
     threads = []
 
     def work() -> None:
@@ -102,18 +102,18 @@ def test_what_another_thread_queues_is_not_recorded() -> None:
         threads[0].start()
         threads[0].join(timeout=0.1)
         assert threads[0].is_alive()
-        device.zero(recorded)
+        device.zero(captured)
 
     device.capture(work)
     threads[0].join()
     got = device.pinned((2,), np.uint8)
     device.copy_out(got.array[:1], other.address)
-    device.copy_out(got.array[1:], recorded.address)
+    device.copy_out(got.array[1:], captured.address)
     device.synchronize()
     assert got.array.tolist() == [0, 255]
 
 
-def test_a_failure_while_recording_ends_the_recording() -> None:
+def test_an_error_during_a_capture_ends_the_capture() -> None:
     device = CudaDevice(FakeCuda())
 
     def work() -> None:
@@ -124,7 +124,7 @@ def test_a_failure_while_recording_ends_the_recording() -> None:
     device.synchronize()
 
 
-def test_memory_comes_back_when_nothing_refers_to_it() -> None:
+def test_memory_is_freed_with_its_object() -> None:
     cuda = FakeCuda()
     device = CudaDevice(cuda)
     kept, dropped = device.allocate(100, "a test"), device.pinned((10,), np.float32)
@@ -134,7 +134,7 @@ def test_memory_comes_back_when_nothing_refers_to_it() -> None:
     assert list(cuda.live) == [kept.address]
 
 
-def test_out_of_memory_says_how_much_there_is() -> None:
+def test_out_of_memory_tells_how_much_is_free() -> None:
     device = CudaDevice(FakeCuda(memory=64_000_000))
     kept = device.allocate(60_000_000, "the cache")
     with pytest.raises(EdgekilnError, match=r"^the GPU has 4 of 64 MB free, the cache needs 10 MB more: use a smaller"):
@@ -142,7 +142,7 @@ def test_out_of_memory_says_how_much_there_is() -> None:
     assert kept.size == 60_000_000
 
 
-def test_other_failures_are_cudas_own_words() -> None:
+def test_other_errors_carry_cudas_message() -> None:
     class Lost(FakeCuda):
         def cudaStreamSynchronize(self, stream):  # noqa: N802
             return (runtime.cudaError_t.cudaErrorIllegalAddress,)

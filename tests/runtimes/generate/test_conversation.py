@@ -1,4 +1,4 @@
-"""Turns of a chat on the tiny engine."""
+"""Conversations with the tiny engine."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ OPTIONS = GenerateOptions(max_tokens=8, ignore_eos=True)
 
 
 class Counting:
-    """Passes on to a runtime and counts prefilled tokens."""
+    """Wraps a runtime and records the number of tokens of each prefill."""
 
     def __init__(self, runtime) -> None:
         self._runtime = runtime
@@ -23,9 +23,9 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self._runtime, name)
 
-    def prefill(self, cache, row, tokens):
+    def prefill(self, cache, sequence, tokens):
         self.prefilled.append(len(tokens))
-        return self._runtime.prefill(cache, row, tokens)
+        return self._runtime.prefill(cache, sequence, tokens)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def say(tokens) -> str:
     return "".join(token.text for token in tokens)
 
 
-def test_a_turn_is_the_answer_to_the_whole_conversation(runtime, tokenizer):
+def test_a_turn_answers_the_whole_conversation(runtime, tokenizer):
     conversation = Conversation(runtime, tokenizer, system="Be brief.")
     for question in ("Hello?", "And then?", "Why?"):
         prompt = tokenizer.encode_chat([*conversation.messages, {"role": "user", "content": question}])
@@ -51,27 +51,27 @@ def test_a_turn_is_the_answer_to_the_whole_conversation(runtime, tokenizer):
     assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 3]
 
 
-def test_earlier_turns_are_not_read_again(runtime, tokenizer):
+def test_earlier_turns_are_not_prefilled_again(runtime, tokenizer):
     conversation = Conversation(runtime, tokenizer)
     say(conversation.ask("h" * 200, OPTIONS))
     say(conversation.ask("why", OPTIONS))
-    # Of the second turn at most the first answer, the question and the template's marks are new.
+    # At most the first answer, the second message and the template's markers are new in the second turn.
     assert runtime.prefilled[0] > 200
     assert runtime.prefilled[1] < 120
 
 
-def test_a_dropped_answer_is_kept_as_far_as_it_came(runtime, tokenizer):
+def test_the_text_of_a_closed_answer_is_kept(runtime, tokenizer):
     conversation = Conversation(runtime, tokenizer)
     whole = list(conversation.ask("Hello?", OPTIONS))
     conversation.messages.clear()
     stream = conversation.ask("Hello?", OPTIONS)
-    came = say(next(stream) for _ in range(4))
+    partial = say(next(stream) for _ in range(4))
     stream.close()
-    assert came == say(whole[:4])
-    assert conversation.messages[1]["content"] == came
+    assert partial == say(whole[:4])
+    assert conversation.messages[1]["content"] == partial
 
 
-def test_a_turn_that_gives_nothing_leaves_no_trace(runtime, tokenizer, monkeypatch):
+def test_a_turn_without_text_leaves_the_messages_unchanged(runtime, tokenizer, monkeypatch):
     conversation = Conversation(runtime, tokenizer)
 
     def interrupted(*_: object) -> np.ndarray:

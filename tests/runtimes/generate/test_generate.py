@@ -1,4 +1,4 @@
-"""The loop against greedy decoding without cache or batch, and against a runtime whose answers are written down."""
+"""The generate loop, compared with greedy decoding without a KV cache, and run on a runtime with scripted answers."""
 
 import numpy as np
 import pytest
@@ -23,59 +23,59 @@ def tokenizer(engine):
     return Tokenizer.from_engine(engine, read_manifest(engine))
 
 
-class Written:
-    """A runtime that answers row b with `answers[b]`, whatever the prompt, and counts what it is asked."""
+class Scripted:
+    """A runtime that answers prompt b with the tokens `answers[b]`, and records the lengths of its runs."""
 
     max_verify_tokens = 1
 
     def __init__(self, answers: list[list[int]], max_length: int = MAX_LENGTH) -> None:
-        self.properties = runtimes.Properties("written", VOCAB, max_length, 0, (), ())
+        self.properties = runtimes.Properties("scripted", VOCAB, max_length, 0, (), ())
         self.answers = answers
         self.prefilled: list[int] = []
         self.longest_step: list[int] = []
 
     def new_cache(self, batch_size: int = 1):
-        return WrittenCache(batch_size)
+        return ScriptedCache(batch_size)
 
-    def prefill(self, cache, row, tokens):
-        assert cache.lengths[row] + tokens.size <= self.properties.max_length
+    def prefill(self, cache, index, tokens):
+        assert cache.lengths[index] + tokens.size <= self.properties.max_length
         self.prefilled.append(tokens.size)
-        cache.rows[row] += tokens.tolist()
-        cache.begun[row] = len(cache.rows[row])
-        return self._logits(cache, row)
+        cache.sequences[index] += tokens.tolist()
+        cache.prompt_lengths[index] = len(cache.sequences[index])
+        return self._logits(cache, index)
 
     def step(self, cache, tokens):
         assert cache.lengths.max() < self.properties.max_length
         self.longest_step.append(int(cache.lengths.max()))
-        for row, token in enumerate(tokens.tolist()):
-            cache.rows[row].append(token)
-        return np.stack([self._logits(cache, row) for row in range(cache.batch_size)])
+        for index, token in enumerate(tokens.tolist()):
+            cache.sequences[index].append(token)
+        return np.stack([self._logits(cache, index) for index in range(cache.batch_size)])
 
-    def _logits(self, cache, row):
-        answer = self.answers[row]
+    def _logits(self, cache, index):
+        answer = self.answers[index]
         logits = np.zeros(VOCAB, dtype=np.float32)
-        logits[answer[max(0, len(cache.rows[row]) - cache.begun[row]) % len(answer)]] = 9
+        logits[answer[max(0, len(cache.sequences[index]) - cache.prompt_lengths[index]) % len(answer)]] = 9
         return logits
 
 
-class WrittenCache:
+class ScriptedCache:
     capacity = MAX_LENGTH
 
     def __init__(self, batch_size):
         self.batch_size = batch_size
-        self.rows = [[] for _ in range(batch_size)]
-        self.begun = [0] * batch_size
+        self.sequences = [[] for _ in range(batch_size)]
+        self.prompt_lengths = [0] * batch_size
 
     @property
     def lengths(self):
-        return np.array([len(row) for row in self.rows])
+        return np.array([len(sequence) for sequence in self.sequences])
 
-    def tokens(self, row):
-        return np.array(self.rows[row], dtype=np.int64)
+    def tokens(self, index):
+        return np.array(self.sequences[index], dtype=np.int64)
 
-    def rewind(self, row, length):
-        assert length <= len(self.rows[row])
-        del self.rows[row][length:]
+    def rewind(self, index, length):
+        assert length <= len(self.sequences[index])
+        del self.sequences[index][length:]
 
 
 def answers(tokens) -> dict[int, str]:
@@ -96,29 +96,29 @@ def prompts(*lengths: int) -> list[np.ndarray]:
     return [np.random.default_rng(length).integers(0, 256, length) for length in lengths]
 
 
-def test_a_batch_is_each_prompt_alone(runtime, tokenizer, decoder):
+def test_a_batch_gives_the_answer_of_each_prompt_alone(runtime, tokenizer, decoder):
     batch = prompts(5, 17, 2)
     options = GenerateOptions(max_tokens=12, ignore_eos=True)
     tokens = list(generate(runtime, tokenizer, batch, options))
-    for row, prompt in enumerate(batch):
-        assert [token.id for token in tokens if token.index == row] == greedy(decoder, prompt, 12)
+    for index, prompt in enumerate(batch):
+        assert [token.id for token in tokens if token.index == index] == greedy(decoder, prompt, 12)
     assert [token.index for token in tokens[:6]] == [0, 1, 2] * 2
     assert [token.finish_reason for token in tokens[-3:]] == ["length"] * 3
 
 
-def test_rows_that_end_early_leave_the_others_alone(runtime, tokenizer, decoder):
+def test_answers_that_end_early_do_not_affect_the_others(runtime, tokenizer, decoder):
     batch = prompts(5, 17, 2)
     full = [greedy(decoder, prompt, 12) for prompt in batch]
     ending = full[1][2]
-    expected = [row[: row.index(ending) + 1] if ending in row else row for row in full]
+    expected = [ids[: ids.index(ending) + 1] if ending in ids else ids for ids in full]
     assert sorted(map(len, expected)) != [12, 12, 12]
     other = Tokenizer(tokenizer._tokenizer, SpecialTokens(eos=[ending]))
     tokens = list(generate(runtime, other, batch, GenerateOptions(max_tokens=12)))
-    for row in range(3):
-        assert [token.id for token in tokens if token.index == row] == expected[row]
+    for index in range(3):
+        assert [token.id for token in tokens if token.index == index] == expected[index]
 
 
-def test_log_probabilities_are_the_models(runtime, tokenizer, decoder):
+def test_log_probabilities_are_those_of_the_model(runtime, tokenizer, decoder):
     prompt = prompts(9)[0]
     options = GenerateOptions(
         max_tokens=6, logprobs=True, ignore_eos=True, sampling=SamplingOptions(temperature=2.0, top_k=40, seed=1)
@@ -132,17 +132,17 @@ def test_log_probabilities_are_the_models(runtime, tokenizer, decoder):
     assert all(token.logprob is None for token in generate(runtime, tokenizer, [prompt]))
 
 
-def test_a_seed_repeats_a_batch(runtime, tokenizer):
+def test_a_seed_reproduces_a_batch(runtime, tokenizer):
     options = GenerateOptions(max_tokens=10, ignore_eos=True, sampling=SamplingOptions(temperature=5.0, seed=3))
     first = list(generate(runtime, tokenizer, prompts(4, 4), options))
     assert list(generate(runtime, tokenizer, prompts(4, 4), options)) == first
     assert [t.id for t in first if t.index == 0] != [t.id for t in first if t.index == 1]
 
 
-def test_text_comes_in_whole_characters(tokenizer):
+def test_texts_contain_whole_characters(tokenizer):
     text = "naïve 中文 👍"
     ids = tokenizer.encode(text).tolist()
-    tokens = list(generate(Written([[*ids, EOS]]), tokenizer, ["x"]))
+    tokens = list(generate(Scripted([[*ids, EOS]]), tokenizer, ["x"]))
     assert "".join(token.text for token in tokens) == text
     assert not any("\ufffd" in token.text for token in tokens)
     assert [token.id for token in tokens] == [*ids, EOS]
@@ -151,7 +151,7 @@ def test_text_comes_in_whole_characters(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("says", "options", "ending"),
+    ("script", "options", "ending"),
     [
         ("one STOP two", {"stop": ("STOP",)}, ("one ", "stop", 8)),
         ("one STO", {"stop": ("STOP",)}, ("one STO", "eos", 8)),
@@ -163,16 +163,16 @@ def test_text_comes_in_whole_characters(tokenizer):
         ("", {}, ("", "eos", 1)),
     ],
 )
-def test_how_an_answer_ends(tokenizer, says, options, ending):
+def test_how_an_answer_ends(tokenizer, script, options, ending):
     answer, reason, count = ending
-    runtime = Written([[*tokenizer.encode(says).tolist(), EOS]])
+    runtime = Scripted([[*tokenizer.encode(script).tolist(), EOS]])
     tokens = list(generate(runtime, tokenizer, ["x"], GenerateOptions(**options)))
     assert answers(tokens)[0] == answer
     assert [token.finish_reason for token in tokens] == [None] * (count - 1) + [reason]
 
 
-def test_the_engines_length_ends_an_answer(tokenizer):
-    runtime = Written([[104], [104]], max_length=10)
+def test_an_answer_ends_at_the_max_length(tokenizer):
+    runtime = Scripted([[104], [104]], max_length=10)
     batch = [np.arange(7), np.arange(9)]
     tokens = list(generate(runtime, tokenizer, batch, GenerateOptions(max_tokens=50)))
     assert [(token.index, token.finish_reason) for token in tokens] == [
@@ -183,47 +183,47 @@ def test_the_engines_length_ends_an_answer(tokenizer):
     ]
 
 
-def test_a_finished_row_costs_no_attention_unless_its_history_is_kept(tokenizer):
+def test_a_finished_sequence_is_emptied_unless_the_cache_is_kept(tokenizer):
     batch = [np.arange(100), np.arange(4)]
-    runtime = Written([[EOS], [104]])
+    runtime = Scripted([[EOS], [104]])
     list(generate(runtime, tokenizer, batch, GenerateOptions(max_tokens=5)))
     assert runtime.longest_step == [4, 5, 6, 7]
 
-    runtime = Written([[EOS], [104]])
+    runtime = Scripted([[EOS], [104]])
     cache = runtime.new_cache(2)
     list(generate(runtime, tokenizer, batch, GenerateOptions(max_tokens=5), cache))
     assert cache.tokens(0).tolist() == list(range(100))
     assert cache.tokens(1).tolist() == [0, 1, 2, 3, 104, 104, 104, 104]
 
 
-def test_a_cache_with_history_reads_only_what_is_new(tokenizer):
-    runtime = Written([[104, 105, 106, EOS]])
+def test_only_tokens_after_the_common_prefix_are_prefilled(tokenizer):
+    runtime = Scripted([[104, 105, 106, EOS]])
     cache = runtime.new_cache()
     options = GenerateOptions(max_tokens=10)
     list(generate(runtime, tokenizer, [np.arange(20)], options, cache))
-    held = cache.tokens(0).tolist()
-    assert held == [*range(20), 104, 105, 106]
-    list(generate(runtime, tokenizer, [np.array([*held, 1, 2])], options, cache))
-    changed = [*held[:10], 200, *held[11:]]
+    cached = cache.tokens(0).tolist()
+    assert cached == [*range(20), 104, 105, 106]
+    list(generate(runtime, tokenizer, [np.array([*cached, 1, 2])], options, cache))
+    changed = [*cached[:10], 200, *cached[11:]]
     list(generate(runtime, tokenizer, [np.array(changed)], options, cache))
     list(generate(runtime, tokenizer, [np.array(changed)], options, cache))
     assert runtime.prefilled == [20, 2, 13, 1]
     assert cache.tokens(0).tolist()[: len(changed)] == changed
 
 
-def test_history_in_a_real_cache_gives_the_same_answers(runtime, tokenizer, decoder):
+def test_answers_with_a_kept_cache_equal_those_without(runtime, tokenizer, decoder):
     cache = runtime.new_cache(2)
     options = GenerateOptions(max_tokens=6, ignore_eos=True)
     first, second = prompts(11, 4)
     list(generate(runtime, tokenizer, [first, second], options, cache))
     longer = [np.append(cache.tokens(0), [5, 6]), np.append(second[:2], [7])]
     tokens = list(generate(runtime, tokenizer, longer, options, cache))
-    for row in range(2):
-        assert [token.id for token in tokens if token.index == row] == greedy(decoder, longer[row], 6)
+    for index in range(2):
+        assert [token.id for token in tokens if token.index == index] == greedy(decoder, longer[index], 6)
 
 
-def test_a_dropped_answer_leaves_the_cache_as_it_stood(tokenizer):
-    runtime = Written([[104, 105, 106, 107]])
+def test_closing_the_iterator_keeps_the_tokens_in_the_cache(tokenizer):
+    runtime = Scripted([[104, 105, 106, 107]])
     cache = runtime.new_cache()
     stream = generate(runtime, tokenizer, [np.arange(3)], GenerateOptions(), cache)
     for _ in range(3):
@@ -244,12 +244,12 @@ def test_a_dropped_answer_leaves_the_cache_as_it_stood(tokenizer):
         ([np.array([4000])], "token id 4000 is outside the vocabulary of 259"),
     ],
 )
-def test_prompts_that_cannot_be_answered(runtime, tokenizer, given, message):
+def test_invalid_prompts_are_refused(runtime, tokenizer, given, message):
     with pytest.raises(RequestError, match=message):
         generate(runtime, tokenizer, given)
 
 
-def test_a_cache_of_another_size(runtime, tokenizer):
+def test_a_cache_of_another_batch_size(runtime, tokenizer):
     with pytest.raises(RequestError, match="the cache has batch size 2 for 1 prompts: give one of batch size 1"):
         generate(runtime, tokenizer, ["x"], cache=runtime.new_cache(2))
 

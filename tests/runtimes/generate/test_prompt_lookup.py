@@ -1,4 +1,4 @@
-"""The lookup against a search through the whole sequence."""
+"""PromptLookup, compared with a search through the whole sequence."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edgekiln.runtimes.generate.prompt_lookup import PromptLookup
 
-# Few different tokens, so that much repeats.
+# Few different tokens, so that n-grams repeat.
 TOKENS = st.lists(st.integers(0, 2), max_size=40)
 
 
@@ -21,7 +21,7 @@ def searched(tokens: list[int], most: int) -> list[int]:
 
 
 @given(TOKENS, TOKENS, st.integers(0, 9))
-def test_what_followed_last_time_is_drafted(prompt, answer, most):
+def test_drafts_equal_those_of_a_full_search(prompt, answer, most):
     lookup = PromptLookup(np.array(prompt, dtype=np.int64))
     for length in range(len(answer) + 1):
         if length:
@@ -37,9 +37,9 @@ def test_what_followed_last_time_is_drafted(prompt, answer, most):
         ([1, 1], []),
         ([1, 1, 1], [1]),
         ([1, 2, 3, 1, 2], [3, 1, 2]),
-        ([9, 1, 2, 5, 1, 2, 6, 9, 1, 2], [5, 1, 2, 6, 9, 1, 2]),  # 3 tokens come before 2 that were seen later
+        ([9, 1, 2, 5, 1, 2, 6, 9, 1, 2], [5, 1, 2, 6, 9, 1, 2]),  # a match of 3 tokens wins over a later one of 2
         ([1, 2, 5, 1, 2, 6, 3, 1, 2], [6, 3, 1, 2]),
     ],
 )
-def test_what_is_drafted(tokens, draft):
+def test_drafts_of_examples(tokens, draft):
     assert PromptLookup(np.array(tokens, dtype=np.int64)).draft(9) == draft

@@ -1,4 +1,4 @@
-"""The policy, fed with times and acceptance."""
+"""The choice of the draft length, from simulated times and acceptance."""
 
 import pytest
 
@@ -8,11 +8,13 @@ MOST = 7
 
 
 def runs(added: float, accepts, count: int, step: float = 0.01) -> tuple[list[int], float]:
-    """Draft lengths of `count` runs, and the seconds of all.
+    """Draft lengths of `count` runs, and their total time in seconds.
 
     Args:
-        added: what a drafted token adds to a run, in steps.
-        accepts: from run and draft length to tokens accepted.
+        added: time that a drafted token adds to a run, in decode steps.
+        accepts: maps the index of a run and its draft length to the number of accepted tokens.
+        count: number of runs.
+        step: seconds of a decode step.
     """
     speculation = Speculation(MOST)
     lengths, seconds = [], 0.0
@@ -25,48 +27,48 @@ def runs(added: float, accepts, count: int, step: float = 0.01) -> tuple[list[in
     return lengths, seconds
 
 
-def test_a_step_is_measured_first():
+def test_the_first_run_is_a_plain_step():
     assert Speculation(MOST).draft_length() == 0
 
 
-def test_all_accepted_drafts_the_most():
+def test_full_acceptance_leads_to_the_longest_draft():
     lengths, _ = runs(0.1, lambda _, length: length, 20)
     assert lengths[-1] == MOST
     assert lengths[1:] == sorted(lengths[1:])
 
 
-def test_nothing_accepted_drafts_now_and_then_only():
+def test_no_acceptance_leaves_only_trial_drafts():
     step, count, added = 0.01, 3000, 0.3
     lengths, seconds = runs(added, lambda *_: 0, count, step)
     assert sum(map(bool, lengths[100:])) > 0
-    # Every run gives one token, so what is over count steps is what drafting cost.
+    # Every run yields one token, so the time beyond `count` steps is the cost of drafting.
     assert seconds < 1.035 * count * step
 
 
 @pytest.mark.parametrize("acceptance", [0, 1])
-def test_verifying_that_costs_as_much_as_stepping_is_only_tried(acceptance):
+def test_expensive_verification_is_only_tried(acceptance):
     lengths, _ = runs(1.5, lambda _, length: acceptance * length, 3000)
     assert max(lengths[100:]) <= 3
     assert sum(map(bool, lengths[100:])) <= 3000 * 0.03
 
 
-def test_a_text_that_becomes_repetitive_is_noticed():
+def test_adapts_to_text_that_starts_to_repeat():
     lengths, _ = runs(0.1, lambda index, length: length if index >= 500 else 0, 600)
     assert max(lengths[450:500]) <= 3
     assert lengths[-1] == MOST
 
 
-def test_a_text_that_stops_repeating_is_noticed():
+def test_adapts_to_text_that_stops_repeating():
     lengths, _ = runs(0.2, lambda index, length: length if index < 100 else 0, 200)
     assert lengths[99] == MOST
     assert sum(map(bool, lengths[150:])) <= 3
 
 
 @pytest.mark.parametrize("added", [0.05, 0.2, 0.5])
-def test_the_length_is_that_of_the_most_tokens_a_second(added):
+def test_the_draft_length_maximizes_tokens_per_second(added):
     speculation = Speculation(MOST)
     for index in range(400):
-        # Three of four are accepted.
+        # Three of four drafted tokens are accepted.
         speculation.observe(0, 0, 1.0)
         speculation.observe(1, int(index % 4 > 0), 1 + added)
     accepted = speculation._acceptance
@@ -74,7 +76,7 @@ def test_the_length_is_that_of_the_most_tokens_a_second(added):
     assert speculation.draft_length() == max(range(MOST + 1), key=rates.__getitem__)
 
 
-def test_no_room_for_a_draft():
+def test_a_limit_of_zero():
     speculation = Speculation(0)
     speculation.observe(0, 0, 1.0)
     assert speculation.draft_length() == 0

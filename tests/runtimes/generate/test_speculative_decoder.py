@@ -1,4 +1,4 @@
-"""SpeculationStats change no token: whatever is looked up, and however an answer ends, on a runtime of known logits."""
+"""Speculation does not change tokens, whatever is drafted and however an answer ends; on a runtime of known logits."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 
-VOCABULARY, MAX_LENGTH, VERIFIES = 16, 160, 8
+VOCABULARY, MAX_LENGTH, MAX_VERIFY_TOKENS = 16, 160, 8
 PROPERTIES = Properties("fake", VOCABULARY, MAX_LENGTH, 0, (), ())
 PROMPT = np.array([1, 4, 5, 6, 7, 3, 4, 5, 6, 7, 3, 4, 5])
 SAMPLINGS = [
@@ -21,15 +21,15 @@ SAMPLINGS = [
 ]
 
 
-class Held(RaggedKVCache):
-    def _grow(self, capacity, held):
+class FakeKVCache(RaggedKVCache):
+    def _grow(self, capacity, used):
         pass
 
 
-class Hashed:
-    """Logits of a position are a function of the ids up to it: a pattern of five, and now and then another token."""
+class FakeRuntime:
+    """Logits are a function of the ids up to their position. They favor a pattern of five tokens, with exceptions."""
 
-    max_verify_tokens = VERIFIES
+    max_verify_tokens = MAX_VERIFY_TOKENS
     properties = PROPERTIES
 
     def __init__(self) -> None:
@@ -37,30 +37,32 @@ class Hashed:
         self.fails_from = 1000
 
     def new_cache(self, batch_size=1):
-        return Held(PROPERTIES, batch_size)
+        return FakeKVCache(PROPERTIES, batch_size)
 
-    def prefill(self, cache, row, tokens):
-        return self._run(cache, row, tokens)[-1]
+    def prefill(self, cache, sequence, tokens):
+        return self._run(cache, sequence, tokens)[-1]
 
     def step(self, cache, tokens):
         self.runs.append(1)
-        return np.stack([self._run(cache, row, tokens[row : row + 1])[0] for row in range(cache.batch_size)])
+        return np.stack(
+            [self._run(cache, sequence, tokens[sequence : sequence + 1])[0] for sequence in range(cache.batch_size)]
+        )
 
-    def verify(self, cache, row, tokens):
-        assert 1 < tokens.size <= VERIFIES
-        # The last token of a full engine is drawn and not run.
-        assert cache.lengths[row] + tokens.size < MAX_LENGTH
+    def verify(self, cache, sequence, tokens):
+        assert 1 < tokens.size <= MAX_VERIFY_TOKENS
+        # The last token up to the max_length is drawn but not run.
+        assert cache.lengths[sequence] + tokens.size < MAX_LENGTH
         self.runs.append(tokens.size)
         if len(self.runs) >= self.fails_from:
             raise EdgekilnError("it broke")
-        return self._run(cache, row, tokens)
+        return self._run(cache, sequence, tokens)
 
-    def _run(self, cache, row, tokens):
-        cache.reserve(int(cache.lengths[row]) + len(tokens))
+    def _run(self, cache, sequence, tokens):
+        cache.reserve(int(cache.lengths[sequence]) + len(tokens))
         logits = []
         for token in tokens:
-            cache.append(row, np.array([token]))
-            held = cache.tokens(row)
+            cache.append(sequence, np.array([token]))
+            held = cache.tokens(sequence)
             generator = np.random.default_rng(held.tolist())
             scores = generator.normal(0, 1, VOCABULARY).astype(np.float32)
             scores[int(generator.integers(3)) if generator.random() < 0.1 else held.size % 5 + 3] += 4
@@ -68,8 +70,8 @@ class Hashed:
         return np.stack(logits)
 
 
-class Letters:
-    """A letter a token; the last id ends an answer."""
+class FakeTokenizer:
+    """One letter per token; the last id ends an answer."""
 
     eos_ids = frozenset({VOCABULARY - 1})
 
@@ -83,8 +85,8 @@ class Letters:
         return ""
 
 
-class StepTimer:
-    """A run takes the same time for any number of tokens, so that drafting pays."""
+class FakeTime:
+    """Every run takes the same time for any number of tokens, so that drafting is worthwhile."""
 
     now = 0.0
 
@@ -95,12 +97,12 @@ class StepTimer:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    monkeypatch.setattr(speculative_decoder, "time", StepTimer())
+    monkeypatch.setattr(speculative_decoder, "time", FakeTime())
 
 
 def answer(options, most=None, eos=None, prompt=PROMPT):
-    """Tokens, at most `most` before the iterator is dropped, and the runtime, what its cache holds and its stats."""
-    runtime, tokenizer, stats = Hashed(), Letters(), SpeculationStats()
+    """Generate an answer, closing the iterator after `most` tokens; returns tokens, runtime, cached ids and stats."""
+    runtime, tokenizer, stats = FakeRuntime(), FakeTokenizer(), SpeculationStats()
     tokenizer.eos_ids = frozenset() if eos is None else frozenset({eos})
     cache = runtime.new_cache()
     stream = generate(runtime, tokenizer, [prompt], options, cache, stats)
@@ -122,11 +124,11 @@ def test_tokens_are_the_same_and_take_fewer_runs(sampling):
     assert max(runtime.runs) > 4
 
 
-@pytest.mark.parametrize("draft", [[], [0], [5, 6, 7], list(range(VERIFIES - 1))])
-def test_any_draft_will_do(monkeypatch, draft):
+@pytest.mark.parametrize("draft", [[], [0], [5, 6, 7], list(range(MAX_VERIFY_TOKENS - 1))])
+def test_any_draft_gives_the_same_tokens(monkeypatch, draft):
     plain, *_ = answer(GenerateOptions(60, SAMPLINGS[2], speculate=False))
     monkeypatch.setattr(speculative_decoder.PromptLookup, "draft", lambda _, most: draft[:most])
-    monkeypatch.setattr(speculative_decoder.Speculation, "draft_length", lambda _: VERIFIES - 1)
+    monkeypatch.setattr(speculative_decoder.Speculation, "draft_length", lambda _: MAX_VERIFY_TOKENS - 1)
     tokens, runtime, held, _ = answer(GenerateOptions(60, SAMPLINGS[2]))
     assert tokens == plain
     assert max(runtime.runs) == len(draft) + 1
@@ -159,22 +161,22 @@ def test_an_answer_ends_where_the_engine_is_full():
     assert max(runtime.runs) > 4
 
 
-def test_a_failed_run_leaves_what_was_given():
-    runtime, cache = Hashed(), Held(PROPERTIES, 1)
+def test_a_failed_run_keeps_the_accepted_tokens():
+    runtime, cache = FakeRuntime(), FakeKVCache(PROPERTIES, 1)
     runtime.fails_from = 6
     tokens = []
     with pytest.raises(EdgekilnError, match="it broke"):
-        tokens.extend(token.id for token in generate(runtime, Letters(), [PROMPT], GenerateOptions(60), cache))
+        tokens.extend(token.id for token in generate(runtime, FakeTokenizer(), [PROMPT], GenerateOptions(60), cache))
     whole = [token.id for token in answer(GenerateOptions(60))[0]]
     held = cache.tokens(0).tolist()[PROMPT.size :]
     assert held
     assert held == whole[: len(held)]
 
 
-def test_several_rows_are_stepped():
-    runtime, stats = Hashed(), SpeculationStats()
+def test_batches_do_not_speculate():
+    runtime, stats = FakeRuntime(), SpeculationStats()
     options = GenerateOptions(30)
-    tokens = list(generate(runtime, Letters(), [PROMPT, PROMPT[:7]], options, stats=stats))
+    tokens = list(generate(runtime, FakeTokenizer(), [PROMPT, PROMPT[:7]], options, stats=stats))
     assert set(runtime.runs) == {1}
     assert stats == SpeculationStats(0, 0)
     assert [token.id for token in tokens if token.index == 1] == [
@@ -182,6 +184,6 @@ def test_several_rows_are_stepped():
     ]
 
 
-def test_a_runtime_that_verifies_nothing_is_stepped(monkeypatch):
-    monkeypatch.setattr(Hashed, "max_verify_tokens", 1)
+def test_a_runtime_without_verification_does_not_speculate(monkeypatch):
+    monkeypatch.setattr(FakeRuntime, "max_verify_tokens", 1)
     assert set(answer(GenerateOptions(30))[1].runs) == {1}

@@ -1,4 +1,4 @@
-"""Stop strings in pieces of text against looking for them in the whole text."""
+"""StopMatcher on split text, compared with a search in the whole text."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ def run(stop: tuple[str, ...], pieces: list[str]) -> tuple[list[str], bool]:
     return [*shown, matcher.flush()], False
 
 
-def test_what_may_become_a_stop_string_is_held_back():
+def test_a_partial_stop_sequence_is_held_back():
     assert run(("\n\nUser:", "END"), ["a\n", "\nUse", "d E", "N", "D!"]) == (["a", "", "\n\nUsed ", "", ""], True)
     assert run(("END",), ["E", "N"]) == (["", "", "EN"], False)
     assert run((), ["END", ""]) == (["END", "", ""], False)
@@ -27,7 +27,7 @@ def test_what_may_become_a_stop_string_is_held_back():
 @given(st.lists(LETTERS, min_size=1, max_size=3).map(tuple), st.lists(st.text("abc", max_size=5), max_size=8))
 @example(("abc", "b"), ["a", "b", "c"])
 @example(("aab",), ["aa", "ab"])
-def test_pieces_do_not_matter(stop, pieces):
+def test_the_result_does_not_depend_on_how_text_is_split(stop, pieces):
     text = "".join(pieces)
     ends = [end for end in range(len(text) + 1) if text[:end].endswith(stop)]
     shown, stopped = run(stop, pieces)

@@ -1,4 +1,4 @@
-"""The adapter against the same decoder written in numpy without a cache."""
+"""The ort-cpu adapter, compared with the same decoder in numpy, which has no KV cache."""
 
 import numpy as np
 import pytest
@@ -27,28 +27,28 @@ def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 6, 7, 8, 30])
-def test_chunked_prefill_is_the_whole_sequence_at_once(runtime, decoder, length):
+def test_chunked_prefill_equals_a_single_pass(runtime, decoder, length):
     prompt = ids(length)
     cache = runtime.new_cache()
     assert_close(runtime.prefill(cache, 0, prompt), decoder.forward(prompt)[-1])
     assert cache.lengths.tolist() == [length]
 
 
-def test_rows_of_different_lengths_step_together(runtime, decoder):
+def test_sequences_of_different_lengths_decode_together(runtime, decoder):
     sequences = [ids(3, 1), ids(20, 2), ids(11, 3)]
     cache = runtime.new_cache(3)
-    for row in (2, 0, 1):
-        runtime.prefill(cache, row, sequences[row])
+    for index in (2, 0, 1):
+        runtime.prefill(cache, index, sequences[index])
     for tokens in ids(5 * 3, 4).reshape(5, 3):
         sequences = [np.append(sequence, token) for sequence, token in zip(sequences, tokens, strict=True)]
         expected = np.stack([decoder.forward(sequence)[-1] for sequence in sequences])
         assert_close(runtime.step(cache, tokens), expected)
     assert cache.lengths.tolist() == [8, 25, 16]
-    for row, sequence in enumerate(sequences):
-        np.testing.assert_array_equal(cache.tokens(row), sequence)
+    for index, sequence in enumerate(sequences):
+        np.testing.assert_array_equal(cache.tokens(index), sequence)
 
 
-def test_the_cache_grows_ahead_and_keeps_what_it_holds(runtime, decoder):
+def test_the_cache_grows_ahead_and_keeps_its_tokens(runtime, decoder):
     sequence = ids(255)
     cache = runtime.new_cache()
     assert cache.capacity == 0
@@ -75,7 +75,7 @@ def test_the_cache_grows_to_the_longest_sequence_and_no_further(runtime, decoder
     assert cache.lengths.tolist() == [MAX_LENGTH]
 
 
-def test_a_rewound_row_forgets(runtime, decoder):
+def test_a_rewound_sequence_drops_its_tokens(runtime, decoder):
     first, second = ids(10, 1), ids(6, 2)
     cache = runtime.new_cache(2)
     runtime.prefill(cache, 0, first)
@@ -91,13 +91,13 @@ def test_a_rewound_row_forgets(runtime, decoder):
         cache.rewind(0, 99)
 
 
-def test_score_gives_every_position(runtime, decoder):
+def test_score_returns_logits_of_every_position(runtime, decoder):
     prompt = ids(40)
     assert_close(runtime.score(prompt), decoder.forward(prompt))
     assert_close(runtime.score(prompt[:1]), decoder.forward(prompt[:1]))
 
 
-def test_properties_are_the_manifests(runtime):
+def test_properties_are_those_of_the_manifest(runtime):
     assert runtime.properties == runtimes.Properties("ort-cpu", 259, 600, 2, (2, 2), (16, 16))
 
 
@@ -111,7 +111,7 @@ def test_properties_are_the_manifests(runtime):
         ([0] * 601, "prompt has 601 tokens, the engine holds 600: raise --max-length at export"),
     ],
 )
-def test_tokens_that_cannot_be_run(runtime, tokens, message):
+def test_invalid_tokens_are_refused(runtime, tokens, message):
     cache = runtime.new_cache()
     with pytest.raises(RequestError, match=message):
         runtime.prefill(cache, 0, np.array(tokens, dtype=np.int64))
@@ -120,14 +120,14 @@ def test_tokens_that_cannot_be_run(runtime, tokens, message):
     assert cache.lengths.tolist() == [0]
 
 
-def test_rows_and_batches_that_are_not_there(runtime):
+def test_batch_indices_and_sizes_out_of_range(runtime):
     with pytest.raises(RequestError, match="batch index 1 is outside the cache of batch size 1"):
         runtime.prefill(runtime.new_cache(), 1, ids(2))
     with pytest.raises(RequestError, match="batch size must be at least 1, got 0"):
         runtime.new_cache(0)
 
 
-def test_a_failing_run_is_one_sentence_and_leaves_the_cache_alone(runtime):
+def test_a_failed_run_is_a_one_line_error_and_leaves_the_cache_unchanged(runtime):
     cache = runtime.new_cache()
     runtime.prefill(cache, 0, ids(4))
     with pytest.raises(EdgekilnError, match="ONNX Runtime failed while running the engine") as caught:
@@ -136,7 +136,7 @@ def test_a_failing_run_is_one_sentence_and_leaves_the_cache_alone(runtime):
     assert cache.lengths.tolist() == [4]
 
 
-def test_engines_of_another_kind(make_engine, tmp_path):
+def test_engines_of_an_unknown_target_or_path(make_engine, tmp_path):
     directory = make_engine(target="toaster")
     with pytest.raises(EngineError, match="is for target toaster, this edgekiln runs ort-cpu"):
         runtimes.open(directory)
@@ -144,7 +144,7 @@ def test_engines_of_another_kind(make_engine, tmp_path):
         runtimes.open(tmp_path / "nowhere")
 
 
-def test_another_cache_layout(make_engine):
+def test_an_unsupported_kv_cache_layout(make_engine):
     directory = make_engine(kv_cache=KVCacheSpec(layout="growing", dtype="float32"))
     with pytest.raises(EngineError, match="layout is growing float32, ort-cpu runs shared-buffer"):
         runtimes.open(directory)

@@ -1,4 +1,4 @@
-"""The CUDA adapter with its buffers and graphs on the CPU, against the ort-cpu engine of the same model."""
+"""The ort-cuda adapter with its device set to the CPU, compared with the ort-cpu engine of the same model."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
-from support.adapters import check_ragged_rows, ids
+from support.adapters import check_ragged_batch, ids
 from support.cuda_engines import open_on_cpu, write_cuda_engine
 from support.models import save_checkpoint
 
@@ -22,7 +22,7 @@ MAX_LENGTH = 600
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One float model for ort-cpu and for ort-cuda."""
+    """Engines of one float model for ort-cpu and ort-cuda."""
     from edgekiln.pipeline.build import build_engine
     from edgekiln.pipeline.options import BuildOptions
     from edgekiln.sources.resolve import resolve
@@ -35,9 +35,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return directory / "cpu", directory / "cuda"
 
 
-@pytest.fixture(params=[False, True], ids=["launches", "fixed"])
+@pytest.fixture(params=[False, True], ids=["no CUDA graph", "CUDA graph"])
 def pair(engines: tuple[Path, Path], request: pytest.FixtureRequest):
-    """The truth and the adapter; with a CUDA graph, the largest length is the capacity."""
+    """The ort-cpu runtime and the adapter. With a CUDA graph, `total_length` is the capacity."""
     cpu, cuda = engines
     return runtimes.open(cpu, kernels="onnxruntime"), open_on_cpu(cuda, chunk=7, cuda_graph=request.param)
 
@@ -47,19 +47,19 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
     assert np.linalg.norm(logits - expected) < TOLERANCE * np.linalg.norm(expected)
 
 
-def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
-    check_ragged_rows(*pair, close)
+def test_sequences_of_different_lengths_decode_together(pair) -> None:
+    check_ragged_batch(*pair, close)
 
 
-def test_growing_keeps_what_every_row_holds(pair) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(2), runtime.new_cache(2)
-    for row, length in ((1, 30), (0, 254)):
+def test_growing_keeps_the_tokens_of_every_sequence(pair) -> None:
+    ort_cpu, runtime = pair
+    caches = ort_cpu.new_cache(2), runtime.new_cache(2)
+    for index, length in ((1, 30), (0, 254)):
         for engine, cache in zip(pair, caches, strict=True):
-            engine.prefill(cache, row, ids(length))
+            engine.prefill(cache, index, ids(length))
     capacities = []
     for tokens in ids(8, 1).reshape(4, 2):
-        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        close(runtime.step(caches[1], tokens), ort_cpu.step(caches[0], tokens))
         capacities.append(caches[1].capacity)
     assert capacities == [256, 256, 448, 448]
     runtime.prefill(caches[1], 0, ids(300))
@@ -68,42 +68,42 @@ def test_growing_keeps_what_every_row_holds(pair) -> None:
         runtime.prefill(caches[1], 0, ids(43))
 
 
-def test_a_rewound_row_forgets(pair) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(1), runtime.new_cache(1)
+def test_a_rewound_sequence_drops_its_tokens(pair) -> None:
+    ort_cpu, runtime = pair
+    caches = ort_cpu.new_cache(1), runtime.new_cache(1)
     for engine, cache in zip(pair, caches, strict=True):
         engine.prefill(cache, 0, ids(10))
         cache.rewind(0, 4)
-    close(runtime.prefill(caches[1], 0, ids(6, 2)), truth.prefill(caches[0], 0, ids(6, 2)))
+    close(runtime.prefill(caches[1], 0, ids(6, 2)), ort_cpu.prefill(caches[0], 0, ids(6, 2)))
 
 
-def test_score_gives_every_position(pair) -> None:
-    truth, runtime = pair
-    close(runtime.score(ids(40)), truth.score(ids(40)))
+def test_score_returns_logits_of_every_position(pair) -> None:
+    ort_cpu, runtime = pair
+    close(runtime.score(ids(40)), ort_cpu.score(ids(40)))
 
 
-def test_fresh_buffers_are_zero_and_grown_ones_continue(engines: tuple[Path, Path]) -> None:
+def test_new_buffers_are_zero_and_grown_ones_keep_their_values(engines: tuple[Path, Path]) -> None:
     runtime = open_on_cpu(engines[1])
     cache = runtime.new_cache(2)
     cache.reserve(10)
     key = cache.layers[0][0]
     assert key.data_type() == "tensor(float16)"
     assert not key.numpy().any()
-    held = np.random.default_rng(0).standard_normal(key.shape()).astype(np.float16)
-    key.update_inplace(held)
+    values = np.random.default_rng(0).standard_normal(key.shape()).astype(np.float16)
+    key.update_inplace(values)
     cache.reserve(300)
     grown = cache.layers[0][0].numpy()
     assert grown.shape[2] == 448
-    np.testing.assert_array_equal(grown[:, :, :256], held)
+    np.testing.assert_array_equal(grown[:, :, :256], values)
     assert not grown[:, :, 256:].any()
 
 
-def test_rows_are_slices_of_one_buffer() -> None:
+def test_a_sequence_is_a_slice_of_the_buffer() -> None:
     assert batch_slice(1000, (4, 2, 8, 16), slice(3, 4), 2) == (1000 + 3 * 2 * 8 * 16 * 2, [1, 2, 8, 16])
     assert batch_slice(1000, (4, 2, 8, 16), slice(None), 2) == (1000, [4, 2, 8, 16])
 
 
-def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:
+def test_a_failed_run_is_a_one_line_error(engines: tuple[Path, Path]) -> None:
     runtime = open_on_cpu(engines[1])
     cache = runtime.new_cache()
     runtime.prefill(cache, 0, ids(4))
@@ -113,7 +113,7 @@ def test_a_failing_run_is_one_sentence(engines: tuple[Path, Path]) -> None:
     assert cache.lengths.tolist() == [4]
 
 
-def test_batches_caches_and_devices_that_are_not_there(engines: tuple[Path, Path]) -> None:
+def test_invalid_batch_sizes_caches_and_devices(engines: tuple[Path, Path]) -> None:
     runtime = open_on_cpu(engines[1])
     with pytest.raises(RequestError, match="batch size must be at least 1, got 0"):
         runtime.new_cache(0)
@@ -123,7 +123,7 @@ def test_batches_caches_and_devices_that_are_not_there(engines: tuple[Path, Path
         OrtCudaRuntime(engines[1], read_manifest(engines[1]), device="tpu")
 
 
-def test_an_engine_of_another_layout(engines: tuple[Path, Path]) -> None:
+def test_an_unsupported_kv_cache_layout(engines: tuple[Path, Path]) -> None:
     with pytest.raises(EngineError, match="layout is shared-buffer float32, ort-cuda runs shared-buffer float16"):
         OrtCudaRuntime(engines[0], read_manifest(engines[0]), device="cpu")
 

@@ -1,4 +1,4 @@
-"""Tokens run together get the bits that they get one by one, so that speculation changes no answer."""
+"""Verified tokens get logits with the bits of single decode steps, so speculation does not change an answer."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from support.cpp_engines import build
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
 THREADS, MAX_VERIFY_TOKENS = 2, 8
-# A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
+# A penalty below 1 favors repetition, which prompt lookup needs.
 SAMPLINGS = [
     SamplingOptions(),
     SamplingOptions(repetition_penalty=0.05),
@@ -49,34 +49,34 @@ def same_answers(engine: Path, prompt: np.ndarray, count: int) -> SpeculationSta
     return stats
 
 
-def test_answers_are_the_same(engine):
+def test_speculation_does_not_change_answers(engine):
     stats = same_answers(engine, np.tile([5, 71, 5, 130], 8), 120)
     assert stats.drafted >= stats.accepted > 0
 
 
-@pytest.mark.parametrize("held", [1, 30, 254, 300])
-def test_logits_have_the_bits_of_steps(engine, held):
+@pytest.mark.parametrize("length", [1, 30, 254, 300])
+def test_verified_logits_have_the_bits_of_decode_steps(engine, length):
     runtime = runtimes.open(engine, threads=THREADS)
     assert runtime.max_verify_tokens == MAX_VERIFY_TOKENS
-    ids = np.random.default_rng(held).integers(0, runtime.properties.vocab_size, held + MAX_VERIFY_TOKENS)
+    ids = np.random.default_rng(length).integers(0, runtime.properties.vocab_size, length + MAX_VERIFY_TOKENS)
     cache = runtime.new_cache(2)
     runtime.prefill(cache, 0, ids[:5])
-    runtime.prefill(cache, 1, ids[:held])
+    runtime.prefill(cache, 1, ids[:length])
     for count in range(1, MAX_VERIFY_TOKENS + 1):
-        tokens = ids[held : held + count]
+        tokens = ids[length : length + count]
         together = runtime.verify(cache, 1, tokens).copy()
-        np.testing.assert_array_equal(cache.tokens(1), ids[: held + count])
-        cache.rewind(1, held)
+        np.testing.assert_array_equal(cache.tokens(1), ids[: length + count])
+        cache.rewind(1, length)
         alone = [runtime.step(cache, np.array([0, token]))[1].copy() for token in tokens]
         np.testing.assert_array_equal(together, alone)
         cache.rewind(0, 5)
-        cache.rewind(1, held)
-    # Steps before and after it are the same.
-    following = runtime.step(cache, ids[[0, held]])[1]
+        cache.rewind(1, length)
+    # A decode step after all this still gives the same bits.
+    following = runtime.step(cache, ids[[0, length]])[1]
     np.testing.assert_array_equal(following, together[0])
 
 
-def test_more_than_it_verifies(engine):
+def test_too_many_tokens_to_verify(engine):
     runtime = runtimes.open(engine, threads=THREADS)
     cache = runtime.new_cache()
     with pytest.raises(RequestError, match="cannot verify 9 tokens together: this engine and its kernels verify 8"):
@@ -86,7 +86,7 @@ def test_more_than_it_verifies(engine):
     assert cache.lengths.tolist() == [0]
 
 
-def test_stock_kernels_verify_nothing(engine):
+def test_onnxruntimes_kernels_do_not_verify(engine):
     runtime = runtimes.open(engine, threads=THREADS, kernels="onnxruntime")
     assert runtime.max_verify_tokens == 1
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
@@ -98,7 +98,7 @@ def test_stock_kernels_verify_nothing(engine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["int4", "int8"])
-def test_answers_of_a_real_model_are_the_same(tmp_path, quant):
+def test_speculation_does_not_change_answers_of_a_real_model(tmp_path, quant):
     from edgekiln.pipeline.build import build_engine
     from edgekiln.pipeline.options import BuildOptions
     from edgekiln.sources.resolve import resolve

@@ -1,9 +1,9 @@
-"""SplitMix64 against numbers published for it."""
+"""SplitMix64, compared with published outputs."""
 
 from edgekiln.runtimes.sampling.rng import SplitMix64
 
 
-def test_published_numbers():
+def test_published_outputs():
     generator = SplitMix64(1234567)
     assert [generator.next() for _ in range(5)] == [
         6457827717110365317,
@@ -14,13 +14,13 @@ def test_published_numbers():
     ]
 
 
-def test_streams_start_from_the_numbers_of_the_seed():
+def test_streams_are_seeded_with_outputs_of_the_parent():
     parent = SplitMix64(7)
-    for row in range(4):
-        assert SplitMix64.stream(7, row).next() == SplitMix64(parent.next()).next()
+    for index in range(4):
+        assert SplitMix64.stream(7, index).next() == SplitMix64(parent.next()).next()
 
 
-def test_uniform_is_in_range_and_fills_it():
+def test_uniform_covers_its_range():
     generator = SplitMix64(0)
     values = [generator.uniform() for _ in range(4000)]
     assert 0 <= min(values) < 0.01

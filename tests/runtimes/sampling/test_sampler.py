@@ -1,4 +1,4 @@
-"""Filters against transformers' logits processors; draws against the probabilities they should have."""
+"""Filters compared with the logits processors of transformers, and draws with their probabilities."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_ties_are_kept_together():
         SamplingOptions(temperature=0.9, top_k=12, top_p=0.9, min_p=0.1, repetition_penalty=1.3),
     ],
 )
-def test_draws_have_the_probabilities_of_transformers(options):
+def test_draws_follow_the_probabilities_of_transformers(options):
     logits, prompt = normal(20, 1, 2.0), np.array([3, 4, 4, 19])
     scores = torch.tensor(logits)[None]
     chain = processors.LogitsProcessorList()
@@ -80,15 +80,15 @@ def test_draws_have_the_probabilities_of_transformers(options):
     draws = 4000
     sampler = Sampler(SamplingOptions(**(vars(options) | {"seed": 5})), batch_size=draws)
     counts = np.zeros(20)
-    for row in range(draws):
-        sampler.observe(row, prompt)
-        counts[sampler.sample(row, logits)[0]] += 1
+    for index in range(draws):
+        sampler.observe(index, prompt)
+        counts[sampler.sample(index, logits)[0]] += 1
     assert counts[expected == 0].sum() == 0
     deviation = np.sqrt(expected * (1 - expected) / draws)
     assert (np.abs(counts / draws - expected) <= 4.5 * deviation + 1e-9).all()
 
 
-def test_the_penalty_is_that_of_transformers_and_grows_with_the_answer():
+def test_the_penalty_is_that_of_transformers_and_includes_the_answer():
     logits = np.linspace(1.0, 2.0, 30, dtype=np.float32)
     sampler = Sampler(SamplingOptions(repetition_penalty=1.8))
     seen = [1, 5, 5]
@@ -103,7 +103,7 @@ def test_the_penalty_is_that_of_transformers_and_grows_with_the_answer():
     np.testing.assert_array_equal(logits, before)
 
 
-def test_greedy_takes_the_first_of_the_highest():
+def test_greedy_takes_the_lowest_id_of_equal_logits():
     assert Sampler(SamplingOptions()).sample(0, np.array([0, 7, 3, 7], dtype=np.float32)) == (1, None)
 
 
@@ -117,12 +117,12 @@ def test_the_log_probability_is_of_the_raw_logits():
     assert logprob == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_a_seed_repeats_and_rows_differ():
+def test_a_seed_reproduces_draws_and_sequences_differ():
     logits, options = normal(1000, 4, 0.5), SamplingOptions(temperature=1.0, seed=11)
 
     def answers() -> list[list[int]]:
         sampler = Sampler(options, batch_size=3)
-        return [[sampler.sample(row, logits)[0] for _ in range(20)] for row in range(3)]
+        return [[sampler.sample(index, logits)[0] for _ in range(20)] for index in range(3)]
 
     first = answers()
     assert answers() == first
@@ -131,7 +131,7 @@ def test_a_seed_repeats_and_rows_differ():
     assert [single.sample(0, logits)[0] for _ in range(20)] == first[0]
 
 
-def test_without_a_seed_draws_differ_and_the_seed_can_be_asked():
+def test_without_a_seed_draws_differ_and_the_seed_is_available():
     logits = normal(5000, 4, 0.1)
     first, second = Sampler(SamplingOptions(temperature=1.0)), Sampler(SamplingOptions(temperature=1.0))
     draws = [first.sample(0, logits)[0] for _ in range(10)]
@@ -158,7 +158,7 @@ def test_the_smallest_temperature_is_greedy():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_numbers(bad, temperature):
+def test_infinite_and_nan_logits(bad, temperature):
     logits = normal(10, 7)
     logits[3] = bad
     with pytest.raises(EdgekilnError, match=f"logits hold {bad}"):
@@ -186,7 +186,7 @@ def test_values_out_of_range(option, value, message):
         SamplingOptions(**{option: value})
 
 
-def test_a_models_defaults_give_way_to_what_is_chosen():
+def test_chosen_values_override_the_models_defaults():
     defaults = SamplingDefaults(temperature=0.2, top_p=0.9, repetition_penalty=1.1)
     assert SamplingOptions.from_defaults(defaults, temperature=None, top_p=0.5, seed=3) == SamplingOptions(
         temperature=0.2, top_p=0.5, repetition_penalty=1.1, seed=3

@@ -1,4 +1,4 @@
-"""What follows from an engine's profiles and from engine.json, by numbers alone."""
+"""Choice of the optimization profile, alignment, and error messages; no library is needed."""
 
 import pytest
 
@@ -20,24 +20,29 @@ PREFILL, DECODE = Profile((1, 1), (1, 512)), Profile((1, 8), (1, 1))
 
 @pytest.mark.parametrize("profiles", [[PREFILL, DECODE], [DECODE, PREFILL]])
 @pytest.mark.parametrize(
-    ("rows", "tokens", "expected"),
+    ("batch", "tokens", "expected"),
     [(1, 512, PREFILL), (1, 2, PREFILL), (1, 1, DECODE), (8, 1, DECODE)],
 )
-def test_the_profile_that_fits_closest(profiles: list[Profile], rows: int, tokens: int, expected: Profile) -> None:
-    assert profiles[profile_for(profiles, rows, tokens)] == expected
+def test_the_profile_with_the_fewest_tokens_is_chosen(
+    profiles: list[Profile], batch: int, tokens: int, expected: Profile
+) -> None:
+    assert profiles[profile_for(profiles, batch, tokens)] == expected
 
 
 def test_one_profile_for_all() -> None:
     assert profile_for([Profile((1, 4), (1, 128))], 3, 1) == 0
 
 
-def test_more_rows_than_any_profile_takes() -> None:
+def test_a_batch_size_that_no_profile_supports() -> None:
     with pytest.raises(RequestError, match=r"^batch size 9 is above the 8 .* built for: build it with --max-batch 9$"):
         profile_for([PREFILL, DECODE], 9, 1)
 
 
-def test_a_size_that_no_profile_takes() -> None:
-    expected = r"^the engine takes 1 to 1 sequences of 2 to 4, 1 to 8 sequences of 1 to 1 tokens a run, not 1 sequences of 5: build"
+def test_a_shape_that_no_profile_supports() -> None:
+    expected = (
+        r"^the engine takes 1 to 1 sequences of 2 to 4, 1 to 8 sequences of 1 to 1 tokens a run, "
+        r"not 1 sequences of 5: build"
+    )
     with pytest.raises(RequestError, match=expected):
         profile_for([Profile((1, 1), (2, 4)), DECODE], 1, 5)
 
@@ -48,7 +53,7 @@ def test_limits() -> None:
     assert largest_chunk([Profile((2, 4), (1, 8))]) == 0
 
 
-def test_rows_that_begin_between_boundaries() -> None:
+def test_sequences_that_are_not_aligned() -> None:
     part = CachePart("past.0.key", "present.0.key", heads=3, head_dim=64)
     check_alignment([part], 512, 2)
     expected = (
@@ -58,7 +63,7 @@ def test_rows_that_begin_between_boundaries() -> None:
         check_alignment([part], 511, 2)
 
 
-def test_rows_are_slices_of_one_buffer() -> None:
+def test_a_sequence_is_a_slice_of_the_buffer() -> None:
     address, shape = batch_slice(4096, (4, 3, 512, 64), slice(2, 3), 2)
     assert (address, shape) == (4096 + 2 * 3 * 512 * 64 * 2, [1, 3, 512, 64])
 

@@ -1,4 +1,4 @@
-"""The TensorRT adapter over fakes of the device and of the library, against the ort-cpu engine of the same model."""
+"""The TensorRT adapter on a fake device and a fake library, compared with the ort-cpu engine of the same model."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,19 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from support.adapters import check_ragged_rows, ids
+from support.adapters import check_ragged_batch, ids
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import open_on_host, write_tensorrt_engine
 from support.models import save_checkpoint
 
 TOLERANCE = 1e-3
 MAX_LENGTH, MAX_BATCH, CHUNK = 600, 3, 16
-FORMS = [(kind, target) for kind in ("in-place", "growing") for target in ("trt", "trt-rtx")]
+FORMS = [(layout, target) for layout in ("in-place", "growing") for target in ("trt", "trt-rtx")]
 
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One float model for ort-cpu, and for each target with each kind of cache."""
+    """Engines of one float model: for ort-cpu, and for each TensorRT target with each KV cache layout."""
     from edgekiln.pipeline.build import build_engine
     from edgekiln.pipeline.options import BuildOptions
     from edgekiln.sources.resolve import resolve
@@ -36,8 +36,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict:
     save_checkpoint(directory / "model", "llama", max_position_embeddings=MAX_LENGTH)
     source = resolve(str(directory / "model"))
     build_engine(source, directory / "cpu", BuildOptions(quant="none"))
-    for kind, target in FORMS:
-        write_tensorrt_engine(source, directory / f"{kind}-{target}", target, kind, MAX_BATCH, CHUNK)
+    for layout, target in FORMS:
+        write_tensorrt_engine(source, directory / f"{layout}-{target}", target, layout, MAX_BATCH, CHUNK)
     return {"cpu": directory / "cpu", **{form: directory / "-".join(form) for form in FORMS}}
 
 
@@ -48,7 +48,7 @@ def form(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture
 def pair(engines: dict, form: tuple[str, str]):
-    """The truth and the adapter."""
+    """The ort-cpu runtime and the adapter."""
     return runtimes.open(engines["cpu"], kernels="onnxruntime"), open_on_host(engines[form], chunk=7)[0]
 
 
@@ -57,14 +57,14 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["graph", "launches"])
-def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str], graph: bool) -> None:
-    truth = runtimes.open(engines["cpu"], kernels="onnxruntime")
+@pytest.mark.parametrize("graph", [True, False], ids=["CUDA graph", "no CUDA graph"])
+def test_greedy_answers_equal_those_of_ort_cpu(engines: dict, form: tuple[str, str], graph: bool) -> None:
+    ort_cpu = runtimes.open(engines["cpu"], kernels="onnxruntime")
     runtime, cuda, library = open_on_host(engines[form], cuda_graph=graph)
     tokenizer = Tokenizer.from_engine(engines["cpu"], read_manifest(engines["cpu"]))
     prompts = [ids(40), ids(3, 1), ids(17, 2)]
     options = GenerateOptions(max_tokens=24, sampling=SamplingOptions(temperature=0), ignore_eos=True)
-    expected = [(token.index, token.id) for token in generate(truth, tokenizer, prompts, options)]
+    expected = [(token.index, token.id) for token in generate(ort_cpu, tokenizer, prompts, options)]
     assert [(token.index, token.id) for token in generate(runtime, tokenizer, prompts, options)] == expected
     assert len(expected) == 3 * 24
     replay = graph and form == ("in-place", "trt")
@@ -76,54 +76,54 @@ def test_greedy_answers_are_those_of_ort_cpu(engines: dict, form: tuple[str, str
         assert config._strategy == trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
 
 
-def test_ragged_rows_prefill_in_chunks_and_step_together(pair) -> None:
-    check_ragged_rows(*pair, close)
+def test_sequences_of_different_lengths_decode_together(pair) -> None:
+    check_ragged_batch(*pair, close)
 
 
-def test_rows_may_be_read_on_between_steps(pair) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(2), runtime.new_cache(2)
-    for row, length in ((0, 9), (1, 4)):
+def test_prefill_between_decode_steps(pair) -> None:
+    ort_cpu, runtime = pair
+    caches = ort_cpu.new_cache(2), runtime.new_cache(2)
+    for index, length in ((0, 9), (1, 4)):
         for engine, cache in zip(pair, caches, strict=True):
-            engine.prefill(cache, row, ids(length))
+            engine.prefill(cache, index, ids(length))
     for seed in range(3):
         for tokens in ids(6, seed).reshape(3, 2):
-            close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
-        close(runtime.prefill(caches[1], 1, ids(10, seed)), truth.prefill(caches[0], 1, ids(10, seed)))
+            close(runtime.step(caches[1], tokens), ort_cpu.step(caches[0], tokens))
+        close(runtime.prefill(caches[1], 1, ids(10, seed)), ort_cpu.prefill(caches[0], 1, ids(10, seed)))
 
 
-def test_two_caches_do_not_meet(pair) -> None:
-    truth, runtime = pair
-    both = [(truth.new_cache(1), runtime.new_cache(1)), (truth.new_cache(2), runtime.new_cache(2))]
+def test_two_caches_are_independent(pair) -> None:
+    ort_cpu, runtime = pair
+    both = [(ort_cpu.new_cache(1), runtime.new_cache(1)), (ort_cpu.new_cache(2), runtime.new_cache(2))]
     for number, caches in enumerate(both):
-        for row in range(caches[0].batch_size):
-            tokens = ids(10 + 3 * row, number)
-            close(runtime.prefill(caches[1], row, tokens), truth.prefill(caches[0], row, tokens))
+        for index in range(caches[0].batch_size):
+            tokens = ids(10 + 3 * index, number)
+            close(runtime.prefill(caches[1], index, tokens), ort_cpu.prefill(caches[0], index, tokens))
     for seed in range(5):
         for caches in both:
             tokens = ids(caches[0].batch_size, seed)
-            close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+            close(runtime.step(caches[1], tokens), ort_cpu.step(caches[0], tokens))
 
 
-def test_growing_keeps_what_every_row_holds(pair, form: tuple[str, str]) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(2), runtime.new_cache(2)
-    for row, length in ((1, 30), (0, 254)):
+def test_growing_keeps_the_tokens_of_every_sequence(pair, form: tuple[str, str]) -> None:
+    ort_cpu, runtime = pair
+    caches = ort_cpu.new_cache(2), runtime.new_cache(2)
+    for index, length in ((1, 30), (0, 254)):
         for engine, cache in zip(pair, caches, strict=True):
-            engine.prefill(cache, row, ids(length))
+            engine.prefill(cache, index, ids(length))
     capacities = []
     for tokens in ids(8, 1).reshape(4, 2):
-        close(runtime.step(caches[1], tokens), truth.step(caches[0], tokens))
+        close(runtime.step(caches[1], tokens), ort_cpu.step(caches[0], tokens))
         capacities.append(caches[1].capacity)
     assert capacities == ([256, 256, 448, 448] if form[0] == "growing" else [MAX_LENGTH] * 4)
     caches[1].rewind(1, 12)
     caches[0].rewind(1, 12)
-    close(runtime.prefill(caches[1], 0, ids(300)), truth.prefill(caches[0], 0, ids(300)))
-    close(runtime.step(caches[1], ids(2)), truth.step(caches[0], ids(2)))
+    close(runtime.prefill(caches[1], 0, ids(300)), ort_cpu.prefill(caches[0], 0, ids(300)))
+    close(runtime.step(caches[1], ids(2)), ort_cpu.step(caches[0], ids(2)))
     assert caches[1].capacity == MAX_LENGTH
 
 
-def test_more_tokens_than_the_engine_holds(pair) -> None:
+def test_more_tokens_than_the_max_length(pair) -> None:
     runtime = pair[1]
     cache = runtime.new_cache(1)
     runtime.prefill(cache, 0, ids(MAX_LENGTH))
@@ -135,30 +135,30 @@ def test_more_tokens_than_the_engine_holds(pair) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 6])
-def test_a_rewound_row_forgets(pair, length: int) -> None:
-    truth, runtime = pair
-    caches = truth.new_cache(2), runtime.new_cache(2)
+def test_a_rewound_sequence_drops_its_tokens(pair, length: int) -> None:
+    ort_cpu, runtime = pair
+    caches = ort_cpu.new_cache(2), runtime.new_cache(2)
     for engine, cache in zip(pair, caches, strict=True):
-        for row in range(2):
-            engine.prefill(cache, row, ids(10, row))
+        for index in range(2):
+            engine.prefill(cache, index, ids(10, index))
         cache.rewind(1, length)
-    close(runtime.prefill(caches[1], 1, ids(6, 2)), truth.prefill(caches[0], 1, ids(6, 2)))
-    close(runtime.step(caches[1], ids(2)), truth.step(caches[0], ids(2)))
+    close(runtime.prefill(caches[1], 1, ids(6, 2)), ort_cpu.prefill(caches[0], 1, ids(6, 2)))
+    close(runtime.step(caches[1], ids(2)), ort_cpu.step(caches[0], ids(2)))
 
 
-def test_score_gives_every_position(pair) -> None:
-    truth, runtime = pair
-    close(runtime.score(ids(20)), truth.score(ids(20)))
+def test_score_returns_logits_of_every_position(pair) -> None:
+    ort_cpu, runtime = pair
+    close(runtime.score(ids(20)), ort_cpu.score(ids(20)))
 
 
-def test_chunks_are_at_most_what_the_plan_takes(engines: dict) -> None:
+def test_chunks_are_limited_by_the_plan(engines: dict) -> None:
     for chunk, longest in ((None, CHUNK), (5, 5), (100, CHUNK)):
         runtime, _, library = open_on_host(engines["in-place", "trt"], chunk=chunk)
         runtime.prefill(runtime.new_cache(), 0, ids(40))
         assert max(run["input_ids"][1] for run in library.engine._runs) == longest
 
 
-def test_more_rows_than_the_plan_takes(engines: dict, form: tuple[str, str]) -> None:
+def test_a_batch_size_above_the_plans(engines: dict, form: tuple[str, str]) -> None:
     runtime = open_on_host(engines[form])[0]
     if form[0] == "growing":
         assert runtime.new_cache(4).batch_size == 4
@@ -167,22 +167,22 @@ def test_more_rows_than_the_plan_takes(engines: dict, form: tuple[str, str]) -> 
         runtime.new_cache(4)
 
 
-def test_no_memory_for_the_cache_and_then_there_is(engines: dict, form: tuple[str, str]) -> None:
-    truth = runtimes.open(engines["cpu"], kernels="onnxruntime")
+def test_allocation_can_be_retried_after_out_of_memory(engines: dict, form: tuple[str, str]) -> None:
+    ort_cpu = runtimes.open(engines["cpu"], kernels="onnxruntime")
     runtime, cuda, _ = open_on_host(engines[form], FakeCuda(memory=60_000))
     cache = runtime.new_cache()
     with pytest.raises(EdgekilnError, match=r"free, the cache of keys and values needs 1 MB more: use a smaller batch"):
         runtime.prefill(cache, 0, ids(4))
     cuda.memory *= 100
-    close(runtime.prefill(cache, 0, ids(4)), truth.prefill(truth.new_cache(), 0, ids(4)))
+    close(runtime.prefill(cache, 0, ids(4)), ort_cpu.prefill(ort_cpu.new_cache(), 0, ids(4)))
 
 
-def test_what_a_dropped_cache_held_is_free_again(engines: dict, form: tuple[str, str]) -> None:
+def test_the_memory_of_a_dropped_cache_is_freed(engines: dict, form: tuple[str, str]) -> None:
     runtime, cuda, _ = open_on_host(engines[form])
     before = len(cuda.live)
     cache = runtime.new_cache(2)
-    for row in range(2):
-        runtime.prefill(cache, row, ids(10))
+    for index in range(2):
+        runtime.prefill(cache, index, ids(10))
     for _ in range(3):
         runtime.step(cache, ids(2))
     assert len(cuda.live) > before
@@ -190,7 +190,7 @@ def test_what_a_dropped_cache_held_is_free_again(engines: dict, form: tuple[str,
     assert len(cuda.live) == before
 
 
-def test_a_failing_run_is_one_sentence_and_counts_no_token(engines: dict, form: tuple[str, str]) -> None:
+def test_a_failed_run_is_a_one_line_error_and_appends_no_token(engines: dict, form: tuple[str, str]) -> None:
     runtime, _, library = open_on_host(engines[form])
     cache = runtime.new_cache()
     runtime.prefill(cache, 0, ids(4))
@@ -204,14 +204,18 @@ def test_a_failing_run_is_one_sentence_and_counts_no_token(engines: dict, form: 
     assert cache.lengths.tolist() == [4]
 
 
-def test_a_refused_run_is_one_sentence(engines: dict, form: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_run_is_a_one_line_error(
+    engines: dict, form: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = open_on_host(engines[form])[0]
-    monkeypatch.setattr("support.fake_tensorrt.FakeExecutionContext.execute_async_v3", lambda self, stream_handle: False)
+    monkeypatch.setattr(
+        "support.fake_tensorrt.FakeExecutionContext.execute_async_v3", lambda self, stream_handle: False
+    )
     with pytest.raises(EdgekilnError, match=r"^tensorrt(_rtx)? failed while running the engine: it does not say why$"):
         runtime.prefill(runtime.new_cache(), 0, ids(4))
 
 
-def test_bad_rows_and_caches(engines: dict, form: tuple[str, str]) -> None:
+def test_invalid_batch_indices_sizes_and_caches(engines: dict, form: tuple[str, str]) -> None:
     runtime = open_on_host(engines[form])[0]
     with pytest.raises(RequestError, match=r"batch size must be at least 1, got 0"):
         runtime.new_cache(0)
@@ -221,7 +225,7 @@ def test_bad_rows_and_caches(engines: dict, form: tuple[str, str]) -> None:
         runtime.step(runtimes.open(engines["cpu"]).new_cache(), ids(1))
 
 
-def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
+def test_plans_that_do_not_match_engine_json(engines: dict) -> None:
     directory = engines["in-place", "trt"]
     manifest = read_manifest(directory)
     runtime, _, library = open_on_host(directory)
@@ -245,14 +249,16 @@ def test_engines_that_are_not_what_engine_json_says(engines: dict) -> None:
     assert manifest.tensorrt is not None
     with pytest.raises(EngineError, match=r"the plan was built with tensorrt_rtx, target trt runs tensorrt$"):
         open_as(tensorrt=manifest.tensorrt.model_copy(update={"library": "tensorrt_rtx"}))
-    library._about = (*library._about[:3], False)
+    library._engine_arguments = (*library._engine_arguments[:3], False)
     with pytest.raises(EngineError, match=r"does not update past.0.key in place: build .* with --cache growing"):
         open_as()
 
 
-def test_the_registry_knows_the_targets(engines: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_opens_both_targets(engines: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr("edgekiln.runtimes.tensorrt.runtime.load_library", lambda target: opened.append(target) or _stop())
+    monkeypatch.setattr(
+        "edgekiln.runtimes.tensorrt.runtime.load_library", lambda target: opened.append(target) or _stop()
+    )
     for target in ("trt", "trt-rtx"):
         with pytest.raises(EdgekilnError, match=r"^stop$"):
             runtimes.open(engines["in-place", target])

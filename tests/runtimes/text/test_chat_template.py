@@ -1,4 +1,4 @@
-"""Chat templates against transformers' apply_chat_template."""
+"""Chat templates, compared with apply_chat_template of transformers."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def both(engine, template):
 @pytest.mark.parametrize("variables", [{}, {"tools": TOOLS, "thinking": "on"}], ids=["plain", "tools"])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
-def test_it_is_the_text_of_transformers(engine, template, add_generation_prompt, variables):
+def test_the_text_is_that_of_transformers(engine, template, add_generation_prompt, variables):
     ours, theirs = both(engine, template)
     got = ours.apply_chat_template(MESSAGES, add_generation_prompt=add_generation_prompt, **variables)
     expected = theirs.apply_chat_template(
@@ -68,7 +68,7 @@ def test_it_is_the_text_of_transformers(engine, template, add_generation_prompt,
     assert got == expected
 
 
-def test_ids_of_a_conversation_have_no_second_bos(engine):
+def test_chat_ids_have_no_second_bos(engine):
     ours, theirs = both(engine, TEMPLATES["lines, blanks and loop control"])
     expected = theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert ours.encode_chat(MESSAGES).tolist() == expected
@@ -85,7 +85,7 @@ def test_ids_of_a_conversation_have_no_second_bos(engine):
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
     ],
 )
-def test_a_template_that_refuses_or_misbehaves(engine, template, reason):
+def test_templates_that_fail(engine, template, reason):
     ours, _ = both(engine, template)
     with pytest.raises(RequestError, match=f"the chat template does not take these messages: .*({reason})") as caught:
         ours.apply_chat_template(MESSAGES)

@@ -1,4 +1,4 @@
-"""Streaming decoding against decoding at once; the conftest's tokenizer has one token a byte, so characters split."""
+"""Tokenizer, and streaming decoding compared with decoding at once. Byte tokens split characters."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ UNKNOWN_ID = 300
 
 
 def sentencepiece_tokenizer() -> Tokenizer:
-    """As Llama 2: spaces are ▁, the first one is stripped when decoding, unknown characters are byte tokens."""
+    """A tokenizer like that of Llama 2: ▁ for spaces, the first of which decoding strips, and byte fallback."""
     vocab = {"<unk>": 0, "<s>": 1, **{f"<0x{byte:02X}>": 2 + byte for byte in range(256)}}
     for symbol in ["▁", "h", "i", "t", "e", "▁h", "▁t", "hi", "▁hi", "▁the"]:
         vocab[symbol] = len(vocab)
@@ -43,12 +43,12 @@ def either(request, engine):
     return sentencepiece_tokenizer()
 
 
-def pieces_of(tokenizer: Tokenizer, ids) -> list[str]:
+def streamed(tokenizer: Tokenizer, ids) -> list[str]:
     stream = tokenizer.stream()
     return [*(stream.push(int(token)) for token in ids), stream.flush()]
 
 
-def test_encode_adds_what_the_post_processor_adds():
+def test_encode_adds_the_tokens_of_the_post_processor():
     tokenizer = sentencepiece_tokenizer()
     ids = tokenizer.encode("hi")
     assert ids.dtype == np.int64
@@ -60,47 +60,47 @@ def test_encode_adds_what_the_post_processor_adds():
 @example("the  hi   hi ")
 @example("naïve 中文 👩‍👩‍👧 \ufffd end")
 @example(" 👍" * 20)
-def test_pieces_of_text_are_the_text_and_split_no_character(either, text):
+def test_streamed_texts_add_up_and_contain_whole_characters(either, text):
     ids = either.encode(text, add_special_tokens=False)
-    pieces = pieces_of(either, ids)
-    assert "".join(pieces) == either.decode(ids)
+    texts = streamed(either, ids)
+    assert "".join(texts) == either.decode(ids)
     if "\ufffd" not in text:
-        assert "\ufffd" not in "".join(pieces)
-    assert pieces[-1] == "" or text.endswith("\ufffd")
+        assert "\ufffd" not in "".join(texts)
+    assert texts[-1] == "" or text.endswith("\ufffd")
 
 
 @given(st.lists(st.integers(0, UNKNOWN_ID), max_size=60))
 @example([END, 104, END, UNKNOWN_ID, 101])
-def test_pieces_of_any_ids_are_what_they_decode_to(tokenizer, ids):
-    assert "".join(pieces_of(tokenizer, ids)) == tokenizer.decode(ids)
+def test_streamed_texts_of_any_ids_add_up_to_decode(tokenizer, ids):
+    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("bytes_", [1, 2, 3])
 @pytest.mark.parametrize("lead", ["", "a", "中", "中a"])
-def test_long_runs_of_broken_characters_neither_wait_nor_multiply(tokenizer, bytes_, lead):
+def test_runs_of_invalid_bytes_are_returned_once(tokenizer, bytes_, lead):
     ids = [*tokenizer.encode(lead), *tokenizer.encode("👍")[:bytes_].tolist() * 40, *tokenizer.encode("中")]
-    pieces = pieces_of(tokenizer, ids)
-    assert "".join(pieces) == tokenizer.decode(ids) == lead + "\ufffd" * 40 + "中"
-    assert pieces[-2] == "中" or pieces[-2].endswith("\ufffd中")
+    texts = streamed(tokenizer, ids)
+    assert "".join(texts) == tokenizer.decode(ids) == lead + "\ufffd" * 40 + "中"
+    assert texts[-2] == "中" or texts[-2].endswith("\ufffd中")
 
 
-def test_a_character_comes_when_its_last_byte_does(tokenizer):
+def test_a_character_is_returned_with_its_last_byte(tokenizer):
     ids = tokenizer.encode("h中e")
-    assert pieces_of(tokenizer, ids) == ["h", "", "", "中", "e", ""]
+    assert streamed(tokenizer, ids) == ["h", "", "", "中", "e", ""]
 
 
 def test_words_keep_their_spaces():
     tokenizer = sentencepiece_tokenizer()
-    assert pieces_of(tokenizer, tokenizer.encode("hi hi the")) == ["", "hi", " hi", " t", "h", "e", ""]
+    assert streamed(tokenizer, tokenizer.encode("hi hi the")) == ["", "hi", " hi", " t", "h", "e", ""]
 
 
-def test_an_unfinished_character_shows_at_the_end(tokenizer):
-    assert pieces_of(tokenizer, tokenizer.encode("h中")[:-1]) == ["h", "", "", "\ufffd"]
+def test_flush_returns_an_unfinished_character(tokenizer):
+    assert streamed(tokenizer, tokenizer.encode("h中")[:-1]) == ["h", "", "", "\ufffd"]
 
 
 @pytest.mark.parametrize("repeated", ["h", "\ufffd", "broken", "special"])
 def test_the_cost_of_a_token_is_constant(tokenizer, repeated):
-    """Counts the ids decoded, not seconds: a thousand tokens may not cost more than some each."""
+    """Counts decoded ids instead of seconds, at most 60 per token."""
     ids = [END] if repeated == "special" else tokenizer.encode("👍" if repeated == "broken" else repeated).tolist()
     if repeated == "broken":
         ids = ids[:3]
@@ -114,11 +114,11 @@ def test_the_cost_of_a_token_is_constant(tokenizer, repeated):
 
     counting = Counting(tokenizer._tokenizer, tokenizer.special_tokens)
     count = 1000
-    pieces_of(counting, (ids * count)[:count])
+    streamed(counting, (ids * count)[:count])
     assert decoded < 60 * count
 
 
-def test_settings_for_training_do_not_cut_prompts(tokenizer):
+def test_truncation_and_padding_are_disabled(tokenizer):
     fast = FastTokenizer.from_str(tokenizer._tokenizer.to_str())
     fast.enable_truncation(4)
     fast.enable_padding(length=16)
