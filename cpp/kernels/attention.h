@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
 
 namespace edgekiln {
 
@@ -15,7 +15,7 @@ struct Cache {
 };
 
 // One call. Tensors are float32, row-major; the caller owns all memory.
-struct AttentionCall {
+struct AttentionArgs {
   std::size_t batch, length, heads, kv_heads, head_dim;
   std::size_t capacity;  // slots of the cache's rows
   // [batch, length, ...]: rows of heads * head_dim (query) and kv_heads * head_dim (key, value), `*_stride` floats
@@ -39,6 +39,6 @@ struct AttentionCall {
   std::size_t past(std::size_t row) const { return static_cast<std::size_t>(last_position[row]) + 1 - length; }
 };
 
-using AttentionKernel = void (*)(const AttentionCall&, const Parallel&, Scratch&);
+using AttentionKernel = void (*)(const AttentionArgs&, const Parallel&, Scratch&);
 
 }  // namespace edgekiln

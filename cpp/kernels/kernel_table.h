@@ -1,35 +1,55 @@
-// The kernels that the processor this runs on has.
+// The kernels of one instruction set as a table of function pointers, and the tables that this processor can run.
+//
+// Callers (ort_ops/) take kernels() once and call through it. Each table is filled in instruction_sets/<name>.cpp;
+// docs/kernels.md says how to add an instruction set or a kernel.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/matmul_nbits.h"
-#include "kernels/packed_nbits.h"
-#include "kernels/per_token_int8.h"
+#include "kernels/pack/packed_int8.h"
+#include "kernels/pack/packed_lm_head.h"
+#include "kernels/pack/packed_nbits.h"
 #include "kernels/qkv_prologue.h"
 #include "kernels/skip_rms_norm.h"
 #include "kernels/swiglu.h"
-#include "kernels/two_pass_lm_head.h"
 
 namespace edgekiln {
 
-// The kernels of one instruction set.
-struct Kernels {
-  const char* instruction_set;
+// out[m, n] = a[m, k] * w, with a packed 4- or 8-bit weight. Activations are quantized to int8 in blocks of 32, except
+// with 8-bit weights and m > kGemvMaxM, which multiply in float.
+using NBitsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, float* out, const Parallel&,
+                                 Scratch&);
+
+// out[m, n] = a[m, k] * w, with a packed int8 weight (W8A8): each row of `a` is one token and is quantized to int8 with
+// a scale of its own, 127 steps of its largest magnitude.
+using PerTokenInt8GemmKernel = void (*)(const PackedInt8&, const float* a, std::size_t m, float* out, const Parallel&,
+                                        Scratch&);
+
+// Logits out[m, n] for m <= kGemvMaxM, exact only near the maximum of each row; see pack/packed_lm_head.h.
+using TwoPassLmHeadKernel = void (*)(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&,
+                                     Scratch&);
+
+struct KernelTable {
+  const char* instruction_set;  // the name that users see: "avx512bf16"
   AttentionKernel attention;
-  MatMulNBitsKernel matmul_n_bits;
-  SkipNormKernel skip_norm;
-  GatedSiluKernel gated_silu;
-  PackedHeadsKernel packed_heads;
-  // Null where there are no instructions for them.
-  CodePanelsKernel code_panels;
-  RowQuantizedKernel row_quantized;
-  ShortlistKernel shortlist;
-  AttentionKernel rounded_attention;  // prompts in bfloat16, with sums in float
+  MatMulNBitsKernel matmul_nbits;
+  SkipRmsNormKernel skip_rms_norm;
+  SwigluKernel swiglu;
+  QkvPrologueKernel qkv_prologue;
+  // Null where the instruction set lacks the kernel. The GEMMs of packed weights are all there or all null.
+  NBitsGemmKernel nbits_gemm = nullptr;
+  PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;
+  TwoPassLmHeadKernel two_pass_lm_head = nullptr;
+  AttentionKernel bf16_attention = nullptr;  // prefill in bfloat16 with float accumulators
 };
 
-// The fastest first.
-const std::vector<Kernels>& kernels();
+// The tables that this processor and operating system can run, fastest first; never empty.
+const std::vector<KernelTable>& supported_kernels();
+
+// The fastest of them.
+inline const KernelTable& kernels() { return supported_kernels().front(); }
 
 }  // namespace edgekiln

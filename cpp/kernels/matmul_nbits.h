@@ -1,51 +1,60 @@
-// A float matrix times a weight in groups of 4 or 8 bits: what the kernels of each instruction set share.
+// Arguments of MatMulNBits: a float matrix times a weight of 4 or 8 bits in groups along k.
+//
+// The weight is in ONNX Runtime's own layout (com.microsoft::MatMulNBits), unpacked. Instruction sets with VNNI pack a
+// constant weight once (pack/packed_nbits.h) and use KernelTable::nbits_gemm instead of this kernel.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/float16.h"
-#include "kernels/parallel.h"
+#include "kernels/common/float16.h"
+#include "kernels/common/parallel.h"
 
 namespace edgekiln {
 
-// out[rows, columns] = a[rows, depth] * w[columns, depth] transposed, w = scale * (code - zero point) + offset. The
-// layout is that of ONNX Runtime's MatMulNBits; the caller owns all memory.
-struct MatMulNBitsCall {
-  std::size_t rows, depth, columns;
-  std::size_t group;  // codes that share a scale: 32, 64 or 128, a divisor of depth
-  int bits;           // 4 or 8
-  const float* a;
-  const std::uint8_t* codes;        // [columns, depth * bits / 8], 4-bit codes low nibble first
-  const float* scales;              // [columns, depth / group]
-  const std::uint8_t* zero_points;  // [columns, ceil(depth / group * bits / 8)], packed as the codes; null: 8 or 128
-  float* out;
-  const float* offsets = nullptr;  // [columns, depth / group], without zero points; null for none
-  // `scales`, and with offsets the weight of code 0 in each group, for kernels that can read half as much; null where
-  // binary16 does not hold them. kHalfPadding more of them may be read.
-  const Half* half_scales = nullptr;
-  const Half* half_minima = nullptr;
-
-  int zero_point_bits = 0;  // where they are other than the codes'
-
-  int bits_of_zero_points() const { return zero_point_bits ? zero_point_bits : bits; }
-  int middle() const { return 1 << (bits - 1); }
-  std::size_t groups() const { return depth / group; }
-  std::size_t row_bytes() const { return depth * bits / 8; }
-  std::size_t zero_point_bytes() const { return (groups() * bits_of_zero_points() + 7) / 8; }
+// What a weight has besides codes and scales, one value a group.
+enum class WeightScheme {
+  kSymmetric,   // w = scale * (code - 2^(bits - 1))
+  kZeroPoints,  // w = scale * (code - zero point)
+  kGroupBias,   // w = scale * (code - 2^(bits - 1)) + group bias; llama.cpp stores it as the group's "min"
 };
 
-// The zero point of a group, in a column's packed ones.
-inline int zero_point_of(const std::uint8_t* line, int bits, std::size_t group) {
-  return bits == 8 ? line[group] : line[group / 2] >> group % 2 * 4 & 15;
+// out[m, n] = a[m, k] * w[n, k]^T. The caller owns all memory.
+struct MatMulNBitsArgs {
+  std::size_t m, k, n;
+  std::size_t group_size;  // values of k that share a scale: 32, 64 or 128, a divisor of k
+  int bits;                // 4 or 8
+  const float* a;
+  const std::uint8_t* codes;        // [n, k * bits / 8], 4-bit codes low nibble first
+  const float* scales;              // [n, k / group_size]
+  const std::uint8_t* zero_points;  // [n, ceil(k / group_size * bits / 8)], packed as the codes; null for symmetric
+  float* out;
+  const float* group_bias = nullptr;  // [n, k / group_size], without zero points; null for none
+  // `scales` as float16, and with a group bias the weight of code 0 ("min") of each group, which halves what a GEMV
+  // reads; null where float16 does not hold them exactly. Kernels may read kFloat16Padding elements past the end.
+  const Float16* float16_scales = nullptr;
+  const Float16* float16_min = nullptr;
+
+  int zero_point_bits = 0;  // if they have other bits than the codes
+
+  int bits_of_zero_points() const { return zero_point_bits ? zero_point_bits : bits; }
+  int midpoint() const { return 1 << (bits - 1); }
+  std::size_t groups() const { return k / group_size; }                 // of one of the n columns
+  std::size_t column_bytes() const { return k * bits / 8; }             // of its codes
+  std::size_t zero_point_bytes() const { return (groups() * bits_of_zero_points() + 7) / 8; }  // of its zero points
+};
+
+// One column's zero point of a group; `column` is its packed zero points.
+inline int zero_point_of(const std::uint8_t* column, int bits, std::size_t group) {
+  return bits == 8 ? column[group] : column[group / 2] >> group % 2 * 4 & 15;
 }
 
-// Calls of up to so many rows quantize them to int8, in blocks of 32 with a scale each: one a token needs the speed.
-// More rows are multiplied as they are.
-inline constexpr std::size_t kQuantizedRows = 8;
+// Up to this m a call counts as a GEMV (decoding, or verifying a few drafted tokens): memory bandwidth limits it, and
+// activations are quantized to int8 in blocks of 32. Larger m keeps float activations.
+inline constexpr std::size_t kGemvMaxM = 8;
 
-inline constexpr std::size_t kHalfPadding = 16;
+inline constexpr std::size_t kFloat16Padding = 16;
 
-using MatMulNBitsKernel = void (*)(const MatMulNBitsCall&, const Parallel&, Scratch&);
+using MatMulNBitsKernel = void (*)(const MatMulNBitsArgs&, const Parallel&, Scratch&);
 
 }  // namespace edgekiln

@@ -3,12 +3,12 @@
 
 #include <cstddef>
 
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
 
 namespace edgekiln {
 
 // Rows of `heads` queries, then `kv_heads` keys, then as many values, of head_dim floats each.
-struct PackedHeadsCall {
+struct QkvPrologueArgs {
   std::size_t rows, heads, kv_heads, head_dim;
   const float* from;
   float* to;               // may be `from`
@@ -19,6 +19,6 @@ struct PackedHeadsCall {
   std::size_t width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-using PackedHeadsKernel = void (*)(const PackedHeadsCall&, const Parallel&);
+using QkvPrologueKernel = void (*)(const QkvPrologueArgs&, const Parallel&);
 
 }  // namespace edgekiln

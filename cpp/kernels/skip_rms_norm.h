@@ -3,12 +3,12 @@
 
 #include <cstddef>
 
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
 
 namespace edgekiln {
 
 // sum = a + b + bias and out = sum / sqrt(mean(sum^2) + epsilon) * gamma, row by row.
-struct SkipNormCall {
+struct SkipRmsNormArgs {
   std::size_t rows, width;
   const float *a, *b;  // [rows, width]
   const float* gamma;  // [width]
@@ -18,6 +18,6 @@ struct SkipNormCall {
   float* sum;  // [rows, width]; may be `a` or `b`; null if nobody reads it
 };
 
-using SkipNormKernel = void (*)(const SkipNormCall&, const Parallel&);
+using SkipRmsNormKernel = void (*)(const SkipRmsNormArgs&, const Parallel&);
 
 }  // namespace edgekiln

@@ -3,17 +3,17 @@
 
 #include <cstddef>
 
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
 
 namespace edgekiln {
 
 // out[rows, width] = silu(gate) * up, silu(x) = x / (1 + e^-x); each row of `a` is `width` gates and then `width` ups.
-struct GatedSiluCall {
+struct SwigluArgs {
   std::size_t rows, width;
   const float* a;
   float* out;
 };
 
-using GatedSiluKernel = void (*)(const GatedSiluCall&, const Parallel&);
+using SwigluKernel = void (*)(const SwigluArgs&, const Parallel&);
 
 }  // namespace edgekiln

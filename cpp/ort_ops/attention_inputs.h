@@ -39,9 +39,9 @@ struct NewTokens {
 };
 
 // All of a call but queries, keys, values, caches and output. Throws where positions have no room or no angle.
-inline AttentionCall attention_call(const AttentionAttributes& attributes, const NewTokens& tokens) {
+inline AttentionArgs attention_call(const AttentionAttributes& attributes, const NewTokens& tokens) {
   if (attributes.rotary && (!tokens.cosine || !tokens.sine)) fail("do_rotary needs cos_cache and sin_cache");
-  AttentionCall call{};
+  AttentionArgs call{};
   call.batch = tokens.batch;
   call.length = tokens.length;
   call.heads = attributes.heads;
@@ -69,7 +69,7 @@ inline AttentionCall attention_call(const AttentionAttributes& attributes, const
 }
 
 // Queries, keys and values side by side in rows of `stride` floats.
-inline void take_packed(AttentionCall& call, const float* rows, std::size_t stride) {
+inline void take_packed(AttentionArgs& call, const float* rows, std::size_t stride) {
   call.query = rows;
   call.key = call.query + call.heads * call.head_dim;
   call.value = call.key + call.kv_heads * call.head_dim;
@@ -79,7 +79,7 @@ inline void take_packed(AttentionCall& call, const float* rows, std::size_t stri
 // A cache output, [batch, kv_heads, capacity, head_dim], which usually is the buffer of the past itself; else the past
 // is copied to it.
 template <typename Element>
-void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, const AttentionCall& call) {
+void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, const AttentionArgs& call) {
   const std::array<std::int64_t, 4> dims{
       static_cast<std::int64_t>(call.batch), static_cast<std::int64_t>(call.kv_heads),
       static_cast<std::int64_t>(call.capacity), static_cast<std::int64_t>(call.head_dim)};
@@ -92,7 +92,7 @@ void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, 
 }
 
 // The scales of a cache's channels, for each key-value head.
-inline const float* cache_scales(const Tensor& tensor, const AttentionCall& call) {
+inline const float* cache_scales(const Tensor& tensor, const AttentionArgs& call) {
   std::size_t count = tensor ? 1 : 0;
   for (const std::int64_t size : tensor.shape) count *= static_cast<std::size_t>(size);
   if (count != call.kv_heads * call.head_dim)
@@ -106,8 +106,8 @@ inline constexpr ONNXTensorElementDataType kCacheType =
 
 template <bool Rounded>
 AttentionKernel attention_kernel() {
-  const Kernels& kernel = kernels().front();
-  return Rounded ? kernel.rounded_attention : kernel.attention;
+  const KernelTable& kernel = kernels();
+  return Rounded ? kernel.bf16_attention : kernel.attention;
 }
 
 }  // namespace edgekiln::ort

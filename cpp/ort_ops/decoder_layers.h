@@ -6,7 +6,7 @@
 #include <array>
 #include <vector>
 
-#include "kernels/gemv_threads.h"
+#include "kernels/common/gemv_threads.h"
 #include "ort_ops/attention_inputs.h"
 #include "ort_ops/post_attention_constants.h"
 
@@ -61,7 +61,7 @@ class DecoderLayers {
     take_attentions(context, chain, batch, length);
     if (!chain.rows) return;
     thread_local Scratch memory, parts;
-    run_rows(chain.rows, {run_parallel, context},
+    run_region(chain.rows, {run_parallel, context},
              [&, &memory = memory, &parts = parts](const Parallel& parallel) { chain.run(parallel, memory, parts); });
   }
 
@@ -72,18 +72,18 @@ class DecoderLayers {
     const float *projected, *residual;
     std::size_t rows;
     float *attended{}, *sum{};
-    std::vector<AttentionCall> attentions{};
+    std::vector<AttentionArgs> attentions{};
 
     // `memory` holds what goes from one part of a layer to the next, `parts` what one of them needs.
     void run(const Parallel& parallel, Scratch& memory, Scratch& parts) {
       float* const kept = at_least(memory, op.layers_.front().between(rows));
       for (std::size_t i = 0; i < attentions.size(); ++i) {
         const float* packed = i ? kept : projected;
-        if (PackedHeadsCall heads = op.heads_[i]; heads.bias || heads.gammas[0]) {
+        if (QkvPrologueArgs heads = op.heads_[i]; heads.bias || heads.gammas[0]) {
           heads.rows = rows;
           heads.from = packed;
           packed = heads.to = kept;
-          kernels().front().packed_heads(heads, parallel);
+          kernels().qkv_prologue(heads, parallel);
         }
         take_packed(attentions[i], packed, op.sizes_.projected);
         attention_kernel<Rounded>()(attentions[i], parallel, parts);
@@ -101,9 +101,9 @@ class DecoderLayers {
     return kFirstCache + attention * (kCacheInputs + (biased_ ? 1 : 0) + (normed_ ? 2 : 0));
   }
 
-  PackedHeadsCall prepared_heads(const OrtKernelInfo* info, std::size_t attention) const {
+  QkvPrologueArgs prepared_heads(const OrtKernelInfo* info, std::size_t attention) const {
     const std::size_t first = first_of(attention) + kCacheInputs, dim = head_dim();
-    PackedHeadsCall call{};
+    QkvPrologueArgs call{};
     call.heads = attributes_.heads;
     call.kv_heads = attributes_.kv_heads;
     call.head_dim = dim;
@@ -132,10 +132,10 @@ class DecoderLayers {
     tokens.last_position = input(context, 2);
     tokens.cosine = input(context, 4);
     tokens.sine = input(context, 5);
-    const AttentionCall common = attention_call(attributes_, tokens);
+    const AttentionArgs common = attention_call(attributes_, tokens);
     chain.attentions.assign(windows_.size(), common);
     for (std::size_t i = 0; i < windows_.size(); ++i) {
-      AttentionCall& call = chain.attentions[i];
+      AttentionArgs& call = chain.attentions[i];
       const std::size_t first = first_of(i);
       call.window = static_cast<std::size_t>(windows_[i]);
       call.out = chain.attended;
@@ -152,7 +152,7 @@ class DecoderLayers {
   typename Layer::Sizes sizes_;
   std::vector<std::int64_t> windows_;
   bool biased_, normed_;
-  std::vector<PackedHeadsCall> heads_{};  // without rows
+  std::vector<QkvPrologueArgs> heads_{};  // without rows
   std::vector<std::array<const float*, 2>> scales_{};
   std::vector<Layer> layers_;
 };

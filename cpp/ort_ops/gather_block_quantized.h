@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "kernels/mapped_file.h"
-#include "kernels/quantized_row.h"
+#include "kernels/common/mapped_file.h"
+#include "kernels/common/block_quantized_row.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
@@ -37,7 +37,7 @@ class GatherRows {
     auto* out = static_cast<float*>(output(context, 0, shape));
     std::vector<std::uint8_t> codes(first_.code_bytes()), zero_points(first_.zero_point_bytes());
     std::vector<float> scales(first_.blocks());
-    QuantizedRow row = first_;
+    BlockQuantizedRow row = first_;
     row.codes = codes.data();
     row.scales = scales.data();
     for (std::size_t i = 0; i < count; ++i, out += row.width) {
@@ -53,13 +53,13 @@ class GatherRows {
   }
 
  private:
-  static QuantizedRow first_row(const OrtKernelInfo* info, const Tensor& codes) {
+  static BlockQuantizedRow first_row(const OrtKernelInfo* info, const Tensor& codes) {
     if (codes.shape.size() != 2) fail("the table must be constant and of two dimensions");
     const std::int64_t bits = integer(info, "bits"), block = integer(info, "block_size");
     if (bits != 4 && bits != 8) fail("bits must be 4 or 8");
     if (integer(info, "gather_axis") != 0 || integer(info, "quantize_axis") != 1) fail("rows must be gathered");
     if (block < 1) fail("block_size must be positive");
-    QuantizedRow row{};
+    BlockQuantizedRow row{};
     row.bits = static_cast<int>(bits);
     row.block = static_cast<std::size_t>(block);
     row.width = codes.shape[1] * (8 / bits);
@@ -79,9 +79,9 @@ class GatherRows {
     return static_cast<std::size_t>(index < 0 ? index + rows : index);
   }
 
-  QuantizedRow first_;
+  BlockQuantizedRow first_;
   std::size_t rows_;
-  FileBytes codes_, scales_, zero_points_;
+  MappedFileReader codes_, scales_, zero_points_;
 };
 
 }  // namespace edgekiln::ort

@@ -39,7 +39,7 @@ class GroupQueryAttention {
     tokens.last_position = input(context, 5);
     tokens.cosine = input(context, 7);
     tokens.sine = input(context, 8);
-    AttentionCall call = attention_call(attributes_, tokens);
+    AttentionArgs call = attention_call(attributes_, tokens);
     take_packed(call, query.floats(), query.shape[2]);
     if (key) {
       call.key = key.floats();

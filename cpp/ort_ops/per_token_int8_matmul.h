@@ -1,21 +1,21 @@
 // edgekiln.ort::PerTokenInt8MatMul: floats in, each row rounded to int8 inside, times constant int8 weights.
 #pragma once
 
-#include "kernels/gemv_threads.h"
+#include "kernels/common/gemv_threads.h"
 #include "kernels/kernel_table.h"
-#include "kernels/mapped_file.h"
+#include "kernels/common/mapped_file.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
 
 // The constant weight [depth, columns] at input `first`, its scales after it. Its file is not read again.
-inline Int8Panels constant_panels(const OrtKernelInfo* info, std::size_t first, std::size_t depth,
+inline PackedInt8 constant_panels(const OrtKernelInfo* info, std::size_t first, std::size_t depth,
                                   std::size_t columns) {
   const auto* codes = constant_input<std::int8_t>(info, first, depth * columns);
   const auto* scales = constant_input<float>(info, first + 1, columns);
   if (!codes || !scales || !depth || !columns) fail("codes and scales must be constants");
-  Int8Panels panels(codes, scales, depth, columns);
-  release_file_pages(codes, depth * columns);
+  PackedInt8 panels(codes, scales, depth, columns);
+  drop_mapped_pages(codes, depth * columns);
   return panels;
 }
 
@@ -36,20 +36,20 @@ class PerTokenInt8MatMul {
   void compute(OrtKernelContext* context) const {
     const Tensor a = input(context, 0);
     std::vector<std::int64_t> shape = a.shape;
-    if (shape.empty() || shape.back() != static_cast<std::int64_t>(panels_.depth)) fail("the input is not K wide");
-    shape.back() = static_cast<std::int64_t>(panels_.columns);
+    if (shape.empty() || shape.back() != static_cast<std::int64_t>(panels_.k)) fail("the input is not K wide");
+    shape.back() = static_cast<std::int64_t>(panels_.n);
     const std::size_t rows = rows_of(shape);
     auto* out = static_cast<float*>(output(context, 0, shape));
     thread_local Scratch own;
     Scratch& scratch = own;
     if (!rows) return;
-    run_rows(rows, {run_parallel, context}, [&](const Parallel& threads) {
-      kernels().front().row_quantized(panels_, a.floats(), rows, out, threads, scratch);
+    run_region(rows, {run_parallel, context}, [&](const Parallel& threads) {
+      kernels().per_token_int8_gemm(panels_, a.floats(), rows, out, threads, scratch);
     });
   }
 
  private:
-  Int8Panels panels_;
+  PackedInt8 panels_;
 };
 
 }  // namespace edgekiln::ort

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "kernels/gemv_threads.h"
+#include "kernels/common/gemv_threads.h"
 #include "ort_ops/post_attention_constants.h"
 
 namespace edgekiln::ort {
@@ -41,7 +41,7 @@ class PostAttention {
     if (!count) return;
     const typename Layer::Rows rows{attended.floats(), residual.floats(), count, projected, sum};
     thread_local Scratch memory, products;
-    run_rows(count, {run_parallel, context}, [&, &memory = memory, &products = products](const Parallel& parallel) {
+    run_region(count, {run_parallel, context}, [&, &memory = memory, &products = products](const Parallel& parallel) {
       layer_.compute(rows, parallel, memory, products);
     });
   }

@@ -21,7 +21,7 @@ struct OffsetProduct : CodeProduct {
   static constexpr std::array kWeight{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
   OffsetProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
-      : CodeProduct(info, first, depth, columns, Zero::kOffsets) {}
+      : CodeProduct(info, first, depth, columns, WeightScheme::kGroupBias) {}
 };
 
 struct ZeroPointProduct : CodeProduct {
@@ -31,7 +31,7 @@ struct ZeroPointProduct : CodeProduct {
   static constexpr std::array kWeight{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8};
   ZeroPointProduct(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
-      : CodeProduct(info, first, depth, columns, Zero::kZeroPoints) {}
+      : CodeProduct(info, first, depth, columns, WeightScheme::kZeroPoints) {}
 };
 
 struct Int8Product {
@@ -42,9 +42,9 @@ struct Int8Product {
   Int8Product(const OrtKernelInfo* info, std::size_t first, std::size_t depth, std::size_t columns)
       : panels(constant_panels(info, first, depth, columns)) {}
   void multiply(const float* a, std::size_t rows, float* out, const Parallel& parallel, Scratch& scratch) const {
-    kernels().front().row_quantized(panels, a, rows, out, parallel, scratch);
+    kernels().per_token_int8_gemm(panels, a, rows, out, parallel, scratch);
   }
-  Int8Panels panels;
+  PackedInt8 panels;
 };
 
 // One such piece with constant weights. Its inputs stand together from `first` on: gamma, next gamma; the weights of
@@ -121,15 +121,15 @@ class BetweenLayer {
 
   void compute_together(const Rows& rows, const Parallel& parallel, Scratch& memory, Scratch& products) const {
     const std::size_t width = sizes_.hidden, inner = sizes_.intermediate, count = rows.count;
-    const Kernels& kernel = kernels().front();
+    const KernelTable& kernel = kernels();
     float *gate_up = at_least(memory, count * row_memory()), *gated = gate_up + count * 2 * inner;
     float *x = gated, *down = gate_up + count * down_at();
     output_.multiply(rows.attended, count, x, parallel, products);
-    kernel.skip_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, x, rows.sum}, parallel);
+    kernel.skip_rms_norm({count, width, rows.residual, x, gamma_, nullptr, sizes_.epsilon, x, rows.sum}, parallel);
     gate_up_.multiply(x, count, gate_up, parallel, products);
-    kernel.gated_silu({count, inner, gate_up, gated}, parallel);
+    kernel.swiglu({count, inner, gate_up, gated}, parallel);
     down_.multiply(gated, count, down, parallel, products);
-    kernel.skip_norm({count, width, rows.sum, down, next_gamma_, nullptr, sizes_.next_epsilon, down, rows.sum},
+    kernel.skip_rms_norm({count, width, rows.sum, down, next_gamma_, nullptr, sizes_.next_epsilon, down, rows.sum},
                      parallel);
     next_.multiply(down, count, rows.projected, parallel, products);
   }

@@ -64,27 +64,27 @@ OrtCustomOpDomain* theirs() {
   static const Op<GroupQueryAttention<std::int8_t, Rounded>> int8_attention;
   static const Op<GatherRows> gather;
   static const Op<MatMulNBits> matmul;
-  static const Op<SkipNorm> skip_norm;
-  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_norm});
+  static const Op<SkipNorm> skip_rms_norm;
+  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_rms_norm});
   return domain.get();
 }
 
 // What has no kernel for this processor stays the function that the graph brings.
 template <bool Rounded>
 OrtCustomOpDomain* ours() {
-  static const Op<SwiGLU> gated_silu;
+  static const Op<SwiGLU> swiglu;
   static const Op<GroupBiasMatMulNBits> offset_matmul;
   static const Op<PerTokenInt8MatMul> row_quantized;
   static const Op<TwoPassMatMulNBits> shortlist;
   static const LayerOps<OffsetProduct, Rounded> offset_layers;
   static const LayerOps<ZeroPointProduct, Rounded> zero_point_layers;
   static const LayerOps<Int8Product, Rounded> row_quantized_layers;
-  std::vector<const OrtCustomOp*> ops{&gated_silu, &offset_matmul};
-  if (kernels().front().row_quantized) {
+  std::vector<const OrtCustomOp*> ops{&swiglu, &offset_matmul};
+  if (kernels().per_token_int8_gemm) {
     ops.push_back(&row_quantized);
     row_quantized_layers.add_to(ops);
   }
-  if (kernels().front().code_panels) {
+  if (kernels().nbits_gemm) {
     ops.push_back(&shortlist);
     offset_layers.add_to(ops);
     zero_point_layers.add_to(ops);
@@ -109,11 +109,11 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
   return guarded([&] {
-    const bool rounded = edgekiln::kernels().front().rounded_attention && takes_rounded(options);
+    const bool rounded = edgekiln::kernels().bf16_attention && takes_rounded(options);
     (rounded ? add_domains<true> : add_domains<false>)(options);
   });
 }
 
 extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instruction_set() {
-  return edgekiln::kernels().front().instruction_set;
+  return edgekiln::kernels().instruction_set;
 }

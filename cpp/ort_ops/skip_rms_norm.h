@@ -26,7 +26,7 @@ class SkipNorm {
     if (a.shape != b.shape) fail("input and skip have different shapes");
     if (width < 1 || gamma.shape != std::vector{width} || (bias && bias.shape != gamma.shape))
       fail("gamma and bias are not as wide as the input");
-    SkipNormCall call{};
+    SkipRmsNormArgs call{};
     call.rows = rows_of(a.shape);
     call.width = width;
     call.a = a.floats();
@@ -36,7 +36,7 @@ class SkipNorm {
     call.epsilon = epsilon_;
     call.out = static_cast<float*>(output(context, 0, a.shape));
     call.sum = static_cast<float*>(optional_output(context, 3, a.shape));
-    if (call.rows) kernels().front().skip_norm(call, {run_parallel, context});
+    if (call.rows) kernels().skip_rms_norm(call, {run_parallel, context});
   }
 
  private:

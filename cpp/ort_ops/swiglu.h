@@ -20,9 +20,9 @@ class SwiGLU {
     std::vector<std::int64_t> shape = a.shape;
     if (shape.empty() || shape.back() < 2 || shape.back() % 2) fail("the input is not gates and as many others");
     shape.back() /= 2;
-    GatedSiluCall call{rows_of(shape), static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
+    SwigluArgs call{rows_of(shape), static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
     call.out = static_cast<float*>(output(context, 0, shape));
-    if (call.rows) kernels().front().gated_silu(call, {run_parallel, context});
+    if (call.rows) kernels().swiglu(call, {run_parallel, context});
   }
 };
 

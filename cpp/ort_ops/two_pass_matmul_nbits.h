@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "kernels/thread_team.h"
-#include "kernels/two_pass_lm_head.h"
+#include "kernels/common/thread_team.h"
+#include "kernels/pack/packed_lm_head.h"
 #include "ort_ops/matmul_nbits.h"
 
 namespace edgekiln::ort {
@@ -17,12 +17,12 @@ class TwoPassMatMulNBits {
   static constexpr Signature kSignature = MatMulNBits::kSignature;
 
   explicit TwoPassMatMulNBits(const OrtKernelInfo* info) : depth_(integer(info, "K")), columns_(integer(info, "N")) {
-    const Zero zero = input_count(info) > MatMulNBits::kOptional[0] ? Zero::kZeroPoints : Zero::kMiddle;
-    const MatMulNBitsCall weight = constant_code_weight(info, 1, depth_, columns_, zero);
-    if (shortlist_ = shortlist_of(weight, real(info, "margin")); shortlist_) {
+    const WeightScheme scheme = input_count(info) > MatMulNBits::kOptional[0] ? WeightScheme::kZeroPoints : WeightScheme::kSymmetric;
+    const MatMulNBitsArgs weight = constant_code_weight(info, 1, depth_, columns_, scheme);
+    if (shortlist_ = pack_lm_head(weight, real(info, "margin")); shortlist_) {
       release(weight);
     } else {
-      panels_.emplace(packed(weight, half_scales_of(weight)));
+      panels_.emplace(packed(weight, float16_params_of(weight)));
     }
   }
 
@@ -36,19 +36,19 @@ class TwoPassMatMulNBits {
     const Parallel threads{run_parallel, context};
     thread_local Scratch own;
     Scratch& scratch = own;
-    if (!shortlist_) return kernels().front().code_panels(*panels_, a.floats(), rows, out, threads, scratch);
+    if (!shortlist_) return kernels().nbits_gemm(*panels_, a.floats(), rows, out, threads, scratch);
     const auto script = [&](const Parallel& parallel) {
-      for (std::size_t row = 0; row < rows; row += kQuantizedRows)
-        kernels().front().shortlist(*shortlist_, a.floats() + row * depth_, std::min(kQuantizedRows, rows - row),
+      for (std::size_t row = 0; row < rows; row += kGemvMaxM)
+        kernels().two_pass_lm_head(*shortlist_, a.floats() + row * depth_, std::min(kGemvMaxM, rows - row),
                                     out + row * columns_, parallel, scratch);
     };
-    Team<decltype(script)>::run(threads, script);
+    ThreadTeam<decltype(script)>::run(threads, script);
   }
 
  private:
   std::int64_t depth_, columns_;
-  std::optional<Shortlist> shortlist_;
-  std::optional<CodePanels> panels_;
+  std::optional<PackedLmHead> shortlist_;
+  std::optional<PackedNBits> panels_;
 };
 
 }  // namespace edgekiln::ort

@@ -1,7 +1,8 @@
-// Every kernel that this processor runs, against attention written out in double precision over the whole sequence.
+// Attention kernels against double precision over the whole sequence.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <string>
 #include <thread>
@@ -12,8 +13,8 @@
 namespace {
 
 constexpr double kTolerance = 2e-5;
-constexpr double kCodedTolerance = 1e-4;    // queries and weights have 15 bits beside an int8 cache
-constexpr double kRoundedTolerance = 3e-2;  // bfloat16 has 8 bits
+constexpr double kInt8Tolerance = 1e-4;  // with an int8 cache, queries and softmax weights have 15 bits
+constexpr double kBf16Tolerance = 3e-2;  // bfloat16 has 8 significant bits
 
 struct Case {
   std::string name;
@@ -47,12 +48,12 @@ Doubles rotated(const Case& c, const float* x, const float* cosine, const float*
   return y;
 }
 
-void on_threads(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+void parallel_for(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
   std::vector<std::jthread> threads;
   for (std::size_t i = 0; i < count; ++i) threads.emplace_back(task, context, i);
 }
 
-// The largest difference from the truth, of the output and of the appended keys and values.
+// The largest error of the output and of the appended keys and values.
 double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) {
   std::mt19937 generator(seed);
   const std::size_t dim = c.head_dim, widths[] = {c.heads * dim, c.kv_heads * dim, c.kv_heads * dim};
@@ -67,7 +68,7 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   }
   std::vector<float> keys = random_floats(generator, c.batch * c.kv_heads * c.capacity * dim);
   std::vector<float> values = random_floats(generator, keys.size());
-  // An int8 cache: whole codes, a scale for each channel, and the floats that they stand for.
+  // With an int8 cache, `keys` and `values` become the dequantized codes.
   std::vector<float> key_scales(c.kv_heads * dim), value_scales(c.kv_heads * dim);
   std::uniform_real_distribution<float> scale(0.01f, 0.03f);
   for (std::vector<float>* scales : {&key_scales, &value_scales})
@@ -111,7 +112,7 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   }
 
   std::vector<float> out(tokens * widths[0], NAN);
-  edgekiln::AttentionCall call{};
+  edgekiln::AttentionArgs call{};
   call.batch = c.batch, call.length = c.length, call.heads = c.heads, call.kv_heads = c.kv_heads;
   call.head_dim = dim, call.capacity = c.capacity;
   call.query = c.packed ? packed.data() : parts[0].data();
@@ -130,7 +131,7 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   call.scale = c.scale, call.softcap = c.softcap, call.window = c.window;
   call.out = out.data();
   edgekiln::Scratch scratch;
-  kernel(call, {on_threads, nullptr}, scratch);
+  kernel(call, {parallel_for, nullptr}, scratch);
 
   double worst = 0.0;
   const auto compare = [&](double got, double expected) {
@@ -170,21 +171,21 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   return worst;
 }
 
-// Whether tokens that come together get to the bit what they get one by one.
-bool same_together(edgekiln::AttentionKernel kernel, bool int8) {
-  constexpr std::size_t heads = 6, kv_heads = 2, dim = 64, capacity = 256, past = 120, together = 8;
+// Whether tokens in one call get the same bits as in one call each.
+bool chunk_equals_steps(edgekiln::AttentionKernel kernel, bool int8) {
+  constexpr std::size_t heads = 6, kv_heads = 2, dim = 64, capacity = 256, past = 120, chunk = 8;
   constexpr std::size_t width = (heads + 2 * kv_heads) * dim;
   std::mt19937 generator(3);
-  const std::vector<float> packed = random_floats(generator, together * width), angles(capacity * dim / 2, 0.6f);
+  const std::vector<float> packed = random_floats(generator, chunk * width), angles(capacity * dim / 2, 0.6f);
   const std::vector<float> scales(kv_heads * dim, 0.02f);
   const std::vector<float> filled = random_floats(generator, kv_heads * capacity * dim, int8 ? 0.0f : 1.0f);
   std::vector<float> outs[2];
-  for (const std::size_t step : {together, std::size_t{1}}) {
-    std::vector<float> keys = filled, values = filled, out(together * heads * dim);
+  for (const std::size_t step : {chunk, std::size_t{1}}) {
+    std::vector<float> keys = filled, values = filled, out(chunk * heads * dim);
     edgekiln::Scratch scratch;
-    for (std::size_t s = 0; s < together; s += step) {
+    for (std::size_t s = 0; s < chunk; s += step) {
       const std::int32_t last = static_cast<std::int32_t>(past + s + step - 1);
-      edgekiln::AttentionCall call{};
+      edgekiln::AttentionArgs call{};
       call.batch = 1, call.length = step, call.heads = heads, call.kv_heads = kv_heads, call.head_dim = dim;
       call.capacity = capacity, call.query = packed.data() + s * width, call.key = call.query + heads * dim;
       call.value = call.key + kv_heads * dim;
@@ -193,70 +194,69 @@ bool same_together(edgekiln::AttentionKernel kernel, bool int8) {
       call.value_cache = {values.data(), int8 ? scales.data() : nullptr};
       call.last_position = &last, call.cosine = call.sine = angles.data(), call.rotary_dim = dim;
       call.scale = 0.125f, call.out = out.data() + s * heads * dim;
-      kernel(call, {on_threads, nullptr}, scratch);
+      kernel(call, {parallel_for, nullptr}, scratch);
     }
     outs[step == 1] = out;
   }
   return outs[0] == outs[1];
 }
 
+const std::vector<Case> kCases = {
+    {"a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0},
+    {"a chunk after a past", 1, 70, 4, 2, 64, 512, {301}, 64, false, true, 0.125f, 0, 0},
+    {"several blocks of queries and keys", 1, 150, 6, 2, 32, 512, {190}, 32, false, false, 0.2f, 0, 0},
+    {"one token", 1, 1, 9, 3, 64, 1024, {640}, 64, false, true, 0.125f, 0, 0},
+    {"the first token", 1, 1, 4, 4, 64, 16, {0}, 64, false, true, 0.125f, 0, 0},
+    {"ragged batch, one token", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0},
+    {"ragged batch, chunks", 2, 9, 8, 2, 64, 256, {200, 5}, 64, false, false, 0.125f, 0, 0},
+    {"a window over chunks", 1, 90, 4, 1, 64, 512, {170}, 64, false, true, 0.125f, 0, 33},
+    {"a window over one token", 2, 1, 4, 1, 64, 512, {400, 7}, 64, false, true, 0.125f, 0, 40},
+    {"a window longer than the past", 1, 20, 4, 2, 64, 64, {0}, 64, false, true, 0.125f, 0, 50},
+    {"softcap", 1, 40, 4, 2, 64, 128, {60}, 64, false, true, 1.0f, 5.0f, 0},
+    {"softcap, one token", 1, 1, 4, 2, 64, 128, {90}, 64, false, true, 1.0f, 5.0f, 0},
+    {"no rotary", 1, 30, 4, 4, 64, 128, {20}, 0, false, false, 0.125f, 0, 0},
+    {"rotary of half a head", 1, 30, 4, 4, 64, 128, {20}, 32, false, false, 0.125f, 0, 0},
+    {"interleaved rotary", 1, 30, 4, 4, 64, 128, {20}, 64, true, false, 0.125f, 0, 0},
+    {"heads narrower than a vector", 1, 30, 4, 2, 8, 128, {20}, 8, false, true, 0.3f, 0, 0},
+    {"heads that do not fill a vector", 2, 21, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
+    {"heads that do not fill a vector, one token", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
+    {"wide heads", 1, 65, 8, 1, 256, 256, {100}, 256, false, true, 0.0625f, 0, 0},
+    {"many splits", 1, 1, 4, 1, 128, 4096, {4000}, 128, false, true, 0.09f, 0, 0},
+    {"int8 cache, a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0, true},
+    {"int8 cache, a chunk", 2, 70, 4, 2, 64, 512, {301, 2}, 64, false, true, 0.125f, 0, 0, true},
+    {"int8 cache, ragged batch", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0, true},
+    {"few tokens at once", 2, 5, 10, 2, 64, 512, {300, 61}, 64, false, true, 0.125f, 0, 0},
+    {"few tokens in a window", 1, 6, 4, 2, 64, 512, {140}, 64, false, true, 0.125f, 0, 70},
+    {"int8 cache, few tokens at once", 1, 8, 10, 2, 64, 512, {300}, 64, false, true, 0.125f, 0, 0, true},
+    {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
+    {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
+    {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
+};
+
 }  // namespace
 
-int main() {
-  const std::vector<Case> cases = {
-      {"a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0},
-      {"a chunk after others", 1, 70, 4, 2, 64, 512, {301}, 64, false, true, 0.125f, 0, 0},
-      {"several blocks of queries and keys", 1, 150, 6, 2, 32, 512, {190}, 32, false, false, 0.2f, 0, 0},
-      {"one token", 1, 1, 9, 3, 64, 1024, {640}, 64, false, true, 0.125f, 0, 0},
-      {"the first token", 1, 1, 4, 4, 64, 16, {0}, 64, false, true, 0.125f, 0, 0},
-      {"ragged rows step together", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0},
-      {"ragged rows in chunks", 2, 9, 8, 2, 64, 256, {200, 5}, 64, false, false, 0.125f, 0, 0},
-      {"a window over chunks", 1, 90, 4, 1, 64, 512, {170}, 64, false, true, 0.125f, 0, 33},
-      {"a window over one token", 2, 1, 4, 1, 64, 512, {400, 7}, 64, false, true, 0.125f, 0, 40},
-      {"a window longer than the past", 1, 20, 4, 2, 64, 64, {0}, 64, false, true, 0.125f, 0, 50},
-      {"softcap", 1, 40, 4, 2, 64, 128, {60}, 64, false, true, 1.0f, 5.0f, 0},
-      {"softcap, one token", 1, 1, 4, 2, 64, 128, {90}, 64, false, true, 1.0f, 5.0f, 0},
-      {"no rotary", 1, 30, 4, 4, 64, 128, {20}, 0, false, false, 0.125f, 0, 0},
-      {"half a head rotated", 1, 30, 4, 4, 64, 128, {20}, 32, false, false, 0.125f, 0, 0},
-      {"interleaved rotary", 1, 30, 4, 4, 64, 128, {20}, 64, true, false, 0.125f, 0, 0},
-      {"heads narrower than a vector", 1, 30, 4, 2, 8, 128, {20}, 8, false, true, 0.3f, 0, 0},
-      {"heads that do not fill a vector", 2, 21, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
-      {"heads that do not fill a vector, one token", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0},
-      {"wide heads", 1, 65, 8, 1, 256, 256, {100}, 256, false, true, 0.0625f, 0, 0},
-      {"many splits", 1, 1, 4, 1, 128, 4096, {4000}, 128, false, true, 0.09f, 0, 0},
-      {"int8 cache, a prompt", 1, 37, 9, 3, 64, 64, {0}, 64, false, true, 0.125f, 0, 0, true},
-      {"int8 cache, a chunk", 2, 70, 4, 2, 64, 512, {301, 2}, 64, false, true, 0.125f, 0, 0, true},
-      {"int8 cache, ragged rows", 3, 1, 8, 2, 64, 512, {3, 500, 129}, 64, false, true, 0.125f, 0, 0, true},
-      {"few tokens together", 2, 5, 10, 2, 64, 512, {300, 61}, 64, false, true, 0.125f, 0, 0},
-      {"few tokens in a window", 1, 6, 4, 2, 64, 512, {140}, 64, false, true, 0.125f, 0, 70},
-      {"int8 cache, few tokens together", 1, 8, 10, 2, 64, 512, {300}, 64, false, true, 0.125f, 0, 0, true},
-      {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
-      {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
-      {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
-  };
-  int failures = 0;
-  for (const edgekiln::Kernels& kernels : tested_kernels()) {
-    for (const bool rounded : {false, true}) {
-      const edgekiln::AttentionKernel kernel = rounded ? kernels.rounded_attention : kernels.attention;
+TEST_CASE("attention matches double precision") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    for (const bool bf16 : {false, true}) {
+      const edgekiln::AttentionKernel kernel = bf16 ? kernels.bf16_attention : kernels.attention;
       if (!kernel) continue;
-      for (const Case& c : cases) {
-        const double error = error_of(c, kernel, 7);
-        // The scores' own rounding grows with their size.
-        if (!(error <= (rounded  ? kRoundedTolerance
-                        : c.int8 ? kCodedTolerance
-                                 : kTolerance) *
-                           std::max(1.0f, c.scale * 8))) {
-          std::printf("%s: %s, rounded %d: off by %g\n", kernels.instruction_set, c.name.c_str(), rounded, error);
-          ++failures;
-        }
-      }
-      for (const bool int8 : {false, true}) {
-        if (same_together(kernel, int8)) continue;
-        std::printf("%s: tokens together differ from one by one, int8 %d\n", kernels.instruction_set, int8);
-        ++failures;
+      for (const Case& c : kCases) {
+        INFO(kernels.instruction_set, ", bf16 ", bf16, ": ", c.name);
+        const double tolerance = bf16 ? kBf16Tolerance : c.int8 ? kInt8Tolerance : kTolerance;
+        // The rounding error of a score grows with the scores.
+        CHECK(error_of(c, kernel, 7) <= tolerance * std::max(1.0f, c.scale * 8));
       }
     }
-    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
-  return failures != 0;
+}
+
+TEST_CASE("a chunk of tokens gets the bits of one token at a time") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    for (const edgekiln::AttentionKernel kernel : {kernels.attention, kernels.bf16_attention}) {
+      for (const bool int8 : {false, true}) {
+        INFO(kernels.instruction_set, ", bf16 ", kernel == kernels.bf16_attention, ", int8 ", int8);
+        if (kernel) CHECK(chunk_equals_steps(kernel, int8));
+      }
+    }
+  }
 }

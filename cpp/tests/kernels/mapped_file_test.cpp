@@ -1,13 +1,13 @@
-// Pages of a file leave memory and come back; pages that somebody has written to stay.
-#include "kernels/mapped_file.h"
+#include "kernels/common/mapped_file.h"
 
+#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "testing.h"
@@ -16,59 +16,90 @@ namespace {
 
 constexpr std::size_t kSize = 1 << 20;
 
-char expected(std::size_t i) { return static_cast<char>(i * 31 % 251); }
+std::vector<char> content() {
+  std::vector<char> bytes(kSize);
+  for (std::size_t i = 0; i < kSize; ++i) bytes[i] = static_cast<char>(i * 31 % 251);
+  return bytes;
+}
 
-int failed(const char* what) {
-  std::printf("%s\n", what);
-  return 1;
+// A temporary file with content(), privately mapped. Its name has a space, which /proc/self/maps does not quote.
+class TemporaryMapping {
+ public:
+  TemporaryMapping() {
+    file_ = mkstemp(name_.data());
+    REQUIRE(file_ >= 0);
+    const std::vector<char> bytes = content();
+    REQUIRE(write(file_, bytes.data(), kSize) == static_cast<ssize_t>(kSize));
+    void* mapped = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file_, 0);
+    REQUIRE(mapped != MAP_FAILED);
+    data_ = static_cast<char*>(mapped);
+  }
+  ~TemporaryMapping() {
+    munmap(data_, kSize);
+    close(file_);
+    unlink(name_.c_str());
+  }
+  TemporaryMapping(const TemporaryMapping&) = delete;
+  TemporaryMapping& operator=(const TemporaryMapping&) = delete;
+
+  char* data() const { return data_; }
+  void remove_name() { unlink(name_.c_str()); }
+
+ private:
+  std::string name_ = "/tmp/edgekiln mapped-file-XXXXXX";
+  int file_ = -1;
+  char* data_ = nullptr;
+};
+
+bool reads_the_same(const edgekiln::MappedFileReader& bytes, const char* at) {
+  std::vector<char> found(1000);
+  bytes.read(at, found.size(), found.data());
+  return !std::memcmp(found.data(), at, found.size());
 }
 
 }  // namespace
 
-int main() {
-  char name[] = "/tmp/edgekiln-file-pages-XXXXXX";
-  const int file = mkstemp(name);
-  if (file < 0) return failed("no temporary file");
-  unlink(name);
-  std::vector<char> content(kSize);
-  for (std::size_t i = 0; i < kSize; ++i) content[i] = expected(i);
-  if (write(file, content.data(), kSize) != static_cast<ssize_t>(kSize)) return failed("no room for a temporary file");
-  auto* mapped = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
-  if (mapped == MAP_FAILED) return failed("the file cannot be mapped");
-  if (std::memcmp(mapped, content.data(), kSize)) return failed("the mapping is not the file");
+TEST_CASE("dropped pages of a mapped file leave memory and are read again from the file") {
+  const TemporaryMapping mapping;
+  CHECK(!std::memcmp(mapping.data(), content().data(), kSize));
   const long before = kilobytes_of("RssFile");
-  edgekiln::release_file_pages(mapped + 100, kSize - 100);
-  const long after = kilobytes_of("RssFile");
-  if (before - after < static_cast<long>(kSize / 1024 / 2)) return failed("the pages stayed");
-  if (std::memcmp(mapped, content.data(), kSize)) return failed("the pages came back changed");
+  edgekiln::drop_mapped_pages(mapping.data() + 100, kSize - 100);
+  CHECK(before - kilobytes_of("RssFile") >= static_cast<long>(kSize / 1024 / 2));
+  CHECK(!std::memcmp(mapping.data(), content().data(), kSize));
+}
 
-  const auto read = [&](const edgekiln::FileBytes& bytes, const char* at) {
-    std::vector<char> found(1000);
-    bytes.read(at, found.size(), found.data());
-    return !std::memcmp(found.data(), at, found.size());
-  };
-  {
-    const edgekiln::FileBytes nowhere(mapped, kSize);
-    if (nowhere.of_file()) return failed("a file without a name was opened");
-    if (!read(nowhere, mapped + 12345)) return failed("bytes of a file without a name are others");
+TEST_CASE("pages written to are not dropped") {
+  const TemporaryMapping mapping;
+  mapping.data()[kSize / 2] = 1;
+  edgekiln::drop_mapped_pages(mapping.data(), kSize);
+  CHECK(mapping.data()[kSize / 2] == 1);
+}
+
+TEST_CASE("memory that maps no file is not dropped") {
+  std::vector<char> heap = content();
+  edgekiln::drop_mapped_pages(heap.data(), kSize);
+  CHECK(heap == content());
+}
+
+TEST_CASE("a mapping is read from its file by name") {
+  const TemporaryMapping mapping;
+  const edgekiln::MappedFileReader bytes(mapping.data() + 8192, kSize - 8192);
+  CHECK(bytes.has_file());
+  for (const std::size_t at : {std::size_t{8192}, std::size_t{99999}, kSize - 1000}) {
+    CAPTURE(at);
+    CHECK(reads_the_same(bytes, mapping.data() + at));
   }
-  char named[] = "/tmp/edgekiln file-pages-XXXXXX";
-  const int other = mkstemp(named);
-  if (other < 0 || write(other, content.data(), kSize) != static_cast<ssize_t>(kSize)) return failed("no second file");
-  auto* again = static_cast<char*>(mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, other, 0));
-  const edgekiln::FileBytes bytes(again + 8192, kSize - 8192);
-  if (!bytes.of_file()) return failed("a file with a name was not opened");
-  for (const std::size_t at : {std::size_t{8192}, std::size_t{99999}, kSize - 1000})
-    if (!read(bytes, again + at)) return failed("bytes of a file are others");
-  if (edgekiln::FileBytes(content.data(), kSize).of_file()) return failed("memory that is no file's was taken for one");
-  unlink(named);
+}
 
-  mapped[kSize / 2] = 1;
-  edgekiln::release_file_pages(mapped, kSize);
-  if (mapped[kSize / 2] != 1) return failed("what was written was lost");
+TEST_CASE("a mapping of a removed file is read from memory") {
+  TemporaryMapping mapping;
+  mapping.remove_name();
+  const edgekiln::MappedFileReader bytes(mapping.data(), kSize);
+  CHECK_FALSE(bytes.has_file());
+  CHECK(reads_the_same(bytes, mapping.data() + 12345));
+}
 
-  std::vector<char> heap(content);
-  edgekiln::release_file_pages(heap.data(), kSize);
-  if (heap != content) return failed("memory that is no file's was lost");
-  return 0;
+TEST_CASE("memory that maps no file is read from memory") {
+  const std::vector<char> heap = content();
+  CHECK_FALSE(edgekiln::MappedFileReader(heap.data(), kSize).has_file());
 }

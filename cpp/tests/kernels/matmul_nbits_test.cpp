@@ -1,40 +1,42 @@
-// Every kernel that this processor runs, against the product with the float weight written out in double precision.
+// Matrix multiplication with 4-bit and 8-bit weights, packed and unpacked, against double precision.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "kernels/float16_scales.h"
+#include "kernels/pack/float16_group_params.h"
 #include "tested_kernels.h"
 #include "testing.h"
 
 namespace {
 
 constexpr double kTolerance = 1e-5;
-constexpr double kPromptTolerance = 1e-3;  // a weight that lies between two steps may go to either
+constexpr double kPrefillTolerance = 1e-3;  // a weight halfway between two steps may round to either
 
 struct Case {
   std::string name;
-  std::size_t rows, depth, columns, group;
+  std::size_t m, k, n, group;
   int bits;
-  bool zero_points, offsets = false, half = false;
+  bool zero_points, group_bias = false, float16 = false;
 };
 
 using Doubles = std::vector<double>;
 
+// The codes of rows [width] as ONNX Runtime packs them, each row padded to whole bytes.
 std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes, std::size_t width, int bits) {
   if (bits == 8) return codes;
   std::vector<std::uint8_t> bytes(codes.size() / width * ((width + 1) / 2));
   for (std::size_t i = 0; i < codes.size(); ++i) {
-    const std::size_t line = i / width, at = i % width;
-    bytes[line * ((width + 1) / 2) + at / 2] |= codes[i] << at % 2 * 4;
+    const std::size_t row = i / width, at = i % width;
+    bytes[row * ((width + 1) / 2) + at / 2] |= codes[i] << at % 2 * 4;
   }
   return bytes;
 }
 
-// Each block of 32 rounded to 127 steps of its largest element.
+// Quantized to int8 in blocks of 32, and dequantized.
 std::vector<float> quantized(std::vector<float> values) {
   for (std::size_t start = 0; start < values.size(); start += 32) {
     float largest = 0.0f;
@@ -46,9 +48,9 @@ std::vector<float> quantized(std::vector<float> values) {
   return values;
 }
 
-// In bfloat16, which has 8 bits.
+// Rounded to the 8 significant bits of bfloat16.
 template <typename Values, typename Round>
-Values rounded(Values values, const Round& round) {
+Values round_to_bf16(Values values, const Round& round) {
   for (auto& value : values) {
     int exponent;
     const auto fraction = std::frexp(value, &exponent);
@@ -57,14 +59,15 @@ Values rounded(Values values, const Round& round) {
   return values;
 }
 
-// Weights [columns, depth] as prompts multiply them: 256ths of a step are whole numbers, so are steps.
-void widen(const Case& c, std::vector<double>& weights, const std::vector<float>& scales,
-           const std::vector<float>& zeros, const std::vector<std::uint8_t>& codes) {
-  const std::size_t groups = c.depth / c.group, groups_a_segment = edgekiln::kSegment / c.group;
-  for (std::size_t column = 0; column < c.columns; ++column) {
-    for (std::size_t first = 0; first < groups; first += groups_a_segment) {
+// Weights [n, k] requantized to int8 as the q4 prefill GEMM does it: 127 steps of the largest magnitude in kRequantizeK
+// of k, from integer arithmetic in 256ths of a step.
+void requantize(const Case& c, std::vector<double>& weights, const std::vector<float>& scales,
+                const std::vector<float>& zeros, const std::vector<std::uint8_t>& codes) {
+  const std::size_t groups = c.k / c.group, groups_a_step = edgekiln::kRequantizeK / c.group;
+  for (std::size_t column = 0; column < c.n; ++column) {
+    for (std::size_t first = 0; first < groups; first += groups_a_step) {
       const std::size_t begin = column * groups + first,
-                        end = column * groups + std::min(first + groups_a_segment, groups);
+                        end = column * groups + std::min(first + groups_a_step, groups);
       float most = 0.0f;
       for (std::size_t i = begin; i < end; ++i)
         most = std::max({most, std::fabs(zeros[i]), std::fabs(zeros[i] + 15.0f * scales[i])});
@@ -79,11 +82,12 @@ void widen(const Case& c, std::vector<double>& weights, const std::vector<float>
   }
 }
 
-// The largest error, relative to the size of the terms that were summed; by the kernel for panels if there is one.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::CodePanelsKernel of_panels,
-                bool rounded_prompts) {
+// The largest error of `packed_kernel` or, if that is null, of `kernel`, relative to the root of the terms' sum of
+// squares.
+double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBitsGemmKernel packed_kernel,
+                bool bf16_prefill) {
   std::mt19937 generator(11);
-  const std::size_t groups = c.depth / c.group;
+  const std::size_t groups = c.k / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
   std::normal_distribution<float> normal;
   const auto codes_of = [&](std::size_t count) {
@@ -91,31 +95,31 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
     std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::uint8_t>(code(generator)); });
     return codes;
   };
-  const auto codes = codes_of(c.columns * c.depth), zeros = codes_of(c.columns * groups);
-  std::vector<float> scales(c.columns * groups), a(c.rows * c.depth);
+  const auto codes = codes_of(c.n * c.k), zeros = codes_of(c.n * groups);
+  std::vector<float> scales(c.n * groups), a(c.m * c.k);
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.02f * std::fabs(normal(generator)); });
   std::generate(a.begin(), a.end(), [&] { return normal(generator); });
-  std::vector<float> offsets(scales.size(), 0.0f);
-  if (c.offsets) std::generate(offsets.begin(), offsets.end(), [&] { return 0.05f * normal(generator); });
-  const auto middle = static_cast<float>(1 << (c.bits - 1));
-  edgekiln::HalfScales half;
-  if (c.half) {
-    std::transform(scales.begin(), scales.end(), scales.begin(), edgekiln::rounded_to_half);
-    for (std::size_t i = 0; c.offsets && i < offsets.size(); ++i)
-      offsets[i] = edgekiln::rounded_to_half(offsets[i] - middle * scales[i]) + middle * scales[i];
-    half = {scales.data(), c.offsets ? offsets.data() : nullptr, scales.size(), 1 << (c.bits - 1)};
-    if (!half.scales() || !half.minima() != !c.offsets) return INFINITY;
+  std::vector<float> group_bias(scales.size(), 0.0f);
+  if (c.group_bias) std::generate(group_bias.begin(), group_bias.end(), [&] { return 0.05f * normal(generator); });
+  const auto midpoint = static_cast<float>(1 << (c.bits - 1));
+  edgekiln::Float16GroupParams float16_params;
+  if (c.float16) {
+    std::transform(scales.begin(), scales.end(), scales.begin(), edgekiln::round_to_float16);
+    for (std::size_t i = 0; c.group_bias && i < group_bias.size(); ++i)
+      group_bias[i] = edgekiln::round_to_float16(group_bias[i] - midpoint * scales[i]) + midpoint * scales[i];
+    float16_params = {scales.data(), c.group_bias ? group_bias.data() : nullptr, scales.size(), 1 << (c.bits - 1)};
+    if (!float16_params.scales() || !float16_params.mins() != !c.group_bias) return INFINITY;
   }
-  // A row with one large element, and a block of zeros.
-  a[c.depth / 2] = 60.0f;
-  if (c.depth > 64) std::fill_n(a.begin(), 32, 0.0f);
+  // An outlier, and a block of zeros.
+  a[c.k / 2] = 60.0f;
+  if (c.k > 64) std::fill_n(a.begin(), 32, 0.0f);
 
-  const auto code_bytes = exactly(packed(codes, c.depth, c.bits)), zero_bytes = exactly(packed(zeros, groups, c.bits));
-  const auto scale_memory = exactly(scales), offset_memory = exactly(offsets), a_memory = exactly(a);
-  const auto out = exactly(std::vector<float>(c.rows * c.columns, NAN));
-  const edgekiln::MatMulNBitsCall call{c.rows,
-                                       c.depth,
-                                       c.columns,
+  const auto code_bytes = exactly(packed(codes, c.k, c.bits)), zero_bytes = exactly(packed(zeros, groups, c.bits));
+  const auto scale_memory = exactly(scales), bias_memory = exactly(group_bias), a_memory = exactly(a);
+  const auto out = exactly(std::vector<float>(c.m * c.n, NAN));
+  const edgekiln::MatMulNBitsArgs call{c.m,
+                                       c.k,
+                                       c.n,
                                        c.group,
                                        c.bits,
                                        a_memory.get(),
@@ -123,124 +127,123 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::Cod
                                        scale_memory.get(),
                                        c.zero_points ? zero_bytes.get() : nullptr,
                                        out.get(),
-                                       c.offsets ? offset_memory.get() : nullptr,
-                                       half.scales(),
-                                       half.minima()};
+                                       c.group_bias ? bias_memory.get() : nullptr,
+                                       float16_params.scales(),
+                                       float16_params.mins()};
   edgekiln::Scratch scratch;
-  if (of_panels) {
-    of_panels(edgekiln::panels_of(call), call.a, call.rows, call.out, edgekiln::kSerial, scratch);
+  if (packed_kernel) {
+    packed_kernel(edgekiln::pack_nbits(call), call.a, call.m, call.out, edgekiln::kSerial, scratch);
   } else {
     kernel(call, edgekiln::kSerial, scratch);
   }
 
-  // Weights as code 0's and a scale times the code.
-  std::vector<float> of_zero(scales.size());
+  // Weight = minimum, the weight of code 0, + scale * code.
+  std::vector<float> minimum(scales.size());
   std::vector<double> weights(codes.size());
   for (std::size_t i = 0; i < scales.size(); ++i)
-    of_zero[i] = offsets[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i] : 1 << (c.bits - 1));
+    minimum[i] = group_bias[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i] : 1 << (c.bits - 1));
   for (std::size_t i = 0; i < codes.size(); ++i)
-    weights[i] = scales[i / c.group] * codes[i] + static_cast<double>(of_zero[i / c.group]);
-  // The offsets' part takes activations as they came.
-  const bool prompt = of_panels && c.bits == 4 && c.rows >= edgekiln::kPromptRows;
+    weights[i] = scales[i / c.group] * codes[i] + static_cast<double>(minimum[i / c.group]);
+  // The group bias is multiplied with the activations before their quantization.
+  const bool prefill = packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM;
   const std::vector<float> exact = a;
-  if (prompt && rounded_prompts) {
-    a = rounded(a, [](float x) { return std::nearbyint(x); });
-    weights = rounded(weights, [](double x) { return std::round(x); });
-  } else if ((of_panels && c.bits == 4) || c.rows <= edgekiln::kQuantizedRows) {
+  if (prefill && bf16_prefill) {
+    a = round_to_bf16(a, [](float x) { return std::nearbyint(x); });
+    weights = round_to_bf16(weights, [](double x) { return std::round(x); });
+  } else if ((packed_kernel && c.bits == 4) || c.m <= edgekiln::kGemvMaxM) {
     a = quantized(a);
-    if (prompt) widen(c, weights, scales, of_zero, codes);
+    if (prefill) requantize(c, weights, scales, minimum, codes);
   }
   double worst = 0.0;
-  for (std::size_t row = 0; row < c.rows; ++row) {
-    for (std::size_t column = 0; column < c.columns; ++column) {
+  for (std::size_t row = 0; row < c.m; ++row) {
+    for (std::size_t column = 0; column < c.n; ++column) {
       double sum = 0.0, squares = 0.0;
-      for (std::size_t k = 0; k < c.depth; ++k) {
-        const std::size_t at = column * c.depth + k;
-        double term = a[row * c.depth + k] * weights[at];
-        if (!prompt) term += (exact[row * c.depth + k] - a[row * c.depth + k]) * offsets[at / c.group];
+      for (std::size_t k = 0; k < c.k; ++k) {
+        const std::size_t at = column * c.k + k;
+        double term = a[row * c.k + k] * weights[at];
+        if (!prefill) term += (exact[row * c.k + k] - a[row * c.k + k]) * group_bias[at / c.group];
         sum += term;
         squares += term * term;
       }
-      const double error = std::abs(out[row * c.columns + column] - sum) / std::sqrt(squares);
+      const double error = std::abs(out[row * c.n + column] - sum) / std::sqrt(squares);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
   }
   return worst;
 }
 
-// How many of all binary16 numbers and of the floats beside them `exactly_half` takes for something else.
-int wrong_halves() {
+// How many of all float16 values and of their float neighbours exact_float16() or round_to_float16() convert wrongly.
+int wrong_conversions() {
   int wrong = 0;
   for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
     const std::uint32_t exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 31) continue;
     const float size = exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp(1.0f * fraction, -24);
     const float value = bits & 0x8000 ? -size : size;
-    const auto found = edgekiln::exactly_half(value);
+    const auto found = edgekiln::exact_float16(value);
     wrong += !found || found->bits != bits;
-    wrong += edgekiln::exactly_half(std::nextafter(value, INFINITY)).has_value();
-    wrong += exponent && edgekiln::rounded_to_half(value * 1.0001f) != value;
+    wrong += edgekiln::exact_float16(std::nextafter(value, INFINITY)).has_value();
+    wrong += exponent && edgekiln::round_to_float16(value * 1.0001f) != value;
   }
-  return wrong + edgekiln::exactly_half(65536.0f).has_value() + edgekiln::exactly_half(NAN).has_value();
+  return wrong + edgekiln::exact_float16(65536.0f).has_value() + edgekiln::exact_float16(NAN).has_value();
 }
+
+const std::vector<Case> kCases = {
+    {"GEMV, 4 bits", 1, 576, 96, 32, 4, true},
+    {"GEMV, 8 bits", 1, 576, 96, 32, 8, true},
+    {"no zero points, 4 bits", 1, 576, 96, 32, 4, false},
+    {"no zero points, 8 bits", 1, 576, 96, 32, 8, false},
+    {"groups of 64", 1, 576, 50, 64, 4, true},
+    {"groups of 128", 1, 1536, 50, 128, 4, true},
+    {"groups of 64, 8 bits", 1, 576, 50, 64, 8, true},
+    {"groups of 128, 8 bits", 1, 1536, 50, 128, 8, true},
+    {"the smallest", 1, 32, 1, 32, 4, true},
+    {"the smallest, 8 bits", 1, 32, 1, 32, 8, true},
+    {"an odd number of groups", 1, 160, 33, 32, 4, true},
+    {"a long k", 1, 4096, 17, 32, 4, true},
+    {"GEMV of 5", 5, 576, 100, 32, 4, true},
+    {"the largest m of a GEMV", 8, 576, 100, 32, 4, true},
+    {"GEMV of 7, float16 scales and group bias", 7, 160, 33, 32, 4, false, true, true},
+    {"GEMV of 8, 8 bits", 8, 96, 40, 32, 8, true},
+    {"GEMM", 12, 576, 192, 32, 4, true},
+    {"prefill, zero points", 104, 576, 192, 32, 4, true},
+    {"prefill, group bias", 97, 160, 50, 32, 4, false, true},
+    {"prefill, float16 scales and group bias", 101, 576, 40, 64, 4, false, true, true},
+    {"prefill, no zero points", 134, 384, 100, 128, 4, false},
+    {"GEMM, 8 bits", 9, 160, 64, 32, 8, true},
+    {"GEMM, n not a multiple of a panel", 23, 256, 100, 64, 4, true},
+    {"GEMM, no zero points, long k", 21, 1536, 130, 128, 4, false},
+    {"GEMM, group bias, an odd number of groups", 13, 160, 33, 32, 4, false, true},
+    {"GEMM, group bias, 8 bits", 19, 288, 64, 32, 8, false, true},
+    {"GEMM, no zero points", 12, 128, 70, 128, 4, false},
+    {"group bias", 1, 576, 96, 32, 4, false, true},
+    {"group bias, an odd number of groups", 3, 160, 33, 32, 4, false, true},
+    {"group bias, 8 bits", 2, 576, 50, 64, 8, false, true},
+    {"group bias, larger GEMM", 23, 256, 100, 64, 4, false, true},
+    {"GEMM, n smaller than a vector", 12, 64, 3, 32, 8, false},
+    {"float16 scales", 1, 576, 96, 32, 4, false, false, true},
+    {"float16 scales, 8 bits, an odd number of groups", 2, 160, 33, 32, 8, false, false, true},
+    {"float16 scales and zero points", 1, 576, 50, 64, 4, true, false, true},
+    {"float16 scales and group bias", 1, 576, 96, 32, 4, false, true, true},
+    {"float16 scales and group bias, 8 bits", 3, 288, 33, 32, 8, false, true, true},
+    {"float16 scales and group bias, GEMM", 23, 256, 100, 64, 4, false, true, true},
+};
 
 }  // namespace
 
-int main() {
-  const std::vector<Case> cases = {
-      {"one row, 4 bits", 1, 576, 96, 32, 4, true},
-      {"one row, 8 bits", 1, 576, 96, 32, 8, true},
-      {"no zero points, 4 bits", 1, 576, 96, 32, 4, false},
-      {"no zero points, 8 bits", 1, 576, 96, 32, 8, false},
-      {"groups of 64", 1, 576, 50, 64, 4, true},
-      {"groups of 128", 1, 1536, 50, 128, 4, true},
-      {"groups of 64, 8 bits", 1, 576, 50, 64, 8, true},
-      {"groups of 128, 8 bits", 1, 1536, 50, 128, 8, true},
-      {"the smallest", 1, 32, 1, 32, 4, true},
-      {"the smallest, 8 bits", 1, 32, 1, 32, 8, true},
-      {"an odd number of groups", 1, 160, 33, 32, 4, true},
-      {"wide", 1, 4096, 17, 32, 4, true},
-      {"a few rows", 5, 576, 100, 32, 4, true},
-      {"as many as are few", 8, 576, 100, 32, 4, true},
-      {"as many as are few, half scales and offsets", 7, 160, 33, 32, 4, false, true, true},
-      {"a few rows, 8 bits", 8, 96, 40, 32, 8, true},
-      {"many rows", 12, 576, 192, 32, 4, true},
-      {"a prompt, zero points", 104, 576, 192, 32, 4, true},
-      {"a prompt, offsets", 97, 160, 50, 32, 4, false, true},
-      {"a prompt, half scales and offsets", 101, 576, 40, 64, 4, false, true, true},
-      {"a prompt, no zero points", 134, 384, 100, 128, 4, false},
-      {"many rows, 8 bits", 9, 160, 64, 32, 8, true},
-      {"many rows, columns that do not fill a panel", 23, 256, 100, 64, 4, true},
-      {"many rows, no zero points, deep", 21, 1536, 130, 128, 4, false},
-      {"many rows, offsets, an odd number of groups", 13, 160, 33, 32, 4, false, true},
-      {"many rows, offsets, 8 bits", 19, 288, 64, 32, 8, false, true},
-      {"many rows, no zero points", 12, 128, 70, 128, 4, false},
-      {"offsets", 1, 576, 96, 32, 4, false, true},
-      {"offsets, an odd number of groups", 3, 160, 33, 32, 4, false, true},
-      {"offsets, 8 bits", 2, 576, 50, 64, 8, false, true},
-      {"offsets, many rows", 23, 256, 100, 64, 4, false, true},
-      {"many rows, fewer columns than a vector", 12, 64, 3, 32, 8, false},
-      {"half scales", 1, 576, 96, 32, 4, false, false, true},
-      {"half scales, 8 bits, an odd number of groups", 2, 160, 33, 32, 8, false, false, true},
-      {"half scales and zero points", 1, 576, 50, 64, 4, true, false, true},
-      {"half scales and offsets", 1, 576, 96, 32, 4, false, true, true},
-      {"half scales and offsets, 8 bits", 3, 288, 33, 32, 8, false, true, true},
-      {"half scales and offsets, many rows", 23, 256, 100, 64, 4, false, true, true},
-  };
-  int failures = wrong_halves();
-  if (failures) std::printf("%d numbers are wrong in binary16\n", failures);
-  for (const edgekiln::Kernels& kernels : tested_kernels()) {
-    for (const Case& c : cases) {
-      for (const auto of_panels : {edgekiln::CodePanelsKernel{}, kernels.code_panels}) {
-        const double error = error_of(c, kernels.matmul_n_bits, of_panels, rounds_prompts(kernels));
-        const bool prompt = of_panels && c.bits == 4 && c.rows >= edgekiln::kPromptRows;
-        if (error <= (prompt ? kPromptTolerance : kTolerance)) continue;
-        std::printf("%s: %s%s: off by %g\n", kernels.instruction_set, c.name.c_str(), of_panels ? ", panels" : "",
-                    error);
-        ++failures;
+TEST_CASE("n-bit matrix multiplication matches double precision") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    for (const Case& c : kCases) {
+      for (const auto packed_kernel : {edgekiln::NBitsGemmKernel{}, kernels.nbits_gemm}) {
+        INFO(kernels.instruction_set, packed_kernel ? ", packed weights: " : ": ", c.name);
+        const bool prefill = packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM;
+        CHECK(error_of(c, kernels.matmul_nbits, packed_kernel, q4_prefill_in_bf16(kernels)) <=
+              (prefill ? kPrefillTolerance : kTolerance));
       }
     }
-    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
-  return failures != 0;
+}
+
+TEST_CASE("float16 conversion is exact or refused for every float16 value and its neighbours") {
+  CHECK(wrong_conversions() == 0);
 }

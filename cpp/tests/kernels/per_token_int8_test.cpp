@@ -1,7 +1,8 @@
-// Every kernel that this processor runs, against rounded rows times the int8 weight in whole numbers.
+// Per-token int8 GEMM: quantized activations times int8 weights, against integer arithmetic.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <vector>
 
@@ -11,35 +12,35 @@
 namespace {
 
 struct Case {
-  std::size_t rows, depth, columns;
+  std::size_t m, k, n;
 };
 
 // The largest error relative to the largest result.
-double error_of(const Case& c, edgekiln::RowQuantizedKernel kernel) {
+double error_of(const Case& c, edgekiln::PerTokenInt8GemmKernel kernel) {
   std::mt19937 generator(7);
   std::uniform_int_distribution<int> code(-128, 127);
   std::normal_distribution<float> normal;
-  std::vector<std::int8_t> codes(c.depth * c.columns);
-  std::vector<float> scales(c.columns), a(c.rows * c.depth);
+  std::vector<std::int8_t> codes(c.k * c.n);
+  std::vector<float> scales(c.n), a(c.m * c.k);
   std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::int8_t>(code(generator)); });
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.01f * std::fabs(normal(generator)); });
   std::generate(a.begin(), a.end(), [&] { return normal(generator); });
-  a[c.depth / 2] = 60.0f;
-  if (c.rows > 1) std::fill_n(a.begin() + c.depth, c.depth, 0.0f);
-  const auto a_memory = exactly(a), out = exactly(std::vector<float>(c.rows * c.columns, NAN));
-  const edgekiln::Int8Panels panels(codes.data(), scales.data(), c.depth, c.columns);
+  a[c.k / 2] = 60.0f;
+  if (c.m > 1) std::fill_n(a.begin() + c.k, c.k, 0.0f);
+  const auto a_memory = exactly(a), out = exactly(std::vector<float>(c.m * c.n, NAN));
+  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), c.k, c.n);
   edgekiln::Scratch scratch;
-  kernel(panels, a_memory.get(), c.rows, out.get(), edgekiln::kSerial, scratch);
+  kernel(weight, a_memory.get(), c.m, out.get(), edgekiln::kSerial, scratch);
   double worst = 0.0, largest_result = 0.0;
-  for (std::size_t row = 0; row < c.rows; ++row) {
+  for (std::size_t row = 0; row < c.m; ++row) {
     float largest = 1e-10f;
-    for (std::size_t k = 0; k < c.depth; ++k) largest = std::max(largest, std::fabs(a[row * c.depth + k]));
-    for (std::size_t column = 0; column < c.columns; ++column) {
+    for (std::size_t k = 0; k < c.k; ++k) largest = std::max(largest, std::fabs(a[row * c.k + k]));
+    for (std::size_t column = 0; column < c.n; ++column) {
       double sum = 0.0;
-      for (std::size_t k = 0; k < c.depth; ++k)
-        sum += std::nearbyint(a[row * c.depth + k] * (127.0f / largest)) * codes[k * c.columns + column];
+      for (std::size_t k = 0; k < c.k; ++k)
+        sum += std::nearbyint(a[row * c.k + k] * (127.0f / largest)) * codes[k * c.n + column];
       const double expected = sum * scales[column] * largest / 127.0;
-      const double error = std::abs(out[row * c.columns + column] - expected);
+      const double error = std::abs(out[row * c.n + column] - expected);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
       largest_result = std::max(largest_result, std::abs(expected));
     }
@@ -47,21 +48,17 @@ double error_of(const Case& c, edgekiln::RowQuantizedKernel kernel) {
   return worst / largest_result;
 }
 
+const std::vector<Case> kCases = {{1, 576, 960}, {1, 1, 1},     {1, 33, 17},    {2, 576, 50},   {5, 1536, 576},
+                                  {6, 64, 16},   {7, 576, 576}, {13, 130, 100}, {40, 257, 113}, {256, 576, 72}};
+
 }  // namespace
 
-int main() {
-  const std::vector<Case> cases = {{1, 576, 960}, {1, 1, 1},     {1, 33, 17},    {2, 576, 50},   {5, 1536, 576},
-                                   {6, 64, 16},   {7, 576, 576}, {13, 130, 100}, {40, 257, 113}, {256, 576, 72}};
-  int failures = 0;
-  for (const edgekiln::Kernels& kernels : tested_kernels()) {
-    if (!kernels.row_quantized) continue;
-    for (const Case& c : cases) {
-      const double error = error_of(c, kernels.row_quantized);
-      if (error <= 1e-6) continue;
-      std::printf("%s: %zu x %zu x %zu: off by %g\n", kernels.instruction_set, c.rows, c.depth, c.columns, error);
-      ++failures;
+TEST_CASE("per-token int8 GEMM matches integer arithmetic") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    if (!kernels.per_token_int8_gemm) continue;
+    for (const Case& c : kCases) {
+      INFO(kernels.instruction_set, ": ", c.m, " x ", c.k, " x ", c.n);
+      CHECK(error_of(c, kernels.per_token_int8_gemm) <= 1e-6);
     }
-    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
-  return failures != 0;
 }

@@ -1,7 +1,8 @@
-// Every kernel that this processor runs, against biases and norms in double precision.
+// QKV prologue: biases and RMS norms of heads, against double precision.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <vector>
 
@@ -11,27 +12,27 @@
 namespace {
 
 struct Case {
-  std::size_t rows, heads, kv_heads, head_dim;
+  std::size_t tokens, heads, kv_heads, head_dim;
   bool biased, normed, in_place;
 };
 
-double error_of(const Case& c, edgekiln::PackedHeadsKernel kernel) {
+double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
   std::mt19937 generator(3);
   std::normal_distribution<float> normal;
-  const auto numbers = [&](std::size_t count) {
+  const auto random_floats = [&](std::size_t count) {
     std::vector<float> values(count);
     std::generate(values.begin(), values.end(), [&] { return normal(generator); });
     return values;
   };
-  edgekiln::PackedHeadsCall call{};
-  call.rows = c.rows;
+  edgekiln::QkvPrologueArgs call{};
+  call.rows = c.tokens;
   call.heads = c.heads;
   call.kv_heads = c.kv_heads;
   call.head_dim = c.head_dim;
   call.epsilon = 1e-3f;
   const std::size_t width = call.width();
-  const std::vector<float> values = numbers(c.rows * width), bias = numbers(width);
-  const std::vector<float> gammas[2] = {numbers(c.head_dim), numbers(c.head_dim)};
+  const std::vector<float> values = random_floats(c.tokens * width), bias = random_floats(width);
+  const std::vector<float> gammas[2] = {random_floats(c.head_dim), random_floats(c.head_dim)};
   const auto from = exactly(values), bias_memory = exactly(bias);
   const auto to = exactly(std::vector<float>(values.size(), NAN));
   const auto queries = exactly(gammas[0]), keys = exactly(gammas[1]);
@@ -62,24 +63,19 @@ double error_of(const Case& c, edgekiln::PackedHeadsKernel kernel) {
   return worst;
 }
 
+const std::vector<Case> kCases = {{1, 9, 3, 64, true, false, false},
+                                  {3, 4, 2, 40, false, true, true},
+                                  {40, 16, 8, 128, false, true, false},
+                                  {7, 2, 1, 9, true, true, false},
+                                  {2, 1, 1, 8, true, true, true}};
+
 }  // namespace
 
-int main() {
-  const std::vector<Case> cases = {{1, 9, 3, 64, true, false, false},
-                                   {3, 4, 2, 40, false, true, true},
-                                   {40, 16, 8, 128, false, true, false},
-                                   {7, 2, 1, 9, true, true, false},
-                                   {2, 1, 1, 8, true, true, true}};
-  int failures = 0;
-  for (const edgekiln::Kernels& kernels : tested_kernels()) {
-    for (const Case& c : cases) {
-      const double error = error_of(c, kernels.packed_heads);
-      if (error <= 1e-5) continue;
-      std::printf("%s: %zu rows of %zu x %zu: off by %g\n", kernels.instruction_set, c.rows, c.heads, c.head_dim,
-                  error);
-      ++failures;
+TEST_CASE("QKV prologue matches double precision") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    for (const Case& c : kCases) {
+      INFO(kernels.instruction_set, ": ", c.tokens, " tokens of ", c.heads, " x ", c.head_dim);
+      CHECK(error_of(c, kernels.qkv_prologue) <= 1e-5);
     }
-    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
-  return failures != 0;
 }

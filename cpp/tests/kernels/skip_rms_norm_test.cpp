@@ -1,6 +1,7 @@
-// Every kernel that this processor runs, against the sum and norm in double precision.
+// Skip RMS norm: residual addition and RMS norm, against double precision.
+#include <doctest/doctest.h>
+
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <string>
 #include <vector>
@@ -14,31 +15,32 @@ constexpr float kEpsilon = 1e-5f;
 
 struct Case {
   std::string name;
-  std::size_t rows, width;
+  std::size_t tokens, width;
   bool bias, sum, in_place;
   bool out_in_place = false;
 };
 
+// A Parallel that runs iterations in reverse.
 void last_to_first(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
   while (count--) task(context, count);
 }
 
-// The largest error, relative to numbers near 1.
-double error_of(const Case& c, edgekiln::SkipNormKernel kernel) {
+// The largest absolute error; values are near 1.
+double error_of(const Case& c, edgekiln::SkipRmsNormKernel kernel) {
   std::mt19937 generator(5);
   std::normal_distribution<float> normal;
-  const auto numbers = [&](std::size_t count) {
+  const auto random_floats = [&](std::size_t count) {
     std::vector<float> values(count);
     for (float& value : values) value = normal(generator);
     return values;
   };
-  auto a = numbers(c.rows * c.width);
-  auto b = numbers(c.rows * c.width);
-  const auto gamma = numbers(c.width), bias = numbers(c.width), before = a, added = b;
+  auto a = random_floats(c.tokens * c.width);
+  auto b = random_floats(c.tokens * c.width);
+  const auto gamma = random_floats(c.width), bias = random_floats(c.width), before = a, added = b;
   std::vector<float> out(a.size(), NAN), sum(a.size(), NAN);
   float* sum_memory = !c.sum ? nullptr : c.in_place ? a.data() : sum.data();
   float* out_memory = c.out_in_place ? b.data() : out.data();
-  kernel({c.rows, c.width, a.data(), b.data(), gamma.data(), c.bias ? bias.data() : nullptr, kEpsilon, out_memory,
+  kernel({c.tokens, c.width, a.data(), b.data(), gamma.data(), c.bias ? bias.data() : nullptr, kEpsilon, out_memory,
           sum_memory},
          {last_to_first, nullptr});
 
@@ -47,7 +49,7 @@ double error_of(const Case& c, edgekiln::SkipNormKernel kernel) {
     const double error = std::abs(found - expected);
     worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   };
-  for (std::size_t row = 0; row < c.rows; ++row) {
+  for (std::size_t row = 0; row < c.tokens; ++row) {
     std::vector<double> sums(c.width);
     double squares = 0.0;
     for (std::size_t i = 0; i < c.width; ++i) {
@@ -62,30 +64,25 @@ double error_of(const Case& c, edgekiln::SkipNormKernel kernel) {
   return worst;
 }
 
+const std::vector<Case> kCases = {
+    {"one token", 1, 576, false, true, false},
+    {"with bias", 3, 64, true, true, false},
+    {"no sum", 2, 32, false, false, false},
+    {"the sum in place", 4, 96, true, true, true},
+    {"both in place", 4, 100, false, true, true, true},
+    {"narrower than a vector", 2, 3, true, true, false},
+    {"an odd width", 5, 77, false, true, true},
+    {"many tokens", 300, 128, false, true, false},
+    {"wide", 2, 40000, false, true, false},
+};
+
 }  // namespace
 
-int main() {
-  const std::vector<Case> cases = {
-      {"one row", 1, 576, false, true, false},
-      {"with bias", 3, 64, true, true, false},
-      {"no sum", 2, 32, false, false, false},
-      {"the sum over its input", 4, 96, true, true, true},
-      {"both over their inputs", 4, 100, false, true, true, true},
-      {"narrower than a vector", 2, 3, true, true, false},
-      {"an odd width", 5, 77, false, true, true},
-      {"many rows", 300, 128, false, true, false},
-      {"wide", 2, 40000, false, true, false},
-  };
-  int failures = 0;
-  for (const edgekiln::Kernels& kernels : tested_kernels()) {
-    for (const Case& c : cases) {
-      const double error = error_of(c, kernels.skip_norm);
-      if (!(error <= kTolerance)) {
-        std::printf("%s: %s: off by %g\n", kernels.instruction_set, c.name.c_str(), error);
-        ++failures;
-      }
+TEST_CASE("skip RMS norm matches double precision") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    for (const Case& c : kCases) {
+      INFO(kernels.instruction_set, ": ", c.name);
+      CHECK(error_of(c, kernels.skip_rms_norm) <= kTolerance);
     }
-    std::printf("%s: %zu cases\n", kernels.instruction_set, cases.size());
   }
-  return failures != 0;
 }

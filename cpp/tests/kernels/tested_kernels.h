@@ -1,25 +1,29 @@
-// The kernels that this processor runs, and those for tiles with tiles in memory, if it runs the rest of them.
+// The kernel tables that the tests run: those of this processor and, where it runs the rest of them, AMX emulated in
+// memory.
 #pragma once
 
 #include <string_view>
 #include <vector>
 
-#include "kernels/declare_kernels.h"
+#include "kernels/instruction_sets/instruction_set.h"
 
-#if defined(EDGEKILN_EMULATED_TILES)
-EDGEKILN_DECLARE(emulated_tiles, multiply_code_panels, multiply_row_quantized, multiply_shortlist, rounded_attention)
+#if defined(EDGEKILN_AMX_EMULATED)
+namespace edgekiln::amx_emulated {
+extern const InstructionSet instruction_set;
+}
 #endif
 
-// Whether 4-bit weights are multiplied with prompts in bfloat16.
-inline bool rounds_prompts(const edgekiln::Kernels& kernels) {
+// Whether the q4 prefill GEMM of a table multiplies in bfloat16.
+inline bool q4_prefill_in_bf16(const edgekiln::KernelTable& kernels) {
   const std::string_view name = kernels.instruction_set;
-  return name == "amx" || name == "emulated_tiles";
+  return name == "amx" || name == "amx_emulated";
 }
 
-inline std::vector<edgekiln::Kernels> tested_kernels() {
-  std::vector<edgekiln::Kernels> kernels = edgekiln::kernels();
-#if defined(EDGEKILN_EMULATED_TILES)
-  if (kernels.front().rounded_attention) kernels.push_back(edgekiln::emulated_tiles::available);
+inline std::vector<edgekiln::KernelTable> tested_kernels() {
+  std::vector<edgekiln::KernelTable> tables = edgekiln::supported_kernels();
+#if defined(EDGEKILN_AMX_EMULATED)
+  if (edgekiln::amx_emulated::instruction_set.supported())
+    tables.push_back(edgekiln::amx_emulated::instruction_set.kernels);
 #endif
-  return kernels;
+  return tables;
 }

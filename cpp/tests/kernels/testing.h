@@ -1,4 +1,4 @@
-// What the tests of kernels share.
+// Helpers of the kernel tests.
 #pragma once
 
 #include <algorithm>
@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
 
-// Kilobytes of this process's memory by their name in Linux's /proc/self/status; -1 where the system does not tell.
+// A field of Linux's /proc/self/status in kB, such as RssAnon; -1 on other systems.
 inline long kilobytes_of(const std::string& name) {
   long found = -1;
   char line[256];
@@ -21,7 +21,7 @@ inline long kilobytes_of(const std::string& name) {
   return found;
 }
 
-// An allocation of exactly these values, so that a sanitizer sees any access past them.
+// A copy in an allocation of the exact size, so that sanitizers detect accesses past it.
 template <typename Value>
 std::unique_ptr<Value[]> exactly(const std::vector<Value>& values) {
   auto memory = std::make_unique<Value[]>(values.size());

@@ -1,49 +1,51 @@
-// Loops that a team runs one after another: every turn once, before the next loop begins, whoever comes to help.
-#include "kernels/thread_team.h"
+// Thread teams: each iteration runs once and before the next loop begins, however many threads join and when.
+#include "kernels/common/thread_team.h"
+
+#include <doctest/doctest.h>
 
 #include <atomic>
 #include <chrono>
-#include <cstdio>
 #include <stdexcept>
-#include <string>
 #include <thread>
 #include <vector>
 
 namespace {
 
-// Threads that enter a loop at once, or of which only the first does before the loop's work is over.
+// The threads of a pool. Late ones join when the first thread has finished most of the work.
 struct Threads {
   std::size_t count;
   bool late;
 };
 
-void enter(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+// Parallel::run of a pool of Threads.
+void pool_run(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context) {
   const Threads& threads = *static_cast<Threads*>(self);
   std::atomic<std::size_t> next{0};
-  const auto take = [&] {
+  const auto work = [&] {
     for (std::size_t i = next++; i < count; i = next++) task(context, i);
   };
-  std::vector<std::jthread> helpers;
+  std::vector<std::jthread> workers;
   for (std::size_t i = 1; i < threads.count; ++i) {
-    helpers.emplace_back([&] {
+    workers.emplace_back([&] {
       if (threads.late) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      take();
+      work();
     });
   }
-  take();
+  work();
 }
 
-template <typename Script>
-void run(Threads threads, const Script& script) {
-  edgekiln::Team<Script>::run({enter, &threads}, script);
+template <typename Region>
+void run(Threads threads, const Region& region) {
+  edgekiln::ThreadTeam<Region>::run({pool_run, &threads}, region);
 }
 
-// Each loop adds its turns to what the one before left, so a turn that comes early, twice or never shows.
-bool in_order(Threads threads, std::size_t loops, std::size_t turns) {
+// Whether loops run in order: each adds the mirrored results of the loop before, so that an iteration that runs early,
+// twice or never changes the sums.
+bool in_order(Threads threads, std::size_t loops, std::size_t iterations) {
   struct State {
     std::vector<std::size_t> before, after;
   };
-  State state{std::vector<std::size_t>(turns, 1), std::vector<std::size_t>(turns)};
+  State state{std::vector<std::size_t>(iterations, 1), std::vector<std::size_t>(iterations)};
   run(threads, [&](const edgekiln::Parallel& parallel) {
     for (std::size_t loop = 0; loop < loops; ++loop) {
       parallel.run(
@@ -52,7 +54,7 @@ bool in_order(Threads threads, std::size_t loops, std::size_t turns) {
             State& both = *static_cast<State*>(context);
             both.after[i] += both.before[both.before.size() - 1 - i];
           },
-          turns, &state);
+          iterations, &state);
       state.before = state.after;
     }
   });
@@ -63,32 +65,28 @@ bool in_order(Threads threads, std::size_t loops, std::size_t turns) {
   return true;
 }
 
-bool rethrows(Threads threads) {
-  try {
-    run(threads, [](const edgekiln::Parallel&) { throw std::runtime_error("no memory"); });
-  } catch (const std::runtime_error& error) {
-    return error.what() == std::string("no memory");
-  }
-  return false;
-}
+constexpr Threads kThreads[] = {{1, false}, {2, false}, {4, false}, {3, true}};
 
 }  // namespace
 
-int main() {
-  int failures = 0;
-  const auto expect = [&](bool held, const char* what, const Threads& threads) {
-    if (held) return;
-    std::printf("%zu threads%s: %s\n", threads.count, threads.late ? ", late" : "", what);
-    ++failures;
-  };
-  for (const Threads threads : {Threads{1, false}, {2, false}, {4, false}, {3, true}}) {
+TEST_CASE("every iteration runs once and before the next loop begins") {
+  for (const Threads threads : kThreads) {
+    INFO(threads.count, " threads, late ", threads.late);
     for (int repeat = 0; repeat < 50; ++repeat) {
-      expect(in_order(threads, 20, 1), "one turn a loop", threads);
-      expect(in_order(threads, 20, 7), "few turns", threads);
-      expect(in_order(threads, 5, 1000), "many turns", threads);
-      expect(in_order(threads, 1, 0), "no turn", threads);
+      CHECK(in_order(threads, 20, 1));
+      CHECK(in_order(threads, 20, 7));
+      CHECK(in_order(threads, 5, 1000));
+      CHECK(in_order(threads, 1, 0));
     }
-    expect(rethrows(threads), "an exception is lost", threads);
   }
-  return failures != 0;
+}
+
+TEST_CASE("an exception of the region reaches the caller") {
+  for (const Threads threads : kThreads) {
+    for (int repeat = 0; repeat < 50; ++repeat) {
+      INFO(threads.count, " threads, late ", threads.late);
+      CHECK_THROWS_WITH_AS(run(threads, [](const edgekiln::Parallel&) { throw std::runtime_error("no memory"); }),
+                           "no memory", std::runtime_error);
+    }
+  }
 }

@@ -1,0 +1,14 @@
+// Causal grouped-query attention whose prefill multiplies in bfloat16 with float accumulators, in tiles. For AMX.
+#include "kernels/amx/amx_prefill_operands.h"
+#include "kernels/vector/attention_phases.h"
+#include "kernels/vector/attention_prefill.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+
+void bf16_attention(const AttentionArgs& args, const Parallel& parallel, Scratch& scratch) {
+  if (args.length <= kDecodeTokens) return attention_decode(args, parallel, scratch);
+  if (!AmxOperands::take(args.head_dim)) return attention_prefill(args, parallel, scratch);
+  prefill<AmxOperands>(args, parallel, scratch);
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA

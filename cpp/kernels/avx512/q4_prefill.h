@@ -1,0 +1,15 @@
+// The q4 prefill GEMM: a packed 4-bit weight times many tokens, m >= kPrefillMinM.
+//
+// Two sources implement it: avx512/q4_prefill.cpp (VNNI, requantized to int8) and amx/q4_prefill.cpp (AMX, bfloat16).
+#pragma once
+
+#include "kernels/common/parallel.h"
+#include "kernels/pack/packed_nbits.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+
+// As NBitsGemmKernel.
+void q4_prefill(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
+                Scratch& scratch);
+
+}  // namespace edgekiln::EDGEKILN_ISA

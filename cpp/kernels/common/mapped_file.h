@@ -1,0 +1,34 @@
+// Memory-mapped weight files: dropping pages that have been read, and reading the file without mapping it in.
+#pragma once
+
+#include <cstddef>
+
+namespace edgekiln {
+
+// Drops the pages that lie wholly in [data, data + size) from memory, if all of them are unmodified pages of a mapped
+// file: a later read loads them from the file again. Otherwise, and on systems other than Linux, does nothing.
+void drop_mapped_pages(const void* data, std::size_t size);
+
+// Reads from [data, data + size) through the file that is mapped there, so that the pages stay out of this process's
+// memory: a read through the mapping faults in up to 2 MB around it. Where no file is mapped, or it cannot be opened by
+// name any more, reads the memory. Nothing may write to the range.
+class MappedFileReader {
+ public:
+  MappedFileReader(const void* data, std::size_t size);
+  ~MappedFileReader();
+  MappedFileReader(const MappedFileReader&) = delete;
+  MappedFileReader& operator=(const MappedFileReader&) = delete;
+
+  // Copies [at, at + size) to `to`.
+  void read(const void* at, std::size_t size, void* to) const;
+
+  // Whether read() reads the file rather than the memory.
+  bool has_file() const { return file_ >= 0; }
+
+ private:
+  const char* data_;
+  int file_ = -1;
+  std::size_t offset_ = 0;  // of `data` in the file
+};
+
+}  // namespace edgekiln

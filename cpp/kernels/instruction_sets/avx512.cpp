@@ -1,0 +1,23 @@
+// AVX-512 F, VL, DQ and BW: Intel from Skylake-X (2017). Vectors of 16 floats.
+#define EDGEKILN_ISA avx512
+
+#include "kernels/instruction_sets/cpu.h"
+#include "kernels/instruction_sets/instruction_set.h"
+#include "kernels/isa_kernels.h"
+
+namespace edgekiln::avx512 {
+
+extern const InstructionSet instruction_set{
+    .supported = [] { return cpu::has_avx512(); },
+    .kernels =
+        {
+            .instruction_set = "avx512",
+            .attention = attention,
+            .matmul_nbits = matmul_nbits,
+            .skip_rms_norm = skip_rms_norm,
+            .swiglu = swiglu,
+            .qkv_prologue = qkv_prologue,
+        },
+};
+
+}  // namespace edgekiln::avx512

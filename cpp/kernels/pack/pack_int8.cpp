@@ -1,0 +1,60 @@
+// Packs int8 weights into panels, once, when a session is created.
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/pack/packed_int8.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr std::size_t kDotK = PackedInt8::kDotK, kPanelWidth = PackedInt8::kPanelWidth;
+
+// to[kPanelWidth, kDotK] = codes[kDotK, kPanelWidth] transposed.
+#if defined(__SSE2__)
+void interleave(const std::int8_t (&codes)[kDotK][kPanelWidth], std::uint8_t* to) {
+  const auto load = [&](std::size_t k) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes[k])); };
+  const auto store = [&](std::size_t i, __m128i x) { _mm_store_si128(reinterpret_cast<__m128i*>(to) + i, x); };
+  const __m128i first[2] = {_mm_unpacklo_epi8(load(0), load(1)), _mm_unpackhi_epi8(load(0), load(1))};
+  const __m128i second[2] = {_mm_unpacklo_epi8(load(2), load(3)), _mm_unpackhi_epi8(load(2), load(3))};
+  for (std::size_t half = 0; half < 2; ++half) {
+    store(2 * half, _mm_unpacklo_epi16(first[half], second[half]));
+    store(2 * half + 1, _mm_unpackhi_epi16(first[half], second[half]));
+  }
+}
+#else
+void interleave(const std::int8_t (&codes)[kDotK][kPanelWidth], std::uint8_t* to) {
+  for (std::size_t column = 0; column < kPanelWidth; ++column)
+    for (std::size_t k = 0; k < kDotK; ++k) to[column * kDotK + k] = static_cast<std::uint8_t>(codes[k][column]);
+}
+#endif
+
+}  // namespace
+
+PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n)
+    : k(k),
+      n(n),
+      memory(arena_allocate(panels() * panel_bytes() + kPadding)),
+      compensation(panels() * kPanelWidth),
+      scales(panels() * kPanelWidth) {
+  std::copy_n(scales, n, this->scales.begin());
+  for (std::size_t row = 0; row < k; ++row)
+    for (std::size_t column = 0; column < n; ++column)
+      compensation[column] -= kActivationZeroPoint * codes[row * n + column];
+  for (std::size_t index = 0; index < panels(); ++index) {
+    std::uint8_t* to = memory.get() + index * panel_bytes();
+    const std::size_t first = index * kPanelWidth, width = std::min(kPanelWidth, n - first);
+    for (std::size_t step = 0; step < steps(); ++step, to += kDotK * kPanelWidth) {
+      std::int8_t rows[kDotK][kPanelWidth] = {};
+      for (std::size_t i = 0; i < std::min(kDotK, k - step * kDotK); ++i)
+        std::memcpy(rows[i], codes + (step * kDotK + i) * n + first, width);
+      interleave(rows, to);
+    }
+  }
+}
+
+}  // namespace edgekiln

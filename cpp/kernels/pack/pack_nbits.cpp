@@ -1,0 +1,65 @@
+// Packs 4- and 8-bit weights into panels, once, when a session is created.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/pack/packed_nbits.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr std::size_t kLane = sizeof(std::uint32_t);  // bytes of a column in one vector
+
+void store_param(const PackedNBits& weight, std::uint8_t* to, std::size_t lane, float value, Float16 float16) {
+  if (weight.float16_params) {
+    std::memcpy(to + lane * sizeof float16, &float16, sizeof float16);
+  } else {
+    std::memcpy(to + lane * sizeof value, &value, sizeof value);
+  }
+}
+
+// `block` is the first of the column's panel.
+void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t column, std::uint8_t* block) {
+  const std::size_t lane = column % kPanelWidth, vectors = args.group_size * args.bits / 8 / kLane;
+  for (std::size_t group = 0; group < args.groups(); ++group, block += weight.block_bytes()) {
+    const std::uint8_t* codes = args.codes + column * args.column_bytes() + group * vectors * kLane;
+    for (std::size_t vector = 0; vector < vectors; ++vector)
+      std::memcpy(block + (vector * kPanelWidth + lane) * kLane, codes + vector * kLane, kLane);
+    const std::size_t at = column * args.groups() + group;
+    std::uint8_t* scales = block + weight.codes_bytes();
+    store_param(weight, scales, lane, args.scales[at], weight.float16_params ? args.float16_scales[at] : Float16{});
+    std::uint8_t* zeros = scales + kPanelWidth * weight.param_bytes();
+    if (weight.scheme == WeightScheme::kZeroPoints)
+      zeros[lane] = static_cast<std::uint8_t>(
+          zero_point_of(args.zero_points + column * args.zero_point_bytes(), args.bits_of_zero_points(), group));
+    if (weight.scheme == WeightScheme::kGroupBias)
+      store_param(weight, zeros, lane, args.group_bias[at], weight.float16_params ? args.float16_min[at] : Float16{});
+  }
+}
+
+}  // namespace
+
+PackedNBits allocate_packed_nbits(const MatMulNBitsArgs& args, bool float16_params) {
+  const WeightScheme scheme = args.zero_points  ? WeightScheme::kZeroPoints
+                              : args.group_bias ? WeightScheme::kGroupBias
+                                                : WeightScheme::kSymmetric;
+  PackedNBits weight{args.k, args.n, args.group_size, args.bits, scheme, float16_params};
+  const std::size_t bytes = weight.panels() * weight.panel_bytes();
+  weight.memory = arena_allocate(bytes);
+  // The last panel has columns that no weight fills.
+  if (args.n % kPanelWidth) std::memset(weight.memory.get() + bytes - weight.panel_bytes(), 0, weight.panel_bytes());
+  return weight;
+}
+
+void pack_columns(const MatMulNBitsArgs& args, PackedNBits& weight, std::size_t first) {
+  for (std::size_t column = 0; column < args.n; ++column)
+    pack_column(args, weight, column, weight.memory.get() + (first + column) / kPanelWidth * weight.panel_bytes());
+}
+
+PackedNBits pack_nbits(const MatMulNBitsArgs& args) {
+  PackedNBits weight = allocate_packed_nbits(args, args.float16_scales != nullptr);
+  pack_columns(args, weight, 0);
+  return weight;
+}
+
+}  // namespace edgekiln

@@ -1,0 +1,45 @@
+// An int8 weight packed for the per-token int8 GEMM (W8A8), in panels of 16 columns over all of k (what BLIS calls a
+// micro-panel of B, NR = 16). Used by the instruction sets with AVX512-VNNI.
+//
+//   panel p, columns 16p .. 16p + 15; one row = 64 bytes = one VPDPBUSD operand:
+//
+//               column 16p     column 16p + 1        column 16p + 15
+//             +--------------+--------------+-----+--------------+
+//   k 0..3    | k0 k1 k2 k3  | k0 k1 k2 k3  | ... | k0 k1 k2 k3  |   one int8 code each
+//   k 4..7    | k4 k5 k6 k7  | k4 k5 k6 k7  | ... | k4 k5 k6 k7  |
+//     ...
+//             +--------------+--------------+-----+--------------+
+//
+// Codes past k and columns past n are zero. Panels follow each other without gaps.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/common/weight_arena.h"
+
+namespace edgekiln {
+
+struct PackedInt8 {
+  static constexpr std::size_t kPanelWidth = 16;  // columns
+  static constexpr std::size_t kDotK = 4;         // values of k that one VPDPBUSD lane multiplies
+  static constexpr int kActivationZeroPoint = 128;
+  // AMX reads k in steps of so many values, so up to kPadding bytes past the last panel.
+  static constexpr std::size_t kReadK = 64, kPadding = kReadK * kPanelWidth;
+
+  // Packs `codes` [k, n] with `scales` [n]. Throws std::bad_alloc.
+  PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n);
+
+  std::size_t k, n;
+  ArenaBytes memory;
+  std::vector<std::int32_t> compensation;  // [panels, kPanelWidth], -kActivationZeroPoint * sum of a column's codes
+  std::vector<float> scales;               // [panels, kPanelWidth]
+
+  std::size_t steps() const { return (k + kDotK - 1) / kDotK; }
+  std::size_t panels() const { return (n + kPanelWidth - 1) / kPanelWidth; }
+  std::size_t panel_bytes() const { return steps() * kDotK * kPanelWidth; }
+  const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
+};
+
+}  // namespace edgekiln

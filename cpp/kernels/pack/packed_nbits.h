@@ -1,0 +1,69 @@
+// A 4- or 8-bit weight in groups, packed for the VNNI GEMMs in panels of 16 columns over all of k (what BLIS calls a
+// micro-panel of B, NR = 16). A panel is one block a group; blocks and panels follow each other without gaps, so that a
+// GEMV reads memory front to back.
+//
+//   block (panel p, group g) = 16 columns, group_size values of k:
+//
+//             column 16p     column 16p + 1        column 16p + 15
+//           +--------------+--------------+-----+--------------+
+//   4 bits  | 01  23  45  67  for k 0..7  | ... | ...          |   64 bytes = one vector: byte "01" has the code of
+//           | 89  ab  cd  ef  for k 8..15 | ... | ...          |   k = 0 in its low and of k = 1 in its high nibble
+//             ...
+//   8 bits  | k0  k1  k2  k3              | ... | ...          |   64 bytes = one VPDPBUSD operand
+//             ...
+//           +--------------+--------------+-----+--------------+
+//           | 16 scales, float16 or float                      |
+//           | symmetric: nothing                               |
+//           | zero points: 16 bytes                            |
+//           | group bias: 16 float biases, or 16 float16 mins  |   min = bias - scale * midpoint, the weight of code 0
+//           +--------------------------------------------------+
+//
+// Scales and mins are float16 if that holds all of a weight's exactly, as for weights from GGUF; else float.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/common/weight_arena.h"
+#include "kernels/matmul_nbits.h"
+
+namespace edgekiln {
+
+inline constexpr std::size_t kPanelWidth = 16;
+
+struct PackedNBits {
+  std::size_t k, n, group_size;
+  int bits;
+  WeightScheme scheme;
+  bool float16_params;
+  ArenaBytes memory{};
+  // The high nibbles of 8-bit codes (packed_lm_head.h): code c means c + code_offset, zero point z means
+  // z * zero_point_scale.
+  float code_offset = 0.0f, zero_point_scale = 1.0f;
+
+  std::size_t param_bytes() const { return float16_params ? sizeof(Float16) : sizeof(float); }
+  std::size_t codes_bytes() const { return group_size * kPanelWidth * bits / 8; }
+  std::size_t zero_bytes() const {
+    if (scheme == WeightScheme::kSymmetric) return 0;
+    return kPanelWidth * (scheme == WeightScheme::kGroupBias ? param_bytes() : 1);
+  }
+  std::size_t block_bytes() const { return codes_bytes() + kPanelWidth * param_bytes() + zero_bytes(); }
+  std::size_t groups() const { return k / group_size; }
+  std::size_t panels() const { return (n + kPanelWidth - 1) / kPanelWidth; }
+  std::size_t panel_bytes() const { return groups() * block_bytes(); }
+  const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
+};
+
+// Packs the weight of `args`, whose m, a and out are ignored. Throws std::bad_alloc.
+PackedNBits pack_nbits(const MatMulNBitsArgs& args);
+
+// The same in two steps, for a weight whose codes are computed piece by piece: allocate, then pack the args.n columns
+// from column `first` on, a multiple of kPanelWidth.
+PackedNBits allocate_packed_nbits(const MatMulNBitsArgs& args, bool float16_params);
+void pack_columns(const MatMulNBitsArgs& args, PackedNBits& weight, std::size_t first);
+
+// From this m on, 4-bit weights run the q4 prefill GEMM: VNNI requantizes them to 8 bits with one scale per kRequantizeK
+// values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.
+inline constexpr std::size_t kPrefillMinM = 96, kRequantizeK = 128;
+
+}  // namespace edgekiln
