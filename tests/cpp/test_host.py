@@ -41,7 +41,7 @@ class Both:
     def __init__(self, engine: Path, kernels: KernelsChoice, text: bool = False) -> None:
         self.runtime = runtimes.open(engine, threads=THREADS, kernels=kernels)
         self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-        self.host = Host(engine, threads=THREADS, native=kernels == "edgekiln", text=text)
+        self.host = Host(engine, threads=THREADS, kernels=kernels, text=text)
         assert self.host.hello["status"] == OK, self.host.hello
 
     def python(self, ids: np.ndarray, max_tokens: int, cache: KVCache | None = None, **sampling: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
-from edgekiln.runtimes.ort.kernels import native_kernels
+from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_engines import build
 from support.cpp_host import CANCELLED, FINISHES, OK, Host
 
-pytestmark = pytest.mark.skipif(native_kernels() is None, reason="edgekiln's own kernels are not built: make native")
+pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
 THREADS = 2
 PROMPT = np.tile([5, 71, 5, 130], 8)
@@ -90,7 +90,7 @@ def test_answers_end_where_the_engine_is_full(host: Host) -> None:
 
 
 def test_stock_kernels_verify_nothing(engine: Path) -> None:
-    with Host(engine, threads=THREADS, native=False, text=False) as host:
+    with Host(engine, threads=THREADS, kernels="onnxruntime", text=False) as host:
         reply = host.ask(PROMPT, max_tokens=60, ignore_eos=True, **SAMPLING[1])
         assert reply["status"] == OK
         assert reply["drafted_tokens"] == 0

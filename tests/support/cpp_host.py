@@ -44,7 +44,7 @@ class Host:
 
     def __init__(self, engine: Path, **options: Any) -> None:
         if BUILD != DEFAULT_BUILD and LIBRARY.is_file():
-            options.setdefault("kernels", str(LIBRARY))
+            options.setdefault("kernels_library", str(LIBRARY))
         command = [program("edgekiln_answer"), engine, json.dumps(options)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.hello = self._read()
