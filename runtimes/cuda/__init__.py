@@ -1,0 +1,1 @@
+"""The CUDA device that the TensorRT adapter runs on."""

@@ -1,0 +1,1 @@
+"""The generate loop, speculative decoding, stop sequences and conversations."""

@@ -1,0 +1,1 @@
+"""Adapters to ONNX Runtime: targets ort-cpu and ort-cuda."""

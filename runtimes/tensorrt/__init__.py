@@ -1,0 +1,1 @@
+"""Adapter to TensorRT and TensorRT-RTX: targets trt and trt-rtx."""

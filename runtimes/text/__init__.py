@@ -1,0 +1,1 @@
+"""Tokenization, streaming detokenization and chat templates."""

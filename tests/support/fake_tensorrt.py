@@ -23,7 +23,6 @@ from edgekiln.sources.base import ModelSource
 from support.fake_cuda import FakeCuda
 
 PLAN = "generate.plan"
-PREFILL, DECODE = "prefill", "decode"
 
 
 class FakeRuntimeConfig:
