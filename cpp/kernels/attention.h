@@ -1,4 +1,4 @@
-// Causal grouped-query attention over a key-value cache in place: what the kernels of each instruction set share.
+// Arguments of causal grouped-query attention over a key-value cache that is updated in place.
 #pragma once
 
 #include <cstddef>
@@ -8,35 +8,44 @@
 
 namespace edgekiln {
 
-// Keys or values of all rows, [batch, kv_heads, capacity, head_dim].
-struct Cache {
-  void* data;           // float, or int8 where there are scales
-  const float* scales;  // [kv_heads, head_dim], of each channel; null for float
+// The keys or the values of a cache, [batch, kv_heads, capacity, head_dim].
+struct CacheTensor {
+  void* data;           // float, or int8 with `scales`
+  const float* scales;  // [kv_heads, head_dim], one a channel; null for a float cache
 };
 
-// One call. Tensors are float32, row-major; the caller owns all memory.
+// Attention of `length` new tokens in each of `batch` rows. Tensors are float32 and row-major; the caller owns all
+// memory. Appends the new keys and values to the caches and attends to all positions up to each token's own.
 struct AttentionArgs {
   std::size_t batch, length, heads, kv_heads, head_dim;
-  std::size_t capacity;  // slots of the cache's rows
-  // [batch, length, ...]: rows of heads * head_dim (query) and kv_heads * head_dim (key, value), `*_stride` floats
-  // apart.
+  std::size_t capacity;  // positions that the caches hold for each batch row
+  // [batch, length, heads * head_dim] and [batch, length, kv_heads * head_dim]; `*_stride` floats from token to token.
   const float* query;
   const float* key;
   const float* value;
   std::size_t query_stride, key_stride, value_stride;
-  Cache key_cache, value_cache;       // read up to each row's past and appended to
-  const std::int32_t* last_position;  // [batch], of the last new token; its past is last_position + 1 - length
-  // [positions, rotary_dim / 2], null without rotary.
+  CacheTensor key_cache, value_cache;
+  const std::int32_t* last_position;  // [batch], of the last new token
+  // Rotary embedding: [positions, rotary_dim / 2]; null for none.
   const float* cosine;
   const float* sine;
   std::size_t rotary_dim;
-  bool interleaved;  // rotated pairs are neighbours, not halves
-  float scale;
+  bool interleaved;    // pairs are (0, 1), (2, 3), ... instead of (0, rotary_dim / 2), ...
+  float scale;         // of the scores
   float softcap;       // 0 is none
-  std::size_t window;  // keys a query sees, itself included; 0 is all
+  std::size_t window;  // sliding window in tokens, including the query's own; 0 is none
   float* out;          // [batch, length, heads * head_dim]
 
+  // Tokens of a batch row that are in the cache already.
   std::size_t past(std::size_t row) const { return static_cast<std::size_t>(last_position[row]) + 1 - length; }
+
+  // Takes query, key and value from packed projections, [batch, length, stride].
+  void set_packed_qkv(const float* qkv, std::size_t stride) {
+    query = qkv;
+    key = query + heads * head_dim;
+    value = key + kv_heads * head_dim;
+    query_stride = key_stride = value_stride = stride;
+  }
 };
 
 using AttentionKernel = void (*)(const AttentionArgs&, const Parallel&, Scratch&);

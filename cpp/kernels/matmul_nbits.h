@@ -39,8 +39,8 @@ struct MatMulNBitsArgs {
 
   int bits_of_zero_points() const { return zero_point_bits ? zero_point_bits : bits; }
   int midpoint() const { return 1 << (bits - 1); }
-  std::size_t groups() const { return k / group_size; }                 // of one of the n columns
-  std::size_t column_bytes() const { return k * bits / 8; }             // of its codes
+  std::size_t groups() const { return k / group_size; }      // of one of the n columns
+  std::size_t column_bytes() const { return k * bits / 8; }  // of its codes
   std::size_t zero_point_bytes() const { return (groups() * bits_of_zero_points() + 7) / 8; }  // of its zero points
 };
 

@@ -1,4 +1,4 @@
-// What becomes of packed projections before they are attended: a bias, or norms of queries and keys head by head.
+// QKV prologue: adds the bias of the QKV projections, or applies RMS norms to the heads of queries and keys (QK norm).
 #pragma once
 
 #include <cstddef>
@@ -7,12 +7,12 @@
 
 namespace edgekiln {
 
-// Rows of `heads` queries, then `kv_heads` keys, then as many values, of head_dim floats each.
+// Packed projections of a token: `heads` queries, `kv_heads` keys and `kv_heads` values, of head_dim floats each.
 struct QkvPrologueArgs {
-  std::size_t rows, heads, kv_heads, head_dim;
-  const float* from;
-  float* to;               // may be `from`
-  const float* bias;       // of a row; null for none
+  std::size_t tokens, heads, kv_heads, head_dim;
+  const float* from;       // [tokens, width()]
+  float* to;               // [tokens, width()]; may be `from`
+  const float* bias;       // [width()]; null for none
   const float* gammas[2];  // [head_dim], of queries and of keys; null for no norm
   float epsilon;           // of the norms
 

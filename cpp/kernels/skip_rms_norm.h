@@ -1,4 +1,5 @@
-// A residual addition and the root-mean-square norm of its sum.
+// Skip RMS norm: a residual addition and the root-mean-square norm of the sum (Zhang and Sennrich, "Root Mean Square
+// Layer Normalization", 2019).
 #pragma once
 
 #include <cstddef>
@@ -7,15 +8,15 @@
 
 namespace edgekiln {
 
-// sum = a + b + bias and out = sum / sqrt(mean(sum^2) + epsilon) * gamma, row by row.
+// For each token: sum = a + b + bias and out = sum / sqrt(mean(sum^2) + epsilon) * gamma, in float32.
 struct SkipRmsNormArgs {
-  std::size_t rows, width;
-  const float *a, *b;  // [rows, width]
+  std::size_t tokens, width;
+  const float *a, *b;  // [tokens, width]
   const float* gamma;  // [width]
   const float* bias;   // [width]; null for none
   float epsilon;
-  float* out;  // [rows, width]; may be `a` or `b`
-  float* sum;  // [rows, width]; may be `a` or `b`; null if nobody reads it
+  float* out;  // [tokens, width]; may be `a` or `b`
+  float* sum;  // [tokens, width]; may be `a` or `b`; null if the sum is not needed
 };
 
 using SkipRmsNormKernel = void (*)(const SkipRmsNormArgs&, const Parallel&);

@@ -1,4 +1,4 @@
-// The activation between the products of a gated layer.
+// SwiGLU, the activation of a gated MLP (Shazeer, "GLU Variants Improve Transformer", 2020).
 #pragma once
 
 #include <cstddef>
@@ -7,11 +7,11 @@
 
 namespace edgekiln {
 
-// out[rows, width] = silu(gate) * up, silu(x) = x / (1 + e^-x); each row of `a` is `width` gates and then `width` ups.
+// out = silu(gate) * up with silu(x) = x / (1 + e^-x), in float32.
 struct SwigluArgs {
-  std::size_t rows, width;
-  const float* a;
-  float* out;
+  std::size_t tokens, width;
+  const float* gate_up;  // [tokens, 2, width]
+  float* out;            // [tokens, width]
 };
 
 using SwigluKernel = void (*)(const SwigluArgs&, const Parallel&);

@@ -1,4 +1,4 @@
-// Attention as the ops take it: attributes, and tensors of a run.
+// Attention arguments from the attributes and tensors of GroupQueryAttention and of edgekiln.ort::*DecoderLayers.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace edgekiln::ort {
 
-// What GroupQueryAttention's attributes say, and those of ops that hold such attentions.
+// The attributes of GroupQueryAttention. Throws for those that the kernels do not implement.
 struct AttentionAttributes {
   explicit AttentionAttributes(const OrtKernelInfo* info)
       : heads(integer(info, "num_heads")),
@@ -24,7 +24,7 @@ struct AttentionAttributes {
         softcap(real(info, "softcap")) {
     if (heads < 1 || kv_heads < 1 || heads % kv_heads) fail("num_heads must be a multiple of kv_num_heads");
     if (integer(info, "smooth_softmax") > 0 || integer(info, "qk_output") > 0)
-      fail("smooth_softmax and qk_output are not here");
+      fail("smooth_softmax and qk_output are not implemented");
   }
 
   std::int64_t heads, kv_heads, window;
@@ -32,25 +32,26 @@ struct AttentionAttributes {
   float scale, softcap;
 };
 
-// The new tokens of a run: where they stand, and the room that their cache has.
+// The new tokens of a run: their positions, and the capacity of their cache.
 struct NewTokens {
   std::int64_t batch, length, head_dim = 0, capacity = 0;
   Tensor last_position{}, cosine{}, sine{};
 };
 
-// All of a call but queries, keys, values, caches and output. Throws where positions have no room or no angle.
-inline AttentionArgs attention_call(const AttentionAttributes& attributes, const NewTokens& tokens) {
+// Attention arguments without query, key, value, caches and output. Throws where a position is past the cache's
+// capacity or the rotary table.
+inline AttentionArgs attention_args(const AttentionAttributes& attributes, const NewTokens& tokens) {
   if (attributes.rotary && (!tokens.cosine || !tokens.sine)) fail("do_rotary needs cos_cache and sin_cache");
-  AttentionArgs call{};
-  call.batch = tokens.batch;
-  call.length = tokens.length;
-  call.heads = attributes.heads;
-  call.kv_heads = attributes.kv_heads;
-  call.head_dim = tokens.head_dim;
-  call.capacity = tokens.capacity;
-  call.last_position = tokens.last_position.ints();
+  AttentionArgs args{};
+  args.batch = tokens.batch;
+  args.length = tokens.length;
+  args.heads = attributes.heads;
+  args.kv_heads = attributes.kv_heads;
+  args.head_dim = tokens.head_dim;
+  args.capacity = tokens.capacity;
+  args.last_position = tokens.last_position.ints();
   for (std::int64_t row = 0; row < tokens.batch; ++row) {
-    const std::int64_t last = call.last_position[row];
+    const std::int64_t last = args.last_position[row];
     if (last + 1 < tokens.length || last >= tokens.capacity) {
       fail("row " + std::to_string(row) + " ends at position " + std::to_string(last) + ", with " +
            std::to_string(tokens.length) + " new tokens and room for " + std::to_string(tokens.capacity));
@@ -58,31 +59,23 @@ inline AttentionArgs attention_call(const AttentionAttributes& attributes, const
     if (attributes.rotary && last >= tokens.cosine.shape.at(0))
       fail("position " + std::to_string(last) + " has no rotary angle");
   }
-  call.cosine = attributes.rotary ? tokens.cosine.floats() : nullptr;
-  call.sine = attributes.rotary ? tokens.sine.floats() : nullptr;
-  call.rotary_dim = attributes.rotary ? 2 * tokens.cosine.shape.at(1) : 0;
-  call.interleaved = attributes.interleaved;
-  call.scale = attributes.scale != 0.0f ? attributes.scale : 1.0f / std::sqrt(static_cast<float>(tokens.head_dim));
-  call.softcap = attributes.softcap;
-  call.window = attributes.window;
-  return call;
+  args.cosine = attributes.rotary ? tokens.cosine.floats() : nullptr;
+  args.sine = attributes.rotary ? tokens.sine.floats() : nullptr;
+  args.rotary_dim = attributes.rotary ? 2 * tokens.cosine.shape.at(1) : 0;
+  args.interleaved = attributes.interleaved;
+  args.scale = attributes.scale != 0.0f ? attributes.scale : 1.0f / std::sqrt(static_cast<float>(tokens.head_dim));
+  args.softcap = attributes.softcap;
+  args.window = attributes.window;
+  return args;
 }
 
-// Queries, keys and values side by side in rows of `stride` floats.
-inline void take_packed(AttentionArgs& call, const float* rows, std::size_t stride) {
-  call.query = rows;
-  call.key = call.query + call.heads * call.head_dim;
-  call.value = call.key + call.kv_heads * call.head_dim;
-  call.query_stride = call.key_stride = call.value_stride = stride;
-}
-
-// A cache output, [batch, kv_heads, capacity, head_dim], which usually is the buffer of the past itself; else the past
-// is copied to it.
+// A cache output, [batch, kv_heads, capacity, head_dim]. Runtimes usually bind the buffer of the past to it; where they
+// do not, the past is copied.
 template <typename Element>
-void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, const AttentionArgs& call) {
+void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, const AttentionArgs& args) {
   const std::array<std::int64_t, 4> dims{
-      static_cast<std::int64_t>(call.batch), static_cast<std::int64_t>(call.kv_heads),
-      static_cast<std::int64_t>(call.capacity), static_cast<std::int64_t>(call.head_dim)};
+      static_cast<std::int64_t>(args.batch), static_cast<std::int64_t>(args.kv_heads),
+      static_cast<std::int64_t>(args.capacity), static_cast<std::int64_t>(args.head_dim)};
   auto* to = static_cast<Element*>(output(context, index, dims));
   if (to == past.data) return to;
   const std::int64_t from_size = past.shape.at(2) * dims[3], to_size = dims[2] * dims[3];
@@ -91,23 +84,21 @@ void* present(OrtKernelContext* context, std::size_t index, const Tensor& past, 
   return to;
 }
 
-// The scales of a cache's channels, for each key-value head.
-inline const float* cache_scales(const Tensor& tensor, const AttentionArgs& call) {
-  std::size_t count = tensor ? 1 : 0;
-  for (const std::int64_t size : tensor.shape) count *= static_cast<std::size_t>(size);
-  if (count != call.kv_heads * call.head_dim)
+// The scales of an int8 cache, [kv_heads, head_dim].
+inline const float* cache_scales(const Tensor& tensor, const AttentionArgs& args) {
+  if (!tensor || element_count(tensor.shape) != args.kv_heads * args.head_dim)
     fail("an int8 cache needs a scale for each channel of each key-value head");
   return tensor.floats();
 }
 
 template <typename Element>
-inline constexpr ONNXTensorElementDataType kCacheType =
-    std::is_same_v<Element, std::int8_t> ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+inline constexpr ONNXTensorElementDataType kCacheType = std::is_same_v<Element, std::int8_t> ? kInt8 : kFloat;
 
-template <bool Rounded>
+// With `Bf16` the kernel that computes prompts in bfloat16, which this processor must have.
+template <bool Bf16>
 AttentionKernel attention_kernel() {
-  const KernelTable& kernel = kernels();
-  return Rounded ? kernel.bf16_attention : kernel.attention;
+  const KernelTable& table = kernels();
+  return Bf16 ? table.bf16_attention : table.attention;
 }
 
 }  // namespace edgekiln::ort

@@ -1,4 +1,4 @@
-// ONNX Runtime's C interface for custom kernels, with errors as exceptions inside.
+// ONNX Runtime's C API for custom ops: tensors, attributes and op registration, with errors as exceptions.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -12,11 +12,11 @@
 
 namespace edgekiln::ort {
 
-// The oldest interface that has all that is used here: later runtimes serve it too.
+// The oldest API version with every function used here; later runtimes serve it, too.
 inline constexpr std::uint32_t kApiVersion = 18;
 inline const OrtApi* api = nullptr;
 
-// Of the ops that are not ONNX Runtime's.
+// Domain of the ops that ONNX Runtime does not have.
 inline constexpr const char* kOwnDomain = "edgekiln.ort";
 
 struct Failure {
@@ -31,6 +31,7 @@ inline void check(OrtStatus* status) {
   throw Failure{api->CreateStatus(ORT_INVALID_ARGUMENT, message.c_str())};
 }
 
+// Runs `body` and returns what it throws as a status; null on success.
 template <typename Body>
 inline OrtStatus* guarded(Body&& body) noexcept {
   try {
@@ -53,14 +54,38 @@ inline Value attribute(const OrtKernelInfo* info, Getter getter, const char* nam
   return value;
 }
 
-inline std::size_t elements_of(std::span<const std::int64_t> shape) {
+// An integer attribute; 0 where the node does not have it.
+inline std::int64_t integer(const OrtKernelInfo* info, const char* name) {
+  return attribute<std::int64_t>(info, api->KernelInfoGetAttribute_int64, name, 0);
+}
+
+// A float attribute; 0 where the node does not have it.
+inline float real(const OrtKernelInfo* info, const char* name) {
+  return attribute<float>(info, api->KernelInfoGetAttribute_float, name, 0.0f);
+}
+
+// An attribute with a list of integers; empty where the node does not have it.
+inline std::vector<std::int64_t> integers(const OrtKernelInfo* info, const char* name) {
+  std::size_t size = 0;
+  if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) {
+    api->ReleaseStatus(status);
+    return {};
+  }
+  std::vector<std::int64_t> values(size);
+  if (size) check(api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
+  return values;
+}
+
+inline std::size_t element_count(std::span<const std::int64_t> shape) {
   std::size_t count = 1;
   for (const std::int64_t dim : shape) count *= dim;
   return count;
 }
 
-// Of all dimensions but the last, of which there is one.
-inline std::size_t rows_of(std::span<const std::int64_t> shape) { return elements_of(shape.first(shape.size() - 1)); }
+// The product of all dimensions but the last; the rank must be at least 1. The m of a matrix multiplication.
+inline std::size_t leading_size(std::span<const std::int64_t> shape) {
+  return element_count(shape.first(shape.size() - 1));
+}
 
 struct Tensor {
   const void* data = nullptr;
@@ -90,13 +115,14 @@ inline Tensor tensor_of(const OrtValue* value) {
   return tensor;
 }
 
+// An input; false if an optional one is missing.
 inline Tensor input(OrtKernelContext* context, std::size_t index) {
   const OrtValue* value = nullptr;
   check(api->KernelContext_GetInput(context, index, &value));
   return tensor_of(value);
 }
 
-// The data of an input whose shape is known; null if it is not there.
+// The data of an input whose shape is known; null if an optional one is missing.
 inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   const OrtValue* value = nullptr;
   check(api->KernelContext_GetInput(context, index, &value));
@@ -106,7 +132,7 @@ inline const void* input_data(OrtKernelContext* context, std::size_t index) {
   return data;
 }
 
-// An input that the graph holds as a constant; none if it is computed.
+// An input that is an initializer; false if the graph computes it.
 inline Tensor constant_tensor(const OrtKernelInfo* info, std::size_t index) {
   const OrtValue* value = nullptr;
   int constant = 0;
@@ -114,12 +140,12 @@ inline Tensor constant_tensor(const OrtKernelInfo* info, std::size_t index) {
   return tensor_of(constant ? value : nullptr);
 }
 
-// The data of one of `count` elements; null if it is computed.
+// The data of an initializer with `count` elements; null if the graph computes that input.
 template <typename Element>
 inline const Element* constant_input(const OrtKernelInfo* info, std::size_t index, std::size_t count) {
   const Tensor tensor = constant_tensor(info, index);
   if (!tensor) return nullptr;
-  const std::size_t elements = elements_of(tensor.shape);
+  const std::size_t elements = element_count(tensor.shape);
   if (elements != count)
     fail("input " + std::to_string(index) + " has " + std::to_string(elements) + " elements, not " +
          std::to_string(count));
@@ -132,7 +158,7 @@ inline std::size_t input_count(const OrtKernelInfo* info) {
   return count;
 }
 
-// Null if nobody reads it.
+// The memory of an output; null if no node reads it.
 inline void* optional_output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
   OrtValue* value = nullptr;
   check(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
@@ -143,39 +169,26 @@ inline void* optional_output(OrtKernelContext* context, std::size_t index, std::
 
 inline void* output(OrtKernelContext* context, std::size_t index, std::span<const std::int64_t> shape) {
   void* data = optional_output(context, index, shape);
-  if (!data) fail("output " + std::to_string(index) + " is needed");
+  if (!data) fail("output " + std::to_string(index) + " is required");
   return data;
 }
 
+// Parallel::run on the session's thread pool; `self` is the OrtKernelContext.
 inline void run_parallel(void* self, void (*task)(void*, std::size_t), std::size_t count, void* context) {
   if (count == 1) return task(context, 0);
   check(api->KernelContext_ParallelFor(static_cast<const OrtKernelContext*>(self), task, count, count, context));
 }
 
-inline std::int64_t integer(const OrtKernelInfo* info, const char* name) {
-  return attribute<std::int64_t>(info, api->KernelInfoGetAttribute_int64, name, 0);
-}
-
-inline float real(const OrtKernelInfo* info, const char* name) {
-  return attribute<float>(info, api->KernelInfoGetAttribute_float, name, 0.0f);
-}
-
-inline std::vector<std::int64_t> integers(const OrtKernelInfo* info, const char* name) {
-  std::size_t size = 0;
-  if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) {
-    api->ReleaseStatus(status);
-    return {};
-  }
-  std::vector<std::int64_t> values(size);
-  if (size) check(api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
-  return values;
-}
-
-// Stands for the types of inputs that differ.
+inline constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+inline constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+inline constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+inline constexpr auto kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+inline constexpr auto kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+// The element type of variadic inputs, whose types differ.
 inline constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 
-// Element types of an op's inputs and outputs; the optional ones may be left out. With `variadic` the last input stands
-// for any number of them, of kAnyType, and the last output for any number of its type.
+// Element types of an op's inputs and outputs, and the indices of the optional ones. In a variadic op the last input
+// stands for one or more inputs of kAnyType, and the last output for one or more outputs of its type.
 struct Signature {
   std::span<const ONNXTensorElementDataType> inputs;
   std::span<const std::size_t> optional;
@@ -184,8 +197,8 @@ struct Signature {
   bool variadic = false;
 };
 
-// A custom op in the domain of ONNX Runtime's own. `Kernel` has a name, a signature, a constructor from OrtKernelInfo
-// that throws for what it does not implement, and compute().
+// Makes an OrtCustomOp of a Kernel, which has kName, kSignature, compute() and a constructor from OrtKernelInfo that
+// throws for attributes and inputs that it does not implement.
 template <typename Kernel>
 struct Op : OrtCustomOp {
   Op() : OrtCustomOp{} {

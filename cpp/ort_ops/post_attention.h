@@ -1,54 +1,59 @@
-// edgekiln.ort::*PostAttention: what lies between a decoder layer's attention and the next one's, in one piece.
+// edgekiln.ort::{GroupBias,ZeroPoint,PerTokenInt8}PostAttention: a decoder layer from its attention's output to the QKV
+// projections of the next layer. See PostAttentionBlock.
 #pragma once
 
+#include <algorithm>
 #include <array>
 
 #include "kernels/common/gemv_threads.h"
-#include "ort_ops/post_attention_constants.h"
+#include "ort_ops/ort_api.h"
+#include "ort_ops/post_attention_weights.h"
 
 namespace edgekiln::ort {
 
-// An op of our own, as PerTokenInt8MatMul is; with constant weights only.
-template <typename Product>
+// Engines define a function of standard ops under this name, which runs where the kernel is not registered. Weights
+// must be constant.
+template <typename Format>
 class PostAttention {
  public:
-  static constexpr const char* kName = Product::kBetween;
-  using Layer = BetweenLayer<Product>;
-  static constexpr std::size_t kFirstConstant = 2;
-  // attended, residual, and what a layer has
+  using Constants = PostAttentionConstants<Format>;
+  enum Input : std::size_t { kAttended, kResidual, kFirstConstant };
+  enum Output : std::size_t { kProjected, kSum };
+  static constexpr const char* kName = Format::kPostAttention;
   static constexpr auto kInputs = [] {
-    std::array<ONNXTensorElementDataType, kFirstConstant + Layer::kInputs> types{};
-    types.fill(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-    std::copy(Layer::kTypes.begin(), Layer::kTypes.end(), types.begin() + kFirstConstant);
+    std::array<ONNXTensorElementDataType, kFirstConstant + Constants::kCount> types{};
+    types.fill(kFloat);
+    std::copy(Constants::kTypes.begin(), Constants::kTypes.end(), types.begin() + kFirstConstant);
     return types;
   }();
-  // projected, sum
-  static constexpr std::array kOutputs{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
+  static constexpr std::array kOutputs{kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit PostAttention(const OrtKernelInfo* info) : sizes_(info), layer_(info, kFirstConstant) {}
+  explicit PostAttention(const OrtKernelInfo* info) : block_(Constants::load(info, kFirstConstant)) {}
 
   void compute(OrtKernelContext* context) const {
-    const Tensor attended = input(context, 0), residual = input(context, 1);
+    const Tensor attended = input(context, kAttended), residual = input(context, kResidual);
+    const auto width = [](std::size_t size) { return static_cast<std::int64_t>(size); };
     std::vector<std::int64_t> shape = attended.shape;
-    if (shape.empty() || shape.back() != sizes_.attended) fail("the input is not as wide as the attention");
-    shape.back() = sizes_.hidden;
+    if (shape.empty() || shape.back() != width(block_.widths.attended))
+      fail("the input is not as wide as the attention");
+    shape.back() = width(block_.widths.hidden);
     if (residual.shape != shape) fail("the residual has another shape than the output");
-    const std::size_t count = rows_of(shape);
-    auto* sum = static_cast<float*>(output(context, 1, shape));
-    shape.back() = sizes_.projected;
-    auto* projected = static_cast<float*>(output(context, 0, shape));
-    if (!count) return;
-    const typename Layer::Rows rows{attended.floats(), residual.floats(), count, projected, sum};
-    thread_local Scratch memory, products;
-    run_region(count, {run_parallel, context}, [&, &memory = memory, &products = products](const Parallel& parallel) {
-      layer_.compute(rows, parallel, memory, products);
+    const std::size_t m = leading_size(shape);
+    auto* sum = static_cast<float*>(output(context, kSum, shape));
+    shape.back() = width(block_.widths.projected);
+    auto* projected = static_cast<float*>(output(context, kProjected, shape));
+    if (!m) return;
+    const PostAttentionArgs args{attended.floats(), residual.floats(), m, projected, sum};
+    // Captured by reference to this thread's: the region may run on another thread.
+    thread_local Scratch memory, gemm_memory;
+    run_region(m, {run_parallel, context}, [&, &memory = memory, &gemm_memory = gemm_memory](const Parallel& parallel) {
+      block_.compute(args, parallel, memory, gemm_memory);
     });
   }
 
  private:
-  typename Layer::Sizes sizes_;
-  Layer layer_;
+  PostAttentionBlock<typename Format::Weight> block_;
 };
 
 }  // namespace edgekiln::ort

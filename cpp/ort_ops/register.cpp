@@ -1,7 +1,8 @@
-// Puts edgekiln's kernels into a session in place of ONNX Runtime's, by registering them under the same names.
+// The library that a session registers: edgekiln's kernels as ONNX Runtime custom ops.
 //
-// ONNX Runtime looks custom kernels up before its own, so an engine's graph stays what every ONNX Runtime runs. What
-// they do not implement they refuse when the session is made, and the caller makes it without this library.
+// Ops of com.microsoft replace ONNX Runtime's kernels of the same names, which it looks up after custom ops, so an
+// engine's graph stays one that every ONNX Runtime runs. Constructors of kernels throw for what they do not implement;
+// creating the session then fails, and the caller creates it without this library.
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,11 +10,12 @@
 
 #include "ort_ops/decoder_layers.h"
 #include "ort_ops/gather_block_quantized.h"
+#include "ort_ops/group_bias_matmul_nbits.h"
 #include "ort_ops/group_query_attention.h"
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
-#include "ort_ops/skip_rms_norm.h"
+#include "ort_ops/skip_simplified_layer_normalization.h"
 #include "ort_ops/swiglu.h"
 #include "ort_ops/two_pass_matmul_nbits.h"
 
@@ -25,7 +27,7 @@ struct Release {
 };
 using Domain = std::unique_ptr<OrtCustomOpDomain, Release>;
 
-Domain domain_of(const char* name, const std::vector<const OrtCustomOp*>& ops) {
+Domain make_domain(const char* name, const std::vector<const OrtCustomOp*>& ops) {
   OrtCustomOpDomain* created = nullptr;
   check(api->CreateCustomOpDomain(name, &created));
   Domain domain(created);
@@ -33,13 +35,13 @@ Domain domain_of(const char* name, const std::vector<const OrtCustomOp*>& ops) {
   return domain;
 }
 
-// Set to `bfloat16` in a session's configuration by who takes products of attention, in prompts, of rounded numbers.
+// A session config entry; with value "bfloat16", prefill attention multiplies in bfloat16 if the processor can.
 constexpr const char* kAttentionEntry = "edgekiln.attention";
 
-bool takes_rounded(const OrtSessionOptions* options) {
-  int there = 0;
-  check(api->HasSessionConfigEntry(options, kAttentionEntry, &there));
-  if (!there) return false;
+bool wants_bf16_attention(const OrtSessionOptions* options) {
+  int has_entry = 0;
+  check(api->HasSessionConfigEntry(options, kAttentionEntry, &has_entry));
+  if (!has_entry) return false;
   std::size_t size = 0;
   check(api->GetSessionConfigEntry(options, kAttentionEntry, nullptr, &size));
   std::string value(size, '\0');
@@ -47,57 +49,59 @@ bool takes_rounded(const OrtSessionOptions* options) {
   return value.c_str() == std::string_view("bfloat16");
 }
 
-// Ops of a decoder's layers, whose products are of one kind.
-template <typename Product, bool Rounded>
+// The fused ops of decoder layers, for one weight format.
+template <typename Format, bool Bf16>
 struct LayerOps {
-  Op<PostAttention<Product>> between;
-  Op<DecoderLayers<Product, float, Rounded>> layers;
-  Op<DecoderLayers<Product, std::int8_t, Rounded>> int8_layers;
+  Op<PostAttention<Format>> post_attention;
+  Op<DecoderLayers<Format, float, Bf16>> layers;
+  Op<DecoderLayers<Format, std::int8_t, Bf16>> layers_int8_cache;
 
-  void add_to(std::vector<const OrtCustomOp*>& ops) const { ops.insert(ops.end(), {&between, &layers, &int8_layers}); }
+  void add_to(std::vector<const OrtCustomOp*>& ops) const {
+    ops.insert(ops.end(), {&post_attention, &layers, &layers_int8_cache});
+  }
 };
 
-// Those under ONNX Runtime's own names.
-template <bool Rounded>
-OrtCustomOpDomain* theirs() {
-  static const Op<GroupQueryAttention<float, Rounded>> attention;
-  static const Op<GroupQueryAttention<std::int8_t, Rounded>> int8_attention;
-  static const Op<GatherRows> gather;
+template <bool Bf16>
+OrtCustomOpDomain* microsoft_domain() {
+  static const Op<GroupQueryAttention<float, Bf16>> attention;
+  static const Op<GroupQueryAttention<std::int8_t, Bf16>> int8_attention;
+  static const Op<GatherBlockQuantized> gather;
   static const Op<MatMulNBits> matmul;
-  static const Op<SkipNorm> skip_rms_norm;
-  static const Domain domain = domain_of("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_rms_norm});
+  static const Op<SkipSimplifiedLayerNormalization> skip_rms_norm;
+  static const Domain domain =
+      make_domain("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_rms_norm});
   return domain.get();
 }
 
-// What has no kernel for this processor stays the function that the graph brings.
-template <bool Rounded>
-OrtCustomOpDomain* ours() {
+// Ops without a kernel for this processor are left out: sessions then run the functions that engines define.
+template <bool Bf16>
+OrtCustomOpDomain* own_domain() {
   static const Op<SwiGLU> swiglu;
-  static const Op<GroupBiasMatMulNBits> offset_matmul;
-  static const Op<PerTokenInt8MatMul> row_quantized;
-  static const Op<TwoPassMatMulNBits> shortlist;
-  static const LayerOps<OffsetProduct, Rounded> offset_layers;
-  static const LayerOps<ZeroPointProduct, Rounded> zero_point_layers;
-  static const LayerOps<Int8Product, Rounded> row_quantized_layers;
-  std::vector<const OrtCustomOp*> ops{&swiglu, &offset_matmul};
+  static const Op<GroupBiasMatMulNBits> group_bias_matmul;
+  static const Op<PerTokenInt8MatMul> per_token_int8_matmul;
+  static const Op<TwoPassMatMulNBits> two_pass_lm_head;
+  static const LayerOps<GroupBias, Bf16> group_bias_layers;
+  static const LayerOps<ZeroPoint, Bf16> zero_point_layers;
+  static const LayerOps<PerTokenInt8, Bf16> per_token_int8_layers;
+  std::vector<const OrtCustomOp*> ops{&swiglu, &group_bias_matmul};
   if (kernels().per_token_int8_gemm) {
-    ops.push_back(&row_quantized);
-    row_quantized_layers.add_to(ops);
+    ops.push_back(&per_token_int8_matmul);
+    per_token_int8_layers.add_to(ops);
   }
   if (kernels().nbits_gemm) {
-    ops.push_back(&shortlist);
-    offset_layers.add_to(ops);
+    ops.push_back(&two_pass_lm_head);
+    group_bias_layers.add_to(ops);
     zero_point_layers.add_to(ops);
   }
-  static const Domain domain = domain_of(kOwnDomain, ops);
+  static const Domain domain = make_domain(kOwnDomain, ops);
   return domain.get();
 }
 
-// Sessions look into their domains for as long as they live, and keep this library loaded: its end is the domains'.
-template <bool Rounded>
+// The domains are static: sessions use them throughout their lives, and keep this library loaded.
+template <bool Bf16>
 void add_domains(OrtSessionOptions* options) {
-  check(api->AddCustomOpDomain(options, theirs<Rounded>()));
-  check(api->AddCustomOpDomain(options, ours<Rounded>()));
+  check(api->AddCustomOpDomain(options, microsoft_domain<Bf16>()));
+  check(api->AddCustomOpDomain(options, own_domain<Bf16>()));
 }
 
 }  // namespace
@@ -107,10 +111,10 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
                                                                                const OrtApiBase* base) {
   using namespace edgekiln::ort;
   api = base->GetApi(kApiVersion);
-  if (!api) return nullptr;  // a runtime older than this library: its own kernels stay
+  if (!api) return nullptr;  // the runtime is older than this library's API version: it keeps its own kernels
   return guarded([&] {
-    const bool rounded = edgekiln::kernels().bf16_attention && takes_rounded(options);
-    (rounded ? add_domains<true> : add_domains<false>)(options);
+    const bool bf16 = edgekiln::kernels().bf16_attention && wants_bf16_attention(options);
+    (bf16 ? add_domains<true> : add_domains<false>)(options);
   });
 }
 

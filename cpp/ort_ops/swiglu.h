@@ -6,23 +6,25 @@
 
 namespace edgekiln::ort {
 
-// An op of our own, as PerTokenInt8MatMul is.
+// Engines define a function of standard ops under this name, which runs where the kernel is not registered.
 class SwiGLU {
  public:
+  enum Input : std::size_t { kGateUp };
   static constexpr const char* kName = "SwiGLU";
-  static constexpr ONNXTensorElementDataType kFloats[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT};
-  static constexpr Signature kSignature{kFloats, {}, kFloats};
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat};
+  static constexpr Signature kSignature{kInputs, {}, kInputs};
 
   explicit SwiGLU(const OrtKernelInfo*) {}
 
   void compute(OrtKernelContext* context) const {
-    const Tensor a = input(context, 0);
-    std::vector<std::int64_t> shape = a.shape;
-    if (shape.empty() || shape.back() < 2 || shape.back() % 2) fail("the input is not gates and as many others");
+    const Tensor gate_up = input(context, kGateUp);
+    std::vector<std::int64_t> shape = gate_up.shape;
+    if (shape.empty() || shape.back() < 2 || shape.back() % 2)
+      fail("the last dimension must be gate and up of the same width");
     shape.back() /= 2;
-    SwigluArgs call{rows_of(shape), static_cast<std::size_t>(shape.back()), a.floats(), nullptr};
-    call.out = static_cast<float*>(output(context, 0, shape));
-    if (call.rows) kernels().swiglu(call, {run_parallel, context});
+    SwigluArgs args{leading_size(shape), static_cast<std::size_t>(shape.back()), gate_up.floats(), nullptr};
+    args.out = static_cast<float*>(output(context, 0, shape));
+    if (args.tokens) kernels().swiglu(args, {run_parallel, context});
   }
 };
 

@@ -1,54 +1,57 @@
-// edgekiln.ort::TwoPassMatMulNBits: MatMulNBits whose largest results matter.
+// edgekiln.ort::TwoPassMatMulNBits: MatMulNBits of an LM head, exact for the candidates near the maximum.
 #pragma once
 
 #include <algorithm>
 #include <optional>
 
 #include "kernels/common/thread_team.h"
-#include "kernels/pack/packed_lm_head.h"
+#include "kernels/kernel_table.h"
+#include "ort_ops/constant_weights.h"
 #include "ort_ops/matmul_nbits.h"
 
 namespace edgekiln::ort {
 
-// An op of our own: graphs bring MatMulNBits under this name, for where this kernel is not registered.
+// Engines define MatMulNBits under this name, which runs where the kernel is not registered.
 class TwoPassMatMulNBits {
  public:
+  enum Input : std::size_t { kA, kCodes, kScales, kZeroPoints };
   static constexpr const char* kName = "TwoPassMatMulNBits";
   static constexpr Signature kSignature = MatMulNBits::kSignature;
 
-  explicit TwoPassMatMulNBits(const OrtKernelInfo* info) : depth_(integer(info, "K")), columns_(integer(info, "N")) {
-    const WeightScheme scheme = input_count(info) > MatMulNBits::kOptional[0] ? WeightScheme::kZeroPoints : WeightScheme::kSymmetric;
-    const MatMulNBitsArgs weight = constant_code_weight(info, 1, depth_, columns_, scheme);
-    if (shortlist_ = pack_lm_head(weight, real(info, "margin")); shortlist_) {
-      release(weight);
+  explicit TwoPassMatMulNBits(const OrtKernelInfo* info) : k_(integer(info, "K")), n_(integer(info, "N")) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(info, kCodes, k_, n_, MatMulNBits::scheme_of(info));
+    if (lm_head_ = pack_lm_head(weight, real(info, "margin")); lm_head_) {
+      drop_weight(weight);
     } else {
-      panels_.emplace(packed(weight, float16_params_of(weight)));
+      packed_.emplace(pack_and_drop(weight, float16_group_params(weight)));
     }
   }
 
   void compute(OrtKernelContext* context) const {
-    const Tensor a = input(context, 0);
-    std::vector<std::int64_t> dims = a.shape;
-    if (dims.empty() || dims.back() != depth_) fail("the input is not K wide");
-    dims.back() = columns_;
-    const std::size_t rows = rows_of(dims);
-    auto* out = static_cast<float*>(output(context, 0, dims));
+    const Tensor a = input(context, kA);
+    std::vector<std::int64_t> shape = a.shape;
+    if (shape.empty() || shape.back() != k_) fail("the input is not K wide");
+    shape.back() = n_;
+    const std::size_t m = leading_size(shape);
+    auto* out = static_cast<float*>(output(context, 0, shape));
     const Parallel threads{run_parallel, context};
+    // Bound here: the region may run on another thread, whose thread_local it must not use.
     thread_local Scratch own;
     Scratch& scratch = own;
-    if (!shortlist_) return kernels().nbits_gemm(*panels_, a.floats(), rows, out, threads, scratch);
-    const auto script = [&](const Parallel& parallel) {
-      for (std::size_t row = 0; row < rows; row += kGemvMaxM)
-        kernels().two_pass_lm_head(*shortlist_, a.floats() + row * depth_, std::min(kGemvMaxM, rows - row),
-                                    out + row * columns_, parallel, scratch);
+    if (!lm_head_) return kernels().nbits_gemm(*packed_, a.floats(), m, out, threads, scratch);
+    const auto region = [&](const Parallel& parallel) {
+      for (std::size_t row = 0; row < m; row += kGemvMaxM)
+        kernels().two_pass_lm_head(*lm_head_, a.floats() + row * k_, std::min(kGemvMaxM, m - row), out + row * n_,
+                                   parallel, scratch);
     };
-    ThreadTeam<decltype(script)>::run(threads, script);
+    ThreadTeam<decltype(region)>::run(threads, region);
   }
 
  private:
-  std::int64_t depth_, columns_;
-  std::optional<PackedLmHead> shortlist_;
-  std::optional<PackedNBits> panels_;
+  std::int64_t k_, n_;
+  // One of the two: weights that pack_lm_head() cannot split are packed as those of MatMulNBits.
+  std::optional<PackedLmHead> lm_head_;
+  std::optional<PackedNBits> packed_;
 };
 
 }  // namespace edgekiln::ort

@@ -7,7 +7,7 @@ namespace edgekiln::EDGEKILN_ISA {
 
 void bf16_attention(const AttentionArgs& args, const Parallel& parallel, Scratch& scratch) {
   if (args.length <= kDecodeTokens) return attention_decode(args, parallel, scratch);
-  if (!AmxOperands::take(args.head_dim)) return attention_prefill(args, parallel, scratch);
+  if (!AmxOperands::supports(args.head_dim)) return attention_prefill(args, parallel, scratch);
   prefill<AmxOperands>(args, parallel, scratch);
 }
 

@@ -1,5 +1,7 @@
-// Attention over a cache of int8 without making floats of it: products of bytes, the other side of which, queries and
-// weights, are taken in two digits of 8 bits each, which leaves them 15 bits or more.
+// Decode attention over an int8 KV cache in integer arithmetic, without dequantizing keys or values.
+//
+// VPDPBUSD multiplies int8 by uint8. The other operand, a query or the softmax weights, is split into two 8-bit parts,
+// x = scale * (radix * high + low), which keeps 15 bits of it or more. For AVX512-VNNI.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +10,17 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-inline constexpr std::size_t kCodes = 64;       // of int8 in a vector
-inline constexpr std::size_t kMostCodes = 256;  // of a head
+inline constexpr std::size_t kBytesPerVector = 64;
+inline constexpr std::size_t kMaxHeadDim = 256;
 
-// A query head as scale * (256 * high + low).
-struct CodedQuery {
+// What one query head's parts have in common: query = scale * (256 * high + low).
+struct QuantizedQuery {
   float scale;
-  std::int32_t high_sum, low_sum;  // of the digits
+  std::int32_t high_sum, low_sum;  // sums of the parts over head_dim
 };
 
-// digits [2, dim], high and low ones, of a query; `dim` is a multiple of kCodes, at most kMostCodes.
-inline CodedQuery code_query(const float* query, std::size_t dim, std::int8_t* digits) {
+// Quantizes query[dim] to parts [2, dim], high and low; `dim` is a multiple of kBytesPerVector, at most kMaxHeadDim.
+inline QuantizedQuery quantize_query(const float* query, std::size_t dim, std::int8_t* parts) {
   __m512 most = _mm512_setzero_ps();
   for (std::size_t i = 0; i < dim; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(query + i)));
   const float largest = _mm512_reduce_max_ps(most);
@@ -29,8 +31,8 @@ inline CodedQuery code_query(const float* query, std::size_t dim, std::int8_t* d
     const __m512i high = _mm512_cvtps_epi32(x);
     const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_cvtepi32_ps(high)), _mm512_set1_ps(256.0f));
     const __m512i low = _mm512_min_epi32(_mm512_cvtps_epi32(rest), _mm512_set1_epi32(127));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + i), _mm512_cvtepi32_epi8(high));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + dim + i), _mm512_cvtepi32_epi8(low));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(parts + i), _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(parts + dim + i), _mm512_cvtepi32_epi8(low));
     high_sum = _mm512_add_epi32(high_sum, high);
     low_sum = _mm512_add_epi32(low_sum, low);
   }
@@ -45,55 +47,56 @@ inline __m512i word_of(const std::int8_t* four) {
   return _mm512_set1_epi32(word);
 }
 
-// Scores of Heads queries and 16 keys, whose words of four codes lie in `words` [dim / 4, 16].
+// Scores of Heads queries and 16 keys, given as `words` [dim / 4, 16] of four codes each.
 template <int Heads>
-inline void score_coded(const CodedQuery* queries, const std::int8_t* digits, const float* words, std::size_t dim,
-                        float* scores, std::size_t stride) {
+inline void int8_score_tile(const QuantizedQuery* queries, const std::int8_t* parts, const float* words,
+                            std::size_t dim, float* scores, std::size_t stride) {
   __m512i high[Heads], low[Heads];
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) high[head] = low[head] = _mm512_setzero_si512();
   for (std::size_t at = 0; at < dim; at += 4, words += kLanes) {
-    // Codes around 128, as the instruction wants one side unsigned.
+    // code + 128 is unsigned; 128 times the sum of the query is subtracted below.
     const __m512i keys = _mm512_xor_si512(_mm512_loadu_si512(words), _mm512_set1_epi8(-128));
 #pragma GCC unroll 4
     for (int head = 0; head < Heads; ++head) {
-      const std::int8_t* of_head = digits + 2 * head * dim + at;
+      const std::int8_t* of_head = parts + 2 * head * dim + at;
       high[head] = _mm512_dpbusd_epi32(high[head], keys, word_of(of_head));
       low[head] = _mm512_dpbusd_epi32(low[head], keys, word_of(of_head + dim));
     }
   }
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) {
-    const auto number = [](__m512i sum, std::int32_t digits_sum) {
-      return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(128 * digits_sum)));
+    const auto signed_sum = [](__m512i sum, std::int32_t part_sum) {
+      return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(128 * part_sum)));
     };
-    const __m512 sum = _mm512_fmadd_ps(number(high[head], queries[head].high_sum), _mm512_set1_ps(256.0f),
-                                       number(low[head], queries[head].low_sum));
+    const __m512 sum = _mm512_fmadd_ps(signed_sum(high[head], queries[head].high_sum), _mm512_set1_ps(256.0f),
+                                       signed_sum(low[head], queries[head].low_sum));
     _mm512_storeu_ps(scores + head * stride, _mm512_mul_ps(sum, _mm512_set1_ps(queries[head].scale)));
   }
 }
 
 template <int Heads = 4>
-inline void score_coded_heads(std::size_t heads, const CodedQuery* queries, const std::int8_t* digits,
-                              const float* words, std::size_t dim, float* scores, std::size_t stride) {
+inline void int8_score_heads(std::size_t heads, const QuantizedQuery* queries, const std::int8_t* parts,
+                             const float* words, std::size_t dim, float* scores, std::size_t stride) {
   if (heads >= Heads) {
-    score_coded<Heads>(queries, digits, words, dim, scores, stride);
+    int8_score_tile<Heads>(queries, parts, words, dim, scores, stride);
   } else if constexpr (Heads > 1) {
-    score_coded_heads<Heads - 1>(heads, queries, digits, words, dim, scores, stride);
+    int8_score_heads<Heads - 1>(heads, queries, parts, words, dim, scores, stride);
   }
 }
 
-// sum [Heads, kCodes], rows `stride` apart, of weights as digits [Heads, 2, kCodes keys] times values [keys, dim].
+// sum [Heads, kBytesPerVector], rows `stride` apart, of weights in parts [Heads, 2, kBytesPerVector keys] times the
+// first kBytesPerVector columns of values [keys, dim].
 template <int Heads>
-inline void sum_coded(const std::uint8_t* digits, const std::int8_t* values, std::size_t keys, std::size_t dim,
-                      float* sum, std::size_t stride) {
+inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, std::size_t keys, std::size_t dim,
+                          float* sum, std::size_t stride) {
   __m512i high[Heads][4], low[Heads][4];
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) high[head][i] = low[head][i] = _mm512_setzero_si512();
   for (std::size_t key = 0; key < keys; key += 4) {
-    // A weight of zero meets the last value, which stands in for those after it.
+    // Keys past the end have weight 0; the last key's value is loaded in their place.
     const auto row = [&](std::size_t i) { return _mm512_loadu_si512(values + std::min(key + i, keys - 1) * dim); };
     const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
     const __m512i ab[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)};
@@ -102,12 +105,12 @@ inline void sum_coded(const std::uint8_t* digits, const std::int8_t* values, std
                              _mm512_unpacklo_epi16(ab[1], cd[1]), _mm512_unpackhi_epi16(ab[1], cd[1])};
 #pragma GCC unroll 4
     for (int head = 0; head < Heads; ++head) {
-      const auto* of_head = reinterpret_cast<const std::int8_t*>(digits) + 2 * head * kCodes + key;
-      const __m512i high_digits = word_of(of_head), low_digits = word_of(of_head + kCodes);
+      const auto* of_head = reinterpret_cast<const std::int8_t*>(parts) + 2 * head * kBytesPerVector + key;
+      const __m512i high_parts = word_of(of_head), low_parts = word_of(of_head + kBytesPerVector);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        high[head][i] = _mm512_dpbusd_epi32(high[head][i], high_digits, four[i]);
-        low[head][i] = _mm512_dpbusd_epi32(low[head][i], low_digits, four[i]);
+        high[head][i] = _mm512_dpbusd_epi32(high[head][i], high_parts, four[i]);
+        low[head][i] = _mm512_dpbusd_epi32(low[head][i], low_parts, four[i]);
       }
     }
   }
@@ -115,39 +118,38 @@ inline void sum_coded(const std::uint8_t* digits, const std::int8_t* values, std
   for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const __m512 numbers = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(low[head][i]), _mm512_set1_ps(1.0f / 255),
-                                                           _mm512_cvtepi32_ps(high[head][i])),
-                                           _mm512_set1_ps(1.0f / 255));
-      // Unpacking left the columns of each four rows in four places.
+      const __m512 sums = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(low[head][i]), _mm512_set1_ps(1.0f / 255),
+                                                        _mm512_cvtepi32_ps(high[head][i])),
+                                        _mm512_set1_ps(1.0f / 255));
+      // Unpacking works within 128-bit lanes, so that each vector has 4 columns of every 16.
       float* to = sum + head * stride + 4 * i;
-      _mm_storeu_ps(to, _mm512_extractf32x4_ps(numbers, 0));
-      _mm_storeu_ps(to + 16, _mm512_extractf32x4_ps(numbers, 1));
-      _mm_storeu_ps(to + 32, _mm512_extractf32x4_ps(numbers, 2));
-      _mm_storeu_ps(to + 48, _mm512_extractf32x4_ps(numbers, 3));
+      _mm_storeu_ps(to, _mm512_extractf32x4_ps(sums, 0));
+      _mm_storeu_ps(to + 16, _mm512_extractf32x4_ps(sums, 1));
+      _mm_storeu_ps(to + 32, _mm512_extractf32x4_ps(sums, 2));
+      _mm_storeu_ps(to + 48, _mm512_extractf32x4_ps(sums, 3));
     }
 }
 
 template <int Heads = 3>
-inline void sum_coded_heads(std::size_t heads, const std::uint8_t* digits, const std::int8_t* values, std::size_t keys,
-                            std::size_t dim, float* sum, std::size_t stride) {
+inline void int8_sum_heads(std::size_t heads, const std::uint8_t* parts, const std::int8_t* values, std::size_t keys,
+                           std::size_t dim, float* sum, std::size_t stride) {
   if (heads >= Heads) {
-    sum_coded<Heads>(digits, values, keys, dim, sum, stride);
+    int8_sum_tile<Heads>(parts, values, keys, dim, sum, stride);
   } else if constexpr (Heads > 1) {
-    sum_coded_heads<Heads - 1>(heads, digits, values, keys, dim, sum, stride);
+    int8_sum_heads<Heads - 1>(heads, parts, values, keys, dim, sum, stride);
   }
 }
 
 }  // namespace detail
 
-// scores [group, keys], rows `stride` apart, of queries with digits [group, 2, dim] and keys [keys, dim]; up to a whole
-// vector after each row is overwritten.
-inline void score_coded_keys(const CodedQuery* queries, const std::int8_t* digits, std::size_t group,
-                             const std::int8_t* key, std::size_t keys, std::size_t dim, float* scores,
-                             std::size_t stride) {
-  alignas(64) float words[kMostCodes / 4 * kLanes];
+// scores [group, keys], rows `stride` apart, of queries with parts [group, 2, dim] and keys [keys, dim]. Overwrites up
+// to the end of each row's last vector.
+inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts, std::size_t group,
+                        const std::int8_t* key, std::size_t keys, std::size_t dim, float* scores, std::size_t stride) {
+  alignas(64) float words[kMaxHeadDim / 4 * kLanes];
   for (std::size_t first = 0; first < keys; first += kLanes) {
     const std::size_t count = std::min<std::size_t>(kLanes, keys - first), row_words = dim / 4;
-    alignas(64) float copy[kMostCodes / 4 * kLanes];
+    alignas(64) float copy[kMaxHeadDim / 4 * kLanes];
     const float* rows = reinterpret_cast<const float*>(key + first * dim);
     if (count < kLanes) {
       std::memcpy(copy, rows, count * dim);
@@ -158,32 +160,34 @@ inline void score_coded_keys(const CodedQuery* queries, const std::int8_t* digit
       detail::transpose_square(rows + at, row_words, words + at * kLanes, kLanes,
                                std::make_integer_sequence<int, kLanes>{});
     for (std::size_t head = 0; head < group; head += 4)
-      detail::score_coded_heads(group - head, queries + head, digits + 2 * head * dim, words, dim,
-                                scores + head * stride + first, stride);
+      detail::int8_score_heads(group - head, queries + head, parts + 2 * head * dim, words, dim,
+                               scores + head * stride + first, stride);
   }
 }
 
-// sum [group, dim], rows `stride` apart, of scores [group, keys] in [0, 1], rows `score_stride` apart, times values
-// [keys, dim]; at most kCodes keys.
-inline void sum_coded_values(const float* scores, std::size_t score_stride, std::size_t group, const std::int8_t* value,
-                             std::size_t keys, std::size_t dim, float* sum, std::size_t stride) {
+// sum [group, dim], rows `stride` apart, of softmax weights [group, keys] in [0, 1], rows `weight_stride` apart, times
+// values [keys, dim]; at most kBytesPerVector keys. A weight's parts are 255 * weight = high + low / 255.
+inline void int8_weighted_sum(const float* weights, std::size_t weight_stride, std::size_t group,
+                              const std::int8_t* value, std::size_t keys, std::size_t dim, float* sum,
+                              std::size_t stride) {
   for (std::size_t head = 0; head < group; head += 3) {
     const std::size_t heads = std::min<std::size_t>(3, group - head);
-    alignas(64) std::uint8_t digits[3 * 2 * kCodes];
+    alignas(64) std::uint8_t parts[3 * 2 * kBytesPerVector];
     for (std::size_t i = 0; i < heads; ++i) {
-      for (std::size_t k = 0; k < kCodes; k += kLanes) {
-        const auto there = static_cast<__mmask16>(k >= keys ? 0 : keys - k >= 16 ? 0xffff : (1u << (keys - k)) - 1);
-        const __m512 x =
-            _mm512_mul_ps(_mm512_maskz_loadu_ps(there, scores + (head + i) * score_stride + k), _mm512_set1_ps(255.0f));
+      for (std::size_t k = 0; k < kBytesPerVector; k += kLanes) {
+        const auto valid = static_cast<__mmask16>(k >= keys ? 0 : keys - k >= 16 ? 0xffff : (1u << (keys - k)) - 1);
+        const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(valid, weights + (head + i) * weight_stride + k),
+                                       _mm512_set1_ps(255.0f));
         const __m512i high = _mm512_cvttps_epi32(x);
         const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_cvtepi32_ps(high)), _mm512_set1_ps(255.0f));
-        std::uint8_t* to = digits + 2 * i * kCodes + k;
+        std::uint8_t* to = parts + 2 * i * kBytesPerVector + k;
         _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(high));
-        _mm_store_si128(reinterpret_cast<__m128i*>(to + kCodes), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest)));
+        _mm_store_si128(reinterpret_cast<__m128i*>(to + kBytesPerVector),
+                        _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest)));
       }
     }
-    for (std::size_t at = 0; at < dim; at += kCodes)
-      detail::sum_coded_heads(heads, digits, value + at, keys, dim, sum + head * stride + at, stride);
+    for (std::size_t at = 0; at < dim; at += kBytesPerVector)
+      detail::int8_sum_heads(heads, parts, value + at, keys, dim, sum + head * stride + at, stride);
   }
 }
 

@@ -1,9 +1,9 @@
-// Attention of few new tokens a row, split along the keys and merged at the end ("Flash-Decoding", 2023), so that every
-// thread reads its part of the cache once for all query heads of a key-value head.
+// Decode attention: few new tokens a batch row. The keys are split among the threads and partial results merged at the
+// end (Dao et al., "Flash-Decoding for long-context inference", 2023), so that each thread reads its part of the cache
+// once for all query heads of a key-value head.
 //
-// The blocks of keys lie at fixed slots and are merged in their order, so a token's result is the same to the bit
-// whether it comes alone or with others, and on however many threads: tokens that were drafted and are verified
-// together get what they would have got one by one.
+// Blocks of keys begin at fixed positions and are merged in order. A token's result therefore has the same bits on any
+// number of threads, and whether tokens are decoded one by one or verified together in speculative decoding.
 #include "kernels/vector/attention_phases.h"
 #include "kernels/vector/gemm.h"
 #if defined(__AVX512VNNI__)
@@ -14,49 +14,50 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 constexpr std::size_t kBlock = 64;                // keys
-constexpr std::size_t kStride = kBlock + kLanes;  // of scores: whole vectors are written from any key
-constexpr std::size_t kMostRuns = 16;
-// Registers: keys * heads sums, and one vector of each key and head.
+constexpr std::size_t kStride = kBlock + kLanes;  // of a row of scores: whole vectors are stored from any key on
+constexpr std::size_t kMaxSplits = 16;
+// A register tile: keys * heads accumulators, and one vector of each key and head.
 #if defined(__AVX512F__)
 constexpr int kTileKeys = 4, kTileHeads = 4;
 #else
 constexpr int kTileKeys = 2, kTileHeads = 4;
 #endif
 
-// Of each new token: rotated queries [heads, dim], then for each head and block of keys the sum of weighted values
-// [heads, blocks, padded], the largest score and the sum of weights [heads, blocks].
+// Partial results of all blocks of keys. A task computes one split: some blocks of one batch row and key-value head.
 struct Decode {
-  const AttentionArgs& call;
-  float* queries = nullptr;
-  float* sums = nullptr;
-  float* maxima = nullptr;
-  float* totals = nullptr;
-  float* scores = nullptr;   // of each task, [group, kStride]
-  float* weights = nullptr;  // of blocks, for merging
-  std::size_t padded = 0, blocks = 0, runs = 0;
+  const AttentionArgs& args;
+  float* queries = nullptr;  // [tokens, heads, dim], rotated and scaled
+  float* sums = nullptr;     // [tokens, heads, blocks, padded], sums of weighted values
+  float* maxima = nullptr;   // [tokens, heads, blocks], maxima of scores
+  float* totals = nullptr;   // [tokens, heads, blocks], sums of weights
+  float* scores = nullptr;   // [tasks, group, kStride], scratch
+  float* weights = nullptr;  // [blocks], scratch of merge()
+  std::size_t padded = 0, blocks = 0, splits = 0;
 #if defined(__AVX512VNNI__)
-  // Of an int8 cache, where products are of codes: each token's queries.
-  CodedQuery* coded = nullptr;    // [tokens, heads]
-  std::int8_t* digits = nullptr;  // [tokens, heads, 2, dim]
+  // Quantized queries for an int8 cache; null for a float cache.
+  QuantizedQuery* quantized = nullptr;  // [tokens, heads]
+  std::int8_t* parts = nullptr;         // [tokens, heads, 2, dim]
 #endif
 
-  // Slots [begin, end) that new token s of a row sees.
-  std::size_t end(std::size_t row, std::size_t s) const { return call.past(row) + s + 1; }
+  // Positions [begin, end) that new token s of a batch row attends to.
+  std::size_t end(std::size_t row, std::size_t s) const { return args.past(row) + s + 1; }
   std::size_t begin(std::size_t row, std::size_t s) const {
     const std::size_t last = end(row, s);
-    return call.window && last > call.window ? last - call.window : 0;
+    return args.window && last > args.window ? last - args.window : 0;
   }
-  // Of all new tokens of a row.
+  // The blocks of keys that any new token of a batch row attends to.
   std::size_t first_block(std::size_t row) const { return begin(row, 0) / kBlock; }
-  std::size_t blocks_of(std::size_t row) const {
-    return (end(row, call.length - 1) + kBlock - 1) / kBlock - first_block(row);
+  std::size_t block_count(std::size_t row) const {
+    return (end(row, args.length - 1) + kBlock - 1) / kBlock - first_block(row);
   }
-  std::size_t part(std::size_t token, std::size_t head, std::size_t block) const {
-    return (token * call.heads + head) * blocks + block;
+  // Into arrays [tokens, heads, blocks].
+  std::size_t index(std::size_t token, std::size_t head, std::size_t block) const {
+    return (token * args.heads + head) * blocks + block;
   }
 };
 
-// sums[head][key] += the products of kLanes-wide parts of Heads queries and kTileKeys keys, to be added across lanes.
+// sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and
+// kTileKeys keys.
 template <int Heads, typename Element>
 inline void score_tile(const float* query, const Element* const* key, std::size_t dim, Floats (*sums)[kLanes]) {
   Floats sum[Heads][kTileKeys];
@@ -81,7 +82,8 @@ inline void score_tile(const float* query, const Element* const* key, std::size_
     for (int i = 0; i < kTileKeys; ++i) sums[head][i] = sum[head][i];
 }
 
-// scores [Heads, keys], up to a whole vector after each row is overwritten.
+// scores [heads, keys], rows kStride apart, for up to kTileHeads heads. Overwrites up to the end of each row's last
+// vector.
 template <typename Element, int Heads = kTileHeads>
 inline void score_heads(std::size_t heads, const float* query, const Element* key, std::size_t keys, std::size_t dim,
                         float* scores) {
@@ -91,17 +93,17 @@ inline void score_heads(std::size_t heads, const float* query, const Element* ke
   for (std::size_t i = 0; i < keys; i += kLanes) {
     Floats products[Heads][kLanes];
     for (int lane = 0; lane < kLanes; lane += kTileKeys) {
-      const Element* line[kTileKeys];
-      // The last key stands in for those after it, which are not read.
-      for (int k = 0; k < kTileKeys; ++k) line[k] = key + std::min(i + lane + k, keys - 1) * dim;
+      const Element* tile_keys[kTileKeys];
+      // In place of keys past the end, the last key is loaded again.
+      for (int k = 0; k < kTileKeys; ++k) tile_keys[k] = key + std::min(i + lane + k, keys - 1) * dim;
       Floats(*to)[kLanes] = reinterpret_cast<Floats(*)[kLanes]>(&products[0][lane]);
-      score_tile<Heads>(query, line, dim, to);
+      score_tile<Heads>(query, tile_keys, dim, to);
     }
     for (int head = 0; head < Heads; ++head) store(scores + head * kStride + i, sums(products[head]));
   }
 }
 
-// scores [group, keys], rows kStride apart, of queries [group, dim] and keys [keys, dim].
+// scores [group, keys], rows kStride apart, = queries [group, dim] * keys [keys, dim]^T.
 template <typename Element>
 void score_keys(const float* query, std::size_t group, const Element* key, std::size_t keys, std::size_t dim,
                 float* scores) {
@@ -120,141 +122,142 @@ void score_keys(const float* query, std::size_t group, const Element* key, std::
   }
 }
 
-// sum [group, dim], rows `stride` apart, of scores [group, keys] times values [keys, dim].
+// sum [group, dim], rows `stride` apart, = weights [group, keys], rows kStride apart, * values [keys, dim].
 template <typename Element>
-void sum_values(const float* scores, std::size_t group, const Element* value, std::size_t keys, std::size_t dim,
+void sum_values(const float* weights, std::size_t group, const Element* value, std::size_t keys, std::size_t dim,
                 float* sum, std::size_t stride) {
-  if (dim % kLanes == 0) return gemm(group, dim, keys, scores, kStride, value, dim, sum, stride, false);
+  if (dim % kLanes == 0) return gemm(group, dim, keys, weights, kStride, value, dim, sum, stride, false);
   for (std::size_t head = 0; head < group; ++head) {
     std::fill_n(sum + head * stride, rounded_up(dim, kLanes), 0.0f);
     for (std::size_t k = 0; k < keys; ++k)
-      for (std::size_t j = 0; j < dim; ++j) sum[head * stride + j] += scores[head * kStride + k] * value[k * dim + j];
+      for (std::size_t j = 0; j < dim; ++j) sum[head * stride + j] += weights[head * kStride + k] * value[k * dim + j];
   }
 }
 
-// Scores of a token's query heads [first, first + group) and `keys` keys.
+// Scores of `keys` keys, for a token's query heads [first, first + group).
 template <typename Element>
 void score(const Decode& decode, std::size_t token, std::size_t first, std::size_t group, const Element* key,
            std::size_t keys, float* scores) {
-  const std::size_t query = token * decode.call.heads + first, dim = decode.call.head_dim;
+  const std::size_t query = token * decode.args.heads + first, dim = decode.args.head_dim;
 #if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<Element, std::int8_t>) {
-    if (decode.coded)
-      return score_coded_keys(decode.coded + query, decode.digits + 2 * query * dim, group, key, keys, dim, scores,
-                              kStride);
+    if (decode.quantized)
+      return int8_scores(decode.quantized + query, decode.parts + 2 * query * dim, group, key, keys, dim, scores,
+                         kStride);
   }
 #endif
   score_keys(decode.queries + query * dim, group, key, keys, dim, scores);
 }
 
+// The sum of `keys` values, weighted for `group` query heads, in the rows of a block of decode.sums.
 template <typename Element>
-void weigh(const Decode& decode, const float* scores, std::size_t group, const Element* value, std::size_t keys,
-           float* sum) {
-  const std::size_t dim = decode.call.head_dim, stride = decode.blocks * decode.padded;
+void weighted_sum(const Decode& decode, const float* weights, std::size_t group, const Element* value, std::size_t keys,
+                  float* sum) {
+  const std::size_t dim = decode.args.head_dim, stride = decode.blocks * decode.padded;
 #if defined(__AVX512VNNI__)
   if constexpr (std::is_same_v<Element, std::int8_t>) {
-    if (decode.coded) return sum_coded_values(scores, kStride, group, value, keys, dim, sum, stride);
+    if (decode.quantized) return int8_weighted_sum(weights, kStride, group, value, keys, dim, sum, stride);
   }
 #endif
-  sum_values(scores, group, value, keys, dim, sum, stride);
+  sum_values(weights, group, value, keys, dim, sum, stride);
 }
 
-// One new token against block `block` of those that its row's new tokens see.
+// Partial attention of new token s to block `block` of keys, counted from its batch row's first block.
 template <typename Element>
 void attend_block(const Decode& decode, std::size_t row, std::size_t kv_head, std::size_t s, std::size_t block,
                   float* scores) {
-  const AttentionArgs& call = decode.call;
-  const std::size_t group = call.heads / call.kv_heads, token = row * call.length + s;
-  const std::size_t slot = (decode.first_block(row) + block) * kBlock;
-  const std::size_t start = std::max(decode.begin(row, s), slot), end = std::min(decode.end(row, s), slot + kBlock);
-  const std::size_t part = decode.part(token, kv_head * group, block);
+  const AttentionArgs& args = decode.args;
+  const std::size_t group = args.heads / args.kv_heads, token = row * args.length + s;
+  const std::size_t first = (decode.first_block(row) + block) * kBlock;
+  const std::size_t start = std::max(decode.begin(row, s), first), end = std::min(decode.end(row, s), first + kBlock);
+  const std::size_t at = decode.index(token, kv_head * group, block);
   if (start >= end) return;
-  const std::size_t keys = end - start, offset = offset_of(call, row, kv_head, start);
-  score(decode, token, kv_head * group, group, static_cast<const Element*>(call.key_cache.data) + offset, keys, scores);
+  const std::size_t keys = end - start, offset = cache_offset(args, row, kv_head, start);
+  score(decode, token, kv_head * group, group, static_cast<const Element*>(args.key_cache.data) + offset, keys, scores);
   for (std::size_t head = 0; head < group; ++head) {
-    float* line = scores + head * kStride;
-    if (call.softcap != 0.0f) cap_scores(line, keys, call.softcap);
-    float& maximum = decode.maxima[part + head * decode.blocks];
-    maximum = largest(line, keys);
-    decode.totals[part + head * decode.blocks] = exponentiate(line, keys, maximum);
+    float* head_scores = scores + head * kStride;
+    if (args.softcap != 0.0f) cap_scores(head_scores, keys, args.softcap);
+    float& maximum = decode.maxima[at + head * decode.blocks];
+    maximum = max_score(head_scores, keys);
+    decode.totals[at + head * decode.blocks] = exp_scores(head_scores, keys, maximum);
   }
-  weigh(decode, scores, group, static_cast<const Element*>(call.value_cache.data) + offset, keys,
-        decode.sums + part * decode.padded);
+  weighted_sum(decode, scores, group, static_cast<const Element*>(args.value_cache.data) + offset, keys,
+               decode.sums + at * decode.padded);
 }
 
 void decode_task(void* context, std::size_t index) {
   const Decode& decode = *static_cast<const Decode*>(context);
-  const AttentionArgs& call = decode.call;
-  const std::size_t run = index % decode.runs, kv_head = index / decode.runs % call.kv_heads;
-  const std::size_t row = index / decode.runs / call.kv_heads, blocks = decode.blocks_of(row);
-  float* scores = decode.scores + index * (call.heads / call.kv_heads) * kStride;
-  const auto attend = call.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
-  for (std::size_t block = run * blocks / decode.runs; block < (run + 1) * blocks / decode.runs; ++block)
-    for (std::size_t s = 0; s < call.length; ++s) attend(decode, row, kv_head, s, block, scores);
+  const AttentionArgs& args = decode.args;
+  const std::size_t split = index % decode.splits, kv_head = index / decode.splits % args.kv_heads;
+  const std::size_t row = index / decode.splits / args.kv_heads, blocks = decode.block_count(row);
+  float* scores = decode.scores + index * (args.heads / args.kv_heads) * kStride;
+  const auto attend = args.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
+  for (std::size_t block = split * blocks / decode.splits; block < (split + 1) * blocks / decode.splits; ++block)
+    for (std::size_t s = 0; s < args.length; ++s) attend(decode, row, kv_head, s, block, scores);
 }
 
-// Weighs the blocks of one token's head by their largest scores into `out`.
+// Merges the partial results of one token and head into `out`, each weighted by e^(its maximum - the overall maximum).
 void merge(const Decode& decode, std::size_t row, std::size_t s, std::size_t head) {
-  const AttentionArgs& call = decode.call;
-  const std::size_t token = row * call.length + s, first = decode.begin(row, s) / kBlock - decode.first_block(row);
+  const AttentionArgs& args = decode.args;
+  const std::size_t token = row * args.length + s, first = decode.begin(row, s) / kBlock - decode.first_block(row);
   const std::size_t count = (decode.end(row, s) - 1) / kBlock - decode.first_block(row) + 1 - first;
-  const std::size_t part = decode.part(token, head, first);
+  const std::size_t at = decode.index(token, head, first);
   float* weights = decode.weights;
-  std::copy_n(decode.maxima + part, count, weights);
-  exponentiate(weights, count, largest(weights, count));
+  std::copy_n(decode.maxima + at, count, weights);
+  exp_scores(weights, count, max_score(weights, count));
   float total = 0.0f;
-  for (std::size_t i = 0; i < count; ++i) total += weights[i] * decode.totals[part + i];
+  for (std::size_t i = 0; i < count; ++i) total += weights[i] * decode.totals[at + i];
   const float inverse = 1.0f / total;
   for (std::size_t i = 0; i < count; ++i) weights[i] *= inverse;
-  float* sum = decode.sums + part * decode.padded;
+  float* sum = decode.sums + at * decode.padded;
   for (std::size_t j = 0; j < decode.padded; j += kLanes) {
     Floats weighted{};
     for (std::size_t i = 0; i < count; ++i) weighted += load(sum + i * decode.padded + j) * weights[i];
     store(sum + j, weighted);
   }
-  float* out = call.out + (token * call.heads + head) * call.head_dim;
-  std::copy_n(sum, call.head_dim, out);
-  apply_scales(call, call.value_cache, head / (call.heads / call.kv_heads), out);
+  float* out = args.out + (token * args.heads + head) * args.head_dim;
+  std::copy_n(sum, args.head_dim, out);
+  apply_scales(args, args.value_cache, head / (args.heads / args.kv_heads), out);
 }
 
 }  // namespace
 
-void attention_decode(const AttentionArgs& call, const Parallel& parallel, Scratch& scratch) {
-  Decode decode{call};
-  decode.padded = rounded_up(call.head_dim, kLanes);
-  for (std::size_t row = 0; row < call.batch; ++row) decode.blocks = std::max(decode.blocks, decode.blocks_of(row));
-  decode.runs = std::min(decode.blocks, kMostRuns);
-  const std::size_t tokens = call.batch * call.length, queries = tokens * call.heads * call.head_dim;
-  const std::size_t parts = tokens * call.heads * decode.blocks, tasks = call.batch * call.kv_heads * decode.runs;
-  std::size_t size =
-      queries + parts * (decode.padded + 2) + decode.blocks + kLanes + tasks * (call.heads / call.kv_heads) * kStride;
+void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scratch& scratch) {
+  Decode decode{args};
+  decode.padded = rounded_up(args.head_dim, kLanes);
+  for (std::size_t row = 0; row < args.batch; ++row) decode.blocks = std::max(decode.blocks, decode.block_count(row));
+  decode.splits = std::min(decode.blocks, kMaxSplits);
+  const std::size_t tokens = args.batch * args.length, queries = tokens * args.heads * args.head_dim;
+  const std::size_t partials = tokens * args.heads * decode.blocks, tasks = args.batch * args.kv_heads * decode.splits;
+  std::size_t size = queries + partials * (decode.padded + 2) + decode.blocks + kLanes +
+                     tasks * (args.heads / args.kv_heads) * kStride;
 #if defined(__AVX512VNNI__)
-  const bool coded = call.key_cache.scales && call.head_dim % kCodes == 0 && call.head_dim <= kMostCodes;
-  const std::size_t coded_at = size;
-  if (coded) size += queries / 2 + tokens * call.heads * sizeof(CodedQuery) / sizeof(float);
+  const bool quantized = args.key_cache.scales && args.head_dim % kBytesPerVector == 0 && args.head_dim <= kMaxHeadDim;
+  const std::size_t quantized_at = size;
+  if (quantized) size += queries / 2 + tokens * args.heads * sizeof(QuantizedQuery) / sizeof(float);
 #endif
   decode.queries = at_least(scratch, size);
   decode.sums = decode.queries + queries;
-  decode.scores = decode.sums + parts * decode.padded;
-  decode.totals = decode.scores + tasks * (call.heads / call.kv_heads) * kStride;
-  decode.maxima = decode.totals + parts;
-  decode.weights = decode.maxima + parts;
-  for (std::size_t row = 0; row < call.batch; ++row)
-    for (std::size_t s = 0; s < call.length; ++s)
-      append(call, decode.queries + (row * call.length + s) * call.heads * call.head_dim, call.head_dim, row, s);
+  decode.scores = decode.sums + partials * decode.padded;
+  decode.totals = decode.scores + tasks * (args.heads / args.kv_heads) * kStride;
+  decode.maxima = decode.totals + partials;
+  decode.weights = decode.maxima + partials;
+  for (std::size_t row = 0; row < args.batch; ++row)
+    for (std::size_t s = 0; s < args.length; ++s)
+      append_token(args, decode.queries + (row * args.length + s) * args.heads * args.head_dim, args.head_dim, row, s);
 #if defined(__AVX512VNNI__)
-  if (coded) {
-    decode.coded = reinterpret_cast<CodedQuery*>(decode.queries + coded_at);
-    decode.digits = reinterpret_cast<std::int8_t*>(decode.coded + tokens * call.heads);
-    for (std::size_t i = 0; i < tokens * call.heads; ++i)
-      decode.coded[i] =
-          code_query(decode.queries + i * call.head_dim, call.head_dim, decode.digits + 2 * i * call.head_dim);
+  if (quantized) {
+    decode.quantized = reinterpret_cast<QuantizedQuery*>(decode.queries + quantized_at);
+    decode.parts = reinterpret_cast<std::int8_t*>(decode.quantized + tokens * args.heads);
+    for (std::size_t i = 0; i < tokens * args.heads; ++i)
+      decode.quantized[i] =
+          quantize_query(decode.queries + i * args.head_dim, args.head_dim, decode.parts + 2 * i * args.head_dim);
   }
 #endif
   parallel.run(parallel.self, decode_task, tasks, &decode);
-  for (std::size_t row = 0; row < call.batch; ++row)
-    for (std::size_t s = 0; s < call.length; ++s)
-      for (std::size_t head = 0; head < call.heads; ++head) merge(decode, row, s, head);
+  for (std::size_t row = 0; row < args.batch; ++row)
+    for (std::size_t s = 0; s < args.length; ++s)
+      for (std::size_t head = 0; head < args.heads; ++head) merge(decode, row, s, head);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

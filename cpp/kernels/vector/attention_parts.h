@@ -1,4 +1,4 @@
-// What both phases of attention do: rotate and append new keys, turn scores into weights.
+// Steps that decode and prefill attention share: rotary embedding, storing and loading keys and values, softmax.
 #pragma once
 
 #include <algorithm>
@@ -10,17 +10,17 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-inline constexpr float kNone = -std::numeric_limits<float>::infinity();
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 inline std::size_t rounded_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Copies head_dim floats, rotated to `position` and multiplied by `factor`.
-inline void rotate(const AttentionArgs& call, const float* __restrict from, float* __restrict to, std::size_t position,
+// to[head_dim] = factor * from[head_dim] with the rotary embedding of `position` (Su et al., "RoFormer", 2021).
+inline void rotate(const AttentionArgs& args, const float* __restrict from, float* __restrict to, std::size_t position,
                    float factor) {
-  const std::size_t half = call.rotary_dim / 2;
-  const float* __restrict cosine = call.cosine + position * half;
-  const float* __restrict sine = call.sine + position * half;
-  if (call.interleaved) {
+  const std::size_t half = args.rotary_dim / 2;
+  const float* __restrict cosine = args.cosine + position * half;
+  const float* __restrict sine = args.sine + position * half;
+  if (args.interleaved) {
     for (std::size_t pair = 0; pair < half; ++pair) {
       const float x = from[2 * pair], y = from[2 * pair + 1];
       to[2 * pair] = factor * (x * cosine[pair] - y * sine[pair]);
@@ -33,17 +33,19 @@ inline void rotate(const AttentionArgs& call, const float* __restrict from, floa
       to[half + pair] = factor * (x * sine[pair] + y * cosine[pair]);
     }
   }
-  for (std::size_t i = 2 * half; i < call.head_dim; ++i) to[i] = factor * from[i];
+  for (std::size_t i = 2 * half; i < args.head_dim; ++i) to[i] = factor * from[i];
 }
 
-inline std::size_t offset_of(const AttentionArgs& call, std::size_t row, std::size_t kv_head, std::size_t slot) {
-  return ((row * call.kv_heads + kv_head) * call.capacity + slot) * call.head_dim;
+// The offset of a position's key or value in a cache, in elements.
+inline std::size_t cache_offset(const AttentionArgs& args, std::size_t row, std::size_t kv_head, std::size_t position) {
+  return ((row * args.kv_heads + kv_head) * args.capacity + position) * args.head_dim;
 }
 
-// Slots [first, first + count) as floats [count, head_dim], without their scales: in place, or in `buffer`.
-inline const float* cached(const AttentionArgs& call, const Cache& cache, std::size_t row, std::size_t kv_head,
-                           std::size_t first, std::size_t count, float* buffer) {
-  const std::size_t offset = offset_of(call, row, kv_head, first), size = count * call.head_dim;
+// Loads the keys or values of positions [first, first + count) as floats [count, head_dim]. The result points into a
+// float cache, or to `buffer` with the codes of an int8 cache, which apply_scales() still has to scale.
+inline const float* load_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t row, std::size_t kv_head,
+                            std::size_t first, std::size_t count, float* buffer) {
+  const std::size_t offset = cache_offset(args, row, kv_head, first), size = count * args.head_dim;
   if (!cache.scales) return static_cast<const float*>(cache.data) + offset;
   const std::int8_t* codes = static_cast<const std::int8_t*>(cache.data) + offset;
   std::size_t i = 0;
@@ -52,47 +54,50 @@ inline const float* cached(const AttentionArgs& call, const Cache& cache, std::s
   return buffer;
 }
 
-// Writes one slot, head_dim floats.
-inline void put(const AttentionArgs& call, const Cache& cache, std::size_t row, std::size_t kv_head, std::size_t slot,
-                const float* from) {
-  const std::size_t offset = offset_of(call, row, kv_head, slot);
+// Stores the key or value of one position, quantized to int8 in an int8 cache.
+inline void store_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t row, std::size_t kv_head,
+                     std::size_t position, const float* from) {
+  const std::size_t offset = cache_offset(args, row, kv_head, position);
   if (!cache.scales) {
-    std::copy_n(from, call.head_dim, static_cast<float*>(cache.data) + offset);
+    std::copy_n(from, args.head_dim, static_cast<float*>(cache.data) + offset);
     return;
   }
   std::int8_t* codes = static_cast<std::int8_t*>(cache.data) + offset;
-  const float* scales = cache.scales + kv_head * call.head_dim;
+  const float* scales = cache.scales + kv_head * args.head_dim;
   std::size_t i = 0;
-  for (; i + kLanes <= call.head_dim; i += kLanes) store(codes + i, load(from + i) / load(scales + i));
-  for (; i < call.head_dim; ++i)
+  for (; i + kLanes <= args.head_dim; i += kLanes) store(codes + i, load(from + i) / load(scales + i));
+  for (; i < args.head_dim; ++i)
     codes[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp(from[i] / scales[i], -128.0f, 127.0f)));
 }
 
-// x[head_dim] times the scales that `cached` leaves out.
-inline void apply_scales(const AttentionArgs& call, const Cache& cache, std::size_t kv_head, float* x) {
+// Multiplies x[head_dim] by the scales of an int8 cache. Queries take the scales of keys and outputs those of values,
+// so that the codes themselves are never scaled.
+inline void apply_scales(const AttentionArgs& args, const CacheTensor& cache, std::size_t kv_head, float* x) {
   if (!cache.scales) return;
-  const float* scales = cache.scales + kv_head * call.head_dim;
-  for (std::size_t i = 0; i < call.head_dim; ++i) x[i] *= scales[i];
+  const float* scales = cache.scales + kv_head * args.head_dim;
+  for (std::size_t i = 0; i < args.head_dim; ++i) x[i] *= scales[i];
 }
 
-// Appends the new keys and values of one position to the cache; its rotated, scaled queries go to
-// queries [heads, head_dim], those of a head `stride` floats after the one before.
-inline void append(const AttentionArgs& call, float* queries, std::size_t stride, std::size_t row, std::size_t s) {
-  const std::size_t token = row * call.length + s, position = call.past(row) + s, dim = call.head_dim;
-  for (std::size_t head = 0; head < call.heads; ++head) {
+// Prepares new token `s` of a batch row: stores its rotated keys and its values, and writes its rotated and scaled
+// queries, head_dim floats a head, to `queries`, `stride` floats from head to head.
+inline void append_token(const AttentionArgs& args, float* queries, std::size_t stride, std::size_t row,
+                         std::size_t s) {
+  const std::size_t token = row * args.length + s, position = args.past(row) + s, dim = args.head_dim;
+  for (std::size_t head = 0; head < args.heads; ++head) {
     float* query = queries + head * stride;
-    rotate(call, call.query + token * call.query_stride + head * dim, query, position, call.scale);
-    apply_scales(call, call.key_cache, head / (call.heads / call.kv_heads), query);
+    rotate(args, args.query + token * args.query_stride + head * dim, query, position, args.scale);
+    apply_scales(args, args.key_cache, head / (args.heads / args.kv_heads), query);
   }
   thread_local Scratch memory;
   float* const key = at_least(memory, dim);
-  for (std::size_t head = 0; head < call.kv_heads; ++head) {
-    rotate(call, call.key + token * call.key_stride + head * dim, key, position, 1.0f);
-    put(call, call.key_cache, row, head, position, key);
-    put(call, call.value_cache, row, head, position, call.value + token * call.value_stride + head * dim);
+  for (std::size_t head = 0; head < args.kv_heads; ++head) {
+    rotate(args, args.key + token * args.key_stride + head * dim, key, position, 1.0f);
+    store_kv(args, args.key_cache, row, head, position, key);
+    store_kv(args, args.value_cache, row, head, position, args.value + token * args.value_stride + head * dim);
   }
 }
 
+// scores = softcap * tanh(scores / softcap)
 inline void cap_scores(float* scores, std::size_t count, float softcap) {
   const float inverse = 1.0f / softcap;
   std::size_t i = 0;
@@ -100,31 +105,33 @@ inline void cap_scores(float* scores, std::size_t count, float softcap) {
   for (; i < count; ++i) scores[i] = softcap * std::tanh(scores[i] * inverse);
 }
 
-// The scores of a row that count.
-struct Seen {
+// The keys of a block that a query attends to: causal attention and the sliding window mask all others.
+struct MaskRange {
   std::size_t from, to;
 };
 
-// What of a vector at `at` is seen, and `rest` in its other lanes.
-inline Floats seen_lanes(Floats value, std::size_t at, Seen seen, float rest) {
-  if (at + kLanes > seen.to) value = first_lanes(value, seen.to - at, broadcast(rest));
-  return at < seen.from ? first_lanes(broadcast(rest), seen.from - at, value) : value;
+// The vector of scores [at, at + kLanes), with `masked` in the lanes outside the range.
+inline Floats apply_mask(Floats value, std::size_t at, MaskRange range, float masked) {
+  if (at + kLanes > range.to) value = first_lanes(value, range.to - at, broadcast(masked));
+  return at < range.from ? first_lanes(broadcast(masked), range.from - at, value) : value;
 }
 
-inline Floats largest_seen(const float* scores, Seen seen) {
-  Floats best = broadcast(kNone);
-  for (std::size_t at = seen.from / kLanes * kLanes; at < seen.to; at += kLanes)
-    best = larger(best, seen_lanes(load(scores + at), at, seen, kNone));
+// The maxima, lane by lane, of the scores in the range.
+inline Floats masked_max(const float* scores, MaskRange range) {
+  Floats best = broadcast(kMinusInfinity);
+  for (std::size_t at = range.from / kLanes * kLanes; at < range.to; at += kLanes)
+    best = larger(best, apply_mask(load(scores + at), at, range, kMinusInfinity));
   return best;
 }
 
-// Scores become weights, of which the sum is returned; what is not seen of the first `count` becomes zero.
-inline Floats weigh_seen(float* scores, Seen seen, std::size_t count, float shift) {
+// Replaces scores[0, count) by their weights, e^(score - shift) in the range and 0 outside. Returns the weights' sums,
+// lane by lane.
+inline Floats masked_exp(float* scores, MaskRange range, std::size_t count, float shift) {
   Floats sum{};
   std::size_t at = 0;
-  for (; at + kLanes <= seen.from; at += kLanes) store(scores + at, Floats{});
-  for (; at < seen.to; at += kLanes) {
-    const Floats weights = seen_lanes(exp_of_negative(load(scores + at) - shift), at, seen, 0.0f);
+  for (; at + kLanes <= range.from; at += kLanes) store(scores + at, Floats{});
+  for (; at < range.to; at += kLanes) {
+    const Floats weights = apply_mask(exp_of_negative(load(scores + at) - shift), at, range, 0.0f);
     store(scores + at, weights);
     sum += weights;
   }
@@ -132,12 +139,12 @@ inline Floats weigh_seen(float* scores, Seen seen, std::size_t count, float shif
   return sum;
 }
 
-// The largest of scores[0, count). Slots up to a whole vector after them are read.
-inline float largest(const float* scores, std::size_t count) { return largest_lane(largest_seen(scores, {0, count})); }
+// The maximum of scores[0, count). Reads up to the end of the last vector.
+inline float max_score(const float* scores, std::size_t count) { return largest_lane(masked_max(scores, {0, count})); }
 
-// scores[0, count) become e^(score - shift); their sum. Slots up to a whole vector after them are overwritten.
-inline float exponentiate(float* scores, std::size_t count, float shift) {
-  return sum_of_lanes(weigh_seen(scores, {0, count}, count, shift));
+// Replaces scores[0, count) by e^(score - shift) and returns their sum. Overwrites up to the end of the last vector.
+inline float exp_scores(float* scores, std::size_t count, float shift) {
+  return sum_of_lanes(masked_exp(scores, {0, count}, count, shift));
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

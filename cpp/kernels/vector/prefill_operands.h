@@ -1,4 +1,11 @@
-// What attention over a prompt multiplies: floats or, where the processor multiplies them, pairs of bfloat16.
+// The number formats that prefill attention multiplies: how queries, keys, values and weights are laid out for its
+// GEMMs.
+//
+// An Operands type has a Word of 32 bits, which holds kValues values along k, and
+//   pack_queries, pack_keys, pack_values, pack_weights: convert float operands to words
+//   matmul: c[m, n] = a[m, k] * b[k, n] of words, added to c if `accumulate`; it may access m up to a multiple of 16
+//   kRowBlock: query rows whose scores stay in the cache
+//   Configuration: an object that exists while a thread calls matmul
 #pragma once
 
 #include <algorithm>
@@ -8,38 +15,36 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-// What multiplies words in vectors.
-struct VectorProducts {
-  struct Unit {};  // while one of these is there
+// Multiplication in vectors.
+struct VectorMatMul {
+  struct Configuration {};
 
-  // As gemm(). Rows up to a multiple of 16 may be read and written.
   template <typename... Arguments>
-  static void multiply(Arguments... arguments) {
+  static void matmul(Arguments... arguments) {
     gemm(arguments...);
   }
 };
 
-// Numbers as they are.
-struct FloatOperands : VectorProducts {
-  static constexpr std::size_t kRowBlock = 48;  // query rows whose scores stay in the cache
+struct FloatOperands : VectorMatMul {
+  static constexpr std::size_t kRowBlock = 48;
   using Word = float;
-  static constexpr std::size_t kNumbers = 1;  // in a word
+  static constexpr std::size_t kValues = 1;
 
-  static void rows(const float* from, std::size_t count, float* to) { std::copy_n(from, count, to); }
+  static void pack_queries(const float* from, std::size_t count, float* to) { std::copy_n(from, count, to); }
 
   // to[dim, stride] = keys [keys, dim] transposed.
-  static void keys(const float* from, std::size_t keys, std::size_t dim, float* to, std::size_t stride, float*) {
+  static void pack_keys(const float* from, std::size_t keys, std::size_t dim, float* to, std::size_t stride, float*) {
     transpose(from, keys, dim, to, stride);
   }
 
-  // Values [keys, dim] with rows of `padded`, a multiple of kLanes: where they are, or in `to`.
-  static const float* values(const float* from, std::size_t keys, std::size_t dim, std::size_t padded, float* to) {
+  // Values [keys, padded] of [keys, dim], where `padded` is a multiple of kLanes: in `to` if padding is needed.
+  static const float* pack_values(const float* from, std::size_t keys, std::size_t dim, std::size_t padded, float* to) {
     if (padded == dim) return from;
     for (std::size_t i = 0; i < keys; ++i) std::copy_n(from + i * dim, dim, to + i * padded);
     return to;
   }
 
-  static void weights(float*, std::size_t) {}
+  static void pack_weights(float*, std::size_t) {}
 };
 
 }  // namespace edgekiln::EDGEKILN_ISA

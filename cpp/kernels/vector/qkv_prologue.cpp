@@ -9,14 +9,14 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-void add(const float* from, const float* bias, float* to, std::size_t width) {
+void add_bias(const float* from, const float* bias, float* to, std::size_t width) {
   std::size_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(to + i, load(from + i) + load(bias + i));
   for (; i < width; ++i) to[i] = from[i] + bias[i];
 }
 
 // to = from / sqrt(mean(from^2) + epsilon) * gamma
-void norm(const float* from, const float* gamma, float epsilon, float* to, std::size_t width) {
+void rms_norm(const float* from, const float* gamma, float epsilon, float* to, std::size_t width) {
   const std::size_t whole = width / kLanes * kLanes;
   Floats squares{};
   float rest = 0.0f;
@@ -28,25 +28,26 @@ void norm(const float* from, const float* gamma, float epsilon, float* to, std::
   for (std::size_t i = whole; i < width; ++i) to[i] = from[i] * inverse * gamma[i];
 }
 
-void prepare_row(const QkvPrologueArgs& call, const float* from, float* to) {
-  const std::size_t width = call.width(), dim = call.head_dim;
-  if (call.bias) {
-    add(from, call.bias, to, width);
+// Of one token.
+void prologue_token(const QkvPrologueArgs& args, const float* from, float* to) {
+  const std::size_t width = args.width(), dim = args.head_dim;
+  if (args.bias) {
+    add_bias(from, args.bias, to, width);
     from = to;
   }
-  if (!call.gammas[0]) return;
-  const std::size_t normed = call.heads + call.kv_heads;
+  if (!args.gammas[0]) return;
+  const std::size_t normed = args.heads + args.kv_heads;
   for (std::size_t head = 0; head < normed; ++head)
-    norm(from + head * dim, call.gammas[head >= call.heads], call.epsilon, to + head * dim, dim);
+    rms_norm(from + head * dim, args.gammas[head >= args.heads], args.epsilon, to + head * dim, dim);
   if (from != to) std::copy(from + normed * dim, from + width, to + normed * dim);
 }
 
 }  // namespace
 
-void qkv_prologue(const QkvPrologueArgs& call, const Parallel& parallel) {
-  const std::size_t width = call.width();
-  for_each_row(call.rows, width, parallel,
-               [&](std::size_t row) { prepare_row(call, call.from + row * width, call.to + row * width); });
+void qkv_prologue(const QkvPrologueArgs& args, const Parallel& parallel) {
+  const std::size_t width = args.width();
+  for_each_row(args.tokens, width, parallel,
+               [&](std::size_t token) { prologue_token(args, args.from + token * width, args.to + token * width); });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

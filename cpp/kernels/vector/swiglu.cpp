@@ -8,7 +8,8 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-void gate_row(const float* gate, const float* up, float* out, std::size_t width) {
+// Of one token.
+void swiglu_token(const float* gate, const float* up, float* out, std::size_t width) {
   std::size_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
     const Floats x = load(gate + i);
@@ -21,10 +22,10 @@ void gate_row(const float* gate, const float* up, float* out, std::size_t width)
 
 }  // namespace
 
-void swiglu(const SwigluArgs& call, const Parallel& parallel) {
-  for_each_row(call.rows, call.width, parallel, [&](std::size_t row) {
-    const float* gate = call.a + row * 2 * call.width;
-    gate_row(gate, gate + call.width, call.out + row * call.width, call.width);
+void swiglu(const SwigluArgs& args, const Parallel& parallel) {
+  for_each_row(args.tokens, args.width, parallel, [&](std::size_t token) {
+    const float* gate = args.gate_up + token * 2 * args.width;
+    swiglu_token(gate, gate + args.width, args.out + token * args.width, args.width);
   });
 }
 

@@ -1,7 +1,7 @@
-// Fixed-width float vectors on the compiler's vector extension, so that one source serves every instruction set.
+// Float vectors on the compiler's vector extension, so that one source serves every instruction set.
 //
-// A file that includes this is compiled once for each instruction set with EDGEKILN_ISA naming its namespace; the
-// widest register the flags allow decides the lane count.
+// Files that include this are compiled once for each instruction set, with EDGEKILN_ISA as their namespace. The widest
+// vector register that the compiler flags allow determines kLanes.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +36,7 @@ inline Floats load(const float* from) {
   return value;
 }
 
-// kLanes whole numbers as floats. GCC 12 converts the elements of such vectors one by one.
+// kLanes int8 values as floats. With intrinsics: GCC 12 converts the elements of such vectors one by one.
 inline Floats load(const std::int8_t* from) {
 #if defined(__AVX512F__)
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
@@ -63,47 +63,47 @@ inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 namespace detail {
 
 template <int... Lane>
-inline Ints numbers_of_lanes(std::integer_sequence<int, Lane...>) {
+inline Ints lane_indices(std::integer_sequence<int, Lane...>) {
   return Ints{Lane...};
 }
 
-// Each lane beside the one whose number differs by Distance.
+// Swaps each lane i with lane i ^ Distance.
 template <int Distance, int... Lane>
 inline Floats swapped(Floats x, std::integer_sequence<int, Lane...>) {
   return __builtin_shufflevector(x, x, (Lane ^ Distance)...);
 }
 
-// All lanes combined, in each of them: half as many results a step.
+// Reduces all lanes with `combine`, in log2(kLanes) steps; every lane gets the result.
 template <int Distance, typename Combine>
-inline Floats all_lanes(Floats x, const Combine& combine) {
+inline Floats reduce(Floats x, const Combine& combine) {
   if constexpr (Distance == 0) {
     return x;
   } else {
     x = combine(x, swapped<Distance>(x, std::make_integer_sequence<int, kLanes>{}));
-    return all_lanes<Distance / 2>(x, combine);
+    return reduce<Distance / 2>(x, combine);
   }
 }
 
 }  // namespace detail
 
-// The first `count` lanes of one, and those after them of `rest`.
+// The first `count` lanes of `value`, the other lanes of `rest`.
 inline Floats first_lanes(Floats value, std::size_t count, Floats rest) {
-  const Ints lane = detail::numbers_of_lanes(std::make_integer_sequence<int, kLanes>{});
+  const Ints lane = detail::lane_indices(std::make_integer_sequence<int, kLanes>{});
   return lane < static_cast<std::int32_t>(count) ? value : rest;
 }
 
-inline float largest_lane(Floats value) { return detail::all_lanes<kLanes / 2>(value, larger)[0]; }
+inline float largest_lane(Floats value) { return detail::reduce<kLanes / 2>(value, larger)[0]; }
 
-inline float sum_of_lanes(Floats value) { return detail::all_lanes<kLanes / 2>(value, plus)[0]; }
+inline float sum_of_lanes(Floats value) { return detail::reduce<kLanes / 2>(value, plus)[0]; }
 
-// The nearest whole numbers, ties to even; |x| < 2^22.
+// Rounds to the nearest integer, ties to even; |x| < 2^22.
 inline Floats nearest(Floats x) {
-  // Adding and taking away 1.5 * 2^23 leaves no bits for a fraction.
+  // At 1.5 * 2^23 a float has no fraction bits.
   const float round = 12582912.0f;
   return (x + round) - round;
 }
 
-// kLanes floats to the nearest int8.
+// Rounds kLanes floats to int8, saturating.
 inline void store(std::int8_t* to, Floats value) {
   using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
   const Floats low = broadcast(-128.0f), high = broadcast(127.0f);
@@ -112,10 +112,10 @@ inline void store(std::int8_t* to, Floats value) {
   std::memcpy(to, &bytes, sizeof bytes);
 }
 
-// e^x for x <= 0, to within 2 units in the last place; 0 where e^x is below the normal floats.
+// e^x for x <= 0 with an error of at most 2 ulp; 0 where e^x would be subnormal.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2 in two parts of ln 2 (Cody and Waite), then the Taylor polynomial of e^r to the
-// sixth power, whose remainder is below 2^-24 there.
+// Range reduction by Cody and Waite, x = n ln 2 + r with |r| <= ln 2 / 2 and ln 2 in two parts, then the Taylor
+// polynomial of e^r of degree 6, whose remainder is below 2^-24 there.
 inline Floats exp_of_negative(Floats x) {
   const Floats lowest = broadcast(-87.0f);
   const Floats clamped = larger(x, lowest);
@@ -135,7 +135,7 @@ inline Floats exp_of_negative(Floats x) {
   return x < lowest ? Floats{} : p * power;
 }
 
-// tanh, from e^-2|x|.
+// tanh(|x|) = (1 - e^-2|x|) / (1 + e^-2|x|)
 inline Floats tanh_of(Floats x) {
   const Floats size = x < 0.0f ? -x : x;
   const Floats e = exp_of_negative(size * -2.0f);
@@ -145,8 +145,9 @@ inline Floats tanh_of(Floats x) {
 
 namespace detail {
 
-// In groups of 2 * Half lanes: the first half of each group of `a` folded onto its second, then the same of `b`. What
-// stays where it is takes a blend, which is cheaper than a permutation.
+// One step of reducing two vectors into one. In each group of 2 * Half lanes, the lower half of the result combines the
+// two halves of `a`'s group, the upper half those of `b`'s. The lanes that keep their places need a blend only, which
+// is cheaper than a permutation.
 template <int Half, typename Combine, int... Lane>
 inline Floats fold(Floats a, Floats b, const Combine& combine, std::integer_sequence<int, Lane...>) {
   constexpr auto kept = [](int lane) { return lane % (2 * Half) < Half ? lane : kLanes + lane; };
@@ -167,13 +168,13 @@ inline void fold_all(Floats* rows, const Combine& combine) {
 
 }  // namespace detail
 
-// The sum of each of kLanes vectors, lane i that of rows[i]; overwrites rows.
+// The horizontal sums of kLanes vectors: lane i is the sum of rows[i]. Overwrites rows.
 inline Floats sums(Floats* rows) {
   detail::fold_all<kLanes>(rows, plus);
   return rows[0];
 }
 
-// The same of their largest lanes.
+// The horizontal maxima: lane i is the maximum of rows[i]. Overwrites rows.
 inline Floats largest_lanes(Floats* rows) {
   detail::fold_all<kLanes>(rows, larger);
   return rows[0];

@@ -25,7 +25,7 @@ double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
     return values;
   };
   edgekiln::QkvPrologueArgs call{};
-  call.rows = c.tokens;
+  call.tokens = c.tokens;
   call.heads = c.heads;
   call.kv_heads = c.kv_heads;
   call.head_dim = c.head_dim;

@@ -1,0 +1,94 @@
+// The three weight formats of post-attention blocks, and how a block reads its constants from a node.
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/decoder_block.h"
+#include "ort_ops/constant_weights.h"
+#include "ort_ops/ort_api.h"
+
+namespace edgekiln::ort {
+
+// A format: the names of its ops, the weight type of the kernels, the types of a weight's inputs, and load().
+struct GroupBias {
+  static constexpr const char *kPostAttention = "GroupBiasPostAttention", *kDecoderLayers = "GroupBiasDecoderLayers",
+                              *kDecoderLayersInt8Cache = "GroupBiasDecoderLayersInt8Cache";
+  using Weight = NBitsWeight;
+  enum WeightInput : std::size_t { kCodes, kScales, kBias };
+  static constexpr std::array kWeightTypes{kUint8, kFloat, kFloat};
+  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(info, first, k, n, WeightScheme::kGroupBias);
+    return {pack_and_drop(weight, float16_group_params(weight))};
+  }
+};
+
+struct ZeroPoint {
+  static constexpr const char *kPostAttention = "ZeroPointPostAttention", *kDecoderLayers = "ZeroPointDecoderLayers",
+                              *kDecoderLayersInt8Cache = "ZeroPointDecoderLayersInt8Cache";
+  using Weight = NBitsWeight;
+  enum WeightInput : std::size_t { kCodes, kScales, kZeroPoints };
+  static constexpr std::array kWeightTypes{kUint8, kFloat, kUint8};
+  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(info, first, k, n, WeightScheme::kZeroPoints);
+    return {pack_and_drop(weight, float16_group_params(weight))};
+  }
+};
+
+struct PerTokenInt8 {
+  static constexpr const char *kPostAttention = "PerTokenInt8PostAttention",
+                              *kDecoderLayers = "PerTokenInt8DecoderLayers",
+                              *kDecoderLayersInt8Cache = "PerTokenInt8DecoderLayersInt8Cache";
+  using Weight = PerTokenInt8Weight;
+  enum WeightInput : std::size_t { kCodes, kScales };
+  static constexpr std::array kWeightTypes{kInt8, kFloat};
+  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
+    return {pack_int8_weight(info, first, k, n)};
+  }
+};
+
+inline DecoderWidths decoder_widths(const OrtKernelInfo* info) {
+  const auto width = [&](const char* name) { return static_cast<std::size_t>(integer(info, name)); };
+  return {width("attended"), width("hidden"), width("intermediate"), width("projected")};
+}
+
+// The constant inputs of one block, counted from the first of them: two norms, then the inputs of four weights.
+template <typename Format>
+struct PostAttentionConstants {
+  static constexpr std::size_t kWeightInputs = Format::kWeightTypes.size();
+  enum Input : std::size_t {
+    kGamma,
+    kNextGamma,
+    kOutputWeight,
+    kGateUpWeight = kOutputWeight + kWeightInputs,
+    kDownWeight = kGateUpWeight + kWeightInputs,
+    kNextWeight = kDownWeight + kWeightInputs
+  };
+  static constexpr std::size_t kCount = kNextWeight + kWeightInputs;
+  static constexpr auto kTypes = [] {
+    std::array<ONNXTensorElementDataType, kCount> types{};
+    types.fill(kFloat);
+    for (std::size_t i = kOutputWeight; i < kCount; ++i)
+      types[i] = Format::kWeightTypes[(i - kOutputWeight) % kWeightInputs];
+    return types;
+  }();
+
+  // The block whose constants begin at input `first`; widths and epsilons are attributes of the node.
+  static PostAttentionBlock<typename Format::Weight> load(const OrtKernelInfo* info, std::size_t first) {
+    const DecoderWidths widths = decoder_widths(info);
+    const auto* gamma = constant_input<float>(info, first + kGamma, widths.hidden);
+    const auto* next_gamma = constant_input<float>(info, first + kNextGamma, widths.hidden);
+    if (!gamma || !next_gamma) fail("norms must be constant");
+    return {widths,
+            real(info, "epsilon"),
+            real(info, "next_epsilon"),
+            gamma,
+            next_gamma,
+            Format::load(info, first + kOutputWeight, widths.attended, widths.hidden),
+            Format::load(info, first + kGateUpWeight, widths.hidden, 2 * widths.intermediate),
+            Format::load(info, first + kDownWeight, widths.intermediate, widths.hidden),
+            Format::load(info, first + kNextWeight, widths.hidden, widths.projected)};
+  }
+};
+
+}  // namespace edgekiln::ort
