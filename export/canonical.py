@@ -1,7 +1,7 @@
-"""The three ops of edgekiln's own ONNX domain, as the tracer emits them.
+"""The ops of the canonical graph that ONNX lacks: Attention, QuantizedMatMul and QuantizedGather of domain `edgekiln`.
 
-Everything else in the canonical graph is a standard op of opset 23. `edgekiln.export.op_reference` holds the numpy
-definition of each op, which is the truth the lowerings are tested against.
+All other ops of the canonical graph are standard ops of opset 23. `edgekiln.export.op_reference` defines each op in
+numpy; lowerings are tested against it.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ def attention(
     """Emit `edgekiln::Attention`: causal grouped-query attention over past and new keys.
 
     Args:
-        query: [B, H, S, D], rotated.
-        key, value: [B, KV, S, D], rotated.
+        query: [B, H, S, D], with rotary embedding applied.
+        key, value: [B, KV, S, D], likewise.
         past_key, past_value: [B, KV, P, D].
-        start: int64[B], the first key slot that is not left padding.
+        start: int64[B], the first key slot of each sequence that is not left padding.
         scale: factor on query·key.
-        window: a query sees the last `window` keys, itself included; None sees all.
-        softcap: scores become softcap · tanh(score / softcap); None leaves them.
+        window: number of last keys that a query sees, its own included; None for all.
+        softcap: scores become softcap · tanh(score / softcap); None for no cap.
 
     Returns:
         out [B, S, H, D], present_key and present_value [B, KV, P + S, D].
@@ -73,11 +73,11 @@ def quantized_matmul(
         x: float [..., K].
         qweight: grouped: uint8 [N, K · bits / 8], 4-bit codes packed low nibble first; per-channel: int8 [N, K].
         scales: float [N, K / group_size]; [N] for per-channel.
-        zero_points: uint8 [N, K / group_size]; None when symmetric: the middle code, 8 or 128, or 0 for per-channel.
-        group_bias: float [N, K / group_size], added to the weights of each group; None for none.
-        input_scale: float [], one step of x, where activation is `int8-static`.
+        zero_points: uint8 [N, K / group_size]; None when symmetric, for 8 (4 bits), 128 (8 bits) or 0 (per-channel).
+        group_bias: float [N, K / group_size], added to the weights of each group; None for no bias.
+        input_scale: float [], the scale of x, where activation is `int8-static`.
         bits: 4 or 8.
-        group_size: inputs that share a scale; 0 for per-channel.
+        group_size: number of inputs that share a scale; 0 for per-channel.
         activation: `int8-per-token` quantizes each row of x to int8 first, with its own scale; `int8-static` all of x
             with `input_scale`, exactly as QuantizeLinear to int8 with zero point 0 does.
         codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.formats.weight.CODEBOOKS`), without
@@ -88,7 +88,7 @@ def quantized_matmul(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedMatMul",
-        _given(x, qweight, scales, zero_points, group_bias, input_scale),
+        _without_trailing_none(x, qweight, scales, zero_points, group_bias, input_scale),
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
@@ -97,7 +97,7 @@ def quantized_matmul(
 
 
 def reordered(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Emit a standard Gather: x [..., K] with its last axis in the int64 [K] `order`."""
+    """Emit a standard Gather that puts the last axis of x [..., K] in the order int64 [K]."""
     return torch.onnx.ops.symbolic("Gather", (x, order), attrs={"axis": -1}, dtype=x.dtype, shape=x.shape)
 
 
@@ -114,11 +114,11 @@ def quantized_gather(
 ) -> torch.Tensor:
     """Emit `edgekiln::QuantizedGather`: rows `indices` (int64 [...]) of dequantize(qweight), float32 [..., K].
 
-    The weight has the grouped layout of `quantized_matmul`, so that a tied head reads the same tensor.
+    The weight has the grouped layout of `quantized_matmul`, so that a tied LM head reads the same tensor.
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedGather",
-        _given(indices, qweight, scales, zero_points, group_bias),
+        _without_trailing_none(indices, qweight, scales, zero_points, group_bias),
         attrs={"bits": bits, "group_size": group_size},
         dtype=scales.dtype,
         shape=(*indices.shape, hidden_size),
@@ -126,7 +126,7 @@ def quantized_gather(
     )
 
 
-def _given(*inputs: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
-    """Inputs up to the last that is given."""
+def _without_trailing_none(*inputs: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    """The inputs up to the last that is not None."""
     last = max(i for i, value in enumerate(inputs) if value is not None)
     return inputs[: last + 1]

@@ -1,6 +1,6 @@
-"""What the canonical ops mean, in numpy: the truth that lowerings are tested against.
+"""Reference implementations of the canonical ops in numpy, which lowerings are tested against.
 
-The classes plug into onnx's reference evaluator, so that a whole canonical graph can be run as it stands.
+They plug into onnx's reference evaluator, which then runs whole canonical graphs.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def attention(
     if window:
         visible = visible & (slots > own - window)
     scores = np.where(visible[:, None], scores, -np.inf)
-    # A padding row sees nothing: its largest score is taken as 0 and its output comes out as 0, not NaN.
+    # A padding query has no visible key: with a maximum of 0 its output is 0, not NaN.
     largest = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
     weights /= np.maximum(weights.sum(axis=-1, keepdims=True), np.finfo(weights.dtype).tiny)
@@ -63,7 +63,7 @@ def dequantize(
     group_size: int,
     codebook: str = "",
 ) -> Array:
-    """Float32 [N, K] of a quantized weight, laid out as in `edgekiln.export.canonical.quantized_matmul`."""
+    """Dequantize a weight to float32 [N, K]; layout as in `edgekiln.export.canonical.quantized_matmul`."""
     if bits == 4:
         qweight = np.stack([qweight & 15, qweight >> 4], axis=-1).reshape(qweight.shape[0], -1)
     if not group_size:
@@ -78,13 +78,13 @@ def dequantize(
 
 
 def quantize_tokens(x: Array) -> Array:
-    """x [..., K] rounded to int8 a row (scale max|x| / 127) and back."""
+    """Fake-quantize x [..., K] to int8 with one scale a token, max|x| / 127."""
     scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-10) / 127
     return np.asarray(np.rint(x / scale) * scale, dtype=x.dtype)
 
 
 def quantize_input(x: Array, scale: Array) -> Array:
-    """x [..., K] rounded to int8 with one scale and back, as QuantizeLinear and DequantizeLinear do."""
+    """Fake-quantize x [..., K] to int8 with one static scale, as QuantizeLinear and DequantizeLinear do."""
     return np.asarray(np.clip(np.rint(x / scale), -128, 127) * scale, dtype=x.dtype)
 
 
@@ -101,11 +101,12 @@ def quantized_matmul(
     activation: str = "none",
     codebook: str = "",
 ) -> Array:
-    """x [..., K] · dequantize(qweight)ᵀ, with x rounded to int8 first where `activation` says so."""
+    """x [..., K] · dequantize(qweight)ᵀ, with x fake-quantized first as `activation` says."""
     if activation == "int8-per-token":
         x = quantize_tokens(x)
     elif activation == "int8-static":
-        assert input_scale is not None
+        if input_scale is None:
+            raise ValueError("int8-static activations need an input scale")
         x = quantize_input(x, input_scale)
     weight = dequantize(qweight, scales, zero_points, group_bias, bits=bits, group_size=group_size, codebook=codebook)
     return np.asarray(x @ weight.T)
@@ -126,7 +127,7 @@ def quantized_gather(
 
 
 def _op(name: str, function: Callable[..., Any]) -> type[OpRun]:
-    """The class that runs `function` for op `name` of our domain; its own schema, as onnx has an Attention too."""
+    """The OpRun class of op `name` of our domain. It has its own schema, as onnx defines an Attention too."""
 
     def run(self: OpRun, *inputs: Array, **attributes: Any) -> tuple[Array, ...]:
         result = function(*inputs, **attributes)
@@ -144,5 +145,5 @@ _OPS = [
 
 
 def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    """Run a canonical graph in numpy: slow, and independent of every runtime."""
+    """An evaluator that runs a canonical graph in numpy: slow, and independent of every runtime."""
     return ReferenceEvaluator(model, new_ops=_OPS)

@@ -1,7 +1,7 @@
-"""One weights file for all graphs of an engine.
+"""Write the weights of all graphs of an engine to one file.
 
-Tensors are written one at a time, each aligned for memory mapping; equal bytes are stored once, so that a tied
-embedding and head, or the prefill and decode graph of one engine, share them.
+Tensors are written one at a time, page-aligned for memory mapping. Equal bytes are stored once, so that a tied
+embedding and LM head, or several graphs of an engine, share them.
 """
 
 import hashlib
@@ -13,19 +13,19 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-# ONNX Runtime maps external data only at page offsets; smaller tensors stay in the graph file.
+# ONNX Runtime memory-maps external data at page offsets only. Smaller tensors stay in the graph file.
 _PAGE = 4096
 _INLINE_BYTES = 1024
 
 
 class WeightsFile:
-    """Writes initializers' values to `directory/name`, for the graphs handed to `store`."""
+    """Writes the initializers of graphs to the file `directory/name`."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._name = name
         self._directory = directory
         self._file = (directory / name).open("wb")
-        self._at: dict[tuple[int, bytes], int] = {}
+        self._offsets: dict[tuple[int, bytes], int] = {}
 
     def __enter__(self) -> "WeightsFile":
         return self
@@ -36,19 +36,20 @@ class WeightsFile:
         self._file.close()
 
     def store(self, model: ir.Model) -> None:
-        """Move every initializer over 1 KB to the file, in place; small ones are made plain tensors."""
+        """Move every initializer of more than 1 KB to the file, in place; smaller ones become plain tensors."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            assert tensor is not None, f"{value.name} has no values"
+            if tensor is None:
+                raise ValueError(f"{value.name} has no values")
             if isinstance(tensor, ir.ExternalTensor) and tensor.location == self._name:
                 continue
-            # Not ascontiguousarray, which would make a scalar index a vector.
+            # Not ascontiguousarray, which turns a scalar into a vector.
             array = np.asarray(tensor.numpy(), order="C")
             held = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
             if held.nbytes <= _INLINE_BYTES:
                 value.const_value = held
                 continue
-            # Types of less than a byte are packed in a file, and not in memory.
+            # Types smaller than a byte are packed in the file only.
             data = array.reshape(-1).view(np.uint8) if held.nbytes == array.nbytes else _bytes(held)
             value.const_value = ir.ExternalTensor(
                 self._name,
@@ -63,13 +64,13 @@ class WeightsFile:
     def _write(self, array: npt.NDArray[np.uint8]) -> int:
         data = array.data
         key = (array.nbytes, hashlib.blake2b(data, digest_size=16).digest())
-        if key not in self._at:
+        if key not in self._offsets:
             end = self._file.tell()
             offset = -(-end // _PAGE) * _PAGE
             self._file.write(bytes(offset - end))
             self._file.write(data)
-            self._at[key] = offset
-        return self._at[key]
+            self._offsets[key] = offset
+        return self._offsets[key]
 
 
 def _bytes(tensor: ir.Tensor) -> npt.NDArray[np.uint8]:
@@ -77,5 +78,5 @@ def _bytes(tensor: ir.Tensor) -> npt.NDArray[np.uint8]:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write the graph; its large initializers must stand in a weights file beside `path` already."""
+    """Write a graph whose large initializers are in a weights file beside `path` already."""
     onnx.save(ir.to_proto(model), str(path))

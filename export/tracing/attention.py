@@ -1,8 +1,8 @@
-"""How a Hugging Face decoder's attention becomes `edgekiln::Attention`.
+"""Trace the attention of a transformers decoder to `edgekiln::Attention`.
 
-transformers lets an attention function be registered by name. Ours emits one canonical op a layer and keeps past and
-present of the graph being traced. Masks are not built: the mask function hands the attention a note of what it would
-have masked, so that a window is taken from the mask that the model asked for, not guessed from its config.
+transformers calls attention and mask functions that are registered by name. Ours emit one canonical op a layer. The
+mask function builds no mask: it returns a `MaskSpec`, so that a sliding window is the one that the model asked for and
+not guessed from its config.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ IMPLEMENTATION = "edgekiln"
 
 
 @dataclass(frozen=True)
-class MaskNote:
-    """Stands where transformers passes the mask: causal, and with `window` only the last that many keys."""
+class MaskSpec:
+    """A causal mask in place of the mask tensor; `window` as in `canonical.attention`."""
 
     window: int | None
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Key-value cache of one layer, in elements."""
+    """Sizes of one layer's KV cache."""
 
     kv_heads: int
     head_dim: int
@@ -38,7 +38,14 @@ class LayerShape:
 
 @dataclass
 class AttentionTrace:
-    """Past going into, and present coming out of, the graph being traced; `past` None only records shapes."""
+    """The KV cache of the graph that is being traced.
+
+    Attributes:
+        past: layer -> past key and value [B, KV, P, D]; None to record shapes only.
+        start: int64[B], the first slot of each sequence that is not left padding.
+        present: layer -> present key and value, filled by the trace.
+        shapes: layer -> sizes, filled by the trace.
+    """
 
     past: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
     start: torch.Tensor | None = None
@@ -48,13 +55,13 @@ class AttentionTrace:
 
 _current: ContextVar[AttentionTrace] = ContextVar("attention_trace")
 
-# Arguments of an attention call that change its result and that the canonical op does not carry.
+# Arguments of an attention call that change its result and that the canonical op does not have.
 _UNSUPPORTED_ARGUMENTS = {"s_aux": "attention sinks", "head_mask": "head masks", "position_bias": "a position bias"}
 
 
 @contextlib.contextmanager
 def tracing(trace: AttentionTrace) -> Iterator[AttentionTrace]:
-    """Attention calls inside the block go to `trace`."""
+    """Record attention calls inside the block in `trace`."""
     token = _current.set(trace)
     try:
         yield trace
@@ -69,20 +76,20 @@ def _mask(
     use_vmap: bool = False,
     config: Any,
     **_: Any,
-) -> MaskNote:
-    """Called by transformers in place of building a mask."""
+) -> MaskSpec:
+    """The mask function for transformers: describes the mask instead of building it."""
     if use_vmap:
         raise UnsupportedModelError(
             f"{config.model_type} overlays its own attention mask, which the graph cannot carry yet"
         )
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
         raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which the graph cannot carry yet")
-    # Asked once, on the forward that records shapes: under torch.export no value can be looked at.
+    # Only in the forward that records shapes: under torch.export tensors have no values.
     if _current.get().past is None and _sees_the_next_token(mask_function):
         raise UnsupportedModelError(
             f"{config.model_type} attends in both directions, which a graph that generates cannot carry"
         )
-    return MaskNote(local_size)
+    return MaskSpec(local_size)
 
 
 def _sees_the_next_token(mask_function: Callable[..., torch.Tensor]) -> bool:
@@ -95,18 +102,18 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: MaskNote | torch.Tensor | None,
+    mask: MaskSpec | torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Called by transformers for each layer; shapes as in `canonical.attention`, returns [B, S, H, D]."""
+    """The attention function for transformers; shapes as in `canonical.attention`, returns [B, S, H, D]."""
     trace = _current.get()
     model_type = module.config.model_type
-    for name, what in _UNSUPPORTED_ARGUMENTS.items():
+    for name, description in _UNSUPPORTED_ARGUMENTS.items():
         if kwargs.get(name) is not None:
-            raise UnsupportedModelError(f"{model_type} uses {what}, which the graph cannot carry yet")
-    if not isinstance(mask, MaskNote):
+            raise UnsupportedModelError(f"{model_type} uses {description}, which the graph cannot carry yet")
+    if not isinstance(mask, MaskSpec):
         raise UnsupportedModelError(
             f"{model_type} builds its own attention mask (ALiBi, for one), which the graph cannot carry yet"
         )

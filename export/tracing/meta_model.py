@@ -1,7 +1,7 @@
-"""A model without weights: parameters on the meta device, buffers computed.
+"""Meta models: transformers models with parameters on the meta device and computed buffers.
 
-Parameters stand-ins cost no memory, so that a trace peaks far below the checkpoint's size. Buffers that no checkpoint
-holds (rotary frequencies, embedding scales) are made real, because they are what the graph's constants come from.
+Parameters on the meta device use no memory, so that a trace peaks far below the size of the checkpoint. Buffers that
+checkpoints do not store (rotary frequencies, embedding scales) are computed, as they become constants of the graph.
 """
 
 import contextlib
@@ -16,17 +16,16 @@ from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
 from transformers import PretrainedConfig, PreTrainedModel
 
 from edgekiln.errors import UnsupportedModelError, first_line
-from edgekiln.export.tracing import attention
-from edgekiln.export.tracing import moe as experts
+from edgekiln.export.tracing import attention, moe
 
 
 def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Instantiate the causal language model of `config` with our attention and no weights.
+    """Instantiate the causal language model of `config` as a meta model with our attention and MoE functions.
 
     Raises:
-        UnsupportedModelError: no such class in transformers, or one that bypasses transformers' attention interface.
+        UnsupportedModelError: transformers has no such class, or the class does not use its attention interface.
     """
-    # The class writes our attention into the configuration it gets.
+    # The class writes the names of our functions into its config.
     config = copy.deepcopy(config)
     model_class = _model_class(config)
     with torch.device("meta"), warnings.catch_warnings(), explained(model_class, config):
@@ -34,20 +33,20 @@ def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
         model = model_class._from_config(
             config,
             attn_implementation=attention.IMPLEMENTATION,
-            experts_implementation=experts.IMPLEMENTATION,
+            experts_implementation=moe.IMPLEMENTATION,
             dtype=torch.float32,
         )
     compute_buffers(model)
     return model.eval()
 
 
-# What config.layer_types calls layers that keep keys and values.
+# Values of config.layer_types for layers with a KV cache.
 _ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 
 
 @contextlib.contextmanager
 def explained(model_class: type[PreTrainedModel], config: PretrainedConfig) -> Iterator[None]:
-    """What transformers raises inside the block becomes an UnsupportedModelError that says why the model is one."""
+    """Turn any error of transformers inside the block into the UnsupportedModelError of `unsupported`."""
     try:
         yield
     except UnsupportedModelError:
@@ -59,7 +58,7 @@ def explained(model_class: type[PreTrainedModel], config: PretrainedConfig) -> I
 def unsupported(
     model_class: type[PreTrainedModel], config: PretrainedConfig, error: Exception | None = None
 ) -> UnsupportedModelError:
-    """The error that names what of a model the graph cannot carry, judged by what its class says of itself."""
+    """The error that names the unsupported part of a model, from the attributes of its class and config."""
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
     if kinds or model_class._is_stateful:
         layers = f"{', '.join(kinds)} layers" if kinds else "layers"
@@ -72,7 +71,7 @@ def unsupported(
             f"{config.model_type} computes attention by itself (ALiBi, for one) and not through transformers' "
             "attention interface, which the graph cannot carry yet"
         )
-    if attention.MaskNote.__name__ in str(error):
+    if attention.MaskSpec.__name__ in str(error):
         return UnsupportedModelError(
             f"{config.model_type} makes its attention mask by itself, which the graph cannot carry yet"
         )
@@ -89,12 +88,12 @@ def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def compute_buffers(model: PreTrainedModel) -> None:
-    """Move every buffer of a meta model to the CPU with the value its module gives it at initialisation."""
+    """Compute every buffer of a meta model on the CPU, as its module initializes it."""
     _compute_buffers(model, model)
 
 
 def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> None:
-    """`owner` is the innermost model around `module`: a model within a model initialises its own modules."""
+    """`owner` is the innermost PreTrainedModel around `module`, whose _init_weights initializes it."""
     if isinstance(module, PreTrainedModel):
         owner = module
     for child in module.children():
@@ -103,7 +102,7 @@ def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> None:
     for name in names:
         buffer = module._buffers[name]
         assert buffer is not None
-        # NaN shows in every test where a family's _init_weights forgets one of its buffers.
+        # A buffer that _init_weights does not set stays NaN, which every parity test shows.
         fill = float("nan") if buffer.dtype.is_floating_point else 0
         module._buffers[name] = torch.full(buffer.shape, fill, dtype=buffer.dtype, device="cpu")
     if names:
@@ -112,7 +111,7 @@ def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> None:
 
 
 def normalized(config: PretrainedConfig) -> Any:
-    """optimum's view of a config: the same attribute names for every family."""
+    """The config with optimum's normalized attribute names, which are the same for every family."""
     try:
         return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
     except KeyError:
@@ -120,5 +119,5 @@ def normalized(config: PretrainedConfig) -> Any:
 
 
 def takes(model: PreTrainedModel, argument: str) -> bool:
-    """Whether the model's forward has a parameter of that name."""
+    """Whether the model's forward takes an argument of that name."""
     return argument in inspect.signature(model.forward).parameters

@@ -1,7 +1,7 @@
-"""Mixture-of-experts blocks, run densely: every expert sees every token and the router's weight, often zero, scales it.
+"""Trace MoE blocks densely: every expert computes every token, scaled by its router weight, which is often zero.
 
-A graph with data-dependent expert shapes runs on few runtimes; the dense form is right on all of them. transformers
-lets an experts function be registered by name, as for attention.
+Few runtimes run graphs with data-dependent shapes; the dense form is correct on all of them. As for attention,
+transformers calls an experts function that is registered by name.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ IMPLEMENTATION = "edgekiln"
 def _dense_experts(
     self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Sum of all experts' outputs weighted by the router.
+    """Sum of the outputs of all experts, weighted by the router.
 
     Args:
         self: the experts module, with stacked weights [E, out, in] (or [E, in, out] when `is_transposed`).
         hidden_states: [T, K].
-        top_k_index: int64 [T, k], the experts chosen for each token.
-        top_k_weights: [T, k].
+        top_k_index: int64 [T, k], the experts of each token.
+        top_k_weights: [T, k], their router weights.
 
     Returns:
         [T, K].

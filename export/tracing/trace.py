@@ -1,8 +1,8 @@
-"""One tracer for every decoder: a module without weights becomes the canonical graph.
+"""Trace any decoder of transformers, without its weights, to the canonical graph.
 
-Graph: input_ids int64[B, S], position_ids int64[B, S], past.N.key/value float32[B, KV, P, D] to logits
-float32[B, 1, V] of the last position and present.N.key/value [B, KV, P + S, D]. Rows of a batch are aligned at their
-last token; left padding needs no mask input, because it follows from the last position of each row.
+Inputs: input_ids int64[B, S], position_ids int64[B, S], past.N.key/value float32[B, KV, P, D]. Outputs: logits
+float32[B, 1, V] of the last position, present.N.key/value float32[B, KV, P + S, D]. The sequences of a batch are
+aligned at their last token. There is no mask input: the left padding of a sequence follows from its last position.
 """
 
 import contextlib
@@ -18,15 +18,21 @@ from edgekiln.errors import UnsupportedModelError, first_line
 from edgekiln.export import canonical
 from edgekiln.export.passes.common.simplify import Simplify
 from edgekiln.export.tracing.attention import AttentionTrace, LayerShape, tracing
-from edgekiln.export.tracing.layer_dedup import EntangledLayersError, expand, find_layers, only, representatives
+from edgekiln.export.tracing.layer_dedup import (
+    LayerDedupError,
+    find_layers,
+    find_representatives,
+    only_representatives,
+)
+from edgekiln.export.tracing.layer_expansion import expand_layers
 from edgekiln.export.tracing.meta_model import explained, normalized, takes, unsupported
 
-# Sizes of the example inputs: distinct, and none is 0 or 1, which torch.export would take for constants.
+# Sizes of the example inputs. torch.export would specialize sizes 0 and 1, and equal ones.
 BATCH, LENGTH, PAST = 2, 3, 5
 
 
 class _Step(torch.nn.Module):
-    """One forward of a causal language model with its key-value cache as plain inputs and outputs."""
+    """One forward of a causal language model with the KV cache as inputs and outputs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -46,17 +52,17 @@ class _Step(torch.nn.Module):
 
 
 def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
-    """Key-value heads and head size of each layer, read from a forward that computes nothing.
+    """Key-value heads and head size of each layer, from a forward on the meta device.
 
     Raises:
-        UnsupportedModelError: some layers keep another kind of state than keys and values.
+        UnsupportedModelError: a layer has no KV cache.
     """
     buffers = dict(model.named_buffers())
     try:
         torch.nn.Module.to(model, "meta")
         tokens = torch.zeros(1, 2, dtype=torch.int64, device="meta")
         with tracing(AttentionTrace()) as trace, torch.no_grad(), explained(type(model), model.config):
-            # A mask of ones keeps transformers from reading position values, which a meta tensor has not.
+            # With a mask of ones transformers does not read position values, which a meta tensor does not have.
             model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
     finally:
         for name, buffer in buffers.items():
@@ -70,32 +76,32 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
 
 
 def trace(model: PreTrainedModel, shapes: list[LayerShape]) -> ir.Model:
-    """Trace a skeleton into a canonical graph whose weights have names, shapes and no values yet.
+    """Trace a meta model to a canonical graph.
 
     Args:
-        model: skeleton, its layers quantized or not.
-        shapes: what `layer_shapes` said of it before anything was quantized.
+        model: meta model, with or without quantized modules swapped in.
+        shapes: the result of `layer_shapes` for the model before modules were swapped.
 
     Returns:
-        The graph; initializers are named as in the model's state_dict.
+        The graph. Its initializers are named as in the model's state_dict; weights have no values yet.
 
     Raises:
-        UnsupportedModelError: torch.export cannot follow the model.
+        UnsupportedModelError: torch.export cannot trace the model.
     """
     found = find_layers(model, len(shapes))
     if found is not None:
         prefix, layers = found
-        kinds = representatives(list(layers), model.config)
-        with contextlib.suppress(EntangledLayersError):
-            with only(list(layers), kinds):
-                graph = _trace(model, shapes, sorted(set(kinds)))
-            expand(graph, prefix, kinds)
+        representatives = find_representatives(list(layers), model.config)
+        with contextlib.suppress(LayerDedupError):
+            with only_representatives(list(layers), representatives):
+                graph = _trace(model, shapes, sorted(set(representatives)))
+            expand_layers(graph, prefix, representatives)
             return graph
     return _trace(model, shapes, list(range(len(shapes))))
 
 
 def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) -> ir.Model:
-    """Trace with the past and present of the layers `traced`, and simplify."""
+    """Trace and simplify, with the past and present of the layers `traced` only."""
     dynamic = torch.export.Dim.DYNAMIC
     positions = torch.arange(PAST, PAST + LENGTH).expand(BATCH, LENGTH).contiguous()
     past = {
@@ -104,7 +110,7 @@ def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) 
     }
     arguments = (torch.ones(BATCH, LENGTH, dtype=torch.int64), positions, past)
     axes = ({0: dynamic, 1: dynamic}, {0: dynamic, 1: dynamic}, dict.fromkeys(past, ({0: dynamic, 2: dynamic},) * 2))
-    with _quiet(), torch.no_grad(), _stand_ins(model):
+    with _quiet(), torch.no_grad(), _stride_zero_parameters(model):
         try:
             program = torch.export.export(_Step(model), arguments, dynamic_shapes=axes, strict=False)
             onnx_program = torch.onnx.export(
@@ -116,17 +122,17 @@ def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) 
             raise UnsupportedModelError(f"cannot trace {model.config.model_type}: {first_line(error)}") from error
         assert onnx_program is not None
         graph = onnx_program.model
-        _name(graph, traced, set(model.state_dict()))
+        _rename(graph, traced, set(model.state_dict()))
         Simplify()(graph)
     return graph
 
 
 @contextlib.contextmanager
-def _stand_ins(model: PreTrainedModel) -> Iterator[None]:
-    """Give parameters a device and no memory while tracing: views of one zero with every stride 0.
+def _stride_zero_parameters(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, meta parameters are CPU tensors without memory: a zero, expanded with strides 0.
 
-    A module whose parameters are on the meta device and whose rotary frequencies are on the CPU cannot be traced, and
-    frequencies on the meta device would lose their values.
+    A model with parameters on the meta device and rotary frequencies on the CPU cannot be traced, and frequencies on
+    the meta device would lose their values.
     """
     originals: list[tuple[torch.nn.Module, str, torch.nn.Parameter]] = []
     replaced: dict[int, torch.nn.Parameter] = {}
@@ -146,14 +152,14 @@ def _stand_ins(model: PreTrainedModel) -> Iterator[None]:
             module._parameters[name] = parameter
 
 
-def _name(model: ir.Model, layers: list[int], weights: set[str]) -> None:
-    """Give inputs and outputs their contract names, initializers those of the state_dict, and weights no value."""
-    kinds = [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]
+def _rename(model: ir.Model, layers: list[int], weights: set[str]) -> None:
+    """Rename inputs, outputs and initializers as in `trace`, and drop the values of weights."""
+    cache = [f"{layer}.{kind}" for layer in layers for kind in ("key", "value")]
     for value, name in zip(
-        model.graph.inputs, ["input_ids", "position_ids", *(f"past.{k}" for k in kinds)], strict=True
+        model.graph.inputs, ["input_ids", "position_ids", *(f"past.{name}" for name in cache)], strict=True
     ):
         value.name = name
-    for value, name in zip(model.graph.outputs, ["logits", *(f"present.{k}" for k in kinds)], strict=True):
+    for value, name in zip(model.graph.outputs, ["logits", *(f"present.{name}" for name in cache)], strict=True):
         value.name = name
     for old in list(model.graph.initializers):
         value = model.graph.initializers.pop(old)
@@ -165,7 +171,7 @@ def _name(model: ir.Model, layers: list[int], weights: set[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks about packages that a language model does not need."""
+    """Suppress the exporter's warnings about packages that a language model does not need."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
     ]

@@ -6,7 +6,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.passes.common.hoist_logits_slice import hoist_logits_slice
 from edgekiln.export.passes.common.scoring import forget_shapes, last_position_slices
-from edgekiln.export.passes.common.tensors import make
+from edgekiln.export.passes.common.tensors import make, sizes_of
 
 LOGITS_TO_KEEP = "logits_to_keep"
 # Ops whose ONNX Runtime CPU kernels sum in another order for one batch row than for several, so that a token verified
@@ -41,9 +41,8 @@ class AddLogitsToKeep(InPlacePass):
             node.replace_input_with(1, start.outputs[0])
         hoist_logits_slice(model, slices)
         forget_shapes(model)
-        logits = model.graph.outputs[0]
-        assert logits.shape is not None
-        logits.shape = ir.Shape([logits.shape[0], "K", logits.shape[2]])
+        batch, _, vocabulary = sizes_of(model.graph.outputs[0])
+        model.graph.outputs[0].shape = ir.Shape([batch, "K", vocabulary])
         return PassResult(model, True)
 
 

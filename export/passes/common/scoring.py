@@ -4,7 +4,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.passes.common.tensors import replace_node, values_of
+from edgekiln.export.passes.common.tensors import input_of, inputs_of, replace_node, sizes_of, values_of
 from edgekiln.export.passes.ort.two_pass_lm_head import InlineTwoPassLMHead
 
 _LAST_NORMS = ("SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
@@ -25,25 +25,20 @@ class ScoreAllPositions(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
         InlineTwoPassLMHead()(model)
+        graph = model.graph
         slices = last_position_slices(model)
-        shape = model.graph.outputs[0].shape
-        assert shape is not None
-        vocabulary = shape[2]
+        batch, length = sizes_of(graph.inputs[0])
+        _, _, vocabulary = sizes_of(graph.outputs[0])
         for node in slices:
-            value, start = node.inputs[:2]
-            assert value is not None
-            assert start is not None
+            value, start = inputs_of(node, 2)
+            negation = start.producer() if _starts_at_input(node) else None
             replace_node(node, [], [value])
-            negation = start.producer()
             if negation is not None and not start.uses():
-                count = negation.inputs[0]
-                model.graph.remove(negation, safe=True)
-                if count is not None and count in model.graph.inputs:
-                    model.graph.inputs.remove(count)
+                count = input_of(negation, 0)
+                graph.remove(negation, safe=True)
+                graph.inputs.remove(count)
         forget_shapes(model)
-        tokens, logits = model.graph.inputs[0], model.graph.outputs[0]
-        assert tokens.shape is not None
-        logits.shape = ir.Shape([*tokens.shape, vocabulary])
+        graph.outputs[0].shape = ir.Shape([batch, length, vocabulary])
         return PassResult(model, True)
 
 
@@ -82,17 +77,14 @@ def forget_shapes(model: ir.Model) -> None:
 
 def _starts_at_input(node: ir.Node) -> bool:
     """Whether the start of a Slice is Neg of a graph input."""
-    start = node.inputs[1]
-    negation = start.producer() if start is not None else None
-    return negation is not None and negation.op_type == "Neg" and negation.inputs[0] in node.graph.inputs  # type: ignore[union-attr]
+    negation = input_of(node, 1).producer()
+    return negation is not None and negation.op_type == "Neg" and input_of(negation, 0).is_graph_input()
 
 
 def _keeps_last(node: ir.Node) -> bool:
     if node.op_type != "Slice" or any(value is None or not value.is_initializer() for value in node.inputs[2:4]):
         return False
-    start = node.inputs[1]
-    assert start is not None
-    _, axes = (values_of(value).tolist() for value in node.inputs[2:4])  # type: ignore[arg-type]
-    if axes != [1]:
+    start = input_of(node, 1)
+    if values_of(input_of(node, 3)).tolist() != [1]:
         return False
     return values_of(start).tolist() == [-1] if start.is_initializer() else _starts_at_input(node)

@@ -118,15 +118,15 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
     return value.shape.numpy()
 
 
-def rank_of(value: ir.Value) -> int:
-    """The number of dimensions of a value, which may be symbolic.
+def sizes_of(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    """The dimensions of a value, static or symbolic.
 
     Raises:
         ValueError: its shape is unknown.
     """
     if value.shape is None:
         raise ValueError(f"{value.name} has no shape")
-    return len(value.shape)
+    return list(value.shape)
 
 
 def dtype_of(value: ir.Value) -> ir.DataType:

@@ -13,9 +13,9 @@ from edgekiln.export.passes.common.tensors import (
     constant,
     make,
     new_initializer,
-    rank_of,
     replace_node,
     shape_of,
+    sizes_of,
     values_of,
 )
 
@@ -88,7 +88,7 @@ def _total_bias(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
 
 def _group_sums(graph: ir.Graph, op: QuantizedOp) -> list[ir.Node]:
     """Nodes of which the last one's output is the sum of x over each group, [..., groups]."""
-    name, split = op.x.name, [*[0] * (rank_of(op.x) - 1), -1, op.group_size]
+    name, split = op.x.name, [*[0] * (len(sizes_of(op.x)) - 1), -1, op.group_size]
     shape = constant(graph, f"groups.{'.'.join(map(str, split))}", np.array(split, dtype=np.int64))
     last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
     groups = make("Reshape", [op.x, shape], f"{name}.groups.{op.group_size}")

@@ -6,7 +6,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.export.functions.define import MICROSOFT
 from edgekiln.export.passes.common.quantized_ops import QuantizedOp, quantized_gathers
-from edgekiln.export.passes.common.tensors import constant, make, rank_of, replace_node
+from edgekiln.export.passes.common.tensors import constant, make, replace_node, sizes_of
 from edgekiln.export.passes.ort.packed_weights import group_shape, packed_zero_points
 
 
@@ -53,7 +53,7 @@ def _lower(graph: ir.Graph, op: QuantizedOp) -> None:
 
 def _added_bias(graph: ir.Graph, op: QuantizedOp, gathered: ir.Value, group_bias: ir.Value) -> list[ir.Node]:
     """Nodes that add the group bias to gathered embeddings [..., K]; the last one's output is the sum."""
-    name, rank, split = gathered.name, rank_of(gathered), group_shape(gathered, op.group_size)
+    name, rank, split = gathered.name, len(sizes_of(gathered)), group_shape(gathered, op.group_size)
     last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
     whole = constant(graph, f"rows.{rank}", np.array([*[0] * (rank - 1), -1], dtype=np.int64))
     split_shape = constant(graph, f"groups.{'.'.join(map(str, split))}", np.array(split, dtype=np.int64))

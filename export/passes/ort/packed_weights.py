@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekiln.export.passes.common.quantized_ops import QuantizedOp
-from edgekiln.export.passes.common.tensors import Array, new_initializer, rank_of, shape_of, values_of
+from edgekiln.export.passes.common.tensors import Array, new_initializer, shape_of, sizes_of, values_of
 
 
 def blocks(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
@@ -34,4 +34,4 @@ def packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.
 
 def group_shape(x: ir.Value, group_size: int) -> list[int]:
     """The shape that Reshape takes to split the last axis of `x` into groups."""
-    return [*[0] * (rank_of(x) - 1), -1, group_size]
+    return [*[0] * (len(sizes_of(x)) - 1), -1, group_size]

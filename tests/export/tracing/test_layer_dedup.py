@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgekiln.export.tracing import trace as tracer
-from edgekiln.export.tracing.layer_dedup import EntangledLayersError, find_layers, only, representatives
+from edgekiln.export.tracing.layer_dedup import LayerDedupError, find_layers, find_representatives, only_representatives
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.pipeline.assemble import canonical_graph
 from edgekiln.pipeline.options import BuildOptions
@@ -38,21 +38,21 @@ def layers_of(family: str, **options: Any) -> tuple[str, list[torch.nn.Module], 
 )
 def test_representatives(family: str, options: dict[str, Any], kinds: list[int]) -> None:
     _, layers, config = layers_of(family, **options)
-    assert representatives(layers, config) == kinds
+    assert find_representatives(layers, config) == kinds
 
 
 def test_one_attribute_or_one_config_entry_makes_a_layer_another() -> None:
     _, layers, config = layers_of("llama")
     layers[1].mlp.beta = 0.5  # type: ignore[union-attr]
-    assert representatives(layers, config) == [0, 1, 0, 0]
+    assert find_representatives(layers, config) == [0, 1, 0, 0]
     config.temperatures = [1.0, 1.0, 1.0, 2.0]
-    assert representatives(layers, config) == [0, 1, 0, 3]
+    assert find_representatives(layers, config) == [0, 1, 0, 3]
     layers[2].register_buffer("table", torch.ones(2))
-    assert representatives(layers, config) == [0, 1, 2, 3]
+    assert find_representatives(layers, config) == [0, 1, 2, 3]
     layers[0].register_buffer("table", torch.ones(2))
-    assert representatives(layers, config) == [0, 1, 0, 3]
+    assert find_representatives(layers, config) == [0, 1, 0, 3]
     layers[0].get_buffer("table")[1] = 2
-    assert representatives(layers, config) == [0, 1, 2, 3]
+    assert find_representatives(layers, config) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("family", "prefix"), [("llama", "model.layers"), ("gpt2", "transformer.h")])
@@ -70,7 +70,7 @@ def test_a_list_of_something_else_is_not_taken_for_the_layers() -> None:
 def test_only_leaves_the_layers_as_they_were() -> None:
     _, layers, _ = layers_of("llama")
     forward = layers[1].forward
-    with only(layers, [0, 0, 0, 0]):
+    with only_representatives(layers, [0, 0, 0, 0]):
         assert layers[1].forward != forward
     assert layers[1].forward == forward
     assert not layers[0]._forward_hooks
@@ -88,11 +88,11 @@ def test_a_layer_that_gets_other_tensors_than_the_one_it_equals_is_not_passed_ov
     # As where a model computes something for each layer outside of the layers.
     layers = [Doubling(), Doubling()]
     hidden, extra = torch.ones(1, 2, 3), torch.zeros(2)
-    with only(layers, [0, 0]):
+    with only_representatives(layers, [0, 0]):
         layers[0](hidden, (extra, 1), name=[extra])
         assert layers[1](hidden, (extra, 1), name=[extra]) is hidden
         for arguments in (((extra.clone(), 1), [extra]), ((extra, 2), [extra]), ((extra, 1), []), (None, [extra])):
-            with pytest.raises(EntangledLayersError, match="layer 1 is called with other tensors than layer 0"):
+            with pytest.raises(LayerDedupError, match="layer 1 is called with other tensors than layer 0"):
                 layers[1](hidden, arguments[0], name=arguments[1])
     assert torch.equal(layers[1](hidden), hidden * 2)
 
