@@ -44,6 +44,7 @@ RETIRED = {
     r"\bfamiliar\(|\bsentence\(|\bEnding\b": "substitute_unknown, str_cat, Finish",
     r"[Bb]inary_?16": "float16",
     r"\b[A-Z]\w*Record\b|\bclass Record\b": "report, result",
+    r"\b[Ee]xpressible|\bsuiting\(|\bround_(?:rows|static)\b": "supported, matching, fake_quantize",
     r"\bStoredWeight\b|\.stored\(": "PrequantizedWeight, prequantized",
 }
 
@@ -56,7 +57,8 @@ def tree() -> list[Path]:
     return [
         ROOT / name
         for name in names
-        if Path(name).suffix in TEXT and not name.startswith(("LICENSE", "tests/test_words.py", "CHANGELOG", "bench/texts"))
+        if Path(name).suffix in TEXT
+        and not name.startswith(("LICENSE", "tests/test_words.py", "CHANGELOG", "bench/texts"))
     ]
 
 

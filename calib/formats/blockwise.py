@@ -30,7 +30,7 @@ _STARTS = {
 _SMALLEST = 1e-30
 
 
-def quantize_blocks(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False) -> QuantizedArrays:
+def quantize_groups(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False) -> QuantizedArrays:
     """Quantize a matrix in groups of consecutive columns. `quantize` checks the arguments.
 
     Args:

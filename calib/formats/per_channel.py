@@ -19,7 +19,7 @@ _SPANS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 127 / 64)
 _SMALLEST = 1e-30
 
 
-def quantize_rows(weight: torch.Tensor) -> QuantizedArrays:
+def quantize_per_channel(weight: torch.Tensor) -> QuantizedArrays:
     """Quantize a float weight [N, K] to int8 codes in -127..127 and float32 scales [N]."""
     rows, columns = weight.shape
     codes = torch.empty((rows, columns), dtype=torch.int8)

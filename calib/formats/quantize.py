@@ -2,8 +2,8 @@
 
 import torch
 
-from edgekiln.calib.formats.blockwise import quantize_blocks
-from edgekiln.calib.formats.per_channel import quantize_rows
+from edgekiln.calib.formats.blockwise import quantize_groups
+from edgekiln.calib.formats.per_channel import quantize_per_channel
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.errors import SourceError
@@ -27,13 +27,13 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
     if scheme.group_size is None:
         if not scheme.symmetric or scheme.bits != 8:
             raise ValueError(f"per channel is symmetric 8 bit only, got {scheme}")
-        arrays = quantize_rows(weight)
+        arrays = quantize_per_channel(weight)
     else:
         if scheme.bits not in (4, 8):
             raise ValueError(f"groups are 4 or 8 bit only, got {scheme}")
         if weight.shape[1] % scheme.group_size:
             raise ValueError(f"group size {scheme.group_size} does not divide {weight.shape[1]} columns")
-        arrays = quantize_blocks(weight, scheme.bits, scheme.group_size, scheme.symmetric)
+        arrays = quantize_groups(weight, scheme.bits, scheme.group_size, scheme.symmetric)
     return QuantizedWeight(
         scheme=scheme,
         codes=arrays.codes.numpy(),

@@ -45,7 +45,7 @@ class QuantizerEntry:
         stage: when it runs. "transform" changes float weights before they are quantized, "method" decides the codes
             of weights and is chosen by the recipe's `method`, "activations" decides static activation scales,
             "promotion" gives layers more bits.
-        summary: half a sentence for the command line's help.
+        summary: a phrase for the command line's help.
         function: the `Quantizer` as "module:function"; None where there is nothing to do before the build.
         windows: how many windows of calibration data it needs; 0 if it needs none.
         applies: whether a recipe with limits asks for it; None for a method, which the recipe names.

@@ -10,7 +10,7 @@ from edgekiln.calib.data.options import FEW_WINDOWS, MANY_WINDOWS, DataOptions
 from edgekiln.calib.formats.scheme import GROUP_SIZES
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import PRESETS
-from edgekiln.calib.quantizers.base import METHODS
+from edgekiln.calib.quantizers.base import METHODS, QUANTIZERS
 from edgekiln.calib.recipe import read_recipe
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -31,7 +31,9 @@ _OPTIONS = (
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help=f"YAML file with the scheme of each layer and a method ({', '.join(METHODS)}), in place of --quant.",
+        help="YAML file with the scheme of each layer and a method, in place of --quant. Methods: "
+        + "; ".join(f"{name}: {QUANTIZERS[name].summary}" for name in METHODS)
+        + ".",
     ),
     click.option(
         "--group-size",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekiln.calib.formats.per_channel import quantize_rows
+from edgekiln.calib.formats.per_channel import quantize_per_channel
 
 LARGEST_SUM = 2**15 - 1
 
@@ -23,7 +23,7 @@ def weights(rows: int, columns: int, seed: int, spread: float) -> torch.Tensor:
 @given(st.integers(1, 4), st.integers(1, 65), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
 @settings(max_examples=60, deadline=None)
 def test_no_pair_of_products_exceeds_16_bits(rows: int, columns: int, seed: int, spread: float) -> None:
-    codes = quantize_rows(weights(rows, columns, seed, spread)).codes.numpy().astype(np.int64)
+    codes = quantize_per_channel(weights(rows, columns, seed, spread)).codes.numpy().astype(np.int64)
     pairs = np.pad(codes, ((0, 0), (0, columns % 2))).reshape(rows, -1, 2)
     for first in (0, 255):
         for second in (0, 255):
@@ -32,7 +32,7 @@ def test_no_pair_of_products_exceeds_16_bits(rows: int, columns: int, seed: int,
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
 def test_onnxruntime_computes_extreme_activations_exactly(spread: float) -> None:
-    quantized = quantize_rows(weights(64, 256, 0, spread))
+    quantized = quantize_per_channel(weights(64, 256, 0, spread))
     codes = np.ascontiguousarray(quantized.codes.numpy().T)
     activations = np.random.default_rng(0).choice(np.array([0, 250, 255], dtype=np.uint8), (33, 256))
     node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
@@ -50,7 +50,7 @@ def test_onnxruntime_computes_extreme_activations_exactly(spread: float) -> None
 
 def test_the_error_is_far_below_that_of_seven_bits() -> None:
     weight = weights(32, 512, 1, 1.0)
-    quantized = quantize_rows(weight)
+    quantized = quantize_per_channel(weight)
     largest = weight.abs().amax(1, keepdim=True) / 64
     seven_bits = ((weight / largest).round() * largest - weight).square().sum().item()
     assert quantized.squared_error < 0.6 * seven_bits
