@@ -6,33 +6,29 @@
 #include <edgekiln/edgekiln.hpp>
 #include <iostream>
 #include <string>
-#include <vector>
 
 namespace {
 
-// Print an answer as it is generated, then its speed. False on failure.
-bool answer(edgekiln::Session& session, const edgekiln::GenerateOptions& options,
-            std::vector<edgekiln::Message>& messages) {
-  const auto print = [](const edgekiln::Token& token) {
+// Ask a question and print the answer as it is generated, then its speed. False on failure.
+bool ask(edgekiln::Session& session, const std::string& question) {
+  const auto answer = session.ask(question, {}, [](const edgekiln::Token& token) {
     std::cout << token.text << std::flush;
     return true;
-  };
-  const auto result = session.chat(messages, options, print);
-  if (!result) {
-    std::cerr << result.error().message << '\n';
+  });
+  if (!answer) {
+    std::cerr << answer.error().message << '\n';
     return false;
   }
-  const edgekiln_summary& summary = result->summary;
-  const auto read = static_cast<double>(summary.prompt_tokens - summary.cached_tokens);
-  const auto written = static_cast<double>(summary.generated_tokens - 1);
+  const edgekiln_summary& summary = answer->summary;
+  const auto prefilled = static_cast<double>(summary.prompt_tokens - summary.cached_tokens);
+  const auto decoded = static_cast<double>(summary.generated_tokens - 1);
   std::cout << '\n';
-  std::fprintf(stderr, "prompt: %.0f tokens, %.0f tokens/s; answer: %lld tokens, %.1f tokens/s\n", read,
-               read / summary.first_token_s, static_cast<long long>(summary.generated_tokens),
-               written / (summary.total_s - summary.first_token_s));
+  std::fprintf(stderr, "prompt: %.0f tokens, %.0f tokens/s; answer: %lld tokens, %.1f tokens/s\n", prefilled,
+               prefilled / summary.first_token_s, static_cast<long long>(summary.generated_tokens),
+               decoded / (summary.total_s - summary.first_token_s));
   if (summary.drafted_tokens)
     std::fprintf(stderr, "drafted %lld tokens, %lld accepted\n", static_cast<long long>(summary.drafted_tokens),
                  static_cast<long long>(summary.accepted_tokens));
-  messages.push_back({"assistant", result->text});
   return true;
 }
 
@@ -53,15 +49,7 @@ int main(int count, char** arguments) {
     std::cerr << session.error().message << '\n';
     return 2;
   }
-  const edgekiln::GenerateOptions options = engine->generate_options();
-  std::vector<edgekiln::Message> messages;
-  if (count == 3) {
-    messages.push_back({"user", arguments[2]});
-    return answer(*session, options, messages) ? 0 : 2;
-  }
-  for (std::string line; std::cout << "> " << std::flush && std::getline(std::cin, line) && !line.empty();) {
-    messages.push_back({"user", line});
-    // Drop a message that was refused, for example because the conversation is too long.
-    if (!answer(*session, options, messages)) messages.pop_back();
-  }
+  if (count == 3) return ask(*session, arguments[2]) ? 0 : 2;
+  for (std::string line; std::cout << "> " << std::flush && std::getline(std::cin, line) && !line.empty();)
+    ask(*session, line);
 }

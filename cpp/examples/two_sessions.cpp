@@ -1,4 +1,4 @@
-// Two threads with a session each on one engine: two_sessions ENGINE QUESTION QUESTION
+// Two threads that share one engine: two_sessions ENGINE QUESTION QUESTION
 #include <array>
 #include <cstddef>
 #include <edgekiln/edgekiln.hpp>
@@ -9,9 +9,7 @@
 namespace {
 
 std::string answer(const edgekiln::Engine& engine, const std::string& question) {
-  auto session = engine.session();
-  if (!session) return session.error().message;
-  const auto result = session->chat({{"user", question}}, engine.generate_options());
+  const auto result = engine.chat({{"user", question}});
   return result ? result->text : result.error().message;
 }
 

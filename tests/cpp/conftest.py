@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the C++ host."""
+"""Fixtures of the tests of libedgekiln."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def long_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine whose sequences may be very long."""
+    """An engine with a very large max_length."""
     from support.cpp_engines import LONG, build
 
     return build(tmp_path_factory.mktemp("long"), "llama", "int4", max_position_embeddings=LONG)

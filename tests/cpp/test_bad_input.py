@@ -1,4 +1,4 @@
-"""What the C++ host refuses, and how: a status and one sentence, and it goes on."""
+"""Invalid engines, options and requests in libedgekiln: a status, one sentence, and the session stays usable."""
 
 import json
 import resource
@@ -28,15 +28,15 @@ def edit(engine: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def sentence_of_python(engine: Path) -> str:
+def python_error(engine: Path) -> str:
     with pytest.raises(EngineError) as caught:
         read_manifest(engine)
     return str(caught.value)
 
 
 def test_a_missing_engine(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "none") == (ENGINE, sentence_of_python(tmp_path / "none"))
-    assert refusal(tmp_path) == (ENGINE, sentence_of_python(tmp_path))
+    assert refusal(tmp_path / "none") == (ENGINE, python_error(tmp_path / "none"))
+    assert refusal(tmp_path) == (ENGINE, python_error(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["generate.onnx", "weights.bin", "tokenizer.json"])
@@ -44,9 +44,9 @@ def test_a_file_that_is_missing_or_edited(engine: Path, name: str) -> None:
     content = bytearray((engine / name).read_bytes())
     content[len(content) // 2] ^= 1
     (engine / name).write_bytes(content)
-    assert refusal(engine) == (ENGINE, sentence_of_python(engine))
+    assert refusal(engine) == (ENGINE, python_error(engine))
     (engine / name).unlink()
-    assert refusal(engine) == (ENGINE, sentence_of_python(engine))
+    assert refusal(engine) == (ENGINE, python_error(engine))
 
 
 @pytest.mark.parametrize("damage", ["edited", "cut"])
@@ -60,7 +60,7 @@ def test_large_weights_are_checked_while_they_are_loaded(engine: Path, damage: s
         if damage == "cut":
             file.truncate((16 << 20) + 1)
         file.write(b"damaged")
-    sentence = sentence_of_python(engine)
+    sentence = python_error(engine)
     assert "weights.bin is damaged or was edited" in sentence
     assert refusal(engine) == (ENGINE, sentence)
     with pytest.raises(EngineError) as caught:
@@ -85,7 +85,7 @@ def test_engine_json(engine: Path) -> None:
     (engine / "engine.json").write_text(good)
     for version in (1, 3):
         edit(engine, schema_version=version)
-        assert refusal(engine) == (UNSUPPORTED, sentence_of_python(engine))
+        assert refusal(engine) == (UNSUPPORTED, python_error(engine))
     edit(engine, schema_version=2, target="tpu")
     sentence = f"{engine} is for target tpu, this library runs ort-cpu, ort-cuda: build it for one"
     assert refusal(engine) == (UNSUPPORTED, sentence)
@@ -102,7 +102,7 @@ def test_files_outside_the_engine_are_not_read(engine: Path) -> None:
 def test_engine_options(tiny_engine: Path) -> None:
     status, sentence = refusal(tiny_engine, threads=-1)
     assert (status, sentence) == (REQUEST, "threads and chunk must be 0 (the default) or more, got -1 and 0")
-    status, sentence = refusal(tiny_engine, kernels="/nowhere.so")
+    status, sentence = refusal(tiny_engine, kernels_library="/nowhere.so")
     assert status == REQUEST
     assert sentence.startswith("/nowhere.so is no library of edgekiln's kernels")
 
@@ -150,7 +150,7 @@ def test_cancelling_in_mid_prompt(long_engine: Path) -> None:
         reply = host.ask(prompt, cancel_after=0, cancel_wait_ms=100)
         assert (reply["status"], reply["ids"]) == (CANCELLED, [])
         whole = host.ask(prompt[:100], max_tokens=4, ignore_eos=True)
-        # What was computed before is not computed again.
+        # Tokens computed before the cancellation are kept.
         assert whole["cached_tokens"] == 99
         assert host.ask(prompt[:100], max_tokens=4, ignore_eos=True, reset=True)["ids"] == whole["ids"]
 

@@ -1,4 +1,4 @@
-"""C++ renders conversations as the chat template does, through its pieces, and refuses what the pieces do not take."""
+"""libedgekiln renders conversations from chat segments as Jinja renders the chat template."""
 
 import json
 import subprocess
@@ -15,9 +15,9 @@ from support.cpp_host import program, refused
 NOW = datetime(2031, 1, 2, 15, 30)
 
 
-def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict[str, str]]:
+def replies(segments: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict[str, str]]:
     given = "".join(json.dumps(messages) + "\n" for messages in requests)
-    out = subprocess.run([program("edgekiln_chat"), pieces], input=given.encode(), capture_output=True, check=True)
+    out = subprocess.run([program("edgekiln_chat"), segments], input=given.encode(), capture_output=True, check=True)
     return [json.loads(line) for line in out.stdout.splitlines()]
 
 
@@ -25,19 +25,19 @@ def replies(pieces: Path, requests: Iterable[list[dict[str, str]]]) -> list[dict
 def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
     template, _, _ = TEMPLATES[family]
     fill = renderer(template)
-    pieces = find_segments(fill)
-    assert pieces is not None
+    segments = find_segments(fill)
+    assert segments is not None
     path = tmp_path / "chat_segments.json"
-    path.write_text(pieces.model_dump_json())
+    path.write_text(segments.model_dump_json())
     requests = list(conversations())
     for messages, reply in zip(requests, replies(path, requests), strict=True):
-        if takes(pieces, messages):
+        if takes(segments, messages):
             assert reply == {"text": fill(messages, NOW.strftime)}
         else:
             assert reply["error"].startswith("the chat template takes ")
 
 
-def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
+def test_messages_without_segments(tmp_path: Path) -> None:
     path = tmp_path / "chat_segments.json"
     between = {"start": {"user": ["<", "%Y", ">"]}, "user": {"end": ["!"]}}
     path.write_text(
@@ -61,14 +61,16 @@ def test_messages_that_no_pieces_are_for(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("{", "it is not JSON"),
-        ("[]", 'what should have "order" is no object'),
-        ('{"order": "none"}', '"none" is not known'),
-        ('{"order": "any", "rules": {"user": 1}}', '"user" is no string'),
-        ('{"order": "any", "rules": {}, "needs_text": [], "between": {"start": {"end": [1]}}}', "a list has something"),
+        ("[]", "it is not an object"),
+        ('{"order": "none"}', "order: none is not known"),
+        ('{"order": "any", "rules": {"user": 1}}', "rules.user: it is not a string"),
+        (
+            '{"order": "any", "rules": {}, "needs_text": [], "between": {"start": {"end": [1]}}}',
+            "between.start.end.0: it is not a string",
+        ),
     ],
 )
-def test_damaged_pieces(text: str, reason: str, tmp_path: Path) -> None:
+def test_damaged_segments(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "chat_segments.json").write_text(text)
     sentence = refused("edgekiln_chat", tmp_path / "chat_segments.json")
-    assert sentence.startswith(f"chat_segments.json is damaged: {reason}")
-    assert sentence.endswith(", build the engine again")
+    assert sentence == f"chat_segments.json is damaged: {reason}, build the engine again"

@@ -122,7 +122,7 @@ def test_sessions_of_one_engine_answer_at_once(both: Both) -> None:
     requests = [
         {"ids": ids.tolist(), "max_tokens": 30, **sampling} for ids, sampling in zip(texts, SAMPLING, strict=True)
     ]
-    replies: Any = both.host.ask(together=requests)
+    replies: Any = both.host.ask(concurrent=requests)
     assert [reply["ids"] for reply in replies] == expected
 
 

@@ -1,4 +1,4 @@
-"""What `cmake --install` leaves is enough for other projects: one in CMake, one with pkg-config, in C."""
+"""An installed libedgekiln builds projects that use CMake and pkg-config, in C and C++."""
 
 import subprocess
 from pathlib import Path

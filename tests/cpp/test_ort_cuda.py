@@ -1,4 +1,4 @@
-"""Target ort-cuda in libedgekiln, its buffers and graphs on the CPU, gives the tokens of Python's adapter there."""
+"""Target ort-cuda in libedgekiln on device `cpu` generates the same tokens as Python's adapter on the CPU."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ class Both:
     def compare(
         self, ids: np.ndarray, cache: KVCache | None = None, reset: bool = True, **options: Any
     ) -> dict[str, Any]:
-        """The answer in C++, which is that in Python; without `reset`, of the session where it is."""
+        """Check that C++ and Python answer alike; `reset` empties the C++ session first. Returns the answer of C++."""
         reply = self.host.ask(ids, logprobs=True, ignore_eos=True, **options, **({"reset": True} if reset else {}))
         max_tokens = options.pop("max_tokens")
         asked = GenerateOptions(max_tokens, SamplingOptions(**options), ignore_eos=True, logprobs=True)
@@ -73,12 +73,12 @@ def prompt(length: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, length)
 
 
-def test_opens_with_one_thread_and_stock_kernels(both: Both) -> None:
+def test_opens_with_one_thread_and_the_kernels_of_onnxruntime(both: Both) -> None:
     hello = both.host.hello
-    assert (hello["status"], hello["target"], hello["kernels"], hello["threads"]) == (OK, "ort-cuda", "stock", 1)
+    assert (hello["status"], hello["target"], hello["kernels"], hello["threads"]) == (OK, "ort-cuda", "onnxruntime", 1)
 
 
-# Chunks that end even, one token over, and alone.
+# Prompts of one token, of one chunk, of a last chunk with one token, and of several chunks.
 @pytest.mark.parametrize("length", [1, 2, CHUNK, 3 * CHUNK + 1, 60])
 @pytest.mark.parametrize("sampling", SAMPLING, ids=["greedy", "seeded", "penalized"])
 def test_tokens_are_those_of_python(both: Both, length: int, sampling: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ def test_tokens_are_those_of_python(both: Both, length: int, sampling: dict[str,
 
 
 def test_growing_keeps_what_is_held(both: Both) -> None:
-    # From 256 over 512 to all that the engine holds, in steps; and in one prompt.
+    # From a capacity of 256 to max_length, step by step, and in one prompt.
     assert both.compare(prompt(250), max_tokens=400)["generated_tokens"] == MAX_LENGTH - 250
     both.compare(prompt(520), max_tokens=8)
 
@@ -97,7 +97,7 @@ def test_a_session_goes_on_where_it_shares_its_tokens(both: Both) -> None:
     start = both.compare(first, cache, max_tokens=12)
     longer = np.concatenate([first, start["ids"], second])
     reply = both.compare(longer, cache, reset=False, max_tokens=12, temperature=1.0, seed=4)
-    # All but the answer's last token, which was never run.
+    # All but the answer's last token, which the graph never ran on.
     assert reply["cached_tokens"] == first.size + start["generated_tokens"] - 1
     # Back to within the first prompt.
     reply = both.compare(np.concatenate([first[:20], second[:9]]), cache, reset=False, max_tokens=12)
@@ -107,8 +107,8 @@ def test_a_session_goes_on_where_it_shares_its_tokens(both: Both) -> None:
 def test_sessions_of_one_engine_answer_at_once(both: Both) -> None:
     requests = [{"ids": prompt(30 + n, n).tolist(), "max_tokens": 20, "ignore_eos": True} for n in range(3)]
     alone = [both.host.ask(**request, reset=True)["ids"] for request in requests]
-    together: Any = both.host.ask(together=requests)
-    assert [reply["ids"] for reply in together] == alone
+    concurrent: Any = both.host.ask(concurrent=requests)
+    assert [reply["ids"] for reply in concurrent] == alone
 
 
 def test_a_prompt_that_is_too_long(both: Both) -> None:
@@ -134,7 +134,7 @@ def test_cancelling_in_mid_prompt(tmp_path: Path) -> None:
         reply = host.ask(ids, cancel_after=0, cancel_wait_ms=300)
         assert (reply["status"], reply["ids"]) == (CANCELLED, [])
         whole = host.ask(ids[:100], max_tokens=4, ignore_eos=True)
-        # What was computed before is not computed again.
+        # Tokens computed before the cancellation are kept.
         assert whole["cached_tokens"] == 99
         assert host.ask(ids[:100], max_tokens=4, ignore_eos=True, reset=True)["ids"] == whole["ids"]
 

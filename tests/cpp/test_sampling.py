@@ -1,4 +1,4 @@
-"""The C++ sampler draws what the Python one draws, at sizes and temperatures where one rounding would tell."""
+"""The C++ sampler draws the tokens of the Python sampler, at sizes and temperatures where one rounding error shows."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> lis
     ids=str,
 )
 def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
-    # Rounded, so that there are ties.
+    # Rounded to produce ties.
     logits = np.random.default_rng(size).normal(0, 4, (ROWS, size)).round(1).astype(np.float32)
     chosen = SamplingOptions(**{"seed": 2**63 + 11, **options})
     sampler = Sampler(chosen)

@@ -1,4 +1,4 @@
-"""Speculation in libedgekiln changes no token: those with it are those without it, and those of Python."""
+"""Speculative decoding in libedgekiln changes no token: answers with and without it, and Python's, are equal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's ker
 
 THREADS = 2
 PROMPT = np.tile([5, 71, 5, 130], 8)
-# A penalty below 1 prefers what was seen: answers then are of few tokens, and there is much to look up.
+# A penalty below 1 favors tokens seen before, so answers repeat themselves and many drafts are found.
 SAMPLING: list[dict[str, Any]] = [
     {},
     {"repetition_penalty": 0.05},
@@ -76,7 +76,7 @@ def test_the_cache_holds_what_was_given(host: Host) -> None:
                 assert reply["ids"] == whole[:size]
                 longer = np.concatenate([PROMPT, reply["ids"], [7]])
                 replies.append(host.ask(longer, max_tokens=8, ignore_eos=True))
-                # All but the answer's last token, which was never run.
+                # All but the answer's last token, which the graph never ran on.
                 assert replies[-1]["cached_tokens"] == PROMPT.size + size - 1
             assert replies[0]["ids"] == replies[1]["ids"]
 
@@ -89,7 +89,7 @@ def test_answers_end_where_the_engine_is_full(host: Host) -> None:
     assert reply["ids"] == host.ask(PROMPT, speculate=False, **request)["ids"]
 
 
-def test_stock_kernels_verify_nothing(engine: Path) -> None:
+def test_onnxruntime_kernels_do_not_speculate(engine: Path) -> None:
     with Host(engine, threads=THREADS, kernels="onnxruntime", text=False) as host:
         reply = host.ask(PROMPT, max_tokens=60, ignore_eos=True, **SAMPLING[1])
         assert reply["status"] == OK

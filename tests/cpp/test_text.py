@@ -1,4 +1,4 @@
-"""Text and chat through libedgekiln: the prompts, the pieces and the stops of Python."""
+"""Text and chat prompts in libedgekiln: the tokens, streamed texts and stop strings of Python."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def host(tiny_engine: Path) -> Iterator[Host]:
 def same(reply: dict[str, Any], tokens: list[Token], ids: np.ndarray) -> None:
     assert reply["prompt_tokens"] == ids.size
     assert reply["ids"] == [token.id for token in tokens]
-    assert reply["pieces"] == [token.text for token in tokens]
+    assert reply["texts"] == [token.text for token in tokens]
     assert reply["text"] == "".join(token.text for token in tokens)
     assert FINISHES[reply["finish"]] == tokens[-1].finish_reason
 
@@ -86,7 +86,7 @@ def test_messages_that_are_refused(host: Host) -> None:
     assert (reply["status"], reply["error"]) == (REQUEST, sentence)
 
 
-def test_an_engine_without_pieces(tiny_engine: Path, tmp_path: Path) -> None:
+def test_an_engine_without_chat_segments(tiny_engine: Path, tmp_path: Path) -> None:
     engine = tmp_path / "copy"
     shutil.copytree(tiny_engine, engine)
     manifest = json.loads((engine / "engine.json").read_text())

@@ -1,4 +1,4 @@
-"""The C++ tokenizer gives the ids, the text and the pieces that the `tokenizers` library gives."""
+"""The C++ tokenizer gives the ids, texts and streamed texts that the `tokenizers` library gives."""
 
 import functools
 import json
@@ -56,7 +56,7 @@ class Both:
 
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Both]]:
-    """The tokenizer of a family, made when it is first asked for."""
+    """The tokenizer of a family, created on first use."""
     directory = tmp_path_factory.mktemp("tokenizers")
     started: list[Both] = []
 
@@ -97,7 +97,7 @@ def test_ids_text_and_pieces_of_a_corpus(both: Both, documents: list[bytes]) -> 
 
 
 def test_every_character(both: Both) -> None:
-    """Between letters and after a space, where patterns and added tokens look at it; of ideographs some."""
+    """Every character between letters and after a space, where patterns and added tokens depend on it."""
     codes = [code for code in range(0x32400) if not (0xD800 <= code < 0xF900 or 0x17000 <= code < 0x18800)]
     codes = [code for code in codes if code % 16 == 0 or not (0x4E00 <= code < 0x9F00 or 0x20000 <= code < 0x31300)]
     codes += [*range(0xE0000, 0xE0200), 0xF0000, 0x10FFFF]
@@ -107,7 +107,7 @@ def test_every_character(both: Both) -> None:
 
 
 def test_an_answer_that_ends_within_a_character(both: Both) -> None:
-    """Its bytes come with the flush, where byte fallback makes a U+FFFD of each."""
+    """An incomplete character is flushed at the end; byte fallback turns each of its bytes into U+FFFD."""
     lead = both.python.encode("a", False).tolist()
     bytes_ = both.python.encode("a\U00012345", False).tolist()[len(lead) :]
     for count in range(1, len(bytes_)):
@@ -139,7 +139,7 @@ def test_any_text(both: Both) -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase"])
 def test_normalization(form: str, tmp_path: Path) -> None:
-    """Of every character that normalization knows, alone and with marks that combine and change places."""
+    """Every character with a normalization, alone and with combining marks that are reordered."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fast = FastTokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     fast.normalizer = getattr(normalizers, form)()
@@ -155,15 +155,18 @@ def test_normalization(form: str, tmp_path: Path) -> None:
 
 BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
 DAMAGED = [
-    ({"model": None}, '"model" is missing'),
+    ({"model": None}, "model: it is missing"),
     ({"model": {**BPE, "vocab": {"a": -1}}}, "model.vocab has a negative number"),
     ({"model": {**BPE, "vocab": {"a": 2**24}}}, "the id 16777216 in model.vocab is too large"),
     ({"model": {**BPE, "merges": ["a b c"]}}, 'the merge "a b c" is not of two tokens'),
     ({"model": {**BPE, "merges": [["b", "a"]]}}, 'the token "ba" of model.merges is not in model.vocab'),
     ({"model": {**BPE, "merges": [["b"]]}}, "a merge in model.merges is not of two tokens"),
-    ({"added_tokens": [{"content": 1}]}, '"content" is no string'),
-    ({"normalizer": {"type": "Strip", "strip_left": 1}}, '"strip_left" is neither true nor false'),
-    ({"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}}, '"replacement" is not one character'),
+    ({"added_tokens": [{"content": 1}]}, "added_tokens.0.content: it is not a string"),
+    ({"normalizer": {"type": "Strip", "strip_left": 1}}, "normalizer.strip_left: it is not true or false"),
+    (
+        {"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}},
+        "pre_tokenizer.replacement: it is not one character",
+    ),
 ]
 UNSUPPORTED = [
     ({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}, "a model of type Unigram"),

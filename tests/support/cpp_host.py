@@ -1,4 +1,4 @@
-"""The programs of `make cpp` that tests ask: libedgekiln in a process of its own, one JSON request a line."""
+"""Run the test programs of `make cpp`: libedgekiln in a process of its own, with one JSON request a line."""
 
 import json
 import os
@@ -16,7 +16,7 @@ DEFAULT_BUILD = ROOT / "build" / "cpp"
 BUILD = Path(os.environ.get("EDGEKILN_CPP_BUILD", DEFAULT_BUILD))
 # Values of edgekiln_status.
 OK, REQUEST, ENGINE, UNSUPPORTED, RUNTIME, CANCELLED, MEMORY = range(7)
-# Values of edgekiln_finish.
+# Values of edgekiln_finish_reason.
 FINISHES = (None, "eos", "stop", "length")
 
 
@@ -36,10 +36,10 @@ def tool(name: str) -> str:
 
 
 class Host:
-    """An engine opened by libedgekiln, with one session; `hello` is what opening it gave.
+    """An engine opened by libedgekiln, with one session; `hello` is the program's first line, the result of opening it.
 
-    Use it as a context manager: leaving it checks that the program ended well. Its kernels are those that Python uses,
-    which those of a build with sanitizers differ from in their last bits.
+    Use it as a context manager: leaving it checks the program's exit status. It uses the kernel library of the Python
+    package, since kernels built with sanitizers differ in their last bits.
     """
 
     def __init__(self, engine: Path, **options: Any) -> None:
@@ -57,7 +57,7 @@ class Host:
         assert self.process.returncode == 0
 
     def ask(self, ids: Sequence[int] | None = None, **request: Any) -> dict[str, Any]:
-        """The answer to a request; see cpp/tests/lib/answer.cpp."""
+        """The reply to a request; see cpp/tests/lib/answer.cpp."""
         if ids is not None:
             request["ids"] = [int(token) for token in ids]
         assert self.process.stdin
@@ -72,13 +72,13 @@ class Host:
 
 
 def refusal(engine: Path, **options: Any) -> tuple[int, str]:
-    """Status and sentence of opening an engine that does not open."""
+    """Status and message of an engine that cannot be opened."""
     with Host(engine, **options) as host:
         return host.hello["status"], host.hello.get("error", "")
 
 
 def refused(name: str, path: Path) -> str:
-    """The sentence with which a program refuses a file."""
+    """The message with which a program refuses a file."""
     done = subprocess.run([program(name), path], input=b"", capture_output=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1

@@ -1,4 +1,5 @@
-// The C++ API of libedgekiln, for C++17 and later: a header-only wrapper of the C API that owns its handles.
+// The C++ API of libedgekiln, for C++17 and later: a header-only wrapper of the C API that owns its handles. It mirrors
+// the Python API (edgekiln.Engine).
 //
 //   const auto engine = edgekiln::Engine::open("engines/smollm2-135m-int8");
 //   if (!engine) return report(engine.error().message);
@@ -10,168 +11,21 @@
 
 #include <edgekiln/edgekiln.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <edgekiln/expected.hpp>
+#include <edgekiln/types.hpp>
 #include <exception>
-#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace edgekiln {
 
-// One sentence with the offending value and the fix.
-struct Failure {
-  edgekiln_status status;
-  std::string message;
-};
-
-// A value or a failure, like std::expected of C++23.
-template <typename T>
-class [[nodiscard]] Expected {
- public:
-  Expected(T value) : content_(std::in_place_index<0>, std::move(value)) {}
-  Expected(Failure failure) : content_(std::in_place_index<1>, std::move(failure)) {}
-
-  bool has_value() const { return content_.index() == 0; }
-  explicit operator bool() const { return has_value(); }
-
-  // Precondition: has_value().
-  T& value() { return *std::get_if<0>(&content_); }
-  const T& value() const { return *std::get_if<0>(&content_); }
-  T& operator*() { return value(); }
-  const T& operator*() const { return value(); }
-  T* operator->() { return &value(); }
-  const T* operator->() const { return &value(); }
-
-  // Precondition: !has_value().
-  const Failure& error() const { return *std::get_if<1>(&content_); }
-
- private:
-  std::variant<T, Failure> content_;
-};
-
-// See edgekiln_kernels_choice.
-enum class Kernels { edgekiln = EDGEKILN_KERNELS_EDGEKILN, onnxruntime = EDGEKILN_KERNELS_ONNXRUNTIME };
-
-// See edgekiln_engine_options.
-struct EngineOptions {
-  int threads = 0;
-  std::int64_t chunk = 0;
-  Kernels kernels = Kernels::edgekiln;
-  std::string kernels_library;
-  std::string device;
-  bool verify = true;
-  bool text = true;
-};
-
-// See edgekiln_generate_options. Engine::generate_options() has the model's recommended sampling.
-struct GenerateOptions {
-  std::int64_t max_tokens = 256;
-  double temperature = 0;
-  std::int64_t top_k = 0;
-  double top_p = 1;
-  double min_p = 0;
-  double repetition_penalty = 1;
-  std::optional<std::uint64_t> seed;
-  std::vector<std::string> stop;
-  bool ignore_eos = false;
-  bool logprobs = false;
-  bool speculate = true;
-};
-
-// See edgekiln_engine_info.
-struct EngineInfo {
-  std::string name;
-  std::string target;
-  std::string kernels;
-  std::int64_t vocab_size;
-  std::int64_t max_length;
-  int threads;
-  int max_verify_tokens;
-  bool has_text;
-  bool has_chat;
-};
-
-struct Message {
-  std::string role;
-  std::string content;
-};
-
-// See edgekiln_token. `text` is valid until the callback returns.
-struct Token {
-  std::int64_t id;
-  std::string_view text;
-  double logprob;
-  edgekiln_finish_reason finish_reason;
-};
-
-struct Answer {
-  std::string text;
-  edgekiln_summary summary;
-};
-
-// Called with each token; returning false cancels.
-using TokenCallback = std::function<bool(const Token&)>;
-
-namespace detail {
-
-inline Failure failure(edgekiln_status status) { return {status, edgekiln_error()}; }
-
-// The edgekiln_token_callback that collects the answer's text and calls a TokenCallback.
-struct TokenSink {
-  const TokenCallback& on_token;
-  std::string text;
-  std::exception_ptr exception;
-
-  static int call(const edgekiln_token* token, void* user_data) noexcept {
-    auto& self = *static_cast<TokenSink*>(user_data);
-    try {
-      const std::string_view text(token->text, token->text_length);
-      self.text += text;
-      return self.on_token && !self.on_token({token->id, text, token->logprob, token->finish_reason});
-    } catch (...) {
-      self.exception = std::current_exception();
-      return 1;
-    }
-  }
-};
-
-inline std::vector<edgekiln_message> to_c(const std::vector<Message>& messages) {
-  std::vector<edgekiln_message> result;
-  result.reserve(messages.size());
-  for (const Message& message : messages)
-    result.push_back(edgekiln_message EDGEKILN_MESSAGE(message.role.c_str(), message.content.c_str()));
-  return result;
-}
-
-// `stop` receives the pointers that the result refers to.
-inline edgekiln_generate_options to_c(const GenerateOptions& options, std::vector<const char*>& stop) {
-  for (const std::string& text : options.stop) stop.push_back(text.c_str());
-  edgekiln_generate_options result;
-  edgekiln_generate_options_init(&result);
-  result.max_tokens = options.max_tokens;
-  result.temperature = options.temperature;
-  result.top_k = options.top_k;
-  result.top_p = options.top_p;
-  result.min_p = options.min_p;
-  result.repetition_penalty = options.repetition_penalty;
-  result.has_seed = options.seed.has_value();
-  result.seed = options.seed.value_or(0);
-  result.stop = stop.data();
-  result.stop_count = stop.size();
-  result.ignore_eos = options.ignore_eos;
-  result.logprobs = options.logprobs;
-  result.speculate = options.speculate;
-  return result;
-}
-
-}  // namespace detail
-
-// One conversation. It keeps its engine's weights alive. Not thread-safe except for cancel().
+// A conversation that keeps its KV cache, so that only the new part of each prompt is computed. It keeps its engine's
+// weights alive. Not thread-safe except for cancel().
 class Session {
  public:
   Expected<Answer> generate(const std::vector<std::int64_t>& ids, const GenerateOptions& options = {},
@@ -187,7 +41,7 @@ class Session {
     });
   }
 
-  // Pass the whole conversation each time: only its new part is computed.
+  // Answer a conversation through the model's chat template. Pass all of its messages each time.
   Expected<Answer> chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
                         const TokenCallback& on_token = {}) {
     const std::vector<edgekiln_message> plain = detail::to_c(messages);
@@ -196,7 +50,21 @@ class Session {
     });
   }
 
-  // Cancel the current call of generate or chat. Thread-safe.
+  // Send a user message. On success, the message and the answer are appended to messages().
+  Expected<Answer> ask(std::string text, const GenerateOptions& options = {}, const TokenCallback& on_token = {}) {
+    messages_.push_back({"user", std::move(text)});
+    Expected<Answer> answer = chat(messages_, options, on_token);
+    if (answer)
+      messages_.push_back({"assistant", answer->text});
+    else
+      messages_.pop_back();
+    return answer;
+  }
+
+  // The messages of ask(). They may be edited between its calls.
+  std::vector<Message>& messages() { return messages_; }
+
+  // Cancel the current call of generate, chat or ask. Thread-safe.
   void cancel() { edgekiln_session_cancel(handle_.get()); }
 
   // Drop all tokens. No effect while another thread generates in this session.
@@ -204,12 +72,13 @@ class Session {
 
  private:
   friend class Engine;
-  explicit Session(edgekiln_session* handle) : handle_(handle, &edgekiln_session_free) {}
+  Session(edgekiln_session* handle, const edgekiln_generate_options& defaults)
+      : handle_(handle, &edgekiln_session_free), defaults_(defaults) {}
 
   template <typename Call>
   Expected<Answer> run(const GenerateOptions& options, const TokenCallback& on_token, Call call) {
     std::vector<const char*> stop;
-    const edgekiln_generate_options plain = detail::to_c(options, stop);
+    const edgekiln_generate_options plain = detail::to_c(options, defaults_, stop);
     detail::TokenSink sink{on_token, {}, {}};
     edgekiln_summary summary;
     edgekiln_summary_init(&summary);
@@ -220,21 +89,15 @@ class Session {
   }
 
   std::unique_ptr<edgekiln_session, decltype(&edgekiln_session_free)> handle_;
+  edgekiln_generate_options defaults_;
+  std::vector<Message> messages_;
 };
 
 // A loaded engine. Thread-safe.
 class Engine {
  public:
   static Expected<Engine> open(const std::string& directory, const EngineOptions& options = {}) {
-    edgekiln_engine_options plain;
-    edgekiln_engine_options_init(&plain);
-    plain.threads = options.threads;
-    plain.chunk = options.chunk;
-    plain.kernels = static_cast<edgekiln_kernels_choice>(options.kernels);
-    if (!options.kernels_library.empty()) plain.kernels_library = options.kernels_library.c_str();
-    if (!options.device.empty()) plain.device = options.device.c_str();
-    plain.verify = options.verify;
-    plain.text = options.text;
+    const edgekiln_engine_options plain = detail::to_c(options);
     edgekiln_engine* handle = nullptr;
     const edgekiln_status status = edgekiln_engine_open(directory.c_str(), &plain, &handle);
     if (status != EDGEKILN_OK) return detail::failure(status);
@@ -250,21 +113,7 @@ class Engine {
             info.has_chat != 0};
   }
 
-  // Defaults with the sampling that the model's generation_config recommends.
-  GenerateOptions generate_options() const {
-    edgekiln_generate_options plain;
-    edgekiln_generate_options_init(&plain);
-    static_cast<void>(edgekiln_engine_get_sampling(handle_.get(), &plain));
-    GenerateOptions options;
-    options.temperature = plain.temperature;
-    options.top_k = plain.top_k;
-    options.top_p = plain.top_p;
-    options.min_p = plain.min_p;
-    options.repetition_penalty = plain.repetition_penalty;
-    return options;
-  }
-
-  // Generate an answer in a session of its own. Use session() for a conversation, which reuses its KV cache.
+  // Continue a prompt, in a session of its own.
   Expected<Answer> generate(std::string_view prompt, const GenerateOptions& options = {},
                             const TokenCallback& on_token = {}) const {
     Expected<Session> own = session();
@@ -279,6 +128,7 @@ class Engine {
     return own->generate(ids, options, on_token);
   }
 
+  // Answer a conversation through the model's chat template, in a session of its own.
   Expected<Answer> chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
                         const TokenCallback& on_token = {}) const {
     Expected<Session> own = session();
@@ -286,25 +136,31 @@ class Engine {
     return own->chat(messages, options, on_token);
   }
 
+  // A conversation that keeps its KV cache between calls.
   Expected<Session> session() const {
+    edgekiln_generate_options defaults;
+    edgekiln_generate_options_init(&defaults);
+    static_cast<void>(edgekiln_engine_get_sampling(handle_.get(), &defaults));
     edgekiln_session* handle = nullptr;
     const edgekiln_status status = edgekiln_session_create(handle_.get(), &handle);
     if (status != EDGEKILN_OK) return detail::failure(status);
-    return Session(handle);
+    return Session(handle, defaults);
   }
 
+  // Token ids of `text`, with the special tokens that the tokenizer adds (BOS, for most models).
   Expected<std::vector<std::int64_t>> tokenize(std::string_view text, bool add_special = true) const {
     return ids(
         [&](auto... rest) { return edgekiln_tokenize(handle_.get(), text.data(), text.size(), add_special, rest...); });
   }
 
-  // Up to the start of the assistant's next answer.
+  // Token ids of a conversation up to the start of the assistant's next answer.
   Expected<std::vector<std::int64_t>> tokenize_chat(const std::vector<Message>& messages) const {
     const std::vector<edgekiln_message> plain = detail::to_c(messages);
     return ids(
         [&](auto... rest) { return edgekiln_tokenize_chat(handle_.get(), plain.data(), plain.size(), rest...); });
   }
 
+  // Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD.
   Expected<std::string> detokenize(const std::vector<std::int64_t>& ids) const {
     std::size_t size = 0;
     edgekiln_status status = edgekiln_detokenize(handle_.get(), ids.data(), ids.size(), nullptr, 0, &size);

@@ -15,11 +15,12 @@ using nlohmann::json;
 edgekiln::GenerateOptions options_of(const json& request) {
   edgekiln::GenerateOptions options;
   options.max_tokens = request.value("max_tokens", options.max_tokens);
-  options.temperature = request.value("temperature", options.temperature);
-  options.top_k = request.value("top_k", options.top_k);
-  options.top_p = request.value("top_p", options.top_p);
-  options.min_p = request.value("min_p", options.min_p);
-  options.repetition_penalty = request.value("repetition_penalty", options.repetition_penalty);
+  // Greedy unless the request says otherwise, whatever the model recommends.
+  options.temperature = request.value("temperature", 0.0);
+  options.top_k = request.value("top_k", std::int64_t{0});
+  options.top_p = request.value("top_p", 1.0);
+  options.min_p = request.value("min_p", 0.0);
+  options.repetition_penalty = request.value("repetition_penalty", 1.0);
   if (request.contains("seed")) options.seed = request["seed"].get<std::uint64_t>();
   options.stop = request.value("stop", options.stop);
   options.ignore_eos = request.value("ignore_eos", options.ignore_eos);

@@ -16,7 +16,11 @@ namespace {
   session->cancel();
   if (const auto first = session->generate(*ids); !first) return engine->generate(*ids);
   if (const auto second = engine->generate("Hi"); !second) return session->chat({{"user", "Hi"}});
-  return engine->chat({{"user", "Hi"}}, engine->generate_options(),
+  session->messages().push_back({"system", "Be brief."});
+  if (auto third = session->ask("Hi"); !third) return third;
+  edgekiln::GenerateOptions generate;
+  generate.temperature = 0.7;
+  return engine->chat({{"user", "Hi"}}, generate,
                       [](const edgekiln::Token& token) { return token.finish_reason == EDGEKILN_FINISH_NONE; });
 }
 
