@@ -1,4 +1,4 @@
-"""The numpy definitions against torch's attention and against a weight that is really dequantized."""
+"""The numpy reference ops against torch's attention and the quantizer's dequantized weights."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from support.graphs import quantized
 
 @st.composite
 def attentions(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments of `reference.attention`, with rows that are left-padded by different lengths."""
+    """Arguments of `reference.attention`, with sequences of different left padding."""
     size = st.integers(1, 4)
     batch, kv_heads, share, length, past = draw(size), draw(size), draw(size), draw(size), draw(st.integers(0, 5))
     head_dim = draw(st.sampled_from([1, 4, 8]))
@@ -37,7 +37,7 @@ def attentions(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def by_torch(arguments: dict[str, Any]) -> np.ndarray:
-    """torch's attention with the mask built element by element; rows that see nothing come out as 0."""
+    """torch's attention with the mask built element by element; padding queries give 0."""
     key = np.concatenate([arguments["past_key"], arguments["key"]], axis=2)
     value = np.concatenate([arguments["past_value"], arguments["value"]], axis=2)
     batch, _, length, _ = arguments["query"].shape
@@ -62,7 +62,7 @@ def by_torch(arguments: dict[str, Any]) -> np.ndarray:
 
 @settings(deadline=None, max_examples=100)
 @given(attentions())
-def test_attention_is_torch_attention(arguments: dict[str, Any]) -> None:
+def test_attention_matches_torch(arguments: dict[str, Any]) -> None:
     out, key, value = reference.attention(**arguments)
     np.testing.assert_allclose(out, by_torch(arguments), atol=1e-5)
     assert out.dtype == np.float32
@@ -80,7 +80,7 @@ def test_softcap_bounds_the_scores() -> None:
     np.testing.assert_allclose(out.item(), np.exp(2) / (np.exp(2) + 1), rtol=1e-9)
 
 
-def test_padding_does_not_change_a_row() -> None:
+def test_padding_does_not_change_a_sequence() -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((1, 2, 5, 8)) for _ in range(3))
     none = np.zeros((1, 2, 0, 8))
@@ -99,7 +99,7 @@ def test_padding_does_not_change_a_row() -> None:
         Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token"),
     ],
 )
-def test_dequantize_is_the_quantizers_own(scheme: Scheme) -> None:
+def test_dequantize_matches_the_quantizer(scheme: Scheme) -> None:
     weight = np.random.default_rng(0).standard_normal((6, 192), dtype=np.float32)
     tensors, stored = quantized("w", weight, scheme)
     arrays = [*tensors.values(), None][:3]
@@ -107,12 +107,12 @@ def test_dequantize_is_the_quantizers_own(scheme: Scheme) -> None:
     np.testing.assert_allclose(result, stored, rtol=1e-6)
 
 
-def test_a_static_input_is_rounded_as_onnx_says() -> None:
+def test_static_activations_are_quantized_as_onnx_does() -> None:
     x = np.array([[0.25, -0.25, 0.75, 1.0], [70.0, -70.0, 63.5, -64.0]], np.float32)
     expected = [[0.0, 0.0, 1.0, 1.0], [63.5, -64.0, 63.5, -64.0]]
     np.testing.assert_array_equal(reference.quantize_input(x, np.float32(0.5)), expected)
 
 
-def test_tokens_are_rounded_a_row_at_a_time() -> None:
+def test_tokens_are_quantized_one_by_one() -> None:
     x = np.array([[127.0, 0.4, -0.6], [1.27e6, 12699.0, 0.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(reference.quantize_tokens(x), [[127, 0, -1], [1.27e6, 10000, 0], [0, 0, 0]])

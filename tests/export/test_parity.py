@@ -1,4 +1,4 @@
-"""Every family's graph gives Hugging Face's own logits: one row of `models.FAMILIES` a family."""
+"""The graphs and engines of every family in `models.FAMILIES` give the logits of transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ PROMPTS = (23, 14, 19)
 CHUNK = 7
 DECODE = 16
 CAPACITY = 64
-# Of the size of the logits; activations and weights have 11 bits.
+# Relative to the norm of the logits; float16 has 11 significant bits.
 HALF_TOLERANCE = 0.03
 
 
@@ -35,13 +35,13 @@ class Family:
     name: str
     tokens: list[np.ndarray]
     logits: list[np.ndarray]
-    """Hugging Face's logits [S, V] of each row by itself."""
+    """Logits of transformers [S, V], each sequence alone."""
     padded: np.ndarray
-    """The same of all rows in one left-padded batch, [B, S, V]; padding positions mean nothing."""
+    """Logits of transformers [B, S, V] for the left-padded batch; those of padding are arbitrary."""
     canonical: ir.Model
     engine: Path
     opened: dict[KernelsChoice, Runtime] = field(default_factory=dict)
-    """The engine's runtimes, opened when a test first asks for one."""
+    """The engine's runtimes, opened on first use."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -70,23 +70,23 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def left_padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, positions and mask [B, S] as Hugging Face's generate prepares them."""
+    """Ids, positions and mask [B, S], as transformers' generate makes them."""
     length = max(len(row) for row in rows)
     ids = np.stack([np.pad(row, (length - len(row), 0)) for row in rows])
     mask = np.stack([np.pad(np.ones(len(row), np.int64), (length - len(row), 0)) for row in rows])
     return ids, np.maximum(mask.cumsum(axis=1) - 1, 0), mask
 
 
-def test_canonical_graph_is_hugging_face_with_left_padding(family: Family) -> None:
+def test_canonical_graph_matches_transformers_with_left_padding(family: Family) -> None:
     graph = family.canonical
     evaluate = evaluator(ir.to_proto(graph))
     check_left_padded(family, graph, lambda feeds: evaluate.run(None, feeds))
 
 
 def check_left_padded(family: Family, graph: ir.Model, run: Callable[[Feeds], list[np.ndarray]]) -> None:
-    """Run a graph with a growing cache over the padded batch, in chunks and then a token at a time."""
+    """Compare a graph with a growing cache on the padded batch, in chunks and then token by token."""
     ids, positions, _ = left_padded(family.tokens)
-    # Prefill past the longest padding in one chunk, prefill another, then a token at a time.
+    # One chunk beyond the longest padding, another chunk, then single tokens.
     split = max(PROMPTS)
     steps = [
         slice(0, split - CHUNK),
@@ -104,7 +104,7 @@ def check_left_padded(family: Family, graph: ir.Model, run: Callable[[Feeds], li
         np.testing.assert_allclose(logits[:, 0], family.padded[:, step.stop - 1], atol=TOLERANCE, rtol=0)
 
 
-def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(family: Family) -> None:
+def test_tensorrt_graph_with_a_growing_cache_matches_transformers_with_left_padding(family: Family) -> None:
     graph = family.canonical.clone()
     tensorrt.lower(graph, tensorrt.GraphOptions(capacity=None, dtype="float32", fused_attention=False))
     session = standard_session(graph)
@@ -112,7 +112,7 @@ def test_tensorrt_graph_with_a_growing_cache_is_hugging_face_with_left_padding(f
 
 
 @pytest.mark.parametrize(("dtype", "fused"), [("float32", True), ("float32", False), ("float16", True)])
-def test_tensorrt_graph_with_an_in_place_cache_is_hugging_face(family: Family, dtype: str, fused: bool) -> None:
+def test_tensorrt_graph_with_an_in_place_cache_matches_transformers(family: Family, dtype: str, fused: bool) -> None:
     graph = family.canonical.clone()
     tensorrt.lower(graph, tensorrt.GraphOptions(capacity=CAPACITY, dtype=dtype, fused_attention=fused))  # type: ignore[arg-type]
     session = standard_session(graph)
@@ -152,7 +152,7 @@ def runtime(family: Family, kernels: KernelsChoice) -> Runtime:
     return runtime
 
 
-def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Runtime) -> None:
+def test_ort_cpu_engine_matches_transformers_alone(family: Family, runtime: Runtime) -> None:
     tokens, expected = family.tokens[0], family.logits[0]
     cache = runtime.new_cache(1)
     logits = runtime.prefill(cache, 0, tokens[: PROMPTS[0]])
@@ -162,7 +162,7 @@ def test_ort_cpu_engine_is_hugging_face_alone(family: Family, runtime: Runtime) 
         np.testing.assert_allclose(logits, expected[position], atol=TOLERANCE, rtol=0)
 
 
-def test_ort_cpu_engine_is_hugging_face_in_a_ragged_batch(family: Family, runtime: Runtime) -> None:
+def test_ort_cpu_engine_matches_transformers_in_a_ragged_batch(family: Family, runtime: Runtime) -> None:
     cache = runtime.new_cache(len(PROMPTS))
     for row, (tokens, prompt) in enumerate(zip(family.tokens, PROMPTS, strict=True)):
         logits = runtime.prefill(cache, row, tokens[:prompt])

@@ -1,4 +1,4 @@
-"""The weights file: what is written is what onnx reads back."""
+"""The weights file: onnx reads back the values that were written."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PAGE = 4096
 
 
 def model(**weights: np.ndarray) -> ir.Model:
-    """Reads every weight."""
+    """A graph that reads every weight."""
     nodes = [node("Identity", [name], f"{name}.out") for name in weights]
     return graph(nodes, {}, {f"{name}.out": array.shape for name, array in weights.items()}, weights)
 
@@ -112,7 +112,7 @@ def test_equal_bytes_are_stored_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read["e"], array)
 
 
-def test_values_are_made_once_and_not_kept(tmp_path: Path) -> None:
+def test_values_are_computed_once_and_not_kept(tmp_path: Path) -> None:
     m = model(w=np.zeros((100, 100), np.float32))
     calls: list[int] = []
 
@@ -123,7 +123,7 @@ def test_values_are_made_once_and_not_kept(tmp_path: Path) -> None:
     set_lazily(m.graph.initializers["w"], (100, 100), ir.DataType.FLOAT, make)
     with WeightsFile(tmp_path, "weights.bin") as weights:
         weights.store(m)
-        weights.store(m)  # the score graph is the same model with one node less
+        weights.store(m)  # as for the scoring graph, which has the same weights
     assert len(calls) == 1
     assert isinstance(m.graph.initializers["w"].const_value, ir.ExternalTensor)
     save_graph(m, tmp_path / "graph.onnx")

@@ -1,4 +1,4 @@
-"""The graph for CUDA, run by ONNX Runtime's CPU kernels in binary16, against Hugging Face and the canonical graph."""
+"""The graph for CUDA, run by ONNX Runtime's CPU kernels in float16, against Hugging Face and the canonical graph."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from edgekiln.sources.resolve import resolve
 from support.cuda_engines import open_on_cpu, write_cuda_engine
 from support.models import FAMILIES, VOCABULARY, save_checkpoint
 
-# Of the size of the logits: activations and weights have 11 bits.
+# Relative to the norm of the logits; float16 has 11 significant bits.
 TOLERANCE = 0.015
 PROMPT, LENGTH, CHUNK = 13, 20, 7
 CUDA_OPS = {
@@ -31,7 +31,7 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_float16_engine_is_hugging_face(family: str, tmp_path: Path) -> None:
+def test_float16_engine_matches_transformers(family: str, tmp_path: Path) -> None:
     model = save_checkpoint(tmp_path, family)
     write_cuda_engine(resolve(str(tmp_path)), tmp_path / "engine", "none")
     ids = np.random.default_rng(0).integers(0, VOCABULARY, LENGTH)
@@ -47,8 +47,8 @@ def test_float16_engine_is_hugging_face(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quant", ["int4", "int4-sym", "int8"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_quantized_engine_is_the_quantized_model(family: str, quant: str, tmp_path: Path) -> None:
-    """The canonical graph rounds no activations of weight-only layers, and neither does CUDA."""
+def test_quantized_engine_matches_the_canonical_graph(family: str, quant: str, tmp_path: Path) -> None:
+    """Neither the canonical graph nor CUDA quantizes the activations of weight-only layers."""
     save_checkpoint(tmp_path, family)
     graph = write_cuda_engine(resolve(str(tmp_path)), tmp_path / "engine", quant)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, LENGTH)
@@ -61,7 +61,7 @@ def test_quantized_engine_is_the_quantized_model(family: str, quant: str, tmp_pa
     close(open_on_cpu(tmp_path / "engine").score(ids)[-1], expected)
 
 
-def test_nothing_reads_the_device_back_and_every_op_has_a_cuda_kernel(tmp_path: Path) -> None:
+def test_no_value_is_copied_from_the_device_and_every_op_has_a_cuda_kernel(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "llama")
     write_cuda_engine(resolve(str(tmp_path)), tmp_path / "engine", "int4")
     graph = onnx.load(tmp_path / "engine" / "generate.onnx", load_external_data=False).graph

@@ -1,4 +1,4 @@
-"""Layers that are equal but for their weights are traced once, and the graph is the one of tracing them all."""
+"""Layer deduplication: one trace of equal layers gives the graph of tracing all layers."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from support.models import VOCABULARY, save_checkpoint, tiny_config
 
 
 def layers_of(family: str, **options: Any) -> tuple[str, list[torch.nn.Module], Any]:
-    skeleton = build_meta_model(tiny_config(family, **options))
-    found = find_layers(skeleton, 4)
+    model = build_meta_model(tiny_config(family, **options))
+    found = find_layers(model, 4)
     assert found is not None
-    return found[0], list(found[1]), skeleton.config
+    return found[0], list(found[1]), model.config
 
 
 @pytest.mark.parametrize(
-    ("family", "options", "kinds"),
+    ("family", "options", "representatives"),
     [
         ("llama", {}, [0, 0, 0, 0]),
         ("gpt2", {}, [0, 0, 0, 0]),
@@ -36,12 +36,12 @@ def layers_of(family: str, **options: Any) -> tuple[str, list[torch.nn.Module], 
         ("qwen3_moe", {"num_experts": 4, "mlp_only_layers": [2]}, [0, 0, 2, 0]),
     ],
 )
-def test_representatives(family: str, options: dict[str, Any], kinds: list[int]) -> None:
+def test_representatives(family: str, options: dict[str, Any], representatives: list[int]) -> None:
     _, layers, config = layers_of(family, **options)
-    assert find_representatives(layers, config) == kinds
+    assert find_representatives(layers, config) == representatives
 
 
-def test_one_attribute_or_one_config_entry_makes_a_layer_another() -> None:
+def test_layers_differ_by_attribute_config_entry_or_buffer() -> None:
     _, layers, config = layers_of("llama")
     layers[1].mlp.beta = 0.5  # type: ignore[union-attr]
     assert find_representatives(layers, config) == [0, 1, 0, 0]
@@ -60,14 +60,14 @@ def test_the_list_of_layers_is_found(family: str, prefix: str) -> None:
     assert layers_of(family)[0] == prefix
 
 
-def test_a_list_of_something_else_is_not_taken_for_the_layers() -> None:
-    skeleton = build_meta_model(tiny_config("llama"))
-    assert find_layers(skeleton, 3) is None
-    skeleton.model.layers[1].self_attn.layer_idx = 0
-    assert find_layers(skeleton, 4) is None
+def test_lists_of_other_modules_are_not_the_layers() -> None:
+    model = build_meta_model(tiny_config("llama"))
+    assert find_layers(model, 3) is None
+    model.model.layers[1].self_attn.layer_idx = 0
+    assert find_layers(model, 4) is None
 
 
-def test_only_leaves_the_layers_as_they_were() -> None:
+def test_layers_are_restored_after_the_block() -> None:
     _, layers, _ = layers_of("llama")
     forward = layers[1].forward
     with only_representatives(layers, [0, 0, 0, 0]):
@@ -78,14 +78,14 @@ def test_only_leaves_the_layers_as_they_were() -> None:
 
 
 class Doubling(torch.nn.Module):
-    """Stands for a decoder layer."""
+    """A layer that doubles its input."""
 
     def forward(self, hidden_states: torch.Tensor, extra: object = None, **_: object) -> torch.Tensor:
         return hidden_states * 2
 
 
-def test_a_layer_that_gets_other_tensors_than_the_one_it_equals_is_not_passed_over() -> None:
-    # As where a model computes something for each layer outside of the layers.
+def test_a_layer_with_other_arguments_than_its_representative_is_refused() -> None:
+    # Some models compute a tensor for each layer outside of the layers.
     layers = [Doubling(), Doubling()]
     hidden, extra = torch.ones(1, 2, 3), torch.zeros(2)
     with only_representatives(layers, [0, 0]):
@@ -99,7 +99,7 @@ def test_a_layer_that_gets_other_tensors_than_the_one_it_equals_is_not_passed_ov
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[ir.Model, ir.Model]:
-    """One model of two kinds of layer, by `expand` and by tracing all layers."""
+    """The graph of a model with two kinds of layer: deduplicated, and with all layers traced."""
     directory: Path = tmp_path_factory.mktemp("layers") / "model"
     save_checkpoint(directory, "gemma2")
     source, options = resolve(str(directory)), BuildOptions(quant="none")
@@ -129,7 +129,7 @@ def test_expanded_graph_gives_the_values_of_the_whole_one(both: tuple[ir.Model, 
         v.name: rng.standard_normal((2, v.shape[1], 6, v.shape[3]), dtype=np.float32)  # type: ignore[index, call-overload]
         for v in both[0].graph.inputs[2:]
     }
-    # The second row is padded by two.
+    # The second sequence is left-padded by two.
     positions = np.array([np.arange(6, 13), np.arange(4, 11)])
     feeds = {"input_ids": rng.integers(0, VOCABULARY, (2, 7)), "position_ids": positions, **past}
     for value, expected in zip(*(run_reference(m, feeds) for m in both), strict=True):  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A skeleton has no weights, and the buffers of a model that was really constructed."""
+"""Meta models have no weights, and the buffers of a model that is constructed on the CPU."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
 from support.models import FAMILIES, tiny_config
 
-# Rotary variants whose frequencies are computed, and models within models.
+# Rotary variants with computed frequencies.
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
 _LLAMA3 = {
     "rope_type": "llama3",
@@ -27,10 +27,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("family", "options"), CASES)
-def test_buffers_are_those_of_a_real_model(family: str, options: dict[str, Any]) -> None:
-    skeleton = build_meta_model(tiny_config(family, **options))
+def test_buffers_equal_those_of_a_constructed_model(family: str, options: dict[str, Any]) -> None:
+    model = build_meta_model(tiny_config(family, **options))
     real = AutoModelForCausalLM.from_config(tiny_config(family, **options)).float().eval()
-    buffers, expected = dict(skeleton.named_buffers()), dict(real.named_buffers())
+    buffers, expected = dict(model.named_buffers()), dict(real.named_buffers())
     assert buffers.keys() == expected.keys()
     for name, buffer in buffers.items():
         assert torch.isfinite(buffer).all(), name
@@ -39,10 +39,10 @@ def test_buffers_are_those_of_a_real_model(family: str, options: dict[str, Any])
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
 def test_weights_take_no_memory(family: str) -> None:
-    skeleton = build_meta_model(tiny_config(family))
-    assert {parameter.device.type for parameter in skeleton.parameters()} == {"meta"}
-    assert {parameter.dtype for parameter in skeleton.parameters()} == {torch.float32}
-    assert not skeleton.training
+    model = build_meta_model(tiny_config(family))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
 
 
 def test_normalized_names_are_the_same_for_every_family() -> None:
@@ -50,7 +50,7 @@ def test_normalized_names_are_the_same_for_every_family() -> None:
     assert normalized(tiny_config("gpt2")).hidden_size == normalized(tiny_config("smollm3")).hidden_size == 64
 
 
-def test_takes_looks_at_the_forward() -> None:
-    skeleton = build_meta_model(tiny_config("llama"))
-    assert takes(skeleton, "logits_to_keep")
-    assert not takes(skeleton, "pixel_values")
+def test_takes_reads_the_signature_of_forward() -> None:
+    model = build_meta_model(tiny_config("llama"))
+    assert takes(model, "logits_to_keep")
+    assert not takes(model, "pixel_values")

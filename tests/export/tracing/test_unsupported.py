@@ -1,4 +1,4 @@
-"""A model that the graph cannot carry gets an error that names the model and what is in the way."""
+"""Unsupported models get an error that names the model and the unsupported part."""
 
 from pathlib import Path
 from typing import Any

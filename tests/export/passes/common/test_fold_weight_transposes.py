@@ -1,4 +1,4 @@
-"""Transposes of weights are done when the weights are written."""
+"""Transposes of weights are folded into the weights."""
 
 import numpy as np
 import pytest
@@ -47,5 +47,5 @@ def test_a_transposed_graph_output_keeps_its_name() -> None:
         [node("Transpose", ["x"], "y"), node("Transpose", ["w"], "z")], {"x": [2, 3]}, {"z": [4, 3]}, {"w": weight}
     )
     FoldWeightTransposes()(model)
-    assert ops(model) == ["Transpose"], "a transpose of something computed stays"
+    assert ops(model) == ["Transpose"], "a Transpose of a computed value stays"
     assert model.graph.outputs[0].name == "z"

@@ -1,4 +1,4 @@
-"""Linear layers that read one input become one."""
+"""Linear layers that read the same input are fused."""
 
 import numpy as np
 import onnx
@@ -15,20 +15,20 @@ WIDTH = 64
 INT4 = Scheme(bits=4, group_size=32, symmetric=False, activation="none")
 INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
 STATIC = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-static")
-# Outputs of each layer: all different, so that parts handed to the wrong reader show.
-ROWS = {"q": 24, "k": 8, "v": 16}
+# Output size of each layer; all differ, so that swapped parts show.
+SIZES = {"q": 24, "k": 8, "v": 16}
 HEADS = {"q": 4, "k": 2, "v": 2}
 
 
 def layers(
     scheme: Scheme | None, biased: set[str], bias_first: bool = False
 ) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """One linear layer for each of ROWS on input x; outputs are called as the layers."""
+    """A linear layer of x for each of SIZES; outputs have the names of the layers."""
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
-    for name, rows in ROWS.items():
-        weight = RNG.standard_normal((rows, WIDTH), dtype=np.float32)
-        out = f"{name}.product" if name in biased else name
+    for name, n in SIZES.items():
+        weight = RNG.standard_normal((n, WIDTH), dtype=np.float32)
+        out = f"{name}.matmul" if name in biased else name
         if scheme is None:
             weights[f"{name}.w"] = weight
             nodes += [
@@ -41,24 +41,24 @@ def layers(
             attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
             nodes.append(node("QuantizedMatMul", ["x", *tensors], out, **attributes))
         if name in biased:
-            weights[f"{name}.b"] = RNG.standard_normal(rows, dtype=np.float32)
+            weights[f"{name}.b"] = RNG.standard_normal(n, dtype=np.float32)
             terms = [f"{name}.b", out] if bias_first else [out, f"{name}.b"]
             nodes.append(node("Add", terms, name))
     return nodes, weights
 
 
 def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> ir.Model:
-    """`nodes` and a reader of each layer, so that none is a graph output itself."""
-    readers = [node("Neg", [name], f"{name}.out") for name in ROWS]
-    outputs = {f"{name}.out": ["B", "S", rows] for name, rows in ROWS.items()}
-    inside = {f"{name}{suffix}": ["B", "S", rows] for name, rows in ROWS.items() for suffix in ("", ".product")}
+    """`nodes`, with a Neg after each layer, so that no layer is a graph output."""
+    readers = [node("Neg", [name], f"{name}.out") for name in SIZES]
+    outputs = {f"{name}.out": ["B", "S", n] for name, n in SIZES.items()}
+    inside = {f"{name}{suffix}": ["B", "S", n] for name, n in SIZES.items() for suffix in ("", ".matmul")}
     return graph([*nodes, *readers], {"x": ["B", "S", WIDTH]}, outputs, weights, inside)
 
 
 @pytest.mark.parametrize("scheme", [None, INT4, INT8], ids=["float", "int4", "int8"])
 @pytest.mark.parametrize("biased", [set(), {"q", "k", "v"}, {"q"}], ids=["plain", "biases", "one-bias"])
 @pytest.mark.parametrize("bias_first", [False, True])
-def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str], bias_first: bool) -> None:
+def test_layers_become_one_with_the_same_values(scheme: Scheme | None, biased: set[str], bias_first: bool) -> None:
     fused = model(*layers(scheme, biased, bias_first))
     feeds = {"x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32)}
     expected = run_reference(fused, feeds)
@@ -67,7 +67,7 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
     assert kinds.count("MatMul") + kinds.count("QuantizedMatMul") == 1
     assert kinds.count("Split") == 1
     assert kinds.count("Add") == {0: 0, 1: 1, 3: 1}[len(biased)]
-    assert kinds.count("Neg") == len(ROWS)
+    assert kinds.count("Neg") == len(SIZES)
     for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)
     if scheme is None:
@@ -76,7 +76,7 @@ def test_one_product_and_the_same_values(scheme: Scheme | None, biased: set[str]
             np.testing.assert_allclose(result, wanted, atol=1e-4)
 
 
-def test_layers_that_share_codes_stay_apart() -> None:
+def test_static_int8_layers_without_attention_are_left_alone() -> None:
     apart = model(*layers(STATIC, set()))
     before = ops(apart)
     FuseSharedInputs()(apart)
@@ -84,9 +84,9 @@ def test_layers_that_share_codes_stay_apart() -> None:
 
 
 @pytest.mark.parametrize("biased", [set(), {"q", "k", "v"}], ids=["plain", "biases"])
-def test_layers_that_attention_reads_are_fused(biased: set[str]) -> None:
+def test_layers_that_feed_attention_are_fused(biased: set[str]) -> None:
     nodes, weights = layers(INT8, biased)
-    # Heads of 8; v has two, of which attention takes the first, so that all widths differ.
+    # Heads of 8. v has two and attention takes the first, so that all widths differ.
     weights |= {f"{name}.split": np.array([0, 0, heads, 8]) for name, heads in (("q", 3), ("k", 1), ("v", 2))}
     for name in "qkv":
         nodes += [
@@ -100,7 +100,7 @@ def test_layers_that_attention_reads_are_fused(biased: set[str]) -> None:
         node("Attention", ["q.h", "k.h", "v.first", "past", "past", "start"], ["out", "pk", "pv"], scale=0.3),
     ]
     outputs = {"out": ["B", "S", 3, 8], "pk": ["B", 1, "S", 8], "pv": ["B", 1, "S", 8]}
-    inside = {f"{name}{suffix}": ["B", "S", rows] for name, rows in ROWS.items() for suffix in ("", ".product")}
+    inside = {f"{name}{suffix}": ["B", "S", n] for name, n in SIZES.items() for suffix in ("", ".matmul")}
     fused = graph(nodes, {"x": ["B", "S", WIDTH]}, outputs, weights, inside)
     feeds = {"x": RNG.standard_normal((2, 3, WIDTH), dtype=np.float32)}
     expected = run_reference(fused, feeds)
@@ -115,10 +115,10 @@ def test_parts_keep_their_shapes() -> None:
     fused = model(*layers(INT4, set()))
     FuseSharedInputs()(fused)
     (split,) = [n for n in fused.graph if n.op_type == "Split"]
-    assert [value.shape and value.shape[2] for value in split.outputs] == list(ROWS.values())
+    assert [value.shape and value.shape[2] for value in split.outputs] == list(SIZES.values())
 
 
-def test_layers_of_different_schemes_or_inputs_stay_apart() -> None:
+def test_layers_with_different_schemes_or_inputs_are_left_alone() -> None:
     coarse = Scheme(bits=4, group_size=64, symmetric=False, activation="none")
     weight = RNG.standard_normal((8, WIDTH), dtype=np.float32)
     nodes, weights = [node("Abs", ["x"], "positive")], {}
@@ -134,7 +134,7 @@ def test_layers_of_different_schemes_or_inputs_stay_apart() -> None:
     assert ops(apart) == before
 
 
-def test_a_product_of_two_computed_values_stays() -> None:
+def test_a_matmul_of_two_computed_values_is_left_alone() -> None:
     nodes = [
         node("Transpose", ["y"], "t", perm=[1, 0]),
         node("MatMul", ["x", "t"], "a"),
@@ -146,12 +146,12 @@ def test_a_product_of_two_computed_values_stays() -> None:
     assert ops(apart) == ["Add", "MatMul", "MatMul", "Transpose"]
 
 
-@pytest.mark.parametrize(("scales", "products"), [((0.02, 0.02, 0.02), 1), ((0.02, 0.02, 0.03), 2)])
-def test_static_inputs_of_one_scale_become_one(scales: tuple[float, ...], products: int) -> None:
-    """Query, key and value that reach attention: only those whose input is rounded alike."""
+@pytest.mark.parametrize(("scales", "matmuls"), [((0.02, 0.02, 0.02), 1), ((0.02, 0.02, 0.03), 2)])
+def test_static_int8_layers_with_one_input_scale_are_fused(scales: tuple[float, ...], matmuls: int) -> None:
+    """Query, key and value that feed attention are fused where they have the same input scale."""
     nodes, weights, inside = [], {}, {}
-    for (name, rows), scale in zip(HEADS.items(), scales, strict=True):
-        tensors, _ = quantized(name, RNG.standard_normal((rows * 8, WIDTH), dtype=np.float32), STATIC)
+    for (name, heads), scale in zip(HEADS.items(), scales, strict=True):
+        tensors, _ = quantized(name, RNG.standard_normal((heads * 8, WIDTH), dtype=np.float32), STATIC)
         weights |= tensors | {f"{name}.input_scale": np.array(scale, np.float32)}
         given = ["x", *tensors, "", "", f"{name}.input_scale"]
         nodes += [
@@ -159,7 +159,7 @@ def test_static_inputs_of_one_scale_become_one(scales: tuple[float, ...], produc
             node("Reshape", [name, "heads"], f"{name}.heads"),
             node("Transpose", [f"{name}.heads"], f"{name}.turned", perm=[0, 2, 1, 3]),
         ]
-        inside |= {name: ["B", "S", rows * 8], f"{name}.turned": ["B", rows, "S", 8]}
+        inside |= {name: ["B", "S", heads * 8], f"{name}.turned": ["B", heads, "S", 8]}
     nodes.append(
         node(
             "Attention",
@@ -183,6 +183,6 @@ def test_static_inputs_of_one_scale_become_one(scales: tuple[float, ...], produc
     }
     expected = run_reference(fused, feeds)
     FuseSharedInputs()(fused)
-    assert ops(fused).count("QuantizedMatMul") == products
+    assert ops(fused).count("QuantizedMatMul") == matmuls
     for result, wanted in zip(run_reference(fused, feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-5)

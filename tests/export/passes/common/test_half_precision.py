@@ -1,4 +1,4 @@
-"""What stays float32 in a half-precision graph, and what does not."""
+"""Which values stay float32 in a half-precision graph."""
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ def types(model: ir.Model, op: str) -> set[ir.DataType | None]:
     }
 
 
-def test_weights_inputs_and_products_are_half_and_the_first_output_is_not() -> None:
+def test_weights_inputs_and_matmuls_are_half_and_logits_are_not() -> None:
     weight = RNG.standard_normal((WIDTH, WIDTH), dtype=np.float32)
     model = half([node("MatMul", ["x", "w"], "y")], {"w": weight})
     assert types(model, "MatMul") == {ir.DataType.FLOAT16}
@@ -37,7 +37,7 @@ def test_weights_inputs_and_products_are_half_and_the_first_output_is_not() -> N
     np.testing.assert_allclose(y, x.astype(np.float32) @ weight, atol=0.05)
 
 
-def test_angles_are_computed_in_float32_from_end_to_end() -> None:
+def test_angles_are_computed_in_float32() -> None:
     frequencies = np.linspace(1, 1e-4, WIDTH, dtype=np.float32)
     nodes = [
         node("Cast", ["ids"], "positions", to=onnx.TensorProto.FLOAT),
@@ -50,7 +50,7 @@ def test_angles_are_computed_in_float32_from_end_to_end() -> None:
     ConvertToHalf(ir.DataType.FLOAT16)(model)
     assert types(model, "Cos") == {ir.DataType.FLOAT}
     assert model.graph.initializers["frequencies"].dtype == ir.DataType.FLOAT
-    # Binary16 has no 8191: an angle from it would be off by a radian and more.
+    # float16 cannot represent 8191: the angle would be off by more than a radian.
     (y,) = standard_session(model).run(None, {"x": np.ones((1, WIDTH), np.float16), "ids": np.array([[8191]])})
     np.testing.assert_allclose(y[0], np.cos(np.float32(8191) * frequencies), atol=1e-3)
 
@@ -68,14 +68,14 @@ def test_squares_beyond_the_range_survive() -> None:
     np.testing.assert_allclose(y, 1, atol=1e-3)
 
 
-def test_a_weight_that_does_not_fit_is_named_with_the_way_out() -> None:
+def test_a_weight_beyond_float16_is_named_with_the_fix() -> None:
     weight = np.full((WIDTH, WIDTH), 1e5, np.float32)
     model = half([node("MatMul", ["x", "w"], "y")], {"w": weight})
     with pytest.raises(UnsupportedModelError, match=r"^w holds values beyond 65504: build with --dtype bfloat16$"):
         model.graph.initializers["w"].const_value.numpy()
 
 
-def test_bfloat16_holds_it() -> None:
+def test_bfloat16_holds_large_weights() -> None:
     weight = np.full((WIDTH, WIDTH), 1e5, np.float32)
     model = half([node("MatMul", ["x", "w"], "y")], {"w": weight}, "bfloat16")
     stored = model.graph.initializers["w"]
@@ -83,7 +83,7 @@ def test_bfloat16_holds_it() -> None:
     np.testing.assert_allclose(stored.const_value.numpy().astype(np.float32), weight, rtol=0.01)
 
 
-def test_a_clone_made_before_keeps_its_types() -> None:
+def test_an_earlier_clone_keeps_its_types() -> None:
     model = graph(
         [node("MatMul", ["x", "w"], "y")],
         {"x": ["B", WIDTH]},

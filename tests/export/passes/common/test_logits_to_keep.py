@@ -1,4 +1,4 @@
-"""An input says how many of the last positions get logits."""
+"""The input logits_to_keep sets the number of last positions that get logits."""
 
 import numpy as np
 import onnx
@@ -80,7 +80,7 @@ def test_logits_are_those_of_the_last_positions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_scoring_graph_has_no_such_input(name: str) -> None:
+def test_the_scoring_graph_lacks_the_input(name: str) -> None:
     m = model(VARIANTS[name])
     AddLogitsToKeep()(m)
     ScoreAllPositions()(m)
@@ -90,7 +90,7 @@ def test_the_scoring_graph_has_no_such_input(name: str) -> None:
     assert logits.shape == (*IDS.shape, VOCABULARY)
 
 
-def test_the_last_positions_are_kept_as_early_as_they_can_be() -> None:
+def test_the_slice_moves_as_far_up_as_it_can() -> None:
     m = model(VARIANTS["after a layer"])
     AddLogitsToKeep()(m)
     kept = [each.inputs[0] for each in m.graph if each.op_type == "Slice"]
@@ -100,9 +100,9 @@ def test_the_last_positions_are_kept_as_early_as_they_can_be() -> None:
 @pytest.mark.parametrize(
     "nodes",
     [[node("Slice", ["h", *SLICE], "kept"), node("MatMul", ["kept", "float head"], "logits")], [head("h", "logits")]],
-    ids=["a product that ONNX Runtime computes", "no slice"],
+    ids=["a MatMul of ONNX Runtime", "no slice"],
 )
-def test_graphs_that_stay_as_they_are(nodes: list[onnx.NodeProto]) -> None:
+def test_graphs_that_are_left_alone(nodes: list[onnx.NodeProto]) -> None:
     m = model(nodes)
     before = [str(each) for each in m.graph]
     AddLogitsToKeep()(m)

@@ -1,4 +1,4 @@
-"""The scoring graph: all positions instead of the last."""
+"""The scoring graph gives logits of all positions."""
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ SLICE = ["last", "end", "axis"]
 
 
 def model(nodes: list[onnx.NodeProto], length: int | str = 1) -> ir.Model:
-    """Embedding, `nodes` from h to out, and whatever reads them."""
+    """An embedding lookup to h, and `nodes` from h to logits."""
     return graph(
         [node("Gather", ["embedding", "input_ids"], "h"), *nodes],
         {"input_ids": ["B", "S"]},
@@ -55,11 +55,11 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_position_comes_out(name: str) -> None:
+def test_every_position_gets_logits(name: str) -> None:
     m = model(VARIANTS[name])
     ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     (last,) = run_reference(m, {"input_ids": ids})
-    # Position i is the last one of the sequence cut there.
+    # Position i is the last one of the sequence truncated after it.
     expected = np.concatenate([run_reference(m, {"input_ids": ids[:, : i + 1]})[0] for i in range(4)], axis=1)
     ScoreAllPositions()(m)
     (scores,) = run_reference(m, {"input_ids": ids})
@@ -88,6 +88,6 @@ def test_other_slices_stay() -> None:
     assert ops(m).count("Slice") == 1
 
 
-def test_a_graph_without_such_a_slice() -> None:
+def test_a_graph_without_the_slice_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="no slice of the last position"):
         ScoreAllPositions()(model([node("MatMul", ["h", "head"], "logits")], length="S"))

@@ -1,4 +1,4 @@
-"""One reordered input for layers of one order, and no more merging than that."""
+"""Layers with the same act-order share one reordered input."""
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +29,7 @@ ORDER = np.array([2, 0, 3, 1])
 
 
 def with_users(model: ir.Model) -> ir.Model:
-    """Each output through a Neg, so that the reordered values are inside the graph."""
+    """Pass each output through Neg, so that the reordered values are no graph outputs."""
     for index, value in enumerate(list(model.graph.outputs)):
         negated = ir.Node("", "Neg", [value])
         negated.outputs[0].name = f"{value.name}.negated"
@@ -39,9 +39,9 @@ def with_users(model: ir.Model) -> ir.Model:
     return model
 
 
-def test_equal_orders_are_one() -> None:
+def test_equal_orders_are_merged() -> None:
     check(with_users(reordered({"a": ORDER, "b": ORDER.copy(), "c": ORDER[::-1].copy()})), gathers=2)
 
 
-def test_another_axis_is_another_reordering() -> None:
+def test_other_axes_are_not_merged() -> None:
     check(with_users(reordered({"a": ORDER, "b": ORDER}, b=0)), gathers=2)

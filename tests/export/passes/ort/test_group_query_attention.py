@@ -1,4 +1,4 @@
-"""Attention in ONNX Runtime over one shared buffer against numpy, row by row."""
+"""GroupQueryAttention over one shared buffer against numpy, sequence by sequence."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,8 @@ class Case:
     """One attention layer.
 
     Attributes:
-        source: how query, key and value come: `split` or `slices` of one tensor, or `apart`, or `by_head` without a
-            reshape before.
+        source: where query, key and value come from: `split` or `slices` of one tensor, inputs of their own (`apart`),
+            or inputs [B, H, S, D] (`by_head`).
         rotary: `position` angles, `input` where a second graph input scales them, `key_only`, or `none`.
         rotary_dim: elements of a head that are rotated.
     """
@@ -95,7 +95,7 @@ class Case:
         weights["axis"] = np.array([2])
         nodes = []
         for i, name in enumerate("qkv"):
-            # As exporters write the last one: an end far beyond the tensor's.
+            # Exporters give the last slice an end far beyond the tensor.
             end = 2**62 if name == "v" else bounds[i + 1]
             weights[f"{name}.from"], weights[f"{name}.to"] = np.array([bounds[i]]), np.array([end])
             nodes.append(node("Slice", ["qkv", f"{name}.from", f"{name}.to", "axis"], name))
@@ -146,7 +146,7 @@ class Case:
 
 
 def feeds_of(case: Case, rng: np.random.Generator, length: int, factor: float = 0.7) -> dict[str, np.ndarray]:
-    """One row of new tokens, without positions and past."""
+    """Query, key and value of one sequence of new tokens."""
     counts = (case.heads, case.kv_heads, case.kv_heads)
     if case.source == "apart":
         feeds = {n: rng.standard_normal((1, length, w), np.float32) for n, w in zip("qkv", case.widths, strict=True)}
@@ -161,7 +161,7 @@ def feeds_of(case: Case, rng: np.random.Generator, length: int, factor: float = 
 
 
 def check(case: Case, pasts: list[int], length: int) -> ir.Model:
-    """Compare rows that hold `pasts` tokens and take `length` new ones; return the lowered graph."""
+    """Compare sequences with `pasts` cached and `length` new tokens; return the lowered graph."""
     rng = np.random.default_rng(0)
     canonical, lowered = case.model(), case.model()
     shared = {"factor": np.array([0.7], np.float32)} if case.rotary == "input" else {}
@@ -205,7 +205,7 @@ def run_shared(
     return binding.get_outputs()[0].numpy()
 
 
-# Rows of one length and rows of many, a prompt, a later chunk, a decode step.
+# A prompt, a later chunk, a decode step of a ragged batch, a batch of prompts.
 STEPS = [([0], 6), ([5], 4), ([3, 7, 0], 1), ([0, 0], 5)]
 
 
@@ -226,7 +226,7 @@ def test_unpacked(pasts: list[int], length: int) -> None:
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
-def test_heads_that_come_from_no_reshape(pasts: list[int], length: int) -> None:
+def test_heads_without_a_reshape(pasts: list[int], length: int) -> None:
     check(Case(source="by_head"), pasts, length)
 
 
@@ -250,7 +250,7 @@ def test_partial_and_interleaved_rotary(
     head_dim: int, rotary_dim: int, interleaved: int, pasts: list[int], length: int
 ) -> None:
     lowered = check(Case(head_dim=head_dim, rotary_dim=rotary_dim, interleaved=interleaved), pasts, length)
-    # The kernel takes angles only by multiples of 8.
+    # The kernel takes rotary dimensions whose half is a multiple of 8.
     assert ("RotaryEmbedding" in ops(lowered)) == bool(rotary_dim // 2 % 8)
 
 
@@ -269,11 +269,11 @@ def test_scale_window_and_softcap(attributes: dict[str, Any], pasts: list[int], 
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
-def test_shares_of_heads(heads: int, kv_heads: int) -> None:
+def test_query_heads_that_share_keys(heads: int, kv_heads: int) -> None:
     check(Case(heads=heads, kv_heads=kv_heads), [3, 7, 0], 1)
 
 
-def test_output_read_by_head() -> None:
+def test_output_without_a_reshape() -> None:
     lowered = check(Case(reshape_after=False), [3, 7, 0], 1)
     assert "Neg" in ops(lowered)
 
@@ -293,6 +293,6 @@ def test_parts_out_of_order_are_not_packed() -> None:
 
 
 @pytest.mark.parametrize("head_dim", [4, 12, 20])
-def test_a_head_size_the_kernel_does_not_take(head_dim: int) -> None:
+def test_unsupported_head_sizes_are_refused(head_dim: int) -> None:
     with pytest.raises(UnsupportedModelError, match=f"heads of {head_dim} elements are not a multiple of 8"):
         LowerToGroupQueryAttention(MAX_LENGTH)(Case(head_dim=head_dim, rotary_dim=head_dim).model())

@@ -1,4 +1,4 @@
-"""What lies between two attentions becomes one function, which computes what its nodes did."""
+"""The block between two attentions becomes one PostAttention call with the same results."""
 
 from typing import NamedTuple
 
@@ -34,9 +34,9 @@ class Widths(NamedTuple):
 
 
 USUAL = Widths(64, 160, 80)
-# Where what is kept on the way has no room beside gate and up.
+# The last two have intermediate values that do not fit beside gate and up.
 WIDTHS = [USUAL, Widths(96, 64, 160), Widths(160, 32, 64)]
-PRODUCTS = tuple(USUAL.weights())
+GEMMS = tuple(USUAL.weights())
 INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
 SCHEMES = {
     "PerTokenInt8PostAttention": INT8,
@@ -108,13 +108,13 @@ def feeds(batch: int, length: int, hidden: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", SCHEMES)
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_one_function_with_the_same_values(name: str, kernels: KernelsChoice, widths: Widths) -> None:
-    model = lowered(dict.fromkeys(PRODUCTS, SCHEMES[name]), group_bias=name.startswith("GroupBias"), widths=widths)
+    model = lowered(dict.fromkeys(GEMMS, SCHEMES[name]), group_bias=name.startswith("GroupBias"), widths=widths)
     apart = session(model, kernels)
     assert len(ops(model)) == 9
     FusePostAttention()(model)
     assert ops(model) == sorted(["Abs", "Neg", name])
     together = session(model, kernels)
-    # One token, few, many and so many that threads take some of them each: the kernel has a way of its own for each.
+    # The kernel has separate paths for one token, a few, many, and enough for several threads.
     for batch, length in ((1, 1), (2, 3), (1, 40), (2, 300)):
         given = feeds(batch, length, widths.hidden)
         for result, expected in zip(together.run(None, given), apart.run(None, given), strict=True):
@@ -122,19 +122,19 @@ def test_one_function_with_the_same_values(name: str, kernels: KernelsChoice, wi
 
 
 @pytest.mark.parametrize("read", ["o", "after", "n", "gu", "d", "m"])
-def test_what_is_read_elsewhere_stays(read: str) -> None:
-    model = lowered(dict.fromkeys(PRODUCTS, INT8), read=read)
+def test_values_with_other_readers_are_left_alone(read: str) -> None:
+    model = lowered(dict.fromkeys(GEMMS, INT8), read=read)
     before = ops(model)
     FusePostAttention()(model)
     assert ops(model) == before
 
 
-@pytest.mark.parametrize("other", PRODUCTS)
-def test_weights_of_different_kinds_stay(other: str) -> None:
+@pytest.mark.parametrize("other", GEMMS)
+def test_weights_of_different_schemes_are_left_alone(other: str) -> None:
     zero_points = SCHEMES["ZeroPointPostAttention"]
     eight = Scheme(bits=8, group_size=32, symmetric=False, activation="none")
     for scheme in (INT8, eight):
-        model = lowered({**dict.fromkeys(PRODUCTS, zero_points), other: scheme})
+        model = lowered({**dict.fromkeys(GEMMS, zero_points), other: scheme})
         before = ops(model)
         FusePostAttention()(model)
         assert ops(model) == before

@@ -1,4 +1,4 @@
-"""Quantized ops in ONNX Runtime's kernels against numpy, within the rounding of the activations and no more."""
+"""Quantized ops in ONNX Runtime against numpy, to the rounding of quantized activations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgekiln.export.weights_file import WeightsFile, save_graph
 from support.graphs import graph, node, ops, quantized, run_ort, run_reference
 
 RNG = np.random.default_rng(0)
-ROWS = 40
+N = 40
 PER_TOKEN = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
 STATIC = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-static")
 
@@ -27,11 +27,11 @@ def grouped(bits: int, group_size: int) -> Scheme:
 
 
 def matmul(scheme: Scheme, columns: int) -> tuple[ir.Model, np.ndarray]:
-    """One QuantizedMatMul of x to y, and the float weight that its codes stand for."""
-    tensors, weight = quantized("w", RNG.standard_normal((ROWS, columns), dtype=np.float32), scheme)
+    """One QuantizedMatMul of x to y, and its dequantized weight."""
+    tensors, weight = quantized("w", RNG.standard_normal((N, columns), dtype=np.float32), scheme)
     attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
-    return graph(nodes, {"x": ["B", "S", columns]}, {"y": ["B", "S", ROWS]}, tensors), weight
+    return graph(nodes, {"x": ["B", "S", columns]}, {"y": ["B", "S", N]}, tensors), weight
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -46,7 +46,7 @@ def test_groups(bits: int, group_size: int, groups: int, tokens: int) -> None:
     np.testing.assert_allclose(expected, x @ weight.T, atol=1e-4)
     LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["MatMulNBits"]
-    # The kernel may round each block of activations to int8: half a step of max|x| / 127 an element.
+    # The kernel quantizes blocks of activations to int8: an error of up to half of max|x| / 127 an element.
     step = np.abs(x).reshape(2, tokens, groups, group_size).max(axis=-1) / 127
     bound = np.repeat(step, group_size, axis=-1) / 2 @ np.abs(weight).T
     (result,) = run_ort(model, {"x": x})
@@ -54,22 +54,22 @@ def test_groups(bits: int, group_size: int, groups: int, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 7])
-def test_int8_a_token_with_outliers(tokens: int) -> None:
+def test_per_token_int8_with_outliers(tokens: int) -> None:
     model, weight = matmul(PER_TOKEN, 96)
     x = RNG.standard_normal((2, tokens, 96), dtype=np.float32)
-    x[0, 0] *= 1e4  # one token whose scale would cost every other token all its digits
+    x[0, 0] *= 1e4  # with one scale for all tokens, the others would round to 0
     x[1, -1] *= 1e-4
     (expected,) = run_reference(model, {"x": x})
     LOWER_QUANTIZED_OPS(model)
     (result,) = run_ort(model, {"x": x})
-    # Reference and kernel may round one element in a while to different sides, a step of 1/127 of the row's maximum.
+    # Reference and kernel may round some elements differently, by 1/127 of the token's maximum.
     largest = np.abs(x).max(axis=-1, keepdims=True)
     assert (np.abs(result - expected) <= largest / 127 * 3 * np.abs(weight).max()).all()
     error = np.linalg.norm(result - x @ weight.T, axis=-1) / np.linalg.norm(x @ weight.T, axis=-1)
     assert error.max() < 0.03
 
 
-def test_rows_of_zeros_give_zeros() -> None:
+def test_tokens_of_zeros_give_zeros() -> None:
     model, _ = matmul(PER_TOKEN, 96)
     LOWER_QUANTIZED_OPS(model)
     x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
@@ -82,25 +82,25 @@ def test_rows_of_zeros_give_zeros() -> None:
 
 
 def test_extreme_codes_do_not_saturate() -> None:
-    # All products of one sign and as large as they get: CPUs without VNNI sum pairs of them in 16 bits.
-    weight = np.full((ROWS, 96), 1.0, np.float32)
+    # The largest products of one sign: CPUs without VNNI add pairs of them in 16 bits.
+    weight = np.full((N, 96), 1.0, np.float32)
     tensors, stored = quantized("w", weight, PER_TOKEN)
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", bits=8, group_size=0, activation="int8-per-token")]
-    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, tensors)
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", N]}, tensors)
     LOWER_QUANTIZED_OPS(model)
     x = np.full((1, 4, 96), 3.0, np.float32)
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], x @ stored.T, rtol=0.01)
 
 
-def test_rows_are_rounded_within_one_op() -> None:
+def test_activations_are_quantized_within_one_op() -> None:
     nodes, weights = [], {}
     for name in "ab":
-        tensors, _ = quantized(name, RNG.standard_normal((ROWS, 96), dtype=np.float32), PER_TOKEN)
+        tensors, _ = quantized(name, RNG.standard_normal((N, 96), dtype=np.float32), PER_TOKEN)
         weights |= tensors
         attributes = {"bits": 8, "group_size": 0, "activation": "int8-per-token"}
         nodes.append(node("QuantizedMatMul", ["x", *tensors], name, **attributes))
     nodes.append(node("Sub", ["a", "b"], "y"))
-    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", ROWS]}, weights)
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", N]}, weights)
     x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
     LOWER_QUANTIZED_OPS(model)
@@ -109,23 +109,23 @@ def test_rows_are_rounded_within_one_op() -> None:
 
 
 def static_layers(scales: list[float]) -> ir.Model:
-    """As many QuantizedMatMuls of x as there are input scales, to y0, y1 and so on."""
+    """A QuantizedMatMul of x for each input scale, to y0, y1, ..."""
     nodes, weights = [], {}
     for index, scale in enumerate(scales):
-        tensors, _ = quantized(f"w{index}", RNG.standard_normal((ROWS, 96), dtype=np.float32), STATIC)
+        tensors, _ = quantized(f"w{index}", RNG.standard_normal((N, 96), dtype=np.float32), STATIC)
         weights |= tensors | {f"w{index}.input_scale": np.array(scale, np.float32)}
         inputs = ["x", *tensors, "", "", f"w{index}.input_scale"]
         attributes = {"bits": 8, "group_size": 0, "activation": "int8-static"}
         nodes.append(node("QuantizedMatMul", inputs, f"y{index}", **attributes))
-    outputs = {f"y{index}": ["B", "S", ROWS] for index in range(len(scales))}
+    outputs = {f"y{index}": ["B", "S", N] for index in range(len(scales))}
     return graph(nodes, {"x": ["B", "S", 96]}, outputs, weights)
 
 
 @pytest.mark.parametrize("lowered", [LOWER_QUANTIZED_OPS, LowerStaticInt8ToQDQ()], ids=["ops", "qdq"])
 @pytest.mark.parametrize("tokens", [1, 9])
-def test_static_inputs(lowered: Callable[[ir.Model], None], tokens: int) -> None:
+def test_static_int8_activations(lowered: Callable[[ir.Model], None], tokens: int) -> None:
     model = static_layers([0.02, 0.02, 0.05])
-    # Beyond the range of int8 on both sides, and halves, which are rounded to even.
+    # Values beyond the range of int8 on both sides, and halves, which are rounded to even.
     x = RNG.standard_normal((2, tokens, 96), dtype=np.float32)
     x[0, 0, :4] = [100, -100, 0.05, -0.03]
     expected = run_reference(model, {"x": x})
@@ -154,7 +154,7 @@ def test_the_graph_for_tensorrt_is_int8_around_zero() -> None:
     assert all(len(kinds[kind].input) == 2 for kind in ("QuantizeLinear", "DequantizeLinear")), "no zero points"
     (attribute,) = kinds["QuantizeLinear"].attribute
     assert (attribute.name, attribute.i) == ("output_dtype", onnx.TensorProto.INT8)
-    codes = next(tensor for tensor in proto.graph.initializer if tensor.dims == [96, ROWS])
+    codes = next(tensor for tensor in proto.graph.initializer if tensor.dims == [96, N])
     assert codes.data_type == onnx.TensorProto.INT8
     x = RNG.standard_normal((2, 3, 96), dtype=np.float32)
     np.testing.assert_allclose(
@@ -201,8 +201,8 @@ def test_a_tied_head_shares_the_bytes_of_the_embedding(tmp_path: Path) -> None:
     assert size < 320 * 64 * 1.5
 
 
-def with_offsets(name: str, bits: int, rows: int, columns: int) -> dict[str, np.ndarray]:
-    """A weight of random symmetric codes in groups of 32, each group with an offset as large as the scale makes it."""
+def with_group_bias(name: str, bits: int, rows: int, columns: int) -> dict[str, np.ndarray]:
+    """A weight of random symmetric codes in groups of 32, each with a bias of the size of its scale."""
     groups = columns // 32
     scales = RNG.random((rows, groups), dtype=np.float32) + 0.1
     return {
@@ -214,15 +214,15 @@ def with_offsets(name: str, bits: int, rows: int, columns: int) -> dict[str, np.
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("tokens", [1, 9])
-def test_offsets(bits: int, tokens: int) -> None:
+def test_group_bias(bits: int, tokens: int) -> None:
     nodes, weights = [], {}
     for name in "ab":
-        tensors = with_offsets(name, bits, ROWS, 96)
+        tensors = with_group_bias(name, bits, N, 96)
         weights |= tensors
         qweight, scales, group_bias = tensors
         attributes = {"bits": bits, "group_size": 32, "activation": "none"}
         nodes.append(node("QuantizedMatMul", ["x", qweight, scales, "", group_bias], name, **attributes))
-    shape = ["B", "S", ROWS]
+    shape = ["B", "S", N]
     model = graph(nodes, {"x": ["B", "S", 96]}, {"a": shape, "b": shape}, weights)
     x = RNG.standard_normal((2, tokens, 96), dtype=np.float32) + 1
     expected = run_reference(model, {"x": x})
@@ -232,24 +232,24 @@ def test_offsets(bits: int, tokens: int) -> None:
         codes = weights[f"{name}.qweight"]
         if bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1)
-        parts = (codes.reshape(ROWS, 3, 32) - float(1 << bits - 1)) * weights[f"{name}.scales"][..., None]
-        # Only the part without group_bias has its activations rounded: half a step of max|x| / 127 an element.
+        parts = (codes.reshape(N, 3, 32) - float(1 << bits - 1)) * weights[f"{name}.scales"][..., None]
+        # Activations are quantized in the GEMM, but not in the sums that the bias multiplies.
         step = np.abs(x).reshape(2, tokens, 3, 32).max(axis=-1) / 127
-        bound = np.repeat(step, 32, axis=-1) / 2 @ np.abs(parts).reshape(ROWS, -1).T
+        bound = np.repeat(step, 32, axis=-1) / 2 @ np.abs(parts).reshape(N, -1).T
         assert (np.abs(result - truth) <= bound + 1e-3).all()
         group_bias = np.repeat(weights[f"{name}.group_bias"], 32, axis=1)
-        np.testing.assert_allclose(truth, x @ (parts.reshape(ROWS, -1) + group_bias).T, rtol=1e-3, atol=1e-2)
+        np.testing.assert_allclose(truth, x @ (parts.reshape(N, -1) + group_bias).T, rtol=1e-3, atol=1e-2)
 
 
 def test_codebook() -> None:
     groups = 3
     tensors = {
-        "w.qweight": RNG.integers(0, 256, (ROWS, groups * 32), dtype=np.uint8),
-        "w.scales": RNG.random((ROWS, groups), dtype=np.float32),
+        "w.qweight": RNG.integers(0, 256, (N, groups * 32), dtype=np.uint8),
+        "w.scales": RNG.random((N, groups), dtype=np.float32),
     }
     attributes = {"bits": 4, "group_size": 64, "activation": "none", "codebook": "nf4"}
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
-    model = graph(nodes, {"x": ["B", "S", 192]}, {"y": ["B", "S", ROWS]}, tensors)
+    model = graph(nodes, {"x": ["B", "S", 192]}, {"y": ["B", "S", N]}, tensors)
     x = RNG.standard_normal((2, 3, 192), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
     LOWER_QUANTIZED_OPS(model)
@@ -259,8 +259,8 @@ def test_codebook() -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_bias", [False, True])
-def test_gather_of_symmetric_rows(bits: int, group_bias: bool) -> None:
-    tensors = with_offsets("e", bits, 50, 96)
+def test_gather_of_symmetric_weights(bits: int, group_bias: bool) -> None:
+    tensors = with_group_bias("e", bits, 50, 96)
     qweight, scales, offset = tensors
     inputs = ["ids", qweight, scales, "", offset] if group_bias else ["ids", qweight, scales]
     nodes = [node("QuantizedGather", inputs, "y", bits=bits, group_size=32)]

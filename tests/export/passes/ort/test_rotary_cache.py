@@ -1,4 +1,4 @@
-"""Angles of every position, computed by the graph's own nodes."""
+"""Rotary caches hold the angles of all positions, computed by the graph's own nodes."""
 
 import numpy as np
 import onnx
@@ -65,14 +65,14 @@ def test_equal_angles_are_shared_and_different_ones_are_not(by_layer: bool) -> N
     assert len(stored) == (4 if by_layer else 2)
 
 
-def test_angles_that_depend_on_more_than_the_position() -> None:
+def test_angles_that_depend_on_another_input_have_no_cache() -> None:
     m = model(extra_input=True)
     caches = RotaryCaches(m, LENGTH)
     assert caches.of(value(m, "cos3"), value(m, "sin")) is None
     assert caches.of(value(m, "cos"), value(m, "sin")) is not None
 
 
-def test_angles_of_an_unknown_layout() -> None:
+def test_angles_of_another_rank_have_no_cache() -> None:
     m = graph(
         [node("Cast", ["position_ids"], "cos", to=int(onnx.TensorProto.FLOAT)), node("Sin", ["cos"], "sin")],
         {"position_ids": ["B", "S"]},

@@ -1,4 +1,4 @@
-"""RMSNormalization, alone and with the addition before it."""
+"""RMSNormalization, alone and fused with the residual Add."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,8 @@ def test_over_heads() -> None:
     np.testing.assert_allclose(run_ort(model, feeds)[0], expected[0], atol=1e-5)
 
 
-def test_with_the_addition_whose_sum_goes_on() -> None:
-    # The residual is read before the norm stands in the graph, and again after.
+def test_a_residual_add_is_fused() -> None:
+    # The sum is read in front of the norm and after it.
     nodes = [
         node("Add", ["x", "r"], "sum"),
         node("Neg", ["sum"], "negated"),
@@ -70,7 +70,7 @@ def test_two_norms_of_one_sum() -> None:
 
 
 @pytest.mark.parametrize("shape", [[WIDTH], [1, 1, WIDTH], ["B", 1, WIDTH]])
-def test_an_addition_that_broadcasts_stays(shape: list[int | str]) -> None:
+def test_an_add_that_broadcasts_is_left_alone(shape: list[int | str]) -> None:
     nodes = [node("Add", ["x", "r"], "sum"), node("RMSNormalization", ["sum", "w"], "y", axis=-1)]
     model = graph(nodes, {"x": SHAPE, "r": shape}, {"y": SHAPE}, {"w": SCALE})
     feeds = {"x": states(), "r": states(*(2 if size == "B" else int(size) for size in shape))}
@@ -80,7 +80,7 @@ def test_an_addition_that_broadcasts_stays(shape: list[int | str]) -> None:
     np.testing.assert_allclose(run_ort(model, feeds)[0], expected[0], atol=1e-5)
 
 
-def test_a_bias_or_a_sum_that_is_an_output_stays() -> None:
+def test_a_bias_or_a_sum_that_is_an_output_is_left_alone() -> None:
     nodes = [
         node("Add", ["x", "b"], "biased"),
         node("RMSNormalization", ["biased", "w"], "y", axis=-1),

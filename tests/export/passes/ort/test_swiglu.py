@@ -1,4 +1,4 @@
-"""Gate and up's activation becomes one function where nothing else reads its parts."""
+"""The activation of gate and up becomes SwiGLU where no other node reads its parts."""
 
 from typing import get_args
 
@@ -41,14 +41,14 @@ def test_one_function_with_the_same_values(swapped: bool) -> None:
 
 
 @pytest.mark.parametrize("read", ["gate", "up", "silu", "sigmoid"])
-def test_parts_that_are_read_elsewhere_stay(read: str) -> None:
+def test_parts_with_other_readers_are_left_alone(read: str) -> None:
     model = lowered([*NODES, node("Neg", [read], "other")], y=["B", "S", WIDTH], other=["B", "S", WIDTH])
     before = ops(model)
     FuseSwiGLU()(model)
     assert ops(model) == before
 
 
-def test_another_activation_stays() -> None:
+def test_another_activation_is_left_alone() -> None:
     nodes = [NODES[0], node("Tanh", ["gate"], "sigmoid"), *NODES[2:]]
     model = lowered(nodes)
     before = ops(model)

@@ -1,4 +1,4 @@
-"""The product that gives the logits becomes a function, whose kernel computes the large ones exactly."""
+"""The LM head becomes TwoPassMatMulNBits, whose kernel computes the large logits exactly."""
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,7 @@ def head(bits: int, symmetric: bool, group_size: int = 32, after: str = "") -> i
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 20)])
 @pytest.mark.parametrize(("symmetric", "group_size"), [(True, 32), (False, 32), (True, 64)])
-def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size):
+def test_logits_near_the_maximum_have_8_bits(kernels, shape, symmetric, group_size):
     model = head(8, symmetric, group_size)
     x = RNG.standard_normal((*shape, DEPTH), dtype=np.float32)
     (every,) = session(model, kernels).run(None, {"x": x})
@@ -41,7 +41,7 @@ def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size)
     (found,) = session(model, kernels).run(None, {"x": x})
     largest = every.max(-1, keepdims=True)
     error = np.abs(found - every)
-    # More rows than a few are multiplied without rounding activations where all logits are of 8 bits.
+    # With all logits of 8 bits, GEMMs of many rows do not quantize activations.
     assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
     in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS
@@ -52,13 +52,13 @@ def test_large_logits_are_those_of_8_bits(kernels, shape, symmetric, group_size)
 
 
 @pytest.mark.parametrize("model", [head(4, True), head(8, True, after="Tanh")], ids=["4 bits", "not the last"])
-def test_other_products_stay(model):
+def test_other_matmuls_are_left_alone(model):
     before = ops(model)
     FuseTwoPassLMHead()(model)
     assert ops(model) == before
 
 
-def test_scales_that_binary16_does_not_hold(kernels):
+def test_scales_beyond_float16(kernels):
     model = head(8, True)
     scales = model.graph.initializers["head.scales"]
     scales.const_value = ir.tensor(scales.const_value.numpy() * np.float32(1 + 1e-6), name="head.scales")

@@ -1,4 +1,4 @@
-"""Single layers as CUDA gets them, in binary16, against numpy."""
+"""Single layers of the CUDA graph, in float16, against numpy."""
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,7 @@ def check(model: ir.Model, columns: int, expected_ops: set[str]) -> None:
 
 
 @pytest.mark.parametrize(("columns", "group_size"), [(256, 128), (192, 64), (96, 32), (48, 16)])
-def test_weights_with_a_scale_a_channel_are_the_same_in_groups(columns: int, group_size: int) -> None:
+def test_per_channel_weights_are_the_same_in_groups(columns: int, group_size: int) -> None:
     scheme = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
     tensors, weight = quantized("w", RNG.standard_normal((ROWS, columns), dtype=np.float32), scheme)
     model = layer(tensors, columns, bits=8, group_size=0, activation="int8-per-token")
@@ -44,7 +44,7 @@ def test_weights_with_a_scale_a_channel_are_the_same_in_groups(columns: int, gro
     check(model, columns, {"MatMulNBits"})
 
 
-def test_inputs_that_divide_by_no_group_size_get_float_weights() -> None:
+def test_sizes_without_a_group_size_get_float_weights() -> None:
     scheme = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-token")
     tensors, weight = quantized("w", RNG.standard_normal((ROWS, 50), dtype=np.float32), scheme)
     model = layer(tensors, 50, bits=8, group_size=0, activation="int8-per-token")
@@ -62,7 +62,7 @@ def test_groups(bits: int, symmetric: bool) -> None:
     check(layer(tensors, 96, bits=bits, group_size=32), 96, {"MatMulNBits"})
 
 
-def test_offsets_are_a_second_small_product() -> None:
+def test_group_bias_is_a_second_matmul() -> None:
     scheme = Scheme(bits=4, group_size=32, symmetric=True, activation="none")
     tensors, _ = quantized("w", RNG.standard_normal((ROWS, 96), dtype=np.float32), scheme)
     group_bias = RNG.standard_normal((ROWS, 3), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""All layers of a decoder become one function, which computes what its nodes did."""
+"""The layers of a decoder become one DecoderLayers call with the same results."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ ENGINES = [
     ("llama", "int4", "float32"),
     ("llama", "int8", "int8"),
     ("llama", "int4", "int8"),
-    # A bias of the projections; norms of queries and keys.
+    # A QKV bias; norms of query and key heads.
     ("qwen2", "int8", "int8"),
     ("qwen2", "int8", "float32"),
     ("qwen3", "int8", "float32"),
@@ -53,7 +53,7 @@ def feeds(model: ir.Model, batch: int, past: int, length: int, rng: np.random.Ge
 
 
 def same_bits(directory: Path, kernels: KernelsChoice) -> bool:
-    """Whether no norm is our kernel's in one model and ONNX Runtime's in the other."""
+    """Whether both models compute norms with the same kernels."""
     return not (kernels == "edgekiln" and "qwen3" in str(directory))
 
 
@@ -65,7 +65,7 @@ def check(results: list[np.ndarray], expected: list[np.ndarray], directory: Path
             assert np.abs(result.astype(int) - value).max() <= 1
             assert (result != value).mean() < 0.01
         else:
-            # A number that lies between two of 8 bits may become either, and so may what follows from it.
+            # A value halfway between two int8 codes may be rounded to either, which later values depend on.
             assert np.linalg.norm(result - value) < 0.03 * np.linalg.norm(value)
 
 
@@ -79,17 +79,17 @@ def test_one_function_with_the_same_values(engine, kernels, role):
     assert ops(model).count("GroupQueryAttention") == LAYERS
     assert name not in ops(model)
     apart = session(model, kernels)
-    # One token, few and many: the kernel has a way of its own for each.
+    # The kernel has separate paths for one token, a few, and many.
     for batch, past, length in ((1, 9, 1), (2, 0, 3), (1, 40, 50)):
         given = feeds(model, batch, past, length)
         check(together.run(None, given), apart.run(None, given), directory, kernels)
-    # So many that threads take some of them each. Over so many, what rounding differs in grows past comparing.
+    # Enough tokens for several threads. Rounding differences grow with them, so only equal bits are compared.
     if same_bits(directory, kernels):
         given = feeds(model, 2, 0, 150, np.random.default_rng(1))
         check(together.run(None, given), apart.run(None, given), directory, kernels)
 
 
-def test_what_was_written_out_is_found_again(engine):
+def test_inlined_layers_are_fused_again(engine):
     directory, _ = engine
     model = load(directory / "generate.onnx")
     before = ops(model)
@@ -121,7 +121,9 @@ def with_a_reader(model: ir.Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "left"), [(with_another_scale, 2), (with_other_angles, 2), (with_a_reader, 1)], ids=str
+    ("change", "left"),
+    [(with_another_scale, 2), (with_other_angles, 2), (with_a_reader, 1)],
+    ids=["scale", "angles", "reader"],
 )
 def test_a_chain_ends_where_layers_differ(engine, change, left):
     directory, name = engine
