@@ -1,4 +1,4 @@
-"""Graphs of a few nodes, run by the numpy reference or by ONNX Runtime."""
+"""Build small canonical graphs, and run them in the numpy reference or in ONNX Runtime."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,10 +32,10 @@ def graph(
     """A canonical graph of float32 values; inputs called *ids are int64.
 
     Args:
-        nodes: in order.
+        nodes: in topological order.
         inputs, outputs: name to shape.
         weights: initializers.
-        shapes: of values inside that onnx cannot infer.
+        shapes: intermediate values whose shape onnx cannot infer.
     """
 
     def info(name: str, shape: Shape) -> onnx.ValueInfoProto:
@@ -58,7 +58,7 @@ def graph(
 
 
 def node(op: str, inputs: Sequence[str], outputs: str | Sequence[str], **attributes: Any) -> onnx.NodeProto:
-    """A node of our own domain if `op` is one of ours."""
+    """A node; canonical ops get edgekiln's domain."""
     own = op in ("Attention", "QuantizedMatMul", "QuantizedGather")
     names = [outputs] if isinstance(outputs, str) else list(outputs)
     return helper.make_node(op, list(inputs), names, domain=canonical.DOMAIN if own else "", **attributes)
@@ -83,7 +83,7 @@ def session(model: ir.Model, kernels: KernelsChoice = "onnxruntime") -> ort.Infe
 
 
 def standard_session(model: ir.Model) -> ort.InferenceSession:
-    """Load a graph of standard ops, computed as it says: nothing is rounded that it does not round."""
+    """Load a graph of standard ops; ONNX Runtime quantizes no activations that the graph does not quantize."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -97,12 +97,12 @@ def run_ort(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray
 
 
 def ops(model: ir.Model) -> list[str]:
-    """The kinds of node, sorted."""
+    """The op types of all nodes, sorted."""
     return sorted(node.op_type for node in model.graph)
 
 
 def quantized(name: str, weight: np.ndarray, scheme: Scheme) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Initializers `{name}.qweight` and so on of a weight [N, K], and the float weight that they stand for."""
+    """Initializers `{name}.qweight` and so on of a weight [N, K], and its dequantized weight."""
     import torch
 
     result = quantize(torch.from_numpy(weight), scheme)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of many families, made offline."""
+"""Tiny random checkpoints of many model families."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _COMMON: dict[str, Any] = {
 }
 _EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
 
-# One row a family: what its config needs beyond the common sizes. Adding a family is adding a row.
+# Family -> config values beyond the common sizes. To test a new family, add a row.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -43,7 +43,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"partial_rotary_factor": 0.25},
     "mixtral": {**_EXPERTS, "sliding_window": None},
     "qwen3_moe": {**_EXPERTS, "head_dim": 16, "decoder_sparse_step": 1},
-    # Layers that take a part of a second embedding each, and later layers that read keys and values of earlier ones.
+    # Each layer takes a part of a second embedding; later layers share the KV cache of earlier ones.
     "gemma3n_text": {
         "head_dim": 16,
         "sliding_window": 8,
@@ -80,7 +80,7 @@ def tiny_config(family: str, **overrides: Any) -> Any:
 
 
 def tiny_model(family: str, **overrides: Any) -> Any:
-    """A random model whose attention is far from uniform, so that a wrong mask or angle shows in the logits."""
+    """A random model with large weights: attention is far from uniform, so that wrong masks or angles show."""
     torch.manual_seed(0)
     model = (
         AutoModelForCausalLM.from_config(tiny_config(family, **overrides), attn_implementation="eager").float().eval()
@@ -96,7 +96,7 @@ def tiny_model(family: str, **overrides: Any) -> Any:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, one token a byte."""
+    """A byte-level tokenizer with one token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -112,7 +112,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_checkpoint(directory: Path, family: str, **overrides: Any) -> Any:
-    """Write a tiny checkpoint as Hugging Face does, and return the model."""
+    """Save a tiny model and its tokenizer as a checkpoint, and return the model."""
     model = tiny_model(family, **overrides)
     model.save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)

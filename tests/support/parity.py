@@ -1,4 +1,4 @@
-"""A model's logits three ways: transformers, the canonical graph in numpy, and an engine."""
+"""Logits of a model in transformers, of its canonical graph in numpy, and of its engine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,15 +26,16 @@ class Logits:
     """float32 [V] after the last of `TOKENS` random tokens.
 
     Attributes:
-        transformers: with the weights that the source reads as float.
-        rounded: the same, with what quantized layers read rounded as kernels do that multiply codes: those of 4 bits,
-            and all.
-        canonical: of the graph that the weights were attached to.
-        directory: of the engine.
+        transformers: with the source's float weights.
+        fake_quantized: the same, with quantized activations of 4-bit layers, and of all quantized layers.
+        canonical: of the canonical graph, in numpy.
+        graph: the canonical graph, lowered.
+        directory: the engine.
+        ids: the tokens.
     """
 
     transformers: np.ndarray
-    rounded: tuple[np.ndarray, np.ndarray]
+    fake_quantized: tuple[np.ndarray, np.ndarray]
     canonical: np.ndarray
     graph: CanonicalModel
     directory: Path
@@ -55,9 +56,9 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe) -> Logits:
     with torch.no_grad():
         results = [model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy()]
         for names in (four, eight):
-            round_inputs(model, names)
+            quantize_activations(model, names)
             results.append(model(input_ids=torch.tensor(ids)[None]).logits[0, -1].numpy())
-    expected, *rounded = results
+    expected, *fake_quantized = results
     past = {
         value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)  # type: ignore[index, call-overload]
         for value in graph.graph.graph.inputs[2:]
@@ -67,7 +68,7 @@ def all_logits(source: ModelSource, directory: Path, recipe: Recipe) -> Logits:
     engine = directory / "engine"
     engine.mkdir(parents=True)
     write_engine(graph, source, engine, options, StepTimer())
-    return Logits(expected, rounded, canonical, graph, engine, ids)
+    return Logits(expected, fake_quantized, canonical, graph, engine, ids)
 
 
 def engine_logits(engine: Path, ids: Ids, kernels: KernelsChoice) -> tuple[np.ndarray, np.ndarray]:
@@ -78,54 +79,57 @@ def engine_logits(engine: Path, ids: Ids, kernels: KernelsChoice) -> tuple[np.nd
     return runtime.score(ids)[-1], runtime.step(cache, ids[-1:])[0]
 
 
-def round_inputs(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | None]) -> None:
-    """Have linear layers read int8 codes in blocks of 32 with a scale each.
+def quantize_activations(model: torch.nn.Module, layers: Mapping[str, QuantizedWeight | None]) -> None:
+    """Fake-quantize the activations of linear layers to int8 in blocks of 32, as kernels of 4-bit weights do.
 
     Args:
-        model: that of transformers.
-        layers: names of weights, with what is stored of them: the inputs' order, and group_bias, whose part of the product
-            takes the inputs as they are.
+        model: the model of transformers.
+        layers: weight name -> the checkpoint's quantized weight, for its act-order and its group bias, which multiplies
+            the activations before they are quantized; None for a float weight.
     """
 
     def forward(weight: torch.Tensor, order: torch.Tensor, group_bias: torch.Tensor) -> Callable[..., torch.Tensor]:
-        def product(x: torch.Tensor) -> torch.Tensor:
+        def multiply(x: torch.Tensor) -> torch.Tensor:
             x = x[..., order]
             blocks = x.unflatten(-1, (-1, 32))
             step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-            rounded = ((blocks / step).round() * step).flatten(-2)
-            return rounded @ (weight[:, order] - group_bias).T + x @ group_bias.T
+            quantized = ((blocks / step).round() * step).flatten(-2)
+            return quantized @ (weight[:, order] - group_bias).T + x @ group_bias.T
 
-        return product
+        return multiply
 
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear) or f"{name}.weight" not in layers:
             continue
         assert module.bias is None
-        stored = layers[f"{name}.weight"]
+        prequantized = layers[f"{name}.weight"]
         order, group_bias = torch.arange(module.in_features), torch.zeros_like(module.weight.data)
-        if stored is not None and stored.order is not None:
-            order = torch.from_numpy(stored.order)
-        if stored is not None and stored.group_bias is not None:
-            group_bias = torch.from_numpy(np.repeat(stored.group_bias, stored.scheme.group_size or 1, axis=1))
+        if prequantized is not None and prequantized.order is not None:
+            order = torch.from_numpy(prequantized.order)
+        if prequantized is not None and prequantized.group_bias is not None:
+            group_size = prequantized.scheme.group_size or 1
+            group_bias = torch.from_numpy(np.repeat(prequantized.group_bias, group_size, axis=1))
         module.forward = forward(module.weight.data, order, group_bias)  # type: ignore[method-assign]
 
 
-def check(logits: Logits, kernels: KernelsChoice = "onnxruntime", weights_only: bool = True) -> None:
-    """All agree: numpy with transformers to rounding, the engine but for rounding activations to int8.
+def check(logits: Logits, kernels: KernelsChoice = "onnxruntime", weight_only: bool = True) -> None:
+    """Compare numpy with transformers to float rounding, and the engine to the rounding of quantized activations.
 
     Args:
-        logits: what `all_logits` gave.
-        kernels: with those of edgekiln, nothing but the rounding of activations in blocks of 32 lies between the engine
-            and transformers.
-        weights_only: the graph does not say that activations are rounded.
+        logits: the result of `all_logits`.
+        kernels: kernels of the engine. Those of edgekiln differ from transformers only by quantizing activations in
+            blocks of 32, or not at all.
+        weight_only: the recipe does not quantize activations.
     """
     size = np.linalg.norm(logits.transformers)
-    assert np.linalg.norm(logits.canonical - logits.transformers) < (1e-4 if weights_only else 0.06) * size
+    assert np.linalg.norm(logits.canonical - logits.transformers) < (1e-4 if weight_only else 0.06) * size
     results = engine_logits(logits.directory, logits.ids, kernels)
     for result in results:
         assert np.linalg.norm(result - logits.transformers) < 0.06 * size
-    if kernels == "edgekiln" and weights_only:
+    if kernels == "edgekiln" and weight_only:
         scored, _ = results
-        error, *errors = (np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.rounded))
-        # A number halfway between two codes may become either.
+        error, *errors = (
+            np.linalg.norm(scored - truth) / size for truth in (logits.transformers, *logits.fake_quantized)
+        )
+        # A value halfway between two codes may be rounded to either.
         assert error < 1e-4 or min(errors) < 1e-3, (error, errors)

@@ -56,20 +56,20 @@ _PLAIN: list[tuple[str, dict[str, Any], str]] = [
         *(pytest.param(CONFIG_MAPPING[name](**options), message, id=name) for name, options, message in _PLAIN),
     ],
 )
-def test_what_is_in_the_way_is_named(config: Any, message: str) -> None:
+def test_the_unsupported_part_is_named(config: Any, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         layer_shapes(build_meta_model(config))
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_build_of_one_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_refused_build_leaves_no_files(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", "gpt_oss", **_EXPERTS, head_dim=16)
     with pytest.raises(UnsupportedModelError, match="attention sinks"):
         build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_head_size_that_the_kernel_refuses_is_named(tmp_path: Path) -> None:
+def test_an_unsupported_head_size_is_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", "llama", head_dim=12, num_hidden_layers=1)
     with pytest.raises(UnsupportedModelError, match="heads of 12 elements are not a multiple of 8"):
         build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))

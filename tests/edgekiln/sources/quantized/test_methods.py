@@ -63,11 +63,11 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_engine_has_the_codes_of_the_checkpoint(built: tuple[Format, Logits], kernels: KernelsChoice) -> None:
     form, logits = built
-    linear = [layer for layer in logits.graph.plan.layers if "_proj" in layer.names[0]]
+    linear = [layer for layer in logits.graph.quantization.layers if "_proj" in layer.names[0]]
     assert all(layer.prequantized for layer in linear)
-    weights_only = form.quant == "int4"
-    assert {layer.scheme.activation for layer in linear} == {"none" if weights_only else "int8-per-token"}
-    check(logits, kernels, weights_only)
+    weight_only = form.quant == "int4"
+    assert {layer.scheme.activation for layer in linear} == {"none" if weight_only else "int8-per-token"}
+    check(logits, kernels, weight_only)
     # Layers with a common input are merged in all formats. With act-order they have the same permutation, because
     # their Hessians are equal.
     graph = ir.load(logits.directory / "generate.onnx")

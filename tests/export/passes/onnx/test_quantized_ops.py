@@ -11,7 +11,7 @@ from edgekiln.export.lower.tensorrt import LOWER_QUANTIZED_OPS
 from support.graphs import graph, node, ops, quantized, run_reference, standard_session
 
 RNG = np.random.default_rng(0)
-N, COLUMNS = 40, 96
+N, K = 40, 96
 
 
 def lowered(model: ir.Model) -> ir.Model:
@@ -22,16 +22,16 @@ def lowered(model: ir.Model) -> ir.Model:
 
 def matmul(tensors: dict[str, np.ndarray], inputs: list[str], **attributes: object) -> ir.Model:
     nodes = [node("QuantizedMatMul", ["x", *inputs], "y", **attributes)]
-    return graph(nodes, {"x": ["B", "S", COLUMNS]}, {"y": ["B", "S", N]}, tensors)
+    return graph(nodes, {"x": ["B", "S", K]}, {"y": ["B", "S", N]}, tensors)
 
 
 def weight(bits: int, group_size: int | None, symmetric: bool, activation: str = "none") -> dict[str, np.ndarray]:
     scheme = Scheme(bits=bits, group_size=group_size, symmetric=symmetric, activation=activation)  # type: ignore[arg-type]
-    return quantized("w", RNG.standard_normal((N, COLUMNS), dtype=np.float32), scheme)[0]
+    return quantized("w", RNG.standard_normal((N, K), dtype=np.float32), scheme)[0]
 
 
 def check(model: ir.Model) -> list[str]:
-    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    x = RNG.standard_normal((2, 3, K), dtype=np.float32)
     (expected,) = run_reference(model, {"x": x})
     (result,) = standard_session(lowered(model)).run(None, {"x": x})
     np.testing.assert_allclose(result, expected, atol=1e-4, rtol=0)
@@ -57,7 +57,7 @@ def test_zero_points_of_int4_are_a_second_matmul(group_size: int) -> None:
 
 def test_group_bias_of_int4_is_a_second_matmul() -> None:
     tensors = weight(4, 32, symmetric=True)
-    tensors["w.group_bias"] = RNG.standard_normal((N, COLUMNS // 32), dtype=np.float32)
+    tensors["w.group_bias"] = RNG.standard_normal((N, K // 32), dtype=np.float32)
     inputs = ["w.qweight", "w.scales", "", "w.group_bias"]
     model = matmul(tensors, inputs, bits=4, group_size=32, activation="none")
     assert check(model).count("MatMul") == 2
@@ -67,12 +67,12 @@ def test_layers_with_the_same_input_share_its_group_sums() -> None:
     tensors = weight(4, 32, symmetric=False)
     attributes = {"bits": 4, "group_size": 32, "activation": "none"}
     nodes = [node("QuantizedMatMul", ["x", *tensors], name, **attributes) for name in ("y", "z")]
-    model = graph(nodes, {"x": ["B", "S", COLUMNS]}, {"y": ["B", "S", N], "z": ["B", "S", N]}, tensors)
+    model = graph(nodes, {"x": ["B", "S", K]}, {"y": ["B", "S", N], "z": ["B", "S", N]}, tensors)
     assert check_all(model).count("ReduceSum") == 1
 
 
 def check_all(model: ir.Model) -> list[str]:
-    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    x = RNG.standard_normal((2, 3, K), dtype=np.float32)
     expected = run_reference(model, {"x": x})
     for result, wanted in zip(standard_session(lowered(model)).run(None, {"x": x}), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=1e-4, rtol=0)
@@ -86,8 +86,8 @@ def test_eight_bits_in_groups_become_float() -> None:
 
 
 def test_a_codebook_becomes_float() -> None:
-    codes = RNG.integers(0, len(CODEBOOKS["nf4"]), (N, COLUMNS), dtype=np.uint8)
-    scales = RNG.uniform(0.1, 1, (N, COLUMNS // 32)).astype(np.float32)
+    codes = RNG.integers(0, len(CODEBOOKS["nf4"]), (N, K), dtype=np.uint8)
+    scales = RNG.uniform(0.1, 1, (N, K // 32)).astype(np.float32)
     tensors = {"w.qweight": pack_int4(codes), "w.scales": scales}
     model = matmul(tensors, list(tensors), bits=4, group_size=32, activation="none", codebook="nf4")
     assert check(model) == ["MatMul", "Transpose"]
@@ -96,7 +96,7 @@ def test_a_codebook_becomes_float() -> None:
 def test_per_token_int8_with_outliers() -> None:
     tensors = weight(8, None, symmetric=True, activation="int8-per-token")
     model = matmul(tensors, list(tensors), bits=8, group_size=0, activation="int8-per-token")
-    x = RNG.standard_normal((2, 3, COLUMNS), dtype=np.float32)
+    x = RNG.standard_normal((2, 3, K), dtype=np.float32)
     x[0, 0] *= 1e4  # with one scale for all tokens, the others would round to 0
     x[1, 1] = 0
     (expected,) = run_reference(model, {"x": x})
@@ -113,7 +113,7 @@ def test_per_token_int8_with_outliers() -> None:
 def test_gather(symmetric: bool) -> None:
     tensors = weight(8, 32, symmetric)
     nodes = [node("QuantizedGather", ["ids", *tensors], "y", bits=8, group_size=32)]
-    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", COLUMNS]}, tensors)
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", K]}, tensors)
     ids = RNG.integers(0, N, (2, 5))
     (expected,) = run_reference(model, {"ids": ids})
     (result,) = standard_session(lowered(model)).run(None, {"ids": ids})
