@@ -66,7 +66,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_engine_has_the_codes_of_the_file(built: tuple[str, str, Logits], kernels: KernelsChoice) -> None:
     kind, embedding, logits = built
     check(logits, kernels)
-    layers = logits.graph.plan.layers
+    layers = logits.graph.quantization.layers
     assert all(layer.prequantized for layer in layers)
     assert layers[0].names == ["model.embed_tokens.weight", "lm_head.weight"]
     assert layers[0].scheme.bits == (4 if embedding.startswith("Q4") else 8)
