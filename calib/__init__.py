@@ -1,0 +1,1 @@
+"""Quantization: number formats, calibration data, quantizers, analysis, evaluation and the TensorRT builder."""

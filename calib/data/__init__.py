@@ -1,0 +1,1 @@
+"""Calibration data: loading, checks and the disk cache."""

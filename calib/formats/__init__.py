@@ -1,0 +1,1 @@
+"""Quantization schemes, quantized weights and data-free quantization. Below `edgekiln.sources` in the import order."""

@@ -1,0 +1,1 @@
+"""Quantizers that run before a build; `base` has the table of them."""

@@ -1,0 +1,1 @@
+"""Compile graphs to TensorRT plans."""
