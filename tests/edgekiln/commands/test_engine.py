@@ -185,12 +185,12 @@ def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.
     # The build stops before the last step, when all files but engine.json are written.
     script = (
         "import os, sys, time\n"
-        "import edgekiln.pipeline.build as build\n"
+        "import edgekiln.pipeline.assemble as assemble\n"
         "from edgekiln.cli import main\n"
         "def write_manifest(directory, **_):\n"
         "    print(sorted(os.listdir(directory)), flush=True)\n"
         "    time.sleep(60)\n"
-        "build.write_manifest = write_manifest\n"
+        "assemble.write_manifest = write_manifest\n"
         f"main(['engine', {str(checkpoint)!r}, '-o', {str(tmp_path / 'engine')!r}])"
     )
     with subprocess.Popen(

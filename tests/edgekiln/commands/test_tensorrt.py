@@ -37,7 +37,7 @@ def test_the_engine_has_the_plan_and_its_graph(engine: Path) -> None:
         version=trt.__version__,
         compute_capabilities=["8.6", "8.9"],
         max_batch=2,
-        chunk=16,
+        prefill_chunk=16,
     )
 
 
