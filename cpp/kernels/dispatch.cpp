@@ -3,9 +3,9 @@
 // EDGEKILN_INSTRUCTION_SETS, from kernels/CMakeLists.txt, is FOR_EACH(amx) FOR_EACH(avx512bf16) ..., fastest first.
 #include "kernels/instruction_sets/instruction_set.h"
 
-#define FOR_EACH(isa)                           \
-  namespace edgekiln::isa {                     \
-  extern const InstructionSet instruction_set;  \
+#define FOR_EACH(isa)                          \
+  namespace edgekiln::isa {                    \
+  extern const InstructionSet instruction_set; \
   }
 EDGEKILN_INSTRUCTION_SETS
 #undef FOR_EACH

@@ -1,7 +1,7 @@
 // AMX: eight tile registers of 16 rows of 64 bytes, and matrix multiplication of up to 2 x 2 of them.
 //
-// C tile (16 x 16 float or int32) += A tile * B tile, where a row of A holds 64 bytes of k for one of 16 rows, and a row
-// of B holds, for each of 16 columns, 4 bytes of k ("VNNI layout"): four int8 or two bfloat16 values.
+// C tile (16 x 16 float or int32) += A tile * B tile, where a row of A holds 64 bytes of k for one of 16 rows, and a
+// row of B holds, for each of 16 columns, 4 bytes of k ("VNNI layout"): four int8 or two bfloat16 values.
 //
 // Without __AMX_TILE__ the instructions are executed in memory by amx_emulated.h, for tests on other processors.
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBUSD and TDPBF16PS.

@@ -1,8 +1,8 @@
 // The q4 prefill GEMM in bfloat16 tiles. For AMX.
 //
-// Four panels at a time are dequantized to bfloat16, into memory that stays in the L2 cache; then all tokens, rounded to
-// bfloat16 too, are multiplied with them, with float accumulators over all of k. Tiles of int8 are twice as fast, but
-// their accumulators would have to be scaled every few values of k, which takes longer than that saves.
+// Four panels at a time are dequantized to bfloat16, into memory that stays in the L2 cache; then all tokens, rounded
+// to bfloat16 too, are multiplied with them, with float accumulators over all of k. Tiles of int8 are twice as fast,
+// but their accumulators would have to be scaled every few values of k, which takes longer than that saves.
 #include "kernels/avx512/q4_prefill.h"
 
 #include <algorithm>
@@ -15,9 +15,9 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kPanels = 4;                                               // of a task
-constexpr std::size_t kTokens = 2 * tiles::kRows, kColumns = 2 * kPanelWidth;    // multiplied at once
-constexpr std::size_t kTileK = 2 * tiles::kRows;                                 // values of k in a tile
+constexpr std::size_t kPanels = 4;                                             // of a task
+constexpr std::size_t kTokens = 2 * tiles::kRows, kColumns = 2 * kPanelWidth;  // multiplied at once
+constexpr std::size_t kTileK = 2 * tiles::kRows;                               // values of k in a tile
 
 struct PrefillArgs {
   const PackedNBits& weight;

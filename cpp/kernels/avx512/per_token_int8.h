@@ -1,4 +1,5 @@
-// The two ends of the per-token int8 GEMM (W8A8): quantizing activations, and the epilogue that scales the accumulators.
+// The two ends of the per-token int8 GEMM (W8A8): quantizing activations, and the epilogue that scales the
+// accumulators.
 //
 // VPDPBUSD and TDPBUSD multiply unsigned by signed bytes, so activation codes are stored with zero point 128. The
 // epilogue adds each column's compensation, -128 * the sum of its weight codes, which makes the result that of signed

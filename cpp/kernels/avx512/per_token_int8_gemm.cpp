@@ -16,7 +16,8 @@ void gemv_task(void* context, std::size_t index) {
 
 void gemm_task(void* context, std::size_t index) {
   const Int8GemmArgs& args = *static_cast<const Int8GemmArgs*>(context);
-  const std::size_t tasks_n = ceil_div(args.weight.panels(), kInt8GemmPanels), panel = index % tasks_n * kInt8GemmPanels;
+  const std::size_t tasks_n = ceil_div(args.weight.panels(), kInt8GemmPanels),
+                    panel = index % tasks_n * kInt8GemmPanels;
   const std::size_t first = index / tasks_n * args.tokens_per_task;
   int8_gemm(args, first, std::min(first + args.tokens_per_task, args.m), panel,
             std::min<std::size_t>(kInt8GemmPanels, args.weight.panels() - panel));

@@ -56,8 +56,8 @@ inline __m512i to_int16_twice(Floats x) {
 
 // codes[k / 4, 16 columns, 4] = the weights of a panel as 128 + w / scale, with scales[k / kRequantizeK, 16].
 //
-// A 4-bit code times its group's scale, in 256ths of the new scale, plus the group's min: computed modulo 2^16, which is
-// exact as the result is within 127 steps, however large the terms are.
+// A 4-bit code times its group's scale, in 256ths of the new scale, plus the group's min: computed modulo 2^16, which
+// is exact as the result is within 127 steps, however large the terms are.
 template <bool HasFloat16>
 void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* to, float* scales) {
   const std::size_t block_bytes = weight.block_bytes(), codes_bytes = weight.codes_bytes();

@@ -1,5 +1,5 @@
-// Two-pass LM head (pack/packed_lm_head.h): pass 1 multiplies the high nibbles for the whole vocabulary, pass 2 adds the
-// low nibbles for the candidates near each row's maximum. For AVX512-VNNI.
+// Two-pass LM head (pack/packed_lm_head.h): pass 1 multiplies the high nibbles for the whole vocabulary, pass 2 adds
+// the low nibbles for the candidates near each row's maximum. For AVX512-VNNI.
 #include <algorithm>
 #include <limits>
 
@@ -61,8 +61,8 @@ float low_dot(const PackedLmHead& head, std::size_t column, const Activations* a
     __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(both, nibble), a.low);
     sums = _mm512_dpbusd_epi32(sums, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), a.high);
     const __m512 scale = _mm512_permutexvar_ps(block_of_lane, _mm512_castps128_ps512(load_4(scales)));
-    total = _mm512_fmadd_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), a.compensation), _mm512_mul_ps(scale, a.scale),
-                            total);
+    total =
+        _mm512_fmadd_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), a.compensation), _mm512_mul_ps(scale, a.scale), total);
   }
   return _mm512_reduce_add_ps(total);
 }
@@ -112,8 +112,8 @@ std::size_t indices_of(const float* values, std::size_t count, float least, std:
   return found;
 }
 
-// Finds the logits within `margin` of their row's maximum, range of columns by range of columns, so that the low nibbles
-// of a range are read once for all tokens. Returns how many.
+// Finds the logits within `margin` of their row's maximum, range of columns by range of columns, so that the low
+// nibbles of a range are read once for all tokens. Returns how many.
 std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, float margin, std::int32_t* indices) {
   float least[kGemvMaxM];
   for (std::size_t token = 0; token < m; ++token) least[token] = max_of(out + token * n, n) - margin;

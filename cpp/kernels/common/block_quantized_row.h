@@ -7,8 +7,8 @@
 namespace edgekiln {
 
 struct BlockQuantizedRow {
-  std::size_t width, block;  // values of the row and of a block, the last of which may be shorter
-  int bits;                  // 4 or 8
+  std::size_t width, block;         // values of the row and of a block, the last of which may be shorter
+  int bits;                         // 4 or 8
   const std::uint8_t* codes;        // [width], or [width / 2] for 4 bits, low nibble first
   const float* scales;              // [blocks()]
   const std::uint8_t* zero_points;  // [zero_point_bytes()], packed as the codes; null for 2^(bits - 1)

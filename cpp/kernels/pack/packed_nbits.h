@@ -62,8 +62,8 @@ PackedNBits pack_nbits(const MatMulNBitsArgs& args);
 PackedNBits allocate_packed_nbits(const MatMulNBitsArgs& args, bool float16_params);
 void pack_columns(const MatMulNBitsArgs& args, PackedNBits& weight, std::size_t first);
 
-// From this m on, 4-bit weights run the q4 prefill GEMM: VNNI requantizes them to 8 bits with one scale per kRequantizeK
-// values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.
+// From this m on, 4-bit weights run the q4 prefill GEMM: VNNI requantizes them to 8 bits with one scale per
+// kRequantizeK values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.
 inline constexpr std::size_t kPrefillMinM = 96, kRequantizeK = 128;
 
 }  // namespace edgekiln

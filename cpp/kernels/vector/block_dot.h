@@ -124,9 +124,9 @@ inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const Qu
 
 #else
 
-template <int Bits, typename Scale>
-inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedVector& a, std::size_t blocks,
-                        unsigned group_shift, bool) {
+    template <int Bits, typename Scale>
+    inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedVector& a,
+                            std::size_t blocks, unsigned group_shift, bool) {
   constexpr std::size_t bytes = kBlock * Bits / 8;
   float sum = 0.0f;
   for (std::size_t block = 0; block < blocks; ++block) {

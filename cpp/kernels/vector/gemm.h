@@ -1,7 +1,7 @@
 // GEMM of small row-major matrices that are in the cache: the inner loop of prefill attention and dequantized weights.
 //
-// C stays in registers, Rows x Vectors accumulators a tile; each step of k loads one row of B and broadcasts one element
-// of each row of A. For every instruction set.
+// C stays in registers, Rows x Vectors accumulators a tile; each step of k loads one row of B and broadcasts one
+// element of each row of A. For every instruction set.
 #pragma once
 
 #include "kernels/vector/vector.h"

@@ -51,8 +51,8 @@ const Scale* scales_of(const MatMulNBitsArgs& args) {
   }
 }
 
-// What block_dot() of one column has too much: the sum over the groups of (scale * zero point - group bias) * sum of the
-// activations, spread over the lanes.
+// What block_dot() of one column has too much: the sum over the groups of (scale * zero point - group bias) * sum of
+// the activations, spread over the lanes.
 //
 // Zero points take the sums of the quantized activations, as block_dot() does; group biases take the float sums.
 template <int Bits, typename Scale>
@@ -63,9 +63,10 @@ Floats correction(const MatMulNBitsArgs& args, std::size_t column, const Quantiz
   const std::size_t groups = args.groups();
   const Scale* scales = scales_of<Scale>(args) + column * groups;
   Floats total{};
-  // Vectors may read past a column's last group, into the next column, as the sums there are zero; not in the last ones.
+  // Vectors may read past a column's last group, into the next column, as the sums there are zero; not in the last
+  // ones.
   const bool may_read_on = args.zero_points ? (args.n - column - 1) * args.zero_point_bytes() >= kLanes
-                                                             : float16 || (args.n - column - 1) * groups >= kLanes;
+                                            : float16 || (args.n - column - 1) * groups >= kLanes;
   const std::size_t whole = may_read_on ? groups : groups / kLanes * kLanes;
   std::size_t group = 0;
   float rest = 0.0f;
@@ -179,7 +180,7 @@ void gemv_task(void* context, std::size_t index) {
         const Scale* scales = scales_of<Scale>(args) + (column + i) * args.groups();
         const bool at_end = (args.n - column - i - 1) * args.groups() < kPadding;
         dots[i] = block_dot<Bits>(codes, scales, a, blocks, group_shift, at_end) -
-                      correction<Bits, Scale>(args, column + i, a);
+                  correction<Bits, Scale>(args, column + i, a);
       }
       const Floats result = sums(dots);
       std::memcpy(args.out + token * args.n + column, &result, count * sizeof(float));
@@ -254,9 +255,9 @@ template <int Bits>
 void gemm_task(void* context, std::size_t index) {
   const MatMulNBitsArgs& args = *static_cast<const MatMulNBitsArgs*>(context);
   dequantized_gemm(args.a, args.m, args.k, args.n, index * kFloatColumns, args.out,
-                       [&](std::size_t first, std::size_t count, std::size_t k, std::size_t count_k, float* to) {
-                         dequantize<Bits>(args, first, count, k, count_k, to);
-                       });
+                   [&](std::size_t first, std::size_t count, std::size_t k, std::size_t count_k, float* to) {
+                     dequantize<Bits>(args, first, count, k, count_k, to);
+                   });
 }
 
 template <int Bits>
