@@ -1,4 +1,4 @@
-// Drafts without a model: the tokens that followed the last earlier occurrence of the sequence's current suffix.
+// Drafting without a model: the tokens that followed the last earlier occurrence of the sequence's current suffix.
 //
 // Source: prompt lookup decoding (Saxena 2023).
 #pragma once

@@ -1,14 +1,14 @@
-// The exponential that draws are made with.
+// The exponential function used in sampling.
 #pragma once
 
 #include <span>
 
 namespace edgekiln {
 
-// Replace each x <= 0 of `values` by exp(x), off by at most 2.5 units in the last place.
+// Replace each x <= 0 of `values` by exp(x), with an error of at most 2.5 units in the last place.
 //
-// Bit for bit what NumPy gives on processors with FMA: a draw adds up tens of thousands of these, and one unit in each
-// would now and then choose another token.
+// The results have the bits of NumPy's on processors with FMA: a draw sums tens of thousands of them, and a difference
+// of one unit in each would sometimes select another token than the Python runtimes do.
 void exp_of_negative(std::span<float> values);
 
 }  // namespace edgekiln

@@ -39,7 +39,7 @@ Indices top_p(std::span<const float> scores, double p) {
   exp_of_negative(weights);
   double sum = 0;
   for (const float weight : weights) sum += static_cast<double>(weight);
-  // All the weights under this one, even were there as many as scores, weigh less than the share that is left out.
+  // The weights below `least` together are less than the share 1 - p that may be left out, however many they are.
   const auto least = static_cast<float>((1 - p) / static_cast<double>(weights.size()));
   std::vector<float> likely;
   std::copy_if(weights.begin(), weights.end(), std::back_inserter(likely), [=](float w) { return w >= least; });

@@ -5,14 +5,14 @@
 
 namespace edgekiln {
 
-// 64 bits of state; every number is the state plus a constant, mixed. Not for secrets.
+// A 64-bit state that advances by a constant; each output is a hash of the state. Not cryptographically secure.
 class SplitMix64 {
  public:
   explicit SplitMix64(std::uint64_t seed) : state_(seed) {}
 
-  // The generator of one row of a batch: its seed is the (row + 1)-th number of the generator of `seed`.
-  static SplitMix64 stream(std::uint64_t seed, std::uint64_t row) {
-    return SplitMix64(SplitMix64(seed + row * kGamma).next());
+  // The generator of one sequence of a batch. Its seed is output number `index` + 1 of the generator with `seed`.
+  static SplitMix64 stream(std::uint64_t seed, std::uint64_t index) {
+    return SplitMix64(SplitMix64(seed + index * kGamma).next());
   }
 
   std::uint64_t next() {
@@ -22,7 +22,7 @@ class SplitMix64 {
     return mixed ^ (mixed >> 31);
   }
 
-  // In [0, 1): the top 53 bits of `next`, times 2^-53.
+  // Uniform in [0, 1): the top 53 bits of `next`, times 2^-53.
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 
  private:

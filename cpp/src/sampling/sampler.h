@@ -1,4 +1,4 @@
-// From logits to the next token: a repetition penalty, a temperature, filters, and a seeded draw.
+// Sampling: repetition penalty, temperature, filters and a seeded draw.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,16 @@
 
 namespace edgekiln {
 
-// How the next token is chosen; the defaults are greedy.
+// The defaults are greedy.
 struct SamplingOptions {
-  double temperature = 0;             // 0 takes the most likely token; otherwise logits are divided by it
-  std::int64_t top_k = 0;             // keep the k most likely tokens; 0 keeps all
-  double top_p = 1;                   // keep the most likely tokens until their probability reaches this
-  double min_p = 0;                   // keep tokens at least this many times as likely as the likeliest
+  double temperature = 0;             // 0: greedy; otherwise logits are divided by it
+  std::int64_t top_k = 0;             // keep the k most likely tokens; 0: all
+  double top_p = 1;                   // keep the most likely tokens whose probabilities sum to at least this
+  double min_p = 0;                   // keep tokens at least this many times as likely as the most likely one
   double repetition_penalty = 1;      // divides positive and multiplies negative logits of tokens seen before
-  std::optional<std::uint64_t> seed;  // of the draws; a fresh one without
+  std::optional<std::uint64_t> seed;  // random if empty
 
-  // A model's own defaults.
+  // The model's recommended sampling; greedy where it recommends nothing.
   static SamplingOptions from_defaults(const SamplingDefaults& defaults);
 
   // An error of Code::kRequest if a value is out of its range.
@@ -31,22 +31,22 @@ struct SamplingOptions {
 
 struct Choice {
   std::int64_t token;
-  std::optional<double> logprob;  // natural, of the softmax of the logits as they came
+  std::optional<double> logprob;  // natural logarithm, of the softmax of the unchanged logits
 };
 
-// Draws the tokens of one sequence; it remembers what was seen.
+// Samples the tokens of one sequence. Keeps the tokens seen, for the repetition penalty.
 class Sampler {
  public:
-  // `options` are checked ones.
+  // `options` must have passed check().
   explicit Sampler(const SamplingOptions& options);
 
-  // Count `tokens`, say the prompt, as seen for the repetition penalty.
+  // Mark `tokens`, such as the prompt, as seen.
   void observe(std::span<const std::int64_t> tokens);
 
-  // The next token from float32[V] `logits`, which stay as they are.
+  // The next token from `logits`, float32[V].
   //
-  // The steps and their precisions are those of `edgekiln.runtimes.sampling.Sampler.sample` in the Python package. An
-  // error is of Code::kRuntime: the logits are not numbers.
+  // Steps and precisions equal those of edgekiln.runtimes.sampling.sampler.Sampler.sample in Python. An error of
+  // Code::kRuntime if the logits are not finite.
   Result<Choice> sample(std::span<const float> logits, bool logprob);
 
  private:
@@ -58,7 +58,7 @@ class Sampler {
   std::vector<float> scores_;
 };
 
-// Natural logarithm of the softmax of `logits` at `token`.
+// log(softmax(logits)[token]).
 double log_probability(std::span<const float> logits, std::size_t token);
 
 }  // namespace edgekiln

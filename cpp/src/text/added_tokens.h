@@ -1,4 +1,4 @@
-// Tokens that are found in a text before it is split and merged.
+// Added tokens: strings that become one token, matched in a text before pre-tokenization.
 #pragma once
 
 #include <cstdint>
@@ -14,35 +14,35 @@ namespace edgekiln::text {
 struct AddedToken {
   std::string content;
   std::uint32_t id = 0;
-  bool single_word = false;  // not next to a letter, digit or underscore
-  bool lstrip = false;       // with the spaces before it
-  bool rstrip = false;       // with the spaces after it
-  bool normalized = false;   // looked for in normalized text
+  bool single_word = false;  // matches only where no letter, digit or underscore is adjacent
+  bool lstrip = false;       // includes the spaces before it
+  bool rstrip = false;       // includes the spaces after it
+  bool normalized = false;   // matched in the normalized text
   bool special = false;
 };
 
-// Part of a text that is a token, or not: then its id is negative.
+// A section of a text: an added token, or text between added tokens, with a negative id.
 struct Section {
   Span span;
   std::int64_t id;
 };
 
-// Finds added tokens, the longest where several begin at one place.
+// Finds added tokens with a trie over bytes. Of several matches at one position, the longest wins.
 class AddedTokenFinder {
  public:
-  // What to look for and which token that is; of equal texts the first counts. None is empty.
+  // Pairs of the string to match, not empty, and its token. Of equal strings the first counts.
   explicit AddedTokenFinder(const std::vector<std::pair<std::string, AddedToken>>& tokens);
 
-  // All of `text`, which is valid UTF-8, in order.
+  // The sections of `text`, which must be valid UTF-8, in order and without gaps.
   std::vector<Section> split(std::string_view text) const;
 
  private:
   struct Node {
-    std::vector<std::pair<unsigned char, std::uint32_t>> next;  // by byte, in order
+    std::vector<std::pair<unsigned char, std::uint32_t>> next;  // sorted by byte
     std::int64_t token = -1;
   };
 
-  // The longest token that begins at `at` and where it ends, or null.
+  // The longest token that starts at `at` and its end, or null.
   std::pair<const AddedToken*, std::size_t> match(std::string_view text, std::size_t at) const;
 
   std::vector<Node> nodes_;

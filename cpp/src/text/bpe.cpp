@@ -12,12 +12,12 @@ namespace {
 
 constexpr std::int32_t kNone = -1;
 
-// A token of the word, in a list of what is left of them.
+// A token of the word, in a doubly linked list.
 struct Symbol {
   std::uint32_t id;
   std::int32_t previous;
   std::int32_t next;
-  bool merged;  // into the one before
+  bool merged;  // into its predecessor
 };
 
 struct Candidate {
@@ -26,7 +26,7 @@ struct Candidate {
   std::uint32_t id;
 };
 
-// The order of a heap whose first is the lowest rank, of equal ones the leftmost.
+// Heap order: lowest rank first, then leftmost.
 bool later(const Candidate& a, const Candidate& b) { return a.rank != b.rank ? a.rank > b.rank : a.left > b.left; }
 
 class Word {
@@ -62,7 +62,7 @@ class Word {
     }
   }
 
-  void give(std::vector<std::int64_t>& ids) const {
+  void append_to(std::vector<std::int64_t>& ids) const {
     for (const Symbol& symbol : symbols_)
       if (!symbol.merged) ids.push_back(symbol.id);
   }
@@ -95,10 +95,10 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
       return;
     }
   }
-  // Its memory serves word after word.
+  // Reused, so that its vectors keep their memory from word to word.
   static thread_local Word word;
   word.clear();
-  bool waiting = false;  // an unknown one that may yet be fused
+  bool waiting = false;  // an unknown token that the next one may be fused with
   const auto flush = [&] {
     if (waiting) word.add(*unknown);
     waiting = false;
@@ -117,7 +117,7 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
         bytes[i] = vocabulary.id(byte_token(static_cast<unsigned char>(character[i])));
       if (std::all_of(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(character.size()),
                       [](const auto& id) { return id.has_value(); })) {
-        // Before an unknown one that waits, as in `tokenizers`.
+        // `tokenizers` puts them before a waiting unknown token.
         for (std::size_t i = 0; i < character.size(); ++i) word.add(*bytes[i]);
         continue;
       }
@@ -128,7 +128,7 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
   }
   flush();
   word.merge(merges);
-  word.give(ids);
+  word.append_to(ids);
 }
 
 }  // namespace edgekiln::text

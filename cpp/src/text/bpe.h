@@ -1,4 +1,4 @@
-// Byte-pair encoding: a word's characters, merged pair by pair.
+// Byte-pair encoding (BPE): merges the characters of a word pair by pair, lowest rank first.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +14,16 @@ namespace edgekiln::text {
 struct Bpe {
   Vocabulary vocabulary;
   Merges merges;
-  std::optional<std::uint32_t> unknown;  // for a character without a token
-  bool fuse_unknown = false;             // one for neighbours
-  bool byte_fallback = false;            // tokens <0x00> to <0xFF> before `unknown`
-  bool ignore_merges = false;            // a word that is a token is that token
+  std::optional<std::uint32_t> unknown;  // token of characters that the vocabulary lacks
+  bool fuse_unknown = false;             // one unknown token for consecutive such characters
+  bool byte_fallback = false;            // use tokens <0x00> to <0xFF> instead of `unknown`
+  bool ignore_merges = false;            // a word that is in the vocabulary is one token
 
-  // Append the ids of `word`, which is valid UTF-8. Takes n log n steps.
+  // Append the ids of `word`, which must be valid UTF-8, in O(n log n).
   void encode(std::string_view word, std::vector<std::int64_t>& ids) const;
 };
 
-// The token of a byte as byte fallback has it, "<0x0A>".
+// The byte-fallback token of a byte, as "<0x0A>".
 std::string byte_token(unsigned char byte);
 
 }  // namespace edgekiln::text

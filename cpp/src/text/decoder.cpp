@@ -12,7 +12,7 @@ namespace {
 
 using Tokens = std::vector<std::string>;
 
-// The bytes of a token whose characters all stand for one, or the token.
+// The bytes that the token's characters represent, or the token if one of them represents none.
 std::string bytes_of(const std::string& token) {
   std::string bytes;
   for (std::size_t at = 0; at < token.size();) {
@@ -31,10 +31,10 @@ std::optional<unsigned> hex_digit(char c) {
   return std::nullopt;
 }
 
-// The byte a token like <0x0A> is for.
+// The byte of a token like <0x0A>.
 std::optional<char> fallback_byte(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || !token.ends_with('>')) return std::nullopt;
-  // A sign is read as part of the number, as in `tokenizers`.
+  // `tokenizers` accepts a plus sign as the first digit.
   const auto high = token[3] == '+' ? std::optional(0U) : hex_digit(token[3]);
   const auto low = hex_digit(token[4]);
   if (!high || !low) return std::nullopt;
@@ -84,7 +84,7 @@ struct Apply {
   void operator()(const DecodeReplace& step) const {
     for (std::string& token : tokens) {
       Result<std::string> changed = replaced(step.text, token, step.content);
-      if (changed) token = std::move(changed).value();  // a string, no pattern, cannot fail
+      if (changed) token = std::move(changed).value();  // replacing a plain string cannot fail
     }
   }
 

@@ -1,4 +1,4 @@
-// How tokens become text again.
+// Decoder components of tokenizer.json: from token strings to text.
 #pragma once
 
 #include <string>
@@ -8,13 +8,13 @@
 
 namespace edgekiln::text {
 
-// Characters that stand for bytes become them; bytes that are no UTF-8 become U+FFFD.
+// Map the characters of byte-level BPE back to bytes; invalid UTF-8 becomes U+FFFD.
 struct DecodeByteLevel {};
 
-// Tokens <0x00> to <0xFF> in a row become the text they are, or U+FFFD each.
+// Decode runs of tokens <0x00> to <0xFF> as UTF-8; every byte of an invalid run becomes U+FFFD.
 struct DecodeByteFallback {};
 
-// All tokens become one.
+// Concatenate all tokens.
 struct DecodeFuse {};
 
 struct DecodeReplace {
@@ -22,22 +22,23 @@ struct DecodeReplace {
   std::string content;
 };
 
-// Up to `start` of the character at each token's beginning and `stop` at its end go.
+// Remove up to `start` leading and `stop` trailing occurrences of the character from each token.
 struct DecodeStrip {
   std::string character;
   std::size_t start;
   std::size_t stop;
 };
 
+// Replace `replacement` by a space.
 struct DecodeMetaspace {
   std::string replacement;
-  bool drop_first;  // those of the first token stand for nothing
+  bool drop_first;  // in the first token, remove it instead
 };
 
 using Decoder =
     std::variant<DecodeByteLevel, DecodeByteFallback, DecodeFuse, DecodeReplace, DecodeStrip, DecodeMetaspace>;
 
-// `tokens` after all `steps`, together.
+// The concatenation of `tokens` after all `steps`.
 std::string decode(const std::vector<Decoder>& steps, std::vector<std::string> tokens);
 
 }  // namespace edgekiln::text

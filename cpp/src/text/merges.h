@@ -1,4 +1,4 @@
-// The merges of a byte-pair encoding: which two tokens become which one, and which first.
+// The merge table of a BPE model: pairs of tokens, the token that they merge into, and their rank.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +7,19 @@
 namespace edgekiln::text {
 
 struct Merge {
-  std::uint32_t rank;  // the lowest goes first
-  std::uint32_t id;    // of both together
+  std::uint32_t rank;  // the lowest is merged first
+  std::uint32_t id;    // of the merged token
 };
 
-// A hash table in one piece: looking pairs up is most of what encoding does.
+// An open-addressing hash table: encoding spends most of its time in its lookups.
 class Merges {
  public:
   explicit Merges(std::size_t count = 0);
 
-  // Up to as many as were announced. A pair that is there is replaced.
+  // At most `count` pairs. An existing pair is replaced.
   void add(std::uint32_t left, std::uint32_t right, Merge merge);
 
-  // Null if the two do not merge.
+  // Null if the pair does not merge.
   const Merge* find(std::uint32_t left, std::uint32_t right) const {
     const Slot& slot = slots_[place(left, right)];
     return slot.used ? &slot.merge : nullptr;
@@ -42,7 +42,7 @@ class Merges {
     return at;
   }
 
-  std::vector<Slot> slots_;  // a power of two of them, never all used
+  std::vector<Slot> slots_;  // its size is a power of two and it is never full
 };
 
 }  // namespace edgekiln::text

@@ -1,4 +1,4 @@
-// What is done to a text before it is split.
+// Normalizer components of tokenizer.json: changes to a text before pre-tokenization.
 #pragma once
 
 #include <string>
@@ -17,7 +17,7 @@ struct Strip {
   bool right;
 };
 
-// Nothing goes before an empty text.
+// An empty text stays empty.
 struct Prepend {
   std::string text;
 };
@@ -29,7 +29,7 @@ struct Replace {
 
 using Normalizer = std::variant<Form, Lowercase, Strip, Prepend, Replace>;
 
-// `text`, which is valid UTF-8, after all `steps`. An error as of Regex::find.
+// `text`, which must be valid UTF-8, after all `steps`. Errors are those of Regex::find.
 Result<std::string> normalize(const std::vector<Normalizer>& steps, std::string text);
 
 }  // namespace edgekiln::text

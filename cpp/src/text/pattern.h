@@ -1,4 +1,4 @@
-// What a text is cut or changed at: a string as it is, or a regular expression.
+// A pattern of a tokenizer component: a plain string or a regular expression.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@ namespace edgekiln::text {
 
 using Pattern = std::variant<std::string, Regex>;
 
-// All matches, one after another. An error as of Regex::find.
+// Append all non-overlapping matches. Errors are those of Regex::find.
 Result<void> find(const Pattern& pattern, std::string_view text, std::vector<Span>& matches);
 
-// `text` with `content` in the place of each match.
+// `text` with each match replaced by `content`. Errors are those of Regex::find.
 Result<std::string> replaced(const Pattern& pattern, std::string_view text, std::string_view content);
 
 }  // namespace edgekiln::text

@@ -16,7 +16,7 @@ struct Part {
   bool match;
 };
 
-// All of a word of `size` bytes: the matches and what is between them.
+// Split a word of `size` bytes into matches and the sections between them.
 std::vector<Part> parts_of(const std::vector<Span>& matches, std::size_t size, bool invert) {
   std::vector<Part> parts;
   std::size_t at = 0;
@@ -29,14 +29,14 @@ std::vector<Part> parts_of(const std::vector<Span>& matches, std::size_t size, b
   return parts;
 }
 
-// Append the words that `parts`, which begin at `base`, are after `behavior`.
-void put_together(const std::vector<Part>& parts, std::size_t base, Behavior behavior, std::vector<Span>& words) {
+// Append the words that `parts` form under `behavior`. `base`: offset of the parts in the text.
+void join_parts(const std::vector<Part>& parts, std::size_t base, Behavior behavior, std::vector<Span>& words) {
   const std::size_t first = words.size();
   bool previous = false;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const auto& [span, match] = parts[i];
     if (behavior == Behavior::kRemoved && match) continue;
-    // Of matches one after another only the first goes to the word before, only the last to the one after.
+    // Of consecutive matches, only the first joins the previous word and only the last joins the next.
     const bool joined = behavior == Behavior::kContiguous           ? match == previous
                         : behavior == Behavior::kMergedWithPrevious ? match && !previous
                         : behavior == Behavior::kMergedWithNext     ? i > 0 && parts[i - 1].match && !match
@@ -49,7 +49,7 @@ void put_together(const std::vector<Part>& parts, std::size_t base, Behavior beh
   }
 }
 
-// Cut every word: `cut` gives the parts of one, as of parts_of, or an error.
+// Split every word. `cut` returns the parts of one word, as parts_of does, or an error.
 template <typename Cut>
 Result<void> split(Words& words, Behavior behavior, const Cut& cut) {
   std::vector<Span> spans;
@@ -58,7 +58,7 @@ Result<void> split(Words& words, Behavior behavior, const Cut& cut) {
   for (const Span& span : words.spans) {
     const Result<std::vector<Part>> parts = cut(std::string_view(words.text).substr(span.begin, span.end - span.begin));
     if (!parts) return std::unexpected(parts.error());
-    put_together(parts.value(), span.begin, behavior, spans);
+    join_parts(parts.value(), span.begin, behavior, spans);
   }
   std::erase_if(spans, [](const Span& span) { return span.begin == span.end; });
   words.at_start = words.at_start && !spans.empty() && spans.front().begin == begin;
@@ -74,7 +74,7 @@ Result<void> split_by(Words& words, const Pattern& pattern, Behavior behavior, b
   });
 }
 
-// Rewrite every word: `rewrite` appends what one becomes.
+// Replace every word by what `rewrite` appends for it.
 template <typename Rewrite>
 void rewrite_words(Words& words, const Rewrite& rewrite) {
   std::string text;

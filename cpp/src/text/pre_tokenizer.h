@@ -1,4 +1,4 @@
-// How a text is cut into the words that are merged on their own.
+// Pre-tokenizer components of tokenizer.json: they split a text into words, which BPE encodes one by one.
 #pragma once
 
 #include <string>
@@ -10,20 +10,20 @@
 
 namespace edgekiln::text {
 
-// What becomes of what a pattern matches.
+// Where a match of the pattern goes.
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
 struct SplitBy {
   Pattern pattern;
   Behavior behavior;
-  bool invert;  // what it does not match is the match
+  bool invert;  // matches are the sections between the matches of the pattern
 };
 
 struct SplitDigits {
   bool individual;
 };
 
-// Spaces are seen as `replacement`, which also goes before a text that does not begin with it.
+// Replace spaces by `replacement`, and prepend it to texts that do not start with it.
 struct Metaspace {
   enum class Prepend { kNever, kFirst, kAlways };
 
@@ -32,25 +32,25 @@ struct Metaspace {
   bool split;
 };
 
-// Bytes are seen as characters that show, GPT-2's.
+// Replace bytes by GPT-2's printable characters.
 struct ByteLevel {
   bool add_prefix_space;
-  bool split;  // also by GPT-2's pattern
+  bool split;  // first split by GPT-2's pattern
 };
 
 using PreTokenizer = std::variant<SplitBy, SplitDigits, Metaspace, ByteLevel>;
 
-// Consecutive words of a text; `at_start` if the first is at the beginning of all there is to encode.
+// Consecutive words of a text. `at_start`: the first word is at the start of the whole input.
 struct Words {
   std::string text;
   std::vector<Span> spans;
   bool at_start;
 };
 
-// An error as of Regex::find.
+// Apply all `steps` to `words`. Errors are those of Regex::find.
 Result<void> pre_tokenize(const std::vector<PreTokenizer>& steps, Words& words);
 
-// The character that ByteLevel has for a byte, and back; -1 if the character stands for none.
+// The character by which ByteLevel represents a byte, and the inverse; -1 if a character represents no byte.
 char32_t byte_character(unsigned char byte);
 int byte_of_character(char32_t character);
 

@@ -14,9 +14,9 @@ namespace edgekiln::text {
 
 namespace {
 
-// More than any text of megabytes takes with a pattern in use, and over in seconds.
-constexpr std::uint32_t kMostSteps = 200'000'000;
-constexpr std::uint32_t kMostHeapKib = 512 * 1024;
+// Far above the steps that the patterns of known tokenizers take on megabytes of text, and a few seconds of time.
+constexpr std::uint32_t kMaxSteps = 200'000'000;
+constexpr std::uint32_t kMaxHeapKib = 512 * 1024;
 
 const std::uint8_t* bytes_of(std::string_view text) {
   const void* data = text.data();
@@ -30,16 +30,16 @@ struct MatchState {
                                                                                     &pcre2_match_context_free};
 
   MatchState() {
-    pcre2_set_match_limit(context.get(), kMostSteps);
-    pcre2_set_heap_limit(context.get(), kMostHeapKib);
+    pcre2_set_match_limit(context.get(), kMaxSteps);
+    pcre2_set_heap_limit(context.get(), kMaxHeapKib);
   }
 };
 
-// `text` with characters that PCRE2 knows, each as long as before; empty if they are all.
+// `text` with the characters that PCRE2 does not know substituted, each by one of equal size; empty if there are none.
 std::string with_known_characters(std::string_view text) {
   std::string changed;
   for (std::size_t at = 0; at < text.size();) {
-    if (static_cast<unsigned char>(text[at]) < 0xE0) {  // the tables begin later
+    if (static_cast<unsigned char>(text[at]) < 0xE0) {  // no character below U+0800 is substituted
       ++at;
       continue;
     }
@@ -75,7 +75,7 @@ Result<Regex> Regex::compile(std::string_view pattern) {
     const std::string why(reason.begin(), reason.begin() + (length > 0 ? length : 0));
     return fail(Code::kUnsupported, "the pattern ", pattern, " with ", why);
   }
-  // Without the just-in-time compiler, where there is none, matching is slower and no different.
+  // Without JIT support matching is slower but gives the same matches.
   static_cast<void>(pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE));
   return Regex(std::shared_ptr<const void>(compiled, [compiled](const void*) { pcre2_code_free(compiled); }));
 }
@@ -94,7 +94,7 @@ Result<void> Regex::find(std::string_view given, std::vector<Span>& matches) con
       return pcre2_match(code, bytes_of(text), text.size(), at, options, state.data.get(), state.context.get());
     };
     int found = match(kValid);
-    // Its stack is small; the interpreter takes its own from the heap.
+    // The JIT stack is small; the interpreter uses the heap instead.
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(kValid | PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0)

@@ -1,4 +1,4 @@
-// Regular expressions as `tokenizers` has them: Oniguruma's, in its Ruby syntax, run by PCRE2.
+// The regular expressions of `tokenizers` (Oniguruma with Ruby syntax), executed by PCRE2.
 #pragma once
 
 #include <cstddef>
@@ -16,15 +16,16 @@ struct Span {
   std::size_t end;
 };
 
-// For any number of threads.
+// Immutable and therefore thread-safe.
 class Regex {
  public:
-  // An error of Code::kUnsupported, which says what of the pattern it is, if the two syntaxes differ there.
+  // An error of Code::kUnsupported, which names the construct, if PCRE2 has no equivalent of it.
   static Result<Regex> compile(std::string_view pattern);
 
-  // All matches one after another; an empty one not right after the match before. `text` is valid UTF-8.
+  // Append all non-overlapping matches; an empty match directly after another match is skipped. `text` must be valid
+  // UTF-8.
   //
-  // An error of Code::kRequest if the pattern takes too many steps on the text.
+  // An error of Code::kRequest if the pattern exceeds the step limit on the text.
   Result<void> find(std::string_view text, std::vector<Span>& matches) const;
 
  private:
@@ -33,7 +34,7 @@ class Regex {
   std::shared_ptr<const void> code_;
 };
 
-// `pattern`, which is Oniguruma's, as PCRE2 writes it. An error as of Regex::compile.
+// Translate an Oniguruma pattern to PCRE2. Errors are those of Regex::compile.
 Result<std::string> to_pcre2(std::string_view pattern);
 
 }  // namespace edgekiln::text

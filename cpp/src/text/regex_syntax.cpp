@@ -1,4 +1,4 @@
-// Oniguruma's syntax to PCRE2's: what both read alike is passed on, what they do not is rewritten or refused.
+// Translates Oniguruma's syntax to PCRE2's: equal constructs are copied, others are rewritten or refused.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace edgekiln::text {
 
 namespace {
 
-// What is no letter, mark, digit or connector, and `\w` to Oniguruma.
+// Oniguruma's `\w`: letters, marks, digits, connectors, and some numbers and symbols.
 constexpr std::string_view kWord =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}\x{24B6}-\x{24E9}\x{1F130}-\x{1F149})"
     R"(\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
@@ -28,7 +28,7 @@ class Translator {
   explicit Translator(std::string_view pattern) : pattern_(pattern) {}
 
   Result<std::string> run() {
-    // Elsewhere it would, in Oniguruma, hold to the end of its group with all alternatives in it.
+    // Elsewhere, Oniguruma applies it to the rest of the group including all alternatives, PCRE2 does not.
     if (take("(?i)")) out_ += "(?i)";
     while (!rest().empty() && refused_.empty()) step();
     if (refused_.empty()) return std::move(out_);
@@ -83,7 +83,7 @@ class Translator {
       return;
     }
     const std::string_view suffix = rest().substr(close + 1, 1);
-    // Not possessive to Oniguruma, and not lazy without a comma.
+    // In Oniguruma `{2}+` is not possessive and `{2}?` is not lazy.
     if (suffix == "+" || (suffix == "?" && !range)) return refuse(rest().substr(0, close + 2));
     out_ += '{';
     out_ += least.empty() ? "0" : least;
@@ -147,7 +147,7 @@ class Translator {
     at_ += close + 1;
   }
 
-  // Two or four digits, or any number in braces.
+  // \xHH, \uHHHH or \x{H...}.
   void hexadecimal(char kind) {
     const bool braces = kind == 'x' && take("{");
     std::size_t count = 0;
@@ -155,7 +155,7 @@ class Translator {
     const std::string_view digits = rest().substr(0, count);
     at_ += count;
     if (braces ? count == 0 || !take("}") : count != (kind == 'x' ? 2 : 4)) return refuse("an unfinished escape");
-    // Without braces Oniguruma takes it for a byte.
+    // Without braces, Oniguruma reads \x80 and above as a byte.
     if (!braces && kind == 'x' && digits[0] >= '8') return refuse(str_cat("\\x", digits));
     out_ += str_cat("\\x{", digits, '}');
   }

@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-// A character is at most four bytes, so at most three tokens can wait for the rest of one.
-constexpr std::size_t kLongestWait = 3;
+// A character has at most four bytes and a token at least one, so at most three tokens are missing after its first.
+constexpr std::size_t kMaxMissingTokens = 3;
 
 std::size_t replacements_at_end(std::string_view text) {
   std::size_t count = 0;
@@ -31,25 +31,25 @@ std::string StreamingDecoder::push(std::int64_t token) {
   window_.push_back(token);
   const std::string text = decode(window_.size());
   const std::size_t unfinished = replacements_at_end(text);
-  if (unfinished == 0) return give(window_.size(), text);
-  if (std::min(unfinished, window_.size() - given_) > 2 * kLongestWait) {
-    // Bytes of no character: waiting for more would decode all of them again and again. The last tokens may yet be the
-    // beginning of one.
-    const std::size_t stable = window_.size() - kLongestWait;
-    return give(stable, decode(stable));
+  if (unfinished == 0) return emit(window_.size(), text);
+  if (std::min(unfinished, window_.size() - context_) > 2 * kMaxMissingTokens) {
+    // These bytes are not valid UTF-8 and never become a character: emit them as U+FFFD, so that the window does not
+    // grow. Only the last tokens may still be the start of a character.
+    const std::size_t stable = window_.size() - kMaxMissingTokens;
+    return emit(stable, decode(stable));
   }
   return {};
 }
 
-std::string StreamingDecoder::flush() { return give(window_.size(), decode(window_.size())); }
+std::string StreamingDecoder::flush() { return emit(window_.size(), decode(window_.size())); }
 
-std::string StreamingDecoder::give(std::size_t count, const std::string& text) {
+std::string StreamingDecoder::emit(std::size_t count, const std::string& text) {
   std::size_t at = 0;
-  for (std::size_t i = 0; i < given_characters_ && at < text.size(); ++i) at += code_point_at(text, at).size;
+  for (std::size_t i = 0; i < context_characters_ && at < text.size(); ++i) at += code_point_at(text, at).size;
   if (at == text.size()) return {};
-  window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(given_));
-  given_ = count - given_;
-  given_characters_ = count_code_points(decode(given_));
+  window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(context_));
+  context_ = count - context_;
+  context_characters_ = count_code_points(decode(context_));
   return text.substr(at);
 }
 

@@ -1,4 +1,4 @@
-// Text of ids that come one by one.
+// Streaming detokenization: the text of token ids that arrive one at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,11 @@
 
 namespace edgekiln::text {
 
-// Never splits a character; all pieces together are what Tokenizer::decode gives for all ids.
+// Never splits a character. The concatenation of all texts is Tokenizer::decode of all ids.
 //
-// Decoding a token alone loses the spaces SentencePiece puts before words, so the tokens of the last piece are decoded
-// again in front of the new ones and their text is cut off. Only those are: the cost a token is constant.
+// Decoding a token alone would lose the spaces that SentencePiece puts before words. So the tokens of the last text
+// that was emitted are kept as context: they are decoded again together with the new tokens, and their text is cut off.
+// The cost per token is constant.
 class StreamingDecoder : public TextStream {
  public:
   // `tokenizer` must outlive this.
@@ -22,18 +23,18 @@ class StreamingDecoder : public TextStream {
   // The text that `token` completes; empty while a character lacks bytes.
   std::string push(std::int64_t token) override;
 
-  // What is left at the end; an unfinished character becomes U+FFFD.
+  // The remaining text at the end of the sequence; an unfinished character becomes U+FFFD.
   std::string flush() override;
 
  private:
-  // The new part of `text`, which the first `count` tokens of the window decode to.
-  std::string give(std::size_t count, const std::string& text);
+  // The part of `text` after the context. `text` is the decoding of the first `count` tokens of the window.
+  std::string emit(std::size_t count, const std::string& text);
   std::string decode(std::size_t count) const;
 
   const Tokenizer& tokenizer_;
   std::vector<std::int64_t> window_;
-  std::size_t given_ = 0;             // tokens at the window's start whose text has been given
-  std::size_t given_characters_ = 0;  // how many they decode to
+  std::size_t context_ = 0;             // tokens at the window's start whose text was emitted
+  std::size_t context_characters_ = 0;  // code points that they decode to
 };
 
 }  // namespace edgekiln::text

@@ -1,4 +1,4 @@
-// Text to token ids and back, as tokenizer.json says: what the `tokenizers` library does, byte-pair encodings only.
+// The tokenizer of a tokenizer.json, equivalent to the `tokenizers` library. Only BPE models are implemented.
 #pragma once
 
 #include <cstdint>
@@ -18,47 +18,47 @@
 
 namespace edgekiln::text {
 
-// The parts of a tokenizer.json.
+// The components of a tokenizer.json.
 struct TokenizerParts {
   Bpe model;
-  std::vector<AddedToken> added;  // each with the id it has, which need not be the one in the file
+  std::vector<AddedToken> added;  // with their effective ids, which may differ from those in the file
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
-  std::vector<std::int64_t> before;  // what the post-processor puts around a text
-  std::vector<std::int64_t> after;
+  std::vector<std::int64_t> before;  // ids that the post-processor adds before a text
+  std::vector<std::int64_t> after;   // and after it
   std::vector<Decoder> decoders;
-  bool joined_by_spaces = false;  // tokens, where there is no decoder
+  bool joined_by_spaces = false;  // without a decoder, tokens are joined by spaces
 };
 
-// Read the text of a tokenizer.json; `path` is what errors call it.
+// Parse the text of a tokenizer.json; `path` names it in errors.
 //
-// An error is of Code::kEngine if it is damaged, of Code::kUnsupported if it has a part that this library does not
-// know.
+// Errors: Code::kEngine if it is damaged, Code::kUnsupported if it has a component that is not implemented.
 Result<TokenizerParts> parse_tokenizer(std::string_view text, std::string_view path);
 
-// For any number of threads.
+// Immutable and therefore thread-safe.
 class Tokenizer {
  public:
   // As parse_tokenizer.
   static Result<Tokenizer> parse(std::string_view text, std::string_view path);
 
-  // Ids of `text`; with what the post-processor adds (bos, in most) if `add_special`. Bytes that are no UTF-8 are taken
-  // for U+FFFD, as by Python's `bytes.decode(errors="replace")`.
+  // Token ids of `text`. With `add_special`, the post-processor adds its tokens, usually bos. Invalid UTF-8 is replaced
+  // by U+FFFD, like Python's `bytes.decode(errors="replace")`.
   //
-  // An error of Code::kRequest if a pattern takes too many steps on the text.
+  // An error of Code::kRequest if a pattern exceeds its step limit on the text.
   Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const;
 
-  // Text of the ids, without special tokens; bytes that are no UTF-8 become U+FFFD. Ids without a token are left out.
+  // Text of token ids. Special tokens and unknown ids are left out; invalid UTF-8 becomes U+FFFD.
   std::string decode(std::span<const std::int64_t> ids) const;
 
-  // Whether the id shows in decoded text: special tokens and ids without a token never do.
+  // Whether the id contributes to decoded text: false for special tokens and unknown ids.
   bool has_text(std::int64_t id) const;
 
-  // The token as the vocabulary has it; an added one is normalized if it is looked for so.
+  // The token string in the vocabulary. An added token that is matched in normalized text is normalized.
   std::optional<std::string_view> token(std::int64_t id) const;
 
  private:
-  // What an added token is in text. `tokenizers` leaves a special one out if it is so before normalization.
+  // The decoded form of an added token. `tokenizers` leaves it out if its string equals that of a special token before
+  // normalization.
   struct Shown {
     std::string text;
     bool special;
@@ -68,7 +68,7 @@ class Tokenizer {
   Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized,
             std::map<std::int64_t, Shown> added);
 
-  // Encode what is no token before normalization, and is at the start of the text or not.
+  // Encode a section without added tokens. `at_start`: the section is at the start of the input.
   Result<void> encode_section(std::string_view text, bool at_start, std::vector<std::int64_t>& ids) const;
 
   TokenizerParts parts_;

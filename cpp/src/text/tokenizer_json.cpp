@@ -29,7 +29,7 @@ class Handler : public nlohmann::json_sax<json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ != Place::kVocabulary) return leaf(value, "a number");
     if (depth_ != 3) damaged("model.vocab has something else than ids");
-    if (value >= Vocabulary::kMostIds) damaged(str_cat("the id ", value, " in model.vocab is too large"));
+    if (value >= Vocabulary::kMaxIds) damaged(str_cat("the id ", value, " in model.vocab is too large"));
     read_.vocabulary.add(key_, static_cast<std::uint32_t>(value));
     return true;
   }

@@ -13,7 +13,7 @@ namespace edgekiln::text {
 
 namespace {
 
-// The range of `table`, which is in order, that `code_point` is in, or null.
+// The range of the sorted `table` that contains `code_point`, or null.
 template <typename Table>
 auto find(const Table& table, char32_t code_point) {
   const auto after = std::upper_bound(std::begin(table), std::end(table), code_point,
@@ -29,7 +29,7 @@ std::string_view category(char32_t code_point) {
   return added != nullptr ? added->category : utf8proc_category_string(library_code(code_point));
 }
 
-// A character of each category that any library knows, in three and in four bytes of UTF-8.
+// For each category, characters with three and four bytes of UTF-8 that every Unicode version has.
 struct Substitute {
   std::string_view category;
   char32_t three_bytes;
@@ -46,19 +46,19 @@ bool all_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
 
-// Normalize the code points in `part`, empty it and append them to `out`.
+// Append the normalization of the code points in `part` to `out`, and clear `part`.
 void flush(std::vector<utf8proc_int32_t>& part, utf8proc_option_t options, std::string& out) {
   if (part.empty()) return;
   std::vector<utf8proc_int32_t> decomposed;
   decomposed.reserve(part.size() * 2);
   for (const utf8proc_int32_t code : part) {
-    constexpr int kLongest = 32;  // the longest decomposition has 18
-    utf8proc_int32_t buffer[kLongest];
+    constexpr int kMaxDecomposition = 32;  // the longest has 18 code points
+    utf8proc_int32_t buffer[kMaxDecomposition];
     int boundary = 0;
-    const auto count = utf8proc_decompose_char(code, buffer, kLongest, options, &boundary);
-    decomposed.insert(decomposed.end(), buffer, buffer + std::clamp<utf8proc_ssize_t>(count, 0, kLongest));
+    const auto count = utf8proc_decompose_char(code, buffer, kMaxDecomposition, options, &boundary);
+    decomposed.insert(decomposed.end(), buffer, buffer + std::clamp<utf8proc_ssize_t>(count, 0, kMaxDecomposition));
   }
-  // Canonical order: marks after a letter by their combining class.
+  // Canonical ordering: sort consecutive marks by combining class.
   const auto combining = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
   for (auto it = decomposed.begin(); it != decomposed.end();) {
     it = std::find_if(it, decomposed.end(), [&](auto code) { return combining(code) != 0; });
@@ -95,7 +95,7 @@ bool is_word(char32_t c) {
 }
 
 char32_t substitute_unknown(char32_t c) {
-  if (c == 0x180E) return 0x200B;  // a space to PCRE2
+  if (c == 0x180E) return 0x200B;  // PCRE2 treats it as a space
   const CategoryRange* added = find(kAddedCategories, c);
   if (added == nullptr) return c;
   constexpr char32_t kHan = 0x20000;
@@ -140,7 +140,7 @@ std::string lower_case(std::string_view text) {
           (next.value - range.first) % static_cast<char32_t>(range.step) == 0)
         lower = static_cast<char32_t>(static_cast<int>(next.value) + range.lower);
     append(out, next.value == 0x130 ? U'i' : lower);
-    if (next.value == 0x130) append(out, 0x307);  // the only capital whose small letter is two characters
+    if (next.value == 0x130) append(out, 0x307);  // the only capital whose lower case is two code points
   }
   return out;
 }

@@ -1,4 +1,5 @@
-// Properties and normalization of characters as `tokenizers` has them, whichever Unicode the libraries here know.
+// Character properties and normalization with the Unicode versions of `tokenizers`, which differ from those of the
+// libraries used here.
 #pragma once
 
 #include <string>
@@ -12,11 +13,11 @@ bool is_space(char32_t code_point);
 // Categories Nd, Nl and No.
 bool is_number(char32_t code_point);
 
-// What `\w` is in regular expressions: letters, marks, digits, connectors, joiners.
+// `\w` in regular expressions: letters, marks, digits, connectors, joiners.
 bool is_word(char32_t code_point);
 
-// `code_point`, or if the libraries here do not know it as patterns do, one that is no longer or shorter in UTF-8, of
-// the same category and, if it is Han, Han.
+// `code_point`, or if PCRE2's Unicode version has no or another category for it, a character that PCRE2 knows: of the
+// category in `tokenizers`, of the same UTF-8 size, and Han for Han.
 char32_t substitute_unknown(char32_t code_point);
 
 enum class Form { kNfc, kNfd, kNfkc, kNfkd };

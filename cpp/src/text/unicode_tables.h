@@ -1,7 +1,8 @@
-// What `tokenizers` 0.23 knows of Unicode and PCRE2 10.42 or utf8proc 2.8 do not, or the other way round.
+// Differences between the Unicode data of `tokenizers` 0.23 and that of PCRE2 10.42 and utf8proc 2.8.
 //
-// Its parts are of different versions: patterns (Oniguruma) and the words around added tokens know Unicode 16, case and
-// digits 17, normalization only 9; the two libraries begin with 14. The tests ask about every code point.
+// The components of `tokenizers` have different Unicode versions: patterns (Oniguruma) and word boundaries of added
+// tokens 16, case and digits 17, normalization 9. The two libraries have 14 or later. The tests compare every code
+// point.
 #pragma once
 
 namespace edgekiln::text {
@@ -20,11 +21,11 @@ struct CategoryRange {
 struct CaseRange {
   char32_t first;
   char32_t last;
-  int step;   // between capitals
-  int lower;  // from a capital to its small letter
+  int step;   // distance of consecutive capitals
+  int lower;  // offset from a capital to its lower case
 };
 
-// Characters of Unicode 15 and 16 and the one whose category changed, in order.
+// Characters added in Unicode 15 and 16, and one whose category changed; sorted.
 inline constexpr CategoryRange kAddedCategories[] = {
     {0x897, 0x897, "Mn"},     {0xCF3, 0xCF3, "Mc"},     {0xECE, 0xECE, "Mn"},     {0x1B4E, 0x1B4F, "Po"},
     {0x1B7F, 0x1B7F, "Po"},   {0x1C89, 0x1C89, "Lu"},   {0x1C8A, 0x1C8A, "Ll"},   {0x2427, 0x2429, "So"},

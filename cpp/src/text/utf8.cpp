@@ -18,8 +18,8 @@ struct Scanned {
   bool whole;
 };
 
-// The code point at `at`, or as much as there is of one. The second byte's range depends on the first: table 3-7 of the
-// Unicode standard.
+// Size of the code point at `at`, or of its valid prefix if it is incomplete. The range of the second byte depends on
+// the first: table 3-7 of the Unicode standard.
 Scanned scan(std::string_view text, std::size_t at) {
   const std::uint8_t lead = byte_at(text, at);
   if (lead < 0x80) return {1, true};

@@ -1,4 +1,4 @@
-// UTF-8, code point by code point.
+// Iteration over UTF-8, validation and repair.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@ struct CodePoint {
   std::size_t size;  // in bytes
 };
 
-// The one that begins at `at`, which is in `text`; `text` is valid UTF-8.
+// The code point that starts at `at` < text.size(). `text` must be valid UTF-8.
 CodePoint code_point_at(std::string_view text, std::size_t at);
 
-// The one that ends at `end`, which is over 0; `text` is valid UTF-8.
+// The code point that ends at `end` > 0. `text` must be valid UTF-8.
 CodePoint code_point_before(std::string_view text, std::size_t end);
 
 void append(std::string& text, char32_t code_point);
 
-// Valid UTF-8 without the code points at its ends that `taken` says.
+// `text`, valid UTF-8, without leading and trailing code points for which `taken` is true.
 template <typename Taken>
 std::string_view stripped(std::string_view text, const Taken& taken, bool left = true, bool right = true) {
   while (left && !text.empty() && taken(code_point_at(text, 0).value)) text.remove_prefix(code_point_at(text, 0).size);
@@ -29,13 +29,13 @@ std::string_view stripped(std::string_view text, const Taken& taken, bool left =
   return text;
 }
 
-// How many there are in valid UTF-8.
+// Number of code points of valid UTF-8.
 std::size_t count_code_points(std::string_view text);
 
 bool is_valid_utf8(std::string_view bytes);
 
-// What Python's `bytes.decode(errors="replace")` gives: U+FFFD for each longest part that may begin a code point, and
-// for each byte that may not.
+// Like Python's `bytes.decode(errors="replace")`: U+FFFD for each maximal prefix of a code point that is cut off, and
+// for each byte that starts none.
 std::string to_valid_utf8(std::string_view bytes);
 
 }  // namespace edgekiln::text

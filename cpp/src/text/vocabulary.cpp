@@ -4,7 +4,7 @@
 
 namespace edgekiln::text {
 
-// Where `token` is, or would be.
+// The slot of `token`, or the one where it would be inserted.
 std::size_t Vocabulary::slot(std::string_view token) const {
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = std::hash<std::string_view>{}(token)&mask;

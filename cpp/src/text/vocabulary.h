@@ -1,4 +1,4 @@
-// Tokens by id and ids by token.
+// The vocabulary: ids by token and tokens by id.
 #pragma once
 
 #include <cstdint>
@@ -9,21 +9,22 @@
 
 namespace edgekiln::text {
 
-// Its texts are one string after another: a vocabulary has a hundred thousand.
+// All tokens are concatenated in one string, since a vocabulary has 100,000 and more.
 class Vocabulary {
  public:
-  // Far more than any model has; a larger id is a damaged file.
-  static constexpr std::uint64_t kMostIds = 1U << 24;
+  // Above the size of any vocabulary: a larger id means that the file is damaged.
+  static constexpr std::uint64_t kMaxIds = 1U << 24;
 
-  // `id` is below kMostIds. A token that is there gets the id; the last of two tokens with one id is its text.
+  // `id` must be below kMaxIds. Adding a token again changes its id; of two tokens with one id, token() returns the
+  // last.
   void add(std::string_view token, std::uint32_t id);
 
   std::optional<std::uint32_t> id(std::string_view token) const;
 
-  // None if there is no token of that id.
+  // Empty if no token has the id.
   std::optional<std::string_view> token(std::int64_t id) const;
 
-  // How many tokens there are.
+  // Number of tokens.
   std::size_t size() const { return entries_.size(); }
 
  private:
@@ -39,8 +40,8 @@ class Vocabulary {
 
   std::string texts_;
   std::vector<Entry> entries_;
-  std::vector<std::uint32_t> slots_;  // of entries, from 1, by hash; a power of two of them
-  std::vector<std::uint32_t> by_id_;  // entries, from 1
+  std::vector<std::uint32_t> slots_;  // hash table of indices into entries_ plus 1; its size is a power of two
+  std::vector<std::uint32_t> by_id_;  // indices into entries_ plus 1
 };
 
 }  // namespace edgekiln::text

@@ -32,7 +32,7 @@ struct JsonError : std::exception {
 // Throw JsonError with Code::kUnsupported: `reason` is a noun phrase for the part that is not implemented.
 [[noreturn]] void unsupported(std::string reason);
 
-// A JSON object and its dotted path in the file. Readers throw JsonError; null counts as missing.
+// A JSON object and its dotted path in the file. Its functions throw JsonError. null counts as missing.
 class JsonObject {
  public:
   // `value` must outlive the object. Throws JsonError if it is not an object. `path` is empty for the root.

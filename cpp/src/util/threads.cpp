@@ -23,7 +23,7 @@ int allowed_processors() {
   return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
-// Each core lists the processors that it shows as; 0 where the system does not say.
+// Number of distinct lists of sibling processors in sysfs; 0 if unknown.
 int physical_cores() {
   std::set<std::string> cores;
   std::error_code error;

@@ -1,9 +1,9 @@
-// How many threads to compute with.
+// The default number of compute threads.
 #pragma once
 
 namespace edgekiln {
 
-// Physical cores this process may run on; a second thread on one core slows matrix products down.
+// Physical cores available to the process: hyper-threads slow matrix multiplications down.
 int default_threads();
 
 }  // namespace edgekiln

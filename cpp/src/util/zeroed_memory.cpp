@@ -9,7 +9,7 @@ namespace edgekiln {
 
 namespace {
 
-// The heap would write zeros to what it had given out before.
+// calloc would write zeros to reused heap memory, and so allocate its pages.
 void* allocate(std::size_t size) {
 #if defined(__linux__)
   void* const memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

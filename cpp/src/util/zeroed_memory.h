@@ -1,4 +1,4 @@
-// Memory of zeros that the system gives page by page, as it is written to.
+// Zeroed memory whose pages are allocated on first write.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@ namespace edgekiln {
 class ZeroedMemory {
  public:
   ZeroedMemory() = default;
-  // Starts where a huge page does; with `huge`, the system is asked to give huge pages. Holds nothing where there is
-  // not so much memory.
+  // `size` bytes, aligned to a huge page. With `huge`, transparent huge pages are requested. Empty if there is not
+  // enough memory.
   ZeroedMemory(std::size_t size, bool huge);
   ~ZeroedMemory();
   ZeroedMemory(ZeroedMemory&& other) noexcept { swap(other); }

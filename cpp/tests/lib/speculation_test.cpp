@@ -263,7 +263,7 @@ TEST_CASE("the draft length follows the measured times") {
   const Run refused = run(speculation, 1000, 0.1, 0);
   CHECK((refused.drafted > 0 && refused.longest <= 3));
   CHECK(refused.seconds < 1.035 * 0.004 * refused.tokens);
-  // Drafts are accepted again: the trials notice it.
+  // All accepted again: the trials notice it.
   run(speculation, 100, 0.1, 7);
   CHECK(run(speculation, 10, 0.1, 7).longest == 7);
   // Verifying a token takes longer than a step of its own.

@@ -21,7 +21,7 @@ bool find(void* library, const char* name, Function& function) {
   return function != nullptr;
 }
 
-// The library is never closed: memory may be freed by it as late as a program ends.
+// The library is never closed, since memory may be freed as late as in static destructors.
 std::optional<CudaFunctions> load() {
   void* const library = dlopen(library_name().c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) return std::nullopt;
@@ -70,7 +70,7 @@ Result<std::unique_ptr<CudaDevice>> CudaDevice::open() {
 
 CudaDevice::~CudaDevice() { cuda_.stream_destroy(stream_); }
 
-Result<CudaMemory> CudaDevice::allocate(std::size_t size, std::string_view what) const {
+Result<CudaMemory> CudaDevice::allocate(std::size_t size, std::string_view purpose) const {
   void* memory = nullptr;
   const cudaError_t error = cuda_.malloc(&memory, size);
   if (error == cudaErrorMemoryAllocation) {
@@ -78,7 +78,7 @@ Result<CudaMemory> CudaDevice::allocate(std::size_t size, std::string_view what)
     std::size_t total = 0;
     if (Result<void> done = checked(cuda_, cuda_.mem_get_info(&free, &total)); !done)
       return std::unexpected(done.error());
-    return fail(Code::kMemory, "the GPU has ", free / kMegabyte, " of ", total / kMegabyte, " MB free, ", what,
+    return fail(Code::kMemory, "the GPU has ", free / kMegabyte, " of ", total / kMegabyte, " MB free, ", purpose,
                 " needs ", (size + kMegabyte - 1) / kMegabyte,
                 " MB more: close other sessions, or build with a lower --max-length");
   }
@@ -86,17 +86,17 @@ Result<CudaMemory> CudaDevice::allocate(std::size_t size, std::string_view what)
   return CudaMemory(static_cast<std::byte*>(memory), cuda_.free);
 }
 
-Result<CudaMemory> CudaDevice::allocate_on_host(std::size_t size, std::string_view what) const {
+Result<CudaMemory> CudaDevice::allocate_on_host(std::size_t size, std::string_view purpose) const {
   void* memory = nullptr;
   if (Result<void> done = checked(cuda_, cuda_.malloc_host(&memory, size)); !done)
-    return fail(Code::kMemory, "no memory for ", what, ": ", done.error().message);
+    return fail(Code::kMemory, "no memory for ", purpose, ": ", done.error().message);
   return CudaMemory(static_cast<std::byte*>(memory), cuda_.free_host);
 }
 
-Result<void> CudaDevice::copy(Pieces target, Pieces source, std::size_t width, std::size_t count,
+Result<void> CudaDevice::copy(Blocks target, Blocks source, std::size_t width, std::size_t count,
                               cudaMemcpyKind kind) const {
-  return checked(
-      cuda_, cuda_.memcpy_2d_async(target.first, target.step, source.first, source.step, width, count, kind, stream_));
+  return checked(cuda_, cuda_.memcpy_2d_async(target.first, target.pitch, source.first, source.pitch, width, count,
+                                              kind, stream_));
 }
 
 Result<void> CudaDevice::synchronize() const { return checked(cuda_, cuda_.stream_synchronize(stream_)); }

@@ -1,6 +1,6 @@
-// The first CUDA device: memory, copies and one stream of work, in order.
+// The first CUDA device: allocation, and copies on one stream.
 //
-// The CUDA runtime is loaded where the program runs, so that programs start without it.
+// The CUDA runtime is loaded with dlopen when a device is opened, so that programs start without it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,7 +14,7 @@
 
 namespace edgekiln {
 
-// The functions of the CUDA runtime that are used here.
+// Functions of the CUDA runtime library.
 struct CudaFunctions {
   decltype(&::cudaGetErrorString) get_error_string;
   decltype(&::cudaGetDeviceCount) get_device_count;
@@ -30,35 +30,37 @@ struct CudaFunctions {
   decltype(&::cudaMemcpy2DAsync) memcpy_2d_async;
 };
 
-// Memory of the device, or of the host for copies to and from it.
+// Device memory, or page-locked host memory.
 using CudaMemory = std::unique_ptr<std::byte, cudaError_t (*)(void*)>;
 
-// Pieces of one width in memory: the first, and bytes from one to the next.
-struct Pieces {
+// Equidistant blocks of memory: the address of the first, and the distance in bytes.
+struct Blocks {
   std::byte* first;
-  std::size_t step;
+  std::size_t pitch;
 };
 
 class CudaDevice {
  public:
-  // An error of Code::kUnsupported if the CUDA runtime is missing, of Code::kRuntime if there is no driver or no GPU.
+  // Errors: Code::kUnsupported if the CUDA runtime is missing, Code::kRuntime without a driver or GPU.
   static Result<std::unique_ptr<CudaDevice>> open();
   ~CudaDevice();
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
 
-  const std::string& compute_capability() const { return compute_capability_; }  // as 8.9
+  const std::string& compute_capability() const { return compute_capability_; }  // as "8.9"
   cudaStream_t stream() const { return stream_; }
 
-  // `size` bytes whose values mean nothing, for `what`; an error of Code::kMemory if there are not as many.
-  Result<CudaMemory> allocate(std::size_t size, std::string_view what) const;
-  Result<CudaMemory> allocate_on_host(std::size_t size, std::string_view what) const;
+  // `size` uninitialized bytes of device memory, or of page-locked host memory. An error of Code::kMemory names
+  // `purpose`.
+  Result<CudaMemory> allocate(std::size_t size, std::string_view purpose) const;
+  Result<CudaMemory> allocate_on_host(std::size_t size, std::string_view purpose) const;
 
-  // Queue a copy of `count` pieces of `width` bytes, on the device or between it and the host.
-  Result<void> copy(Pieces target, Pieces source, std::size_t width, std::size_t count, cudaMemcpyKind kind) const;
+  // Queue a copy of `count` blocks of `width` bytes, on the device or between device and host.
+  [[nodiscard]] Result<void> copy(Blocks target, Blocks source, std::size_t width, std::size_t count,
+                                  cudaMemcpyKind kind) const;
 
-  // Wait until all that was queued is done.
-  Result<void> synchronize() const;
+  // Wait for all queued work.
+  [[nodiscard]] Result<void> synchronize() const;
 
  private:
   CudaDevice(const CudaFunctions& cuda, cudaStream_t stream, std::string compute_capability)

@@ -1,4 +1,4 @@
-// Keys and values in device memory that grow from one buffer to another.
+// The growing KV cache of TensorRT: each run writes past and new keys and values to a second buffer.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 
 namespace edgekiln {
 
-// Keys and values of one sequence, in two dense buffers a part, of which a run reads one and fills the other: the front
-// holds the first `slots` tokens as [1, KV, slots, D].
+// Keys and values of one sequence. Every part has two dense buffers: a run reads the front, [1, KV, slots, D], and
+// writes the back, after which they are swapped.
 class TensorRTKVCache final : public ChunkedKVCache {
  public:
   TensorRTKVCache(const Properties& properties, TensorRTSession& session)
       : ChunkedKVCache(properties), session_(session), logits_(static_cast<std::size_t>(properties.vocab_size)) {}
 
-  // A run that is queued is not cut short: `cancel` takes effect between chunks.
+  // A queued run cannot be interrupted: `cancel` takes effect between chunks.
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
   Logits logits() const override { return logits_; }
@@ -29,14 +29,14 @@ class TensorRTKVCache final : public ChunkedKVCache {
   };
 
   Result<void> grow(std::int64_t capacity) override;
-  Result<void> settle();
-  void turn(std::int64_t slots);
+  [[nodiscard]] Result<void> truncate();
+  void swap(std::int64_t slots);
   std::size_t token_size(std::size_t part) const;
 
   TensorRTSession& session_;
   std::vector<Part> parts_;
   std::vector<float> logits_;
-  std::int64_t slots_ = 0;
+  std::int64_t slots_ = 0;  // tokens in the front buffers; more than length() after a rewind
 };
 
 }  // namespace edgekiln

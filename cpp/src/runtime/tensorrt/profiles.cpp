@@ -57,7 +57,7 @@ std::vector<CachePart> cache_parts(const Manifest& manifest) {
   return parts;
 }
 
-std::size_t element_size(const KVCacheLayout& kv) {
+std::size_t element_size(const KVCacheSpec& kv_cache) {
   const auto type = element_type(kv_cache.dtype);
   return type ? type->size : 0;
 }
@@ -109,12 +109,12 @@ std::vector<Profile> read_profiles(const nvinfer1::ICudaEngine& engine, const Gr
 Result<int> profile_for(const std::vector<Profile>& profiles, std::int64_t tokens) {
   const Profile* closest = nullptr;
   for (const Profile& profile : profiles) {
-    if (tokens < profile.least_tokens || tokens > profile.most_tokens) continue;
-    if (!closest || profile.most_tokens < closest->most_tokens) closest = &profile;
+    if (tokens < profile.min_tokens || tokens > profile.max_tokens) continue;
+    if (!closest || profile.max_tokens < closest->max_tokens) closest = &profile;
   }
   if (closest) return closest->index;
-  const std::string ranges = joined(
-      profiles, [](const Profile& profile) { return str_cat(profile.least_tokens, " to ", profile.most_tokens); });
+  const std::string ranges =
+      joined(profiles, [](const Profile& profile) { return str_cat(profile.min_tokens, " to ", profile.max_tokens); });
   return fail(Code::kEngine, "the plan takes ", ranges, " tokens a run, not ", tokens, ": build the engine again");
 }
 

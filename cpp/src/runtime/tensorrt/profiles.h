@@ -1,4 +1,4 @@
-// What a plan takes, read from it and checked before anything runs.
+// Optimization profiles, inputs and outputs of a plan, checked against engine.json before the first run.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -12,14 +12,14 @@
 
 namespace edgekiln {
 
-// An optimization profile: the least and the most that one run of one row takes.
+// An optimization profile: the range of tokens that one run of one sequence supports.
 struct Profile {
   int index;
-  std::int64_t least_tokens;
-  std::int64_t most_tokens;
+  std::int64_t min_tokens;
+  std::int64_t max_tokens;
 };
 
-// Keys, or values, of one layer: the graph's names for them, and elements of a token.
+// The keys or the values of one layer: the names of input and output, and the shape of one token.
 struct CachePart {
   std::string past;
   std::string present;
@@ -27,26 +27,26 @@ struct CachePart {
   std::int64_t head_dim;
 };
 
-// Keys and values of each layer, in order.
+// Parts of all layers: keys of layer 0, values of layer 0, keys of layer 1, ...
 std::vector<CachePart> cache_parts(const Manifest& manifest);
 
-// Bytes of an element of the cache; 0 if the type is none that a plan has.
-std::size_t element_size(const KVCacheLayout& kv);
+// Bytes of an element of the KV cache; 0 for a dtype that plans do not support.
+std::size_t element_size(const KVCacheSpec& kv_cache);
 
-// What engine.json says of the plan; an error of Code::kEngine or Code::kUnsupported if this adapter does not run that.
+// The plan's build in engine.json. Errors: Code::kEngine if engine.json names no plan for this library,
+// Code::kUnsupported if the KV cache is not growing or the plan is weight-stripped.
 Result<TensorRTBuild> check_layout(const Manifest& manifest);
 
-// Whether a plan is what engine.json says, by its inputs and outputs; an error of Code::kEngine names the first that is
-// not.
-Result<void> check_plan(const nvinfer1::ICudaEngine& engine, const Manifest& manifest);
+// Check the inputs and outputs of a plan against engine.json; an error of Code::kEngine names the first mismatch.
+[[nodiscard]] Result<void> check_plan(const nvinfer1::ICudaEngine& engine, const Manifest& manifest);
 
-// The profiles that take single rows.
+// The profiles that support a batch size of 1.
 std::vector<Profile> read_profiles(const nvinfer1::ICudaEngine& engine, const GraphIO& io);
 
-// Of the profiles that take `tokens`, the one for the fewest, which fits closest.
+// Index of the profile with the smallest max_tokens that supports `tokens`; an error of Code::kEngine if none does.
 Result<int> profile_for(const std::vector<Profile>& profiles, std::int64_t tokens);
 
-// One sentence on a plan that TensorRT `version` did not take on a GPU of `capability`, where it said `reason`.
+// The message for a plan that TensorRT `version` refused on a GPU of compute capability `capability`, with `reason`.
 std::string why_refused(const TensorRTBuild& build, const std::string& version, const std::string& capability,
                         const std::string& reason);
 

@@ -36,7 +36,7 @@ Result<std::unique_ptr<Runtime>> open_tensorrt(const std::filesystem::path& dire
                                                const RuntimeOptions& options) {
   const Result<TensorRTBuild> build = check_layout(manifest);
   if (!build) return std::unexpected(build.error());
-  // The device first: where there is no driver, the library's own reason is less clear.
+  // The device is opened first, since TensorRT's message for a missing driver is less clear.
   Result<std::unique_ptr<CudaDevice>> device = CudaDevice::open();
   if (!device) return std::unexpected(device.error());
   const Result<TensorRTLibrary*> library = TensorRTLibrary::get();

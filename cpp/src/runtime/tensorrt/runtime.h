@@ -11,10 +11,10 @@
 
 namespace edgekiln {
 
-// Load the plan of a checked engine, whose cache is of the growing kind. Its runs are one at a time.
+// Load the plan of a verified engine with a growing KV cache. A mutex serializes the runs of all caches.
 //
-// An error is of Code::kEngine if the plan is not for this version or this GPU, or not what engine.json says, of
-// Code::kUnsupported if a library is missing or the adapter does not run such a plan, of Code::kRuntime without a GPU.
+// Errors: Code::kEngine if the plan was built for another TensorRT version or GPU or does not match engine.json,
+// Code::kUnsupported if a library is missing or check_layout refuses the plan, Code::kRuntime without a GPU.
 Result<std::unique_ptr<Runtime>> open_tensorrt(const std::filesystem::path& directory, const Manifest& manifest,
                                                const RuntimeOptions& options);
 

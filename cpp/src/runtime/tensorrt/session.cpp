@@ -40,7 +40,7 @@ Result<std::unique_ptr<TensorRTSession>> TensorRTSession::open(std::unique_ptr<C
                                                                const Manifest& manifest) {
   auto session =
       std::unique_ptr<TensorRTSession>(new TensorRTSession(std::move(device), library, std::move(engine), manifest));
-  // Every answer has steps of one token.
+  // Every answer decodes single tokens, so a profile for one token is required.
   if (Result<int> step = profile_for(session->profiles_, 1); !step) return std::unexpected(step.error());
   const auto ids = static_cast<std::size_t>(session->largest_chunk_) * sizeof(std::int64_t);
   for (const auto& [staged, size] : {std::pair{&session->input_ids_, ids},
@@ -54,15 +54,15 @@ Result<std::unique_ptr<TensorRTSession>> TensorRTSession::open(std::unique_ptr<C
 }
 
 Result<TensorRTSession::Staged> TensorRTSession::staged(std::size_t size) const {
-  constexpr char kWhat[] = "a run's inputs and outputs";
-  Result<CudaMemory> on_device = device_->allocate(size, kWhat);
+  constexpr char kPurpose[] = "a run's inputs and outputs";
+  Result<CudaMemory> on_device = device_->allocate(size, kPurpose);
   if (!on_device) return std::unexpected(on_device.error());
-  Result<CudaMemory> on_host = device_->allocate_on_host(size, kWhat);
+  Result<CudaMemory> on_host = device_->allocate_on_host(size, kPurpose);
   if (!on_host) return std::unexpected(on_host.error());
   return Staged{std::move(on_device).value(), std::move(on_host).value()};
 }
 
-// Made on first use.
+// The context of the profile for `tokens`, created on first use.
 Result<nvinfer1::IExecutionContext*> TensorRTSession::context(std::int64_t tokens) {
   const Result<int> profile = profile_for(profiles_, tokens);
   if (!profile) return std::unexpected(profile.error());

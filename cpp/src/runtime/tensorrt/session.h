@@ -1,4 +1,4 @@
-// A plan ready to run: its execution contexts, and memory for what goes in and comes out.
+// A deserialized plan with its execution contexts and the memory of its inputs and outputs.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -19,7 +19,7 @@
 
 namespace edgekiln {
 
-// Of one part of a cache: the keys or values held, and where the run leaves them with the new ones behind.
+// Device addresses of one cache part: the past keys or values, and the output for past and new ones.
 struct PartBuffers {
   std::byte* past;
   std::byte* present;
@@ -31,21 +31,23 @@ class TensorRTSession {
                                                        std::unique_ptr<nvinfer1::ICudaEngine> engine,
                                                        const Manifest& manifest);
 
-  // Tokens of a run at most.
+  // Maximum number of tokens of one run.
   std::int64_t largest_chunk() const { return largest_chunk_; }
 
   const std::vector<CachePart>& parts() const { return parts_; }
   std::size_t element_size() const { return element_size_; }
   const CudaDevice& device() const { return *device_; }
 
-  // Held by who uses the device or calls run(): what is queued there is in one order, in shared memory.
-  std::mutex& one_at_a_time() { return one_at_a_time_; }
+  // Held during run() and every use of the device: all work goes to one stream and shares the input and output buffers.
+  std::mutex& run_mutex() { return run_mutex_; }
 
-  // Run on `tokens` behind the `held` ones of `buffers`, one of each part; `logits`, float32[V], of the last position.
-  Result<void> run(Ids tokens, std::int64_t held, std::span<const PartBuffers> buffers, std::span<float> logits);
+  // Run the plan on `tokens`, which follow the `held` tokens in `buffers` (one entry a part). `logits` receives those
+  // of the last position, float32[V].
+  [[nodiscard]] Result<void> run(Ids tokens, std::int64_t held, std::span<const PartBuffers> buffers,
+                                 std::span<float> logits);
 
  private:
-  // Memory on the device and on the host for the same values.
+  // Device memory of an input or output and page-locked host memory for its transfers.
   struct Staged {
     CudaMemory on_device{nullptr, nullptr};
     CudaMemory on_host{nullptr, nullptr};
@@ -55,9 +57,9 @@ class TensorRTSession {
                   std::unique_ptr<nvinfer1::ICudaEngine> engine, const Manifest& manifest);
   Result<Staged> staged(std::size_t size) const;
   Result<nvinfer1::IExecutionContext*> context(std::int64_t tokens);
-  Result<void> bind(nvinfer1::IExecutionContext& context, std::int64_t tokens, std::int64_t held,
-                    std::span<const PartBuffers> buffers) const;
-  Result<void> send(const Staged& staged, std::size_t size) const;
+  [[nodiscard]] Result<void> bind(nvinfer1::IExecutionContext& context, std::int64_t tokens, std::int64_t held,
+                                  std::span<const PartBuffers> buffers) const;
+  [[nodiscard]] Result<void> send(const Staged& staged, std::size_t size) const;
 
   const std::unique_ptr<CudaDevice> device_;
   TensorRTLibrary& library_;
@@ -65,11 +67,11 @@ class TensorRTSession {
   const std::vector<CachePart> parts_;
   const std::size_t element_size_;
   const std::size_t vocab_size_;
-  std::mutex one_at_a_time_;
+  std::mutex run_mutex_;
   const std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   const std::vector<Profile> profiles_;
   std::int64_t largest_chunk_ = 0;
-  std::map<int, std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;  // by profile
+  std::map<int, std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;  // by optimization profile
   Staged input_ids_;
   Staged position_ids_;
   Staged logits_;
