@@ -46,7 +46,7 @@ SCHEMES = {
 
 
 def lowered(schemes: dict[str, Scheme], group_bias: bool = False, read: str = "", widths: Widths = USUAL) -> ir.Model:
-    """The nodes from an attention's output to the next one's input, each in an op of ONNX Runtime's."""
+    """The nodes from an attention's output to the next attention's input, lowered to ops of ONNX Runtime."""
     sizes = widths.weights()
     weights: dict[str, np.ndarray] = {}
     nodes = []

@@ -41,7 +41,7 @@ def test_logits_near_the_maximum_have_8_bits(kernels, shape, symmetric, group_si
     (found,) = session(model, kernels).run(None, {"x": x})
     largest = every.max(-1, keepdims=True)
     error = np.abs(found - every)
-    # With all logits of 8 bits, GEMMs of many rows do not quantize activations.
+    # With all logits of 8 bits, GEMMs of larger batches do not quantize activations.
     assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
     in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS
