@@ -31,7 +31,7 @@ TensorRTSession::TensorRTSession(std::unique_ptr<CudaDevice> device, TensorRTLib
       vocab_size_(static_cast<std::size_t>(manifest.architecture.vocab_size)),
       engine_(std::move(engine)),
       profiles_(read_profiles(*engine_, io_)) {
-  for (const Profile& profile : profiles_) largest_chunk_ = std::max(largest_chunk_, profile.most_tokens);
+  for (const Profile& profile : profiles_) largest_chunk_ = std::max(largest_chunk_, profile.max_tokens);
 }
 
 Result<std::unique_ptr<TensorRTSession>> TensorRTSession::open(std::unique_ptr<CudaDevice> device,
