@@ -1,4 +1,4 @@
-# What libedgekiln is built on, from the system: nlohmann-json, OpenSSL's libcrypto, PCRE2 and utf8proc.
+# System packages that libedgekiln needs: nlohmann-json, OpenSSL's libcrypto, PCRE2 and utf8proc.
 find_package(nlohmann_json 3.11 QUIET)
 find_package(OpenSSL 3 QUIET COMPONENTS Crypto)
 find_package(Threads REQUIRED)

@@ -1,4 +1,4 @@
-# What `cmake --install` puts under a prefix: find_package(edgekiln) and pkg-config find it there.
+# Install rules, including the files for find_package(edgekiln) and pkg-config.
 include(CMakePackageConfigHelpers)
 
 set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/edgekiln)

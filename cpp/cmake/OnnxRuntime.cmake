@@ -1,9 +1,9 @@
-# Target edgekiln_onnxruntime: ONNX Runtime's library and its headers.
+# Target edgekiln_onnxruntime: ONNX Runtime's library and headers.
 #
-# Looked for in this order: ONNXRUNTIME_ROOT (of CMake or of the environment), an installed CMake package, the
-# `onnxruntime` wheel in ONNXRUNTIME_WHEEL (the folder of `libonnxruntime.so.*`; `make cpp` gives the one of .venv), the
-# system, and what OnnxRuntimeHeaders has fetched of the official release. EDGEKILN_INSTALL_ONNXRUNTIME: whether to
-# install the library beside libedgekiln, which is meant for one that no package manager put where it is.
+# Search order: ONNXRUNTIME_ROOT (CMake variable or environment), an installed CMake package, the `onnxruntime` wheel in
+# ONNXRUNTIME_WHEEL (the folder of `libonnxruntime.so.*`; `make cpp` passes that of .venv), the system, and the official
+# release if OnnxRuntimeHeaders has fetched it. EDGEKILN_INSTALL_ONNXRUNTIME installs the library next to libedgekiln; it
+# is on by default for a library that does not belong to the system.
 include(OnnxRuntimeHeaders)
 
 set(ONNXRUNTIME_WHEEL "" CACHE PATH "A folder with the libonnxruntime.so.* of the onnxruntime wheel")
@@ -36,12 +36,12 @@ else()
       "ONNXRUNTIME_WHEEL to the folder onnxruntime/capi that `pip install onnxruntime` makes")
   endif()
   message(STATUS "ONNX Runtime: ${ONNXRUNTIME_LIBRARY}")
-  # Programs look for the name that the library calls itself, which the wheel's file is not called.
+  # The loader searches for the soname, which differs from the file name in the wheel.
   set(_named ${CMAKE_LIBRARY_OUTPUT_DIRECTORY}/libonnxruntime.so.1)
   file(REAL_PATH ${ONNXRUNTIME_LIBRARY} _real)
   file(MAKE_DIRECTORY ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
   file(CREATE_LINK ${_real} ${_named} SYMBOLIC)
-  # A GPU release looks for its parts in the folder it is loaded from.
+  # A GPU release loads its providers from its own folder.
   cmake_path(GET _real PARENT_PATH _folder)
   set(_providers "")
   if(EXISTS ${_folder}/libonnxruntime_providers_cuda.so)

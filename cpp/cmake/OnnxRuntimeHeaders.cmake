@@ -1,8 +1,8 @@
-# Target onnxruntime_headers: the C interface of ONNX Runtime, headers only.
+# Target onnxruntime_headers: the headers of ONNX Runtime's C and C++ API.
 #
-# Looked for in this order: ONNXRUNTIME_ROOT (of CMake or of the environment), the system, ONNX Runtime's official
-# release, an npm package that carries the same headers (for machines that reach package registries only). What is
-# fetched is kept in the build folder; of the release also the library, for OnnxRuntime.cmake.
+# Search order: ONNXRUNTIME_ROOT (CMake variable or environment), the system, ONNX Runtime's official release, an npm
+# package with the same headers (for machines that reach only package registries). Downloads are kept in the build folder;
+# the release's library too, for OnnxRuntime.cmake.
 include_guard(GLOBAL)
 set(_release 1.23.2)
 set(_package com.github.asus4.onnxruntime@0.4.9)

@@ -1,7 +1,7 @@
-# Target edgekiln_tensorrt_headers: the headers of TensorRT 10 and of the CUDA runtime. Both libraries are loaded where
-# the program runs.
+# Target edgekiln_tensorrt_headers: the headers of TensorRT 10 and of the CUDA runtime. Both libraries are loaded at run
+# time.
 #
-# Looked for in TENSORRT_ROOT and CUDAToolkit_ROOT (of CMake or of the environment), and in the system.
+# Searched in TENSORRT_ROOT and CUDAToolkit_ROOT (CMake variables or environment), and in the system.
 find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT} PATH_SUFFIXES include)
 find_path(CUDA_INCLUDE_DIR cuda_runtime_api.h
   HINTS ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT} $ENV{CUDA_PATH} PATHS /usr/local/cuda PATH_SUFFIXES include)

@@ -1,7 +1,7 @@
 # Cross-compile for 64-bit Arm on Debian or Ubuntu: cmake -S cpp -B build/aarch64 --toolchain cpp/cmake/aarch64.cmake
 #
-# Compiler: g++-aarch64-linux-gnu. Libraries of the target: the packages of `make cpp-packages` with `:arm64`, after
-# `dpkg --add-architecture arm64`. Programs run through qemu-user where it is installed, so that CTest works.
+# Needs g++-aarch64-linux-gnu, and the packages of `make cpp-packages` with the suffix `:arm64` after
+# `dpkg --add-architecture arm64`. CTest runs the programs in qemu-user if it is installed.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

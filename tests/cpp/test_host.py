@@ -1,4 +1,4 @@
-"""libedgekiln gives the tokens that the Python runtimes give: greedy and seeded, family by family, and under way."""
+"""libedgekiln generates the tokens of the Python runtimes: greedy and seeded, for every family, and within a session."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ class Both:
         assert self.host.hello["status"] == OK, self.host.hello
 
     def python(self, ids: np.ndarray, max_tokens: int, cache: KVCache | None = None, **sampling: Any) -> dict[str, Any]:
-        """What Python answers, as C++ tells it."""
+        """Python's answer, in the form of a reply of the C++ program."""
         options = GenerateOptions(max_tokens=max_tokens, sampling=SamplingOptions(**sampling), logprobs=True)
         tokens = list(generate(self.runtime, self.tokenizer, [ids], options, cache))
         return {
@@ -55,7 +55,7 @@ class Both:
         }
 
     def compare(self, ids: np.ndarray, max_tokens: int) -> None:
-        """Every kind of sampling, token for token."""
+        """Check that both generate the same tokens for every entry of SAMPLING."""
         for sampling in SAMPLING:
             expected = self.python(ids, max_tokens, **sampling)
             reply = self.host.ask(ids, max_tokens=max_tokens, logprobs=True, reset=True, **sampling)
@@ -66,7 +66,7 @@ class Both:
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The engine of a row of `ENGINES`, built when it is first asked for."""
+    """Builds the engine of an entry of `ENGINES` on first use."""
     return functools.cache(lambda *row: build(tmp_path_factory.mktemp("host"), *row))
 
 
@@ -102,7 +102,7 @@ def test_a_session_goes_on_where_it_shares_its_tokens(both: Both) -> None:
     longer = np.concatenate([first, start["ids"], second])
     expected = both.python(longer, 12, cache, temperature=1.0, seed=4)
     reply = both.host.ask(longer, max_tokens=12, temperature=1.0, seed=4)
-    # All but the answer's last token, which was never run.
+    # All but the answer's last token, which the graph never ran on.
     assert reply["cached_tokens"] == first.size + start["generated_tokens"] - 1
     assert reply["prompt_tokens"] == longer.size
     assert reply["ids"] == expected["ids"]

@@ -1,4 +1,4 @@
-"""Engines that the C++ host is tested with."""
+"""Engines for the tests of libedgekiln."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from edgekiln.pipeline.options import BuildOptions, CacheType
 from edgekiln.sources.resolve import resolve
 from support.models import save_checkpoint
 
-LONG = 1 << 18  # tokens that the engine of the fixture `long_engine` holds
+LONG = 1 << 18  # max_length of the fixture `long_engine`
 
 
 def build(directory: Path, family: str, quant: str = "int8", kv: CacheType = "float32", **config: object) -> Path:
-    """A tiny random model as an engine."""
+    """Build an engine from a tiny random model."""
     save_checkpoint(directory / "checkpoint", family, **config)
     options = BuildOptions(quant=quant, kv=kv, data=DataOptions(samples=4, length=32))
     build_engine(resolve(str(directory / "checkpoint")), directory / "engine", options)

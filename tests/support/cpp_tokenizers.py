@@ -1,4 +1,4 @@
-"""Tokenizers with the parts that the families' own tokenizer.json have, trained on a few texts, and texts to try."""
+"""Tokenizers with the components of the model families' tokenizer.json, trained on a few texts, and test documents."""
 
 import json
 import random
@@ -26,7 +26,7 @@ _SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
 def _trained(pre_tokenizer: pre_tokenizers.PreTokenizer, texts: list[str], **model: bool) -> Tokenizer:
-    """A byte-pair encoding of what `pre_tokenizer` cuts; with `byte_fallback` it begins with the bytes' tokens."""
+    """A BPE tokenizer trained on the words of `pre_tokenizer`; `byte_fallback` puts the byte tokens first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     fallback = [f"<0x{byte:02X}>" for byte in range(256)] if model.get("byte_fallback") else []
@@ -116,8 +116,8 @@ def gemma(texts: list[str]) -> Tokenizer:
 
 
 def odd(texts: list[str]) -> Tokenizer:
-    """Of no family: every option that the others leave alone."""
-    tokenizer = _trained(pre_tokenizers.Metaspace(), texts)  # characters without a token are <unk>, each
+    """The options that no model family uses."""
+    tokenizer = _trained(pre_tokenizers.Metaspace(), texts)  # every unknown character is one <unk>
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[\t\f]+|a{2,}"), "~")]
     )
@@ -201,7 +201,7 @@ _FRAGMENTS = [
 
 
 def _scripts() -> list[str]:
-    """The letters of each script, by the first word of their names."""
+    """The letters of each script, keyed by the first word of their Unicode names."""
     by_script: dict[str, list[str]] = {}
     for code in range(0x110000):
         if (name := unicodedata.name(chr(code), "")) and unicodedata.category(chr(code))[0] in "LMN":
@@ -210,14 +210,14 @@ def _scripts() -> list[str]:
 
 
 def code_texts(characters: int) -> list[str]:
-    """Lines of the standard library's own source, `characters` of them."""
+    """Lines from the source of Python's standard library, about `characters` in total."""
     source = Path(json.__file__).parent.parent
     text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(source.glob("[a-h]*.py")))
     return text[:characters].splitlines(keepends=True)
 
 
 def corpus(seed: int = 0) -> list[bytes]:
-    """Documents of code, of words of many scripts, of emoji, controls and pieces of tokens, and of broken UTF-8."""
+    """Documents of code, words in many scripts, emoji, control characters, parts of added tokens, and invalid UTF-8."""
     generator = random.Random(seed)
     lines = code_texts(400_000)
     documents = ["", " ", "\n", "a", "▁", *("".join(lines[at : at + 100]) for at in range(0, len(lines), 100))]
