@@ -114,7 +114,7 @@ class GgufTensors:
         # Processors of merged tensors write into this dictionary instead of returning the tensor.
         collected: dict[str, torch.Tensor] = {}
         for part in self._parts[name]:
-            weights = self._laid_out(self._file.read(part), part, collected)
+            weights = self._process(self._file.read(part), part, collected)
             if weights is not None:
                 collected[name] = torch.from_numpy(np.ascontiguousarray(weights))
         return collected[name]
@@ -141,7 +141,7 @@ class GgufTensors:
 
         return prequantized_gguf(info.type, layout.rows, lambda: self._file.raw(part), dequantized)
 
-    def _laid_out(
+    def _process(
         self, weights: npt.NDArray[np.float32], part: str, collected: dict[str, torch.Tensor]
     ) -> npt.NDArray[np.float32] | None:
         """Apply transformers' processor to a tensor of the file; None if it put the result into `collected`."""
@@ -156,11 +156,11 @@ class GgufTensors:
         It is found by processing a matrix of row indices and a matrix of column indices.
         """
         rows = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
-        moved = self._laid_out(rows, part, {})
+        moved = self._process(rows, part, {})
         if moved is rows:
             return _Layout(None)
         columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape)
-        kept = self._laid_out(columns, part, {})
+        kept = self._process(columns, part, {})
         if moved is None or kept is None:
             return None
         if transposed:

@@ -140,7 +140,9 @@ def ask(home: Path, endpoint: str, *model_ids: str, offline: bool = False) -> di
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_downloads_only_what_an_engine_needs_and_then_works_offline(tmp_path: Path, hub: tuple[str, list[str]]) -> None:
+def test_downloads_only_the_files_of_an_engine_and_then_works_offline(
+    tmp_path: Path, hub: tuple[str, list[str]]
+) -> None:
     endpoint, requests = hub
     requests.clear()
     found = ask(tmp_path, endpoint, "org/good", "org/pickle", "org/code", "org/gguf-only", "org/none", "org/good@v9")

@@ -76,7 +76,7 @@ def test_garbage_is_one_sentence(tmp_path: Path, content: bytes, message: str) -
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_every_truncation_is_noticed(tmp_path: Path, image: bytes, share: float) -> None:
-    # The writer pads the last tensor to the alignment; what is lost there is no loss.
+    # The writer pads the last tensor to the alignment; a file without all of this padding is complete.
     path = tmp_path / "cut.gguf"
     path.write_bytes(image[: int(share * (len(image) - 32))])
     with pytest.raises(SourceError, match=r"truncated|not a GGUF|cannot read"):
