@@ -1,4 +1,4 @@
-"""libedgekiln generates the tokens of the Python runtimes: greedy and seeded, for every family, and within a session."""
+"""libedgekiln generates the tokens of the Python runtimes: greedy and seeded, for all families and within a session."""
 
 import functools
 from collections.abc import Callable, Iterator
