@@ -17,7 +17,7 @@
 
 namespace edgekiln {
 
-// The values equal those of `edgekiln_finish` in the C API.
+// The values equal those of `edgekiln_finish_reason` in the C API.
 enum class FinishReason { kNone = 0, kEos = 1, kStop = 2, kLength = 3 };
 
 struct GenerateOptions {
