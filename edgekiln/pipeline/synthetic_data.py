@@ -57,7 +57,8 @@ def _generate_windows(engine: Path, options: DataOptions, progress: StepProgress
     rng = np.random.default_rng(options.seed)
     candidates = np.array([token for token in range(runtime.properties.vocab_size) if tokenizer.has_text(token)])
     first = rng.choice(candidates, options.count)
-    prefix = [tokenizer.special_tokens.bos] if tokenizer.special_tokens.add_bos and tokenizer.special_tokens.bos is not None else []
+    special = tokenizer.special_tokens
+    prefix = [special.bos] if special.add_bos and special.bos is not None else []
     windows = [[*prefix, int(token)][: options.length - 1] for token in first]
     batch_size = _batch_size(runtime.properties, options)
     total, done = options.count * options.length, 0
