@@ -45,9 +45,9 @@ Ort::SessionOptions session_options(int threads) {
   return options;
 }
 
-class OrtCpu final : public ChunkedRuntime {
+class OrtCpuRuntime final : public ChunkedRuntime {
  public:
-  OrtCpu(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options)
+  OrtCpuRuntime(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options)
       : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
         names_(manifest.io),
         bf16_attention_(manifest.scheme != "none"),
@@ -128,7 +128,7 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
       !kernel_library(options.kernels_library))
     return fail(Code::kRequest, options.kernels_library.string(),
                 " is no library of edgekiln's kernels: build it with `make kernels`, or leave it out");
-  auto runtime = std::make_unique<OrtCpu>(manifest, *type, options);
+  auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options);
   if (Result<void> loaded = runtime->load(graph.value()); !loaded) return std::unexpected(loaded.error());
   return std::unique_ptr<Runtime>(std::move(runtime));
 }

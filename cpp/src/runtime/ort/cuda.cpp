@@ -19,11 +19,11 @@ namespace fs = std::filesystem;
 constexpr std::size_t kDefaultChunk = 2048;
 constexpr char kProvider[] = "CUDAExecutionProvider";
 
-class OrtCuda final : public ChunkedRuntime {
+class OrtCudaRuntime final : public ChunkedRuntime {
  public:
   // Throws Ort::Exception.
-  OrtCuda(const Manifest& manifest, const RuntimeOptions& options, int threads, Ort::Session generate,
-          Ort::Session grow)
+  OrtCudaRuntime(const Manifest& manifest, const RuntimeOptions& options, int threads, Ort::Session generate,
+                 Ort::Session grow)
       : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
         threads_(threads),
         graphs_(manifest.io, options.device, std::move(generate), std::move(grow)) {}
@@ -71,8 +71,8 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
     if (!growing) return cuda ? no_cuda(growing.error().message) : Failure(growing.error());
     Result<Ort::Session> generating = load_graph(generate, session_options(options.device, threads, true));
     if (!generating) return std::unexpected(generating.error());
-    return std::unique_ptr<Runtime>(std::make_unique<OrtCuda>(manifest, options, threads, std::move(generating).value(),
-                                                              std::move(growing).value()));
+    return std::unique_ptr<Runtime>(std::make_unique<OrtCudaRuntime>(
+        manifest, options, threads, std::move(generating).value(), std::move(growing).value()));
   } catch (const Ort::Exception& error) {
     return no_cuda(first_line(error.what()));
   }

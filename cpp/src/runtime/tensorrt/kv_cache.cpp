@@ -12,18 +12,18 @@ constexpr char kPurpose[] = "the cache of keys and values";
 }  // namespace
 
 // Bytes of one head of one token.
-std::size_t TensorRTKVCache::token_size(std::size_t part) const {
+std::size_t GrowingKVCache::token_size(std::size_t part) const {
   return static_cast<std::size_t>(session_.parts()[part].head_dim) * session_.element_size();
 }
 
 // Make the back, which holds `slots` tokens, the front.
-void TensorRTKVCache::swap(std::int64_t slots) {
+void GrowingKVCache::swap(std::int64_t slots) {
   for (Part& part : parts_) std::swap(part.front, part.back);
   slots_ = slots;
 }
 
 // Copy the first length() tokens to the back and swap, if the front has more.
-Result<void> TensorRTKVCache::truncate() {
+Result<void> GrowingKVCache::truncate() {
   if (length() == slots_) return {};
   const auto kept = static_cast<std::size_t>(length());
   for (std::size_t index = 0; kept && index < parts_.size(); ++index) {
@@ -39,7 +39,7 @@ Result<void> TensorRTKVCache::truncate() {
   return {};
 }
 
-Result<void> TensorRTKVCache::grow(std::int64_t capacity) {
+Result<void> GrowingKVCache::grow(std::int64_t capacity) {
   const std::lock_guard lock(session_.run_mutex());
   if (Result<void> done = truncate(); !done) return done;
   parts_.resize(session_.parts().size());
@@ -65,7 +65,7 @@ Result<void> TensorRTKVCache::grow(std::int64_t capacity) {
   return {};
 }
 
-Result<void> TensorRTKVCache::run(Ids tokens, const std::stop_token&) {
+Result<void> GrowingKVCache::run(Ids tokens, const std::stop_token&) {
   const std::lock_guard lock(session_.run_mutex());
   if (Result<void> done = truncate(); !done) return done;
   std::vector<PartBuffers> buffers;

@@ -12,9 +12,9 @@ namespace edgekiln {
 
 // Keys and values of one sequence. Every part has two dense buffers: a run reads the front, [1, KV, slots, D], and
 // writes the back, after which they are swapped.
-class TensorRTKVCache final : public ChunkedKVCache {
+class GrowingKVCache final : public ChunkedKVCache {
  public:
-  TensorRTKVCache(const Properties& properties, TensorRTSession& session)
+  GrowingKVCache(const Properties& properties, TensorRTSession& session)
       : ChunkedKVCache(properties), session_(session), logits_(static_cast<std::size_t>(properties.vocab_size)) {}
 
   // A queued run cannot be interrupted: `cancel` takes effect between chunks.

@@ -13,9 +13,9 @@ namespace edgekiln {
 
 namespace {
 
-class TensorRT final : public ChunkedRuntime {
+class TensorRTRuntime final : public ChunkedRuntime {
  public:
-  TensorRT(const Manifest& manifest, std::int64_t chunk, std::unique_ptr<TensorRTSession> session)
+  TensorRTRuntime(const Manifest& manifest, std::int64_t chunk, std::unique_ptr<TensorRTSession> session)
       : ChunkedRuntime(manifest, static_cast<std::size_t>(chunk)), session_(std::move(session)) {}
 
   std::string kernels() const override { return "tensorrt"; }
@@ -23,7 +23,7 @@ class TensorRT final : public ChunkedRuntime {
   int threads() const override { return 1; }
 
   std::unique_ptr<KVCache> new_cache() const override {
-    return std::make_unique<TensorRTKVCache>(properties(), *session_);
+    return std::make_unique<GrowingKVCache>(properties(), *session_);
   }
 
  private:
@@ -53,7 +53,7 @@ Result<std::unique_ptr<Runtime>> open_tensorrt(const std::filesystem::path& dire
   if (!session) return std::unexpected(session.error());
   const std::int64_t most = session.value()->largest_chunk();
   const std::int64_t chunk = options.chunk ? std::min(options.chunk, most) : most;
-  return std::unique_ptr<Runtime>(std::make_unique<TensorRT>(manifest, chunk, std::move(session).value()));
+  return std::unique_ptr<Runtime>(std::make_unique<TensorRTRuntime>(manifest, chunk, std::move(session).value()));
 }
 
 }  // namespace edgekiln
