@@ -13,7 +13,7 @@ namespace detail {
 
 inline constexpr std::size_t kKeyBlock = 128;   // keys a block
 inline constexpr std::size_t kQueryBlock = 64;  // positions a task
-inline constexpr std::size_t kRowUnit = 16;     // matrices are padded to a multiple of so many rows
+inline constexpr std::size_t kRowUnit = 16;     // matrices are padded to a multiple of it
 
 struct Prefill {
   const AttentionArgs& args;

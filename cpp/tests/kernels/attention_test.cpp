@@ -112,26 +112,26 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   }
 
   std::vector<float> out(tokens * widths[0], NAN);
-  edgekiln::AttentionArgs call{};
-  call.batch = c.batch, call.length = c.length, call.heads = c.heads, call.kv_heads = c.kv_heads;
-  call.head_dim = dim, call.capacity = c.capacity;
-  call.query = c.packed ? packed.data() : parts[0].data();
-  call.key = c.packed ? packed.data() + widths[0] : parts[1].data();
-  call.value = c.packed ? packed.data() + widths[0] + widths[1] : parts[2].data();
-  call.query_stride = c.packed ? stride : widths[0];
-  call.key_stride = call.value_stride = c.packed ? stride : widths[1];
-  call.key_cache = {keys.data(), nullptr}, call.value_cache = {values.data(), nullptr};
+  edgekiln::AttentionArgs args{};
+  args.batch = c.batch, args.length = c.length, args.heads = c.heads, args.kv_heads = c.kv_heads;
+  args.head_dim = dim, args.capacity = c.capacity;
+  args.query = c.packed ? packed.data() : parts[0].data();
+  args.key = c.packed ? packed.data() + widths[0] : parts[1].data();
+  args.value = c.packed ? packed.data() + widths[0] + widths[1] : parts[2].data();
+  args.query_stride = c.packed ? stride : widths[0];
+  args.key_stride = args.value_stride = c.packed ? stride : widths[1];
+  args.key_cache = {keys.data(), nullptr}, args.value_cache = {values.data(), nullptr};
   if (c.int8) {
-    call.key_cache = {key_codes.data(), key_scales.data()};
-    call.value_cache = {value_codes.data(), value_scales.data()};
+    args.key_cache = {key_codes.data(), key_scales.data()};
+    args.value_cache = {value_codes.data(), value_scales.data()};
   }
-  call.last_position = last.data();
-  call.cosine = c.rotary_dim ? cosine.data() : nullptr, call.sine = c.rotary_dim ? sine.data() : nullptr;
-  call.rotary_dim = c.rotary_dim, call.interleaved = c.interleaved;
-  call.scale = c.scale, call.softcap = c.softcap, call.window = c.window;
-  call.out = out.data();
+  args.last_position = last.data();
+  args.cosine = c.rotary_dim ? cosine.data() : nullptr, args.sine = c.rotary_dim ? sine.data() : nullptr;
+  args.rotary_dim = c.rotary_dim, args.interleaved = c.interleaved;
+  args.scale = c.scale, args.softcap = c.softcap, args.window = c.window;
+  args.out = out.data();
   edgekiln::Scratch scratch;
-  kernel(call, {parallel_for, nullptr}, scratch);
+  kernel(args, {parallel_for, nullptr}, scratch);
 
   double worst = 0.0;
   const auto compare = [&](double got, double expected) {
@@ -185,16 +185,16 @@ bool chunk_equals_steps(edgekiln::AttentionKernel kernel, bool int8) {
     edgekiln::Scratch scratch;
     for (std::size_t s = 0; s < chunk; s += step) {
       const std::int32_t last = static_cast<std::int32_t>(past + s + step - 1);
-      edgekiln::AttentionArgs call{};
-      call.batch = 1, call.length = step, call.heads = heads, call.kv_heads = kv_heads, call.head_dim = dim;
-      call.capacity = capacity, call.query = packed.data() + s * width, call.key = call.query + heads * dim;
-      call.value = call.key + kv_heads * dim;
-      call.query_stride = call.key_stride = call.value_stride = width;
-      call.key_cache = {keys.data(), int8 ? scales.data() : nullptr};
-      call.value_cache = {values.data(), int8 ? scales.data() : nullptr};
-      call.last_position = &last, call.cosine = call.sine = angles.data(), call.rotary_dim = dim;
-      call.scale = 0.125f, call.out = out.data() + s * heads * dim;
-      kernel(call, {parallel_for, nullptr}, scratch);
+      edgekiln::AttentionArgs args{};
+      args.batch = 1, args.length = step, args.heads = heads, args.kv_heads = kv_heads, args.head_dim = dim;
+      args.capacity = capacity, args.query = packed.data() + s * width, args.key = args.query + heads * dim;
+      args.value = args.key + kv_heads * dim;
+      args.query_stride = args.key_stride = args.value_stride = width;
+      args.key_cache = {keys.data(), int8 ? scales.data() : nullptr};
+      args.value_cache = {values.data(), int8 ? scales.data() : nullptr};
+      args.last_position = &last, args.cosine = args.sine = angles.data(), args.rotary_dim = dim;
+      args.scale = 0.125f, args.out = out.data() + s * heads * dim;
+      kernel(args, {parallel_for, nullptr}, scratch);
     }
     outs[step == 1] = out;
   }

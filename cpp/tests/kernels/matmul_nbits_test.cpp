@@ -117,7 +117,7 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBi
   const auto code_bytes = exactly(packed(codes, c.k, c.bits)), zero_bytes = exactly(packed(zeros, groups, c.bits));
   const auto scale_memory = exactly(scales), bias_memory = exactly(group_bias), a_memory = exactly(a);
   const auto out = exactly(std::vector<float>(c.m * c.n, NAN));
-  const edgekiln::MatMulNBitsArgs call{c.m,
+  const edgekiln::MatMulNBitsArgs args{c.m,
                                        c.k,
                                        c.n,
                                        c.group,
@@ -132,9 +132,9 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBi
                                        float16_params.mins()};
   edgekiln::Scratch scratch;
   if (packed_kernel) {
-    packed_kernel(edgekiln::pack_nbits(call), call.a, call.m, call.out, edgekiln::kSerial, scratch);
+    packed_kernel(edgekiln::pack_nbits(args), args.a, args.m, args.out, edgekiln::kSerial, scratch);
   } else {
-    kernel(call, edgekiln::kSerial, scratch);
+    kernel(args, edgekiln::kSerial, scratch);
   }
 
   // Weight = minimum, the weight of code 0, + scale * code.

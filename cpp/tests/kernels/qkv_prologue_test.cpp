@@ -24,26 +24,26 @@ double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
     std::generate(values.begin(), values.end(), [&] { return normal(generator); });
     return values;
   };
-  edgekiln::QkvPrologueArgs call{};
-  call.tokens = c.tokens;
-  call.heads = c.heads;
-  call.kv_heads = c.kv_heads;
-  call.head_dim = c.head_dim;
-  call.epsilon = 1e-3f;
-  const std::size_t width = call.width();
+  edgekiln::QkvPrologueArgs args{};
+  args.tokens = c.tokens;
+  args.heads = c.heads;
+  args.kv_heads = c.kv_heads;
+  args.head_dim = c.head_dim;
+  args.epsilon = 1e-3f;
+  const std::size_t width = args.width();
   const std::vector<float> values = random_floats(c.tokens * width), bias = random_floats(width);
   const std::vector<float> gammas[2] = {random_floats(c.head_dim), random_floats(c.head_dim)};
   const auto from = exactly(values), bias_memory = exactly(bias);
   const auto to = exactly(std::vector<float>(values.size(), NAN));
   const auto queries = exactly(gammas[0]), keys = exactly(gammas[1]);
-  call.from = from.get();
-  call.to = c.in_place ? from.get() : to.get();
-  if (c.biased) call.bias = bias_memory.get();
+  args.from = from.get();
+  args.to = c.in_place ? from.get() : to.get();
+  if (c.biased) args.bias = bias_memory.get();
   if (c.normed) {
-    call.gammas[0] = queries.get();
-    call.gammas[1] = keys.get();
+    args.gammas[0] = queries.get();
+    args.gammas[1] = keys.get();
   }
-  kernel(call, edgekiln::kSerial);
+  kernel(args, edgekiln::kSerial);
   double worst = 0.0;
   for (std::size_t at = 0; at < values.size(); at += c.head_dim) {
     const std::size_t head = at / c.head_dim % (c.heads + 2 * c.kv_heads);
@@ -56,7 +56,7 @@ double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
     for (std::size_t i = 0; i < c.head_dim; ++i) {
       if (c.normed && head < c.heads + c.kv_heads)
         expected[i] *= gammas[head >= c.heads][i] / std::sqrt(squares / c.head_dim + 1e-3);
-      const double error = std::abs(call.to[at + i] - expected[i]);
+      const double error = std::abs(args.to[at + i] - expected[i]);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
   }

@@ -73,15 +73,15 @@ double error_of(const Case& c, edgekiln::TwoPassLmHeadKernel kernel) {
   const auto a_memory = exactly(a), scales = exactly(weight.scales);
   const auto codes = exactly(weight.codes), zeros = exactly(weight.zeros);
   const auto out = exactly(std::vector<float>(c.m * c.n, NAN));
-  edgekiln::MatMulNBitsArgs call{};
-  call.k = c.k;
-  call.n = c.n;
-  call.group_size = c.group;
-  call.bits = 8;
-  call.codes = codes.get();
-  call.scales = scales.get();
-  call.zero_points = c.zero_points ? zeros.get() : nullptr;
-  const auto lm_head = edgekiln::pack_lm_head(call, kMargin);
+  edgekiln::MatMulNBitsArgs args{};
+  args.k = c.k;
+  args.n = c.n;
+  args.group_size = c.group;
+  args.bits = 8;
+  args.codes = codes.get();
+  args.scales = scales.get();
+  args.zero_points = c.zero_points ? zeros.get() : nullptr;
+  const auto lm_head = edgekiln::pack_lm_head(args, kMargin);
   if (!lm_head) return INFINITY;
   edgekiln::Scratch scratch;
   kernel(*lm_head, a_memory.get(), c.m, out.get(), edgekiln::kSerial, scratch);
@@ -123,21 +123,21 @@ TEST_CASE("two-pass LM head matches double precision") {
 
 TEST_CASE("only 8-bit weights with scales exact in float16 are split") {
   const std::vector<std::uint8_t> codes(64);
-  edgekiln::MatMulNBitsArgs call{};
-  call.k = call.group_size = 32;
-  call.n = 2;
-  call.bits = 8;
-  call.codes = codes.data();
+  edgekiln::MatMulNBitsArgs args{};
+  args.k = args.group_size = 32;
+  args.n = 2;
+  args.bits = 8;
+  args.codes = codes.data();
   // The high nibbles' scale is 16 times as large and must be exact, too: 8192 is not.
   for (const float scale : {0.1f, 8192.0f, 65536.0f}) {
     CAPTURE(scale);
     const std::vector<float> scales{1.0f, scale};
-    call.scales = scales.data();
-    CHECK_FALSE(edgekiln::pack_lm_head(call, kMargin).has_value());
+    args.scales = scales.data();
+    CHECK_FALSE(edgekiln::pack_lm_head(args, kMargin).has_value());
   }
   const std::vector<float> scales{1.0f, 0.5f};
-  call.scales = scales.data();
-  CHECK(edgekiln::pack_lm_head(call, kMargin).has_value());
-  call.bits = 4;
-  CHECK_FALSE(edgekiln::pack_lm_head(call, kMargin).has_value());
+  args.scales = scales.data();
+  CHECK(edgekiln::pack_lm_head(args, kMargin).has_value());
+  args.bits = 4;
+  CHECK_FALSE(edgekiln::pack_lm_head(args, kMargin).has_value());
 }
