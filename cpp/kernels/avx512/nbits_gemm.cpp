@@ -7,6 +7,7 @@
 // Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 8 bits and m > kGemvMaxM multiply in float, as
 // group-wise 8-bit weights are chosen for precision.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/avx512/group_params.h"
@@ -54,8 +55,13 @@ void quantize_token(const GemmArgs& args, std::size_t token) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(args.codes + token * weight.k + block * kBlock), codes);
     args.compensation[block * m + token] = zero_points ? 0 : -(1 << (Bits - 1)) * quantized.sum;
     args.scales[block * m + token] = quantized.scale;
-    args.sums[block * kBlock / weight.group_size * m + token] +=
-        quantized_sums ? quantized.scale * static_cast<float>(quantized.sum) : sum_of(a + block * kBlock);
+    // std::fma, as whether the compiler contracts the expression depends on how it inlines this function.
+    float& sum = args.sums[block * kBlock / weight.group_size * m + token];
+    if (quantized_sums) {
+      sum = std::fma(quantized.scale, static_cast<float>(quantized.sum), sum);
+    } else {
+      sum += sum_of(a + block * kBlock);
+    }
   }
 }
 
