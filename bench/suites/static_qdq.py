@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekiln.calib.limits import Limits
 from edgekiln.engine.directory import atomic_directory
-from edgekiln.export.passes.onnx.qdq import static_to_qdq
+from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.calibration import calibrated
 from edgekiln.pipeline.options import BuildOptions
@@ -33,7 +33,7 @@ def main() -> None:
     options = dataclasses.replace(options, recipe=recipe)
     with atomic_directory(arguments.output) as directory:
         canonical = canonical_graph(source, options, clock)
-        static_to_qdq(canonical.graph)
+        LowerStaticInt8ToQDQ()(canonical.graph)
         write_engine(canonical, source, directory, options, clock)
 
 

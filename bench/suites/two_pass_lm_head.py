@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekiln import runtimes
 from edgekiln.calib.evaluation.perplexity import Scorer, perplexity
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.export.passes.ort.two_pass_lm_head import inline_shortlist
+from edgekiln.export.passes.ort.two_pass_lm_head import InlineTwoPassLMHead
 from edgekiln.export.weights_file import save_graph
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ def without_two_pass(engine: Path, to: Path) -> Path:
         if file.name != graph:
             (to / file.name).hardlink_to(file)
     model = ir.load(engine / graph)
-    inline_shortlist(model)
+    InlineTwoPassLMHead()(model)
     save_graph(model, to / graph)
     return to
 
