@@ -1,17 +1,34 @@
-"""Fixtures that several test modules use: kernels, and a tiny model and its engine, built once per session."""
+"""One compute thread per pytest-xdist worker, and fixtures that several test modules use."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # One compute thread per worker. These libraries read the variables when they are imported, after this module.
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+if _WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    # The libraries read these variables when they are imported, after this module. Runtimes, and processes that tests
+    # start, have as many threads as cores are allowed.
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
+    if _CORES:
+        os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})
 
-from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.base import KernelsChoice  # noqa: E402
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """Allow all cores, for a test that computes with several threads, also in a worker of pytest-xdist."""
+    if not _CORES:
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _CORES)
+    yield
+    os.sched_setaffinity(0, allowed)
 
 
 @pytest.fixture(params=["edgekiln", "onnxruntime"])
@@ -23,6 +40,25 @@ def kernels(request: pytest.FixtureRequest) -> KernelsChoice:
         pytest.fail("edgekiln's kernels are not built: make kernels")
     choice: KernelsChoice = request.param
     return choice
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this session that all workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if _WORKER else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces(shared_directory: Path) -> Iterator[None]:
+    """Trace each tiny model once; tests that import no exporter when they are collected need none."""
+    if "edgekiln.pipeline.assemble" not in sys.modules:
+        yield
+        return
+    from support.engines import shared_traces
+
+    with shared_traces(shared_directory / "traces"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +81,14 @@ def tiny_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     engine = tmp_path_factory.mktemp("engines") / "tiny"
     build_engine(resolve(str(tiny_checkpoint)), engine, BuildOptions(quant="int4"))
     return engine
+
+
+@pytest.fixture(scope="session")
+def real_engine(shared_directory: Path) -> Callable[[str], Path]:
+    """The engine of SmolLM2-135M in a preset, built on first use; tests do not change it."""
+    from support.engines import build_once
+
+    return lambda quant: build_once(shared_directory / "real", "smollm2-135m", quant)
 
 
 @pytest.fixture(scope="session", autouse=True)

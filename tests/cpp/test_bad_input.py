@@ -12,8 +12,8 @@ from edgekiln import runtimes
 from edgekiln.engine.directory import sha256
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EngineError
-from support.cpp_engines import LONG
 from support.cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
+from support.engines import LONG
 
 
 @pytest.fixture

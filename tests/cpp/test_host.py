@@ -15,10 +15,9 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from support.cpp_engines import build
 from support.cpp_host import FINISHES, OK, Host
+from support.engines import build
 
-THREADS = 2
 SAMPLING: list[dict[str, Any]] = [
     {},
     {"temperature": 1.0, "seed": 1},
@@ -38,10 +37,10 @@ ENGINES = [
 class Both:
     """One engine in Python and in C++."""
 
-    def __init__(self, engine: Path, kernels: KernelsChoice, text: bool = False) -> None:
-        self.runtime = runtimes.open(engine, threads=THREADS, kernels=kernels)
+    def __init__(self, engine: Path, kernels: KernelsChoice, text: bool = False, threads: int = 1) -> None:
+        self.runtime = runtimes.open(engine, threads=threads, kernels=kernels)
         self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-        self.host = Host(engine, threads=THREADS, kernels=kernels, text=text)
+        self.host = Host(engine, threads=threads, kernels=kernels, text=text)
         assert self.host.hello["status"] == OK, self.host.hello
 
     def python(self, ids: np.ndarray, max_tokens: int, cache: KVCache | None = None, **sampling: Any) -> dict[str, Any]:
@@ -127,14 +126,10 @@ def test_sessions_of_one_engine_answer_at_once(both: Both) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_tokens_of_a_real_model(quant: str, tmp_path: Path) -> None:
-    from edgekiln.pipeline.build import build_engine
-    from edgekiln.pipeline.options import BuildOptions
-    from edgekiln.sources.resolve import resolve
-
-    build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant=quant))
-    both = Both(tmp_path / "engine", "edgekiln")
+def test_tokens_of_a_real_model(quant: str, real_engine: Callable[[str], Path]) -> None:
+    both = Both(real_engine(quant), "edgekiln", threads=2)
     with both.host:
         for text in ("The capital of France is", "def fibonacci(n):\n", "Once upon a time, " * 80):
             both.compare(both.tokenizer.encode(text), max_tokens=24)

@@ -17,9 +17,9 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve
-from support.cpp_engines import LONG
 from support.cpp_host import CANCELLED, ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal
 from support.cuda_engines import open_on_cpu, write_cuda_engine
+from support.engines import LONG
 from support.models import save_checkpoint
 
 MAX_LENGTH = 600

@@ -1,6 +1,6 @@
 """Speculative decoding in libedgekiln changes no token: answers with and without it, and Python's, are equal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from support.cpp_engines import build
 from support.cpp_host import CANCELLED, FINISHES, OK, Host
+from support.engines import build
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
-THREADS = 2
 PROMPT = np.tile([5, 71, 5, 130], 8)
 # A penalty below 1 favors tokens seen before, so answers repeat themselves and many drafts are found.
 SAMPLING: list[dict[str, Any]] = [
@@ -41,13 +40,13 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def host(engine: Path) -> Iterator[Host]:
-    with Host(engine, threads=THREADS, text=False) as host:
+    with Host(engine, threads=1, text=False) as host:
         assert host.hello["status"] == OK, host.hello
         yield host
 
 
 def test_tokens_are_the_same(engine: Path, host: Host) -> None:
-    runtime = runtimes.open(engine, threads=THREADS)
+    runtime = runtimes.open(engine, threads=1)
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
     drafted = accepted = 0
     for sampling in SAMPLING:
@@ -90,22 +89,18 @@ def test_answers_end_where_the_engine_is_full(host: Host) -> None:
 
 
 def test_onnxruntime_kernels_do_not_speculate(engine: Path) -> None:
-    with Host(engine, threads=THREADS, kernels="onnxruntime", text=False) as host:
+    with Host(engine, threads=1, kernels="onnxruntime", text=False) as host:
         reply = host.ask(PROMPT, max_tokens=60, ignore_eos=True, **SAMPLING[1])
         assert reply["status"] == OK
         assert reply["drafted_tokens"] == 0
 
 
 @pytest.mark.slow
-def test_tokens_of_a_real_model(tmp_path: Path) -> None:
-    from edgekiln.pipeline.build import build_engine
-    from edgekiln.pipeline.options import BuildOptions
-    from edgekiln.sources.resolve import resolve
-
-    build_engine(resolve("smollm2-135m"), tmp_path / "engine", BuildOptions(quant="int4"))
+@pytest.mark.usefixtures("all_cores")
+def test_tokens_of_a_real_model(real_engine: Callable[[str], Path]) -> None:
     code = "def area(width, height):\n    return width * height\n\n\n" * 3
     accepted = 0
-    with Host(tmp_path / "engine", threads=THREADS) as host:
+    with Host(real_engine("int4"), threads=2) as host:
         for sampling in SAMPLING:
             request = {"text": code, "max_tokens": 96, "ignore_eos": True, "reset": True} | sampling
             reply = host.ask(**request)

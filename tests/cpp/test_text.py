@@ -29,7 +29,7 @@ class Python:
     """An engine in Python."""
 
     def __init__(self, engine: Path) -> None:
-        self.runtime = runtimes.open(engine, threads=2)
+        self.runtime = runtimes.open(engine, threads=1)
         self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
 
     def answer(self, ids: np.ndarray, stop: tuple[str, ...] = ()) -> list[Token]:
@@ -44,7 +44,7 @@ def python(tiny_engine: Path) -> Python:
 
 @pytest.fixture(scope="module")
 def host(tiny_engine: Path) -> Iterator[Host]:
-    with Host(tiny_engine, threads=2) as host:
+    with Host(tiny_engine, threads=1) as host:
         assert host.hello["status"] == OK
         assert host.hello["has_chat"]
         yield host

@@ -11,6 +11,7 @@ import torch
 from edgekiln.export.tracing import trace as tracer
 from edgekiln.export.tracing.layer_dedup import LayerDedupError, find_layers, find_representatives, only_representatives
 from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.pipeline import assemble
 from edgekiln.pipeline.assemble import canonical_graph
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.resolve import resolve
@@ -106,6 +107,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[ir.Model, ir.Model]:
     expanded = canonical_graph(source, options).graph
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracer, "find_layers", lambda *_: None)
+        patch.setattr(assemble, "trace", tracer.trace)
         whole = canonical_graph(source, options).graph
     return expanded, whole
 

@@ -16,7 +16,7 @@ from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort import kernels as kernels_module
 from edgekiln.runtimes.ort.kernels import kernel_library
 from support import graphs
-from support.cpp_engines import build
+from support.engines import build
 from support.instruction_sets import WITH_INT8_DOT_PRODUCTS
 
 PROMPT = np.arange(150) % 259

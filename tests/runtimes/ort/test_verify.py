@@ -13,11 +13,11 @@ from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from support.cpp_engines import build
+from support.engines import build
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="edgekiln's kernels are not built: make kernels")
 
-THREADS, MAX_VERIFY_TOKENS = 2, 8
+MAX_VERIFY_TOKENS = 8
 # A penalty below 1 favors repetition, which prompt lookup needs.
 SAMPLINGS = [
     SamplingOptions(),
@@ -35,8 +35,8 @@ def engine(request, tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("verify"), "llama", quant, kv, max_position_embeddings=600)
 
 
-def same_answers(engine: Path, prompt: np.ndarray, count: int) -> SpeculationStats:
-    runtime = runtimes.open(engine, threads=THREADS)
+def same_answers(engine: Path, prompt: np.ndarray, count: int, threads: int = 1) -> SpeculationStats:
+    runtime = runtimes.open(engine, threads=threads)
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
     stats = SpeculationStats()
     for sampling in SAMPLINGS:
@@ -54,9 +54,10 @@ def test_speculation_does_not_change_answers(engine):
     assert stats.drafted >= stats.accepted > 0
 
 
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("length", [1, 30, 254, 300])
 def test_verified_logits_have_the_bits_of_decode_steps(engine, length):
-    runtime = runtimes.open(engine, threads=THREADS)
+    runtime = runtimes.open(engine, threads=2)
     assert runtime.max_verify_tokens == MAX_VERIFY_TOKENS
     ids = np.random.default_rng(length).integers(0, runtime.properties.vocab_size, length + MAX_VERIFY_TOKENS)
     cache = runtime.new_cache(2)
@@ -77,7 +78,7 @@ def test_verified_logits_have_the_bits_of_decode_steps(engine, length):
 
 
 def test_too_many_tokens_to_verify(engine):
-    runtime = runtimes.open(engine, threads=THREADS)
+    runtime = runtimes.open(engine, threads=1)
     cache = runtime.new_cache()
     with pytest.raises(RequestError, match="cannot verify 9 tokens together: this engine and its kernels verify 8"):
         runtime.verify(cache, 0, np.arange(9))
@@ -87,7 +88,7 @@ def test_too_many_tokens_to_verify(engine):
 
 
 def test_onnxruntimes_kernels_do_not_verify(engine):
-    runtime = runtimes.open(engine, threads=THREADS, kernels="onnxruntime")
+    runtime = runtimes.open(engine, threads=1, kernels="onnxruntime")
     assert runtime.max_verify_tokens == 1
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
     stats = SpeculationStats()
@@ -97,14 +98,10 @@ def test_onnxruntimes_kernels_do_not_verify(engine):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize("quant", ["int4", "int8"])
-def test_speculation_does_not_change_answers_of_a_real_model(tmp_path, quant):
-    from edgekiln.pipeline.build import build_engine
-    from edgekiln.pipeline.options import BuildOptions
-    from edgekiln.sources.resolve import resolve
-
-    engine = tmp_path / "engine"
-    build_engine(resolve("smollm2-135m"), engine, BuildOptions(quant=quant))
+def test_speculation_does_not_change_answers_of_a_real_model(real_engine, quant):
+    engine = real_engine(quant)
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
-    stats = same_answers(engine, tokenizer.encode("def area(width, height):\n    return width * height\n\n\n" * 3), 96)
-    assert stats.accepted > 0
+    code = "def area(width, height):\n    return width * height\n\n\n" * 3
+    assert same_answers(engine, tokenizer.encode(code), 96, threads=2).accepted > 0

@@ -8,7 +8,7 @@ import pytest
 
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers, InlineDecoderLayers
 from edgekiln.runtimes.base import KernelsChoice
-from support.cpp_engines import build
+from support.engines import build
 from support.graphs import ops, session
 
 NAMES = {"int8": "PerTokenInt8DecoderLayers", "int4": "ZeroPointDecoderLayers"}
