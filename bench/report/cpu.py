@@ -39,7 +39,7 @@ def peers(result: dict[str, Any]) -> list[str]:
 
 def equal_quality_peers(result: dict[str, Any]) -> list[str]:
     """Peers with a perplexity within 2% of the lowest; none where perplexity was not measured."""
-    scores = {label: result["perplexity"] for label, result in result["results"].items() if "perplexity" in result}
+    scores = {label: facts["perplexity"] for label, facts in result["results"].items() if "perplexity" in facts}
     return [
         label for label in peers(result) if label in scores and scores[label] <= EQUAL_QUALITY * min(scores.values())
     ]
@@ -97,9 +97,9 @@ def markdown(result: dict[str, Any]) -> str:
     for label, starts in result["started"].items():
         load, cold = (statistics.median(starts[key]) * 1e3 for key in ("load_s", "cold_start_s"))
         # Files and logits of an engine are the same in C++ as in Python.
-        result = result["results"].get(label, {})
-        size = f"{result['size_mb']:.0f}" if result else ""
-        score = f"{result['perplexity']:.2f}" if "perplexity" in result else "–" if result else ""
+        facts = result["results"].get(label, {})
+        size = f"{facts['size_mb']:.0f}" if facts else ""
+        score = f"{facts['perplexity']:.2f}" if "perplexity" in facts else "–" if facts else ""
         rows.append(
             [label, f"{load:.0f}", f"{cold:.0f}", f"{statistics.median(starts['peak_rss_mb']):.0f}", size, score]
         )
