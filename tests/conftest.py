@@ -31,6 +31,13 @@ def all_cores() -> Iterator[None]:
     os.sched_setaffinity(0, allowed)
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers(request: pytest.FixtureRequest) -> None:
+    """Start a module's generator `RNG` anew, so that a test's data do not depend on the tests before it."""
+    if generator := getattr(request.module, "RNG", None):
+        generator.bit_generator.state = type(generator.bit_generator)(0).state
+
+
 @pytest.fixture(params=["edgekiln", "onnxruntime"])
 def kernels(request: pytest.FixtureRequest) -> KernelsChoice:
     """The kernels to run an engine with; a test that requests this fixture runs with both choices."""
