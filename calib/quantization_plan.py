@@ -1,7 +1,7 @@
 """Decide each layer's quantization scheme before any weight is read, then quantize one layer at a time.
 
-`plan` looks only at module types and shapes, so a model on the meta device will do. `quantized_tensors` reads and
-quantizes the layers one by one, so that memory never holds a float copy of the whole model.
+`plan_quantization` looks only at module types and shapes, so that a model on the meta device suffices.
+`quantized_tensors` reads and quantizes the layers one by one, so that memory never holds a float copy of the model.
 """
 
 from collections import Counter
@@ -55,7 +55,7 @@ class QuantizationPlan:
     notes: list[str] = field(default_factory=list)
 
 
-def plan(
+def plan_quantization(
     model: PreTrainedModel, recipe: Recipe, prequantized: PrequantizedLookup = lambda _name: None
 ) -> QuantizationPlan:
     """Choose a scheme for the embedding and every linear layer; layers that cannot be quantized get a note.
@@ -84,11 +84,11 @@ def plan(
         if is_head and tied and shared is not None:
             shared.names.append(f"{name}.weight")
             continue
-        _, columns = weight_shape(module)
+        _, k = weight_shape(module)
         try:
-            scheme = recipe.scheme(name, columns, "head" if is_head else "linear")
+            scheme = recipe.scheme(name, k, "head" if is_head else "linear")
         except UnsupportedModelError:
-            result.notes.append(f"{name} is {columns} wide, which no group size divides: left in floating point")
+            result.notes.append(f"{name} is {k} wide, which no group size divides: left in floating point")
             continue
         if scheme is None:
             continue
@@ -98,7 +98,7 @@ def plan(
             scheme = kept.scheme
         elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
             result.notes.append(
-                f"{name} is {columns} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
+                f"{name} is {k} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
             )
         result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), kept))
     inexact = Counter(layer.prequantized.note for layer in result.layers if layer.prequantized)
@@ -120,8 +120,8 @@ def weight_shape(module: torch.nn.Module) -> tuple[int, int]:
     """N and K of the weight of a Linear, Conv1D (which stores [K, N]) or Embedding."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
-    rows, columns = weight.shape
-    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+    first, second = weight.shape
+    return (second, first) if isinstance(module, Conv1D) else (first, second)
 
 
 def _plan_embedding(
@@ -131,17 +131,17 @@ def _plan_embedding(
     prequantized: PrequantizedLookup,
     result: QuantizationPlan,
 ) -> LayerPlan | None:
-    _, columns = weight_shape(module)
+    _, k = weight_shape(module)
     known = type(module) is torch.nn.Embedding or hasattr(module, "embed_scale")
     try:
-        wanted = recipe.scheme(name, columns, "embedding")
+        wanted = recipe.scheme(name, k, "embedding")
         if wanted is None:
             return None
         scheme = wanted if known else None
     except UnsupportedModelError:
         scheme = None
     if scheme is None:
-        result.notes.append(f"{name} ({type(module).__name__}, {columns} wide) is left in floating point")
+        result.notes.append(f"{name} ({type(module).__name__}, {k} wide) is left in floating point")
         return None
     found = prequantized(f"{name}.weight")
     kept = found.matching(scheme) if found else None
@@ -154,13 +154,13 @@ def _plan_embedding(
 
 
 def quantized_tensors(
-    plan: QuantizationPlan, read: Callable[[str], torch.Tensor]
+    quantization: QuantizationPlan, read: Callable[[str], torch.Tensor]
 ) -> Iterator[tuple[LayerPlan, QuantizedWeight, dict[str, npt.NDArray[np.generic]]]]:
-    """Quantize one layer after another.
+    """Quantize the layers one by one, lazily.
 
     Args:
-        plan: the plan of `plan`.
-        read: weight name to float weight [N, K], or [K, N] where the layer plan says `transposed`.
+        quantization: the layers, from `plan_quantization`.
+        read: weight name to float weight [N, K], or [K, N] where the layer is `transposed`.
 
     Yields:
         The layer, its quantized weight, and that weight's tensors by the suffix of their initializer (`qweight`,
@@ -169,7 +169,7 @@ def quantized_tensors(
     Raises:
         SourceError: a weight holds NaN or infinity; the message names it.
     """
-    for layer in plan.layers:
+    for layer in quantization.layers:
         quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]).float())
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}

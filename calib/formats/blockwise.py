@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from edgekiln.calib.formats.arrays import QuantizedArrays
+from edgekiln.calib.formats.channel_parallel import map_channels
 from edgekiln.calib.formats.float16 import round_to_float16
-from edgekiln.calib.formats.row_parallel import map_rows
 
 # Starting points of the search, (span, shift): the range of the codes is `span` times the group's min-max range, and
 # its centre is shifted by `shift` steps. They were chosen greedily, each as the one that lowered the error most given
@@ -31,7 +31,7 @@ _SMALLEST = 1e-30
 
 
 def quantize_groups(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool = False) -> QuantizedArrays:
-    """Quantize a matrix in groups of consecutive columns. `quantize` checks the arguments.
+    """Quantize a weight [N, K] in groups of consecutive input channels. `quantize` checks the arguments.
 
     Args:
         weight: any float type [N, K], finite.
@@ -43,11 +43,11 @@ def quantize_groups(weight: torch.Tensor, bits: int, group_size: int, symmetric:
         uint8 codes [N, K], float32 scales [N, K / group_size], and uint8 zero points of that shape or None. Scales are
         float16 values unless the weight is so small or large that they would lose precision (see `round_to_float16`).
     """
-    rows, columns = weight.shape
-    groups = columns // group_size
-    codes = torch.empty((rows, columns), dtype=torch.uint8)
-    found = torch.empty((rows, groups), dtype=torch.float32)
-    zero_points = torch.empty((rows, groups), dtype=torch.uint8)
+    n, k = weight.shape
+    groups = k // group_size
+    codes = torch.empty((n, k), dtype=torch.uint8)
+    found = torch.empty((n, groups), dtype=torch.float32)
+    zero_points = torch.empty((n, groups), dtype=torch.uint8)
     levels = (1 << bits) - 1
 
     def search(part: slice) -> None:
@@ -57,7 +57,7 @@ def quantize_groups(weight: torch.Tensor, bits: int, group_size: int, symmetric:
         found[part] = grid.scale.reshape(-1, groups)
         zero_points[part] = grid.zero.to(torch.uint8).reshape(-1, groups)
 
-    map_rows(search, rows, columns)
+    map_channels(search, n, k)
     # Rounded before the codes are computed, so that the codes suit the final scales.
     scales = round_to_float16(found)
 
@@ -68,10 +68,10 @@ def quantize_groups(weight: torch.Tensor, bits: int, group_size: int, symmetric:
         kept = torch.clamp(steps, -zero, levels - zero)
         clipped = int((steps != kept).sum())
         error = torch.linalg.vector_norm(torch.mul(kept, scale, out=steps).sub_(x), dtype=torch.float64).square()
-        codes[part] = kept.add_(zero).to(torch.uint8).reshape(-1, columns)
+        codes[part] = kept.add_(zero).to(torch.uint8).reshape(-1, k)
         return float(error), clipped
 
-    errors, clipped = zip(*map_rows(encode, rows, columns), strict=True)
+    errors, clipped = zip(*map_channels(encode, n, k), strict=True)
     return QuantizedArrays(codes, scales, None if symmetric else zero_points, sum(errors), sum(clipped))
 
 

@@ -1,4 +1,4 @@
-"""Symmetric int8 quantization with one scale per row (output channel), which minimizes the row's squared error.
+"""Symmetric int8 quantization with one scale per output channel, which minimizes the channel's squared error.
 
 CPUs without VNNI multiply pairs of unsigned activations and signed weights into 16-bit sums (vpmaddubsw), which
 saturate where 255 · (w + w') > 32767. Two neighbouring codes of the same sign are therefore limited to a sum of 128, so
@@ -8,7 +8,7 @@ that no activation saturates on any CPU. The scale search includes the error of 
 import torch
 
 from edgekiln.calib.formats.arrays import QuantizedArrays
-from edgekiln.calib.formats.row_parallel import map_rows
+from edgekiln.calib.formats.channel_parallel import map_channels
 
 _INT8_MAX = 127
 # 255 · 128 still fits 16 bits.
@@ -21,9 +21,9 @@ _SMALLEST = 1e-30
 
 def quantize_per_channel(weight: torch.Tensor) -> QuantizedArrays:
     """Quantize a float weight [N, K] to int8 codes in -127..127 and float32 scales [N]."""
-    rows, columns = weight.shape
-    codes = torch.empty((rows, columns), dtype=torch.int8)
-    scales = torch.empty(rows, dtype=torch.float32)
+    n, k = weight.shape
+    codes = torch.empty((n, k), dtype=torch.int8)
+    scales = torch.empty(n, dtype=torch.float32)
 
     def quantize(part: slice) -> tuple[float, int]:
         x = weight[part].to(torch.float32)
@@ -36,7 +36,7 @@ def quantize_per_channel(weight: torch.Tensor) -> QuantizedArrays:
         scales[part] = scale[:, 0]
         return float(error), clipped
 
-    errors, clipped = zip(*map_rows(quantize, rows, columns), strict=True)
+    errors, clipped = zip(*map_channels(quantize, n, k), strict=True)
     return QuantizedArrays(codes, scales, None, sum(errors), sum(clipped))
 
 
@@ -44,7 +44,7 @@ def _search(weight: torch.Tensor) -> torch.Tensor:
     """Find the scales [N, 1] of float32 [N, K].
 
     For given codes y the best scale is <x, y> / <y, y>. The squared error is summed over the differences of each
-    weight: the difference of two sums over a row, such as <x, x> - <x, y>^2 / <y, y>, would cancel too many digits.
+    weight: the difference of two sums over a channel, such as <x, x> - <x, y>^2 / <y, y>, would cancel too many digits.
     """
     unit = weight.abs().amax(1, keepdim=True) / _INT8_MAX
     empty = unit < _SMALLEST

@@ -45,7 +45,7 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
 
 
 def _energy(weight: torch.Tensor) -> float:
-    """Sum of squares, from the norms of the rows, which need no squared copy of the matrix."""
+    """Sum of squares, from the norms of the output channels, which need no squared copy of the weight."""
     norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
     if not bool(torch.isfinite(norms).all()):
         raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")

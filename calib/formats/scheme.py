@@ -15,14 +15,13 @@ class Scheme:
 
     Attributes:
         bits: bits of a code, 4 or 8.
-        group_size: consecutive columns (input channels) of a row that share a scale; None is one scale per row (output
-            channel).
-        symmetric: there are no zero points; the middle code stands for 0.
+        group_size: consecutive input channels that share a scale; None is one scale per output channel.
+        symmetric: there are no zero points; the middle code means 0.
         activation: the layer's input at run time: "none" is float, "int8-per-token" has one scale per token, and
             "int8-static" has one scale for all tokens, found on calibration data.
         group_bias: a float bias is added to each group's weights.
         act_order: groups are of permuted input channels; the layer's input is permuted at run time.
-        codebook: table of the values that codes stand for; None is values at equal steps.
+        codebook: table of the values of the codes; None where values are equally spaced.
     """
 
     bits: int

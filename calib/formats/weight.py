@@ -51,14 +51,14 @@ class QuantizedWeight:
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The weight as float32 [N, K]."""
-        rows = self.scales.shape[0]
-        codes = self.codes.reshape(rows, -1, self.scheme.group_size or self.codes.shape[1])
+        n = self.scales.shape[0]
+        codes = self.codes.reshape(n, -1, self.scheme.group_size or self.codes.shape[1])
         values = CODEBOOKS[self.scheme.codebook][codes] if self.scheme.codebook else codes.astype(np.float32)
         if self.zero_points is not None:
             values -= self.zero_points[..., None]
         elif self.scheme.group_size and not self.scheme.codebook:
             values -= 1 << (self.scheme.bits - 1)
-        values *= self.scales.reshape(rows, -1, 1)
+        values *= self.scales.reshape(n, -1, 1)
         if self.group_bias is not None:
             values += self.group_bias[..., None]
         values = values.reshape(self.codes.shape)

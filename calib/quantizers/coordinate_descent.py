@@ -8,7 +8,7 @@ output channel are fitted to the codes by least squares. Neither step can raise 
 import numpy as np
 import torch
 
-from edgekiln.calib.formats.row_parallel import map_rows
+from edgekiln.calib.formats.channel_parallel import map_channels
 from edgekiln.calib.formats.weight import QuantizedWeight
 
 _ROUNDS = 2
@@ -39,9 +39,9 @@ def coordinate_descent(weight: torch.Tensor, quantized: QuantizedWeight, moments
         return quantized
     damped.diagonal().add_(_DAMPING * mean)
     exact = weight.detach().float()
-    rows, size = len(exact), scheme.group_size
+    n, size = len(exact), scheme.group_size
     top = (1 << scheme.bits) - 1
-    middle = torch.full((rows, exact.shape[1] // size), (top + 1) // 2, dtype=torch.float32)
+    middle = torch.full((n, exact.shape[1] // size), (top + 1) // 2, dtype=torch.float32)
     zero = middle if quantized.zero_points is None else torch.from_numpy(quantized.zero_points).float()
     # steps = code - zero_point, with codes in 0..top.
     steps = torch.from_numpy(quantized.codes).float() - zero.repeat_interleave(size, 1)
@@ -53,7 +53,7 @@ def coordinate_descent(weight: torch.Tensor, quantized: QuantizedWeight, moments
             steps[part] = _visit_columns(exact[part], steps[part], column_scales, damped, zero[part], top)
             scales[part] = _fit_scales(exact[part], steps[part], scales[part], damped)
 
-    map_rows(improve, *exact.shape)
+    map_channels(improve, *exact.shape)
     return QuantizedWeight(
         scheme=scheme,
         codes=(steps + zero.repeat_interleave(size, 1)).numpy().astype(np.uint8),
@@ -93,29 +93,29 @@ def _visit_columns(
         part = slice(start, min(start + _COLUMN_BLOCK, columns))
         inside, local = moments[part, part], gradient[part].clone()
         moved = torch.zeros_like(local)
-        for row in range(len(local)):
-            column = start + row
+        for index in range(len(local)):
+            column = start + index
             floor = low[column // size]
-            wanted = steps[column] - local[row] / (scales[column] * curvature[column])
+            wanted = steps[column] - local[index] / (scales[column] * curvature[column])
             best = torch.clamp(wanted.round_(), floor, floor + top)
-            torch.mul(best - steps[column], scales[column], out=moved[row])
+            torch.mul(best - steps[column], scales[column], out=moved[index])
             steps[column] = best
-            local.addr_(inside[row], moved[row])
+            local.addr_(inside[index], moved[index])
         gradient.addmm_(moments[:, part], moved)
     return steps.t().contiguous()
 
 
 def _fit_scales(weight: torch.Tensor, steps: torch.Tensor, scales: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """Fit scales [N, G] to `steps` [N, K] by least squares; a row keeps its scales if one would not be positive."""
-    rows, columns = steps.shape
+    """Fit scales [N, G] to `steps` [N, K] by least squares; a channel keeps its scales if one is not positive."""
+    n, k = steps.shape
     groups = scales.shape[1]
-    size = columns // groups
-    grouped = steps.reshape(rows, groups, size)
-    right = (grouped * (weight @ moments).reshape(rows, groups, size)).sum(-1)
-    system = torch.empty(rows, groups, groups)
+    size = k // groups
+    grouped = steps.reshape(n, groups, size)
+    right = (grouped * (weight @ moments).reshape(n, groups, size)).sum(-1)
+    system = torch.empty(n, groups, groups)
     for group in range(groups):
         part = slice(group * size, (group + 1) * size)
-        weighted = (grouped[:, group] @ moments[part]).reshape(rows, groups, size)
+        weighted = (grouped[:, group] @ moments[part]).reshape(n, groups, size)
         torch.sum(weighted * grouped, -1, out=system[:, group])
     diagonal = system.diagonal(dim1=1, dim2=2)
     ridge = _RIDGE * torch.maximum(diagonal, 1e-3 * diagonal.mean(1, keepdim=True)).clamp(min=1e-30)

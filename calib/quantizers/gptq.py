@@ -134,12 +134,12 @@ def _quantized_weight(module: torch.nn.Module, scheme: Scheme, original: torch.T
     assert scheme.group_size is not None
     half = 1 << (scheme.bits - 1)
     weight = matrix(module).detach().float()
-    rows = weight.shape[0]
-    scales = getattr(module, "weight_scale").detach().float().reshape(rows, -1)  # noqa: B009 - not an attribute of torch
+    n = weight.shape[0]
+    scales = getattr(module, "weight_scale").detach().float().reshape(n, -1)  # noqa: B009 - not an attribute of torch
     zero = torch.zeros_like(scales)
     if not scheme.symmetric:
-        zero = getattr(module, "weight_zero_point").detach().float().reshape(rows, -1)  # noqa: B009
-    steps = weight.reshape(rows, -1, scheme.group_size) / scales[..., None] + zero[..., None] + half
+        zero = getattr(module, "weight_zero_point").detach().float().reshape(n, -1)  # noqa: B009
+    steps = weight.reshape(n, -1, scheme.group_size) / scales[..., None] + zero[..., None] + half
     codes = steps.round()
     if not bool((steps - codes).abs().max() < _GRID_TOLERANCE) or codes.min() < 0 or codes.max() >= 2 * half:
         raise EdgekilnError(f"llm-compressor left {name} off its own grid: use --quant int4, and report this")

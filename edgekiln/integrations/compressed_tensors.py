@@ -21,7 +21,7 @@ from edgekiln.calib.formats.compressed_tensors import (
     quantization_config,
 )
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.calib.quantization_plan import QuantizationPlan, plan, quantizable, quantized_tensors
+from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantizable, quantized_tensors
 from edgekiln.calib.recipe import Override, Recipe
 from edgekiln.engine.directory import (
     CHAT_TEMPLATE_FILE,
@@ -88,7 +88,7 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
             source, recipe = calibrated(source, recipe, options.data, options.chosen_limits, progress)
         model = meta_model(source.config)
         architecture = type(model).__name__
-        planned = plan(model, _supported_recipe(recipe, model), source.weights.prequantized)
+        planned = plan_quantization(model, _supported_recipe(recipe, model), source.weights.prequantized)
         schemes = {layer.module: layer.scheme for layer in planned.layers}
         if not schemes:
             raise UnsupportedModelError(

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
-from edgekiln.calib.quantization_plan import QuantizationPlan, plan, quantized_tensors
+from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantized_tensors
 from edgekiln.engine.directory import (
     CHAT_SEGMENTS_FILE,
     CHAT_TEMPLATE_FILE,
@@ -89,7 +89,7 @@ def canonical_graph(source: ModelSource, options: BuildOptions, timer: StepTimer
     timer.step("trace")
     meta_model = build_meta_model(source.config)
     shapes = layer_shapes(meta_model)
-    quantization = plan(meta_model, options.chosen_recipe, source.weights.prequantized)
+    quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized)
     swap_quantized_modules(meta_model, quantization)
     graph = trace(meta_model, shapes)
     model = CanonicalModel(graph, meta_model, quantization, shapes)

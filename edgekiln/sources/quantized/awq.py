@@ -68,18 +68,18 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     parts = [f"{name}.{part}" for part in ("qweight", "qzeros", "scales")]
     if missing := [part for part in parts if part not in known]:
         raise damaged(name, f"there is no {missing[0]}")
-    columns, words = tensors.shape(parts[0])
-    groups, rows = tensors.shape(parts[2])
-    if words * 32 != rows * _BITS or columns % groups or tensors.shape(parts[1]) != (groups, words):
+    k, words = tensors.shape(parts[0])
+    groups, n = tensors.shape(parts[2])
+    if words * 32 != n * _BITS or k % groups or tensors.shape(parts[1]) != (groups, words):
         raise damaged(name, "the shapes of its qweight, qzeros and scales do not fit each other")
 
     def read() -> Groups:
         codes, zero_points = (_in_order(unpack(array(tensors, part), _BITS)).T for part in parts[:2])
         return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
 
-    size = engine_group(columns // groups, name)
+    size = engine_group(k // groups, name)
     weight = grouped(_BITS, size, symmetric=False, act_order=False, read=read)
-    return QuantizedLayer(tuple(parts), (rows, columns), weight)
+    return QuantizedLayer(tuple(parts), (n, k), weight)
 
 
 def _in_order(codes: np.ndarray) -> np.ndarray:

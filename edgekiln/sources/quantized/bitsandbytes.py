@@ -76,15 +76,15 @@ def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         state = _QuantState.model_validate(json.loads(array(tensors, name + _STATE).tobytes()))
     except (ValueError, ValidationError) as error:
         raise damaged(name, "its quant_state is not that of an NF4 weight") from error
-    rows, columns = state.shape
-    if columns % state.blocksize:
+    n, k = state.shape
+    if k % state.blocksize:
         raise UnsupportedModelError(
-            f"{name} has rows of {columns} in blocks of {state.blocksize}, which run over their ends: engines cannot "
+            f"{name} has rows of {k} in blocks of {state.blocksize}, which run over their ends: engines cannot "
             "carry that, give the unquantized checkpoint"
         )
     kinds = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
     parts = [weight, name + _STATE, *(part for kind in kinds if (part := f"{weight}.{kind}") in known)]
-    if f"{weight}.absmax" not in parts or np.prod(tensors.shape(weight)) * 2 != rows * columns:
+    if f"{weight}.absmax" not in parts or np.prod(tensors.shape(weight)) * 2 != n * k:
         raise damaged(name, "its weight, absmax and shape do not fit each other")
     scheme = Scheme(4, state.blocksize, True, "none", codebook="nf4")
 
@@ -92,12 +92,12 @@ def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         table = array(tensors, f"{weight}.quant_map") if f"{weight}.quant_map" in parts else CODEBOOKS["nf4"]
         if not np.allclose(table, CODEBOOKS["nf4"], atol=1e-6):
             raise damaged(name, "its quant_map is not NF4's")
-        packed = array(tensors, weight).reshape(rows, -1)
-        codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(rows, columns)
-        scales = _scales(tensors, weight, state).reshape(rows, -1)
+        packed = array(tensors, weight).reshape(n, -1)
+        codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(n, k)
+        scales = _scales(tensors, weight, state).reshape(n, -1)
         return QuantizedWeight(scheme, codes, scales, None, relative_error=0.0, clipped=0.0)
 
-    return QuantizedLayer(tuple(parts), (rows, columns), PrequantizedWeight(scheme, read))
+    return QuantizedLayer(tuple(parts), (n, k), PrequantizedWeight(scheme, read))
 
 
 def _scales(tensors: Tensors, weight: str, state: _QuantState) -> npt.NDArray[np.float32]:
@@ -113,8 +113,8 @@ def _int8(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     weight, absmax, layout = f"{name}.weight", name + _ROW_ABSMAX, f"{name}.weight_format"
     if weight not in known:
         raise damaged(name, f"there is no {weight}")
-    rows, columns = tensors.shape(weight)
-    if tensors.shape(absmax) != (rows,):
+    n, k = tensors.shape(weight)
+    if tensors.shape(absmax) != (n,):
         raise damaged(name, "its weight and SCB do not fit each other")
     if layout in known and (code := array(tensors, layout).item()) != _ROW_MAJOR:
         raise UnsupportedModelError(f"{name} is laid out for a GPU (weight_format {code}): save it row-major")
@@ -123,4 +123,4 @@ def _int8(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         return array(tensors, weight), np.divide(array(tensors, absmax), 127, dtype=np.float32)
 
     parts = tuple(part for part in (weight, absmax, layout) if part in known)
-    return QuantizedLayer(parts, (rows, columns), channels(columns, name, read))
+    return QuantizedLayer(parts, (n, k), channels(k, name, read))

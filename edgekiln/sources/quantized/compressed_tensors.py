@@ -118,13 +118,13 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     scale, shape, zeros, indices = (f"{name}.{kind}" for kind in ("weight_scale", "weight_shape", *_PARTS[1::2]))
     if scale not in parts or shape not in parts:
         raise damaged(name, "it has no weight_scale or no weight_shape")
-    rows, columns = (int(size) for size in array(tensors, shape))
+    n, k = (int(size) for size in array(tensors, shape))
     words = tensors.shape(name + _PACKED)[1]
     groups = tensors.shape(scale)[1]
-    bits = words * 32 // columns
-    if bits not in (4, 8) or words * 32 != columns * bits or columns % groups or tensors.shape(scale) != (rows, groups):
+    bits = words * 32 // k
+    if bits not in (4, 8) or words * 32 != k * bits or k % groups or tensors.shape(scale) != (n, groups):
         raise damaged(name, "the shapes of its weight_packed, weight_scale and weight_shape do not fit each other")
-    group_size, order = columns // groups, None
+    group_size, order = k // groups, None
     if indices in parts and (group_of := array(tensors, indices))[0] >= 0:
         order = column_order(group_of, group_size, name)
 
@@ -132,11 +132,11 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         codes = unpack(array(tensors, name + _PACKED), bits)
         zero_points = None
         if zeros in parts:
-            zero_points = unpack(array(tensors, zeros).T, bits).T[:rows]
+            zero_points = unpack(array(tensors, zeros).T, bits).T[:n]
         return Groups(codes if order is None else codes[:, order], array(tensors, scale), zero_points, order)
 
     weight = grouped(bits, engine_group(group_size, name), zeros not in parts, order is not None, read)
-    return QuantizedLayer(parts, (rows, columns), weight)
+    return QuantizedLayer(parts, (n, k), weight)
 
 
 def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
@@ -144,24 +144,24 @@ def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     weight, scale, indices = (f"{name}.{kind}" for kind in ("weight", "weight_scale", "weight_g_idx"))
     if weight not in parts:
         raise damaged(name, "it has a weight_scale and no weight")
-    rows, columns = tensors.shape(weight)
+    n, k = tensors.shape(weight)
     shape = tensors.shape(scale)
     groups = shape[1] if len(shape) == 2 else 1
-    if shape not in ((1,), (1, 1), (rows, groups)) or columns % groups:
+    if shape not in ((1,), (1, 1), (n, groups)) or k % groups:
         raise damaged(name, "the shapes of its weight and weight_scale do not fit each other")
     if indices in parts:
         raise UnsupportedModelError(f"{name} has its columns in an order of their own and is not packed: pack it")
-    return QuantizedLayer(parts, (rows, columns), _integers(tensors, name, (rows, columns // groups), parts))
+    return QuantizedLayer(parts, (n, k), _integers(tensors, name, (n, k // groups), parts))
 
 
 def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[str, ...]) -> PrequantizedWeight:
-    rows, group_size = size
+    n, group_size = size
     asymmetric = f"{name}.weight_zero_point" in parts
     input_scale = f"{name}.input_scale"
 
     def scales() -> npt.NDArray[np.float32]:
         values = array(tensors, f"{name}{_SCALE}")
-        return np.broadcast_to(values.reshape(-1, 1), (rows, 1)) if values.size == 1 else values
+        return np.broadcast_to(values.reshape(-1, 1), (n, 1)) if values.size == 1 else values
 
     def codes() -> npt.NDArray[np.int8]:
         values = array(tensors, f"{name}.weight")
@@ -169,11 +169,11 @@ def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[s
             raise damaged(name, f"its weight is {values.dtype}, not int8")
         return values
 
-    columns = tensors.shape(f"{name}.weight")[1]
-    if group_size == columns and not asymmetric:
+    k = tensors.shape(f"{name}.weight")[1]
+    if group_size == k and not asymmetric:
         static = input_scale in parts and f"{name}.input_zero_point" not in parts and tensors.shape(input_scale) == (1,)
         return channels(
-            columns,
+            k,
             name,
             lambda: (codes(), np.ascontiguousarray(scales()[:, 0])),
             (lambda: float(array(tensors, input_scale)[0])) if static else None,
@@ -184,7 +184,7 @@ def _integers(tensors: Tensors, name: str, size: tuple[int, int], parts: tuple[s
         zero_points = None
         if asymmetric:
             zero_points = array(tensors, f"{name}.weight_zero_point").astype(np.int8).view(np.uint8) ^ sign_bit
-            zero_points = np.broadcast_to(zero_points.reshape(-1, columns // group_size), scales().shape)
+            zero_points = np.broadcast_to(zero_points.reshape(-1, k // group_size), scales().shape)
         return Groups(codes().view(np.uint8) ^ sign_bit, scales(), zero_points)
 
     return grouped(8, engine_group(group_size, name), not asymmetric, act_order=False, read=read)

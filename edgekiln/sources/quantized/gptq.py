@@ -66,19 +66,19 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
     parts = {part: f"{name}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx") if f"{name}.{part}" in known}
     if missing := {"qweight", "qzeros", "scales"} - set(parts):
         raise damaged(name, f"it has no {min(missing)}")
-    words, rows = tensors.shape(parts["qweight"])
+    words, n = tensors.shape(parts["qweight"])
     groups = tensors.shape(parts["scales"])[0]
-    columns = tensors.shape(parts["g_idx"])[0] if "g_idx" in parts else words * 32 // config.bits
-    bits = words * 32 // columns
+    k = tensors.shape(parts["g_idx"])[0] if "g_idx" in parts else words * 32 // config.bits
+    bits = words * 32 // k
     if (
         bits not in (4, 8)
-        or words * 32 != columns * bits
-        or columns % groups
-        or tensors.shape(parts["scales"]) != (groups, rows)
-        or tensors.shape(parts["qzeros"]) != (groups, rows * bits // 32)
+        or words * 32 != k * bits
+        or k % groups
+        or tensors.shape(parts["scales"]) != (groups, n)
+        or tensors.shape(parts["qzeros"]) != (groups, n * bits // 32)
     ):
         raise damaged(name, "the shapes of its qweight, qzeros, scales and g_idx do not fit each other")
-    group_size = columns // groups
+    group_size = k // groups
     order = column_order(array(tensors, parts["g_idx"]), group_size, name) if "g_idx" in parts else None
 
     def read() -> Groups:
@@ -98,4 +98,4 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
         )
 
     weight = grouped(bits, engine_group(group_size, name), config.sym, order is not None, read)
-    return QuantizedLayer(tuple(parts.values()), (rows, columns), weight)
+    return QuantizedLayer(tuple(parts.values()), (n, k), weight)

@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 
 from edgekiln.calib.presets import UNCALIBRATED, preset
-from edgekiln.calib.quantization_plan import plan as quantization_plan
+from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.resolve import resolve
@@ -75,7 +75,7 @@ def test_engine_has_the_codes_of_the_file(built: tuple[str, str, Logits], kernel
 
 def test_layers_with_int8_activations_are_quantized_again(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_1)))
-    plan = quantization_plan(build_meta_model(source.config), UNCALIBRATED, source.weights.prequantized)
+    plan = plan_quantization(build_meta_model(source.config), UNCALIBRATED, source.weights.prequantized)
     assert plan.layers[0].prequantized is not None, "the embedding is looked up"
     assert not any(layer.prequantized for layer in plan.layers[1:])
     assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
@@ -83,7 +83,7 @@ def test_layers_with_int8_activations_are_quantized_again(tmp_path: Path) -> Non
 
 def test_formats_that_are_quantized_again_are_noted_once(tmp_path: Path) -> None:
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_0, ffn_down=Kind.MXFP4)))
-    plan = quantization_plan(build_meta_model(source.config), preset("int4"), source.weights.prequantized)
+    plan = plan_quantization(build_meta_model(source.config), preset("int4"), source.weights.prequantized)
     (note,) = plan.notes
     assert note.startswith("MXFP4 has no counterpart")
     assert note.endswith(f"({LAYERS} weights)")

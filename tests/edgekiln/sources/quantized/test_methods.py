@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.presets import preset
-from edgekiln.calib.quantization_plan import plan as quantization_plan
+from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.errors import EdgekilnError, UnsupportedModelError
 from edgekiln.export.passes.ort.decoder_layers import InlineDecoderLayers
@@ -112,7 +112,7 @@ def test_calibration_does_not_change_layers_that_keep_their_codes(tmp_path: Path
     weights = write_quantized(tmp_path / "int8", FORMATS["int8 weights and activations"])
     windows = np.random.default_rng(0).integers(0, 256, (2, 16))
     source, _ = calibrate(resolve(str(tmp_path / "int8")), preset("int8"), windows, lambda step, done: None)
-    layers = quantization_plan(build_meta_model(source.config), preset("int8"), source.weights.prequantized).layers
+    layers = plan_quantization(build_meta_model(source.config), preset("int8"), source.weights.prequantized).layers
     linear = [layer for layer in layers if layer.names[0] in weights]
     assert len(linear) == len(weights)
     for layer in linear:

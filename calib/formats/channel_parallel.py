@@ -1,4 +1,4 @@
-"""Process a matrix in slices of rows, one slice per thread."""
+"""Process a weight [N, K] in slices of output channels, one slice per thread."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +12,17 @@ _SLICE_ELEMENTS = 1 << 18
 _Result = TypeVar("_Result")
 
 
-def map_rows(function: Callable[[slice], _Result], rows: int, columns: int) -> list[_Result]:
-    """Call `function` with consecutive slices of the rows of a [rows, columns] matrix, in parallel.
+def map_channels(function: Callable[[slice], _Result], n: int, k: int) -> list[_Result]:
+    """Call `function` with consecutive slices of the N output channels of a weight [N, K], in parallel.
 
     Slices depend on the shape only, so that sums over them are the same on any machine. They run on as many threads as
     torch is set to use.
 
     Returns:
-        The results, in row order.
+        The results, in the order of the slices.
     """
-    step = max(1, _SLICE_ELEMENTS // columns)
-    slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    step = max(1, _SLICE_ELEMENTS // k)
+    slices = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     with _single_threaded_torch() as threads, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, slices))
 
