@@ -18,7 +18,7 @@ struct CacheTensor {
 // memory. Appends the new keys and values to the caches and attends to all positions up to each token's own.
 struct AttentionArgs {
   std::size_t batch, length, heads, kv_heads, head_dim;
-  std::size_t capacity;  // positions that the caches hold for each batch row
+  std::size_t capacity;  // positions that the caches hold for each sequence
   // [batch, length, heads * head_dim] and [batch, length, kv_heads * head_dim]; `*_stride` floats from token to token.
   const float* query;
   const float* key;
@@ -36,8 +36,10 @@ struct AttentionArgs {
   std::size_t window;  // sliding window in tokens, including the query's own; 0 is none
   float* out;          // [batch, length, heads * head_dim]
 
-  // Tokens of a batch row that are in the cache already.
-  std::size_t past(std::size_t row) const { return static_cast<std::size_t>(last_position[row]) + 1 - length; }
+  // Tokens of a sequence that are in the cache already.
+  std::size_t past(std::size_t sequence) const {
+    return static_cast<std::size_t>(last_position[sequence]) + 1 - length;
+  }
 
   // Takes query, key and value from packed projections, [batch, length, stride].
   void set_packed_qkv(const float* qkv, std::size_t stride) {

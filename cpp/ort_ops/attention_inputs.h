@@ -50,10 +50,10 @@ inline AttentionArgs attention_args(const AttentionAttributes& attributes, const
   args.head_dim = tokens.head_dim;
   args.capacity = tokens.capacity;
   args.last_position = tokens.last_position.ints();
-  for (std::int64_t row = 0; row < tokens.batch; ++row) {
-    const std::int64_t last = args.last_position[row];
+  for (std::int64_t sequence = 0; sequence < tokens.batch; ++sequence) {
+    const std::int64_t last = args.last_position[sequence];
     if (last + 1 < tokens.length || last >= tokens.capacity) {
-      fail("row " + std::to_string(row) + " ends at position " + std::to_string(last) + ", with " +
+      fail("sequence " + std::to_string(sequence) + " ends at position " + std::to_string(last) + ", with " +
            std::to_string(tokens.length) + " new tokens and room for " + std::to_string(tokens.capacity));
     }
     if (attributes.rotary && last >= tokens.cosine.shape.at(0))

@@ -1,4 +1,4 @@
-// Decode attention: few new tokens a batch row. The keys are split among the threads and partial results merged at the
+// Decode attention: few new tokens a sequence. The keys are split among the threads and partial results merged at the
 // end (Dao et al., "Flash-Decoding for long-context inference", 2023), so that each thread reads its part of the cache
 // once for all query heads of a key-value head.
 //
@@ -23,7 +23,7 @@ constexpr int kTileKeys = 4, kTileHeads = 4;
 constexpr int kTileKeys = 2, kTileHeads = 4;
 #endif
 
-// Partial results of all blocks of keys. A task computes one split: some blocks of one batch row and key-value head.
+// Partial results of all blocks of keys. A task computes one split: some blocks of one sequence and key-value head.
 struct Decode {
   const AttentionArgs& args;
   float* queries = nullptr;  // [tokens, heads, dim], rotated and scaled
@@ -39,16 +39,16 @@ struct Decode {
   std::int8_t* parts = nullptr;         // [tokens, heads, 2, dim]
 #endif
 
-  // Positions [begin, end) that new token s of a batch row attends to.
-  std::size_t end(std::size_t row, std::size_t s) const { return args.past(row) + s + 1; }
-  std::size_t begin(std::size_t row, std::size_t s) const {
-    const std::size_t last = end(row, s);
+  // Positions [begin, end) that new token s of a sequence attends to.
+  std::size_t end(std::size_t sequence, std::size_t s) const { return args.past(sequence) + s + 1; }
+  std::size_t begin(std::size_t sequence, std::size_t s) const {
+    const std::size_t last = end(sequence, s);
     return args.window && last > args.window ? last - args.window : 0;
   }
-  // The blocks of keys that any new token of a batch row attends to.
-  std::size_t first_block(std::size_t row) const { return begin(row, 0) / kBlock; }
-  std::size_t block_count(std::size_t row) const {
-    return (end(row, args.length - 1) + kBlock - 1) / kBlock - first_block(row);
+  // The blocks of keys that any new token of a sequence attends to.
+  std::size_t first_block(std::size_t sequence) const { return begin(sequence, 0) / kBlock; }
+  std::size_t block_count(std::size_t sequence) const {
+    return (end(sequence, args.length - 1) + kBlock - 1) / kBlock - first_block(sequence);
   }
   // Into arrays [tokens, heads, blocks].
   std::size_t index(std::size_t token, std::size_t head, std::size_t block) const {
@@ -162,17 +162,18 @@ void weighted_sum(const Decode& decode, const float* weights, std::size_t group,
   sum_values(weights, group, value, keys, dim, sum, stride);
 }
 
-// Partial attention of new token s to block `block` of keys, counted from its batch row's first block.
+// Partial attention of new token s to block `block` of keys, counted from its sequence's first block.
 template <typename Element>
-void attend_block(const Decode& decode, std::size_t row, std::size_t kv_head, std::size_t s, std::size_t block,
+void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_head, std::size_t s, std::size_t block,
                   float* scores) {
   const AttentionArgs& args = decode.args;
-  const std::size_t group = args.heads / args.kv_heads, token = row * args.length + s;
-  const std::size_t first = (decode.first_block(row) + block) * kBlock;
-  const std::size_t start = std::max(decode.begin(row, s), first), end = std::min(decode.end(row, s), first + kBlock);
+  const std::size_t group = args.heads / args.kv_heads, token = sequence * args.length + s;
+  const std::size_t first = (decode.first_block(sequence) + block) * kBlock;
+  const std::size_t start = std::max(decode.begin(sequence, s), first),
+                    end = std::min(decode.end(sequence, s), first + kBlock);
   const std::size_t at = decode.index(token, kv_head * group, block);
   if (start >= end) return;
-  const std::size_t keys = end - start, offset = cache_offset(args, row, kv_head, start);
+  const std::size_t keys = end - start, offset = cache_offset(args, sequence, kv_head, start);
   score(decode, token, kv_head * group, group, static_cast<const Element*>(args.key_cache.data) + offset, keys, scores);
   for (std::size_t head = 0; head < group; ++head) {
     float* head_scores = scores + head * kStride;
@@ -189,18 +190,19 @@ void decode_task(void* context, std::size_t index) {
   const Decode& decode = *static_cast<const Decode*>(context);
   const AttentionArgs& args = decode.args;
   const std::size_t split = index % decode.splits, kv_head = index / decode.splits % args.kv_heads;
-  const std::size_t row = index / decode.splits / args.kv_heads, blocks = decode.block_count(row);
+  const std::size_t sequence = index / decode.splits / args.kv_heads, blocks = decode.block_count(sequence);
   float* scores = decode.scores + index * (args.heads / args.kv_heads) * kStride;
   const auto attend = args.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
   for (std::size_t block = split * blocks / decode.splits; block < (split + 1) * blocks / decode.splits; ++block)
-    for (std::size_t s = 0; s < args.length; ++s) attend(decode, row, kv_head, s, block, scores);
+    for (std::size_t s = 0; s < args.length; ++s) attend(decode, sequence, kv_head, s, block, scores);
 }
 
 // Merges the partial results of one token and head into `out`, each weighted by e^(its maximum - the overall maximum).
-void merge(const Decode& decode, std::size_t row, std::size_t s, std::size_t head) {
+void merge(const Decode& decode, std::size_t sequence, std::size_t s, std::size_t head) {
   const AttentionArgs& args = decode.args;
-  const std::size_t token = row * args.length + s, first = decode.begin(row, s) / kBlock - decode.first_block(row);
-  const std::size_t count = (decode.end(row, s) - 1) / kBlock - decode.first_block(row) + 1 - first;
+  const std::size_t token = sequence * args.length + s,
+                    first = decode.begin(sequence, s) / kBlock - decode.first_block(sequence);
+  const std::size_t count = (decode.end(sequence, s) - 1) / kBlock - decode.first_block(sequence) + 1 - first;
   const std::size_t at = decode.index(token, head, first);
   float* weights = decode.weights;
   std::copy_n(decode.maxima + at, count, weights);
@@ -225,7 +227,8 @@ void merge(const Decode& decode, std::size_t row, std::size_t s, std::size_t hea
 void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scratch& scratch) {
   Decode decode{args};
   decode.padded = rounded_up(args.head_dim, kLanes);
-  for (std::size_t row = 0; row < args.batch; ++row) decode.blocks = std::max(decode.blocks, decode.block_count(row));
+  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
+    decode.blocks = std::max(decode.blocks, decode.block_count(sequence));
   decode.splits = std::min(decode.blocks, kMaxSplits);
   const std::size_t tokens = args.batch * args.length, queries = tokens * args.heads * args.head_dim;
   const std::size_t partials = tokens * args.heads * decode.blocks, tasks = args.batch * args.kv_heads * decode.splits;
@@ -242,9 +245,10 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   decode.totals = decode.scores + tasks * (args.heads / args.kv_heads) * kStride;
   decode.maxima = decode.totals + partials;
   decode.weights = decode.maxima + partials;
-  for (std::size_t row = 0; row < args.batch; ++row)
+  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
     for (std::size_t s = 0; s < args.length; ++s)
-      append_token(args, decode.queries + (row * args.length + s) * args.heads * args.head_dim, args.head_dim, row, s);
+      append_token(args, decode.queries + (sequence * args.length + s) * args.heads * args.head_dim, args.head_dim,
+                   sequence, s);
 #if defined(__AVX512VNNI__)
   if (quantized) {
     decode.quantized = reinterpret_cast<QuantizedQuery*>(decode.queries + quantized_at);
@@ -255,9 +259,9 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   }
 #endif
   parallel.run(parallel.self, decode_task, tasks, &decode);
-  for (std::size_t row = 0; row < args.batch; ++row)
+  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
     for (std::size_t s = 0; s < args.length; ++s)
-      for (std::size_t head = 0; head < args.heads; ++head) merge(decode, row, s, head);
+      for (std::size_t head = 0; head < args.heads; ++head) merge(decode, sequence, s, head);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -37,15 +37,16 @@ inline void rotate(const AttentionArgs& args, const float* __restrict from, floa
 }
 
 // The offset of a position's key or value in a cache, in elements.
-inline std::size_t cache_offset(const AttentionArgs& args, std::size_t row, std::size_t kv_head, std::size_t position) {
-  return ((row * args.kv_heads + kv_head) * args.capacity + position) * args.head_dim;
+inline std::size_t cache_offset(const AttentionArgs& args, std::size_t sequence, std::size_t kv_head,
+                                std::size_t position) {
+  return ((sequence * args.kv_heads + kv_head) * args.capacity + position) * args.head_dim;
 }
 
 // Loads the keys or values of positions [first, first + count) as floats [count, head_dim]. The result points into a
 // float cache, or to `buffer` with the codes of an int8 cache, which apply_scales() still has to scale.
-inline const float* load_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t row, std::size_t kv_head,
-                            std::size_t first, std::size_t count, float* buffer) {
-  const std::size_t offset = cache_offset(args, row, kv_head, first), size = count * args.head_dim;
+inline const float* load_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t sequence,
+                            std::size_t kv_head, std::size_t first, std::size_t count, float* buffer) {
+  const std::size_t offset = cache_offset(args, sequence, kv_head, first), size = count * args.head_dim;
   if (!cache.scales) return static_cast<const float*>(cache.data) + offset;
   const std::int8_t* codes = static_cast<const std::int8_t*>(cache.data) + offset;
   std::size_t i = 0;
@@ -55,9 +56,9 @@ inline const float* load_kv(const AttentionArgs& args, const CacheTensor& cache,
 }
 
 // Stores the key or value of one position, quantized to int8 in an int8 cache.
-inline void store_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t row, std::size_t kv_head,
+inline void store_kv(const AttentionArgs& args, const CacheTensor& cache, std::size_t sequence, std::size_t kv_head,
                      std::size_t position, const float* from) {
-  const std::size_t offset = cache_offset(args, row, kv_head, position);
+  const std::size_t offset = cache_offset(args, sequence, kv_head, position);
   if (!cache.scales) {
     std::copy_n(from, args.head_dim, static_cast<float*>(cache.data) + offset);
     return;
@@ -78,11 +79,11 @@ inline void apply_scales(const AttentionArgs& args, const CacheTensor& cache, st
   for (std::size_t i = 0; i < args.head_dim; ++i) x[i] *= scales[i];
 }
 
-// Prepares new token `s` of a batch row: stores its rotated keys and its values, and writes its rotated and scaled
+// Prepares new token `s` of a sequence: stores its rotated keys and its values, and writes its rotated and scaled
 // queries, head_dim floats a head, to `queries`, `stride` floats from head to head.
-inline void append_token(const AttentionArgs& args, float* queries, std::size_t stride, std::size_t row,
+inline void append_token(const AttentionArgs& args, float* queries, std::size_t stride, std::size_t sequence,
                          std::size_t s) {
-  const std::size_t token = row * args.length + s, position = args.past(row) + s, dim = args.head_dim;
+  const std::size_t token = sequence * args.length + s, position = args.past(sequence) + s, dim = args.head_dim;
   for (std::size_t head = 0; head < args.heads; ++head) {
     float* query = queries + head * stride;
     rotate(args, args.query + token * args.query_stride + head * dim, query, position, args.scale);
@@ -92,8 +93,8 @@ inline void append_token(const AttentionArgs& args, float* queries, std::size_t 
   float* const key = at_least(memory, dim);
   for (std::size_t head = 0; head < args.kv_heads; ++head) {
     rotate(args, args.key + token * args.key_stride + head * dim, key, position, 1.0f);
-    store_kv(args, args.key_cache, row, head, position, key);
-    store_kv(args, args.value_cache, row, head, position, args.value + token * args.value_stride + head * dim);
+    store_kv(args, args.key_cache, sequence, head, position, key);
+    store_kv(args, args.value_cache, sequence, head, position, args.value + token * args.value_stride + head * dim);
   }
 }
 

@@ -5,7 +5,7 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-// Up to so many new tokens per batch row are decoded; more are prefilled.
+// Up to so many new tokens per sequence are decoded; more are prefilled.
 inline constexpr std::size_t kDecodeTokens = 8;
 
 void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scratch& scratch);

@@ -1,4 +1,4 @@
-// Prefill attention: many new tokens a batch row. Blocked attention with an online softmax (Dao et al.,
+// Prefill attention: many new tokens a sequence. Blocked attention with an online softmax (Dao et al.,
 // "FlashAttention", 2022).
 //
 // The query heads of one key-value head are the rows of one matrix, so that keys and values are read once for all of
@@ -39,9 +39,9 @@ void prefill_task(void* context, std::size_t index) {
   const std::size_t group = args.heads / args.kv_heads, dim = args.head_dim, padded = rounded_up(dim, kLanes);
   // The last positions attend to most keys: start with them.
   const std::size_t block = prefill.tasks_a_head - 1 - index / (args.batch * args.kv_heads);
-  const std::size_t row = index / args.kv_heads % args.batch, kv_head = index % args.kv_heads;
+  const std::size_t sequence = index / args.kv_heads % args.batch, kv_head = index % args.kv_heads;
   const std::size_t first = block * kQueryBlock, positions = std::min(kQueryBlock, args.length - first);
-  const std::size_t rows = group * positions, padded_rows = rounded_up(rows, kRowUnit), past = args.past(row);
+  const std::size_t rows = group * positions, padded_rows = rounded_up(rows, kRowUnit), past = args.past(sequence);
 
   thread_local Scratch workspace;
   float* memory = at_least(workspace, prefill.workspace);
@@ -57,8 +57,9 @@ void prefill_task(void* context, std::size_t index) {
   float* scores = copies + kKeyBlock * dim;
   const std::size_t words_a_row = dim / values_a_word;
   for (std::size_t head = 0; head < group; ++head) {
-    Operands::pack_queries(prefill.queries + ((row * args.heads + kv_head * group + head) * args.length + first) * dim,
-                           positions * dim, query + head * positions * words_a_row);
+    Operands::pack_queries(
+        prefill.queries + ((sequence * args.heads + kv_head * group + head) * args.length + first) * dim,
+        positions * dim, query + head * positions * words_a_row);
   }
   std::fill_n(sum, padded_rows * padded, 0.0f);
   std::fill_n(maximum, padded_rows, kMinusInfinity);
@@ -72,10 +73,10 @@ void prefill_task(void* context, std::size_t index) {
   for (std::size_t start = window_start(past + first); start < end; start += kKeyBlock) {
     const std::size_t keys = std::min(kKeyBlock, end - start), width = rounded_up(keys, kLanes);
     const std::size_t whole = rounded_up(keys, values_a_word * kLanes);
-    Operands::pack_keys(load_kv(args, args.key_cache, row, kv_head, start, keys, floats), keys, dim, words(key),
+    Operands::pack_keys(load_kv(args, args.key_cache, sequence, kv_head, start, keys, floats), keys, dim, words(key),
                         kKeyBlock, copies);
-    const Word* values = Operands::pack_values(load_kv(args, args.value_cache, row, kv_head, start, keys, floats), keys,
-                                               dim, padded, words(value));
+    const Word* values = Operands::pack_values(load_kv(args, args.value_cache, sequence, kv_head, start, keys, floats),
+                                               keys, dim, padded, words(value));
     for (std::size_t top = 0; top < rows; top += Operands::kRowBlock) {
       const std::size_t count = std::min(Operands::kRowBlock, rows - top);
       Operands::matmul(count, width, words_a_row, query + top * words_a_row, words_a_row, words(key), kKeyBlock, scores,
@@ -100,7 +101,7 @@ void prefill_task(void* context, std::size_t index) {
   }
   for (std::size_t i = 0; i < rows; ++i) {
     const std::size_t head = kv_head * group + i / positions, s = first + i % positions;
-    float* out = args.out + (row * args.length + s) * args.heads * dim + head * dim;
+    float* out = args.out + (sequence * args.length + s) * args.heads * dim + head * dim;
     const float inverse = 1.0f / total[i];
     for (std::size_t j = 0; j < dim; ++j) out[j] = sum[i * padded + j] * inverse;
     apply_scales(args, args.value_cache, kv_head, out);
@@ -115,9 +116,9 @@ struct Append {
 inline void append_task(void* context, std::size_t index) {
   const Append& append_all = *static_cast<const Append*>(context);
   const AttentionArgs& args = append_all.args;
-  const std::size_t row = index / args.length, s = index % args.length;
-  append_token(args, append_all.queries + (row * args.heads * args.length + s) * args.head_dim,
-               args.length * args.head_dim, row, s);
+  const std::size_t sequence = index / args.length, s = index % args.length;
+  append_token(args, append_all.queries + (sequence * args.heads * args.length + s) * args.head_dim,
+               args.length * args.head_dim, sequence, s);
 }
 
 }  // namespace detail
