@@ -48,11 +48,12 @@ def command(*, target: str | None, as_json: bool) -> None:
     ):
         click.echo(f"{name:<13} {value}")
     heading("targets")
+    width = max(map(len, states)) + 2
     for name, state in states.items():
         words = [word for word, able in (("builds", state.builds), ("runs", state.runs)) if able]
-        click.echo(f"  {name:<9} {' and '.join(words) or 'neither builds nor runs'}")
+        click.echo(f"  {name:<{width}}{' and '.join(words) or 'neither builds nor runs'}")
         for sentence in state.missing:
-            click.echo(f"            {sentence}")
+            click.echo(f"  {'':<{width}}{sentence}")
 
 
 def _tell(target: str, states: "dict[str, TargetState]") -> None:

@@ -17,6 +17,7 @@ from edgekiln.commands._output import print_json, progress_report
 from edgekiln.commands._text import read_text
 from edgekiln.engine.directory import is_engine
 from edgekiln.extras import requires_extra
+from edgekiln.targets import TARGETS
 
 if TYPE_CHECKING:
     from edgekiln.calib.evaluation.perplexity import Scorer
@@ -92,13 +93,16 @@ def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Sc
     from edgekiln.engine.manifest import read_manifest
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
-    # ort-cpu's own runtime runs on the CPU, with the kernels that users of the engine get.
-    if not on_cpu or (manifest := read_manifest(engine)).target == "ort-cpu":
-        loaded = open_engine(engine, threads)
-        return loaded.score, loaded.tokenizer
-    from edgekiln.calib.evaluation.graph_scorer import graph_scorer
+    if on_cpu:
+        manifest = read_manifest(engine)
+        row = TARGETS.get(manifest.target)
+        # The adapter of a target that needs no GPU has the kernels that users of the engine get.
+        if row is None or row.to_run.gpu:
+            from edgekiln.calib.evaluation.graph_scorer import graph_scorer
 
-    return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
+            return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
+    loaded = open_engine(engine, threads)
+    return loaded.score, loaded.tokenizer
 
 
 def _reference_scorer(reference: str, threads: int | None) -> "Scorer":

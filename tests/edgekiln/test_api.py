@@ -16,6 +16,7 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.targets import TARGETS
 
 MESSAGES = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
 
@@ -125,7 +126,7 @@ def test_build(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_build_checks_options_first(tmp_path: Path) -> None:
     for options, message in (
-        ({"target": "abacus"}, "target must be one of ort-cpu, ort-cuda, trt, trt-rtx, got abacus"),
+        ({"target": "abacus"}, f"target must be one of {', '.join(TARGETS)}, got abacus"),
         ({"quant": "int3"}, "quant must be one of none, int8, int4"),
     ):
         with pytest.raises(RequestError, match=message):

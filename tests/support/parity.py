@@ -16,6 +16,7 @@ from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
 from edgekiln.runtimes.base import Ids, KernelsChoice
 from edgekiln.sources.base import ModelSource
+from edgekiln.targets import DEFAULT_TARGET
 from support.graphs import run_reference
 
 TOKENS = 20
@@ -42,10 +43,10 @@ class Logits:
     ids: Ids
 
 
-def all_logits(source: ModelSource, directory: Path, recipe: Recipe) -> Logits:
-    """Build `source` at `directory`/engine, uncalibrated, and run it in transformers and in numpy."""
+def all_logits(source: ModelSource, directory: Path, recipe: Recipe, target: str = DEFAULT_TARGET) -> Logits:
+    """Build `source` for `target` at `directory`/engine, uncalibrated, and run it in transformers and in numpy."""
     ids = np.random.default_rng(0).integers(0, source.config.vocab_size, TOKENS)
-    options = BuildOptions(recipe=recipe)
+    options = BuildOptions(target=target, recipe=recipe)
     graph = canonical_graph(source, options)
     model = load_model(source)
     four: dict[str, QuantizedWeight | None] = {}
