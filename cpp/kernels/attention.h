@@ -14,7 +14,7 @@ struct CacheTensor {
   const float* scales;  // [kv_heads, head_dim], one a channel; null for a float cache
 };
 
-// Attention of `length` new tokens in each of `batch` rows. Tensors are float32 and row-major; the caller owns all
+// Attention of `length` new tokens in each of `batch` sequences. Tensors are float32 and row-major; the caller owns all
 // memory. Appends the new keys and values to the caches and attends to all positions up to each token's own.
 struct AttentionArgs {
   std::size_t batch, length, heads, kv_heads, head_dim;

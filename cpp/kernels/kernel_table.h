@@ -23,12 +23,12 @@ namespace edgekiln {
 using NBitsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, float* out, const Parallel&,
                                  Scratch&);
 
-// out[m, n] = a[m, k] * w, with a packed int8 weight (W8A8): each row of `a` is one token and is quantized to int8 with
-// a scale of its own, 127 steps of its largest magnitude.
+// out[m, n] = a[m, k] * w, with a packed int8 weight (W8A8). The activations of each token are quantized to int8 with
+// one scale, 1 / 127 of their largest magnitude.
 using PerTokenInt8GemmKernel = void (*)(const PackedInt8&, const float* a, std::size_t m, float* out, const Parallel&,
                                         Scratch&);
 
-// Logits out[m, n] for m <= kGemvMaxM, exact only near the maximum of each row; see pack/packed_lm_head.h.
+// Logits out[m, n] for m <= kGemvMaxM, exact only near the maximum of each token; see pack/packed_lm_head.h.
 using TwoPassLmHeadKernel = void (*)(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&,
                                      Scratch&);
 

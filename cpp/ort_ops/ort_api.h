@@ -188,7 +188,7 @@ inline constexpr auto kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 inline constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 
 // Element types of an op's inputs and outputs, and the indices of the optional ones. In a variadic op the last input
-// stands for one or more inputs of kAnyType, and the last output for one or more outputs of its type.
+// means one or more inputs of kAnyType, and the last output one or more outputs of its type.
 struct Signature {
   std::span<const ONNXTensorElementDataType> inputs;
   std::span<const std::size_t> optional;

@@ -40,8 +40,8 @@ class TwoPassMatMulNBits {
     Scratch& scratch = own;
     if (!lm_head_) return kernels().nbits_gemm(*packed_, a.floats(), m, out, threads, scratch);
     const auto region = [&](const Parallel& parallel) {
-      for (std::size_t row = 0; row < m; row += kGemvMaxM)
-        kernels().two_pass_lm_head(*lm_head_, a.floats() + row * k_, std::min(kGemvMaxM, m - row), out + row * n_,
+      for (std::size_t token = 0; token < m; token += kGemvMaxM)
+        kernels().two_pass_lm_head(*lm_head_, a.floats() + token * k_, std::min(kGemvMaxM, m - token), out + token * n_,
                                    parallel, scratch);
     };
     ThreadTeam<decltype(region)>::run(threads, region);

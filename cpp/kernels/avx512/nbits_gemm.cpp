@@ -156,7 +156,7 @@ struct Task {
   std::size_t panels_per_task;
 };
 
-// A GEMV takes one panel after another, in the order of memory; a GEMM takes two, so that each activation load serves
+// A GEMV computes one panel at a time, in the order of memory; a GEMM computes two, so that each activation load serves
 // both.
 template <int Bits, bool HasFloat16, int TilePanels>
 void panels_task(void* context, std::size_t index) {

@@ -1,5 +1,5 @@
 // Two-pass LM head (pack/packed_lm_head.h): pass 1 multiplies the high nibbles for the whole vocabulary, pass 2 adds
-// the low nibbles for the candidates near each row's maximum. For AVX512-VNNI.
+// the low nibbles for the candidates near each token's largest logit. For AVX512-VNNI.
 #include <algorithm>
 #include <limits>
 
@@ -112,7 +112,7 @@ std::size_t indices_of(const float* values, std::size_t count, float least, std:
   return found;
 }
 
-// Finds the logits within `margin` of their row's maximum, range of columns by range of columns, so that the low
+// Finds the logits within `margin` of their token's largest, range of columns by range of columns, so that the low
 // nibbles of a range are read once for all tokens. Returns how many.
 std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, float margin, std::int32_t* indices) {
   float least[kGemvMaxM];

@@ -1,4 +1,4 @@
-// A thread team: several parallel loops, one after another, on threads that stay awake in between.
+// A thread team: runs a sequence of parallel loops on threads that stay awake in between.
 //
 // A loop of the caller's thread pool wakes its threads each time, which takes as long as a small GEMV. A team enters
 // that loop once. The first thread to arrive executes the region, a function that runs parallel loops; threads that

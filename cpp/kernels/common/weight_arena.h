@@ -1,4 +1,4 @@
-// The weight arena: memory in huge pages for packed weights, which live as long as a session.
+// The weight arena: memory in huge pages for packed weights, which a session frees when it ends.
 #pragma once
 
 #include <cstddef>

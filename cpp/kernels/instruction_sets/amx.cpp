@@ -13,7 +13,7 @@
 namespace edgekiln::amx {
 namespace {
 
-// Linux grants tiles to a process that asks for them, as their 8 KiB of state enlarge each thread's signal frames.
+// Linux grants tiles to a process on request, as their 8 KiB of state enlarge each thread's signal frames.
 bool request_tiles() {
 #if defined(__linux__)
   constexpr long kArchReqXcompPerm = 0x1023, kXfeatureXtiledata = 18;

@@ -1,9 +1,8 @@
 // An LM head of 8 bits, packed for two passes: as high and low nibbles.
 //
-// Pass 1 multiplies the high nibbles for the whole vocabulary. Pass 2 adds the low nibbles for the candidates, the
-// tokens whose logit is within `margin` of their row's maximum; the others keep the expected value of a low
-// nibble, 7.5. With a margin well above the error of that, the largest logits are those of the 8-bit weight, from about
-// half of its bytes.
+// Pass 1 multiplies the high nibbles for the whole vocabulary. Pass 2 adds the low nibbles for the candidates, whose
+// logits are within `margin` of the largest; the others keep the expected value of a low nibble, 7.5. With a margin
+// well above the error of that, the largest logits are those of the 8-bit weight, from about half of its bytes.
 #pragma once
 
 #include <cstddef>

@@ -18,7 +18,7 @@
 
 namespace edgekiln {
 
-// Numbers of tokens of one answer.
+// Token counts of one answer.
 struct SpeculationStats {
   std::int64_t drafted = 0;
   std::int64_t accepted = 0;  // drafted tokens that became part of the answer; each saved a run

@@ -200,7 +200,7 @@ TEST_CASE("a draft does not exceed the engine's max_length") {
   CHECK(kPrompt.size() + drafted.ids.size() == static_cast<std::size_t>(kMaxLength));
 }
 
-// Reference lookup: tries every position, from the last to the first.
+// Brute-force lookup: tries every position, from the last to the first.
 Tokens looked_up(const Tokens& tokens, std::size_t max_draft) {
   for (const std::size_t size : {3U, 2U})
     for (std::size_t end = tokens.size(); end-- > size;)

@@ -51,10 +51,11 @@ std::size_t OrtKVCache::layer_bytes(std::size_t layer, std::int64_t capacity) co
 
 void OrtKVCache::copy_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
   const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
-  const std::size_t row = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
-  const auto rows = static_cast<std::size_t>(capacity), old_rows = static_cast<std::size_t>(this->capacity());
+  const std::size_t token_bytes = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
+  const std::size_t head_bytes = static_cast<std::size_t>(capacity) * token_bytes;
+  const std::size_t old_head_bytes = static_cast<std::size_t>(this->capacity()) * token_bytes;
   for (std::size_t head = 0; head < heads; ++head)
-    std::memcpy(to + head * rows * row, old + head * old_rows * row, static_cast<std::size_t>(length()) * row);
+    std::memcpy(to + head * head_bytes, old + head * old_head_bytes, static_cast<std::size_t>(length()) * token_bytes);
 }
 
 // The buffers of all layers are consecutive in one allocation. int8 caches use huge pages, since a decode step reads
@@ -104,7 +105,7 @@ void OrtKVCache::bind_inputs(std::int64_t size) {
   bound_tokens_ = size;
 }
 
-// logits_ grows only when a run keeps more positions, so a session without speculation holds one row of logits.
+// logits_ grows only when a run keeps more positions, so a session without speculation has the logits of one position.
 void OrtKVCache::bind_logits() {
   if (logits_to_keep_ == bound_logits_) return;
   bound_logits_ = 0;

@@ -45,15 +45,15 @@ Result<void> GrowingKVCache::grow(std::int64_t capacity) {
   parts_.resize(session_.parts().size());
   const CudaDevice& device = session_.device();
   for (std::size_t index = 0; index < parts_.size(); ++index) {
-    const std::size_t row = token_size(index) * static_cast<std::size_t>(session_.parts()[index].heads);
+    const std::size_t token_bytes = token_size(index) * static_cast<std::size_t>(session_.parts()[index].heads);
     // Part by part, so that old and new memory coexist for one part only. A failure leaves every part usable.
-    const std::size_t size = static_cast<std::size_t>(capacity) * row;
+    const std::size_t size = static_cast<std::size_t>(capacity) * token_bytes;
     Result<CudaMemory> front = device.allocate(size, kPurpose);
     if (!front) return std::unexpected(front.error());
     Result<CudaMemory> back = device.allocate(size, kPurpose);
     if (!back) return std::unexpected(back.error());
     Part& part = parts_[index];
-    if (const std::size_t held = static_cast<std::size_t>(slots_) * row; held) {
+    if (const std::size_t held = static_cast<std::size_t>(slots_) * token_bytes; held) {
       const Blocks target{front.value().get(), held};
       if (Result<void> done = device.copy(target, {part.front.get(), held}, held, 1, cudaMemcpyDeviceToDevice); !done)
         return done;
