@@ -1,4 +1,4 @@
-"""Run the quantizers that a recipe asks for over a model source."""
+"""Run the quantizers of a recipe over a model source."""
 
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.limits import Limits
@@ -14,7 +14,7 @@ _NO_LIMITS = Limits()
 def calibrate(
     source: ModelSource, recipe: Recipe, windows: Windows, progress: Progress, limits: Limits = _NO_LIMITS
 ) -> tuple[ModelSource, Recipe]:
-    """Run the active quantizers of `edgekiln.calib.quantizers.base` one after another.
+    """Run the active quantizers of `edgekiln.calib.quantizers.base`, in the order of the table.
 
     Args:
         source: the model.
@@ -28,7 +28,7 @@ def calibrate(
         notes for the user; and the recipe with the overrides that quantizers added.
 
     Raises:
-        EdgekilnError: a library that a quantizer needs is not installed, or cannot take the model.
+        EdgekilnError: a library that a quantizer needs is not installed, or does not support the model.
         RequestError: the limits cannot be met.
         SourceError: a weight is damaged.
     """

@@ -137,7 +137,7 @@ class Recipe(_Strict):
 
     @property
     def has_static_activations(self) -> bool:
-        """Whether the default or an override asks for static activation scales; the override may match no layer."""
+        """Whether the default or an override has static activation scales; the override may match no layer."""
         return "int8-static" in (self.default and self.default.activation, *(o.activation for o in self.overrides))
 
     def spec(self, name: str) -> LayerSpec | None:

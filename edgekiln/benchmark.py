@@ -121,7 +121,7 @@ def benchmark_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample
 
     Args:
         runtime: the engine.
-        prompts: int64 [B, P]; prompts are prefilled one after another.
+        prompts: int64 [B, P]; prompts are prefilled one by one.
         gen_tokens: tokens generated for each prompt, greedily; end-of-sequence tokens are ignored.
 
     Raises:

@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """The subcommand `name`; None if there is none."""
+        """The subcommand `name`; None if it does not exist."""
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f"edgekiln.commands.{name}").command

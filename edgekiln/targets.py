@@ -1,4 +1,4 @@
-"""The table of targets: one row each, from which the other modules derive what they need to know of a target.
+"""The table of targets: one row per target, with everything that other modules need to know about it.
 
 `edgekiln engine --target`, `edgekiln doctor`, `edgekiln.runtimes.open` and the Triton export read this table. It
 imports nothing heavy: a lowering and an adapter are named as "module:attribute" and imported when they are used.
@@ -66,7 +66,7 @@ class Target:
         to_run: what running an engine needs.
         kv_cache_types: data types that the KV cache may have; the first is the default.
         tensorrt: whether a TensorRT library compiles the engine, with the options of `TensorRTOptions`.
-        triton: what runs the engine in Triton Inference Server; None where nothing does.
+        triton: the backend of Triton Inference Server; None if no backend runs the engine.
     """
 
     name: str

@@ -78,7 +78,7 @@ def quantized_matmul(
         input_scale: float [], the scale of x, where activation is `int8-static`.
         bits: 4 or 8.
         group_size: number of inputs that share a scale; 0 for per-channel.
-        activation: `int8-per-token` quantizes each row of x to int8 first, with its own scale; `int8-static` all of x
+        activation: `int8-per-token` quantizes each token of x to int8 first, with its own scale; `int8-static` all of x
             with `input_scale`, exactly as QuantizeLinear to int8 with zero point 0 does.
         codebook: the table that 4-bit codes are looked up in (`edgekiln.calib.formats.weight.CODEBOOKS`), without
             zero points.

@@ -86,7 +86,7 @@ class KVCache(Protocol):
 
 
 class Runtime(Protocol):
-    """A loaded engine. Thread-safe, as long as each thread uses a KV cache of its own."""
+    """A loaded engine. Thread-safe if each thread uses its own KV cache."""
 
     @property
     def properties(self) -> Properties:

@@ -28,7 +28,7 @@ def unrepresentative(windows: Windows, tokenizer: Tokenizer, vocab_size: int) ->
         vocab_size: the model's.
 
     Returns:
-        A sentence per problem; empty if there is none.
+        One sentence per problem; empty without problems.
     """
     found = []
     if windows.size < _FEW_TOKENS:

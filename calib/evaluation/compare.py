@@ -78,7 +78,7 @@ def compare(
 
 
 def first_apart(differences: Sequence[Difference], tolerance: float) -> Difference | None:
-    """The first tensor whose relative difference exceeds `tolerance`; None if there is none."""
+    """The first tensor whose relative difference exceeds `tolerance`; None if no difference does."""
     return next((found for found in differences if not found.relative <= tolerance), None)
 
 

@@ -12,7 +12,7 @@ def fake_quantize(x: torch.Tensor, layer: QuantizedWeight) -> torch.Tensor:
     """Round the input of a layer, float [..., K], as its scheme says: not at all, per token, or with a static scale.
 
     Raises:
-        ValueError: the scheme asks for a static scale and the layer has none.
+        ValueError: the scheme has static activations and the layer has no static scale.
     """
     if layer.scheme.activation == "int8-per-token":
         return fake_quantize_per_token(x)

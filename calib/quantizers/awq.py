@@ -37,7 +37,7 @@ def awq(
         The weights and biases of the scaled model by name, without the embedding and the head.
 
     Raises:
-        EdgekilnError: llm-compressor is not installed, or cannot take the model.
+        EdgekilnError: llm-compressor is not installed, or does not support the model.
     """
     require_llm_compressor("awq")
     grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}

@@ -26,10 +26,10 @@ class Quantizer(Protocol):
     """A function that quantizes weights, or prepares the model for it."""
 
     def __call__(self, calibration: "Calibration", /) -> None:
-        """Read the model, its layers' schemes and the calibration data from `calibration`, and put the result there.
+        """Read the model, its layers' schemes and the calibration data from `calibration`, and store the result in it.
 
         Raises:
-            EdgekilnError: a library that the quantizer needs is not installed, or cannot take the model.
+            EdgekilnError: a library that the quantizer needs is not installed, or does not support the model.
             RequestError: the recipe or the limits cannot be met.
             SourceError: a weight is damaged.
         """
@@ -48,7 +48,7 @@ class QuantizerEntry:
         summary: a phrase for the command line's help.
         function: the `Quantizer` as "module:function"; None where there is nothing to do before the build.
         windows: how many windows of calibration data it needs; 0 if it needs none.
-        applies: whether a recipe with limits asks for it; None for a method, which the recipe names.
+        applies: whether a recipe with limits needs it; None for a method, which the recipe names.
         preset: whether the method has a preset `int4-NAME`.
     """
 

@@ -20,7 +20,7 @@ from edgekiln.sources.base import ModelSource, WeightReader
 
 
 class Calibration:
-    """What quantizers read and change, one after another.
+    """The state that quantizers read and change, in turn.
 
     Attributes:
         source: the model, with the weights that quantizers have made so far.

@@ -48,7 +48,7 @@ def gptq(
         The quantized weights by name.
 
     Raises:
-        EdgekilnError: llm-compressor is not installed, or cannot take the model.
+        EdgekilnError: llm-compressor is not installed, or does not support the model.
     """
     require_llm_compressor("gptq")
     grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}

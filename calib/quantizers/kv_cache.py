@@ -1,6 +1,6 @@
 """Scales of an int8 KV cache, from the keys and values that an engine with a float cache computes on calibration data.
 
-This quantizes the cache of a finished engine rather than a model's weights: `--kv int8` asks for it, and it has no
+This quantizes the cache of a finished engine rather than a model's weights: `--kv int8` selects it, and it has no
 entry in the table of quantizers.
 """
 

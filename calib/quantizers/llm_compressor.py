@@ -70,7 +70,7 @@ def run_oneshot(
         observer: follows the run.
 
     Raises:
-        EdgekilnError: llm-compressor cannot take the model.
+        EdgekilnError: llm-compressor does not support the model.
     """
     with _quiet():
         _run_oneshot(model, method, modifiers, schemes, windows, progress, observer)

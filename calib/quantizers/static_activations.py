@@ -22,7 +22,7 @@ from edgekiln.calib.recipe import Override
 from edgekiln.sources.base import WeightReader
 
 _INT8_MAX = 127
-# Candidates for the share of the largest magnitude that code 127 stands for, half an octave apart.
+# Candidates for the share of the largest magnitude that code 127 represents, half an octave apart.
 _SHARES = tuple(2 ** (-i / 2) for i in range(17))
 _SMALLEST = 1e-30
 # Largest relative squared error of the output. 35 of SmolLM2-135M's 210 layers exceed it and keep a scale per token;
@@ -53,7 +53,7 @@ class StaticScale:
 
 
 def quantize(calibration: Calibration) -> None:
-    """Choose static scales for the layers whose recipe asks for them; see `Quantizer`.
+    """Choose static scales for the layers whose scheme has static activations; see `Quantizer`.
 
     Layers that read the same tensor share its scale. Layers whose output error would be too large, and layers that did
     not run on the calibration data, get one scale per token instead, by an override and with a note for the user.

@@ -54,7 +54,7 @@ def write_answer(tokens: "Iterable[Token]", stats: AnswerStats, stopped: Callabl
 
     Args:
         tokens: of one answer.
-        stats: told of every token.
+        stats: gets the time of every token.
         stopped: called after every token; True ends the answer.
     """
     last = ""

@@ -22,7 +22,7 @@ from edgekiln.sources.base import ModelSource
 def build_engine(
     source: ModelSource, output: Path, options: BuildOptions, progress: Progress | None = None
 ) -> EngineManifest:
-    """Build an engine directory at `output`, whole or not at all.
+    """Build an engine directory at `output`, atomically.
 
     Args:
         source: the model.
@@ -31,13 +31,13 @@ def build_engine(
         progress: called with the name of the step and the share of it that is done, in [0, 1].
 
     Raises:
-        UnsupportedModelError: the graph or the target cannot carry the model.
+        UnsupportedModelError: the canonical graph or the target does not support the model.
         EdgekilnError: the library that compiles for the target is not installed.
         RequestError: a length beyond the model's context, or an evaluation text without tokens.
         EngineError: `output` cannot be written.
     """
     timer = StepTimer(progress) if progress else StepTimer()
-    # What can be refused is refused before the first slow step.
+    # Errors that can be detected early are raised before the first slow step.
     lowering, lowering_options = lowering_of(source, options)
     lowering.check(lowering_options)
     if options.quality_text is not None:

@@ -1,4 +1,4 @@
-"""Prepare calibration data, and a model's weights by it, before the engine is assembled."""
+"""Prepare calibration data and calibrate a model's weights, before the engine is assembled."""
 
 from dataclasses import replace
 

@@ -12,7 +12,7 @@ from edgekiln.calib.tensorrt.options import TensorRTOptions
 from edgekiln.errors import RequestError
 from edgekiln.targets import DEFAULT_TARGET, TARGETS, find_target
 
-# What `--kv` takes; "float32" stands for the target's own floating-point type.
+# What `--kv` takes; "float32" means the target's own floating-point type.
 CacheType = Literal["float32", "int8"]
 
 

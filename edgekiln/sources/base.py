@@ -1,4 +1,4 @@
-"""The types that every kind of model source gives: configuration, tokenizer, chat template and lazily read weights."""
+"""The types that all model sources share: configuration, tokenizer, chat template and lazily read weights."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class ModelSource:
     """A model that `resolve` found. Only headers and the tokenizer have been read so far.
 
     Attributes:
-        model_id: what the user named: a directory, a GGUF file, a hub id or an alias.
+        model_id: the model argument: a directory, a GGUF file, a hub id or an alias.
         name: short name of the model, safe as a file name.
         config: configuration of the text decoder; `AutoModelForCausalLM.from_config(config)` builds the model.
         tokenizer_json: tokenizer.json of the `tokenizers` library, as text.

@@ -70,7 +70,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Read config.json of a checkpoint.
 
     Raises:
-        SourceError: there is none; the message says what the directory is instead, where that can be told.
+        SourceError: the file is missing; the message names the format of the directory, if it is recognized.
     """
     path = directory / CONFIG_FILE
     if path.is_file():

@@ -32,7 +32,7 @@ def load_tokenizer(
 ) -> TokenizerSource:
     """Load the tokenizer of a Hugging Face directory.
 
-    transformers loads it, because it adds the tokens and the post-processor that tokenizer_config.json asks for.
+    transformers loads it, because it adds the tokens and the post-processor that tokenizer_config.json requires.
 
     Args:
         directory: the checkpoint.

@@ -1,4 +1,4 @@
-"""The types of a lowering: what a row of `edgekiln.targets` points at."""
+"""The types of a lowering: which the table of `edgekiln.targets` refers to."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Lowering:
         io: names of the lowered graph's inputs and outputs; `lower` may add `logits_to_keep`, see
             `edgekiln.export.passes.common.logits_to_keep.logits_to_keep_input`.
         extra_graphs: role in the manifest to graph.
-        check: raises EdgekilnError before any work is done if the engine cannot be made here.
+        check: raises EdgekilnError before any work is done if the engine cannot be built on this machine.
         compile: compiles the graph file `generate` to the file PLAN_FILE, given graph, manifest, output file and
             options; None for targets that load the ONNX graph.
     """

@@ -129,7 +129,7 @@ def generate(
 ) -> Iterator[Token]:
     """Generate an answer to each prompt of a batch.
 
-    Prompts are prefilled one after the other, and each yields its first token at once. Every decode step then yields
+    Prompts are prefilled one by one, and each yields its first token at once. Every decode step then yields
     one token per unfinished answer.
 
     Args:

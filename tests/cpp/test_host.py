@@ -32,6 +32,7 @@ ENGINES = [
     ("gpt2", "none", "float32"),
     ("mixtral", "int8", "float32"),
 ]
+SLOW = ("gemma3_text", "mixtral")  # tracing them takes long
 
 
 class Both:
@@ -71,8 +72,11 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(
     scope="module",
-    params=[(*row, kernels) for row in ENGINES for kernels in get_args(KernelsChoice)],
-    ids="-".join,
+    params=[
+        pytest.param((*row, kernels), id="-".join((*row, kernels)), marks=[pytest.mark.slow] if row[0] in SLOW else [])
+        for row in ENGINES
+        for kernels in get_args(KernelsChoice)
+    ],
 )
 def both(request: pytest.FixtureRequest, engines: Callable[..., Path]) -> Iterator[Both]:
     *row, kernels = request.param

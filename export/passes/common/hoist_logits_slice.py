@@ -1,6 +1,6 @@
 """Move the Slice of the last positions from the LM head up to the last attention.
 
-No op after the last attention reads other positions, so in prefill the last layer's GEMMs then have one row.
+No op after the last attention reads other positions, so in prefill the last layer's GEMMs then have m = 1.
 """
 
 import onnx_ir as ir

@@ -9,7 +9,7 @@ from edgekiln.export.passes.common.scoring import forget_shapes, last_position_s
 from edgekiln.export.passes.common.tensors import make, sizes_of
 
 LOGITS_TO_KEEP = "logits_to_keep"
-# Ops whose ONNX Runtime CPU kernels sum in another order for one batch row than for several, so that a token verified
+# Ops whose ONNX Runtime CPU kernels sum in another order for one token than for several, so that a token verified
 # together with others would get other bits than one decoded alone. Quantized GEMMs of edgekiln's kernels do not.
 _BATCH_DEPENDENT = frozenset({"MatMul", "Gemm", "MatMulBnb4", "MatMulIntegerToFloat", "Einsum", "Conv"})
 

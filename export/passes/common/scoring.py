@@ -19,7 +19,7 @@ class ScoreAllPositions(InPlacePass):
         3. TwoPassMatMulNBits: inlined to MatMulNBits, so that every logit is exact.
 
     Raises:
-        UnsupportedModelError: no such Slice lies between the last hidden state and the logits.
+        UnsupportedModelError: no such Slice is between the last hidden state and the logits.
     """
 
     def call(self, model: ir.Model) -> PassResult:

@@ -42,7 +42,7 @@ class FusePostAttention(InPlacePass):
 
 
 def _match(output: ir.Node) -> list[ir.Node] | None:
-    """The seven nodes, beginning at the output projection; None if the graph goes on otherwise."""
+    """The seven nodes, beginning at the output projection; None if the nodes after it differ from the pattern."""
     nodes = [output]
     for op in (SKIP_RMS_NORM, None, SWIGLU, None, SKIP_RMS_NORM, None):
         following = only_reader(nodes[-1].outputs[0])

@@ -34,7 +34,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     if add is not None and add.op_type == "Add" and _same_shape(add) and not x.is_graph_output():
         inputs = [*add.inputs, scale]
         fused = make(SKIP_RMS_NORM, inputs, name + ".skip", domain=MICROSOFT, outputs=4, epsilon=epsilon)
-        # At the place of the Add: other readers of the sum may stand in front of the norm.
+        # Inserted at the Add: other nodes that read the sum may precede the norm.
         graph.insert_before(add, fused)
         replace_node(node, [], [fused.outputs[0]])
         replace_node(add, [], [fused.outputs[3]])

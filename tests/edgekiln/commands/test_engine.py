@@ -180,7 +180,9 @@ def test_without_the_export_extra(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`\n")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
     # The build stops before the last step, when all files but engine.json are written.
     script = (

@@ -22,7 +22,10 @@ from support.models import VOCABULARY, save_checkpoint
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 20)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt2", "phi3"])
+SLOW_FAMILIES = [pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "gemma2", "phi3")]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", *SLOW_FAMILIES])
 def test_engine_graph_and_qdq_agree(tmp_path: Path, family: str) -> None:
     save_checkpoint(tmp_path / "model", family, **({"n_layer": 2} if family == "gpt2" else {"num_hidden_layers": 2}))
     windows = np.random.default_rng(1).integers(0, VOCABULARY, (4, 24))

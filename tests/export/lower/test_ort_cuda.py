@@ -46,7 +46,7 @@ def test_float16_engine_matches_transformers(family: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("quant", ["int4", "int4-sym", "int8"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_quantized_engine_matches_the_canonical_graph(family: str, quant: str, tmp_path: Path) -> None:
     """Neither the canonical graph nor CUDA quantizes the activations of weight-only layers."""
     save_checkpoint(tmp_path, family)

@@ -24,10 +24,14 @@ ENGINES = [
     ("qwen3", "int8", "float32"),
     ("qwen3", "int4", "int8"),
 ]
+SLOW = ENGINES[5:7]
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(row, id="-".join(row), marks=[pytest.mark.slow] if row in SLOW else []) for row in ENGINES],
+)
 def engine(request, tmp_path_factory) -> tuple[Path, str]:
     family, quant, kv = request.param
     name = NAMES[quant] + ("Int8Cache" if kv == "int8" else "")
