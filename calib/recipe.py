@@ -2,7 +2,7 @@
 
 A recipe file is YAML:
 
-    method: gptq                # how codes are found: rtn (round to nearest, the default), gptq or awq
+    method: gptq                # how codes are found, see `edgekiln engine --help`; without it, rtn
     smoothquant: 0.5            # SmoothQuant's strength, 0 to 1; left out, SmoothQuant is not applied
     default: {bits: 4, group_size: 32, symmetric: false}
     overrides:                  # later ones win
