@@ -19,7 +19,7 @@ from edgekiln.export.passes.ort.group_bias_matmul import LowerToGroupBiasMatMul
 from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
-from edgekiln.export.passes.ort.matmul_n_bits import LowerToMatMulNBits
+from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
 from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
 from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, common
 
-from edgekiln.export.functions.decoder import (
+from edgekiln.export.functions.decoder_layers import (
     CACHE_SCALE_INPUTS,
     INT8_CACHE_SUFFIX,
     NAMES,

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.calib.quantizers.kv_cache import CacheScales
-from edgekiln.export.functions.decoder import CACHE_INPUTS, CACHE_SCALE_INPUTS
+from edgekiln.export.functions.decoder_layers import CACHE_INPUTS, CACHE_SCALE_INPUTS
 from edgekiln.export.passes.common.tensors import constant, input_of
 
 
