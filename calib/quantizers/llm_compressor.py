@@ -21,7 +21,7 @@ _BATCH = 8
 
 
 class LayerObserver(Protocol):
-    """Follows a run of llm-compressor, which quantizes one decoder layer after another.
+    """Observes a run of llm-compressor, which quantizes the decoder layers in order.
 
     Attributes:
         modules: the linear layers whose inputs it observes, by name.
@@ -48,6 +48,19 @@ def require_llm_compressor(method: str) -> None:
         raise EdgekilnError(f"{method} needs llm-compressor: `pip install 'edgekiln[calib]'`, or use --quant int4")
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress the library's logs and progress bars."""
+    from loguru import logger
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for package in ("llmcompressor", "compressed_tensors"):
+        logger.disable(package)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@_quiet()
 def run_oneshot(
     model: PreTrainedModel,
     method: str,
@@ -67,24 +80,11 @@ def run_oneshot(
         schemes: linear layer to its scheme, all in groups.
         windows: int64 [windows, length] calibration tokens.
         progress: called with the share of the decoder layers that are done.
-        observer: follows the run.
+        observer: sees the inputs of linear layers, and each decoder layer once it is quantized.
 
     Raises:
         EdgekilnError: llm-compressor does not support the model.
     """
-    with _quiet():
-        _run_oneshot(model, method, modifiers, schemes, windows, progress, observer)
-
-
-def _run_oneshot(
-    model: PreTrainedModel,
-    method: str,
-    modifiers: Callable[[dict[str, Any]], list[Any]],
-    schemes: dict[str, Scheme],
-    windows: Windows,
-    progress: StepProgress,
-    observer: LayerObserver | None,
-) -> None:
     from compressed_tensors.quantization import disable_quantization
     from llmcompressor import oneshot
     from llmcompressor.modifiers import Modifier
@@ -168,15 +168,3 @@ def _without_pinned_memory() -> Iterator[None]:
         yield
     finally:
         cache.pin_memory = pin
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the library's logs and progress bars."""
-    from loguru import logger
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for package in ("llmcompressor", "compressed_tensors"):
-        logger.disable(package)
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
