@@ -22,7 +22,7 @@ PRESETS: dict[str, Recipe] = {
 
 # Limits of a preset when the user gives none.
 DEFAULT_LIMITS = {"mixed": Limits(max_ppl_increase=1.0)}
-# `int8` without calibration, for engines that have to be built at once.
+# `int8` without calibration, for the engine that generates synthetic calibration data.
 UNCALIBRATED = Recipe(default=_INT8)
 
 

@@ -228,7 +228,7 @@ class Engine:
 
 
 class Session:
-    """A conversation with an engine over one KV cache: only what is new of each prompt is computed.
+    """A conversation with an engine over one KV cache: only the new tokens of each prompt are computed.
 
     Use it from one thread at a time.
     """

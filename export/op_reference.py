@@ -101,7 +101,7 @@ def quantized_matmul(
     activation: str = "none",
     codebook: str = "",
 ) -> Array:
-    """x [..., K] · dequantize(qweight)ᵀ, with x fake-quantized first as `activation` says."""
+    """x [..., K] · dequantize(qweight)ᵀ, with x fake-quantized first according to `activation`."""
     if activation == "int8-per-token":
         x = quantize_tokens(x)
     elif activation == "int8-static":

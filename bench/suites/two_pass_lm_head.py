@@ -48,7 +48,9 @@ def stepping(runtime: runtimes.Runtime) -> Scorer:
 @click.command()
 @click.argument("engine", type=click.Path(exists=True, path_type=Path))
 @click.option("--text", type=click.Path(exists=True, path_type=Path), required=True, help="Text file to decode.")
-@click.option("--tokens", default=1000, show_default=True, help=f"Of it that are read, in windows of {WINDOW}.")
+@click.option(
+    "--tokens", default=1000, show_default=True, help=f"Tokens of the text to decode, in windows of {WINDOW}."
+)
 def main(engine: Path, text: Path, tokens: int) -> None:
     """Print perplexity and KL divergence of ENGINE."""
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))

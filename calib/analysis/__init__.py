@@ -1,1 +1,1 @@
-"""What quantizers need to know of a model: layer groups, activation statistics and output errors."""
+"""Analyses of a model that quantizers use: layer groups, activation statistics and output errors."""

@@ -132,7 +132,7 @@ def _dataset(name: str) -> Iterator[str]:
         )
     import datasets
 
-    # The library logs each attempt to reach the Hub; the error says how they ended.
+    # The library logs each attempt to reach the Hub; the error below reports the outcome.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         # Streaming, since a few hundred windows do not need the whole data set on disk.

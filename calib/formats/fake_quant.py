@@ -9,7 +9,7 @@ _SMALLEST = 1e-30
 
 
 def fake_quantize(x: torch.Tensor, layer: QuantizedWeight) -> torch.Tensor:
-    """Round the input of a layer, float [..., K], as its scheme says: not at all, per token, or with a static scale.
+    """Round the input of a layer, float [..., K], by its scheme's activation: none, per token, or with a static scale.
 
     Raises:
         ValueError: the scheme has static activations and the layer has no static scale.

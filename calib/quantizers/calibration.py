@@ -100,7 +100,7 @@ class Calibration:
         self.source = replace(self.source, notes=(*self.source.notes, *notes))
 
     def add_overrides(self, overrides: Iterable[Override]) -> None:
-        """Change what layers get."""
+        """Change the schemes of layers."""
         self.recipe = self.recipe.model_copy(update={"overrides": (*self.recipe.overrides, *overrides)})
 
     def release_model(self) -> None:

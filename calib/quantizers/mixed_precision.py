@@ -56,7 +56,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Loss:
-    """What quantization costs: increase of perplexity in percent, and mean KL divergence in nats."""
+    """The cost of quantization: increase of perplexity in percent, and mean KL divergence in nats."""
 
     ppl_increase: float
     kl_divergence: float

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgekiln.errors import UnsupportedModelError
 
 _QUANTIZED = (ir.DataType.INT4, ir.DataType.INT8)
-# Allowance for what a plan holds beside weights: kernels for each compute capability, constants and names.
+# Allowance for the contents of a plan beside weights: kernels for each compute capability, constants and names.
 _FIXED_BYTES = 32 * 10**6
 _NAMED = 3
 

@@ -1,4 +1,4 @@
-"""What commands print: JSON, progress, headings and tables."""
+"""Output of the commands: JSON, progress, headings and tables."""
 
 import contextlib
 import json

@@ -80,7 +80,7 @@ class GraphIO(Schema):
 
 
 class SpecialTokens(Schema):
-    """Token ids with a meaning of their own."""
+    """Ids of the beginning-of-sequence, end-of-sequence and padding tokens."""
 
     bos: int | None = Field(default=None, description="beginning of a text")
     eos: list[int] = Field(default_factory=list, description="each of these ends an answer")

@@ -73,7 +73,7 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
 
     Raises:
         UnsupportedModelError: the format does not support the model's weights, or no layer is quantized.
-        EngineError: `output` cannot be written, or holds anything else.
+        EngineError: `output` cannot be written, or is a directory with other contents.
         SourceError: a weight is damaged.
     """
     with atomic_directory(output, is_checkpoint, "a checkpoint of `edgekiln quantize`") as directory:

@@ -72,7 +72,7 @@ def assemble(source: ModelSource, directory: Path, options: BuildOptions, timer:
     """Write an engine into an empty `directory`, with the weights as `source` has them.
 
     Raises:
-        UnsupportedModelError: the graph or the target cannot carry the model.
+        UnsupportedModelError: the canonical graph or the target does not support the model.
         SourceError: a weight is damaged.
     """
     return write_engine(canonical_graph(source, options, timer), source, directory, options, timer)
@@ -82,7 +82,7 @@ def canonical_graph(source: ModelSource, options: BuildOptions, timer: StepTimer
     """Trace `source` and attach its weights, quantized by the recipe of `options`.
 
     Raises:
-        UnsupportedModelError: the graph cannot carry the model.
+        UnsupportedModelError: the canonical graph does not support the model.
         SourceError: a weight is damaged.
     """
     timer = timer or StepTimer()

@@ -1,4 +1,4 @@
-"""Options of a build. Imports nothing heavy, so that the command line can check them at once."""
+"""Options of a build. Imports nothing heavy, so that the command line can check them early."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -12,7 +12,7 @@ from edgekiln.calib.tensorrt.options import TensorRTOptions
 from edgekiln.errors import RequestError
 from edgekiln.targets import DEFAULT_TARGET, TARGETS, find_target
 
-# What `--kv` takes; "float32" means the target's own floating-point type.
+# Values of `--kv`; "float32" means the target's own floating-point type.
 CacheType = Literal["float32", "int8"]
 
 

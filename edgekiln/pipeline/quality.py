@@ -21,7 +21,7 @@ from edgekiln.sources.base import ModelSource
 
 
 def quality_tokens(source: ModelSource, text: QualityText) -> npt.NDArray[np.int64]:
-    """int64 [T] token ids of the text. Called before a build too, so that a useless text fails it at once.
+    """int64 [T] token ids of the text. Also called before a build, so that an unusable text is refused early.
 
     Raises:
         RequestError: fewer than two tokens.

@@ -17,7 +17,7 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:
-        # Each model class validates its configuration with exceptions of its own choice.
+        # Each model class validates its configuration with other exceptions.
         if "Unrecognized configuration class" in str(error):
             raise UnsupportedModelError(
                 f"model type {config.model_type} is not a causal language model: give a decoder-only text model"

@@ -35,7 +35,7 @@ class QuantizedParameters(torch.nn.Module):
         self.input_scale = _meta_parameter((), torch.float32) if scheme.activation == "int8-static" else None
 
     def extra_repr(self) -> str:
-        """The scheme, so that layer deduplication tells layers of different schemes apart."""
+        """The scheme, so that layer deduplication distinguishes layers of different schemes."""
         return str(self.scheme)
 
 

@@ -1,4 +1,4 @@
-"""The Python API: `edgekiln.build` and `edgekiln.Engine` give what the layers below them give."""
+"""The Python API: `edgekiln.build` and `edgekiln.Engine` give the results of the layers below them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Checks that apply to every adapter, whatever the layout of its KV cache."""
+"""Checks for every adapter, with any layout of the KV cache."""
 
 from collections.abc import Callable
 

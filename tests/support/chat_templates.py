@@ -1,4 +1,4 @@
-"""Chat templates with what those of the families do, and conversations to fill them with."""
+"""Chat templates with the features of the families' templates, and conversations to render with them."""
 
 import itertools
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def conversations() -> Iterator[list[dict[str, str]]]:
 
 
 def renderer(template: str) -> Render:
-    """What edgekiln fills a template with, given messages and what `strftime_now` is."""
+    """The variables with which edgekiln renders a template, from messages and the value of `strftime_now`."""
     return lambda messages, now: render(
         template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
     )

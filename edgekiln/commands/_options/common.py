@@ -57,7 +57,7 @@ def quiet_libraries() -> None:
 
 
 def open_engine(path: Path, threads: int | None, kernels: "KernelsChoice" = "edgekiln") -> "Engine":
-    """Load an engine, with a progress display; raises what `Engine.open` raises."""
+    """Load an engine, with a progress display; errors are those of `Engine.open`."""
     from edgekiln.api import Engine
     from edgekiln.commands._output import progress_report
 

@@ -83,7 +83,7 @@ class PrequantizedTensors:
 
     Raises:
         SourceError: tensors are missing, or their shapes or values contradict each other.
-        UnsupportedModelError: codes or groups that engines cannot hold; the message says which.
+        UnsupportedModelError: codes or groups that engines do not support; the message names them.
     """
 
     def __init__(self, files: Files, config: BaseModel, where: object) -> None:

@@ -62,7 +62,7 @@ class AttentionMasks:
         self._last = nodes[-1]
 
     def of(self, window: int) -> ir.Value:
-        """The mask for a sliding window of so many tokens, 0 for none; layers with one window share it."""
+        """The mask for a sliding window in tokens, 0 for none; layers with the same window share it."""
         if window in self._made:
             return self._made[window]
         nodes = [make("LessOrEqual", [self._keys, self._queries], f"mask.{window}.causal")]

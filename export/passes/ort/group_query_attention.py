@@ -26,7 +26,7 @@ from edgekiln.export.passes.ort.rotary_cache import RotaryCache, RotaryCaches
 
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
 _HEAD_DIM_MULTIPLE = 8
-# It refuses a rotary dimension whose half is not a multiple of this; RotaryEmbedding then stays an op of its own.
+# It refuses a rotary dimension whose half is not a multiple of this; RotaryEmbedding then stays a separate op.
 _ROTARY_MULTIPLE = 8
 
 

@@ -1,4 +1,4 @@
-"""No activation saturates the 16-bit sums of a CPU without VNNI, whatever the weights."""
+"""No activation saturates the 16-bit sums of a CPU without VNNI, for any weights."""
 
 import numpy as np
 import onnxruntime as ort

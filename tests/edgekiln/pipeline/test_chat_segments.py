@@ -1,4 +1,4 @@
-"""Chat segments render what the chat template renders, for every conversation that they accept."""
+"""Chat segments render the text of the chat template, for every conversation that they accept."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Speculation does not change tokens, whatever is drafted and however an answer ends; on a runtime of known logits."""
+"""Speculation does not change tokens, for any draft and any end of the answer; on a runtime with known logits."""
 
 import numpy as np
 import pytest
