@@ -10,7 +10,7 @@ import pytest
 from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
 from support.cpp_host import program
 
-ROWS = 150
+TOKENS = 150
 
 
 def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> list[tuple[int, float]]:
@@ -38,12 +38,12 @@ def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> lis
 )
 def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
     # Rounded to produce ties.
-    logits = np.random.default_rng(size).normal(0, 4, (ROWS, size)).round(1).astype(np.float32)
+    logits = np.random.default_rng(size).normal(0, 4, (TOKENS, size)).round(1).astype(np.float32)
     chosen = SamplingOptions(**{"seed": 2**63 + 11, **options})
     sampler = Sampler(chosen)
     prompt = [1, 1, size - 1]
     sampler.observe(0, np.array(prompt))
-    expected = [sampler.sample(0, row, logprob=True) for row in logits]
+    expected = [sampler.sample(0, scores, logprob=True) for scores in logits]
     found = draws(logits, prompt, vars(chosen))
     assert [token for token, _ in found] == [token for token, _ in expected]
     np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-6)

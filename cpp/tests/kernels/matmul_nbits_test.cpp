@@ -155,17 +155,17 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBi
     if (prefill) requantize(c, weights, scales, minimum, codes);
   }
   double worst = 0.0;
-  for (std::size_t row = 0; row < c.m; ++row) {
+  for (std::size_t token = 0; token < c.m; ++token) {
     for (std::size_t column = 0; column < c.n; ++column) {
       double sum = 0.0, squares = 0.0;
       for (std::size_t k = 0; k < c.k; ++k) {
         const std::size_t at = column * c.k + k;
-        double term = a[row * c.k + k] * weights[at];
-        if (!prefill) term += (exact[row * c.k + k] - a[row * c.k + k]) * group_bias[at / c.group];
+        double term = a[token * c.k + k] * weights[at];
+        if (!prefill) term += (exact[token * c.k + k] - a[token * c.k + k]) * group_bias[at / c.group];
         sum += term;
         squares += term * term;
       }
-      const double error = std::abs(out[row * c.n + column] - sum) / std::sqrt(squares);
+      const double error = std::abs(out[token * c.n + column] - sum) / std::sqrt(squares);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
   }

@@ -32,15 +32,15 @@ double error_of(const Case& c, edgekiln::PerTokenInt8GemmKernel kernel) {
   edgekiln::Scratch scratch;
   kernel(weight, a_memory.get(), c.m, out.get(), edgekiln::kSerial, scratch);
   double worst = 0.0, largest_result = 0.0;
-  for (std::size_t row = 0; row < c.m; ++row) {
+  for (std::size_t token = 0; token < c.m; ++token) {
     float largest = 1e-10f;
-    for (std::size_t k = 0; k < c.k; ++k) largest = std::max(largest, std::fabs(a[row * c.k + k]));
+    for (std::size_t k = 0; k < c.k; ++k) largest = std::max(largest, std::fabs(a[token * c.k + k]));
     for (std::size_t column = 0; column < c.n; ++column) {
       double sum = 0.0;
       for (std::size_t k = 0; k < c.k; ++k)
-        sum += std::nearbyint(a[row * c.k + k] * (127.0f / largest)) * codes[k * c.n + column];
+        sum += std::nearbyint(a[token * c.k + k] * (127.0f / largest)) * codes[k * c.n + column];
       const double expected = sum * scales[column] * largest / 127.0;
-      const double error = std::abs(out[row * c.n + column] - expected);
+      const double error = std::abs(out[token * c.n + column] - expected);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
       largest_result = std::max(largest_result, std::abs(expected));
     }

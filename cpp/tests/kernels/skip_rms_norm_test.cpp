@@ -49,17 +49,17 @@ double error_of(const Case& c, edgekiln::SkipRmsNormKernel kernel) {
     const double error = std::abs(found - expected);
     worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   };
-  for (std::size_t row = 0; row < c.tokens; ++row) {
+  for (std::size_t token = 0; token < c.tokens; ++token) {
     std::vector<double> sums(c.width);
     double squares = 0.0;
     for (std::size_t i = 0; i < c.width; ++i) {
-      const std::size_t at = row * c.width + i;
+      const std::size_t at = token * c.width + i;
       sums[i] = static_cast<double>(before[at]) + added[at] + (c.bias ? bias[i] : 0.0f);
       squares += sums[i] * sums[i];
       if (c.sum) compare(sum_memory[at], sums[i]);
     }
     const double root = std::sqrt(squares / static_cast<double>(c.width) + kEpsilon);
-    for (std::size_t i = 0; i < c.width; ++i) compare(out_memory[row * c.width + i], sums[i] / root * gamma[i]);
+    for (std::size_t i = 0; i < c.width; ++i) compare(out_memory[token * c.width + i], sums[i] / root * gamma[i]);
   }
   return worst;
 }

@@ -86,16 +86,16 @@ double error_of(const Case& c, edgekiln::TwoPassLmHeadKernel kernel) {
   edgekiln::Scratch scratch;
   kernel(*lm_head, a_memory.get(), c.m, out.get(), edgekiln::kSerial, scratch);
   double worst = 0.0;
-  for (std::size_t row = 0; row < c.m; ++row) {
+  for (std::size_t token = 0; token < c.m; ++token) {
     std::vector<Logit> logits;
     double largest = -INFINITY;
     for (std::size_t column = 0; column < c.n; ++column) {
-      logits.push_back(logit(c, weight, column, &a[row * c.k]));
+      logits.push_back(logit(c, weight, column, &a[token * c.k]));
       largest = std::max(largest, logits.back().high);
     }
     for (std::size_t column = 0; column < c.n; ++column) {
       const Logit& expected = logits[column];
-      const double found = out[row * c.n + column], above = expected.high - (largest - kMargin);
+      const double found = out[token * c.n + column], above = expected.high - (largest - kMargin);
       double error = std::abs(found - (above >= 0 ? expected.whole : expected.high));
       // At the margin, either is correct.
       if (std::abs(above) < 1e-3) error = std::min(std::abs(found - expected.whole), std::abs(found - expected.high));
@@ -115,7 +115,7 @@ TEST_CASE("two-pass LM head matches double precision") {
   for (const edgekiln::KernelTable& kernels : tested_kernels()) {
     if (!kernels.two_pass_lm_head) continue;
     for (const Case& c : kCases) {
-      INFO(kernels.instruction_set, ": ", c.m, " rows, ", c.k, " x ", c.n);
+      INFO(kernels.instruction_set, ": ", c.m, " tokens, ", c.k, " x ", c.n);
       CHECK(error_of(c, kernels.two_pass_lm_head) <= kTolerance);
     }
   }

@@ -13,18 +13,18 @@ from edgekiln.calib.formats.per_channel import quantize_per_channel
 LARGEST_SUM = 2**15 - 1
 
 
-def weights(rows: int, columns: int, seed: int, spread: float) -> torch.Tensor:
+def weights(n: int, k: int, seed: int, spread: float) -> torch.Tensor:
     """Rows from nearly constant magnitude (spread 0) to heavy tails."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(rows, columns, generator=generator)
+    noise = torch.randn(n, k, generator=generator)
     return noise.sign() * noise.abs() ** spread
 
 
 @given(st.integers(1, 4), st.integers(1, 65), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
 @settings(max_examples=60, deadline=None)
-def test_no_pair_of_products_exceeds_16_bits(rows: int, columns: int, seed: int, spread: float) -> None:
-    codes = quantize_per_channel(weights(rows, columns, seed, spread)).codes.numpy().astype(np.int64)
-    pairs = np.pad(codes, ((0, 0), (0, columns % 2))).reshape(rows, -1, 2)
+def test_no_pair_of_products_exceeds_16_bits(n: int, k: int, seed: int, spread: float) -> None:
+    codes = quantize_per_channel(weights(n, k, seed, spread)).codes.numpy().astype(np.int64)
+    pairs = np.pad(codes, ((0, 0), (0, k % 2))).reshape(n, -1, 2)
     for first in (0, 255):
         for second in (0, 255):
             assert np.abs(pairs @ np.array([first, second])).max() <= LARGEST_SUM + 1

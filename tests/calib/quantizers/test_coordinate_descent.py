@@ -11,20 +11,20 @@ from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.quantizers.coordinate_descent import coordinate_descent
 
-ROWS, COLUMNS, GROUP = 24, 160, 32
+N, K, GROUP = 24, 160, 32
 
 
 @pytest.fixture(scope="module")
 def weight() -> torch.Tensor:
-    return torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
+    return torch.randn(N, K, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
 def inputs() -> torch.Tensor:
     """Correlated channels of different magnitudes, as in a model."""
     generator = torch.Generator().manual_seed(1)
-    mixed = torch.randn(1000, 40, generator=generator) @ torch.randn(40, COLUMNS, generator=generator)
-    return (mixed + 2 * torch.randn(1000, COLUMNS, generator=generator)) * torch.linspace(0.2, 3, COLUMNS)
+    mixed = torch.randn(1000, 40, generator=generator) @ torch.randn(40, K, generator=generator)
+    return (mixed + 2 * torch.randn(1000, K, generator=generator)) * torch.linspace(0.2, 3, K)
 
 
 def error(values: npt.NDArray[np.float32], weight: torch.Tensor, inputs: torch.Tensor) -> float:
@@ -51,14 +51,14 @@ def test_scales_are_the_least_squares(weight: torch.Tensor, inputs: torch.Tensor
     unit = dataclasses.replace(improved, scales=np.ones_like(improved.scales)).dequantize()
     best = np.empty_like(improved.dequantize())
     # Damping is equivalent to further inputs with a single nonzero channel each.
-    damping = np.sqrt(0.01 * float(inputs.square().sum()) / COLUMNS)
-    damped = np.concatenate([inputs.numpy(), damping * np.eye(COLUMNS)])
-    for row in range(ROWS):
+    damping = np.sqrt(0.01 * float(inputs.square().sum()) / K)
+    damped = np.concatenate([inputs.numpy(), damping * np.eye(K)])
+    for channel in range(N):
         parts = [
-            damped[:, start : start + GROUP] @ unit[row, start : start + GROUP] for start in range(0, COLUMNS, GROUP)
+            damped[:, start : start + GROUP] @ unit[channel, start : start + GROUP] for start in range(0, K, GROUP)
         ]
-        scales = np.linalg.lstsq(np.stack(parts, 1), damped @ weight[row].numpy())[0]
-        best[row] = unit[row] * scales.repeat(GROUP)
+        scales = np.linalg.lstsq(np.stack(parts, 1), damped @ weight[channel].numpy())[0]
+        best[channel] = unit[channel] * scales.repeat(GROUP)
     limit = error(best, weight, torch.from_numpy(damped).float())
     assert error(improved.dequantize(), weight, torch.from_numpy(damped).float()) < 1.001 * limit
 
@@ -72,7 +72,7 @@ def test_an_exact_weight_keeps_its_codes(weight: torch.Tensor, inputs: torch.Ten
 
 def test_without_inputs_and_with_empty_groups(weight: torch.Tensor, inputs: torch.Tensor) -> None:
     nearest = quantize(weight, Scheme(4, GROUP, False, "none"))
-    assert coordinate_descent(weight, nearest, torch.zeros(COLUMNS, COLUMNS)) is nearest
+    assert coordinate_descent(weight, nearest, torch.zeros(K, K)) is nearest
     emptied = weight.clone()
     emptied[:, :GROUP] = 0
     nearest = quantize(emptied, nearest.scheme)

@@ -104,18 +104,18 @@ def test_quantization_json(source: ModelSource, tmp_path: Path, quant: str) -> N
     linear = [name for name in layers if "_proj" in name]
     assert len(linear) == 2 * 7
     assert set(layers) - set(linear) == {"model.embed_tokens", "lm_head"}
-    for name, record in layers.items():
+    for name, layer in layers.items():
         embedding = name not in linear
         bits, group = (8, 32) if embedding else ((4, 32) if quant == "int4" else (8, None))
-        assert (record["bits"], record["group_size"]) == (bits, group)
-        assert record["activation"] == ("int8-per-token" if quant == "int8" and not embedding else "none")
-        assert 0 < record["scale_min"] <= record["scale_max"]
+        assert (layer["bits"], layer["group_size"]) == (bits, group)
+        assert layer["activation"] == ("int8-per-token" if quant == "int8" and not embedding else "none")
+        assert 0 < layer["scale_min"] <= layer["scale_max"]
         # The error of rounding in a range of some 3 standard deviations.
-        assert record["relative_error"] < (0.02 if bits == 4 else 1e-3)
+        assert layer["relative_error"] < (0.02 if bits == 4 else 1e-3)
         # With random inputs the output error equals the weight error, plus that of quantized activations.
-        if record["output_error"] is not None:
-            assert 0.3 < record["output_error"] / record["relative_error"] < 10
-        assert (record["output_error"] is not None) == (quant == "int8" and not embedding)
+        if layer["output_error"] is not None:
+            assert 0.3 < layer["output_error"] / layer["relative_error"] < 10
+        assert (layer["output_error"] is not None) == (quant == "int8" and not embedding)
     assert read_manifest(engine) == manifest
     assert manifest.quantization == QuantizationRecipe(scheme=quant, group_size=recipe["group_size"])
 
@@ -157,7 +157,7 @@ def test_group_size_that_does_not_divide_falls_back_with_a_note(tmp_path: Path) 
     source = checkpoint(tmp_path / "model", intermediate_size=96)
     build_engine(source, tmp_path / "engine", BuildOptions(quant="int4", group_size=64))
     recipe, report = json_files(tmp_path / "engine")
-    groups = {name: record["group_size"] for name, record in recipe["layers"].items()}
+    groups = {name: layer["group_size"] for name, layer in recipe["layers"].items()}
     assert groups["model.layers.0.mlp.gate_proj"] == 64
     assert groups["model.layers.0.mlp.down_proj"] == groups["model.layers.1.mlp.down_proj"] == 32
     assert report["notes"] == [

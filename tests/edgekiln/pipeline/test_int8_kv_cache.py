@@ -96,10 +96,10 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_int8_cache_logits_are_close_to_float32(engines: tuple[Path, Path], kernels: KernelsChoice) -> None:
     exact, engine = (runtimes.open(path, kernels=kernels, chunk=7) for path in engines)
     assert (engine.kernels == "onnxruntime") == (kernels == "onnxruntime")
-    rows = [RNG.integers(32, 127, length) for length in (23, 14)]
+    prompts = [RNG.integers(32, 127, length) for length in (23, 14)]
     cache, own = exact.new_cache(2), engine.new_cache(2)
-    for row, tokens in enumerate(rows):
-        close(engine.prefill(own, row, tokens), exact.prefill(cache, row, tokens))
+    for sequence, tokens in enumerate(prompts):
+        close(engine.prefill(own, sequence, tokens), exact.prefill(cache, sequence, tokens))
     assert {part.dtype for layer in own.layers for part in layer} == {np.dtype(np.int8)}  # type: ignore[attr-defined]
     for tokens in RNG.integers(32, 127, (6, 2)):
         close(engine.step(own, tokens), exact.step(cache, tokens))

@@ -55,14 +55,14 @@ def test_engine_graph_and_qdq_agree(tmp_path: Path, family: str) -> None:
     assert np.linalg.norm(engines[0] - expected) < 0.03 * size
     assert np.linalg.norm(expected - exact) < 0.15 * size
     layers = read_quantization(tmp_path / "engine").layers
-    static = [record for record in layers.values() if record.activation == "int8-static"]
+    static = [layer for layer in layers.values() if layer.activation == "int8-static"]
     assert len(static) >= 8
     others = {name for name in layers if layers[name].activation != "int8-static"}
     assert others <= {"model.embed_tokens", "transformer.wte", "lm_head"}
-    for record in static:
-        assert record.input_scale is not None
-        assert record.input_scale > 0
-        assert record.input_clipped is not None
-        assert 0 <= record.input_clipped < 0.02
-        assert record.output_error is not None
-        assert record.output_error < 0.01
+    for layer in static:
+        assert layer.input_scale is not None
+        assert layer.input_scale > 0
+        assert layer.input_clipped is not None
+        assert 0 <= layer.input_clipped < 0.02
+        assert layer.output_error is not None
+        assert layer.output_error < 0.01

@@ -165,27 +165,29 @@ def check(case: Case, pasts: list[int], length: int) -> ir.Model:
     rng = np.random.default_rng(0)
     canonical, lowered = case.model(), case.model()
     shared = {"factor": np.array([0.7], np.float32)} if case.rotary == "input" else {}
-    rows, expected, positions = [], [], []
+    feeds_of_each, expected, positions = [], [], []
     buffers = {
         name: rng.standard_normal((len(pasts), case.kv_heads, CAPACITY, case.head_dim), np.float32)
         for name in ("key", "value")
     }
-    for row, past in enumerate(pasts):
-        rows.append(feeds_of(case, rng, length))
+    for sequence, past in enumerate(pasts):
+        feeds_of_each.append(feeds_of(case, rng, length))
         positions.append(np.arange(past, past + length))
-        held = {f"past.0.{name}": buffer[row : row + 1, :, :past].copy() for name, buffer in buffers.items()}
-        expected.append(run_reference(canonical, {**rows[-1], **held, **shared, "position_ids": positions[-1][None]}))
+        held = {f"past.0.{name}": buffer[sequence : sequence + 1, :, :past].copy() for name, buffer in buffers.items()}
+        expected.append(
+            run_reference(canonical, {**feeds_of_each[-1], **held, **shared, "position_ids": positions[-1][None]})
+        )
     LowerToGroupQueryAttention(MAX_LENGTH)(lowered)
     common.RemoveUnusedNodesPass()(lowered)
-    feeds = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} | {
+    feeds = {name: np.concatenate([single[name] for single in feeds_of_each]) for name in feeds_of_each[0]} | {
         "position_ids": np.stack(positions),
         **shared,
     }
     out = run_shared(session(lowered), feeds, buffers)
-    for row, (past, wanted) in enumerate(zip(pasts, expected, strict=True)):
-        np.testing.assert_allclose(out[row : row + 1], wanted[0], atol=1e-5)
+    for sequence, (past, wanted) in enumerate(zip(pasts, expected, strict=True)):
+        np.testing.assert_allclose(out[sequence : sequence + 1], wanted[0], atol=1e-5)
         for name, present in zip(("key", "value"), wanted[1:], strict=True):
-            np.testing.assert_allclose(buffers[name][row : row + 1, :, : past + length], present, atol=1e-5)
+            np.testing.assert_allclose(buffers[name][sequence : sequence + 1, :, : past + length], present, atol=1e-5)
     return lowered
 
 

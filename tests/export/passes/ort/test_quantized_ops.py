@@ -26,12 +26,12 @@ def grouped(bits: int, group_size: int) -> Scheme:
     return Scheme(bits=bits, group_size=group_size, symmetric=False, activation="none")
 
 
-def matmul(scheme: Scheme, columns: int) -> tuple[ir.Model, np.ndarray]:
+def matmul(scheme: Scheme, k: int) -> tuple[ir.Model, np.ndarray]:
     """One QuantizedMatMul of x to y, and its dequantized weight."""
-    tensors, weight = quantized("w", RNG.standard_normal((N, columns), dtype=np.float32), scheme)
+    tensors, weight = quantized("w", RNG.standard_normal((N, k), dtype=np.float32), scheme)
     attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
     nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
-    return graph(nodes, {"x": ["B", "S", columns]}, {"y": ["B", "S", N]}, tensors), weight
+    return graph(nodes, {"x": ["B", "S", k]}, {"y": ["B", "S", N]}, tensors), weight
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -163,11 +163,11 @@ def test_the_graph_for_tensorrt_is_int8_around_zero() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("columns", [32, 64, 96])
-def test_gather(bits: int, columns: int) -> None:
-    tensors, weight = quantized("e", RNG.standard_normal((50, columns), dtype=np.float32), grouped(bits, 32))
+@pytest.mark.parametrize("k", [32, 64, 96])
+def test_gather(bits: int, k: int) -> None:
+    tensors, weight = quantized("e", RNG.standard_normal((50, k), dtype=np.float32), grouped(bits, 32))
     nodes = [node("QuantizedGather", ["ids", *tensors], "y", bits=bits, group_size=32)]
-    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", columns]}, tensors)
+    model = graph(nodes, {"ids": ["B", "S"]}, {"y": ["B", "S", k]}, tensors)
     ids = np.array([[0, 49, 7], [7, 1, 48]])
     np.testing.assert_array_equal(run_reference(model, {"ids": ids})[0], weight[ids])
     LOWER_QUANTIZED_OPS(model)
@@ -201,14 +201,14 @@ def test_a_tied_head_shares_the_bytes_of_the_embedding(tmp_path: Path) -> None:
     assert size < 320 * 64 * 1.5
 
 
-def with_group_bias(name: str, bits: int, rows: int, columns: int) -> dict[str, np.ndarray]:
+def with_group_bias(name: str, bits: int, n: int, k: int) -> dict[str, np.ndarray]:
     """A weight of random symmetric codes in groups of 32, each with a bias of the size of its scale."""
-    groups = columns // 32
-    scales = RNG.random((rows, groups), dtype=np.float32) + 0.1
+    groups = k // 32
+    scales = RNG.random((n, groups), dtype=np.float32) + 0.1
     return {
-        f"{name}.qweight": RNG.integers(0, 256, (rows, columns * bits // 8), dtype=np.uint8),
+        f"{name}.qweight": RNG.integers(0, 256, (n, k * bits // 8), dtype=np.uint8),
         f"{name}.scales": scales,
-        f"{name}.group_bias": scales * RNG.standard_normal((rows, groups), dtype=np.float32),
+        f"{name}.group_bias": scales * RNG.standard_normal((n, groups), dtype=np.float32),
     }
 
 
