@@ -135,7 +135,7 @@ def benchmark_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample
         )
     start = time.perf_counter()
     cache = runtime.new_cache(len(prompts))
-    tokens = np.array([runtime.prefill(cache, row, prompt).argmax() for row, prompt in enumerate(prompts)], np.int64)
+    tokens = np.array([runtime.prefill(cache, i, prompt).argmax() for i, prompt in enumerate(prompts)], np.int64)
     times = [time.perf_counter()]
     for _ in range(gen_tokens - 1):
         tokens = runtime.step(cache, tokens).argmax(axis=-1)

@@ -119,7 +119,7 @@ def _run(side: Side, tokens: npt.NDArray[np.int64], intermediate: list[str], thr
     runner = OnnxrtRunner(session, name=str(side.directory))
     ((_, (result,)),) = Comparator.run([runner], data_loader=[first_feeds(side.manifest, tokens)]).items()
     found = {name: np.asarray(value) for name, value in result.items()}
-    # A cache of fixed size has unused positions after the prompt.
+    # A KV cache of fixed size has unused positions after the prompt.
     for part in cache_parts(side.manifest):
         found[part.present] = found[part.present][:, :, : len(tokens)]
     order = [*intermediate, *(name for name in found if name not in intermediate)]

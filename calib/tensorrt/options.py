@@ -1,4 +1,4 @@
-"""Options of TensorRT engines. Imports nothing heavy."""
+"""Build options of the targets trt and trt-rtx. Imports nothing heavy."""
 
 import re
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class TensorRTOptions:
     """Options of targets `trt` and `trt-rtx`.
 
     Attributes:
-        capabilities: compute capabilities of the GPUs that the engine is compiled for; None is the default. For
+        capabilities: compute capabilities of the GPUs that the plan is compiled for; None is the default. For
             TensorRT-RTX only: TensorRT compiles for the GPU that it runs on.
         cache: `in-place` has one buffer of all positions for past and present; `growing` appends, which every version
             takes.
-        dtype: of activations, cache and float weights.
+        dtype: of activations, KV cache and float weights.
         max_batch: largest number of sequences in a decode step.
         chunk: largest number of prompt tokens in a prefill step.
         workspace_mb: limit of the memory for intermediate values, in MB of 10^6 bytes; None is no limit.

@@ -64,10 +64,10 @@ def build_engine(
 def _quantize_kv_cache(
     source: ModelSource, directory: Path, manifest: EngineManifest, options: BuildOptions, timer: StepTimer
 ) -> EngineManifest:
-    timer.step("calibrate the cache")
+    timer.step("calibrate the KV cache")
     data = options.data if options.data.samples else dataclasses.replace(options.data, samples=FEW_WINDOWS)
     windows, notes = calibration_windows(source, data, timer.progress)
-    manifest = quantize_kv_cache(directory, manifest, windows, partial(timer.progress, "calibrate the cache"))
+    manifest = quantize_kv_cache(directory, manifest, windows, partial(timer.progress, "calibrate the KV cache"))
     timer.step("finish")
     update_build_report(timer, notes, directory)
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))

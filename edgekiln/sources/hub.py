@@ -45,7 +45,7 @@ def download(model_id: str, trust_remote_code: bool, progress: Progress) -> Path
         progress: called with the step and the share of all bytes downloaded, in [0, 1].
 
     Returns:
-        The checkpoint's directory in the cache.
+        The checkpoint's directory in the hub cache.
 
     Raises:
         SourceError: no such repository, revision or permission, no network, or no safetensors in it.

@@ -21,7 +21,7 @@ class LoweringOptions:
 
     Attributes:
         target: name of the target, as several share a lowering.
-        max_length: tokens that a sequence may hold.
+        max_length: tokens of a sequence, at most.
         tensorrt: options of targets trt and trt-rtx.
     """
 

@@ -42,7 +42,7 @@ def lower(model: ir.Model, max_length: int) -> None:
 
     Args:
         model: the graph.
-        max_length: tokens that a sequence may hold.
+        max_length: tokens of a sequence, at most.
 
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
@@ -56,7 +56,7 @@ def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = 
 
     Args:
         model: the graph.
-        max_length: tokens that a sequence may hold.
+        max_length: tokens of a sequence, at most.
         total_length: graph input with the largest length of a batch; None computes it in the graph.
 
     Raises:

@@ -34,7 +34,7 @@ def lower(model: ir.Model, max_length: int) -> None:
 
     Args:
         model: the graph.
-        max_length: tokens that a sequence may hold.
+        max_length: tokens of a sequence, at most.
 
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.

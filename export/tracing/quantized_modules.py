@@ -94,15 +94,15 @@ class QuantizedEmbedding(torch.nn.Module):
         return embeddings if self.embed_scale is None else embeddings * self.embed_scale
 
 
-def swap_quantized_modules(model: PreTrainedModel, plan: QuantizationPlan) -> None:
+def swap_quantized_modules(model: PreTrainedModel, quantization: QuantizationPlan) -> None:
     """Replace every planned layer of `model` by QuantizedLinear or QuantizedEmbedding, in place.
 
     Args:
-        model: the meta model that `plan` was made for.
-        plan: layers and their schemes; the names of a tied layer share one QuantizedParameters.
+        model: the meta model that `quantization` was made for.
+        quantization: layers and their schemes; the names of a tied layer share one QuantizedParameters.
     """
     embedding = model.get_input_embeddings()
-    for layer in plan.layers:
+    for layer in quantization.layers:
         parameters: QuantizedParameters | None = None
         for name in (name.removesuffix(".weight") for name in layer.names):
             module = model.get_submodule(name)

@@ -124,7 +124,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_manifest_and_report(tiny: Path) -> None:
     assert read_manifest(tiny).kv_cache.dtype == "int8"
     report = json.loads((tiny / REPORT_FILE).read_text())
-    assert report["steps"]["calibrate the cache"] > 0
+    assert report["steps"]["calibrate the KV cache"] > 0
     assert report["sizes"]["generate.onnx"] == (tiny / "generate.onnx").stat().st_size
 
 
