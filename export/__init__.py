@@ -1,0 +1,1 @@
+"""From a transformers model to ONNX graphs: tracing, the canonical graph, passes and lowerings."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-# Elements of a slice: few enough for its buffers to stay in the CPU's caches, enough to hide the overhead of torch's operators.
+# Elements of a slice: its buffers fit the CPU's caches, and torch's operators are long enough to hide their overhead.
 _SLICE_ELEMENTS = 1 << 18
 _Result = TypeVar("_Result")
 

@@ -24,7 +24,7 @@ class Calibration:
 
     Attributes:
         source: the model, with the weights that quantizers have made so far.
-        recipe: what each layer gets; quantizers add overrides to it.
+        recipe: the scheme of each layer; quantizers add overrides to it.
         limits: how much worse than the float32 model the engine may be.
         windows: int64 [windows, length] calibration tokens; [0, 0] where no quantizer needs any.
         progress: to be called with the step and how much of it is done.

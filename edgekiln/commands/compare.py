@@ -29,7 +29,7 @@ PROMPT = "The quick brown fox jumps over the lazy dog, and then it sleeps for a 
 @click.command("compare", short_help="Show where an engine differs from a reference.")
 @engine_argument
 @click.argument("reference")
-@click.option("-p", "--prompt", default=PROMPT, help="Text that both run.")
+@click.option("-p", "--prompt", default=PROMPT, help="Prompt for both.")
 @click.option("--layers", is_flag=True, help="Also compare intermediate tensors of the graphs.")
 @click.option(
     "--tolerance",

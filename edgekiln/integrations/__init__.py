@@ -1,0 +1,1 @@
+"""Other programs: Triton Inference Server, lm-evaluation-harness, compressed-tensors checkpoints."""

@@ -5,9 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from edgekiln.calib.data.options import FEW_WINDOWS
-from edgekiln.engine.directory import (
-    atomic_directory,
-)
+from edgekiln.engine.directory import atomic_directory
 from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report

@@ -1,0 +1,1 @@
+"""Lowerings: the sequence of passes of each target."""

@@ -1,0 +1,1 @@
+"""Trace a transformers model to the canonical graph."""

@@ -1,0 +1,1 @@
+"""Quantized checkpoint formats, read with their codes and scales."""

@@ -1,0 +1,1 @@
+"""Passes over the canonical graph and passes that all targets share."""

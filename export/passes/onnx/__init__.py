@@ -1,0 +1,1 @@
+"""Passes that lower canonical ops to standard ONNX ops."""
