@@ -21,20 +21,21 @@ from edgekiln.sources.resolve import resolve
 
 
 def main() -> None:
+    """Build the engine that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     options = BuildOptions(quant="int8-static")
-    clock = StepTimer()
+    timer = StepTimer()
     source, recipe = calibrated(
         resolve(arguments.model), options.chosen_recipe, options.data, Limits(), lambda step, done: None
     )
     options = dataclasses.replace(options, recipe=recipe)
     with atomic_directory(arguments.output) as directory:
-        canonical = canonical_graph(source, options, clock)
+        canonical = canonical_graph(source, options, timer)
         LowerStaticInt8ToQDQ()(canonical.graph)
-        write_engine(canonical, source, directory, options, clock)
+        write_engine(canonical, source, directory, options, timer)
 
 
 if __name__ == "__main__":

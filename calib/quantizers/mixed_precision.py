@@ -86,7 +86,7 @@ def promote_layers(
 
     Args:
         source: the model, after all other quantizers.
-        recipe: what each layer gets without promotion.
+        recipe: the scheme of each layer without promotion.
         limits: at least one.
         windows: int64 [windows, length], at least two.
         progress: called with the step and how much of it is done.
@@ -165,7 +165,7 @@ def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict
     found = {}
     for name, columns in linear_layers(model).items():
         scheme = recipe.scheme(name, columns)
-        # Layers with 8 bits in groups are at the top already, and widths that 32 does not divide cannot get there.
+        # Layers with 8 bits in groups have the highest precision already; promotion needs a width that 32 divides.
         if scheme is None or (scheme.bits == 8 and scheme.group_size) or columns % 32:
             continue
         module = model.get_submodule(name)

@@ -1,1 +1,1 @@
-"""Graph passes, in one subpackage per dialect: `common` (canonical graph), `ort` (ONNX Runtime), `onnx` (standard ops)."""
+"""Graph passes, a subpackage per dialect: `common` (canonical graph), `ort` (ONNX Runtime), `onnx` (standard ops)."""
