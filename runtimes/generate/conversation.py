@@ -1,6 +1,6 @@
 """A chat: a list of messages, and a KV cache that keeps earlier turns from being computed again.
 
-There is no C++ counterpart; a program that uses libedgekiln keeps the messages itself.
+The C++ counterpart is `Session::ask` in edgekiln.hpp. In the C API the caller keeps the messages.
 """
 
 from collections.abc import Iterator
