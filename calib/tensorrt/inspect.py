@@ -35,17 +35,17 @@ def plan_facts(directory: Path, manifest: EngineManifest) -> dict[str, Any]:
     return facts
 
 
-def _opened(plan: Path, target: str) -> dict[str, Any]:
+def _opened(path: Path, target: str) -> dict[str, Any]:
     from edgekiln.runtimes.cuda.cuda_device import open_device
     from edgekiln.runtimes.tensorrt.library import load_library
 
     library = load_library(target)
     open_device(extra=target)
-    engine = library.deserialize(plan)
-    inspector = engine.create_engine_inspector()
+    plan = library.deserialize(path)
+    inspector = plan.create_engine_inspector()
     information = json.loads(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
-    profiles = range(engine.num_optimization_profiles)
+    profiles = range(plan.num_optimization_profiles)
     return {
         "layers": information.get("Layers", []),
-        "activation_mb": [engine.get_device_memory_size_for_profile_v2(index) / 1e6 for index in profiles],
+        "activation_mb": [plan.get_device_memory_size_for_profile_v2(index) / 1e6 for index in profiles],
     }

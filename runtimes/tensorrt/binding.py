@@ -1,4 +1,4 @@
-"""Bindings of a TensorRT engine to sequences of a KV cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
+"""Bindings of a TensorRT plan to sequences of a KV cache; see `edgekiln.runtimes.kv_cache.CacheBinding`.
 
 Ids, positions and logits are staged in page-locked host memory. The C++ counterpart is part of
 runtime/tensorrt/session.h.

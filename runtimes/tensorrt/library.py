@@ -35,11 +35,11 @@ class TensorRTLibrary:
         self.log = _make_log(module)
         self._runtime: Any = None
 
-    def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
+    def deserialize(self, path: Path, weights: Path | None = None) -> Any:
         """Deserialize a plan file to an ICudaEngine.
 
         Args:
-            plan: the plan file.
+            path: the plan file.
             weights: ONNX file to refit a weight-stripped plan with; None for a plan with weights.
 
         Raises:
@@ -47,28 +47,28 @@ class TensorRTLibrary:
         """
         self.log.errors.clear()
         try:
-            # One IRuntime for all engines, because it must outlive them.
+            # One IRuntime for all plans, because it must outlive them.
             self._runtime = self._runtime or self.module.Runtime(self.log)
-            engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+            plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
         except Exception as error:
             raise EngineError(first_line(error)) from error
-        if engine is None:
+        if plan is None:
             raise EngineError(self.last_errors())
         if weights is not None:
-            self._refit(engine, weights)
-        return engine
+            self._refit(plan, weights)
+        return plan
 
-    def _refit(self, engine: Any, weights: Path) -> None:
-        refitter = self.module.Refitter(engine, self.log)
+    def _refit(self, plan: Any, weights: Path) -> None:
+        refitter = self.module.Refitter(plan, self.log)
         parsed = self.module.OnnxParserRefitter(refitter, self.log).refit_from_file(str(weights))
         if not parsed or not refitter.refit_cuda_engine():
             raise EngineError(f"the weights of {weights.name} do not fit: {self.last_errors()}")
 
-    def make_context(self, engine: Any, replay: bool) -> Any:
+    def make_context(self, plan: Any, replay: bool) -> Any:
         """Create an execution context (IExecutionContext) that allocates the memory its optimization profile needs.
 
         Args:
-            engine: made by `deserialize`.
+            plan: made by `deserialize`.
             replay: all runs will have the same shapes and addresses, so that a CUDA graph can replay them.
 
         Raises:
@@ -77,12 +77,12 @@ class TensorRTLibrary:
         self.log.errors.clear()
         strategy = self.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if replay and self.captures_by_itself:
-            config = engine.create_runtime_config()
+            config = plan.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = engine.create_execution_context(config)
+            context = plan.create_execution_context(config)
         else:
-            context = engine.create_execution_context(strategy)
+            context = plan.create_execution_context(strategy)
         if context is None:
             raise EdgekilnError(f"{self.name} made no execution context: {self.last_errors()}")
         return context

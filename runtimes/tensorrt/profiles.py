@@ -45,11 +45,11 @@ class CachePart:
     head_dim: int
 
 
-def read_profiles(engine: Any, io: GraphIO) -> list[Profile]:
-    """The optimization profiles of an ICudaEngine, in order."""
+def read_profiles(plan: Any, io: GraphIO) -> list[Profile]:
+    """The optimization profiles of a deserialized plan (ICudaEngine), in order."""
     profiles = []
-    for index in range(engine.num_optimization_profiles):
-        least, _, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(io.input_ids, index))
+    for index in range(plan.num_optimization_profiles):
+        least, _, most = (tuple(shape) for shape in plan.get_tensor_profile_shape(io.input_ids, index))
         profiles.append(Profile((least[0], most[0]), (least[1], most[1])))
     return profiles
 
@@ -112,32 +112,32 @@ def check_layout(manifest: EngineManifest) -> TensorRTBuild:
     return manifest.tensorrt
 
 
-def check_plan(engine: Any, manifest: EngineManifest) -> None:
-    """Check that the KV cache inputs and outputs of an ICudaEngine match engine.json.
+def check_plan(plan: Any, manifest: EngineManifest) -> None:
+    """Check that the KV cache inputs and outputs of a deserialized plan (ICudaEngine) match engine.json.
 
     Raises:
         EngineError: naming the first that does not.
     """
-    found = {name for name in map(engine.get_tensor_name, range(engine.num_io_tensors))}
+    found = {name for name in map(plan.get_tensor_name, range(plan.num_io_tensors))}
     in_place = manifest.kv_cache.layout == "in-place"
     capacity = manifest.architecture.max_length if in_place else -1
     for part in cache_parts(manifest):
         for name in (part.past, part.present):
             if name not in found:
                 raise EngineError(f"the plan has no input or output {name}: build the engine again")
-            shape = tuple(engine.get_tensor_shape(name))
+            shape = tuple(plan.get_tensor_shape(name))
             if shape[1:] != (part.heads, capacity, part.head_dim):
                 raise EngineError(
                     f"the plan's {name} is {list(shape)}, engine.json says "
                     f"{[-1, part.heads, capacity, part.head_dim]}: build the engine again"
                 )
-            dtype = engine.get_tensor_dtype(name).name
+            dtype = plan.get_tensor_dtype(name).name
             if dtype != _TYPES[manifest.kv_cache.dtype]:
                 raise EngineError(
                     f"the plan's {name} is {dtype}, engine.json says {manifest.kv_cache.dtype}: build it again"
                 )
         # TensorRT may overwrite an input only if the plan declares the output as its alias.
-        if in_place and engine.get_aliased_input_tensor(part.present) != part.past:
+        if in_place and plan.get_aliased_input_tensor(part.present) != part.past:
             raise EngineError(f"the plan does not update {part.past} in place: build the engine with --cache growing")
 
 

@@ -69,11 +69,11 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceKVCache | GrowingKVCache, TensorRTSe
             raise EngineError(f"the plan was built with {build.library}, target {manifest.target} runs {library.name}")
         try:
             weights = directory / manifest.graphs["generate"] if build.weight_stripped else None
-            engine = library.deserialize(directory / manifest.graphs["plan"], weights)
+            plan = library.deserialize(directory / manifest.graphs["plan"], weights)
         except EngineError as error:
             raise EngineError(why_refused(build, library.version, device.compute_capability, str(error))) from error
-        check_plan(engine, manifest)
-        session = TensorRTSession(engine, library, device, manifest)
+        check_plan(plan, manifest)
+        session = TensorRTSession(plan, library, device, manifest)
         most = largest_chunk(session.profiles)
         super().__init__(manifest, min(chunk or most, most), _CACHES[manifest.kv_cache.layout])
         self.kernels = library.name

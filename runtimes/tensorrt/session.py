@@ -1,4 +1,4 @@
-"""A TensorRT engine on a device: its execution contexts, their tensor addresses and shapes, and errors of a run."""
+"""A TensorRT plan on a device: its execution contexts, their tensor addresses and shapes, and errors of a run."""
 
 import threading
 from collections.abc import Mapping
@@ -26,24 +26,24 @@ class Tensors:
 
 
 class TensorRTSession:
-    """A TensorRT engine (ICudaEngine) on a device.
+    """A deserialized plan (ICudaEngine) on a device.
 
     Attributes:
         lock: held during a run, which uses the device's stream and shared staging memory.
         parts: keys and values of each layer.
         itemsize: bytes of an element of the KV cache.
-        profiles: the engine's optimization profiles.
+        profiles: the plan's optimization profiles.
     """
 
-    def __init__(self, engine: Any, library: TensorRTLibrary, device: Device, manifest: EngineManifest) -> None:
-        self.engine = engine
+    def __init__(self, plan: Any, library: TensorRTLibrary, device: Device, manifest: EngineManifest) -> None:
+        self.plan = plan
         self.library = library
         self.device = device
         self.io = manifest.io
         self.vocab_size = manifest.architecture.vocab_size
         self.parts = cache_parts(manifest)
         self.itemsize = ITEM_SIZES[manifest.kv_cache.dtype]
-        self.profiles = read_profiles(engine, manifest.io)
+        self.profiles = read_profiles(plan, manifest.io)
         self.lock = threading.Lock()
         self._contexts: dict[int, Any] = {}
 
@@ -81,7 +81,7 @@ class TensorRTSession:
             raise EdgekilnError(f"{self.library.name} failed while running the engine: {self.library.last_errors()}")
 
     def _make_context(self, profile: int, replay: bool) -> Any:
-        context = self.library.make_context(self.engine, replay)
+        context = self.library.make_context(self.plan, replay)
         if not context.set_optimization_profile_async(profile, self.device.stream):
             raise EdgekilnError(f"the engine takes no profile {profile}: {self.library.last_errors()}")
         self.device.synchronize()

@@ -185,9 +185,9 @@ class FakeLibrary(TensorRTLibrary):
         self.engine: Any = None
         self._engine_arguments = (cuda, ranges, max_length, in_place)
 
-    def deserialize(self, plan: Path, weights: Path | None = None) -> Any:
+    def deserialize(self, path: Path, weights: Path | None = None) -> Any:
         assert weights is None
-        self.engine = FakeEngine(plan.read_bytes(), *self._engine_arguments)
+        self.engine = FakeEngine(path.read_bytes(), *self._engine_arguments)
         return self.engine
 
 
