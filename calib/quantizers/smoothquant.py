@@ -26,8 +26,8 @@ def quantize(calibration: Calibration) -> None:
     if not able:
         calibration.add_notes(["SmoothQuant cannot be applied to any layer of this model"] if int8 else [])
         return
-    # Groups whose predecessor is itself a quantized layer come first: they divide rows of its weight, which must be
-    # done before the columns of that weight are looked at.
+    # Groups whose predecessor is itself a quantized layer come first: they divide output channels of its weight,
+    # which must precede the statistics of that weight's input channels.
     able.sort(key=lambda group: not (group.predecessor is not None and group.predecessor.name in layers))
     stats = collect_stats(model, able, calibration.windows, lambda done: calibration.progress("calibrating", done))
     changed: set[str] = set()

@@ -110,7 +110,7 @@ class ConvertedWeights:
         if conversion.converter is None:
             return self._tensors.read(conversion.sources[0][1])
         if name not in self._converted:
-            # Keeps the other targets of the last conversion only: callers read them next, or never.
+            # Keeps the other targets of the last conversion only: callers read them next, if at all.
             self._converted = self._convert(conversion)
         return self._converted.pop(name)
 

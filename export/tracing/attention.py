@@ -80,14 +80,14 @@ def _mask(
     """The mask function for transformers: describes the mask instead of building it."""
     if use_vmap:
         raise UnsupportedModelError(
-            f"{config.model_type} overlays its own attention mask, which the graph cannot carry yet"
+            f"{config.model_type} overlays its own attention mask, which edgekiln does not support yet"
         )
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
-        raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which the graph cannot carry yet")
+        raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which edgekiln does not support yet")
     # Only in the forward that records shapes: under torch.export tensors have no values.
     if _current.get().past is None and _sees_the_next_token(mask_function):
         raise UnsupportedModelError(
-            f"{config.model_type} attends in both directions, which a graph that generates cannot carry"
+            f"{config.model_type} attends in both directions, which a causal decoder graph cannot express"
         )
     return MaskSpec(local_size)
 
@@ -112,19 +112,19 @@ def _attention(
     model_type = module.config.model_type
     for name, description in _UNSUPPORTED_ARGUMENTS.items():
         if kwargs.get(name) is not None:
-            raise UnsupportedModelError(f"{model_type} uses {description}, which the graph cannot carry yet")
+            raise UnsupportedModelError(f"{model_type} uses {description}, which edgekiln does not support yet")
     if not isinstance(mask, MaskSpec):
         raise UnsupportedModelError(
-            f"{model_type} builds its own attention mask (ALiBi, for one), which the graph cannot carry yet"
+            f"{model_type} builds its own attention mask (ALiBi, for one), which edgekiln does not support yet"
         )
     if key.shape[-1] != value.shape[-1]:
         raise UnsupportedModelError(
             f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head "
-            "(latent attention), which the graph cannot carry yet"
+            "(latent attention), which edgekiln does not support yet"
         )
     layer: int = module.layer_idx
     if layer in trace.shapes:
-        raise UnsupportedModelError(f"{model_type} attends twice in layer {layer}, which the graph cannot carry yet")
+        raise UnsupportedModelError(f"{model_type} attends twice in layer {layer}, which edgekiln does not support yet")
     trace.shapes[layer] = LayerShape(key.shape[1], key.shape[-1])
     if trace.past is None:
         return query.transpose(1, 2), None

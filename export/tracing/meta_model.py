@@ -64,16 +64,16 @@ def unsupported(
         layers = f"{', '.join(kinds)} layers" if kinds else "layers"
         return UnsupportedModelError(
             f"{config.model_type} has {layers} that keep another state than keys and values, "
-            "which the graph cannot carry yet"
+            "which edgekiln does not support yet"
         )
     if not model_class._supports_attention_backend:
         return UnsupportedModelError(
             f"{config.model_type} computes attention by itself (ALiBi, for one) and not through transformers' "
-            "attention interface, which the graph cannot carry yet"
+            "attention interface, which edgekiln does not support yet"
         )
     if attention.MaskSpec.__name__ in str(error):
         return UnsupportedModelError(
-            f"{config.model_type} makes its attention mask by itself, which the graph cannot carry yet"
+            f"{config.model_type} makes its attention mask by itself, which edgekiln does not support yet"
         )
     return UnsupportedModelError(f"cannot trace {config.model_type}: {first_line(error)}")
 

@@ -79,8 +79,8 @@ def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     n, k = state.shape
     if k % state.blocksize:
         raise UnsupportedModelError(
-            f"{name} has rows of {k} in blocks of {state.blocksize}, which run over their ends: engines cannot "
-            "carry that, give the unquantized checkpoint"
+            f"{name} has rows of {k} in blocks of {state.blocksize}, which run over their ends: engines do "
+            "not support that, give the unquantized checkpoint"
         )
     kinds = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
     parts = [weight, name + _STATE, *(part for kind in kinds if (part := f"{weight}.{kind}") in known)]

@@ -170,7 +170,7 @@ def column_order(groups: npt.NDArray[Any], group_size: int, name: str) -> npt.ND
     order = np.argsort(groups, kind="stable")
     if not np.array_equal(groups[order], regular):
         raise UnsupportedModelError(
-            f"{name} has groups that are not all of {group_size} columns, which engines cannot carry: "
+            f"{name} has groups that are not all of {group_size} columns, which engines do not support: "
             "give the unquantized checkpoint"
         )
     return order.astype(np.int64)
