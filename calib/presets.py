@@ -36,10 +36,9 @@ def preset(name: str, group_size: int | None = None) -> Recipe:
     Raises:
         RequestError: no such preset, or a group size that it does not take.
     """
-    try:
-        recipe = PRESETS[name]
-    except KeyError:
-        raise RequestError(f"quant must be one of {', '.join(PRESETS)}, got {name}") from None
+    if not isinstance(name, str) or name not in PRESETS:
+        raise RequestError(f"quant must be one of {', '.join(PRESETS)}, got {name}")
+    recipe = PRESETS[name]
     if group_size is None:
         return recipe
     if recipe.default is None or recipe.default.group_size is None:

@@ -1,18 +1,19 @@
 """The Python API: `build` makes an engine, `Engine` runs it. The command line uses the same two."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
-from edgekiln import runtimes
+from edgekiln import arguments, runtimes
 from edgekiln.engine.manifest import EngineManifest, read_manifest
+from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.progress import Progress
-from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, Runtime
+from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, Runtime, check_vocabulary
 from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
@@ -47,7 +48,7 @@ class GenerateKeywords(TypedDict, total=False):
         min_p: sample from tokens at least this many times as likely as the most likely one.
         repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
         seed: the same seed gives the same answer; None draws a fresh one.
-        stop: one or more strings; the answer ends before the first of them.
+        stop: one or more strings; the answer ends before the first of them. None: no such strings.
         ignore_eos: continue after the end-of-sequence token.
         logprobs: compute the log-probability of each token.
         speculate: use prompt-lookup speculative decoding where it is faster; the answer is the same.
@@ -60,7 +61,7 @@ class GenerateKeywords(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     ignore_eos: bool
     logprobs: bool
     speculate: bool
@@ -98,7 +99,7 @@ class Engine:
         verify: bool = True,
     ) -> None:
         """Read the manifest; the runtime is loaded on first use. See `open`."""
-        self.path = Path(path)
+        self.path = arguments.path("path", path)
         self.manifest: EngineManifest = read_manifest(self.path, verify=False)
         self._open_runtime = functools.partial(
             runtimes.open, self.path, threads=threads, chunk=chunk, kernels=kernels, verify=verify
@@ -195,8 +196,14 @@ class Engine:
         return self.tokenizer.encode(text, add_special_tokens).tolist()
 
     def detokenize(self, ids: Sequence[int] | Ids) -> str:
-        """Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
-        return self.tokenizer.decode(ids)
+        """Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            RequestError: an id outside the vocabulary.
+        """
+        array = token_ids(ids)
+        check_vocabulary(array, self.manifest.architecture.vocab_size)
+        return self.tokenizer.decode(array)
 
     def score(self, ids: Sequence[int] | Ids) -> Logits:
         """float32 [S, V] logits of every position of a sequence of S token ids.
@@ -205,7 +212,7 @@ class Engine:
             RequestError: an empty or too long sequence, or an id outside the vocabulary.
             EdgekilnError: the runtime failed, or the engine has no scoring graph.
         """
-        return self.runtime.score(np.asarray(ids, dtype=np.int64))
+        return self.runtime.score(token_ids(ids))
 
     def check_options(self, **options: Unpack[GenerateKeywords]) -> None:
         """Check the keyword arguments of `generate` before there is a prompt.
@@ -217,11 +224,9 @@ class Engine:
 
     def _options(self, keywords: GenerateKeywords) -> GenerateOptions:
         """The model's sampling defaults, overridden by keywords."""
-        values: dict[str, Any] = dict(keywords)
+        values = {name: _option(name, value) for name, value in keywords.items()}
         sampling = {field.name: values.pop(field.name, None) for field in fields(SamplingOptions)}
-        stop = values.pop("stop", ())
-        chosen = SamplingOptions.from_defaults(self.manifest.sampling, **sampling)
-        return GenerateOptions(sampling=chosen, stop=(stop,) if isinstance(stop, str) else tuple(stop), **values)
+        return GenerateOptions(sampling=SamplingOptions.from_defaults(self.manifest.sampling, **sampling), **values)
 
     def __repr__(self) -> str:
         return f"Engine({str(self.path)!r}, target={self.manifest.target!r})"
@@ -257,7 +262,8 @@ class Session:
             options: see `GenerateKeywords`.
 
         Raises:
-            RequestError: the engine has no chat template, or the conversation is too long for the engine.
+            RequestError: the engine has no chat template, the conversation is too long for the engine, or an earlier
+                answer has begun and not ended.
             EdgekilnError: while iterating, if the runtime fails.
         """
         return self._conversation.ask(text, self._engine._options(options), stats)
@@ -296,23 +302,78 @@ def build(
         EdgekilnError: a library is not installed.
     """
     from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.base import ModelSource
 
+    out = arguments.path("out", out)
+    arguments.flag("trust_remote_code", trust_remote_code)
+    if progress is not None and not callable(progress):
+        raise RequestError(f"progress must be a function, got {progress!r:.60}")
+    if not isinstance(model, ModelSource):
+        model = str(arguments.path("model", model)) if not isinstance(model, str) else model
+    _check_names(options, BuildKeywords.__annotations__)
     chosen = BuildOptions(target=target, quant=quant, **options)
     with requires_extra("export"):
         from edgekiln.pipeline.build import build_engine
         from edgekiln.sources.resolve import resolve
-    if isinstance(model, str | Path):
-        model = resolve(str(model), trust_remote_code=trust_remote_code, progress=progress)
-    build_engine(model, Path(out), chosen, progress)
+    if isinstance(model, str):
+        model = resolve(model, trust_remote_code=trust_remote_code, progress=progress)
+    build_engine(model, out, chosen, progress)
     return Engine(out)
 
 
+def _check_names(keywords: Mapping[str, object], known: Iterable[str]) -> None:
+    for name in keywords:
+        if name not in known:
+            raise RequestError(f"there is no option {name!r:.60}: the options are {', '.join(known)}")
+
+
+def _option(name: str, value: Any) -> Any:
+    """The value of a keyword of `GenerateKeywords` in its type."""
+    _check_names({name: value}, GenerateKeywords.__annotations__)
+    if name == "stop":
+        return _stop_strings(value)
+    if name in ("ignore_eos", "logprobs", "speculate"):
+        return arguments.flag(name, value)
+    if name == "max_tokens":
+        return arguments.integer(name, value)
+    if value is None:
+        return None
+    return arguments.integer(name, value) if name in ("top_k", "seed") else arguments.number(name, value)
+
+
+def _stop_strings(stop: object) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else () if stop is None else stop
+    if not isinstance(strings, Sequence | Set) or isinstance(strings, bytes | bytearray):
+        raise RequestError(f"stop must be a string or a list of strings, got {stop!r:.60}")
+    return tuple(strings)
+
+
+def token_ids(ids: object) -> Ids:
+    """Token ids as int64[S].
+
+    Raises:
+        RequestError: they are not a sequence of integers.
+    """
+    try:
+        array = np.asarray(ids)
+    except ValueError:  # lists of different lengths
+        array = np.zeros(())
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise RequestError(f"token ids must be a list or array of integers below 2^63, got {ids!r:.60}")
+    if array.size and int(array.max()) >= 2**63:
+        raise RequestError(f"token ids must be integers below 2^63, got {int(array.max())}")
+    return array.astype(np.int64)
+
+
 def _prompts(prompt: Prompt | Sequence[Prompt]) -> list[str | Ids]:
-    """A prompt or a batch as a batch of texts and int64 [S] token ids."""
+    """A prompt or a batch as a batch of texts and int64[S] token ids."""
     if isinstance(prompt, str):
         return [prompt]
-    if isinstance(prompt, np.ndarray):
-        return list(np.atleast_2d(prompt))
-    if len(prompt) and all(isinstance(item, int | np.integer) for item in prompt):
-        return [np.asarray(prompt, dtype=np.int64)]
-    return [item if isinstance(item, str) else np.asarray(item, dtype=np.int64) for item in prompt]
+    if hasattr(prompt, "__array__"):
+        array: np.ndarray = np.asarray(prompt)
+        return [token_ids(row) for row in array] if array.ndim == 2 else [token_ids(array)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+        raise RequestError(f"prompt must be text, token ids or a list of either, got {prompt!r:.60}")
+    if prompt and all(isinstance(item, int | np.integer) for item in prompt):
+        return [token_ids(prompt)]
+    return [item if isinstance(item, str) else token_ids(item) for item in prompt]

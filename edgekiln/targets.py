@@ -158,7 +158,7 @@ def find_target(name: str) -> Target:
     Raises:
         RequestError: there is no such target.
     """
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         raise RequestError(f"target must be one of {', '.join(TARGETS)}, got {name}")
     return TARGETS[name]
 

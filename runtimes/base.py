@@ -182,13 +182,17 @@ def checked_ids(tokens: Ids, properties: Properties, length: int = 0) -> Ids:
     ids: Ids = np.ascontiguousarray(tokens, dtype=np.int64)
     if ids.ndim != 1 or ids.size == 0:
         raise RequestError(f"prompt is empty: got token ids of shape {list(ids.shape)}, give at least one token")
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= properties.vocab_size:
-        bad = low if low < 0 else high
-        raise RequestError(f"token id {bad} is outside the vocabulary of {properties.vocab_size}: check the tokenizer")
+    check_vocabulary(ids, properties.vocab_size)
     if length + ids.size > properties.max_length:
         raise RequestError(too_long(length + ids.size, properties.max_length))
     return ids
+
+
+def check_vocabulary(ids: Ids, vocab_size: int) -> None:
+    """Raise RequestError if an id is not in [0, `vocab_size`)."""
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise RequestError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}: check the tokenizer")
 
 
 def too_long(length: int, max_length: int) -> str:

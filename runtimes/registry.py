@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
+from edgekiln import arguments
 from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
 from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
@@ -36,10 +37,13 @@ def open_engine(
         EdgekilnError: the library that runs the target is not installed, or an option is out of range.
     """
     for name, value in (("threads", threads), ("chunk", chunk)):
-        if value is not None and value < 1:
+        if value is not None and arguments.integer(name, value) < 1:
             raise EdgekilnError(f"{name} must be at least 1, got {value}")
+        if value is not None and value >= 2**31:
+            raise EdgekilnError(f"{name} must be below 2^31, got {value}")
     if kernels not in get_args(KernelsChoice):
         raise EdgekilnError(f"kernels must be one of {', '.join(get_args(KernelsChoice))}, got {kernels}")
+    arguments.flag("verify", verify)
     manifest = read_manifest(engine, verify=False)
     if manifest.target not in TARGETS:
         known = ", ".join(sorted(TARGETS))

@@ -61,7 +61,7 @@ def atomic_directory(
     Raises:
         EngineError: `target` is something else, or the disk is full or read-only.
     """
-    if target.exists() and not is_ours(target) and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.exists(target) and not is_ours(target) and not (target.is_dir() and not any(target.iterdir())):
         raise EngineError(f"{target} exists and is not {what}: choose another output with -o")
     temporary = None
     try:

@@ -5,6 +5,7 @@ described in docs/engine-format.md.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +153,7 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
     """
     directory = Path(directory)
     path = directory / ENGINE_FILE
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # unlike Path.is_dir, False for a name that is too long
         raise EngineError(f"no engine directory at {directory}: build one with `edgekiln engine MODEL -o {directory}`")
     if not path.is_file():
         raise EngineError(f"{directory} has no {ENGINE_FILE}, so it is not an engine directory")

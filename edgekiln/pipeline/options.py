@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from edgekiln import arguments
 from edgekiln.calib.data.options import DataOptions
 from edgekiln.calib.evaluation.options import QualityText
 from edgekiln.calib.limits import Limits
@@ -14,6 +15,13 @@ from edgekiln.targets import DEFAULT_TARGET, TARGETS, find_target
 
 # Values of `--kv`; "float32" means the target's own floating-point type.
 CacheType = Literal["float32", "int8"]
+_KINDS = {
+    "recipe": Recipe,
+    "data": DataOptions,
+    "limits": Limits,
+    "tensorrt": TensorRTOptions,
+    "quality_text": QualityText,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,10 @@ class BuildOptions:
     quality_text: QualityText | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and name in ("recipe", "quality_text")):
+                raise RequestError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
         target = find_target(self.target)
         if self.kv not in get_args(CacheType):
             raise RequestError(f"kv must be one of {', '.join(get_args(CacheType))}, got {self.kv}")
@@ -56,7 +68,7 @@ class BuildOptions:
             raise RequestError(f"kv int8 is for target {able}, not {self.target}: leave it out")
         self.tensorrt.check_target(self.target)
         _ = self.chosen_recipe
-        if self.max_length is not None and self.max_length < 1:
+        if self.max_length is not None and arguments.integer("max length", self.max_length) < 1:
             raise RequestError(f"max length must be at least 1 token, got {self.max_length}")
 
     @property

@@ -5,6 +5,7 @@ built-in alias. Importing this module is cheap; `resolve` needs the extra `expor
 """
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,8 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
     if alias is not None:
         path, name = _alias_path(model_id, alias), model_id
     else:
-        path, name = Path(model_id).expanduser(), None
-    if not path.exists():
+        path, name = Path(os.path.expanduser(model_id)), None
+    if not os.path.exists(path):
         if not _HUB_ID.fullmatch(model_id) or path.suffix == ".gguf":
             raise SourceError(
                 f"no model {model_id!r}: there is no such directory or file, it is not a hub id (owner/name), "

@@ -3,12 +3,19 @@
 The C++ counterpart is `Session::ask` in edgekiln.hpp. In the C API the caller keeps the messages.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 
+from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+
+_IN_USE = (
+    "the session is generating another answer: read it to its end or close its iterator first, and give each thread a "
+    "session of its own"
+)
 
 
 class Conversation:
@@ -26,6 +33,7 @@ class Conversation:
         self._runtime = runtime
         self._tokenizer = tokenizer
         self._cache = runtime.new_cache()
+        self._answering = threading.Lock()  # held from the first token of an answer until its iterator ends
 
     def ask(
         self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
@@ -41,13 +49,18 @@ class Conversation:
             stats: updated with the counts of speculative decoding.
 
         Raises:
-            RequestError: immediately: the engine has no chat template, or the conversation is too long for it.
+            RequestError: immediately: the engine has no chat template, the conversation is too long for it, or an
+                earlier answer has begun and not ended.
         """
+        if self._answering.locked():
+            raise RequestError(_IN_USE)
         question = {"role": "user", "content": text}
         prompt = self._tokenizer.encode_chat([*self.messages, question])
         return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
 
-    def _answer(self, question: dict[str, str], tokens: Iterator[Token]) -> Iterator[Token]:
+    def _answer(self, question: dict[str, str], tokens: Generator[Token, None, None]) -> Iterator[Token]:
+        if not self._answering.acquire(blocking=False):
+            raise RequestError(_IN_USE)
         texts: list[str] = []
         finished = False
         try:
@@ -56,6 +69,8 @@ class Conversation:
                 finished = token.finish_reason is not None
                 yield token
         finally:
+            tokens.close()
             answer = "".join(texts)
             if answer or finished:
                 self.messages += [question, {"role": "assistant", "content": answer}]
+            self._answering.release()

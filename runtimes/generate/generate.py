@@ -1,6 +1,6 @@
 """The generate loop, shared by all runtimes: prompts in, tokens with their text out, one at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,7 +43,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if isinstance(self.stop, str) or not all(self.stop):
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}")
 
 
@@ -126,7 +126,7 @@ def generate(
     options: GenerateOptions | None = None,
     cache: KVCache | None = None,
     stats: SpeculationStats | None = None,
-) -> Iterator[Token]:
+) -> Generator[Token, None, None]:
     """Generate an answer to each prompt of a batch.
 
     Prompts are prefilled one by one, and each yields its first token at once. Every decode step then yields
@@ -151,6 +151,8 @@ def generate(
         EdgekilnError: while iterating: the runtime failed.
     """
     options = options or GenerateOptions()
+    if stats is not None and not isinstance(stats, SpeculationStats):
+        raise RequestError(f"stats must be a SpeculationStats, got {stats!r:.60}: name options, as in max_tokens=64")
     if isinstance(prompts, str | np.ndarray) or not len(prompts):
         raise RequestError(f"prompts must be a list of at least one, got {prompts!r:.60}")
     ids = [_prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
@@ -182,7 +184,7 @@ def _generate(
     options: GenerateOptions,
     cache: KVCache | None,
     stats: SpeculationStats,
-) -> Iterator[Token]:
+) -> Generator[Token, None, None]:
     keep = cache is not None
     if cache is None:
         cache = runtime.new_cache(len(prompts))

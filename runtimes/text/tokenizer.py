@@ -59,8 +59,15 @@ class Tokenizer:
 
         Returns:
             int64[S].
+
+        Raises:
+            RequestError: the text is not a string, or contains a lone surrogate, which has no UTF-8.
         """
-        return np.array(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, dtype=np.int64)
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            raise RequestError(f"text must be a string without lone surrogates, got {text!r:.60}") from error
+        return np.array(ids, dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Text of token ids without special tokens; bytes that are not valid UTF-8 become U+FFFD."""
@@ -107,7 +114,15 @@ class Tokenizer:
         return render(self._chat_template, messages=[dict(message) for message in messages], **variables)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Ids:
-        """Token ids, int64[S], of `apply_chat_template`."""
+        """Token ids, int64[S], of `apply_chat_template`.
+
+        Raises:
+            RequestError: as for `apply_chat_template`, or there are no messages.
+        """
+        if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
+            raise RequestError(f"messages must be a list of dictionaries with role and content, got {messages!r:.60}")
+        if not messages:
+            raise RequestError("the conversation is empty: give at least one message")
         return self.encode(self.apply_chat_template(messages, **variables), add_special_tokens=False)
 
     def _special_token_texts(self) -> dict[str, str]:

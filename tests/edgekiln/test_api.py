@@ -1,5 +1,7 @@
 """The Python API: `edgekiln.build` and `edgekiln.Engine` give the results of the layers below them."""
 
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,8 +80,68 @@ def test_bad_requests(engine: edgekiln.Engine) -> None:
         engine.generate([])
     with pytest.raises(RequestError, match="is outside the vocabulary"):
         engine.generate([10**6])
-    with pytest.raises(TypeError, match="temprature"):
+    with pytest.raises(RequestError, match="there is no option 'temprature': the options are max_tokens, temperature"):
         engine.generate("x", temprature=1.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("max_tokens", (None, math.nan, math.inf, 1.5, True, "2"), "max_tokens must be an integer, got"),
+        ("top_k", (1.5, False, "2"), "top_k must be an integer, got"),
+        ("seed", (1.5, "2"), "seed must be an integer, got"),
+        ("temperature", ("hot", True, [1], 1j), "temperature must be a number, got"),
+        ("top_p", ("0.9",), "top_p must be a number, got '0.9'"),
+        ("temperature", (10**400,), "temperature must be a number below 1e308, got 1000"),
+        ("logprobs", ("no", 1, None), "logprobs must be True or False, got"),
+        ("stop", (5, b"x", {"a": 1}), "stop must be a string or a list of strings, got"),
+        ("stop", ("", ["a", ""], [1], [None]), "stop must be a tuple of strings that are not empty, got"),
+        ("stats", (5, {}), "stats must be a SpeculationStats, got"),
+    ],
+)
+def test_values_of_another_type(engine: edgekiln.Engine, name: str, values: tuple[object, ...], message: str) -> None:
+    for value in values:
+        with pytest.raises(RequestError, match=re.escape(message)):
+            engine.generate("x", **{name: value})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_options(engine: edgekiln.Engine) -> None:
+    options = {"max_tokens": np.int64(4), "temperature": np.float32(0.5), "top_k": np.int32(9), "seed": np.int64(3)}
+    expected = list(engine.generate("x", max_tokens=4, temperature=0.5, top_k=9, seed=3, stop=None))
+    assert list(engine.generate("x", **options)) == expected  # type: ignore[arg-type]
+
+
+def test_prompts_and_ids_of_another_type(engine: edgekiln.Engine) -> None:
+    ids = engine.tokenize("hello")
+    assert list(engine.generate(np.array(ids, np.int32), max_tokens=2)) == list(engine.generate(ids, max_tokens=2))
+    for prompt in (None, 5, b"hi", {"a": 1}, {1, 2}, (token for token in ids)):
+        with pytest.raises(RequestError, match="prompt must be text, token ids or a list of either, got"):
+            engine.generate(prompt)  # type: ignore[arg-type]
+    for prompt in ([1.0], [True], [None], [10**30], [1, "a"], np.array([1.5]), np.array(5), np.zeros((1, 1, 1), int)):
+        with pytest.raises(RequestError, match="token ids must be a list or array of integers"):
+            engine.generate(prompt)  # type: ignore[arg-type]
+        with pytest.raises(RequestError, match="token ids must be a list or array of integers"):
+            engine.score(prompt)  # type: ignore[arg-type]
+    for bad in ([-1], [10**6], [2**32]):
+        with pytest.raises(RequestError, match=f"token id {bad[0]} is outside the vocabulary"):
+            engine.detokenize(bad)
+    with pytest.raises(RequestError, match="below 2\\^63, got 9223372036854775808"):
+        engine.detokenize([2**63])
+    for text in (None, b"x", "a\ud800"):
+        with pytest.raises(RequestError, match="text must be a string without lone surrogates, got"):
+            engine.tokenize(text)  # type: ignore[arg-type]
+
+
+def test_messages_of_another_type(engine: edgekiln.Engine) -> None:
+    for messages in (None, 5, "hello", {"role": "user", "content": "x"}, [None], ["hello"]):
+        with pytest.raises(RequestError, match="messages must be a list of dictionaries with role and content, got"):
+            engine.chat(messages)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="the conversation is empty: give at least one message"):
+        engine.chat([])
+    session = engine.session()
+    with pytest.raises(RequestError, match="text must be a string without lone surrogates"):
+        session.ask("\ud800")
+    assert not session.messages
 
 
 def test_chat_and_session(engine: edgekiln.Engine, tiny_engine: Path) -> None:
@@ -93,6 +155,24 @@ def test_chat_and_session(engine: edgekiln.Engine, tiny_engine: Path) -> None:
         assert list(session.ask(line, max_tokens=6)) == expected
         assert session.messages == conversation.messages
     assert len(session.messages) == 5
+
+
+def test_a_session_gives_one_answer_at_a_time(engine: edgekiln.Engine) -> None:
+    session = engine.session()
+    waiting = session.ask("earlier", max_tokens=6)
+    answer = session.ask("hello", max_tokens=6, ignore_eos=True)
+    next(answer)
+    with pytest.raises(RequestError, match="the session is generating another answer: read it to its end or close"):
+        session.ask("and you?")
+    with pytest.raises(RequestError, match="the session is generating another answer"):
+        next(waiting)
+    assert not session.messages
+    assert len(list(answer)) == 5
+    assert [message["role"] for message in session.messages] == ["user", "assistant"]
+    closed = session.ask("and you?", max_tokens=6, ignore_eos=True)
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    assert list(session.ask("hello", max_tokens=2))
 
 
 def test_text_and_scores(engine: edgekiln.Engine, tiny_engine: Path) -> None:
@@ -109,8 +189,20 @@ def test_open(tiny_engine: Path, tmp_path: Path) -> None:
     assert repr(engine) == f"Engine({str(tiny_engine)!r}, target='ort-cpu')"
     with pytest.raises(EngineError, match="no engine directory at"):
         edgekiln.Engine.open(tmp_path / "nothing")
-    with pytest.raises(EdgekilnError, match="threads must be at least 1, got 0"):
-        edgekiln.Engine.open(tiny_engine, threads=0)
+    for options, message in (
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"threads": "2"}, "threads must be an integer, got '2'"),
+        ({"threads": 10**30}, r"threads must be below 2\^31, got 10"),
+        ({"chunk": 1.5}, "chunk must be an integer, got 1.5"),
+        ({"verify": "no"}, "verify must be True or False, got 'no'"),
+    ):
+        with pytest.raises(EdgekilnError, match=message):
+            edgekiln.Engine.open(tiny_engine, **options)  # type: ignore[arg-type]
+    for path in (None, b"engine", "a\0b"):
+        with pytest.raises(RequestError, match=r"path must be a path, as a string or a pathlib.Path, got"):
+            edgekiln.Engine.open(path)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="no engine directory at xxx"):
+        edgekiln.Engine.open("x" * 5000)
 
 
 def test_build(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -127,12 +219,24 @@ def test_build(tiny_checkpoint: Path, tmp_path: Path) -> None:
 def test_build_checks_options_first(tmp_path: Path) -> None:
     for options, message in (
         ({"target": "abacus"}, f"target must be one of {', '.join(TARGETS)}, got abacus"),
+        ({"target": []}, r"target must be one of .*, got \[\]"),
         ({"quant": "int3"}, "quant must be one of none, int8, int4"),
+        ({"quant": {}}, "quant must be one of none, int8, int4"),
+        ({"max_length": 1.5}, "max length must be an integer, got 1.5"),
+        ({"recipe": "recipe.json"}, "recipe must be a Recipe, got 'recipe.json'"),
+        ({"tensorrt": None}, "tensorrt must be a TensorRTOptions, got None"),
+        ({"trust_remote_code": "no"}, "trust_remote_code must be True or False, got 'no'"),
+        ({"progress": 5}, "progress must be a function, got 5"),
+        ({"grup_size": 32}, "there is no option 'grup_size': the options are group_size, recipe"),
     ):
         with pytest.raises(RequestError, match=message):
             edgekiln.build("no-such-model", tmp_path / "engine", **options)  # type: ignore[arg-type]
-    with pytest.raises(SourceError, match="no model 'no-such-model'"):
-        edgekiln.build("no-such-model", tmp_path / "engine")
+    for model in ("no-such-model", "x" * 5000, "~nobody/x"):
+        with pytest.raises(SourceError, match=f"no model '{model}'"):
+            edgekiln.build(model, tmp_path / "engine")
+    for model, out, name in ((None, tmp_path, "model"), ("smollm2-135m", None, "out")):
+        with pytest.raises(RequestError, match=f"{name} must be a path, as a string or a pathlib.Path, got None"):
+            edgekiln.build(model, out)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,61 @@
+"""Types of arguments: convert a value to the type that its option has, or say in a sentence that it is another.
+
+Ranges are checked where the options are used.
+"""
+
+import operator
+import os
+from numbers import Real
+from pathlib import Path
+
+from edgekiln.errors import RequestError
+
+
+def integer(name: str, value: object) -> int:
+    """`value` as an int; integers of numpy are taken, bool and float are not.
+
+    Raises:
+        RequestError: it is not an integer.
+    """
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]  # raises TypeError
+        except TypeError:
+            pass
+    raise RequestError(f"{name} must be an integer, got {value!r:.60}")
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a float; numbers of numpy are taken, bool is not.
+
+    Raises:
+        RequestError: it is not a real number.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise RequestError(f"{name} must be a number, got {value!r:.60}")
+    try:
+        return float(value)
+    except OverflowError as error:  # an integer of more than 300 digits
+        raise RequestError(f"{name} must be a number below 1e308, got {value!r:.60}") from error
+
+
+def flag(name: str, value: object) -> bool:
+    """`value`, if it is True or False: a text such as "no" would count as true.
+
+    Raises:
+        RequestError: it is another value.
+    """
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be True or False, got {value!r:.60}")
+    return value
+
+
+def path(name: str, value: object) -> Path:
+    """`value` as a Path.
+
+    Raises:
+        RequestError: it is neither a string nor a path, or has a zero byte.
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fsdecode(value):
+        raise RequestError(f"{name} must be a path, as a string or a pathlib.Path, got {value!r:.60}")
+    return Path(os.fsdecode(value))
