@@ -179,12 +179,23 @@ def test_new_fields_that_are_set_are_refused(
             "messages[1].struct_size = 16;",
             "struct_size of message 2 is 16, of message 1 24: initialize each with EDGEKILN_MESSAGE",
         ),
+        (  # reaches beyond the array
+            "",
+            "messages[1].struct_size = 4096;",
+            "struct_size of message 2 is 4096, of message 1 24: initialize each with EDGEKILN_MESSAGE",
+        ),
     ],
 )
 def test_structs_that_are_not_initialized(
     engine_field: str, field: str, message: str, tiny_engine: Path, tmp_path: Path
 ) -> None:
     assert run(tmp_path, tiny_engine, engine_field=engine_field, field=field) == (1, [message])
+
+
+def test_ids_outside_the_vocabulary_have_no_text(tiny_engine: Path, tmp_path: Path) -> None:
+    field = "int64_t id = 320; size_t length; if (edgekiln_detokenize(engine, &id, 1, NULL, 0, &length)) return fail();"
+    message = "token id 320 is outside the vocabulary of 320: check the tokenizer"
+    assert run(tmp_path, tiny_engine, field=f"{{ {field} }}") == (1, [message])
 
 
 @pytest.mark.skipif(bool(SANITIZE), reason="libraries with sanitizers export more symbols")

@@ -195,8 +195,8 @@ EDGEKILN_API edgekiln_status edgekiln_tokenize(const edgekiln_engine* engine, co
 EDGEKILN_API edgekiln_status edgekiln_tokenize_chat(const edgekiln_engine* engine, const edgekiln_message* messages,
                                                     size_t message_count, int64_t* ids, size_t capacity, size_t* count);
 
-/* Convert ids to text without special tokens and without a terminating zero. `*length` is set to its size in bytes, of
- * which at most `capacity` are written. */
+/* Convert ids of the vocabulary to text without special tokens and without a terminating zero. `*length` is set to its
+ * size in bytes, of which at most `capacity` are written. */
 EDGEKILN_API edgekiln_status edgekiln_detokenize(const edgekiln_engine* engine, const int64_t* ids, size_t count,
                                                  char* text, size_t capacity, size_t* length);
 

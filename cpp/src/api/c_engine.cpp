@@ -112,6 +112,8 @@ edgekiln_status edgekiln_detokenize(const edgekiln_engine* engine, const int64_t
     if (capacity && !text) return null_argument("text");
     const Result<const TextModel*> model = engine->loaded->need_text();
     if (!model) return std::unexpected(model.error());
+    const Result<void> known = check_vocabulary(Ids(ids, count), engine->loaded->runtime->properties().vocab_size);
+    if (!known) return known;
     const std::string decoded = (*model)->decode(Ids(ids, count));
     *length = decoded.size();
     std::copy_n(decoded.data(), std::min(capacity, decoded.size()), text);

@@ -20,11 +20,14 @@ Result<std::vector<ChatMessage>> convert(const edgekiln_message* messages, std::
   const auto* bytes = static_cast<const std::byte*>(start);
   std::vector<ChatMessage> result;
   for (std::size_t i = 0; i < count; ++i) {
+    // Compared before the message is read: a wrong size may reach beyond the array.
+    const Result<std::size_t> size = struct_size_of(bytes + i * *stride, kMessageKind);
+    if (!size) return std::unexpected(size.error());
+    if (*size != *stride)
+      return fail(Code::kRequest, "struct_size of message ", i + 1, " is ", *size, ", of message 1 ", *stride,
+                  ": initialize each with EDGEKILN_MESSAGE");
     const Result<edgekiln_message> message = read_struct(bytes + i * *stride, edgekiln_message{}, kMessageKind);
     if (!message) return std::unexpected(message.error());
-    if (message->struct_size != *stride)
-      return fail(Code::kRequest, "struct_size of message ", i + 1, " is ", message->struct_size, ", of message 1 ",
-                  *stride, ": initialize each with EDGEKILN_MESSAGE");
     if (!message->role || !message->content) return null_argument("a message's role or content");
     result.push_back({message->role, message->content});
   }

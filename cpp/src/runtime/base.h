@@ -64,4 +64,7 @@ class Runtime {
 // Check that `tokens` may follow `held` tokens of the same sequence; an error of Code::kRequest if not.
 [[nodiscard]] Result<void> check_ids(Ids tokens, const Properties& properties, std::int64_t held = 0);
 
+// Check that all tokens are in [0, vocab_size); an error of Code::kRequest if not.
+[[nodiscard]] Result<void> check_vocabulary(Ids tokens, std::int64_t vocab_size);
+
 }  // namespace edgekiln
