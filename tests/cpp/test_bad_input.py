@@ -133,6 +133,16 @@ def test_requests(tiny_engine: Path) -> None:
         assert host.ask([1, 2, 3], max_tokens=2)["status"] == OK
 
 
+def test_zero_bytes_do_not_end_strings(tiny_engine: Path) -> None:
+    with Host(tiny_engine) as host:
+        for request, sentence in [
+            ({"messages": [{"role": "user", "content": "a\0b"}]}, "message 1 has a zero byte in its role or content"),
+            ({"text": "hello", "stop": ["a\0b"]}, "a stop string has a zero byte"),
+        ]:
+            reply = host.ask(**request)
+            assert (reply["status"], reply["error"], reply["ids"]) == (REQUEST, f"{sentence}: remove it", [])
+
+
 def test_cancelling(tiny_engine: Path) -> None:
     with Host(tiny_engine, text=False) as host:
         whole = host.ask([5, 6, 7], max_tokens=60, ignore_eos=True)

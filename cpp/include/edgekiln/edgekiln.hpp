@@ -44,6 +44,7 @@ class Session {
   // Answer a conversation through the model's chat template. Pass all of its messages each time.
   Expected<Answer> chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
                         const TokenCallback& on_token = {}) {
+    if (auto failure = detail::check(messages)) return *std::move(failure);
     const std::vector<edgekiln_message> plain = detail::to_c(messages);
     return run(options, on_token, [&](auto... rest) {
       return edgekiln_generate_chat(handle_.get(), plain.data(), plain.size(), rest...);
@@ -77,6 +78,7 @@ class Session {
 
   template <typename Call>
   Expected<Answer> run(const GenerateOptions& options, const TokenCallback& on_token, Call call) {
+    if (auto failure = detail::check(options)) return *std::move(failure);
     std::vector<const char*> stop;
     const edgekiln_generate_options plain = detail::to_c(options, defaults_, stop);
     detail::TokenSink sink{on_token, {}, {}};
@@ -155,6 +157,7 @@ class Engine {
 
   // Token ids of a conversation up to the start of the assistant's next answer.
   Expected<std::vector<std::int64_t>> tokenize_chat(const std::vector<Message>& messages) const {
+    if (auto failure = detail::check(messages)) return *std::move(failure);
     const std::vector<edgekiln_message> plain = detail::to_c(messages);
     return ids(
         [&](auto... rest) { return edgekiln_tokenize_chat(handle_.get(), plain.data(), plain.size(), rest...); });

@@ -3,7 +3,9 @@
 
 #include <edgekiln/edgekiln.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <edgekiln/expected.hpp>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -98,6 +100,23 @@ struct TokenSink {
     }
   }
 };
+
+// The C API would end a string at its first zero byte.
+inline bool has_zero_byte(std::string_view text) { return text.find('\0') != std::string_view::npos; }
+
+inline std::optional<Failure> check(const std::vector<Message>& messages) {
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    if (has_zero_byte(messages[i].role) || has_zero_byte(messages[i].content))
+      return Failure{EDGEKILN_ERROR_REQUEST,
+                     "message " + std::to_string(i + 1) + " has a zero byte in its role or content: remove it"};
+  return std::nullopt;
+}
+
+inline std::optional<Failure> check(const GenerateOptions& options) {
+  for (const std::string& text : options.stop)
+    if (has_zero_byte(text)) return Failure{EDGEKILN_ERROR_REQUEST, "a stop string has a zero byte: remove it"};
+  return std::nullopt;
+}
 
 inline std::vector<edgekiln_message> to_c(const std::vector<Message>& messages) {
   std::vector<edgekiln_message> result;
