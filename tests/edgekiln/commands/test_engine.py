@@ -19,6 +19,7 @@ from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
 from edgekiln.errors import EngineError
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.base import ModelSource
 from support.command import edgekiln, error_line
 from support.models import save_checkpoint
 
@@ -59,6 +60,10 @@ def test_default_output_and_json(checkpoint: Path, tmp_path: Path, monkeypatch: 
     assert report["peak_rss_mb"] > 10
 
 
+class Source(SimpleNamespace, ModelSource):
+    """A model source with a few attributes."""
+
+
 def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[tuple[object, ...]] = []
 
@@ -66,18 +71,18 @@ def test_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         calls.append((source, output, options))
         raise EngineError("far enough")
 
-    def resolve(reference: str, trust_remote_code: bool, progress: Callable[[str, float], None]) -> SimpleNamespace:
+    def resolve(reference: str, trust_remote_code: bool, progress: Callable[[str, float], None]) -> Source:
         progress("reading model", 0.5)
-        return SimpleNamespace(name=reference.upper(), trusted=trust_remote_code)
+        return Source(name=reference.upper(), trusted=trust_remote_code)
 
     monkeypatch.setattr("edgekiln.pipeline.build.build_engine", build_engine)
     monkeypatch.setattr("edgekiln.commands.engine.resolve", resolve)
     assert error_line(edgekiln("engine", "m", "--trust-remote-code")) == "Error: far enough"
     assert error_line(edgekiln("engine", "--quant", "int4", "--group-size", "128", "--max-length", "9", "-o", tmp_path))
     assert calls == [
-        (SimpleNamespace(name="M", trusted=True), Path("engines/M-int8"), BuildOptions()),
+        (Source(name="M", trusted=True), Path("engines/M-int8"), BuildOptions()),
         (
-            SimpleNamespace(name="SMOLLM2-135M", trusted=False),
+            Source(name="SMOLLM2-135M", trusted=False),
             tmp_path,
             BuildOptions(quant="int4", group_size=128, max_length=9),
         ),
@@ -92,7 +97,7 @@ def test_calibration_options_reach_the_build(monkeypatch: pytest.MonkeyPatch, tm
         raise EngineError("far enough")
 
     monkeypatch.setattr("edgekiln.pipeline.build.build_engine", build_engine)
-    monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: SimpleNamespace(name="m"))
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: Source(name="m"))
     (tmp_path / "mine.yaml").write_text("default: {bits: 8, group_size: 32}\n")
     given = ("--calib-data", "text.txt", "--calib-samples", "8", "--calib-length", "64", "--max-kl", "0.1")
     assert error_line(edgekiln("engine", "m", "--recipe", tmp_path / "mine.yaml", *given)) == "Error: far enough"
