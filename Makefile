@@ -111,7 +111,7 @@ lint: $(STAMP) lint-imports ## run ruff, clang-format, mypy, and check the order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(find cpp -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
-	MYPYPATH=build/lint $(BIN)/mypy -p edgekiln
+	MYPYPATH=build/lint $(BIN)/mypy --cache-dir build/lint/.mypy_cache -p edgekiln
 
 # mypy and import-linter cannot follow package folders that pyproject.toml maps, so they check a copy in one tree.
 lint-imports: $(STAMP)
