@@ -1,14 +1,22 @@
 """The Python API: `build` makes an engine, `Engine` runs it. The command line uses the same two."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-
-import numpy as np
+from typing import TYPE_CHECKING, Unpack
 
 from edgekiln import arguments, runtimes
+from edgekiln.api_arguments import (
+    BuildKeywords,
+    GenerateKeywords,
+    Message,
+    Prompt,
+    batch_of,
+    check_names,
+    generate_option,
+    token_ids,
+)
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -21,63 +29,7 @@ from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
-    from edgekiln.calib.data.options import DataOptions
-    from edgekiln.calib.evaluation.options import QualityText
-    from edgekiln.calib.limits import Limits
-    from edgekiln.calib.recipe import Recipe
-    from edgekiln.calib.tensorrt.options import TensorRTOptions
-    from edgekiln.pipeline.options import CacheType
     from edgekiln.sources.base import ModelSource
-
-# One prompt: text or token ids; or a batch of prompts.
-Prompt = str | Sequence[int] | Ids
-Message = Mapping[str, Any]
-
-
-class GenerateKeywords(TypedDict, total=False):
-    """Keyword arguments of `Engine.generate`, `Engine.chat` and `Session.ask`.
-
-    Sampling options that are left out or None take the model's own defaults (its generation_config.json), and where it
-    has none the most likely token is taken.
-
-    Attributes:
-        max_tokens: tokens of an answer, at most; 256 by default.
-        temperature: 0 takes the most likely token; otherwise logits are divided by it.
-        top_k: sample from the k most likely tokens; 0 from all.
-        top_p: sample from the most likely tokens whose probabilities sum up to this.
-        min_p: sample from tokens at least this many times as likely as the most likely one.
-        repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
-        seed: the same seed gives the same answer; None draws a fresh one.
-        stop: one or more strings; the answer ends before the first of them. None: no such strings.
-        ignore_eos: continue after the end-of-sequence token.
-        logprobs: compute the log-probability of each token.
-        speculate: use prompt-lookup speculative decoding where it is faster; the answer is the same.
-    """
-
-    max_tokens: int
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    ignore_eos: bool
-    logprobs: bool
-    speculate: bool
-
-
-class BuildKeywords(TypedDict, total=False):
-    """Keyword arguments of `build`; `edgekiln.pipeline.options.BuildOptions` documents them."""
-
-    group_size: int | None
-    recipe: "Recipe | None"
-    data: "DataOptions"
-    limits: "Limits"
-    kv: "CacheType"
-    max_length: int | None
-    tensorrt: "TensorRTOptions"
-    quality_text: "QualityText | None"
 
 
 class Engine:
@@ -162,7 +114,7 @@ class Engine:
             RequestError: an empty or too long prompt, or an option out of range.
             EdgekilnError: while iterating, if the runtime fails.
         """
-        return generate(self.runtime, self.tokenizer, _prompts(prompt), self._options(options), None, stats)
+        return generate(self.runtime, self.tokenizer, batch_of(prompt), self._options(options), None, stats)
 
     def chat(
         self,
@@ -224,7 +176,7 @@ class Engine:
 
     def _options(self, keywords: GenerateKeywords) -> GenerateOptions:
         """The model's sampling defaults, overridden by keywords."""
-        values = {name: _option(name, value) for name, value in keywords.items()}
+        values = {name: generate_option(name, value) for name, value in keywords.items()}
         sampling = {field.name: values.pop(field.name, None) for field in fields(SamplingOptions)}
         return GenerateOptions(sampling=SamplingOptions.from_defaults(self.manifest.sampling, **sampling), **values)
 
@@ -310,7 +262,7 @@ def build(
         raise RequestError(f"progress must be a function, got {progress!r:.60}")
     if not isinstance(model, ModelSource):
         model = str(arguments.path("model", model)) if not isinstance(model, str) else model
-    _check_names(options, BuildKeywords.__annotations__)
+    check_names(options, BuildKeywords.__annotations__)
     chosen = BuildOptions(target=target, quant=quant, **options)
     with requires_extra("export"):
         from edgekiln.pipeline.build import build_engine
@@ -319,61 +271,3 @@ def build(
         model = resolve(model, trust_remote_code=trust_remote_code, progress=progress)
     build_engine(model, out, chosen, progress)
     return Engine(out)
-
-
-def _check_names(keywords: Mapping[str, object], known: Iterable[str]) -> None:
-    for name in keywords:
-        if name not in known:
-            raise RequestError(f"there is no option {name!r:.60}: the options are {', '.join(known)}")
-
-
-def _option(name: str, value: Any) -> Any:
-    """The value of a keyword of `GenerateKeywords` in its type."""
-    _check_names({name: value}, GenerateKeywords.__annotations__)
-    if name == "stop":
-        return _stop_strings(value)
-    if name in ("ignore_eos", "logprobs", "speculate"):
-        return arguments.flag(name, value)
-    if name == "max_tokens":
-        return arguments.integer(name, value)
-    if value is None:
-        return None
-    return arguments.integer(name, value) if name in ("top_k", "seed") else arguments.number(name, value)
-
-
-def _stop_strings(stop: object) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else () if stop is None else stop
-    if not isinstance(strings, Sequence | Set) or isinstance(strings, bytes | bytearray):
-        raise RequestError(f"stop must be a string or a list of strings, got {stop!r:.60}")
-    return tuple(strings)
-
-
-def token_ids(ids: object) -> Ids:
-    """Token ids as int64[S].
-
-    Raises:
-        RequestError: they are not a sequence of integers.
-    """
-    try:
-        array = np.asarray(ids)
-    except ValueError:  # lists of different lengths
-        array = np.zeros(())
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise RequestError(f"token ids must be a list or array of integers below 2^63, got {ids!r:.60}")
-    if array.size and int(array.max()) >= 2**63:
-        raise RequestError(f"token ids must be integers below 2^63, got {int(array.max())}")
-    return array.astype(np.int64)
-
-
-def _prompts(prompt: Prompt | Sequence[Prompt]) -> list[str | Ids]:
-    """A prompt or a batch as a batch of texts and int64[S] token ids."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if hasattr(prompt, "__array__"):
-        array: np.ndarray = np.asarray(prompt)
-        return [token_ids(row) for row in array] if array.ndim == 2 else [token_ids(array)]
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
-        raise RequestError(f"prompt must be text, token ids or a list of either, got {prompt!r:.60}")
-    if prompt and all(isinstance(item, int | np.integer) for item in prompt):
-        return [token_ids(prompt)]
-    return [item if isinstance(item, str) else token_ids(item) for item in prompt]
