@@ -16,7 +16,7 @@ from edgekiln.engine.directory import ENGINE_FILE, sha256, write_json
 from edgekiln.engine.schema import Schema, version_error
 from edgekiln.errors import EngineError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Architecture(Schema):
@@ -87,6 +87,11 @@ class SpecialTokens(Schema):
     eos: list[int] = Field(default_factory=list, description="each of these ends an answer")
     pad: int | None = Field(default=None, description="padding")
     add_bos: bool = Field(default=False, description="the tokenizer's post-processor adds bos to plain text")
+    template_variables: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="variables of the chat template -> text of the special token, e.g. `eos_token`; only those that "
+        "the model's tokenizer has",
+    )
 
 
 class SamplingDefaults(Schema):

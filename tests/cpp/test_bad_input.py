@@ -83,10 +83,10 @@ def test_engine_json(engine: Path) -> None:
         f"{engine / 'engine.json'} is damaged: it is not JSON, build the engine again",
     )
     (engine / "engine.json").write_text(good)
-    for version in (1, 3):
+    for version in (1, 4):
         edit(engine, schema_version=version)
         assert refusal(engine) == (UNSUPPORTED, python_error(engine))
-    edit(engine, schema_version=2, target="tpu")
+    edit(engine, schema_version=3, target="tpu")
     sentence = f"{engine} is for target tpu, this library runs ort-cpu, ort-cuda: build it for one"
     assert refusal(engine) == (UNSUPPORTED, sentence)
 

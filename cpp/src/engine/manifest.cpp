@@ -97,6 +97,7 @@ SpecialTokens read_special_tokens(JsonObject object) {
   tokens.eos = object.integers_or_empty("eos", 0);
   tokens.pad = object.optional_integer("pad");
   tokens.add_bos = object.boolean_or("add_bos", false);
+  object.ignore("template_variables");  // of the Jinja template
   object.refuse_unknown_keys();
   return tokens;
 }

@@ -15,7 +15,7 @@
 namespace edgekiln {
 
 // The only version that this library reads.
-constexpr std::int64_t kSchemaVersion = 2;
+constexpr std::int64_t kSchemaVersion = 3;
 
 // Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one entry a layer.
 struct Architecture {

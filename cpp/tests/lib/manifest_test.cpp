@@ -13,7 +13,7 @@ using nlohmann::json;
 
 json good() {
   return json::parse(R"({
-    "schema_version": 2, "name": "tiny", "source": "here", "target": "ort-cpu",
+    "schema_version": 3, "name": "tiny", "source": "here", "target": "ort-cpu",
     "architecture": {"model_type": "llama", "vocab_size": 320, "hidden_size": 64, "layers": 2, "heads": 4,
                      "kv_heads": [2, 2], "head_dims": [16, 32], "max_length": 256, "parameters": 1000},
     "graphs": {"generate": "generate.onnx"},
@@ -124,17 +124,17 @@ TEST_CASE("the TensorRT build is parsed") {
 
 TEST_CASE("other schema versions are refused") {
   json value = good();
-  for (const int version : {0, 1}) {
+  for (const int version : {0, 2}) {
     value["schema_version"] = version;
     CHECK(error_of(value, Code::kUnsupported) == "engine.json has schema version " + std::to_string(version) +
-                                                     ", this edgekiln reads version 2: build the engine again");
+                                                     ", this edgekiln reads version 3: build the engine again");
   }
-  value["schema_version"] = 3;
+  value["schema_version"] = 4;
   CHECK(error_of(value, Code::kUnsupported) ==
-        "engine.json has schema version 3, this edgekiln reads version 2: upgrade edgekiln");
+        "engine.json has schema version 4, this edgekiln reads version 3: upgrade edgekiln");
   value["schema_version"] = 18446744073709551615U;
   CHECK(error_of(value, Code::kUnsupported) ==
-        "engine.json has schema version 18446744073709551615, this edgekiln reads version 2: upgrade edgekiln");
+        "engine.json has schema version 18446744073709551615, this edgekiln reads version 3: upgrade edgekiln");
   value["schema_version"] = "1";
   CHECK(error_of(value) == damaged("schema_version: it is not an integer"));
 }

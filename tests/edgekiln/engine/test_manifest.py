@@ -89,18 +89,18 @@ def test_damaged_json(engine: Path, content: bytes) -> None:
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [3, 10**9, "2", None, 1.5])
+@pytest.mark.parametrize("version", [4, 10**9, "3", None, 1.5])
 def test_a_newer_schema(engine: Path, version: object) -> None:
     # The fields of a newer manifest are unknown: only its version is read.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
-    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 2: upgrade edgekiln"):
+    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 3: upgrade edgekiln"):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [1, 0, -3])
+@pytest.mark.parametrize("version", [2, 1, 0, -3])
 def test_an_older_schema(engine: Path, version: int) -> None:
     edit(engine, lambda raw: raw.update(schema_version=version, kv=raw.pop("kv_cache")))
-    sentence = f"has schema version {version}, this edgekiln reads version 2: build the engine again"
+    sentence = f"has schema version {version}, this edgekiln reads version 3: build the engine again"
     with pytest.raises(EngineError, match=sentence):
         read_manifest(engine)
 
