@@ -131,7 +131,7 @@ def benchmark_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample
     if total > runtime.properties.max_length:
         raise RequestError(
             f"prompt and answer have {total} tokens, the engine holds {runtime.properties.max_length}: "
-            "measure fewer or raise --max-length at export"
+            "measure fewer or build the engine with a larger --max-length"
         )
     start = time.perf_counter()
     cache = runtime.new_cache(len(prompts))

@@ -197,4 +197,7 @@ def check_vocabulary(ids: Ids, vocab_size: int) -> None:
 
 def too_long(length: int, max_length: int) -> str:
     """Error message for a sequence of `length` tokens, which is more than the engine's `max_length`."""
-    return f"prompt has {length} tokens, the engine holds {max_length}: raise --max-length at export"
+    return (
+        f"prompt has {length} tokens, the engine holds {max_length}: "
+        "shorten it or build the engine with a larger --max-length"
+    )

@@ -172,7 +172,7 @@ def _prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties)
     if ids.size == properties.max_length:
         raise RequestError(
             f"prompt has {ids.size} tokens, which leaves no room for an answer in the {properties.max_length} "
-            "the engine holds: raise --max-length at export"
+            "the engine holds: shorten it or build the engine with a larger --max-length"
         )
     return ids
 

@@ -113,11 +113,15 @@ def test_requests(tiny_engine: Path) -> None:
             ({"ids": []}, "prompt is empty: give at least one token"),
             ({"ids": [1, 5000]}, "token id 5000 is outside the vocabulary of 320: check the tokenizer"),
             ({"ids": [-1]}, "token id -1 is outside the vocabulary of 320: check the tokenizer"),
-            ({"ids": [1] * 257}, "prompt has 257 tokens, the engine holds 256: raise --max-length at export"),
+            (
+                {"ids": [1] * 257},
+                "prompt has 257 tokens, the engine holds 256: "
+                "shorten it or build the engine with a larger --max-length",
+            ),
             (
                 {"ids": [1] * 256},
                 "prompt has 256 tokens, which leaves no room for an answer in the 256 the engine holds: "
-                "raise --max-length at export",
+                "shorten it or build the engine with a larger --max-length",
             ),
             ({"ids": [1], "max_tokens": 0}, "max_tokens must be at least 1, got 0"),
             ({"ids": [1], "temperature": -1}, "temperature must be 0 or at least 1e-05, got -1"),

@@ -33,7 +33,8 @@ Result<void> KVCache::reserve(std::int64_t length) {
 }
 
 std::string too_long(std::int64_t length, std::int64_t max_length) {
-  return str_cat("prompt has ", length, " tokens, the engine holds ", max_length, ": raise --max-length at export");
+  return str_cat("prompt has ", length, " tokens, the engine holds ", max_length,
+                 ": shorten it or build the engine with a larger --max-length");
 }
 
 }  // namespace edgekiln

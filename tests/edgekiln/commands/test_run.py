@@ -159,7 +159,9 @@ def test_prompt_beyond_max_length(tiny_engine: Path) -> None:
     result = run(tiny_engine, stdin="hello " * holds)
     assert result.exit_code == 2
     assert re.fullmatch(
-        rf"Error: prompt has \d+ tokens, the engine holds {holds}: raise --max-length at export\n", result.stderr
+        rf"Error: prompt has \d+ tokens, the engine holds {holds}: "
+        r"shorten it or build the engine with a larger --max-length\n",
+        result.stderr,
     )
 
 

@@ -86,7 +86,10 @@ def test_a_turn_without_text_leaves_the_messages_unchanged(runtime, tokenizer, m
 def test_a_conversation_too_long_for_the_engine(runtime, tokenizer):
     conversation = Conversation(runtime, tokenizer)
     say(conversation.ask("Hello?", OPTIONS))
-    with pytest.raises(RequestError, match=r"prompt has \d+ tokens, the engine holds 600: raise --max-length"):
+    with pytest.raises(
+        RequestError,
+        match=r"prompt has \d+ tokens, the engine holds 600: shorten it or build the engine with a larger --max-length",
+    ):
         conversation.ask("x" * 600, OPTIONS)
     assert len(conversation.messages) == 2
     assert say(conversation.ask("And now?", OPTIONS))

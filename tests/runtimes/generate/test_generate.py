@@ -239,7 +239,10 @@ def test_closing_the_iterator_keeps_the_tokens_in_the_cache(tokenizer):
         ([np.zeros(0, dtype=np.int64)], "prompt is empty"),
         ([], r"prompts must be a list of at least one, got \[\]"),
         ("hello", "prompts must be a list of at least one, got 'hello'"),
-        (["fine", "h" * 9000], "prompt has 9000 tokens, the engine holds 600: raise --max-length at export"),
+        (
+            ["fine", "h" * 9000],
+            "prompt has 9000 tokens, the engine holds 600: shorten it or build the engine with a larger --max-length",
+        ),
         (["h" * 600], "prompt has 600 tokens, which leaves no room for an answer in the 600 the engine holds"),
         ([np.array([4000])], "token id 4000 is outside the vocabulary of 259"),
     ],

@@ -108,7 +108,10 @@ def test_properties_are_those_of_the_manifest(runtime):
         ([[1, 2]], "prompt is empty: got token ids of shape"),
         ([3, 259], "token id 259 is outside the vocabulary of 259"),
         ([3, -1], "token id -1 is outside"),
-        ([0] * 601, "prompt has 601 tokens, the engine holds 600: raise --max-length at export"),
+        (
+            [0] * 601,
+            "prompt has 601 tokens, the engine holds 600: shorten it or build the engine with a larger --max-length",
+        ),
     ],
 )
 def test_invalid_tokens_are_refused(runtime, tokens, message):

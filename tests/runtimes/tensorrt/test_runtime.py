@@ -127,7 +127,10 @@ def test_more_tokens_than_the_max_length(pair) -> None:
     runtime = pair[1]
     cache = runtime.new_cache(1)
     runtime.prefill(cache, 0, ids(MAX_LENGTH))
-    with pytest.raises(RequestError, match=f"601 tokens, the engine holds {MAX_LENGTH}: raise --max-length"):
+    with pytest.raises(
+        RequestError,
+        match=f"601 tokens, the engine holds {MAX_LENGTH}: shorten it or build the engine with a larger --max-length",
+    ):
         runtime.step(cache, ids(1))
     with pytest.raises(RequestError, match=f"607 tokens, the engine holds {MAX_LENGTH}"):
         runtime.prefill(cache, 0, ids(7))
