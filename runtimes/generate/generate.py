@@ -2,15 +2,16 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, Runtime, checked_ids
+from edgekiln.runtimes.generate.answer_text import AnswerText
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats, SpeculativeDecoder
-from edgekiln.runtimes.generate.stop import StopMatcher
 from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
+from edgekiln.runtimes.text.stream import SpecialTokensChoice
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -23,11 +24,14 @@ class GenerateOptions:
     Attributes:
         max_tokens: most tokens of an answer, including an end-of-sequence token.
         sampling: how each token is chosen.
-        stop: stop sequences; an answer ends before the first of them. They are matched in its text, not in its tokens.
+        stop: stop strings; an answer ends before the first of them. They are matched in its text with all special
+            tokens, whichever of them are shown: a stop string may be a special token, or cross one.
         ignore_eos: continue after an end-of-sequence token, up to `max_tokens`.
         logprobs: return the log-probability of each token.
         speculate: use speculative decoding for a single prompt, if the runtime supports it and while it is faster. The
             answer does not change.
+        special_tokens: the special tokens in the text: "auto" shows all but turn marks, which are bos, eos and pad;
+            "show" also shows these, and the token that ends the answer; "hide" shows none.
 
     Raises:
         RequestError: a value is out of range.
@@ -39,12 +43,18 @@ class GenerateOptions:
     ignore_eos: bool = False
     logprobs: bool = False
     speculate: bool = True
+    special_tokens: SpecialTokensChoice = "auto"
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}")
+        for text in self.stop:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise RequestError(f"stop must be strings without lone surrogates, got {text!r:.60}")
+        if self.special_tokens not in get_args(SpecialTokensChoice):
+            raise RequestError(f"special_tokens must be auto, show or hide, got {self.special_tokens!r:.60}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,8 @@ class Token:
             concatenated, are the answer.
         logprob: natural log-probability under the model, before penalty, temperature and filters; None unless
             requested.
-        finish_reason: why the answer ended; None except for its last token.
+        finish_reason: why the answer ended; None except for its last token. "eos" also if a stop string ends in the
+            end-of-sequence token.
     """
 
     index: int
@@ -74,29 +85,24 @@ class _Answer:
     def __init__(self, index: int, tokenizer: Tokenizer, options: GenerateOptions, room: int) -> None:
         """Begin the answer to prompt `index`, of at most `room` tokens."""
         self._index = index
-        self._decoder = tokenizer.stream()
-        self._stop = StopMatcher(options.stop)
         self._eos: frozenset[int] = frozenset() if options.ignore_eos else tokenizer.eos_ids
+        self._text = AnswerText(tokenizer, options.stop, options.special_tokens, self._eos)
         self.left = min(options.max_tokens, room)  # most tokens that may follow
 
     def add(self, token: int, logprob: float | None) -> Token:
         """Add a token that was drawn."""
         self.left -= 1
+        text, stopped = self._text.push(token)
         reason: FinishReason | None = None
         if token in self._eos:
-            text, reason = self._flush("eos")
-        else:
-            text, stopped = self._stop.push(self._decoder.push(token))
-            if stopped:
-                reason = "stop"
-            elif self.left == 0:
-                rest, reason = self._flush("length")
-                text += rest
+            reason = "eos"  # also if a stop string ends in it
+        elif stopped:
+            reason = "stop"
+        elif self.left == 0:
+            reason = "length"
+        if reason is not None and not stopped:
+            text += self._text.flush()
         return Token(self._index, token, text, logprob, reason)
-
-    def _flush(self, reason: FinishReason) -> tuple[str, FinishReason]:
-        text, stopped = self._stop.push(self._decoder.flush())
-        return (text, "stop") if stopped else (text + self._stop.flush(), reason)
 
 
 @dataclass

@@ -1,56 +1,60 @@
 """Streaming detokenization: the text of token ids that arrive one at a time."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
-REPLACEMENT = "\ufffd"
-# With byte fallback, a character is at most four tokens of one byte each: after its first, at most three are missing.
-MAX_MISSING_TOKENS = 3
+# Special tokens in a text: all but the turn marks, which are bos, eos and pad; all; none.
+SpecialTokensChoice = Literal["auto", "show", "hide"]
 
 
 class StreamingDecoder:
     """Turns token ids into text without splitting a character.
 
-    The texts that `push` and `flush` return, concatenated, are `Tokenizer.decode` of all ids. Decoding each token alone
-    would lose the spaces that SentencePiece puts before words. So the window keeps the tokens of the last text that was
-    returned as context: they are decoded again together with the new ones, and their text is cut off. The cost per
-    token is constant.
+    The texts that `push` and `flush` return, concatenated, are what `decode` of `tokenizers` gives for all ids that are
+    not hidden, for every decoder. The work for a token does not grow with the text. Text is held back while a later
+    token may change it:
+
+    - A character waits for all of its bytes.
+    - With byte fallback, a run of byte tokens waits for its end, since an invalid byte turns all bytes of the run into
+      U+FFFD. At an invalid byte the wait ends.
+    - BPEDecoder changes the last token, which waits for the next one. Characters that Strip would remove at the end
+      wait, and so does the start of a string that Replace looks for in the whole text.
+    - The whole text waits for a regular expression that is applied to it, and for components that are applied to it
+      though they were made for tokens.
     """
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def __init__(
+        self, tokenizer: "Tokenizer", special_tokens: SpecialTokensChoice, hidden: frozenset[int] = frozenset()
+    ) -> None:
+        """Decode ids of `tokenizer`; see `Tokenizer.stream`."""
         self._tokenizer = tokenizer
-        self._window: list[int] = []  # context, then tokens whose text was not returned yet
-        self._context = 0  # tokens of the context
-        self._context_text = ""
+        self._special_tokens = special_tokens
+        self._hidden = hidden
+        self._decoder = tokenizer.decoder.stream()
 
     def push(self, token: int) -> str:
-        """Add a token; returns the text that it completes, empty while a character lacks bytes."""
-        if not self._tokenizer.has_text(token):
-            return ""
-        self._window.append(token)
-        text = self._tokenizer.decode(self._window)
-        unfinished = len(text) - len(text.rstrip(REPLACEMENT))
-        if not unfinished:
-            return self._emit(len(self._window), text)
-        if min(unfinished, len(self._window) - self._context) > 2 * MAX_MISSING_TOKENS:
-            # These bytes are not valid UTF-8 and never become a character: return them as U+FFFD, so that the window
-            # does not grow. Only the last tokens may still be the beginning of a character.
-            stable = len(self._window) - MAX_MISSING_TOKENS
-            return self._emit(stable, self._tokenizer.decode(self._window[:stable]))
-        return ""
+        """Add a token; returns the text that it completes, often none."""
+        text = self._shown(token)
+        return "" if text is None else self._decoder.push(text)
 
     def flush(self) -> str:
         """The remaining text, at the end of the sequence; an unfinished character becomes U+FFFD."""
-        return self._emit(len(self._window), self._tokenizer.decode(self._window))
+        return self._decoder.flush()
 
-    def _emit(self, count: int, text: str) -> str:
-        """The new part of `text`, which is the text of the window's first `count` tokens."""
-        new = text[len(self._context_text) :]
-        if not new:
-            return ""
-        self._window = self._window[self._context :]
-        self._context = count - self._context
-        self._context_text = self._tokenizer.decode(self._window[: self._context])
-        return new
+    def end_within(self, token: int, size: int) -> str:
+        """The remaining text if the sequence ends after the first `size` bytes of `token`, as in `token_bytes`."""
+        if not size or self._shown(token) is None:
+            return self.flush()
+        text = self.push(token) + self.flush()
+        rest = self._tokenizer.token_bytes(token)[size:].decode(errors="replace")
+        # At the end of a text, components may have removed the last characters of `rest`.
+        while not text.endswith(rest):
+            rest = rest[:-1]
+        return text.removesuffix(rest)
+
+    def _shown(self, token: int) -> str | None:
+        if token in self._hidden or (self._special_tokens == "hide" and self._tokenizer.is_special(token)):
+            return None
+        return self._tokenizer.token(token)

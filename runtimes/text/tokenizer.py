@@ -11,7 +11,8 @@ from edgekiln.engine.directory import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 from edgekiln.engine.manifest import EngineManifest, SpecialTokens
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.runtimes.base import Ids
-from edgekiln.runtimes.text.stream import StreamingDecoder
+from edgekiln.runtimes.text.decoder import Decoder
+from edgekiln.runtimes.text.stream import SpecialTokensChoice, StreamingDecoder
 
 
 class Tokenizer:
@@ -20,6 +21,7 @@ class Tokenizer:
     Attributes:
         special_tokens: ids of the special tokens, as in engine.json.
         eos_ids: ids that end an answer.
+        decoder: what turns token strings into text.
     """
 
     def __init__(
@@ -30,9 +32,15 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._chat_template = chat_template
-        self._special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+        special = {token: added for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+        self._special = special.keys()
+        self._special_texts = {added.content for added in special.values()}
         self.special_tokens = special_tokens
         self.eos_ids = frozenset(special_tokens.eos)
+        self._turn_marks = self.eos_ids | {
+            token for token in (special_tokens.bos, special_tokens.pad) if token is not None
+        }
+        self.decoder = Decoder(tokenizer.decoder)
 
     @classmethod
     def from_engine(cls, directory: str | Path, manifest: EngineManifest) -> "Tokenizer":
@@ -73,13 +81,36 @@ class Tokenizer:
         """Text of token ids without special tokens; bytes that are not valid UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
 
+    def token(self, token: int) -> str | None:
+        """The string of an id in the vocabulary; None if it is not there."""
+        return self._tokenizer.id_to_token(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether an id is left out by `decode`, because it is a special token."""
+        return self.token(token) in self._special_texts
+
+    def token_bytes(self, token: int) -> bytes:
+        """UTF-8 that an id adds to a text between others, special tokens included; parts of characters are possible."""
+        text = self.token(token)
+        return b"" if text is None else self.decoder.token_bytes(text)
+
     def has_text(self, token: int) -> bool:
         """Whether an id adds to decoded text. Special tokens and ids that are not in the vocabulary do not."""
         return token not in self._special and self._tokenizer.id_to_token(token) is not None
 
-    def stream(self) -> StreamingDecoder:
-        """A decoder for token ids that arrive one at a time."""
-        return StreamingDecoder(self)
+    def stream(
+        self, special_tokens: SpecialTokensChoice = "hide", hidden: frozenset[int] = frozenset()
+    ) -> StreamingDecoder:
+        """A decoder for token ids that arrive one at a time.
+
+        Args:
+            special_tokens: "hide" leaves out special tokens, as `decode` does; "auto" only bos, eos and pad; "show"
+                none.
+            hidden: further ids to leave out.
+        """
+        if special_tokens == "auto":
+            hidden |= self._turn_marks
+        return StreamingDecoder(self, special_tokens, hidden)
 
     @property
     def has_chat_template(self) -> bool:

@@ -157,7 +157,8 @@ def test_texts_contain_whole_characters(tokenizer):
         ("one STO", {"stop": ("STOP",)}, ("one STO", "eos", 8)),
         ("one STOP", {"stop": ("STOP",), "max_tokens": 6}, ("one ST", "length", 6)),
         ("中中", {"max_tokens": 5}, ("中\ufffd", "length", 5)),
-        ("中", {"max_tokens": 2, "stop": ("\ufffd",)}, ("", "stop", 2)),
+        ("中", {"max_tokens": 2, "stop": ("\ufffd",)}, ("\ufffd", "length", 2)),  # bytes that are no text
+        ("a\ufffd", {"stop": ("\ufffd",)}, ("a", "stop", 4)),
         ("abcdef", {"max_tokens": 1}, ("a", "length", 1)),
         ("ab", {"max_tokens": 6, "ignore_eos": True}, ("abab", "length", 6)),
         ("", {}, ("", "eos", 1)),

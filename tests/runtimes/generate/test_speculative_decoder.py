@@ -75,13 +75,19 @@ class FakeTokenizer:
 
     eos_ids = frozenset({VOCABULARY - 1})
 
-    def stream(self):
+    def stream(self, *_):
         return self
+
+    def token_bytes(self, token):
+        return self.push(token).encode()
 
     def push(self, token):
         return chr(ord("a") + token)
 
     def flush(self):
+        return ""
+
+    def end_within(self, _token, _size):
         return ""
 
 
