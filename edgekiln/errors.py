@@ -1,5 +1,7 @@
 """Errors that a user can fix: one sentence with the value and the fix. The command line prints it and exits with 2."""
 
+import errno
+
 
 class EdgekilnError(Exception):
     """Base class of every expected failure; `str(error)` is one sentence."""
@@ -29,3 +31,8 @@ def first_line(error: Exception | None) -> str:
 def one_line(error: Exception) -> str:
     """The first 200 characters of a library's error message as one line; the exception's class if it is empty."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error of the operating system says that a disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,21 +1,23 @@
 """The engine directory on disk: file names, hashes, and atomic writing.
 
-An engine is written to a temporary directory beside the target, which is then renamed. An interrupted build therefore
-leaves no partial engine.
+An engine is written to a temporary directory beside the target, which then takes the target's name. An interrupted
+build therefore leaves no partial engine, and a reader finds either the old engine or the new one.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekiln.errors import EngineError
+from edgekiln.engine.output_path import output_path
+from edgekiln.engine.temporary import REPLACED, lock, remove_directory, temporary_directory
+from edgekiln.errors import EngineError, is_disk_full
 
 ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
@@ -24,14 +26,10 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 CHAT_SEGMENTS_FILE = "chat_segments.json"  # the chat template for programs without Jinja, if it can be expressed so
 QUANTIZATION_FILE = "quantization.json"
 REPORT_FILE = "report.json"
-_REFUSALS = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,  # a parent of the target is a file
-    errno.ENAMETOOLONG,
-)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# <linux/fs.h> and <fcntl.h>
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 def sha256(path: Path) -> str:
@@ -47,59 +45,105 @@ def is_engine(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_directory(
-    target: Path, is_ours: Callable[[Path], bool] = is_engine, what: str = "an engine directory"
+    output: Path,
+    is_ours: Callable[[Path], bool] = is_engine,
+    what: str = "an engine directory",
+    reads: Iterable[Path] = (),
 ) -> Iterator[Path]:
-    """Yield a temporary directory beside `target`; rename it to `target` if the block raises nothing.
+    """Yield a temporary directory beside `output`, which takes the name of `output` if the block raises nothing.
 
-    An existing `target` is replaced only then, and only if it is an empty directory or `is_ours`.
+    An existing directory is replaced only then, and only if it is empty or `is_ours`. Where `output` is a symbolic
+    link, the directory that it points to is written. Of several processes that write one output, the last one wins.
 
     Args:
-        target: the directory to write.
-        is_ours: whether an existing directory may be replaced.
+        output: the directory to write, as the user named it.
+        is_ours: whether an existing directory may be replaced; may raise EngineError to say why not.
         what: what `is_ours` recognizes, for the error message.
+        reads: inputs of the block, which replacing the directory must not delete.
 
     Raises:
-        EngineError: `target` is something else, or the disk is full or read-only.
+        EngineError: `output` is something else, or the disk is full or read-only.
     """
-    if os.path.exists(target) and not is_ours(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise EngineError(f"{target} exists and is not {what}: choose another output with -o")
-    temporary = None
+    target = output_path(output, reads)
+
+    def check() -> None:
+        empty = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
+        if not empty and not is_ours(target):
+            raise EngineError(f"{output} exists and is not {what}: choose another output with -o")
+
+    temporary: Path | None = None
     try:
+        check()
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        _replace(target, temporary)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EngineError(
-                f"no space left on the disk of {target.parent}: free some or choose another -o"
-            ) from error
-        if error.errno in _REFUSALS:
-            raise EngineError(
-                f"cannot write {target}: {os.strerror(error.errno)}, choose another output with -o"
-            ) from error
+        with temporary_directory(target) as temporary:
+            temporary.chmod(0o755)
+            yield temporary
+            check()
+            _publish(temporary, target)
+    except Exception as error:
+        if isinstance(error, OSError) and _is_of_output(error, target, temporary):
+            raise _write_error(error, output) from error
+        if temporary is not None:
+            _name_output(error, str(temporary), str(output))
         raise
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace(target: Path, temporary: Path) -> None:
-    """Rename `temporary` to `target`. The old directory is restored if that fails, and removed otherwise."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    replaced = temporary.with_name(temporary.name + ".old")
-    target.rename(replaced)
+def _is_of_output(error: OSError, target: Path, temporary: Path | None) -> bool:
+    """Whether an error is about writing the output, and not about another file, which the block reads."""
+    if error.filename is None or not isinstance(error.filename, str | bytes):
+        return True
+    path = Path(os.fsdecode(error.filename))
+    return temporary in (path, *path.parents) or path == target or path in target.parents
+
+
+def _write_error(error: OSError, output: Path) -> EngineError:
+    if is_disk_full(error):
+        return EngineError(f"no space left on the disk of {output.parent}: free some or choose another -o")
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return EngineError(f"cannot write {output}: {reason}, choose another output with -o")
+
+
+def _name_output(error: Exception, temporary: str, output: str) -> None:
+    """Replace the temporary directory's name in the message of an error."""
+    error.args = tuple(part.replace(temporary, output) if isinstance(part, str) else part for part in error.args)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Give `temporary` the name `target`, in one step where the system can exchange two names.
+
+    A directory that had the name `target` is removed, or has the name `temporary` afterwards.
+    """
     try:
-        temporary.rename(target)
-    except BaseException:
-        replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(temporary, target)  # also replaces an empty directory
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if _exchange(temporary, target):
+        return
+    with lock(target.parent):
+        replaced = temporary.with_name(temporary.name + REPLACED)
+        os.rename(target, replaced)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            os.rename(replaced, target)
+            raise
+    remove_directory(replaced)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names of one directory atomically, with renameat2(2). False where that is not possible."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    return rename is not None and (
+        rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON that ends in a newline."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `value` as indented UTF-8 JSON that ends in a newline.
+
+    Lone surrogates, which stand for the bytes of file names that are not UTF-8, become U+FFFD.
+    """
+    text = _LONE_SURROGATE.sub("\ufffd", json.dumps(value, indent=1, ensure_ascii=False))
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,15 +1,13 @@
-"""The engine directory: engine.json is validated when it is read, and an engine is written atomically."""
+"""engine.json is validated when it is read."""
 
-import errno
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgekiln.engine.directory import atomic_directory, sha256
+from edgekiln.engine.directory import sha256
 from edgekiln.engine.manifest import (
     Architecture,
     EngineManifest,
@@ -154,110 +152,3 @@ def test_a_graph_that_is_not_listed(engine: Path, name: str) -> None:
     edit(engine, lambda raw: raw["graphs"].update(generate=name))
     with pytest.raises(EngineError, match=r"names .* as its generate graph but lists no such file"):
         read_manifest(engine)
-
-
-def test_a_new_directory_appears_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "engine"
-    with atomic_directory(target) as directory:
-        assert directory.parent == target.parent
-        fill(directory)
-        assert not target.exists()
-    assert read_manifest(target).name == "tiny"
-    assert os.listdir(target.parent) == ["engine"]
-    assert target.stat().st_mode & 0o777 == 0o755
-
-
-def test_an_engine_is_replaced_only_at_the_end(engine: Path) -> None:
-    (engine / "leftover").write_text("of the old one")
-    with atomic_directory(engine) as directory:
-        fill(directory, name="new")
-        assert read_manifest(engine).name == "tiny"
-    assert read_manifest(engine).name == "new"
-    assert not (engine / "leftover").exists()
-    assert os.listdir(engine.parent) == ["engine"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_failure_leaves_the_old_engine(engine: Path, error: BaseException) -> None:
-    def build() -> None:
-        with atomic_directory(engine) as directory:
-            fill(directory, name="new")
-            raise error
-
-    with pytest.raises(type(error)):
-        build()
-    assert read_manifest(engine).name == "tiny"
-    assert os.listdir(engine.parent) == ["engine"]
-
-
-def test_an_empty_directory_is_a_target(tmp_path: Path) -> None:
-    with atomic_directory(tmp_path / "empty") as directory:
-        fill(directory)
-    (tmp_path / "other").mkdir()
-    with atomic_directory(tmp_path / "other") as directory:
-        fill(directory)
-    assert read_manifest(tmp_path / "other").name == "tiny"
-
-
-@pytest.mark.parametrize("kind", ["directory", "file"])
-def test_a_target_that_is_not_an_engine_is_kept(tmp_path: Path, kind: str) -> None:
-    target = tmp_path / "thesis"
-    if kind == "directory":
-        target.mkdir()
-        (target / "thesis.txt").write_text("years of work")
-    else:
-        target.write_text("years of work")
-    with pytest.raises(EngineError, match="exists and is not an engine directory"), atomic_directory(target):
-        pytest.fail("the block must not run")
-    file = target / "thesis.txt" if kind == "directory" else target
-    assert file.read_text() == "years of work"
-    assert os.listdir(tmp_path) == ["thesis"]
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (errno.ENOSPC, "no space left on the disk"),
-        (errno.EDQUOT, "no space left on the disk"),
-        (errno.EROFS, "cannot write .*Read-only file system"),
-        (errno.EACCES, "cannot write .*Permission denied"),
-    ],
-)
-def test_a_disk_that_refuses(engine: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
-    def write_text(self: Path, *_: object, **__: object) -> int:
-        raise OSError(number, os.strerror(number), str(self))
-
-    def build() -> None:
-        with atomic_directory(engine) as directory:
-            (directory / "weights.bin").write_bytes(b"half")
-            monkeypatch.setattr(Path, "write_text", write_text)
-            write_manifest(directory, **FIELDS)
-
-    with pytest.raises(EngineError, match=message):
-        build()
-    monkeypatch.undo()
-    assert read_manifest(engine).name == "tiny"
-    assert os.listdir(engine.parent) == ["engine"]
-
-
-def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(EngineError, match="cannot write"), atomic_directory(tmp_path / "file" / "engine"):
-        pytest.fail("the block must not run")
-
-
-def test_the_old_engine_comes_back_when_the_new_one_cannot_take_its_name(
-    engine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename = Path.rename
-
-    def fails_for_the_new_one(self: Path, target: Path) -> Path:
-        if target == engine and not self.name.endswith(".old"):
-            raise OSError(errno.EACCES, "Permission denied", str(self))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
-    with pytest.raises(EngineError, match="cannot write"), atomic_directory(engine) as directory:
-        fill(directory, name="new")
-    assert read_manifest(engine).name == "tiny"
-    assert os.listdir(engine.parent) == ["engine"]
