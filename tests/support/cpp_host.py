@@ -83,3 +83,31 @@ def refused(name: str, path: Path) -> str:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     return done.stderr.decode().rstrip("\n")
+
+
+class Engines:
+    """A process of libedgekiln that opens one engine after another; leaving it checks its exit status."""
+
+    def __init__(self) -> None:
+        command: list[str | Path] = [program("edgekiln_engines")]
+        if BUILD != DEFAULT_BUILD and LIBRARY.is_file():
+            command.append(LIBRARY)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+
+    def __enter__(self) -> "Engines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+        assert self._process.returncode == 0
+
+    def first_token(self, engine: Path) -> dict[str, Any]:
+        """The status and the ids, or the error, of one token after "a"; see cpp/tests/lib/engines.cpp."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{engine}\n")
+        line = self._process.stdout.readline()
+        assert line, f"the program ended with {self._process.wait()}"
+        return json.loads(line)

@@ -1,0 +1,35 @@
+"""Mutated GGUF files: they are resolved and all of their tensors are read, or refused in one sentence."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from edgekiln.sources.resolve import resolve
+from support import gguf_files
+from support.fuzzing import Fuzzer
+from support.gguf_mutations import mutate, read
+
+pytestmark = pytest.mark.slow
+
+
+def write(path: Path) -> bytes:
+    _, tensors = gguf_files.llama_tensors()
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    return gguf_files.write(path, "llama", tensors, tokenizer_chat_template=template).read_bytes()
+
+
+def test_headers(fuzzer: Fuzzer, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    data = write(path)
+    assert read(data).write() == data
+
+    def case(random: Random) -> None:
+        path.write_bytes(mutate(data, random))
+        weights = resolve(str(path)).weights
+        for name in weights.keys():  # noqa: SIM118 - no mapping
+            weights.read(name)
+
+    fuzzer.run(case)
+    assert fuzzer.accepted
+    assert fuzzer.refused
