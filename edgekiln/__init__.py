@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from edgekiln.errors import EdgekilnError, EngineError, RequestError, SourceError, UnsupportedModelError
+from edgekiln.telemetry import disable_telemetry
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine, Session, build
@@ -31,6 +32,8 @@ __all__ = [
     "build",
 ]
 _LAZY = ("Engine", "Session", "build")
+
+disable_telemetry()  # before any module of edgekiln imports a library
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,9 @@ from typing import get_args
 
 from edgekiln import arguments
 from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
-from edgekiln.errors import EdgekilnError, EngineError
+from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
+from edgekiln.runtimes.threads import checked_threads
 from edgekiln.targets import TARGETS
 
 _LARGE_FILE = 16 << 20  # bytes; hashing a file of this size takes longer than starting a thread
@@ -26,7 +27,8 @@ def open_engine(
 
     Args:
         engine: the engine directory.
-        threads: compute threads; by default one per physical core that this process may use.
+        threads: compute threads, at most the processors that this process may use; by default see
+            `edgekiln.runtimes.threads.default_threads`.
         chunk: most tokens per run in prefill; by default the adapter's own choice.
         kernels: "edgekiln" uses edgekiln's kernels where they are built and support the graph, "onnxruntime" only those
             of ONNX Runtime.
@@ -36,11 +38,9 @@ def open_engine(
         EngineError: the directory is missing, damaged, or of a target this edgekiln does not know.
         EdgekilnError: the library that runs the target is not installed, or an option is out of range.
     """
-    for name, value in (("threads", threads), ("chunk", chunk)):
-        if value is not None and arguments.integer(name, value) < 1:
-            raise EdgekilnError(f"{name} must be at least 1, got {value}")
-        if value is not None and value >= 2**31:
-            raise EdgekilnError(f"{name} must be below 2^31, got {value}")
+    threads = checked_threads(threads)
+    if chunk is not None and not 1 <= (chunk := arguments.integer("chunk", chunk)) < 2**31:
+        raise RequestError(f"chunk must be {'at least 1' if chunk < 1 else 'below 2^31'}, got {chunk}")
     if kernels not in get_args(KernelsChoice):
         raise EdgekilnError(f"kernels must be one of {', '.join(get_args(KernelsChoice))}, got {kernels}")
     arguments.flag("verify", verify)

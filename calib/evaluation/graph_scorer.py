@@ -15,6 +15,7 @@ from edgekiln.calib.evaluation.perplexity import Scorer
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError, first_line
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
+from edgekiln.runtimes.threads import checked_threads, default_threads
 
 
 def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None = None) -> Scorer:
@@ -22,7 +23,7 @@ def graph_scorer(directory: Path, manifest: EngineManifest, threads: int | None 
 
     Raises:
         EngineError: ONNX Runtime rejects the graph.
-        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
+        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type; or see `checked_threads`.
     """
     session = open_graph(directory, manifest, threads)
 
@@ -38,12 +39,12 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
 
     Raises:
         EngineError: ONNX Runtime rejects the graph.
-        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type.
+        EdgekilnError: ONNX Runtime is missing, or has no CPU kernels for the graph's type; or see `checked_threads`.
     """
     try:
-        import onnxruntime as ort
-
-        from edgekiln.runtimes.ort.cpu import CACHE_DTYPES, LOG_ERRORS_ONLY
+        from edgekiln.runtimes.ort.cpu import CACHE_DTYPES
+        from edgekiln.runtimes.ort.library import LOG_FATAL
+        from edgekiln.runtimes.ort.library import onnxruntime as ort
     except ImportError as error:
         raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
     if manifest.kv_cache.dtype not in CACHE_DTYPES:
@@ -52,9 +53,8 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
             "measure it"
         )
     options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.log_severity_level = LOG_FATAL
+    options.intra_op_num_threads = checked_threads(threads) or default_threads()
     path = directory / manifest.graphs["score"]
     given: str | bytes = str(path)
     if also:

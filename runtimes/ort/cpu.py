@@ -1,11 +1,8 @@
 """The adapter of target `ort-cpu`: ONNX Runtime on the CPU."""
 
-import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-import psutil
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError, first_line
@@ -13,7 +10,10 @@ from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.binding import OrtBinding
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
+from edgekiln.runtimes.ort.library import LOG_FATAL
+from edgekiln.runtimes.ort.library import onnxruntime as ort
 from edgekiln.runtimes.ort.runtime import OrtRuntime
+from edgekiln.runtimes.threads import default_threads
 
 DEFAULT_CHUNK = 256
 CACHE_DTYPES: dict[str, np.dtype] = {
@@ -23,18 +23,11 @@ CACHE_DTYPES: dict[str, np.dtype] = {
 }
 # KV cache types that edgekiln's kernels support.
 KERNEL_CACHE_DTYPES = ("float32", "int8")
-LOG_ERRORS_ONLY = 3
 # Session option that lets edgekiln's kernels compute prefill attention in bfloat16; read at their registration.
 BF16_ATTENTION = ("edgekiln.attention", "bfloat16")
 # edgekiln's kernels round activations and accumulate in the same order for up to this many tokens of a sequence as for
 # one, so verified tokens get the bits of single steps. Those of ONNX Runtime do not.
 MAX_VERIFY_TOKENS = 8
-
-
-def default_threads() -> int:
-    """Physical cores that this process may run on; a second thread per core slows matrix multiplications down."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
@@ -90,7 +83,7 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = LOG_ERRORS_ONLY
+        options.log_severity_level = LOG_FATAL
         # Smaller blocks of work, so that a core that other processes slow down does not delay the others: 3% more
         # tokens/s in decode on two shared cores, no loss in prefill.
         options.add_session_config_entry("session.dynamic_block_base", "4")

@@ -10,19 +10,18 @@ import itertools
 import threading
 from pathlib import Path
 
-import onnxruntime as ort
-
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError, first_line
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.cuda_kv_cache import GrowGraph, OrtCudaBinding, OrtCudaKVCache, RunConfig
+from edgekiln.runtimes.ort.library import LOG_FATAL
+from edgekiln.runtimes.ort.library import onnxruntime as ort
 from edgekiln.runtimes.ort.runtime import OrtRuntime
 
 DEFAULT_CHUNK = 2048
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 INSTALL = "pip uninstall onnxruntime; pip install 'edgekiln[gpu]'"
 _NO_GRAPH = "-1"
-_LOG_FATAL = 4
 
 
 class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
@@ -88,8 +87,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # Errors are raised; the library would also print them.
-        options.log_severity_level = _LOG_FATAL
+        options.log_severity_level = LOG_FATAL
         provider = PROVIDERS[self._device]
         provider_options = {}
         if self._device == "cuda":

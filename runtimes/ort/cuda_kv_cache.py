@@ -8,11 +8,11 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
-from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 from edgekiln.engine.manifest import GraphIO
 from edgekiln.runtimes.base import Ids, Logits, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache, batch_slice
+from edgekiln.runtimes.ort.library import onnxruntime as ort
 
 CACHE_DTYPE = np.dtype(np.float16)
 Shape = tuple[int, int, int, int]
@@ -31,7 +31,7 @@ class RunConfig:
     """
 
     device: str
-    options: RunOptions
+    options: ort.RunOptions
     lock: threading.Lock
     fixed_length: bool
 
@@ -39,11 +39,11 @@ class RunConfig:
 class GrowGraph:
     """Copies a buffer into a larger one on the device, with the engine's `grow` graph, which appends zeros."""
 
-    def __init__(self, session: InferenceSession, device: str) -> None:
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
         self._session = session
         self._device = device
 
-    def grow(self, buffer: OrtValue | None, shape: Shape) -> OrtValue:
+    def grow(self, buffer: ort.OrtValue | None, shape: Shape) -> ort.OrtValue:
         """A new buffer.
 
         Args:
@@ -55,8 +55,8 @@ class GrowGraph:
         """
         used = buffer.shape()[2] if buffer is not None else 0
         batch, heads, capacity, size = shape
-        result = OrtValue.ortvalue_from_shape_and_type(list(shape), CACHE_DTYPE, self._device, 0)
-        binding = IOBinding(self._session)
+        result = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), CACHE_DTYPE, self._device, 0)
+        binding = ort.IOBinding(self._session)
         if buffer is None:
             binding.bind_cpu_input("past", np.zeros((batch, heads, 0, size), CACHE_DTYPE))
         else:
@@ -76,7 +76,7 @@ class OrtCudaKVCache(RaggedKVCache):
 
     def __init__(self, properties: Properties, grow_graph: GrowGraph, batch_size: int) -> None:
         super().__init__(properties, batch_size)
-        self.layers: list[tuple[OrtValue, OrtValue]] = []
+        self.layers: list[tuple[ort.OrtValue, ort.OrtValue]] = []
         self._grow_graph = grow_graph
 
     def _grow(self, capacity: int, used: int) -> None:
@@ -99,12 +99,12 @@ class OrtCudaBinding:
     """
 
     def __init__(
-        self, session: InferenceSession, names: GraphIO, cache: OrtCudaKVCache, sequences: slice, config: RunConfig
+        self, session: ort.InferenceSession, names: GraphIO, cache: OrtCudaKVCache, sequences: slice, config: RunConfig
     ) -> None:
         self._session = session
         self._names = names
         self._config = config
-        self._binding = IOBinding(session)
+        self._binding = ort.IOBinding(session)
         self._capacity = cache.capacity
         self._layers = list(cache.layers)
         for layer, (key, value) in enumerate(cache.layers):
@@ -112,12 +112,12 @@ class OrtCudaBinding:
             self._bind_in_place(value, sequences, names.past_value, names.present_value, layer)
         self._total_length = np.zeros(1, dtype=np.int32)
         assert names.total_length is not None
-        self._binding.bind_ortvalue_input(names.total_length, OrtValue.ortvalue_from_numpy(self._total_length))
+        self._binding.bind_ortvalue_input(names.total_length, ort.OrtValue.ortvalue_from_numpy(self._total_length))
         self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
         self.position_ids: Ids = self.input_ids
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
 
-    def _bind_in_place(self, buffer: OrtValue, sequences: slice, past: str, present: str, layer: int) -> None:
+    def _bind_in_place(self, buffer: ort.OrtValue, sequences: slice, past: str, present: str, layer: int) -> None:
         """Bind a range of a buffer's sequences as past and as present, so that the graph updates it in place."""
         address, shape = batch_slice(buffer.data_ptr(), tuple(buffer.shape()), sequences, CACHE_DTYPE.itemsize)
         device = self._config.device
@@ -127,9 +127,9 @@ class OrtCudaBinding:
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
         """Bind int64[B, S] `input_ids` and `position_ids`, and float32[B, L, V] `logits` of the last L positions."""
         device = self._config.device
-        self._device_ids = OrtValue.ortvalue_from_shape_and_type(list(input_ids.shape), np.int64, device, 0)
-        self._device_positions = OrtValue.ortvalue_from_shape_and_type(list(position_ids.shape), np.int64, device, 0)
-        self._device_logits = OrtValue.ortvalue_from_shape_and_type(list(logits.shape), np.float32, device, 0)
+        self._device_ids = ort.OrtValue.ortvalue_from_shape_and_type(list(input_ids.shape), np.int64, device, 0)
+        self._device_positions = ort.OrtValue.ortvalue_from_shape_and_type([*position_ids.shape], np.int64, device, 0)
+        self._device_logits = ort.OrtValue.ortvalue_from_shape_and_type(list(logits.shape), np.float32, device, 0)
         self._binding.bind_ortvalue_input(self._names.input_ids, self._device_ids)
         self._binding.bind_ortvalue_input(self._names.position_ids, self._device_positions)
         self._binding.bind_ortvalue_output(self._names.logits, self._device_logits)

@@ -1,8 +1,7 @@
 """Base of the ONNX Runtime adapters: engine graphs as sessions, run with IO binding.
 
 Attention is com.microsoft::GroupQueryAttention with past and present in one shared buffer. It takes the past length of
-each sequence from `position_ids[b, 0]`, so sequences of different lengths decode together without padding. The C++
-counterpart is runtime/ort/library.h.
+each sequence from `position_ids[b, 0]`, so sequences of different lengths decode together without padding.
 """
 
 from abc import abstractmethod
@@ -10,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError
 from edgekiln.runtimes.base import Ids, Logits, checked_ids
 from edgekiln.runtimes.chunked import C, ChunkedRuntime
+from edgekiln.runtimes.ort.library import onnxruntime as ort
 
 
 class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):

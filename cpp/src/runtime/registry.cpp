@@ -8,6 +8,7 @@
 #include "runtime/ort/cpu.h"
 #include "runtime/ort/cuda.h"
 #include "util/str_cat.h"
+#include "util/threads.h"
 
 #ifdef EDGEKILN_WITH_TENSORRT
 #include "runtime/tensorrt/runtime.h"
@@ -46,6 +47,7 @@ Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& direc
   if (options.threads < 0 || options.chunk < 0)
     return fail(Code::kRequest, "threads and chunk must be 0 (the default) or more, got ", options.threads, " and ",
                 options.chunk);
+  if (Result<void> checked = check_threads(options.threads); !checked) return std::unexpected(checked.error());
   const auto found = adapters().find(manifest.target);
   if (found == adapters().end()) {
     std::vector<std::string> known;

@@ -16,7 +16,7 @@ namespace edgekiln {
 enum class KernelsChoice { kEdgekiln = 0, kOnnxRuntime = 1 };
 
 struct RuntimeOptions {
-  int threads = 0;                                   // compute threads; 0: the physical cores available to the process
+  int threads = 0;                                   // compute threads; 0: default_threads()
   std::int64_t chunk = 0;                            // tokens of a prefill run; 0: the adapter's default
   KernelsChoice kernels = KernelsChoice::kEdgekiln;  // kEdgekiln falls back to ONNX Runtime's
   std::filesystem::path kernels_library;             // empty: libedgekiln_ops.so next to this library

@@ -17,6 +17,14 @@ def _remember_verbose(ctx: click.Context, _param: click.Parameter, value: bool) 
         ctx.meta[_VERBOSE] = True  # the contexts of the group and of the command share `meta`
 
 
+def _checked_threads(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
+    if value is None:
+        return None
+    from edgekiln.runtimes.threads import checked_threads  # imports numpy
+
+    return checked_threads(value)
+
+
 def is_verbose(ctx: click.Context) -> bool:
     """Whether --verbose was given, before or after the subcommand."""
     return bool(ctx.meta.get(_VERBOSE))
@@ -28,9 +36,10 @@ verbose_option = click.option(
 engine_argument = click.argument("engine", type=click.Path(path_type=Path))
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=int,
     metavar="N",
-    help="CPU threads [one per physical core that this process may use].",
+    callback=_checked_threads,
+    help="CPU threads [the physical cores that this process may use, within its CPU quota].",
 )
 # The choices are those of runtimes.base.KernelsChoice, whose module imports numpy.
 kernels_option = click.option(

@@ -39,7 +39,7 @@ Ort::SessionOptions session_options(int threads) {
   options.SetInterOpNumThreads(1);
   options.SetExecutionMode(ORT_SEQUENTIAL);
   options.SetGraphOptimizationLevel(ORT_ENABLE_ALL);
-  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   // Smaller blocks of work, so that a core that other programs slow down delays the others less.
   options.AddConfigEntry("session.dynamic_block_base", "4");
   return options;

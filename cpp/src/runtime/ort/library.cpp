@@ -1,6 +1,23 @@
 #include "runtime/ort/library.h"
 
+#include <cstdlib>
+#include <cstring>
+
 namespace edgekiln {
+
+namespace {
+
+constexpr char kDisableTelemetry[] = "ORT_DISABLE_TELEMETRY";
+
+// ONNX Runtime reads the variable when a process creates its first environment, perhaps one of the application's own.
+// Libraries are initialized before the program has other threads, which may read variables while one is set. An empty
+// variable counts as not set.
+[[gnu::constructor]] void disable_telemetry() {
+  const char* const chosen = std::getenv(kDisableTelemetry);
+  if (!chosen || !*chosen) setenv(kDisableTelemetry, "1", 1);
+}
+
+}  // namespace
 
 Result<void> ort_ready() {
   static const OrtApi* const api = [] {
@@ -20,7 +37,13 @@ Result<void> ort_ready() {
 Ort::Env& ort_environment() {
   // Never destroyed, since static objects of the application may close engines after static destructors ran here.
   // Failures are returned to the caller, so the log level keeps ONNX Runtime from printing them as well.
-  static Ort::Env& environment = *new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "edgekiln");
+  static Ort::Env& environment = []() -> Ort::Env& {
+    auto& created = *new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "edgekiln");
+    // If the application had an environment before it loaded this library, this is that one.
+    const char* const disabled = std::getenv(kDisableTelemetry);
+    if (disabled && std::strcmp(disabled, "1") == 0) created.DisableTelemetryEvents();
+    return created;
+  }();
   return environment;
 }
 

@@ -19,7 +19,8 @@ namespace edgekiln {
 // than the headers.
 [[nodiscard]] Result<void> ort_ready();
 
-// The environment, one a process.
+// The environment, one a process. ONNX Runtime's telemetry is off unless the environment variable
+// ORT_DISABLE_TELEMETRY is set to 0.
 Ort::Env& ort_environment();
 
 // The library's name and version, for messages.

@@ -1,0 +1,121 @@
+"""The default number of threads follows cores, affinity and CPU quota; more threads than processors are refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekiln import runtimes
+from edgekiln.errors import RequestError
+from edgekiln.runtimes import threads
+from support.cgroups import ROOTS, Root, v2, write_processors
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_cpu_quota(name: str, tmp_path: Path) -> None:
+    assert threads.cpu_quota(ROOTS[name].write(tmp_path)) == ROOTS[name].quota
+
+
+@pytest.mark.parametrize(
+    ("siblings", "cores"),
+    [(["0-1", "0-1", "2-3", "2-3"], 2), (["0,2", "1,3", "0,2", "1,3"], 2), (["0", "1", "2"], 3), ([], 0)],
+)
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+def test_physical_cores(siblings: list[str], cores: int, name: str, tmp_path: Path) -> None:
+    write_processors(tmp_path, siblings, name)
+    assert threads.physical_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("processors", "siblings", "maximum", "expected"),
+    [
+        (8, ["0-1", "0-1", "2-3", "2-3"], "max 100000", 2),
+        (8, ["0-1", "0-1", "2-3", "2-3"], "100000 100000", 1),
+        (8, [str(i) for i in range(8)], "150000 100000", 2),
+        (8, [str(i) for i in range(8)], "1000 100000", 1),
+        (8, [str(i) for i in range(8)], "9000000 100000", 8),
+        (1, [str(i) for i in range(8)], "max 100000", 1),
+        (8, [], "max 100000", 8),
+    ],
+)
+def test_default_threads(
+    processors: int, siblings: list[str], maximum: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Root(None, (v2(),), "0::/\n", {"cpu.max": maximum}).write(tmp_path)
+    write_processors(tmp_path, siblings)
+    monkeypatch.setattr(threads, "available_processors", lambda: processors)
+    assert threads.default_threads(tmp_path) == expected
+
+
+def test_processors_are_those_of_the_affinity(all_cores: None) -> None:
+    allowed = os.sched_getaffinity(0)
+    assert threads.available_processors() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})  # the fixture restores it
+    assert threads.available_processors() == threads.default_threads() == 1
+
+
+@pytest.mark.parametrize("value", [1000, 10**9, 2**31, 10**30])
+def test_more_threads_than_processors(value: int, engine: Path) -> None:
+    most = threads.available_processors()
+    sentence = f"threads must be at most {most}, the processors that this process may use, got {value}"
+    for call in (threads.checked_threads, lambda count: runtimes.open(engine, threads=count)):
+        with pytest.raises(RequestError) as caught:
+            call(value)
+        assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (0, "threads must be at least 1, got 0"),
+        (-(10**20), f"threads must be at least 1, got -{10**20}"),
+        (True, "threads must be an integer, got True"),
+        (1.0, "threads must be an integer, got 1.0"),
+        ("2", "threads must be an integer, got '2'"),
+        (np.int64(0), "threads must be at least 1, got 0"),
+        (np.array([1, 1]), "threads must be an integer, got array([1, 1])"),
+    ],
+    ids=repr,
+)
+def test_no_number_of_threads(value: object, sentence: str, engine: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        runtimes.open(engine, threads=value)  # type: ignore[arg-type]
+    assert str(caught.value) == sentence
+
+
+def test_integers_of_numpy_are_taken() -> None:
+    assert threads.checked_threads(np.int32(1)) == 1
+    assert threads.checked_threads(None) is None
+
+
+def _group() -> Path:
+    version_2 = Path("/sys/fs/cgroup/cgroup.controllers")
+    return Path("/sys/fs/cgroup" if version_2.exists() else "/sys/fs/cgroup/cpu") / f"edgekiln-test-{os.getpid()}"
+
+
+def test_the_quota_of_a_real_cgroup(all_cores: None) -> None:
+    group = _group()
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs a cgroup that this process may create: {error}")
+    try:
+        try:
+            if (group / "cpu.cfs_quota_us").exists():
+                (group / "cpu.cfs_quota_us").write_text("100000")
+            else:
+                (group / "cpu.max").write_text("100000 100000")
+        except OSError as error:
+            pytest.skip(f"the CPU controller is not available: {error}")
+        script = (
+            f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
+            "from edgekiln.runtimes.threads import cpu_quota, default_threads\n"
+            "print(cpu_quota(), default_threads())"
+        )
+        found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert found.stdout.split() == ["1.0", "1"]
+    finally:
+        group.rmdir()
