@@ -17,6 +17,7 @@ from edgekiln.api_arguments import (
     generate_option,
     token_ids,
 )
+from edgekiln.engine.directory import check_output
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -236,7 +237,7 @@ def build(
     Args:
         model: Hugging Face directory, hub id `owner/name[@revision]`, GGUF file, built-in name such as "smollm2-135m",
             or a source that `edgekiln.sources.resolve` returned.
-        out: directory to make; an engine there is replaced.
+        out: directory to make; an engine of the same model there is replaced, one of another model with `force`.
         target: runtime to build for, a key of `edgekiln.targets.TARGETS`.
         quant: quantization preset, a key of `edgekiln.calib.presets.PRESETS`.
         trust_remote_code: run model code that the checkpoint contains.
@@ -268,6 +269,7 @@ def build(
         from edgekiln.pipeline.build import build_engine
         from edgekiln.sources.resolve import resolve
     if isinstance(model, str):
+        check_output(out)  # before a model is downloaded
         model = resolve(model, trust_remote_code=trust_remote_code, progress=progress)
     build_engine(model, out, chosen, progress)
     return Engine(out)

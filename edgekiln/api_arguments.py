@@ -8,6 +8,7 @@ import numpy as np
 from edgekiln import arguments
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids
+from edgekiln.runtimes.text.stream import SpecialTokensChoice
 
 if TYPE_CHECKING:
     from edgekiln.calib.data.options import DataOptions
@@ -36,10 +37,13 @@ class GenerateKeywords(TypedDict, total=False):
         min_p: sample from tokens at least this many times as likely as the most likely one.
         repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
         seed: the same seed gives the same answer; None draws a fresh one.
-        stop: one or more strings; the answer ends before the first of them. None: no such strings.
+        stop: one or more strings; the answer ends before the first of them. They may be special tokens, or cross them,
+            whether these are shown or not. None: no such strings.
         ignore_eos: continue after the end-of-sequence token.
         logprobs: compute the log-probability of each token.
         speculate: use prompt-lookup speculative decoding where it is faster; the answer is the same.
+        special_tokens: special tokens in the answer's text, such as tool markers: "auto" shows all but bos, eos and
+            pad, "show" all, "hide" none.
     """
 
     max_tokens: int
@@ -53,6 +57,7 @@ class GenerateKeywords(TypedDict, total=False):
     ignore_eos: bool
     logprobs: bool
     speculate: bool
+    special_tokens: SpecialTokensChoice
 
 
 class BuildKeywords(TypedDict, total=False):
@@ -66,6 +71,7 @@ class BuildKeywords(TypedDict, total=False):
     max_length: int | None
     tensorrt: "TensorRTOptions"
     quality_text: "QualityText | None"
+    force: bool
 
 
 def check_names(keywords: Mapping[str, object], known: Iterable[str]) -> None:
@@ -88,6 +94,8 @@ def generate_option(name: str, value: Any) -> Any:
     check_names({name: value}, GenerateKeywords.__annotations__)
     if name == "stop":
         return _stop_strings(value)
+    if name == "special_tokens":
+        return value  # GenerateOptions checks it
     if name in ("ignore_eos", "logprobs", "speculate"):
         return arguments.flag(name, value)
     if name == "max_tokens":

@@ -13,6 +13,7 @@ from edgekiln.commands._options.tensorrt import split_tensorrt_options, tensorrt
 from edgekiln.commands._output import print_json, progress_report
 from edgekiln.commands._signals import exit_on_signal
 from edgekiln.commands._text import read_text
+from edgekiln.engine.directory import check_output
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.extras import requires_extra
 from edgekiln.pipeline.options import CacheType
@@ -61,6 +62,7 @@ from edgekiln.targets import DEFAULT_TARGET, TARGETS
     metavar="N",
     help="Use only the first N tokens of that text.",
 )
+@click.option("--force", is_flag=True, help="Replace an engine of another model.")
 @click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint contains.")
 @json_option
 @verbose_option
@@ -73,6 +75,7 @@ def command(
     max_length: int | None,
     eval_text: Path | None,
     eval_tokens: int,
+    force: bool,
     trust_remote_code: bool,
     as_json: bool,
     **more: Any,
@@ -85,8 +88,11 @@ def command(
         kv=kv,
         max_length=max_length,
         quality_text=QualityText(eval_text.name, read_text(eval_text), eval_tokens) if eval_text else None,
+        force=force,
         **quantization,
     )
+    if output is not None:
+        check_output(output)  # before a model is downloaded
     quiet_libraries()
     with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)

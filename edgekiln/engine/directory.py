@@ -43,6 +43,33 @@ def is_engine(directory: Path) -> bool:
     return (directory / ENGINE_FILE).is_file()
 
 
+def check_output(
+    output: Path,
+    is_ours: Callable[[Path], bool] = is_engine,
+    what: str = "an engine directory",
+    reads: Iterable[Path] = (),
+) -> Path:
+    """Check that `atomic_directory` can replace what is at `output`, before anything slow is done.
+
+    Args:
+        output, is_ours, what, reads: as for `atomic_directory`.
+
+    Returns:
+        The path that `output` names, absolute and without symbolic links.
+
+    Raises:
+        EngineError: as for `atomic_directory`.
+    """
+    target = output_path(output, reads)
+    try:
+        empty = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise _write_error(error, output) from error
+    if not empty and not is_ours(target):
+        raise EngineError(f"{output} exists and is not {what}: choose another output with -o")
+    return target
+
+
 @contextlib.contextmanager
 def atomic_directory(
     output: Path,
@@ -64,21 +91,15 @@ def atomic_directory(
     Raises:
         EngineError: `output` is something else, or the disk is full or read-only.
     """
-    target = output_path(output, reads)
-
-    def check() -> None:
-        empty = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
-        if not empty and not is_ours(target):
-            raise EngineError(f"{output} exists and is not {what}: choose another output with -o")
-
+    reads = tuple(reads)
+    target = check_output(output, is_ours, what, reads)
     temporary: Path | None = None
     try:
-        check()
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary_directory(target) as temporary:
             temporary.chmod(0o755)
             yield temporary
-            check()
+            check_output(target, is_ours, what, reads)
             _publish(temporary, target)
     except Exception as error:
         if isinstance(error, OSError) and _is_of_output(error, target, temporary):

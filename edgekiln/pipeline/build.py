@@ -1,6 +1,8 @@
 """Build an engine directory from a model: calibrate, assemble, quantize the KV cache, evaluate."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from edgekiln.pipeline.calibration import calibrated, calibration_windows
 from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
+from edgekiln.pipeline.replaced_engine import may_replace
 from edgekiln.progress import Progress, StepTimer
 from edgekiln.sources.base import ModelSource
 
@@ -24,7 +27,7 @@ def build_engine(
 
     Args:
         source: the model.
-        output: directory to make; an engine there is replaced.
+        output: directory to make; an engine of the same model there is replaced, one of another model with `force`.
         options: target, quantization and length.
         progress: called with the name of the step and the share of it that is done, in [0, 1].
 
@@ -41,7 +44,8 @@ def build_engine(
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source
-    with atomic_directory(output) as directory:
+    replaces = partial(may_replace, output, model_id=source.model_id, force=options.force)
+    with atomic_directory(output, replaces, reads=_paths(source)) as directory:
         if options.chosen_recipe.calibrates or options.chosen_limits:
             timer.step("calibrate")
             source, recipe = calibrated(
@@ -57,6 +61,13 @@ def build_engine(
             manifest = add_quality(directory, manifest, original, text, report)
     timer.progress("done", 1.0)
     return manifest
+
+
+def _paths(source: ModelSource) -> Iterator[Path]:
+    """The path of a model on this machine, which a build must not replace."""
+    path = Path(os.path.expanduser(source.model_id))
+    if os.path.exists(path):
+        yield path
 
 
 def _quantize_kv_cache(

@@ -39,6 +39,7 @@ class BuildOptions:
         max_length: tokens that a sequence may have; None takes the model's context length.
         tensorrt: options of targets trt and trt-rtx.
         quality_text: text on which the finished engine is compared with the float32 model; None skips that.
+        force: replace an engine of another model.
 
     Raises:
         RequestError: an unknown name, a value out of range, or options that contradict each other.
@@ -54,12 +55,14 @@ class BuildOptions:
     max_length: int | None = None
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     quality_text: QualityText | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and name in ("recipe", "quality_text")):
                 raise RequestError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
+        arguments.flag("force", self.force)
         target = find_target(self.target)
         if self.kv not in get_args(CacheType):
             raise RequestError(f"kv must be one of {', '.join(get_args(CacheType))}, got {self.kv}")
