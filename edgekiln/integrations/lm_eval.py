@@ -191,6 +191,9 @@ class EngineLM(TemplateLM):
                 for token in generate(self.runtime, self.engine_tokenizer, prompts, options):
                     results[indices[token.index]] += token.text
                 for index in indices:
+                    # The harness cuts the text without special tokens, too.
+                    for end in options.stop:
+                        results[index] = results[index].partition(end)[0]
                     self.cache_hook.add_partial("generate_until", requests[index].args, results[index])
                 progress.update(len(indices))
         return results
@@ -215,7 +218,9 @@ class EngineLM(TemplateLM):
             seed=self._seed,
         )
         room = min(int(wanted["max_gen_toks"]), self.max_length - 1)
-        return GenerateOptions(max_tokens=room, sampling=sampling, stop=tuple(filter(None, wanted["until"])))
+        stop = tuple(filter(None, wanted["until"]))
+        # As `HFLM` of the harness, which decodes answers without special tokens.
+        return GenerateOptions(max_tokens=room, sampling=sampling, stop=stop, special_tokens="hide")
 
     def _prompt(self, text: str, options: GenerateOptions) -> Ids:
         """The tokens of a prompt, truncated on the left so that the answer fits."""

@@ -25,7 +25,8 @@ class GenerateOptions:
         max_tokens: most tokens of an answer, including an end-of-sequence token.
         sampling: how each token is chosen.
         stop: stop strings; an answer ends before the first of them. They are matched in its text with all special
-            tokens, whichever of them are shown: a stop string may be a special token, or cross one.
+            tokens, whichever of them are shown: a stop string may be a special token, or cross one. Only one with
+            U+FFFD, which stands for bytes that are no text, is matched in the text that is shown.
         ignore_eos: continue after an end-of-sequence token, up to `max_tokens`.
         logprobs: return the log-probability of each token.
         speculate: use speculative decoding for a single prompt, if the runtime supports it and while it is faster. The
@@ -54,7 +55,8 @@ class GenerateOptions:
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise RequestError(f"stop must be strings without lone surrogates, got {text!r:.60}")
         if self.special_tokens not in get_args(SpecialTokensChoice):
-            raise RequestError(f"special_tokens must be auto, show or hide, got {self.special_tokens!r:.60}")
+            choices = ", ".join(get_args(SpecialTokensChoice))
+            raise RequestError(f"special_tokens must be one of {choices}, got {self.special_tokens!s:.60}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,10 @@ class _Answer:
         elif self.left == 0:
             reason = "length"
         if reason is not None and not stopped:
-            text += self._text.flush()
+            rest, stopped = self._text.flush()
+            text += rest
+            if stopped and reason == "length":
+                reason = "stop"
         return Token(self._index, token, text, logprob, reason)
 
 

@@ -53,7 +53,7 @@ def test_generate_continues_a_batch(engine: edgekiln.Engine, tiny_engine: Path) 
 
 def test_options_reach_the_sampler_and_the_loop(engine: edgekiln.Engine, tiny_engine: Path) -> None:
     sampling = SamplingOptions(temperature=1.5, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=7)
-    options = {"max_tokens": 12, "ignore_eos": True, "logprobs": True, "speculate": False}
+    options = {"max_tokens": 12, "ignore_eos": True, "logprobs": True, "speculate": False, "special_tokens": "show"}
     expected = below(tiny_engine, "hello", sampling=sampling, stop=("\n",), **options)
     assert list(engine.generate("hello", stop="\n", **options, **vars(sampling))) == expected  # type: ignore[arg-type]
     assert expected[0].logprob is not None
@@ -96,6 +96,8 @@ def test_bad_requests(engine: edgekiln.Engine) -> None:
         ("logprobs", ("no", 1, None), "logprobs must be True or False, got"),
         ("stop", (5, b"x", {"a": 1}), "stop must be a string or a list of strings, got"),
         ("stop", ("", ["a", ""], [1], [None]), "stop must be a tuple of strings that are not empty, got"),
+        ("stop", ("a\ud800",), "stop must be strings without lone surrogates, got 'a\\ud800'"),
+        ("special_tokens", ("", 1, None, True, []), "special_tokens must be one of auto, show, hide, got "),
         ("stats", (5, {}), "stats must be a SpeculationStats, got"),
     ],
 )

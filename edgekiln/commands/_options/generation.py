@@ -36,6 +36,13 @@ _OPTIONS = (
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="End before TEXT; may be repeated."),
     click.option(
+        "--special-tokens",
+        type=click.Choice(["auto", "show", "hide"]),  # those of SpecialTokensChoice, whose package imports numpy
+        default="auto",
+        show_default=True,
+        help="Special tokens in the answer: all but bos, eos and pad; all; none.",
+    ),
+    click.option(
         "--speculate/--no-speculate",
         default=True,
         show_default=True,

@@ -89,6 +89,18 @@ def test_speculation_can_be_turned_off(
     assert run(tiny_engine, "-p", "x", *given).stdout == f"{speculate}\n"
 
 
+@pytest.mark.parametrize("given", ["auto", "show", "hide"])
+def test_special_tokens_in_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path, given: str) -> None:
+    def fake(*arguments: object) -> Iterator[Token]:
+        assert isinstance(arguments[3], GenerateOptions)
+        yield Token(0, 1, arguments[3].special_tokens, None, "stop")
+
+    monkeypatch.setattr("edgekiln.api.generate", fake)
+    assert run(tiny_engine, "-p", "x", "--special-tokens", given).stdout == f"{given}\n"
+    if given == "auto":
+        assert run(tiny_engine, "-p", "x").stdout == "auto\n"
+
+
 def test_chat_template_and_system_message(tiny_engine: Path) -> None:
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
     expected = answer(tiny_engine, "", GenerateOptions(max_tokens=8), chat=messages)

@@ -157,7 +157,7 @@ def test_texts_contain_whole_characters(tokenizer):
         ("one STO", {"stop": ("STOP",)}, ("one STO", "eos", 8)),
         ("one STOP", {"stop": ("STOP",), "max_tokens": 6}, ("one ST", "length", 6)),
         ("中中", {"max_tokens": 5}, ("中\ufffd", "length", 5)),
-        ("中", {"max_tokens": 2, "stop": ("\ufffd",)}, ("\ufffd", "length", 2)),  # bytes that are no text
+        ("中", {"max_tokens": 2, "stop": ("\ufffd",)}, ("", "stop", 2)),
         ("a\ufffd", {"stop": ("\ufffd",)}, ("a", "stop", 4)),
         ("abcdef", {"max_tokens": 1}, ("a", "length", 1)),
         ("ab", {"max_tokens": 6, "ignore_eos": True}, ("abab", "length", 6)),
@@ -170,6 +170,52 @@ def test_how_an_answer_ends(tokenizer, script, options, ending):
     tokens = list(generate(runtime, tokenizer, ["x"], GenerateOptions(**options)))
     assert answers(tokens)[0] == answer
     assert [token.finish_reason for token in tokens] == [None] * (count - 1) + [reason]
+
+
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        ({}, ("h<|im_start|>i", "eos", 4)),
+        ({"special_tokens": "hide"}, ("hi", "eos", 4)),
+        ({"special_tokens": "show"}, ("h<|im_start|>i<|im_end|>", "eos", 4)),
+        ({"stop": ("<|im_start|>i",)}, ("h", "stop", 3)),
+        ({"stop": ("start|>i",)}, ("h<|im_", "stop", 3)),
+        ({"special_tokens": "hide", "stop": ("<|im_start|>i",)}, ("h", "stop", 3)),
+        ({"special_tokens": "hide", "stop": ("start|>i",)}, ("h", "stop", 3)),
+        ({"special_tokens": "hide", "stop": ("hi",)}, ("hi", "eos", 4)),
+        # Of eos, also where a stop string ends in it.
+        ({"stop": ("<|im_end|>",)}, ("h<|im_start|>i", "eos", 4)),
+        ({"stop": ("i<|im_end|>",)}, ("h<|im_start|>", "eos", 4)),
+        ({"special_tokens": "show", "stop": ("i<|im_end|>",)}, ("h<|im_start|>", "eos", 4)),
+        ({"special_tokens": "show", "stop": ("end|>",)}, ("h<|im_start|>i<|im_", "eos", 4)),
+        ({"stop": ("i<|im_end|>!",)}, ("h<|im_start|>i", "eos", 4)),
+        ({"ignore_eos": True, "max_tokens": 5}, ("h<|im_start|>i!", "length", 5)),
+        ({"ignore_eos": True, "max_tokens": 5, "special_tokens": "hide"}, ("hi!", "length", 5)),
+        ({"ignore_eos": True, "max_tokens": 5, "special_tokens": "show"}, ("h<|im_start|>i<|im_end|>!", "length", 5)),
+        ({"ignore_eos": True, "stop": ("<|im_end|>!",)}, ("h<|im_start|>i", "stop", 5)),
+        ({"ignore_eos": True, "special_tokens": "show", "stop": ("<|im_end|>",)}, ("h<|im_start|>i", "stop", 4)),
+    ],
+)
+def test_special_tokens_in_answers(tokenizer, options, ending):
+    ids = tokenizer.encode("h<|im_start|>i<|im_end|>!").tolist()
+    other = Tokenizer(tokenizer._tokenizer, SpecialTokens(eos=[EOS]))
+    tokens = list(generate(Scripted([ids, [EOS]]), other, ["x", "y"], GenerateOptions(**options)))
+    tokens = [token for token in tokens if token.index == 0]
+    answer, reason, count = ending
+    assert answers(tokens)[0] == answer
+    assert [token.finish_reason for token in tokens] == [None] * (count - 1) + [reason]
+    assert [token.id for token in tokens] == ids[:count]
+
+
+@pytest.mark.parametrize("eos", ["i", "<|im_end|>"])
+@pytest.mark.parametrize("choice", ["auto", "hide"])
+def test_the_token_that_ends_an_answer_is_only_shown_if_all_are(tokenizer, eos, choice):
+    """Also an eos that is no special token of the tokenizer."""
+    ids = tokenizer.encode(f"h{eos}").tolist()
+    other = Tokenizer(tokenizer._tokenizer, SpecialTokens(eos=ids[-1:]))
+    for special_tokens, text in ((choice, "h"), ("show", f"h{eos}")):
+        tokens = list(generate(Scripted([ids]), other, ["x"], GenerateOptions(special_tokens=special_tokens)))
+        assert answers(tokens) == {0: text}
 
 
 def test_an_answer_ends_at_the_max_length(tokenizer):
@@ -264,6 +310,8 @@ def test_a_cache_of_another_batch_size(runtime, tokenizer):
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"stop": "END"}, "stop must be a tuple of strings that are not empty, got 'END'"),
         ({"stop": ("a", "")}, "stop must be a tuple"),
+        ({"stop": ("a", "\ud800")}, r"stop must be strings without lone surrogates, got '\\ud800'"),
+        ({"special_tokens": "all"}, "special_tokens must be one of auto, show, hide, got all"),
     ],
 )
 def test_options_out_of_range(options, message):
