@@ -10,7 +10,6 @@ import click
 from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
-    quiet_libraries,
     threads_option,
     verbose_option,
 )
@@ -51,7 +50,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Run one prompt on the CPU through the graphs of ENGINE and of REFERENCE, an engine or a model (in float32)."""
-    quiet_libraries()
     with requires_extra("export"):
         from edgekiln.calib.evaluation.compare import Side, compare, first_apart
         from edgekiln.runtimes.text.tokenizer import Tokenizer

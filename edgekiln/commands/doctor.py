@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._options.common import json_option, verbose_option
 from edgekiln.commands._output import heading, print_json
 from edgekiln.errors import RequestError
 
@@ -23,7 +23,6 @@ def command(*, target: str | None, as_json: bool) -> None:
     """Show processor, GPUs and libraries of this machine, the targets that work here, and what the others need."""
     from edgekiln.system import detect, target_states
 
-    quiet_libraries()
     machine = detect()
     states = target_states(machine)
     if target is not None:

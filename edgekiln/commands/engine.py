@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from edgekiln.calib.evaluation.options import QualityText
-from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._options.common import json_option, verbose_option
 from edgekiln.commands._options.quantization import build_options, quantization_options
 from edgekiln.commands._options.tensorrt import split_tensorrt_options, tensorrt_options
 from edgekiln.commands._output import print_json, progress_report
@@ -93,7 +93,6 @@ def command(
     )
     if output is not None:
         check_output(output)  # before a model is downloaded
-    quiet_libraries()
     with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)
         with requires_extra("export"):

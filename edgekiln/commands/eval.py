@@ -9,7 +9,6 @@ from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
     open_engine,
-    quiet_libraries,
     threads_option,
     verbose_option,
 )
@@ -112,7 +111,6 @@ def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
         return Engine.open(reference, threads=threads).score
     from edgekiln.sources.resolve import resolve
 
-    quiet_libraries()
     source = resolve(reference)
     with requires_extra("export"):
         from edgekiln.calib.evaluation.hf_reference import reference_scorer

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from edgekiln.commands._options.common import json_option, quiet_libraries, verbose_option
+from edgekiln.commands._options.common import json_option, verbose_option
 from edgekiln.commands._options.quantization import build_options, quantization_options
 from edgekiln.commands._output import print_json, progress_report
 from edgekiln.commands._signals import exit_on_signal
@@ -24,7 +24,6 @@ from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> None:
     """Quantize MODEL and write it as a compressed-tensors checkpoint, which transformers loads and vLLM serves."""
     options = build_options(**quantization)
-    quiet_libraries()
     with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)
         with requires_extra("calib"):

@@ -1,5 +1,8 @@
 """Options that several commands share, and the engine that they open."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +13,38 @@ if TYPE_CHECKING:
     from edgekiln.runtimes.base import KernelsChoice
 
 _VERBOSE = "edgekiln.verbose"
+# Variables that keep a library from printing; it reads them when it is imported.
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
-def _remember_verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+def _verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[_VERBOSE] = True  # the contexts of the group and of the command share `meta`
+    if ctx.parent is not None and not is_verbose(ctx):
+        # Until the group's context ends, which it also does if another option of the command is wrong.
+        ctx.find_root().with_resource(_quiet_libraries())
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep warnings and log lines of numpy, torch, transformers and others from stderr inside the block.
+
+    What matters to the user is an error, or a note in a command's output.
+    """
+    import logging
+    import warnings
+
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # Instead of a filter: libraries add filters of their own while they are imported.
+            warnings.showwarning = lambda *_args, **_keywords: None
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _checked_threads(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
@@ -31,7 +61,11 @@ def is_verbose(ctx: click.Context) -> bool:
 
 
 verbose_option = click.option(
-    "--verbose", is_flag=True, expose_value=False, callback=_remember_verbose, help="Show tracebacks."
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_verbose,
+    help="Show tracebacks, and warnings of the libraries.",
 )
 engine_argument = click.argument("engine", type=click.Path(path_type=Path))
 threads_option = click.option(
@@ -50,19 +84,6 @@ kernels_option = click.option(
     help="CPU kernels to run: edgekiln's, where they are built, or only ONNX Runtime's.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def quiet_libraries() -> None:
-    """Keep the warnings of torch, transformers and onnxscript from stderr, unless --verbose was given."""
-    import logging
-    import os
-    import warnings
-
-    if is_verbose(click.get_current_context()):
-        return
-    logging.basicConfig(level=logging.ERROR)
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def open_engine(path: Path, threads: int | None, kernels: "KernelsChoice" = "edgekiln") -> "Engine":
