@@ -4,19 +4,31 @@
 described in docs/engine-format.md.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from edgekiln.engine.directory import ENGINE_FILE, sha256, write_json
-from edgekiln.engine.schema import Schema, version_error
+from edgekiln.engine.schema import Schema, parse_json, shown, validate, version_error
 from edgekiln.errors import EngineError
 
 SCHEMA_VERSION = 3
+# Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
+_MOST_LAYERS = 1 << 16
+_MOST_ELEMENTS = 1 << 24  # of key-value heads, and of a head
+_MOST_TOKENS = 1 << 31  # of the vocabulary, and of a sequence
+
+Count = Annotated[int, Field(gt=0)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+def _text_or_texts(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
+    raise ValueError("it is not a string or a list of strings")
 
 
 class Architecture(Schema):
@@ -27,10 +39,23 @@ class Architecture(Schema):
     hidden_size: int = Field(gt=0)
     layers: int = Field(gt=0, description="decoder layers")
     heads: int = Field(gt=0, description="attention heads of a layer")
-    kv_heads: list[int] = Field(description="key-value heads of each layer")
-    head_dims: list[int] = Field(description="head size of each layer")
+    kv_heads: list[Count] = Field(description="key-value heads of each layer")
+    head_dims: list[Count] = Field(description="head size of each layer")
     max_length: int = Field(gt=0, description="largest number of tokens of a sequence, prompt and answer together")
     parameters: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.layers > _MOST_LAYERS or not len(self.kv_heads) == len(self.head_dims) == self.layers:
+            raise ValueError(
+                f"{self.layers} layers have {len(self.kv_heads)} kv_heads and {len(self.head_dims)} head_dims"
+            )
+        for layer, (heads, size) in enumerate(zip(self.kv_heads, self.head_dims, strict=True)):
+            if heads > _MOST_ELEMENTS or size > _MOST_ELEMENTS:
+                raise ValueError(f"layer {layer} has keys of {heads} times {size}")
+        if self.vocab_size > _MOST_TOKENS or self.max_length > _MOST_TOKENS:
+            raise ValueError(f"a vocabulary of {self.vocab_size} for {self.max_length} positions")
+        return self
 
 
 class KVCacheSpec(Schema):
@@ -83,11 +108,11 @@ class GraphIO(Schema):
 class SpecialTokens(Schema):
     """Ids of the beginning-of-sequence, end-of-sequence and padding tokens."""
 
-    bos: int | None = Field(default=None, description="beginning of a text")
-    eos: list[int] = Field(default_factory=list, description="each of these ends an answer")
-    pad: int | None = Field(default=None, description="padding")
+    bos: TokenId | None = Field(default=None, description="beginning of a text")
+    eos: list[TokenId] = Field(default_factory=list, description="each of these ends an answer")
+    pad: TokenId | None = Field(default=None, description="padding")
     add_bos: bool = Field(default=False, description="the tokenizer's post-processor adds bos to plain text")
-    template_variables: dict[str, str | list[str]] = Field(
+    template_variables: dict[str, Annotated[str | list[str], BeforeValidator(_text_or_texts)]] = Field(
         default_factory=dict,
         description="variables of the chat template -> text of the special token, e.g. `eos_token`; only those that "
         "the model's tokenizer has",
@@ -109,6 +134,12 @@ class QuantizationRecipe(Schema):
 
     scheme: str = Field(description="name of the recipe")
     group_size: int | None = Field(default=None, description="group size of most layers")
+
+
+class _Version(BaseModel):
+    """The field that a manifest of every schema version has."""
+
+    schema_version: int
 
 
 class EngineManifest(Schema):
@@ -163,25 +194,21 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
     if not path.is_file():
         raise EngineError(f"{directory} has no {ENGINE_FILE}, so it is not an engine directory")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        version = raw["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EngineError(f"{path} is damaged ({type(error).__name__}): build the engine again") from error
-    if not isinstance(version, int) or version != SCHEMA_VERSION:
+        raw = parse_json(path.read_bytes(), path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: check its permissions") from error
+    version = validate(_Version, {"schema_version": raw.get("schema_version")}, path).schema_version
+    if version != SCHEMA_VERSION:
         raise version_error(path, version, SCHEMA_VERSION)
-    try:
-        manifest = EngineManifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise EngineError(f"{path} is damaged: {where}: {first['msg']}, build the engine again") from error
-    for name in manifest.files:
-        file = directory / name
-        if Path(name).name != name or not file.is_file():
-            raise EngineError(f"{file} is missing from the engine: build it again")
+    manifest = validate(EngineManifest, raw, path)
     for role, name in manifest.graphs.items():
         if name not in manifest.files:
-            raise EngineError(f"{path} names {name} as its {role} graph but lists no such file: build the engine again")
+            raise EngineError(
+                f"{path} names {shown(name)} as its {shown(role)} graph but lists no such file: build the engine again"
+            )
+    for name in manifest.files:
+        if name in ("", ".", "..") or "/" in name or not os.path.isfile(directory / name):
+            raise EngineError(f"{directory}/{shown(name)} is missing from the engine: build it again")
     if verify:
         verify_files(directory, manifest, manifest.files)
     return manifest

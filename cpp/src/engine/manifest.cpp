@@ -1,7 +1,6 @@
 #include "engine/manifest.h"
 
 #include <algorithm>
-#include <charconv>
 #include <initializer_list>
 #include <utility>
 
@@ -66,7 +65,8 @@ GraphIO read_io(JsonObject object) {
 // The string at `key`, which must be one of `allowed`.
 std::string one_of(JsonObject& object, const char* key, std::initializer_list<std::string_view> allowed) {
   std::string value = object.string(key);
-  if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) object.refuse(key, value + " is not known");
+  if (std::find(allowed.begin(), allowed.end(), value) == allowed.end())
+    object.refuse(key, shown(value) + " is not known");
   return value;
 }
 
@@ -80,24 +80,26 @@ KVCacheSpec read_kv_cache(JsonObject object) {
 
 TensorRTBuild read_tensorrt(JsonObject object) {
   TensorRTBuild build;
-  build.library = object.string("library");
+  build.library = one_of(object, "library", {"tensorrt", "tensorrt_rtx"});
   build.version = object.string("version");
   build.compute_capabilities = object.strings("compute_capabilities");
   object.integer("max_batch", 1);
   object.integer("prefill_chunk", 1);
   build.weight_stripped = object.boolean_or("weight_stripped", false);
-  object.ignore("options");
+  object.strings_or_empty("options");
   object.refuse_unknown_keys();
   return build;
 }
 
 SpecialTokens read_special_tokens(JsonObject object) {
   SpecialTokens tokens;
-  tokens.bos = object.optional_integer("bos");
+  tokens.bos = object.optional_integer("bos", 0);
   tokens.eos = object.integers_or_empty("eos", 0);
-  tokens.pad = object.optional_integer("pad");
+  tokens.pad = object.optional_integer("pad", 0);
   tokens.add_bos = object.boolean_or("add_bos", false);
-  object.ignore("template_variables");  // of the Jinja template
+  // Of the Jinja template, which this library does not read.
+  if (std::optional<JsonObject> variables = object.optional_object("template_variables"))
+    for (const std::string& name : variables->keys()) variables->text_or_texts(name);
   object.refuse_unknown_keys();
   return tokens;
 }
@@ -121,12 +123,10 @@ std::string read_scheme(JsonObject object) {
 }
 
 Result<void> check_schema_version(JsonObject& root, std::string_view path) {
-  const std::string version = root.integer_digits("schema_version");
-  if (version == str_cat(kSchemaVersion)) return {};
-  std::int64_t number = kSchemaVersion + 1;  // stays so if the digits exceed int64: a newer version
-  std::from_chars(version.data(), version.data() + version.size(), number);
+  const std::int64_t version = root.integer("schema_version");
+  if (version == kSchemaVersion) return {};
   return fail(Code::kUnsupported, path, " has schema version ", version, ", this edgekiln reads version ",
-              kSchemaVersion, ": ", number < kSchemaVersion ? "build the engine again" : "upgrade edgekiln");
+              kSchemaVersion, ": ", version < kSchemaVersion ? "build the engine again" : "upgrade edgekiln");
 }
 
 Manifest read_fields(JsonObject& root) {
@@ -162,7 +162,7 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
     const fs::path file = directory / name;
     std::error_code ignored;
     if (!is_file_name(name) || !fs::is_regular_file(file, ignored))
-      return fail(Code::kEngine, file.string(), " is missing from the engine: build it again");
+      return fail(Code::kEngine, directory.string(), '/', shown(name), " is missing from the engine: build it again");
   }
   return {};
 }
@@ -184,7 +184,7 @@ Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
     Manifest manifest = read_fields(root);
     for (const auto& [role, name] : manifest.graphs)
       if (!manifest.files.contains(name))
-        return fail(Code::kEngine, path, " names ", name, " as its ", role,
+        return fail(Code::kEngine, path, " names ", shown(name), " as its ", shown(role),
                     " graph but lists no such file: build the engine again");
     return manifest;
   });

@@ -1,5 +1,6 @@
 #include "util/json_reader.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -26,12 +27,25 @@ const json& checked_list(const json& value, const std::string& path) {
   return value;
 }
 
+std::int64_t integer_of(const json& value, const std::string& path, std::int64_t low) {
+  if (!is_int64(value)) refuse_at(path, "it is not an integer");
+  const auto number = value.get<std::int64_t>();
+  if (number < low) refuse_at(path, str_cat("it is ", number, ", the least is ", low));
+  return number;
+}
+
 std::vector<std::int64_t> integers_of(const json& value, const std::string& path, std::int64_t low) {
   std::vector<std::int64_t> result;
+  for (const json& item : checked_list(value, path))
+    result.push_back(integer_of(item, str_cat(path, '.', result.size()), low));
+  return result;
+}
+
+std::vector<std::string> strings_of(const json& value, const std::string& path) {
+  std::vector<std::string> result;
   for (const json& item : checked_list(value, path)) {
-    if (!is_int64(item) || item.get<std::int64_t>() < low)
-      refuse_at(str_cat(path, '.', result.size()), str_cat("it is not an integer of at least ", low));
-    result.push_back(item.get<std::int64_t>());
+    if (!item.is_string()) refuse_at(str_cat(path, '.', result.size()), "it is not a string");
+    result.push_back(item.get<std::string>());
   }
   return result;
 }
@@ -44,6 +58,24 @@ std::vector<JsonObject> objects_of(const json& value, const std::string& path) {
 
 }  // namespace
 
+std::string shown(std::string_view text) {
+  constexpr std::size_t kLongest = 60;
+  std::string result;
+  std::size_t characters = 0;
+  for (std::size_t i = 0; i < text.size(); ++characters) {
+    if (characters == kLongest) return result + "…";
+    std::size_t end = i + 1;
+    while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
+    const std::string_view character = text.substr(i, end - i);
+    const auto first = static_cast<unsigned char>(character[0]);
+    const bool is_c1 = first == 0xC2 && character.size() == 2 && static_cast<unsigned char>(character[1]) < 0xA0;
+    const bool is_separator = character == "\u2028" || character == "\u2029";
+    result += first < 0x20 || first == 0x7F || is_c1 || is_separator ? "?" : character;
+    i = end;
+  }
+  return result;
+}
+
 void damaged(std::string reason) { throw JsonError(Code::kEngine, std::move(reason)); }
 
 void unsupported(std::string reason) { throw JsonError(Code::kUnsupported, std::move(reason)); }
@@ -53,7 +85,7 @@ JsonObject::JsonObject(const json& value, std::string path) : value_(&value), pa
 }
 
 std::string JsonObject::path_of(std::string_view key) const {
-  return path_.empty() ? std::string(key) : str_cat(path_, '.', key);
+  return path_.empty() ? shown(key) : str_cat(path_, '.', shown(key));
 }
 
 void JsonObject::refuse(std::string_view key, std::string_view reason) const { refuse_at(path_of(key), reason); }
@@ -93,21 +125,11 @@ std::optional<std::string> JsonObject::optional_string(std::string_view key) {
 }
 
 std::int64_t JsonObject::integer(std::string_view key, std::int64_t low) {
-  const json& value = require(key);
-  if (!is_int64(value)) refuse(key, "it is not an integer");
-  const auto number = value.get<std::int64_t>();
-  if (number < low) refuse(key, str_cat("it is ", number, ", the least is ", low));
-  return number;
+  return integer_of(require(key), path_of(key), low);
 }
 
-std::string JsonObject::integer_digits(std::string_view key) {
-  const json& value = require(key);
-  if (!value.is_number_integer()) refuse(key, "it is not an integer");
-  return value.dump();
-}
-
-std::optional<std::int64_t> JsonObject::optional_integer(std::string_view key) {
-  return has(key) ? std::optional(integer(key)) : std::nullopt;
+std::optional<std::int64_t> JsonObject::optional_integer(std::string_view key, std::int64_t low) {
+  return has(key) ? std::optional(integer(key, low)) : std::nullopt;
 }
 
 std::optional<double> JsonObject::optional_number(std::string_view key) {
@@ -133,14 +155,18 @@ std::vector<std::int64_t> JsonObject::integers_or_empty(std::string_view key, st
   return value ? integers_of(*value, path_of(key), low) : std::vector<std::int64_t>{};
 }
 
-std::vector<std::string> JsonObject::strings(std::string_view key) {
-  const std::string path = path_of(key);
-  std::vector<std::string> result;
-  for (const json& item : checked_list(require(key), path)) {
-    if (!item.is_string()) refuse_at(str_cat(path, '.', result.size()), "it is not a string");
-    result.push_back(item.get<std::string>());
-  }
-  return result;
+std::vector<std::string> JsonObject::strings(std::string_view key) { return strings_of(require(key), path_of(key)); }
+
+std::vector<std::string> JsonObject::strings_or_empty(std::string_view key) {
+  return has(key) ? strings(key) : std::vector<std::string>{};
+}
+
+std::vector<std::string> JsonObject::text_or_texts(std::string_view key) {
+  const json& value = require(key);
+  if (value.is_string()) return {value.get<std::string>()};
+  if (!value.is_array() || !std::all_of(value.begin(), value.end(), [](const json& item) { return item.is_string(); }))
+    refuse(key, "it is not a string or a list of strings");
+  return strings(key);
 }
 
 std::map<std::string, std::string> JsonObject::string_map(std::string_view key) {

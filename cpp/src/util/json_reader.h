@@ -26,6 +26,9 @@ struct JsonError : std::exception {
   std::string reason;  // for Code::kEngine "kv_cache.dtype: it is missing"; for Code::kUnsupported "a model of type X"
 };
 
+// A text of an untrusted file for an error message: its first 60 characters, without control characters.
+std::string shown(std::string_view text);
+
 // Throw JsonError with Code::kEngine: the file is damaged.
 [[noreturn]] void damaged(std::string reason);
 
@@ -41,9 +44,9 @@ class JsonObject {
   // Required fields.
   std::string string(std::string_view key);
   std::int64_t integer(std::string_view key, std::int64_t low = std::numeric_limits<std::int64_t>::min());
-  std::string integer_digits(std::string_view key);  // an integer of any magnitude
   std::vector<std::int64_t> integers(std::string_view key, std::int64_t low);
   std::vector<std::string> strings(std::string_view key);
+  std::vector<std::string> text_or_texts(std::string_view key);  // a string, or a list of strings
   std::map<std::string, std::string> string_map(std::string_view key);
   JsonObject object(std::string_view key);
   std::vector<JsonObject> objects(std::string_view key);
@@ -52,8 +55,10 @@ class JsonObject {
   std::string string_or(std::string_view key, std::string fallback);
   bool boolean_or(std::string_view key, bool fallback);
   std::vector<std::int64_t> integers_or_empty(std::string_view key, std::int64_t low);
+  std::vector<std::string> strings_or_empty(std::string_view key);
   std::optional<std::string> optional_string(std::string_view key);
-  std::optional<std::int64_t> optional_integer(std::string_view key);
+  std::optional<std::int64_t> optional_integer(std::string_view key,
+                                               std::int64_t low = std::numeric_limits<std::int64_t>::min());
   std::optional<double> optional_number(std::string_view key);
   std::optional<JsonObject> optional_object(std::string_view key);
   std::vector<JsonObject> objects_or_empty(std::string_view key);

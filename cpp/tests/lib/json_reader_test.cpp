@@ -41,7 +41,7 @@ TEST_CASE("errors carry the path of the value") {
   CHECK(error_of(text, [&](JsonObject& root) { b(root); }) == damaged("a.1: it is not an object"));
   const std::string nested = R"({"a": [{"b": {"c": [1, -1, "x"]}}]})";
   CHECK(error_of(nested, [](JsonObject& root) { root.objects("a")[0].object("b").integers("c", 0); }) ==
-        damaged("a.0.b.c.1: it is not an integer of at least 0"));
+        damaged("a.0.b.c.1: it is -1, the least is 0"));
   CHECK(error_of(nested, [](JsonObject& root) { root.objects("a")[0].object("b").strings("c"); }) ==
         damaged("a.0.b.c.0: it is not a string"));
   CHECK(error_of(text, [](JsonObject& root) { root.string_map("d"); }) == damaged("d.e: it is not a string"));

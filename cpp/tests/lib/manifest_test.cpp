@@ -86,7 +86,7 @@ TEST_CASE("an invalid value is named") {
   CHECK(error_of(value) == damaged("architecture: 2 layers have 1 kv_heads and 2 head_dims"));
   value = good();
   value["architecture"]["kv_heads"][1] = -2;
-  CHECK(error_of(value) == damaged("architecture.kv_heads.1: it is not an integer of at least 1"));
+  CHECK(error_of(value) == damaged("architecture.kv_heads.1: it is -2, the least is 1"));
   value = good();
   value["architecture"]["colour"] = "red";
   CHECK(error_of(value) == damaged("architecture.colour: it is not known"));
@@ -133,8 +133,7 @@ TEST_CASE("other schema versions are refused") {
   CHECK(error_of(value, Code::kUnsupported) ==
         "engine.json has schema version 4, this edgekiln reads version 3: upgrade edgekiln");
   value["schema_version"] = 18446744073709551615U;
-  CHECK(error_of(value, Code::kUnsupported) ==
-        "engine.json has schema version 18446744073709551615, this edgekiln reads version 3: upgrade edgekiln");
+  CHECK(error_of(value) == damaged("schema_version: it is not an integer"));
   value["schema_version"] = "1";
   CHECK(error_of(value) == damaged("schema_version: it is not an integer"));
 }

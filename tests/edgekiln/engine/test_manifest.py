@@ -87,7 +87,7 @@ def test_damaged_json(engine: Path, content: bytes) -> None:
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [4, 10**9, "3", None, 1.5])
+@pytest.mark.parametrize("version", [4, 10**9])
 def test_a_newer_schema(engine: Path, version: object) -> None:
     # The fields of a newer manifest are unknown: only its version is read.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
@@ -152,3 +152,21 @@ def test_a_graph_that_is_not_listed(engine: Path, name: str) -> None:
     edit(engine, lambda raw: raw["graphs"].update(generate=name))
     with pytest.raises(EngineError, match=r"names .* as its generate graph but lists no such file"):
         read_manifest(engine)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "x" * 100_000])
+def test_a_name_of_an_untrusted_file_fits_a_line(engine: Path, name: str) -> None:
+    for change in (
+        lambda raw: raw.update({name: 1}),
+        lambda raw: raw["files"].update({name: "0"}),
+        lambda raw: raw["graphs"].update({name: "other"}),
+        lambda raw: raw["graphs"].update({"generate": name}),
+        lambda raw: raw["kv_cache"].update(layout=name),
+    ):
+        good = (engine / "engine.json").read_bytes()
+        edit(engine, change)
+        with pytest.raises(EngineError) as caught:
+            read_manifest(engine)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+        (engine / "engine.json").write_bytes(good)
