@@ -1,60 +1,69 @@
 """engine.json: its fields, and reading it as an untrusted file.
 
 `read_manifest` checks the schema version, the fields, that each file is there, and its SHA-256. The fields are
-described in docs/engine-format.md.
+described in docs/engine-format.md. cpp/src/engine/manifest.cpp makes the same checks in the same order.
 """
 
+import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from edgekiln.engine.directory import ENGINE_FILE, sha256, write_json
-from edgekiln.engine.schema import Schema, parse_json, shown, validate, version_error
+from edgekiln.engine.directory import ENGINE_FILE, TOKENIZER_FILE, sha256, write_json
+from edgekiln.engine.schema import MAX_INT, Schema, damaged, parse_json, refusal, shown, validate, version_error
 from edgekiln.errors import EngineError
 
 SCHEMA_VERSION = 3
 # Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
-_MOST_LAYERS = 1 << 16
-_MOST_ELEMENTS = 1 << 24  # of key-value heads, and of a head
-_MOST_TOKENS = 1 << 31  # of the vocabulary, and of a sequence
+MAX_LAYERS = 1 << 16
+MAX_ELEMENTS = 1 << 24  # of key-value heads, and of a head
+MAX_TOKENS = 1 << 31  # of the vocabulary, and of a sequence
 
-Count = Annotated[int, Field(gt=0)]
-TokenId = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, le=MAX_INT)]
+Index = Annotated[int, Field(ge=0, le=MAX_INT)]
+_MAX_FLOAT, _LEAST_ABOVE_0 = sys.float_info.max, math.ulp(0.0)
+# Sampling option -> least and largest value, and what the others are not.
+_RANGES = {
+    "temperature": (0.0, _MAX_FLOAT, "it is not 0 or more"),
+    "top_p": (0.0, 1.0, "it is not from 0 to 1"),
+    "min_p": (0.0, 1.0, "it is not from 0 to 1"),
+    "repetition_penalty": (_LEAST_ABOVE_0, _MAX_FLOAT, "it is not more than 0"),
+}
 
 
 def _text_or_texts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         return value
-    raise ValueError("it is not a string or a list of strings")
+    raise refusal("it is not a string or a list of strings")
 
 
 class Architecture(Schema):
     """The sizes of the model that generation and the runtimes need."""
 
     model_type: str = Field(description="as transformers names it")
-    vocab_size: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    layers: int = Field(gt=0, description="decoder layers")
-    heads: int = Field(gt=0, description="attention heads of a layer")
-    kv_heads: list[Count] = Field(description="key-value heads of each layer")
-    head_dims: list[Count] = Field(description="head size of each layer")
-    max_length: int = Field(gt=0, description="largest number of tokens of a sequence, prompt and answer together")
-    parameters: int = Field(gt=0)
+    vocab_size: Size
+    hidden_size: Size
+    layers: Size = Field(description="decoder layers")
+    heads: Size = Field(description="attention heads of a layer")
+    kv_heads: list[Size] = Field(description="key-value heads of each layer")
+    head_dims: list[Size] = Field(description="head size of each layer")
+    max_length: Size = Field(description="largest number of tokens of a sequence, prompt and answer together")
+    parameters: Size
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        if self.layers > _MOST_LAYERS or not len(self.kv_heads) == len(self.head_dims) == self.layers:
-            raise ValueError(
-                f"{self.layers} layers have {len(self.kv_heads)} kv_heads and {len(self.head_dims)} head_dims"
-            )
+        kv_heads, head_dims = len(self.kv_heads), len(self.head_dims)
+        if self.layers > MAX_LAYERS or kv_heads != self.layers or head_dims != self.layers:
+            raise refusal(f"{self.layers} layers have {kv_heads} kv_heads and {head_dims} head_dims")
         for layer, (heads, size) in enumerate(zip(self.kv_heads, self.head_dims, strict=True)):
-            if heads > _MOST_ELEMENTS or size > _MOST_ELEMENTS:
-                raise ValueError(f"layer {layer} has keys of {heads} times {size}")
-        if self.vocab_size > _MOST_TOKENS or self.max_length > _MOST_TOKENS:
-            raise ValueError(f"a vocabulary of {self.vocab_size} for {self.max_length} positions")
+            if heads > MAX_ELEMENTS or size > MAX_ELEMENTS:
+                raise refusal(f"layer {layer} has keys of {heads} times {size}")
+        if self.vocab_size > MAX_TOKENS or self.max_length > MAX_TOKENS:
+            raise refusal(f"a vocabulary of {self.vocab_size} for {self.max_length} positions")
         return self
 
 
@@ -78,8 +87,8 @@ class TensorRTBuild(Schema):
     library: Literal["tensorrt", "tensorrt_rtx"]
     version: str = Field(description="version of the library")
     compute_capabilities: list[str] = Field(description="GPUs that the plan was compiled for, as 8.9")
-    max_batch: int = Field(gt=0, description="largest batch of a decode step")
-    prefill_chunk: int = Field(gt=0, description="largest number of tokens in one prefill run")
+    max_batch: Size = Field(description="largest batch of a decode step")
+    prefill_chunk: Size = Field(description="largest number of tokens in one prefill run")
     weight_stripped: bool = Field(
         default=False, description="the plan has no weights; it is refitted from the `generate` graph"
     )
@@ -104,13 +113,34 @@ class GraphIO(Schema):
         default=None, description="int64[1] K > 0, `generate` gives logits of the last K positions; None: no such input"
     )
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = {field: name for field, name in self if name is not None}
+        for field, name in names.items():
+            if not name:
+                raise refusal(f"{field} is empty")
+            if "\0" in name:
+                raise refusal(f"{field} has a zero byte")
+            if field.startswith(("past", "present")) and "{layer}" not in name:
+                raise refusal(f"{field} has no {{layer}}")
+        first: dict[str, str] = {}
+        for field, name in names.items():
+            if first.setdefault(name, field) != field:
+                raise refusal(f"{field} has the name of {first[name]}")
+        return self
+
+
+def in_layer(name: str, layer: int) -> str:
+    """The name of a layer's input or output of the KV cache: "past.3.key" of "past.{layer}.key" for layer 3."""
+    return name.replace("{layer}", str(layer), 1)
+
 
 class SpecialTokens(Schema):
     """Ids of the beginning-of-sequence, end-of-sequence and padding tokens."""
 
-    bos: TokenId | None = Field(default=None, description="beginning of a text")
-    eos: list[TokenId] = Field(default_factory=list, description="each of these ends an answer")
-    pad: TokenId | None = Field(default=None, description="padding")
+    bos: Index | None = Field(default=None, description="beginning of a text")
+    eos: list[Index] = Field(default_factory=list, description="each of these ends an answer")
+    pad: Index | None = Field(default=None, description="padding")
     add_bos: bool = Field(default=False, description="the tokenizer's post-processor adds bos to plain text")
     template_variables: dict[str, Annotated[str | list[str], BeforeValidator(_text_or_texts)]] = Field(
         default_factory=dict,
@@ -118,28 +148,47 @@ class SpecialTokens(Schema):
         "the model's tokenizer has",
     )
 
+    def ids(self) -> list[int]:
+        """bos, eos and pad, as far as there are any."""
+        return [token for token in (self.bos, *self.eos, self.pad) if token is not None]
+
+    def within(self, vocab_size: int) -> "SpecialTokens":
+        """The same without ids for which the model has neither embedding nor logit."""
+        bos = self.bos if self.bos is not None and self.bos < vocab_size else None
+        pad = self.pad if self.pad is not None and self.pad < vocab_size else None
+        eos = [token for token in self.eos if token < vocab_size]
+        return self.model_copy(update={"bos": bos, "eos": eos, "pad": pad, "add_bos": self.add_bos and bos is not None})
+
 
 class SamplingDefaults(Schema):
     """Sampling options of the model's generation_config.json; options of a request override them."""
 
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Index | None = None
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+
+    @field_validator("temperature", "top_p", "min_p", "repetition_penalty")
+    @classmethod
+    def _check_range(cls, value: float | None, info: ValidationInfo) -> float | None:
+        least, most, reason = _RANGES[info.field_name or ""]
+        if value is not None and not least <= value <= most:
+            raise refusal(reason)
+        return value
 
 
 class QuantizationRecipe(Schema):
     """The recipe that the engine was quantized with; quantization.json has the layers."""
 
     scheme: str = Field(description="name of the recipe")
-    group_size: int | None = Field(default=None, description="group size of most layers")
+    group_size: Size | None = Field(default=None, description="group size of most layers")
 
 
 class _Version(BaseModel):
     """The field that a manifest of every schema version has."""
 
-    schema_version: int
+    schema_version: Annotated[int, Field(ge=-(2**63), le=MAX_INT)]
 
 
 class EngineManifest(Schema):
@@ -162,6 +211,16 @@ class EngineManifest(Schema):
     sampling: SamplingDefaults
     versions: dict[str, str] = Field(description="versions of edgekiln and the libraries that built the engine")
     files: dict[str, str] = Field(description="file name -> SHA-256 of every file of the engine except engine.json")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        vocab_size = self.architecture.vocab_size
+        for token in self.special_tokens.ids():
+            if token >= vocab_size:
+                raise refusal(f"special_tokens: {token} is not below the vocabulary of {vocab_size}")
+        if not {"generate", "plan"} & set(self.graphs):
+            raise refusal("graphs: generate is missing")
+        return self
 
 
 def write_manifest(directory: Path, **fields: Any) -> EngineManifest:
@@ -197,10 +256,14 @@ def read_manifest(directory: str | Path, verify: bool = True) -> EngineManifest:
         raw = parse_json(path.read_bytes(), path)
     except OSError as error:
         raise EngineError(f"{path} cannot be read: check its permissions") from error
+    if not isinstance(raw, dict):
+        raise damaged(path, "it is not an object")
     version = validate(_Version, {"schema_version": raw.get("schema_version")}, path).schema_version
     if version != SCHEMA_VERSION:
         raise version_error(path, version, SCHEMA_VERSION)
     manifest = validate(EngineManifest, raw, path)
+    if TOKENIZER_FILE not in manifest.files:
+        raise damaged(path, f"files: {TOKENIZER_FILE} is missing")
     for role, name in manifest.graphs.items():
         if name not in manifest.files:
             raise EngineError(

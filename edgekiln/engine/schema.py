@@ -4,13 +4,15 @@ The reasons are those of cpp/src/util/json_reader.cpp, word for word.
 """
 
 import json
+import re
 import types
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from edgekiln.engine import json_text
 from edgekiln.errors import EngineError
 
 _REASONS = {
@@ -22,10 +24,10 @@ _REASONS = {
     "dict_type": "it is not an object",
     "model_type": "it is not an object",
     "extra_forbidden": "it is not known",
-    "literal_error": "it is not known",
 }
 _CUSTOM = "reason"
-_LONGEST = 200
+_LONGEST = 60
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_INT = 2**63 - 1
 
 
@@ -35,47 +37,50 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def refusal(reason: str) -> PydanticCustomError:
-    """The error for a validator to raise, which `first_reason` gives back word for word."""
-    return PydanticCustomError(_CUSTOM, "{reason}", {"reason": reason})
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def items_at_least(low: int) -> Any:
-    """The type of the integers of a list that are not less than `low`."""
+def parse_json(data: bytes, path: Path) -> Any:
+    """Parse a JSON file of an engine, see `json_text.parse_json`.
 
-    def check(value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise refusal(f"it is not an integer of at least {low}") from error
-
-    return Annotated[int, Field(ge=low, le=MAX_INT), WrapValidator(check)]
-
-
-_Model = TypeVar("_Model", bound=Schema)
+    Raises:
+        EngineError: it is not JSON.
+    """
+    try:
+        return json_text.parse_json(data)
+    except ValueError as error:
+        raise damaged(path, "it is not JSON") from error
 
 
-def validated(model: type[_Model], value: Any) -> _Model:
+def validate(model: type[_Model], value: Any, path: Path) -> _Model:
     """A model of what `parse_json` returned. Nothing is converted: 1.0 and "1" are no integers; null counts as missing.
 
     Raises:
-        ValidationError: see `first_reason`.
+        EngineError: a value that the model refuses; the message names the first one, as libedgekiln does.
     """
-    # Validating text gives strict validation of JSON's types. Sorted, so that the first error is that of libedgekiln.
-    return model.model_validate_json(json.dumps(_without_nulls(model, value), sort_keys=True), strict=True)
+    # Validating text is strict about JSON's types. Sorted, as libedgekiln's objects are.
+    text = json.dumps(_without_nulls(model, value), sort_keys=True)
+    try:
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(shown(str(part)) for part in first["loc"])
+        raise damaged(path, f"{where}: {_reason(first)}" if where else _reason(first)) from error
 
 
-def first_reason(error: ValidationError) -> str:
-    """The first error of a validation as "FIELD: REASON", in a line of moderate length."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return short(f"{where}: {_reason(first)}" if where else _reason(first))
+def refusal(reason: str) -> PydanticCustomError:
+    """The error for a validator to raise, whose reason `validate` gives word for word."""
+    return PydanticCustomError(_CUSTOM, "{reason}", {"reason": reason})
 
 
-def short(reason: str) -> str:
-    """A reason in one line of at most 200 characters: names and values of an untrusted file can be long."""
-    line = "".join(" " if character < " " else character for character in reason)
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+def damaged(path: Path, reason: str) -> EngineError:
+    """The error for a file of an engine whose contents are wrong for `reason`."""
+    return EngineError(f"{path} is damaged: {reason}, build the engine again")
+
+
+def shown(text: str) -> str:
+    """A text of an untrusted file for an error message: its first 60 characters, without control characters."""
+    return _CONTROL.sub("?", text[:_LONGEST]) + ("\u2026" if len(text) > _LONGEST else "")
 
 
 def version_error(path: Path, version: object, supported: int) -> EngineError:
@@ -95,10 +100,10 @@ def _reason(error: ErrorDetails) -> str:
     kind, value = error["type"], error["input"]
     if kind == _CUSTOM:
         return error["msg"]
-    if value is None and isinstance(error["loc"][-1], str):
+    if value is None and kind != "extra_forbidden" and isinstance(error["loc"][-1], str):
         return _REASONS["missing"]
-    if kind == "literal_error" and not isinstance(value, str):
-        return _REASONS["string_type"]
+    if kind == "literal_error":
+        return f"{shown(value)} is not known" if isinstance(value, str) else _REASONS["string_type"]
     if kind == "greater_than_equal":
         return f"it is {value}, the least is {error['ctx']['ge']}"
     if kind.startswith("int_") or kind == "less_than_equal":

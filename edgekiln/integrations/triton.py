@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.engine.directory import WEIGHTS_FILE, atomic_directory
-from edgekiln.engine.manifest import EngineManifest, read_manifest
-from edgekiln.errors import RequestError
+from edgekiln.engine.manifest import EngineManifest, read_manifest, in_layer
+from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import TARGETS, TritonBackend
 
 CONFIG_FILE = "config.pbtxt"
@@ -63,7 +63,7 @@ def write_repository(engine: Path, repository: Path, name: str | None = None, in
         raise RequestError(f"instances must be at least 1, got {instances}")
     backend = _backend(manifest)
     target = repository / model
-    with atomic_directory(target, _is_model, "a model of Triton") as directory:
+    with atomic_directory(target, _is_model, "a model of Triton", reads=[engine]) as directory:
         version = directory / VERSION
         version.mkdir()
         graph = manifest.graphs[backend.graph]
@@ -111,8 +111,8 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
     for layer, (heads, size) in enumerate(sizes):
         dims = (_ANY_SIZE, heads, _ANY_SIZE, size)
-        inputs += [Tensor(name.format(layer=layer), kind, dims) for name in (io.past_key, io.past_value)]
-        outputs += [Tensor(name.format(layer=layer), kind, dims) for name in (io.present_key, io.present_value)]
+        inputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.past_key, io.past_value)]
+        outputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.present_key, io.present_value)]
     return inputs, outputs
 
 
@@ -137,4 +137,12 @@ def _backend(manifest: EngineManifest) -> TritonBackend:
 
 
 def _is_model(directory: Path) -> bool:
-    return (directory / CONFIG_FILE).is_file()
+    if not (directory / CONFIG_FILE).is_file():
+        return False
+    for path in sorted(directory.iterdir()):
+        if path.name not in (CONFIG_FILE, VERSION):
+            raise EngineError(
+                f"{directory} has {path.name}, which `edgekiln triton` does not write: move it away or give another "
+                "--name"
+            )
+    return True

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantized_tensors
+from edgekiln.engine.chat_templates import write_chat_templates
 from edgekiln.engine.directory import (
     CHAT_SEGMENTS_FILE,
-    CHAT_TEMPLATE_FILE,
     QUANTIZATION_FILE,
     REPORT_FILE,
     TOKENIZER_FILE,
@@ -152,7 +152,7 @@ def write_engine(
         io=io,
         kv_cache=lowering.kv_cache(lowering_options),
         quantization=recipe,
-        special_tokens=source.special_tokens,
+        special_tokens=source.special_tokens.within(model.meta_model.config.vocab_size),
         sampling=source.sampling,
         versions=_versions(),
         files={},
@@ -170,12 +170,11 @@ def write_engine(
 
 
 def _write_text_files(source: ModelSource, directory: Path) -> None:
-    """Write tokenizer.json, and the chat template as Jinja and, where possible, as segments for C++."""
+    """Write tokenizer.json, the chat templates, and the default one as segments for C++ where possible."""
     (directory / TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
-    if source.chat_template:
-        (directory / CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
-        if segments := chat_segments(source):
-            write_json(directory / CHAT_SEGMENTS_FILE, segments.model_dump())
+    write_chat_templates(directory, source.chat_template)
+    if segments := chat_segments(source):
+        write_json(directory / CHAT_SEGMENTS_FILE, segments.model_dump())
 
 
 def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -> Architecture:

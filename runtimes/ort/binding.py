@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engine.manifest import GraphIO
+from edgekiln.engine.manifest import GraphIO, in_layer
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import onnxruntime as ort
@@ -37,8 +37,8 @@ class OrtBinding:
     def _bind_in_place(self, array: NDArray, past: str, present: str, layer: int) -> None:
         """Bind one array as past and as present, so that the graph updates it in place."""
         value = ort.OrtValue.ortvalue_from_numpy(array)
-        self._binding.bind_ortvalue_input(past.format(layer=layer), value)
-        self._binding.bind_ortvalue_output(present.format(layer=layer), value)
+        self._binding.bind_ortvalue_input(in_layer(past, layer), value)
+        self._binding.bind_ortvalue_output(in_layer(present, layer), value)
         self._arrays.append(array)
 
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.engine.manifest import GraphIO
+from edgekiln.engine.manifest import GraphIO, in_layer
 from edgekiln.runtimes.base import Ids, Logits, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache, batch_slice
 from edgekiln.runtimes.ort.library import onnxruntime as ort
@@ -121,8 +121,8 @@ class OrtCudaBinding:
         """Bind a range of a buffer's sequences as past and as present, so that the graph updates it in place."""
         address, shape = batch_slice(buffer.data_ptr(), tuple(buffer.shape()), sequences, CACHE_DTYPE.itemsize)
         device = self._config.device
-        self._binding.bind_input(past.format(layer=layer), device, 0, CACHE_DTYPE, shape, address)
-        self._binding.bind_output(present.format(layer=layer), device, 0, CACHE_DTYPE, shape, address)
+        self._binding.bind_input(in_layer(past, layer), device, 0, CACHE_DTYPE, shape, address)
+        self._binding.bind_output(in_layer(present, layer), device, 0, CACHE_DTYPE, shape, address)
 
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
         """Bind int64[B, S] `input_ids` and `position_ids`, and float32[B, L, V] `logits` of the last L positions."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edgekiln.engine.manifest import EngineManifest, GraphIO, TensorRTBuild
+from edgekiln.engine.manifest import EngineManifest, GraphIO, TensorRTBuild, in_layer
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.runtimes.cuda.device import ALIGNMENT
 
@@ -91,7 +91,7 @@ def cache_parts(manifest: EngineManifest) -> list[CachePart]:
     parts = []
     for layer, (heads, size) in enumerate(zip(model.kv_heads, model.head_dims, strict=True)):
         for past, present in ((io.past_key, io.present_key), (io.past_value, io.present_value)):
-            parts.append(CachePart(past.format(layer=layer), present.format(layer=layer), heads, size))
+            parts.append(CachePart(in_layer(past, layer), in_layer(present, layer), heads, size))
     return parts
 
 
