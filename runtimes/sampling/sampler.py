@@ -17,8 +17,8 @@ from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.sampling.filters import min_p, pick, top_k, top_p
 from edgekiln.runtimes.sampling.rng import SplitMix64
 
-# Below this, logits divided by the temperature can overflow float32. The draw is in practice greedy long before.
-MIN_TEMPERATURE = 1e-5
+# Divisors of logits are kept in the normal numbers of float32: a quotient is then never NaN.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 Filter = Callable[[Logits], Ids]
 
@@ -28,9 +28,10 @@ class SamplingOptions:
     """How the next token is chosen; greedy by default.
 
     Attributes:
-        temperature: 0 takes the token with the highest logit; otherwise logits are divided by it.
+        temperature: 0 takes the token with the highest logit; otherwise logits are divided by it, however small.
         top_k: keep the k most likely tokens, and those as likely as the last of them; 0 keeps all.
-        top_p: keep the most likely tokens whose probabilities add up to this (nucleus, Holtzman et al. 2020).
+        top_p: keep the most likely tokens whose probabilities add up to this (nucleus, Holtzman et al. 2020); 0 keeps
+            the most likely token only, and those as likely.
         min_p: keep tokens with at least this fraction of the highest probability (Nguyen et al. 2024).
         repetition_penalty: divides positive and multiplies negative logits of tokens that occur in the prompt or the
             answer (CTRL, Keskar et al. 2019); 1 disables it.
@@ -48,12 +49,12 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
-            raise RequestError(f"temperature must be 0 or at least {MIN_TEMPERATURE}, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise RequestError(f"temperature must be 0 or more, got {self.temperature}")
         if self.top_k < 0:
             raise RequestError(f"top_k must be 0 (off) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.top_p <= 1:
+            raise RequestError(f"top_p must be in [0, 1], got {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise RequestError(f"min_p must be in [0, 1], got {self.min_p}")
         if not 0 < self.repetition_penalty < math.inf:
@@ -101,7 +102,8 @@ class Sampler:
         With temperature 0 it is the token with the highest logit after the penalty, the lowest id of equal ones.
         Otherwise:
 
-        1. penalty: in float32, logits of seen tokens are multiplied (negative) or divided (positive) by it;
+        1. penalty: in float32, logits of seen tokens are multiplied (negative) or divided (positive) by it, to at most
+           the largest float32;
         2. score = (logit - highest logit) / temperature, in float32;
         3. top_k, top_p, min_p, each on the softmax of the scores that the one before kept;
         4. weight = exp(score - highest score), in float32, of the tokens that are left, in ascending order of id;
@@ -123,7 +125,8 @@ class Sampler:
         if not math.isfinite(scores[token]):
             raise EdgekilnError(f"the engine's logits hold {scores[token]}: the engine or its weights are broken")
         if self.options.temperature > 0:
-            token = self._draw(index, (scores - scores[token]) / np.float32(self.options.temperature))
+            with np.errstate(over="ignore"):  # -inf, of probability 0
+                token = self._draw(index, (scores - scores[token]) / _divisor(self.options.temperature))
         if self.options.repetition_penalty != 1 and token not in self._seen[index]:
             self._seen[index].add(token)
             self._penalized[index] = np.append(self._penalized[index], token)
@@ -133,10 +136,12 @@ class Sampler:
         seen = self._penalized[index]
         if not seen.size:
             return logits
-        penalty = np.float32(self.options.repetition_penalty)
+        penalty = _divisor(self.options.repetition_penalty)
         scores = logits.copy()
         values = logits[seen]
-        scores[seen] = np.where(values < 0, values * penalty, values / penalty)
+        with np.errstate(over="ignore", invalid="ignore"):  # of the branch that is not taken
+            penalized = np.where(values < 0, values * penalty, values / penalty)
+        scores[seen] = np.where(np.isfinite(values), np.clip(penalized, -_LARGEST, _LARGEST), values)
         return scores
 
     def _draw(self, index: int, scores: Logits) -> int:
@@ -147,6 +152,11 @@ class Sampler:
             tokens = kept if tokens is None else tokens[kept]
         chosen = pick(np.exp(scores - scores.max()), self._generators[index].uniform())
         return chosen if tokens is None else int(tokens[chosen])
+
+
+def _divisor(value: float) -> np.float32:
+    """A positive number as a float32 by which logits can be divided."""
+    return np.float32(min(max(value, _SMALLEST), _LARGEST))
 
 
 def log_probability(logits: Logits, token: int) -> float:

@@ -87,8 +87,9 @@ def test_engine_json(engine: Path) -> None:
         edit(engine, schema_version=version)
         assert refusal(engine) == (UNSUPPORTED, python_error(engine))
     edit(engine, schema_version=3, target="tpu")
-    sentence = f"{engine} is for target tpu, this library runs ort-cpu, ort-cuda: build it for one"
-    assert refusal(engine) == (UNSUPPORTED, sentence)
+    status, sentence = refusal(engine)
+    assert status == UNSUPPORTED
+    assert sentence.startswith(f"{engine} is for target tpu, which this edgekiln does not run")
 
 
 def test_files_outside_the_engine_are_not_read(engine: Path) -> None:
@@ -101,7 +102,7 @@ def test_files_outside_the_engine_are_not_read(engine: Path) -> None:
 
 def test_engine_options(tiny_engine: Path) -> None:
     status, sentence = refusal(tiny_engine, threads=-1)
-    assert (status, sentence) == (REQUEST, "threads and chunk must be 0 (the default) or more, got -1 and 0")
+    assert (status, sentence) == (REQUEST, "threads must be at least 1, got -1")
     status, sentence = refusal(tiny_engine, kernels_library="/nowhere.so")
     assert status == REQUEST
     assert sentence.startswith("/nowhere.so is no library of edgekiln's kernels")
@@ -124,7 +125,7 @@ def test_requests(tiny_engine: Path) -> None:
                 "shorten it or build the engine with a larger --max-length",
             ),
             ({"ids": [1], "max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-            ({"ids": [1], "temperature": -1}, "temperature must be 0 or at least 1e-05, got -1"),
+            ({"ids": [1], "temperature": -1}, "temperature must be 0 or more, got -1.0"),
             ({"ids": [1], "stop": [""]}, "stop must be strings that are not empty"),
             ({"ids": [1], "stop": ["x"]}, "stop strings need the engine's tokenizer: open the engine with it"),
             (

@@ -13,15 +13,25 @@ namespace edgekiln {
 
 namespace {
 
-// Below this, logits divided by the temperature overflow float32, and sampling is greedy anyway.
-constexpr double kSmallestTemperature = 1e-5;
+using Limits = std::numeric_limits<float>;
 
 std::uint64_t fresh_seed() {
   std::random_device device;
   return (static_cast<std::uint64_t>(device()) << 32) | device();
 }
 
-bool is_positive(double value) { return value > 0 && value < std::numeric_limits<double>::infinity(); }
+bool is_finite(double value) { return value < std::numeric_limits<double>::infinity(); }
+
+// A positive number as a float by which logits can be divided: in the normal numbers, so that no quotient is NaN.
+float divisor(double value) {
+  return static_cast<float>(
+      std::clamp(value, static_cast<double>(Limits::min()), static_cast<double>(Limits::max())));
+}
+
+float penalized(float logit, float penalty) {
+  if (!std::isfinite(logit)) return logit;
+  return std::clamp(logit < 0 ? logit * penalty : logit / penalty, Limits::lowest(), Limits::max());
+}
 
 // Index of the first maximum; NaN counts as the maximum.
 std::size_t argmax(std::span<const float> values) {
@@ -46,12 +56,12 @@ SamplingOptions SamplingOptions::from_defaults(const SamplingDefaults& defaults)
 }
 
 Result<void> SamplingOptions::check() const {
-  if (temperature != 0 && !(temperature >= kSmallestTemperature && is_positive(temperature)))
-    return fail(Code::kRequest, "temperature must be 0 or at least ", kSmallestTemperature, ", got ", temperature);
+  if (!(temperature >= 0 && is_finite(temperature)))
+    return fail(Code::kRequest, "temperature must be 0 or more, got ", temperature);
   if (top_k < 0) return fail(Code::kRequest, "top_k must be 0 (off) or more, got ", top_k);
-  if (!(top_p > 0 && top_p <= 1)) return fail(Code::kRequest, "top_p must be in (0, 1], got ", top_p);
+  if (!(top_p >= 0 && top_p <= 1)) return fail(Code::kRequest, "top_p must be in [0, 1], got ", top_p);
   if (!(min_p >= 0 && min_p <= 1)) return fail(Code::kRequest, "min_p must be in [0, 1], got ", min_p);
-  if (!is_positive(repetition_penalty))
+  if (!(repetition_penalty > 0 && is_finite(repetition_penalty)))
     return fail(Code::kRequest, "repetition_penalty must be more than 0, got ", repetition_penalty);
   return {};
 }
@@ -66,11 +76,11 @@ void Sampler::observe(std::span<const std::int64_t> tokens) {
 Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
   std::span<const float> scores = logits;
   if (!seen_.empty()) {
-    const auto penalty = static_cast<float>(options_.repetition_penalty);
+    const float penalty = divisor(options_.repetition_penalty);
     scores_.assign(logits.begin(), logits.end());
     for (const std::int64_t token : seen_) {
       float& score = scores_[static_cast<std::size_t>(token)];
-      score = score < 0 ? score * penalty : score / penalty;
+      score = penalized(score, penalty);
     }
     scores = scores_;
   }
@@ -86,7 +96,7 @@ Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
 }
 
 std::int64_t Sampler::draw(std::span<const float> logits, float highest) {
-  const auto temperature = static_cast<float>(options_.temperature);
+  const float temperature = divisor(options_.temperature);
   std::vector<float> scores(logits.size());
   std::transform(logits.begin(), logits.end(), scores.begin(), [=](float x) { return (x - highest) / temperature; });
   std::optional<Indices> tokens;

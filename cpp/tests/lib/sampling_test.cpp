@@ -85,16 +85,33 @@ TEST_CASE("broken logits are an error") {
   }
 }
 
+TEST_CASE("any temperature divides logits") {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits{1e6F, 3, -infinity, -3e38F};
+  for (const double small : {1e-6, 1e-37, 1e-300, 5e-324}) {
+    SamplingOptions options;
+    options.temperature = small;
+    options.top_p = 0;
+    CHECK(options.check());
+    CHECK(Sampler(options).sample(logits, false).value().token == 0);
+  }
+  SamplingOptions options;
+  options.temperature = 1e308;
+  options.seed = 0;
+  Sampler sampler(options);
+  for (int i = 0; i < 20; ++i) CHECK(sampler.sample(logits, false).value().token != 2);
+}
+
 TEST_CASE("options out of range are refused") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  for (const double bad : {-1.0, 1e-6, nan, std::numeric_limits<double>::infinity()}) {
+  for (const double bad : {-1.0, -5e-324, nan, std::numeric_limits<double>::infinity()}) {
     SamplingOptions options;
     options.temperature = bad;
     CHECK_FALSE(options.check());
   }
   SamplingOptions options;
-  options.top_p = 0;
-  CHECK(options.check().error().message == "top_p must be in (0, 1], got 0");
+  options.top_p = 2;
+  CHECK(options.check().error().message == "top_p must be in [0, 1], got 2.0");
   options = {};
   options.min_p = nan;
   CHECK(options.check().error().code == Code::kRequest);

@@ -163,7 +163,7 @@ def test_run_imports_nothing_heavy(tiny_engine: Path) -> None:
 def test_empty_prompt(tiny_engine: Path, stdin: str) -> None:
     for result in (run(tiny_engine, stdin=stdin), run(tiny_engine, "-p", "")):
         assert result.exit_code == 2
-        assert result.stderr == "Error: prompt is empty: give one with -p TEXT or on stdin\n"
+        assert result.stderr == "Error: prompt is empty: give some text\n"
 
 
 def test_prompt_beyond_max_length(tiny_engine: Path) -> None:
@@ -189,7 +189,7 @@ def test_stdin_that_is_not_utf8(tiny_engine: Path) -> None:
         ("--temperature", "-1", "temperature must be 0 or"),
         ("--temperature", "nan", "temperature must be 0 or"),
         ("--top-k", "-3", "top_k must be 0 (off) or more, got -3"),
-        ("--top-p", "1.3", "top_p must be in (0, 1], got 1.3"),
+        ("--top-p", "1.3", "top_p must be in [0, 1], got 1.3"),
         ("--min-p", "2", "min_p must be in [0, 1], got 2"),
         ("--repetition-penalty", "0", "repetition_penalty must be more than 0, got 0"),
         ("--seed", "-1", "seed must be in [0, 2^64), got -1"),

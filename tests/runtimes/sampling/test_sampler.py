@@ -150,10 +150,40 @@ def test_pick_is_the_inverse_of_the_cumulative_sum(weights, uniform):
     assert exact[0] - 1e-9 <= target <= exact[1] + 1e-9
 
 
-def test_the_smallest_temperature_is_greedy():
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-37, 1e-300, 5e-324])
+def test_small_temperatures_are_greedy(temperature):
     logits = normal(1000, 6)
-    sampler = Sampler(SamplingOptions(temperature=1e-5, seed=0))
+    logits[:2] = -np.inf, -3e38
+    sampler = Sampler(SamplingOptions(temperature=temperature, top_k=50, top_p=0.9, min_p=0.1, seed=0))
     assert {sampler.sample(0, logits)[0] for _ in range(10)} == {int(logits.argmax())}
+
+
+def test_small_temperatures_share_between_equal_logits():
+    sampler = Sampler(SamplingOptions(temperature=1e-6, seed=0))
+    assert {sampler.sample(0, np.array([1, 9, 9], dtype=np.float32))[0] for _ in range(40)} == {1, 2}
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e308])
+def test_large_temperatures_are_uniform(temperature):
+    sampler = Sampler(SamplingOptions(temperature=temperature, seed=0))
+    logits = np.array([1e6, -1e6, 0, -np.inf], dtype=np.float32)
+    assert {sampler.sample(0, logits)[0] for _ in range(60)} == {0, 1, 2}
+
+
+def test_top_p_of_0_keeps_the_most_likely_token():
+    logits = normal(500, 8)
+    options = SamplingOptions(temperature=0.7, top_p=0, seed=0)
+    kept = kept_by(processors.TopPLogitsWarper(0.0, min_tokens_to_keep=1), logits)
+    assert [Sampler(options).sample(0, logits)[0]] == kept
+    assert top_p(logits, 0.0).tolist() == kept
+
+
+@pytest.mark.parametrize("penalty", [1e-300, 1e-40, 1e40, 1e308])
+def test_penalties_beyond_float32(penalty):
+    logits = np.array([-1, 0, 2, -np.inf], dtype=np.float32)
+    sampler = Sampler(SamplingOptions(repetition_penalty=penalty))
+    sampler.observe(0, np.arange(4))
+    assert sampler.sample(0, logits)[0] == 2
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -168,13 +198,12 @@ def test_infinite_and_nan_logits(bad, temperature):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("temperature", -0.5, "temperature must be 0 or at least 1e-05, got -0.5"),
-        ("temperature", 1e-9, "temperature must be 0 or at least 1e-05, got 1e-09"),
+        ("temperature", -0.5, "temperature must be 0 or more, got -0.5"),
         ("temperature", math.nan, "temperature must be .* got nan"),
         ("temperature", math.inf, "temperature must be .* got inf"),
         ("top_k", -1, r"top_k must be 0 \(off\) or more, got -1"),
-        ("top_p", 1.3, r"top_p must be in \(0, 1\], got 1.3"),
-        ("top_p", 0.0, r"top_p must be in \(0, 1\], got 0.0"),
+        ("top_p", 1.3, r"top_p must be in \[0, 1\], got 1.3"),
+        ("top_p", -1e-9, r"top_p must be in \[0, 1\], got -1e-09"),
         ("min_p", 1.5, r"min_p must be in \[0, 1\], got 1.5"),
         ("min_p", math.nan, "min_p must be .* got nan"),
         ("repetition_penalty", 0.0, "repetition_penalty must be more than 0, got 0.0"),
