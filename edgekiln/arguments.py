@@ -50,6 +50,20 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
+def utf8(text: str) -> str:
+    """`text`, if it can be encoded; lone surrogates stand for bytes of a command line that are not UTF-8.
+
+    Raises:
+        RequestError: it cannot; the message has the number of bytes before the first that is wrong.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        before = len(text[: error.start].encode())
+        raise RequestError(f"the text is not UTF-8 (byte {before}): convert it first") from error
+    return text
+
+
 def path(name: str, value: object) -> Path:
     """`value` as a Path.
 

@@ -180,8 +180,10 @@ def checked_ids(tokens: Ids, properties: Properties, length: int = 0) -> Ids:
         RequestError: no tokens, an id outside the vocabulary, or more tokens than the engine's max_length.
     """
     ids: Ids = np.ascontiguousarray(tokens, dtype=np.int64)
-    if ids.ndim != 1 or ids.size == 0:
-        raise RequestError(f"prompt is empty: got token ids of shape {list(ids.shape)}, give at least one token")
+    if ids.size == 0:
+        raise RequestError("prompt is empty: give at least one token")
+    if ids.ndim != 1:
+        raise RequestError(f"token ids must be one sequence, got an array of shape {list(ids.shape)}")
     check_vocabulary(ids, properties.vocab_size)
     if length + ids.size > properties.max_length:
         raise RequestError(too_long(length + ids.size, properties.max_length))

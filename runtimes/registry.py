@@ -8,6 +8,7 @@ from typing import get_args
 
 from edgekiln import arguments
 from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
+from edgekiln.engine.schema import shown
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
 from edgekiln.runtimes.threads import checked_threads
@@ -46,8 +47,10 @@ def open_engine(
     arguments.flag("verify", verify)
     manifest = read_manifest(engine, verify=False)
     if manifest.target not in TARGETS:
-        known = ", ".join(sorted(TARGETS))
-        raise EngineError(f"{engine} is for target {manifest.target}, this edgekiln runs {known}: build it for one")
+        raise EngineError(
+            f"{engine} is for target {shown(manifest.target)}, which this edgekiln does not run: "
+            "build it for one that `edgekiln doctor` lists"
+        )
     adapter = TARGETS[manifest.target].load_adapter()
     with _verifying(Path(engine), manifest) if verify else contextlib.nullcontext():
         runtime: Runtime = adapter(Path(engine), manifest, threads=threads, chunk=chunk, kernels=kernels)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
 
 
@@ -14,12 +15,8 @@ class Text(click.ParamType):
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the value; a usage error where it is not UTF-8."""
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            self.fail("the text is not UTF-8", param, ctx)
-        return value
+        """Return the value; RequestError where it is not UTF-8."""
+        return utf8(value)
 
 
 def read_text(path: Path | None) -> str:

@@ -38,7 +38,7 @@ def command(
     if prompt is None:
         prompt = _from_stdin()
     if not prompt:
-        raise RequestError("prompt is empty: give one with -p TEXT or on stdin")
+        raise RequestError("prompt is empty: give some text")
     if chat:
         messages = [{"role": "user", "content": prompt}]
         if system is not None:

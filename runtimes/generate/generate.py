@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, Runtime, checked_ids
 from edgekiln.runtimes.generate.answer_text import AnswerText
@@ -49,11 +50,10 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise RequestError(f"stop must be a tuple of strings that are not empty, got {self.stop!r}")
-        for text in self.stop:
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise RequestError(f"stop must be strings without lone surrogates, got {text!r:.60}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
+            raise RequestError(f"stop must be a tuple of strings, got {self.stop!r:.60}")
+        if not all(map(utf8, self.stop)):
+            raise RequestError("stop must be strings that are not empty")
         if self.special_tokens not in get_args(SpecialTokensChoice):
             choices = ", ".join(get_args(SpecialTokensChoice))
             raise RequestError(f"special_tokens must be one of {choices}, got {self.special_tokens!s:.60}")

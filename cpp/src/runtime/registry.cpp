@@ -1,12 +1,15 @@
 #include "runtime/registry.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "runtime/ort/cpu.h"
 #include "runtime/ort/cuda.h"
+#include "util/json_reader.h"
 #include "util/str_cat.h"
 #include "util/threads.h"
 
@@ -44,17 +47,14 @@ std::string joined(const std::vector<std::string>& words) {
 
 Result<std::unique_ptr<Runtime>> open_runtime(const std::filesystem::path& directory, const Manifest& manifest,
                                               RuntimeOptions options) {
-  if (options.threads < 0 || options.chunk < 0)
-    return fail(Code::kRequest, "threads and chunk must be 0 (the default) or more, got ", options.threads, " and ",
-                options.chunk);
+  if (options.chunk < 0) return fail(Code::kRequest, "chunk must be at least 1, got ", options.chunk);
+  if (options.chunk > std::numeric_limits<std::int32_t>::max())
+    return fail(Code::kRequest, "chunk must be below 2^31, got ", options.chunk);
   if (Result<void> checked = check_threads(options.threads); !checked) return std::unexpected(checked.error());
   const auto found = adapters().find(manifest.target);
-  if (found == adapters().end()) {
-    std::vector<std::string> known;
-    for (const auto& [target, adapter] : adapters()) known.push_back(target);
-    return fail(Code::kUnsupported, directory.string(), " is for target ", manifest.target, ", this library runs ",
-                joined(known), ": build it for one");
-  }
+  if (found == adapters().end())
+    return fail(Code::kUnsupported, directory.string(), " is for target ", shown(manifest.target),
+                ", which this edgekiln does not run: build it for one that `edgekiln doctor` lists");
   const auto& [open, devices] = found->second;
   if (options.device.empty()) options.device = devices.front();
   if (std::find(devices.begin(), devices.end(), options.device) == devices.end())

@@ -158,6 +158,7 @@ int default_threads(const fs::path& root) {
 
 Result<void> check_threads(int threads) {
   const int most = available_processors();
+  if (threads < 0) return fail(Code::kRequest, "threads must be at least 1, got ", threads);
   if (threads <= most) return {};
   return fail(Code::kRequest, "threads must be at most ", most, ", the processors that this process may use, got ",
               threads);

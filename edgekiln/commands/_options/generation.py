@@ -14,7 +14,7 @@ _OPTIONS = (
     click.option("--system", type=Text(), metavar="TEXT", help="System message of the chat."),
     click.option(
         "--max-tokens",
-        type=click.IntRange(min=1),
+        type=int,
         default=512,
         show_default=True,
         metavar="N",

@@ -105,7 +105,7 @@ def test_properties_are_those_of_the_manifest(runtime):
     ("tokens", "message"),
     [
         ([], "prompt is empty"),
-        ([[1, 2]], "prompt is empty: got token ids of shape"),
+        ([[1, 2]], r"token ids must be one sequence, got an array of shape \[1, 2\]"),
         ([3, 259], "token id 259 is outside the vocabulary of 259"),
         ([3, -1], "token id -1 is outside"),
         (
@@ -141,7 +141,7 @@ def test_a_failed_run_is_a_one_line_error_and_leaves_the_cache_unchanged(runtime
 
 def test_engines_of_an_unknown_target_or_path(make_engine, tmp_path):
     directory = make_engine(target="toaster")
-    with pytest.raises(EngineError, match="is for target toaster, this edgekiln runs ort-cpu"):
+    with pytest.raises(EngineError, match="is for target toaster, which this edgekiln does not run"):
         runtimes.open(directory)
     with pytest.raises(EngineError, match="no engine directory"):
         runtimes.open(tmp_path / "nowhere")
