@@ -1,7 +1,7 @@
 """The `edgekiln` command: one module per subcommand in `edgekiln.commands`, imported when it is called.
 
 Every expected failure is one sentence on stderr. Exit status: 0 success, 1 a bug in edgekiln, 2 bad input or state,
-130 Ctrl-C, 141 stdout was closed, 143 SIGTERM.
+129 SIGHUP, 130 Ctrl-C, 141 stdout was closed, 143 SIGTERM.
 """
 
 import contextlib
@@ -52,7 +52,8 @@ class LazyGroup(click.Group):
                 stream.reconfigure(errors="replace")  # print '?' on a terminal without UTF-8
         with _failures(ctx):
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the caller, as with `>&-`
+                sys.stdout.flush()
             return result
 
 

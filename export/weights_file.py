@@ -16,6 +16,7 @@ import onnx_ir as ir
 # ONNX Runtime memory-maps external data at page offsets only. Smaller tensors stay in the graph file.
 _PAGE = 4096
 _INLINE_BYTES = 1024
+_STACK_TRACE = "pkg.torch.onnx.stack_trace"  # metadata of the nodes that torch.onnx exports
 
 
 class WeightsFile:
@@ -78,5 +79,13 @@ def _bytes(tensor: ir.Tensor) -> npt.NDArray[np.uint8]:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph whose large initializers are in a weights file beside `path` already."""
-    onnx.save(ir.to_proto(model), str(path))
+    """Write a graph whose large initializers are in a weights file beside `path` already.
+
+    Stack traces of the tracing, which name paths of this machine, are left out.
+    """
+    proto = ir.to_proto(model)
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        kept = [entry for entry in node.metadata_props if entry.key != _STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(proto, str(path))

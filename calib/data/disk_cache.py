@@ -5,12 +5,12 @@ import hashlib
 import os
 import random
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekiln.engine.temporary import temporary_file
 from edgekiln.sources.base import ModelSource
 
 # Number of tensors whose values are part of a model's fingerprint: enough to tell a fine-tuned model from its base, and
@@ -53,18 +53,10 @@ def load(name: str) -> npt.NDArray[np.int64] | None:
 
 def store(name: str, array: npt.NDArray[np.int64]) -> None:
     """Cache int64 [rows, columns] as `name`, atomically. Does nothing if the cache cannot be written."""
-    directory = cache_directory()
-    temporary: Path | None = None
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(prefix=".", suffix=".npy", dir=directory)
-        temporary = Path(path)
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        temporary.replace(directory / name)
-    except OSError:
-        return
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    path = cache_directory() / name
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            temporary.replace(path)

@@ -3,8 +3,8 @@
 import contextlib
 import importlib.util
 import io
+import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.engine.temporary import scratch_directory
 from edgekiln.errors import EdgekilnError, first_line
 from edgekiln.progress import StepProgress
 
@@ -56,8 +57,14 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for package in ("llmcompressor", "compressed_tensors"):
         logger.disable(package)
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
+    tracer = logging.getLogger("torch.fx")
+    level = tracer.level
+    tracer.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tracer.setLevel(level)
 
 
 @_quiet()
@@ -118,9 +125,9 @@ def run_oneshot(
     data: Any = torch.utils.data.DataLoader(samples, batch_size=_BATCH)
     # oneshot needs a tokenizer whenever it gets data, and a configuration on disk. It uses neither.
     unused: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-    with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
+    with scratch_directory() as directory:
         model.config.save_pretrained(directory)
-        model.config._name_or_path = directory
+        model.config._name_or_path = str(directory)
         try:
             with _without_pinned_memory():
                 oneshot(model=model, recipe=recipe, dataset=data, processor=unused, pipeline="sequential")

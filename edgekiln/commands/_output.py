@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,16 @@ if TYPE_CHECKING:
     from edgekiln.progress import Progress
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout. NaN and infinity, which JSON does not have, are written as null."""
-    click.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object on stdout. NaN and infinity, which JSON does not have, are written as null.
+
+    Bytes of paths that are not UTF-8 are written as Python reads them, as escaped lone surrogates.
+    """
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    click.echo(_LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How a build ends on a signal."""
+"""How a command that writes files ends on a signal."""
 
 import contextlib
 import signal
@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+# SIGHUP, which a closing terminal sends, does not exist on Windows.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 @contextlib.contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """End the block, and with it the program, on the first SIGINT or SIGTERM.
+    """End the block, and with it the program, on the first SIGINT, SIGTERM or SIGHUP.
 
-    Later signals are ignored, so that temporary files are removed and the exit status is that of the first signal.
+    Later signals are ignored, so that temporary files are removed and the exit status is that of the first signal. A
+    signal that is ignored already, as nohup does with SIGHUP, stays ignored.
     """
     stopped = False
 
@@ -25,7 +29,7 @@ def exit_on_signal() -> Iterator[None]:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in previous.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, stop)

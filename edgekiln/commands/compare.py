@@ -1,6 +1,5 @@
 """`edgekiln compare`: the first tensor in which an engine differs from another one, or from its model in float32."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,10 @@ from edgekiln.commands._options.common import (
     verbose_option,
 )
 from edgekiln.commands._output import print_json, print_table
+from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.directory import is_engine
 from edgekiln.engine.manifest import read_manifest
+from edgekiln.engine.temporary import scratch_directory
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 
@@ -56,8 +57,8 @@ def command(
     ours = Side(engine, read_manifest(engine))
     tokens = Tokenizer.from_engine(engine, ours.manifest).encode(prompt)
     limit = 0.05 if tolerance is None else tolerance
-    with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
-        found = compare(ours, _reference(reference, Path(directory), ours), tokens, layers, threads)
+    with exit_on_signal(), scratch_directory() as directory:
+        found = compare(ours, _reference(reference, directory, ours), tokens, layers, threads)
     apart = first_apart(found, limit)
     if as_json:
         differences = [asdict(each) for each in found]

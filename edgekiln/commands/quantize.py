@@ -9,6 +9,7 @@ from edgekiln.commands._options.common import json_option, verbose_option
 from edgekiln.commands._options.quantization import build_options, quantization_options
 from edgekiln.commands._output import print_json, progress_report
 from edgekiln.commands._signals import exit_on_signal
+from edgekiln.engine.directory import check_output
 from edgekiln.extras import requires_extra
 from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 
@@ -27,7 +28,8 @@ def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> 
     with exit_on_signal(), progress_report() as report:
         report("loading libraries", 0.0)
         with requires_extra("calib"):
-            from edgekiln.integrations.compressed_tensors import save_compressed_tensors
+            from edgekiln.integrations.compressed_tensors import CHECKPOINT, is_checkpoint, save_compressed_tensors
+        check_output(output, is_checkpoint, CHECKPOINT)  # before a model is downloaded
         source = resolve(model, progress=report)
         checkpoint = save_compressed_tensors(source, output, options, report)
     if as_json:

@@ -1,7 +1,5 @@
 """`edgekiln report`: the quantization report of an engine, as a table, JSON or an HTML page with plots."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +7,9 @@ import click
 
 from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
 from edgekiln.commands._output import heading, print_json, print_table
+from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.manifest import EngineManifest, read_manifest
+from edgekiln.engine.output_file import write_output_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,26 +31,14 @@ def command(engine: Path, html: Path | None, as_json: bool) -> None:
     if html is not None:
         from edgekiln.calib.report.html import page
 
-        _write(html, page(manifest, quantization, report))
+        with exit_on_signal():
+            write_output_file(html, page(manifest, quantization, report), [engine])
     if as_json:
         print_json({"engine": str(engine), "quantization": quantization.model_dump(), "report": report.model_dump()})
     else:
         _show(manifest, quantization, report)
         if html is not None:
             click.echo(f"page: {html}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: "BuildReport") -> None:

@@ -6,6 +6,7 @@ import click
 
 from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
 from edgekiln.commands._output import print_json
+from edgekiln.commands._signals import exit_on_signal
 
 
 @click.command("triton", short_help="Add an engine to a Triton model repository.")
@@ -37,7 +38,8 @@ def command(*, engine: Path, output: Path, name: str | None, instances: int, as_
     """
     from edgekiln.integrations.triton import write_repository
 
-    model = write_repository(engine, output, name, instances)
+    with exit_on_signal():
+        model = write_repository(engine, output, name, instances)
     if as_json:
         print_json({"model": str(model), "name": model.name})
     else:

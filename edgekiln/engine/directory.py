@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from edgekiln.engine.output_path import output_path
-from edgekiln.engine.temporary import REPLACED, lock, remove_directory, temporary_directory
+from edgekiln.engine.temporary import (
+    REPLACED,
+    lock,
+    remove_directory,
+    rename_in_message,
+    temporary_directory,
+)
 from edgekiln.errors import EngineError, is_disk_full
 
 ENGINE_FILE = "engine.json"
@@ -105,7 +111,7 @@ def atomic_directory(
         if isinstance(error, OSError) and _is_of_output(error, target, temporary):
             raise _write_error(error, output) from error
         if temporary is not None:
-            _name_output(error, str(temporary), str(output))
+            rename_in_message(error, temporary, str(output))
         raise
 
 
@@ -122,11 +128,6 @@ def _write_error(error: OSError, output: Path) -> EngineError:
         return EngineError(f"no space left on the disk of {output.parent}: free some or choose another -o")
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     return EngineError(f"cannot write {output}: {reason}, choose another output with -o")
-
-
-def _name_output(error: Exception, temporary: str, output: str) -> None:
-    """Replace the temporary directory's name in the message of an error."""
-    error.args = tuple(part.replace(temporary, output) if isinstance(part, str) else part for part in error.args)
 
 
 def _publish(temporary: Path, target: Path) -> None:

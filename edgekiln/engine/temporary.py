@@ -59,7 +59,11 @@ def scratch_directory() -> Iterator[Path]:
     try:
         _sweep(parent, _MARK)
         with _directory(parent, _MARK) as directory:
-            yield directory
+            try:
+                yield directory
+            except Exception as error:
+                rename_in_message(error, directory, "TMPDIR")
+                raise
     except OSError as error:
         if is_disk_full(error) or (error.filename and os.fsdecode(error.filename).startswith(f"{parent}/{_MARK}")):
             raise EngineError(
@@ -89,6 +93,11 @@ def temporary_file(beside: Path) -> Iterator[Path]:
         finally:
             path.unlink(missing_ok=True)
             os.close(handle)
+
+
+def rename_in_message(error: Exception, path: Path, name: str) -> None:
+    """Put `name` in place of a temporary path in the message of an error."""
+    error.args = tuple(part.replace(str(path), name) if isinstance(part, str) else part for part in error.args)
 
 
 def remove_directory(directory: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgekiln.calib.formats.compressed_tensors import (
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantizable, quantized_tensors
 from edgekiln.calib.recipe import Override, Recipe
+from edgekiln.calib.torch_threads import limited_torch_threads
 from edgekiln.engine.directory import (
     CHAT_TEMPLATE_FILE,
     QUANTIZATION_FILE,
@@ -31,7 +33,7 @@ from edgekiln.engine.directory import (
     write_json,
 )
 from edgekiln.engine.reports import QuantizationReport
-from edgekiln.errors import UnsupportedModelError
+from edgekiln.errors import EngineError, UnsupportedModelError
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import Progress
 from edgekiln.sources.base import ModelSource, WeightReader
@@ -39,6 +41,9 @@ from edgekiln.sources.meta_model import meta_model
 
 # Largest size of the tensors in one file, in bytes.
 _SHARD_BYTES = 4 << 30
+CHECKPOINT = "a checkpoint of `edgekiln quantize`"
+# Names of the files that a checkpoint has.
+_FILES = ("*.json", "*.safetensors", "chat_template*.jinja")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -56,10 +61,23 @@ class Checkpoint:
 
 
 def is_checkpoint(directory: Path) -> bool:
-    """Whether `save_compressed_tensors` wrote this directory: it holds a model and quantization.json."""
-    return (directory / QUANTIZATION_FILE).is_file() and (directory / "config.json").is_file()
+    """Whether `save_compressed_tensors` wrote this directory: it holds a model and quantization.json.
+
+    Raises:
+        EngineError: it also has files that `save_compressed_tensors` does not write.
+    """
+    if not (directory / QUANTIZATION_FILE).is_file() or not (directory / "config.json").is_file():
+        return False
+    for path in sorted(directory.iterdir()):
+        if path.is_dir() or not any(fnmatchcase(path.name, pattern) for pattern in _FILES):
+            raise EngineError(
+                f"{directory} has {path.name}, which `edgekiln quantize` does not write: move it away or choose "
+                "another output with -o"
+            )
+    return True
 
 
+@limited_torch_threads()
 def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOptions, progress: Progress) -> Checkpoint:
     """Quantize `source` and write it as a checkpoint directory, atomically.
 
@@ -76,7 +94,8 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
         EngineError: `output` cannot be written, or is a directory with other contents.
         SourceError: a weight is damaged.
     """
-    with atomic_directory(output, is_checkpoint, "a checkpoint of `edgekiln quantize`") as directory:
+    reads = source.local_paths()
+    with atomic_directory(output, is_checkpoint, CHECKPOINT, reads) as directory:
         recipe = options.chosen_recipe
         _check_model(source)
         arrived = source.weights

@@ -1,13 +1,12 @@
-"""Build an engine directory from a model: calibrate, assemble, quantize the KV cache, evaluate."""
+"""Build an engine directory from a model: calibrate, assemble, quantize the KV cache, evaluate, try it."""
 
 import dataclasses
-import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from edgekiln.calib.data.options import FEW_WINDOWS
-from edgekiln.engine.directory import atomic_directory
+from edgekiln.calib.torch_threads import limited_torch_threads
+from edgekiln.engine.directory import ENGINE_FILE, REPORT_FILE, atomic_directory, sha256, write_json
 from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
@@ -16,10 +15,12 @@ from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
 from edgekiln.pipeline.replaced_engine import may_replace
+from edgekiln.pipeline.smoke_run import smoke_run
 from edgekiln.progress import Progress, StepTimer
 from edgekiln.sources.base import ModelSource
 
 
+@limited_torch_threads()
 def build_engine(
     source: ModelSource, output: Path, options: BuildOptions, progress: Progress | None = None
 ) -> EngineManifest:
@@ -35,7 +36,7 @@ def build_engine(
         UnsupportedModelError: the canonical graph or the target does not support the model.
         EdgekilnError: the library that compiles for the target is not installed.
         RequestError: a length beyond the model's context, or an evaluation text without tokens.
-        EngineError: `output` cannot be written.
+        EngineError: `output` cannot be written or replaced, or the finished engine does not run.
     """
     timer = StepTimer(progress) if progress else StepTimer()
     # Errors that can be detected early are raised before the first slow step.
@@ -45,7 +46,7 @@ def build_engine(
         quality_tokens(source, options.quality_text)
     original = source
     replaces = partial(may_replace, output, model_id=source.model_id, force=options.force)
-    with atomic_directory(output, replaces, reads=_paths(source)) as directory:
+    with atomic_directory(output, replaces, reads=source.local_paths()) as directory:
         if options.chosen_recipe.calibrates or options.chosen_limits:
             timer.step("calibrate")
             source, recipe = calibrated(
@@ -59,15 +60,9 @@ def build_engine(
             timer.step("evaluate")
             text, report = options.quality_text, partial(timer.progress, "evaluate")
             manifest = add_quality(directory, manifest, original, text, report)
+        manifest = _try(directory, manifest, timer)
     timer.progress("done", 1.0)
     return manifest
-
-
-def _paths(source: ModelSource) -> Iterator[Path]:
-    """The path of a model on this machine, which a build must not replace."""
-    path = Path(os.path.expanduser(source.model_id))
-    if os.path.exists(path):
-        yield path
 
 
 def _quantize_kv_cache(
@@ -80,3 +75,15 @@ def _quantize_kv_cache(
     timer.step("finish")
     update_build_report(timer, notes, directory)
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))
+
+
+def _try(directory: Path, manifest: EngineManifest, timer: StepTimer) -> EngineManifest:
+    """Run the finished engine, and add the duration and the notes to its report. Only the report is hashed again."""
+    timer.step("smoke run")
+    notes = smoke_run(directory, manifest)
+    timer.step("finish")
+    update_build_report(timer, notes, directory)
+    files = manifest.files | {REPORT_FILE: sha256(directory / REPORT_FILE)}
+    manifest = manifest.model_copy(update={"files": files})
+    write_json(directory / ENGINE_FILE, manifest.model_dump())
+    return manifest

@@ -4,7 +4,6 @@ Each window begins with a random token and continues by sampling at temperature 
 arXiv:2305.17888) generates its training data. Activations are then distributed as they are when the model runs.
 """
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.data.options import DataOptions
 from edgekiln.calib.presets import UNCALIBRATED
 from edgekiln.engine.manifest import read_manifest
+from edgekiln.engine.temporary import scratch_directory
 from edgekiln.pipeline.assemble import assemble
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import Progress, StepProgress, StepTimer
@@ -41,8 +41,7 @@ def synthetic_windows(source: ModelSource, options: DataOptions, progress: Progr
     known = cache.load(name)
     if known is not None and known.shape == (options.count, options.length):
         return known
-    with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
-        engine = Path(directory)
+    with scratch_directory() as engine:
         build = BuildOptions(recipe=UNCALIBRATED, max_length=options.length)
         timer = StepTimer(lambda _step, done: progress("preparing to write text", done))
         assemble(source, engine, build, timer)

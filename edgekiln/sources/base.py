@@ -1,7 +1,9 @@
 """The types that all model sources share: configuration, tokenizer, chat template and lazily read weights."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgekiln.engine.manifest import SamplingDefaults, SpecialTokens
@@ -57,7 +59,7 @@ class ModelSource:
         name: short name of the model, safe as a file name.
         config: configuration of the text decoder; `AutoModelForCausalLM.from_config(config)` builds the model.
         tokenizer_json: tokenizer.json of the `tokenizers` library, as text.
-        chat_template: the Jinja chat template; None if the model has none.
+        chat_template: the Jinja chat template, or several by name; None if the model has none.
         special_tokens: token ids for the beginning and end of a text, and for padding.
         sampling: sampling defaults of generation_config.json.
         weights: the weights.
@@ -70,9 +72,14 @@ class ModelSource:
     name: str
     config: "PretrainedConfig"
     tokenizer_json: str
-    chat_template: str | None
+    chat_template: str | dict[str, str] | None
     special_tokens: SpecialTokens
     sampling: SamplingDefaults
     weights: WeightReader
     notes: tuple[str, ...] = ()
     layer_inputs: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+
+    def local_paths(self) -> list[Path]:
+        """The path that the model argument names, if it is one on this machine: an output must not replace it."""
+        path = Path(os.path.expanduser(self.model_id))
+        return [path] if os.path.exists(path) else []

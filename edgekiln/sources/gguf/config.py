@@ -1,72 +1,63 @@
-"""The model configuration of a GGUF file: transformers' own mapping, plus metadata keys that it ignores.
+"""The model configuration of a GGUF file.
 
-A metadata key that changes the model's computation and that cannot be expressed in the configuration is refused.
-llama.cpp would apply it, so that ignoring it would make the engine silently wrong.
+Every key "<architecture>.*" is read into the configuration, known to have no effect, or refused: see `metadata` and
+`architectures`. Values that a file leaves out are llama.cpp's defaults, never those of transformers' classes.
 """
 
-import tempfile
-from pathlib import Path
+import math
+import re
 from typing import Any
 
-import gguf
-import numpy as np
-import torch
 from transformers import AutoConfig, PretrainedConfig
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
+from edgekiln.sources.gguf.architectures import ARCHITECTURES, LAYER_EPSILON, RMS_EPSILON, Architecture
+from edgekiln.sources.gguf.metadata import Metadata
 from edgekiln.sources.gguf.reader import GgufFile
+from edgekiln.sources.gguf.rope import DEFAULT_THETA, LONGROPE_FACTORS, rope_parameters
 
 EMBEDDING = "token_embd.weight"
-ROPE_FREQUENCIES = "rope_freqs.weight"
-# Metadata keys, without the prefix "<architecture>.", that transformers' mapping lacks for some architectures, and the
-# fields of the configuration that they set.
-_SUPPLEMENTS = {
-    "attention.key_length": "head_dim",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "context_length": "max_position_embeddings",
-    "expert_feed_forward_length": "moe_intermediate_size",
-    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-    "final_logit_softcapping": "final_logit_softcapping",
-    "rope.freq_base": "rope_theta",
-}
-_REFUSED = ("attention.clamp_kqv", "attention.scale", "embedding_scale", "logit_scale", "residual_scale")
+_OUTPUT = "output.weight"
+_BLOCK = re.compile(r"blk\.(\d{1,9})\.")
+_MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 _TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-# RoPE scaling of all published Llama 3 models; only the factor differs (8 or 32).
-_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+# llama.cpp recognizes the Gemma models of 27 billion parameters by their number of layers: they alone divide attention
+# by the square root of hidden size / heads instead of the head size.
+_GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+_GEMMA_PERIOD = {"gemma2": 2, "gemma3": 6}
+_GEMMA2_WINDOW, _GEMMA2_ATTENTION_CAP, _GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
 
 
 def parse_config(file: GgufFile) -> dict[str, Any]:
     """Read the fields of the configuration, as `AutoConfig.for_model` takes them.
 
     Raises:
-        SourceError: the file is not a whole language model.
+        SourceError: the file is not a whole language model, or a value is impossible.
         UnsupportedModelError: its architecture or a metadata key cannot be converted.
     """
-    architecture = file.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise SourceError(f"{file.path} names no general.architecture: it is not a model")
+    name = file.get("general.architecture")
+    architecture = ARCHITECTURES.get(name)
+    if architecture is None:
+        raise UnsupportedModelError(
+            f"{file.path} has the architecture {name}, which cannot be read from GGUF yet (can: "
+            f"{', '.join(sorted(ARCHITECTURES))}): give the model's Hugging Face directory"
+        )
     if EMBEDDING not in file.tensors:
         raise SourceError(f"{file.path} has no {EMBEDDING}: it is not a whole language model")
-    parsed = _transformers_mapping(file, architecture)
-    # Some files pad the vocabulary beyond the tokenizer's. The embedding has the model's size.
-    parsed["vocab_size"] = file.tensors[EMBEDDING].shape[0]
-    for field, key in _TOKENS.items():
-        token = file.get(f"tokenizer.ggml.{key}")
-        if token is not None and not 0 <= token < parsed["vocab_size"]:
-            raise SourceError(
-                f"{file.path} is damaged: {key} is {token}, the model has {parsed['vocab_size']} tokens; "
-                "download it again"
-            )
-        if token is not None:
-            parsed[field] = token
-    _supplement(file, architecture, parsed)
-    if ROPE_FREQUENCIES in file.tensors:
-        scaling = _llama3_scaling(file, parsed)
-        if scaling:
-            parsed["rope_parameters"] = {"rope_theta": parsed["rope_theta"], **scaling}
+    metadata = Metadata(file, name)
+    _check_blocks(metadata)
+    parsed: dict[str, Any] = {
+        "model_type": architecture.model_type,
+        # Some files pad the vocabulary beyond the tokenizer's. The embedding has the model's size.
+        "vocab_size": file.tensors[EMBEDDING].shape[0],
+        "tie_word_embeddings": _OUTPUT not in file.tensors,
+        **architecture.fixed,
+        **_token_ids(file),
+    }
+    _read_sizes(metadata, architecture, parsed)
+    _read_positions(metadata, architecture, parsed)
+    _read_family(metadata, architecture, parsed)
+    metadata.check_all_read(architecture.neutral)
     return parsed
 
 
@@ -83,112 +74,139 @@ def build_config(file: GgufFile, parsed: dict[str, Any]) -> PretrainedConfig:
         raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
 
 
-def _transformers_mapping(file: GgufFile, architecture: str) -> dict[str, Any]:
-    """The configuration fields that transformers reads from the metadata.
+def _check_blocks(metadata: Metadata) -> None:
+    """Compare block_count with the tensors, before anything is built for that many layers."""
+    layers = metadata.count("block_count")
+    numbers = [int(match[1]) for name in metadata.file.tensors if (match := _BLOCK.match(name))]
+    found = max(numbers) + 1 if numbers else layers
+    if layers != found:
+        raise metadata.damaged("block_count", layers, f"{found}, the blocks that the file holds")
+    if layers > _MAX_LAYERS:
+        raise metadata.damaged("block_count", layers, f"at most {_MAX_LAYERS}")
 
-    transformers' parser reads every vocabulary entry through numpy, 6 s for 49,000 tokens. It gets a small GGUF file
-    with the same metadata and tensor names, but without the vocabulary and the weights.
-    """
-    with tempfile.TemporaryDirectory(prefix="edgekiln-") as directory:
-        small = Path(directory) / "header.gguf"
-        writer = gguf.GGUFWriter(small, architecture)
-        for key, field in file.metadata.items():
-            if key == "general.architecture" or key.startswith("tokenizer."):
-                continue
-            # GGUFWriter takes the element type for arrays only, and cannot write an empty array.
-            if field.element is None:
-                writer.add_key_value(key, field.value, gguf.GGUFValueType(field.type))
-            elif field.value:
-                writer.add_key_value(
-                    key, field.value, gguf.GGUFValueType(field.type), gguf.GGUFValueType(field.element)
-                )
-        # transformers counts tokens if the metadata gives no vocabulary size; parse_config sets the real size.
-        writer.add_token_list(["-"])
-        for name in file.tensors:
-            writer.add_tensor(name, np.zeros(1, dtype=np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        try:
-            return load_gguf_checkpoint(str(small))["config"]
-        except Exception as error:
-            # transformers does not validate metadata: a wrong value fails somewhere, with any exception.
-            if "is not supported yet" not in str(error):
-                raise SourceError(f"{file.path} has metadata that makes no model: {one_line(error)}") from error
-            supported = ", ".join(sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"}))
+
+def _token_ids(file: GgufFile) -> dict[str, int | None]:
+    """Special token ids of the configuration; None without the key, instead of the class's default."""
+    size = file.tensors[EMBEDDING].shape[0]
+    ids: dict[str, int | None] = {}
+    for field, key in _TOKENS.items():
+        token = ids[field] = file.get(f"tokenizer.ggml.{key}")
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size):
+            raise SourceError(
+                f"{file.path} is damaged: {key} is {token!r:.60}, the model has {size} tokens; download it again"
+            )
+    return ids
+
+
+def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
+    heads = metadata.count("attention.head_count")
+    for key, field in architecture.counts.items():
+        parsed[field] = metadata.count(key, heads if key == "attention.head_count_kv" else None)
+    kv_heads = metadata.count("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise metadata.damaged("attention.head_count_kv", kv_heads, f"a divisor of the {heads} heads")
+    if "attention.head_count_kv" not in architecture.counts and kv_heads != heads:
+        raise metadata.unsupported("attention.head_count_kv")
+    if architecture.model_type == "falcon" and kv_heads != 1:
+        raise metadata.unsupported("attention.head_count_kv", "several key-value heads")
+    hidden = metadata.count("embedding_length")
+    head_dim = metadata.count("attention.key_length", hidden // heads or None)
+    if metadata.count("attention.value_length", head_dim) != head_dim:
+        raise metadata.unsupported("attention.value_length", f"keys have {head_dim}")
+    if architecture.head_dim:
+        parsed["head_dim"] = head_dim
+    elif head_dim * heads != hidden:
+        raise metadata.unsupported("attention.key_length", f"{hidden} / {heads} heads is another head size")
+    key, field = architecture.epsilon
+    # transformers' converter once wrote the name of the other kind of norm.
+    other = RMS_EPSILON if key == LAYER_EPSILON else LAYER_EPSILON
+    epsilon = metadata.value(other)
+    parsed[field] = metadata.number(other) if metadata.value(key) is None and epsilon else metadata.number(key)
+    scale = metadata.number("attention.scale", 0, zero=True)
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise metadata.unsupported("attention.scale")
+
+
+def _read_positions(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
+    hidden, heads = metadata.count("embedding_length"), metadata.count("attention.head_count")
+    head_dim = metadata.count("attention.key_length", hidden // heads)
+    for name in LONGROPE_FACTORS:
+        if name in metadata.file.tensors:
             raise UnsupportedModelError(
-                f"{file.path} has the architecture {architecture}, which cannot be read from GGUF yet (can: "
-                f"{supported}): give the model's Hugging Face directory"
-            ) from error
+                f"{metadata.file.path} holds {name} (longrope), which cannot be read from GGUF yet: "
+                "give the model's Hugging Face directory"
+            )
+    if not architecture.rope:
+        return
+    rotated = metadata.count("rope.dimension_count", head_dim)
+    if rotated > head_dim or rotated % 2:
+        raise metadata.damaged("rope.dimension_count", rotated, f"even and at most the head size, {head_dim}")
+    if rotated != head_dim and not architecture.partial_rotary:
+        raise metadata.unsupported("rope.dimension_count", f"heads have {head_dim}")
+    rope = rope_parameters(metadata, rotated, metadata.count("context_length"))
+    if architecture.partial_rotary:
+        parsed["partial_rotary_factor"] = rope["partial_rotary_factor"] = rotated / head_dim
+    parsed["rope_parameters"] = rope
 
 
-def _supplement(file: GgufFile, architecture: str, parsed: dict[str, Any]) -> None:
-    """Add the fields of `_SUPPLEMENTS` to `parsed`.
-
-    Raises:
-        UnsupportedModelError: a metadata key cannot be expressed in the configuration.
-    """
-    refused = [key for key in _REFUSED if file.get(f"{architecture}.{key}") is not None]
-    if file.get(f"{architecture}.rope.scaling.type", "none") != "none":
-        refused.append("rope.scaling.type")
-    try:
-        defaults = AutoConfig.for_model(parsed["model_type"])
-    except (KeyError, ValueError) as error:
-        raise UnsupportedModelError(f"{file.path}: transformers has no model type {parsed['model_type']!r}") from error
-    for key, field in _SUPPLEMENTS.items():
-        value = file.get(f"{architecture}.{key}")
-        if value is None or defaults.attribute_map.get(field, field) in parsed:
-            continue
-        if hasattr(defaults, field) or (field == "rope_theta" and hasattr(defaults, "rope_parameters")):
-            parsed[field] = value
-        elif field == "head_dim" and value * _heads(parsed) == parsed.get("hidden_size"):
-            pass
-        elif field != "max_position_embeddings":
-            refused.append(key)
-    rotated, head_dim = file.get(f"{architecture}.rope.dimension_count"), _head_dim(parsed)
-    if rotated is not None and head_dim and rotated != head_dim:
-        parsed["partial_rotary_factor"] = rotated / head_dim
-    if refused:
-        raise UnsupportedModelError(
-            f"{file.path} sets {architecture}.{refused[0]}, which cannot be read from GGUF yet: "
-            "give the model's Hugging Face directory"
-        )
+def _read_family(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
+    """Read what only some architectures have."""
+    tensors = metadata.file.tensors
+    if architecture.model_type == "stablelm":
+        parsed["use_qkv_bias"] = any(".attn_q.bias" in name for name in tensors)
+        parsed["use_parallel_residual"] = not any(".ffn_norm." in name for name in tensors)
+    elif architecture.model_type == "phi3":
+        window = metadata.number("attention.sliding_window", 0, zero=True)
+        parsed["sliding_window"] = int(window) or None
+    elif metadata.architecture in _GEMMA_PERIOD:
+        _read_gemma(metadata, parsed)
 
 
-def _heads(parsed: dict[str, Any]) -> int:
-    return int(parsed.get("num_attention_heads") or parsed.get("n_head") or 0)
-
-
-def _head_dim(parsed: dict[str, Any]) -> int:
-    hidden = parsed.get("hidden_size") or parsed.get("n_embd") or 0
-    return int(parsed.get("head_dim") or (hidden // _heads(parsed) if _heads(parsed) else 0))
-
-
-def _llama3_scaling(file: GgufFile, parsed: dict[str, Any]) -> dict[str, Any] | None:
-    """Llama 3's RoPE scaling, None without scaling. GGUF stores the divisors of the frequencies, not the parameters.
-
-    Raises:
-        UnsupportedModelError: the divisors are not those of Llama 3's formula.
-    """
-    divisors = torch.from_numpy(file.read(ROPE_FREQUENCIES))
-    if torch.all(divisors == 1):
-        return None
-    scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **_LLAMA3_ROPE}
-    theta, dim = parsed["rope_theta"], _head_dim(parsed)
-    config = AutoConfig.for_model(
-        "llama",
-        hidden_size=dim,
-        num_attention_heads=1,
-        head_dim=dim,
-        max_position_embeddings=parsed["max_position_embeddings"],
-        rope_parameters={"rope_theta": theta, **scaling},
+def _read_gemma(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    architecture, layers = metadata.architecture, parsed["num_hidden_layers"]
+    wide = layers == _GEMMA_27B_LAYERS[architecture]
+    parsed["query_pre_attn_scalar"] = (
+        parsed["hidden_size"] // parsed["num_attention_heads"] if wide else parsed["head_dim"]
     )
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-    if divisors.shape != plain.shape or not torch.allclose(plain / scaled, divisors, rtol=1e-3):
-        raise UnsupportedModelError(
-            f"{file.path} carries rotary divisors ({ROPE_FREQUENCIES}) that are not Llama 3's: "
-            "give the model's Hugging Face directory"
-        )
-    return scaling
+    rope = parsed["rope_parameters"]
+    if architecture == "gemma2":
+        parsed["attn_logit_softcapping"] = metadata.number("attn_logit_softcapping", _GEMMA2_ATTENTION_CAP)
+        parsed["final_logit_softcapping"] = metadata.number("final_logit_softcapping", _GEMMA2_FINAL_CAP)
+        parsed["sliding_window"] = metadata.count("attention.sliding_window", _GEMMA2_WINDOW)
+        if metadata.number("rope.freq_base_swa", rope["rope_theta"]) != rope["rope_theta"]:
+            raise metadata.unsupported("rope.freq_base_swa")
+    else:
+        parsed["final_logit_softcapping"] = metadata.number("final_logit_softcapping", 0, zero=True) or None
+        parsed["attn_logit_softcapping"] = None
+        window = metadata.number("attention.sliding_window", 0, zero=True)
+        theta = metadata.number("rope.freq_base_swa", DEFAULT_THETA)
+        parsed["rope_parameters"] = {
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+        }
+        if not window:
+            parsed["layer_types"] = ["full_attention"] * layers
+            metadata.value("attention.sliding_window_pattern")
+            return
+        parsed["sliding_window"] = int(window)
+    parsed["layer_types"] = _layer_types(metadata, layers)
+
+
+def _layer_types(metadata: Metadata, layers: int) -> list[str]:
+    """The layers with a sliding window, by a period or by one flag a layer (llama.cpp's set_swa_pattern).
+
+    With a period n, the last of every n layers attends to everything; with n = 0, none does.
+
+    Raises:
+        SourceError: the pattern is neither.
+    """
+    key = "attention.sliding_window_pattern"
+    if isinstance(metadata.file.get(f"{metadata.architecture}.{key}"), list):
+        flags = metadata.array(key, layers) or []
+        if not all(isinstance(flag, bool) or flag in (0, 1) for flag in flags):
+            raise metadata.damaged(key, flags, "one flag a layer")
+        windowed = [bool(flag) for flag in flags]
+    else:
+        period = metadata.number(key, _GEMMA_PERIOD[metadata.architecture], zero=True)
+        windowed = [not period or layer % period < period - 1 for layer in range(layers)]
+    return ["sliding_attention" if window else "full_attention" for window in windowed]

@@ -141,7 +141,7 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
     recipe, report = json_files(engine)
     assert recipe == {"schema_version": 2, "scheme": "none", "group_size": None, "layers": {}}
     assert report["notes"] == ["something of the source"]
-    assert list(report["steps"]) == ["trace", "quantize", "lower", "write"]
+    assert list(report["steps"]) == ["trace", "quantize", "lower", "write", "finish", "smoke run"]
     assert report["build_seconds"] == pytest.approx(sum(report["steps"].values()), abs=0.01)
     assert 50 < report["peak_rss_mb"] < 10_000
     for name, size in report["sizes"].items():

@@ -1,0 +1,113 @@
+"""The last step of a build: run a few tokens through the finished engine, and render its chat template.
+
+What a user would find out with the first prompt is found out here, while the engine is in a temporary directory.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from edgekiln import system
+from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, WEIGHTS_FILE
+from edgekiln.engine.manifest import EngineManifest
+from edgekiln.errors import EdgekilnError, EngineError, RequestError
+from edgekiln.pipeline.chat_segments import ChatSegments
+from edgekiln.runtimes.base import Ids, Logits, Runtime
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.targets import find_target
+
+_MESSAGES = [{"role": "user", "content": "Hello"}]
+_PROMPT_TOKENS = 8  # at most
+_NEW_TOKENS = 2
+_MEMORY = 2.5  # times the size of the weights file: the file itself, packed weights, and room for the rest
+
+
+def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
+    """Render the chat template of an engine, tokenize the text, and generate two tokens, where its target runs here.
+
+    Args:
+        directory: a finished engine that is not published yet.
+        manifest: its manifest.
+
+    Returns:
+        Notes for the build report: what could not be tried, and why.
+
+    Raises:
+        EngineError: the engine does not load or run, its logits are not finite, or its chat template is invalid.
+    """
+    tokenizer = Tokenizer.from_engine(directory, manifest)
+    prompt, notes = _prompt(directory, tokenizer, manifest.architecture.vocab_size)
+    if why := next(_obstacles(directory, manifest), None):
+        return [*notes, f"the engine was not run after it was built: {why}"]
+    adapter = find_target(manifest.target).load_adapter()
+    try:
+        _generate(adapter(directory, manifest), prompt[: manifest.architecture.max_length])
+    except EdgekilnError as error:
+        raise EngineError(f"the finished engine does not run and is not kept: {error}") from error
+    return notes
+
+
+def _prompt(directory: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[Ids, list[str]]:
+    """int64 [S] token ids of the conversation, S in [1, 8], and notes."""
+    notes = []
+    ids = tokenizer.encode("Hello")
+    if tokenizer.has_chat_template:
+        try:
+            ids = tokenizer.encode_chat(_MESSAGES)
+            _check_segments(directory, tokenizer)
+        except RequestError as error:
+            # TODO(bounds)
+            notes.append(f"the chat template was not tried, {error}")
+    ids = ids[ids < vocab_size][:_PROMPT_TOKENS]
+    return ids if ids.size else np.zeros(1, dtype=np.int64), notes
+
+
+def _check_segments(directory: Path, tokenizer: Tokenizer) -> None:
+    """Check that the chat segments, which C++ renders, give the text of the chat template."""
+    path = directory / CHAT_SEGMENTS_FILE
+    if not path.is_file():
+        return
+    segments = ChatSegments.model_validate_json(path.read_text(encoding="utf-8"))
+    if segments.render(_MESSAGES, str) != tokenizer.apply_chat_template(_MESSAGES, strftime_now=str):
+        raise EngineError(f"{path} does not give the text of the chat template: report this as a bug of edgekiln")
+
+
+def _obstacles(directory: Path, manifest: EngineManifest) -> Iterator[str]:
+    """Why the engine cannot be run on this machine."""
+    target, size = find_target(manifest.target), (directory / WEIGHTS_FILE).stat().st_size
+    if not target.to_run.gpu:
+        if importlib.util.find_spec("onnxruntime") is None:
+            yield f"ONNX Runtime is not installed: pip install 'edgekiln[{target.extra}]'"
+        free = psutil.virtual_memory().available
+        if size * _MEMORY > free:
+            yield f"its weights of {size / 1e9:.1f} GB need more than the {free / 1e9:.1f} GB of memory that are free"
+        return
+    machine = system.detect()
+    yield from system.target_states(machine)[target.name].running
+    here = {gpu.compute_capability for gpu in machine.gpus}
+    if manifest.tensorrt is not None and not here & set(manifest.tensorrt.compute_capabilities):
+        yield f"its plan is for compute capability {', '.join(manifest.tensorrt.compute_capabilities)}"
+    if machine.gpus and size > machine.gpus[0].memory_mb * 1e6:
+        yield f"its weights of {size / 1e9:.1f} GB do not fit into the GPU"
+
+
+def _generate(runtime: Runtime, prompt: Ids) -> None:
+    """Generate up to two tokens greedily, and check their logits.
+
+    Raises:
+        EngineError: logits are not finite.
+        EdgekilnError: the runtime failed.
+    """
+    cache = runtime.new_cache()
+    logits = _finite(runtime.prefill(cache, 0, prompt))
+    for _ in range(min(_NEW_TOKENS, runtime.properties.max_length - prompt.size)):
+        logits = _finite(runtime.step(cache, np.array([logits.argmax()], dtype=np.int64))[0])
+
+
+def _finite(logits: Logits) -> Logits:
+    if not np.isfinite(logits).all():
+        raise EngineError("its logits are NaN or infinite; check the weights of the model, or try another --quant")
+    return logits
