@@ -14,7 +14,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer as FastTokenizer
 
+from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.text.template_budget import TemplateLimitError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.base import ModelSource
 
@@ -98,11 +100,39 @@ def allows(order: Order, roles: Sequence[str]) -> bool:
 
 
 def chat_segments(source: ModelSource) -> ChatSegments | None:
-    """The segments of a source's chat template; None without a template, or where segments cannot reproduce it."""
-    if not source.chat_template:
+    """The segments of a source's default chat template; None without one, or where segments cannot reproduce it.
+
+    Raises:
+        TemplateLimitError: the template takes too long or writes too much.
+    """
+    templates = source.chat_template
+    default = templates.get(DEFAULT_TEMPLATE) if isinstance(templates, Mapping) else templates
+    if default is None:
         return None
-    tokenizer = Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, source.chat_template)
+    tokenizer = _tokenizer(source, default)
     return find_segments(lambda messages, now: tokenizer.apply_chat_template(messages, strftime_now=now))
+
+
+def check_chat_templates(source: ModelSource) -> None:
+    """Check that each chat template of a source ends, before a build spends time on the model.
+
+    A template may refuse the short conversation that is tried.
+
+    Raises:
+        TemplateLimitError: a template takes too long or writes too much.
+    """
+    templates = source.chat_template or {}
+    for template in templates.values() if isinstance(templates, Mapping) else [templates]:
+        try:
+            _tokenizer(source, template).apply_chat_template([{"role": "user", "content": "Hello"}])
+        except TemplateLimitError:
+            raise
+        except RequestError:
+            continue
+
+
+def _tokenizer(source: ModelSource, template: str) -> Tokenizer:
+    return Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, template)
 
 
 def find_segments(render: Render) -> ChatSegments | None:
@@ -148,6 +178,8 @@ def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatSegments | N
             contents = itertools.islice(itertools.cycle(_CONTENTS), i, None)
             if not _reproduces(render, segments, list(zip(conversation, contents, strict=False))):
                 return None
+    except TemplateLimitError:
+        raise
     except RequestError:
         return None
     return segments

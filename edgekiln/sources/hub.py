@@ -28,8 +28,9 @@ from edgekiln.sources.directory import CONFIG_FILE, check_config
 from edgekiln.sources.json_file import read_json
 
 _WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
-# Subdirectories hold the same weights in other formats; Mistral's consolidated files are a second copy of them.
-_UNWANTED = ["*/*", "consolidated*"]
+# Subdirectories but that of the chat templates hold the same weights in other formats; Mistral's consolidated files are
+# a second copy of them.
+_UNWANTED = ["*/*.json", "*/*.safetensors", "*/*.py", "consolidated*"]
 _TIMEOUT_S = 15.0
 
 

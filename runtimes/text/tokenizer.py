@@ -1,5 +1,6 @@
 """Tokenization of an engine's text with the `tokenizers` library, and its chat template."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,29 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
-from edgekiln.engine.directory import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
+from edgekiln.engine.chat_templates import read_chat_templates
+from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import EngineManifest, SpecialTokens
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.runtimes.base import Ids
+from edgekiln.runtimes.text.chat_template import (
+    ChatTemplate,
+    NowFunction,
+    check_messages,
+    check_tools,
+    check_variables,
+    choose_template,
+    render,
+)
+from edgekiln.runtimes.text.control_tokens import ControlTokens
 from edgekiln.runtimes.text.decoder import Decoder
+from edgekiln.runtimes.text.interruptible import interruptible
+from edgekiln.runtimes.text.marked_text import MarkedText, given, given_message
 from edgekiln.runtimes.text.stream import SpecialTokensChoice, StreamingDecoder
+from edgekiln.runtimes.text.text_length import most_characters
+
+# Longer texts take so long that Ctrl-C should be able to end it.
+_LONG_TEXT = 50_000
 
 
 class Tokenizer:
@@ -25,7 +43,7 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokenizer: FastTokenizer, special_tokens: SpecialTokens, chat_template: str | None = None
+        self, tokenizer: FastTokenizer, special_tokens: SpecialTokens, chat_template: ChatTemplate | None = None
     ) -> None:
         # tokenizer.json may contain truncation and padding settings of the training, which would alter prompts.
         tokenizer.no_truncation()
@@ -50,32 +68,44 @@ class Tokenizer:
             EngineError: tokenizer.json is missing or damaged.
         """
         path = Path(directory) / TOKENIZER_FILE
-        template = Path(directory) / CHAT_TEMPLATE_FILE
         try:
-            tokenizer = FastTokenizer.from_file(str(path))
-            chat_template = template.read_text(encoding="utf-8") if template.is_file() else None
+            tokenizer = FastTokenizer.from_buffer(path.read_bytes())
+            chat_template = read_chat_templates(Path(directory), manifest.files)
         except Exception as error:  # the library raises bare Exception
             raise EngineError(f"{path} cannot be read ({error}): build the engine again") from error
         return cls(tokenizer, manifest.special_tokens, chat_template)
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> Ids:
+    def encode(self, text: str, add_special_tokens: bool = True, max_tokens: int | None = None) -> Ids:
         """Token ids of a text.
 
         Args:
             text: may contain special tokens by name.
             add_special_tokens: also add those of the tokenizer's post-processor, usually bos.
+            max_tokens: refuse a text that is certain to have more tokens, which is known before it is tokenized.
 
         Returns:
             int64[S].
 
         Raises:
-            RequestError: the text is not a string, or contains a lone surrogate, which has no UTF-8.
+            RequestError: the text is not a string, contains a lone surrogate, which has no UTF-8, or is too long.
+            KeyboardInterrupt: at Ctrl-C, also while a long text is tokenized.
         """
-        try:
-            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:
-            raise RequestError(f"text must be a string without lone surrogates, got {text!r:.60}") from error
+        self._check_length(text, max_tokens)
+        ids = _encode(self._tokenizer, text, add_special_tokens)
         return np.array(ids, dtype=np.int64)
+
+    def _check_length(self, text: str, max_tokens: int | None) -> None:
+        if max_tokens is None or not isinstance(text, str) or len(text) <= max(_LONG_TEXT, max_tokens):
+            return
+        if self._most_characters is not None and len(text) > self._most_characters * max_tokens:
+            raise RequestError(
+                f"prompt has {len(text)} characters, which are more than the {max_tokens} tokens the engine holds: "
+                "shorten it or build the engine with a larger --max-length"
+            )
+
+    @functools.cached_property
+    def _most_characters(self) -> int | None:
+        return most_characters(self._tokenizer)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Text of token ids without special tokens; bytes that are not valid UTF-8 become U+FFFD."""
@@ -118,46 +148,109 @@ class Tokenizer:
         return self._chat_template is not None
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+        strftime_now: NowFunction | None = None,
     ) -> str:
-        """Format messages as a prompt text. Encode it with `add_special_tokens=False`.
+        """Format messages as a prompt text.
+
+        The text may contain control tokens that messages contain; `encode_chat` keeps them apart.
 
         Args:
             messages: dictionaries with `role` and `content`, as in transformers.
             add_generation_prompt: end with the header of the assistant's next message.
-            variables: further variables of the template, e.g. `tools` or `enable_thinking`.
+            tools: JSON schemas of functions that the model may call.
+            template_variables: further variables of the template, e.g. `enable_thinking` or `documents`.
+            chat_template: name of the template to use, where the engine has several.
+            strftime_now: formats the current time, in place of the clock.
 
         Raises:
-            RequestError: the engine has no template, or the template refuses the messages.
+            RequestError: the engine has no such template, the template refuses the messages, or an argument is not of
+                JSON's types.
+            TemplateLimitError: the template takes too long or writes too much.
         """
-        if self._chat_template is None:
-            raise RequestError("the engine has no chat template: give a plain prompt instead")
-        # Importing Jinja2 takes 0.1 s, which plain prompts need not pay.
-        from edgekiln.runtimes.text.chat_template import render
+        check_messages(messages)
+        variables = self._variables(add_generation_prompt, tools, template_variables)
+        if strftime_now is not None:
+            variables["strftime_now"] = strftime_now
+        template = self._template(chat_template, tools)
+        return render(template, {**variables, "messages": [dict(message) for message in messages]})
 
-        variables = {
-            "tools": None,
-            "documents": None,
-            **self._special_token_texts(),
-            "add_generation_prompt": add_generation_prompt,
-            **variables,
-        }
-        return render(self._chat_template, messages=[dict(message) for message in messages], **variables)
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+        parse_special: bool = False,
+        max_tokens: int | None = None,
+    ) -> Ids:
+        """Token ids, int64[S], of messages in the chat template.
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Ids:
-        """Token ids, int64[S], of `apply_chat_template`.
+        Args:
+            messages, add_generation_prompt, tools, template_variables, chat_template: as for `apply_chat_template`.
+            parse_special: control tokens in the text of messages, tools and variables count as such, as in
+                transformers. By default they are text, and only the template's own are control tokens.
+            max_tokens: as for `encode`.
 
         Raises:
-            RequestError: as for `apply_chat_template`, or there are no messages.
+            RequestError: as for `apply_chat_template`, there are no messages, or they are too long.
         """
-        if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
-            raise RequestError(f"messages must be a list of dictionaries with role and content, got {messages!r:.60}")
+        check_messages(messages)
         if not messages:
             raise RequestError("the conversation is empty: give at least one message")
-        return self.encode(self.apply_chat_template(messages, **variables), add_special_tokens=False)
+        if parse_special:
+            text = self.apply_chat_template(
+                messages,
+                add_generation_prompt,
+                tools=tools,
+                template_variables=template_variables,
+                chat_template=chat_template,
+            )
+            return self.encode(text, add_special_tokens=False, max_tokens=max_tokens)
+        variables = self._variables(add_generation_prompt, given(tools), given(template_variables))
+        variables["messages"] = [given_message(message) for message in messages]
+        text = render(self._template(chat_template, tools), variables, marks=True)
+        self._check_length(text, max_tokens)
+        assert isinstance(text, MarkedText)
+        ids = self._control_tokens.encode(text, lambda tokenizer, part: _encode(tokenizer, part, False))
+        return np.array(ids, dtype=np.int64)
 
-    def _special_token_texts(self) -> dict[str, str]:
-        eos = self.special_tokens.eos[0] if self.special_tokens.eos else None
-        ids = {"bos_token": self.special_tokens.bos, "eos_token": eos, "pad_token": self.special_tokens.pad}
-        texts = {name: self._tokenizer.id_to_token(token) for name, token in ids.items() if token is not None}
-        return {name: text for name, text in texts.items() if text is not None}
+    def _template(self, name: str | None, tools: object) -> str:
+        if self._chat_template is None:
+            raise RequestError("the engine has no chat template: give a plain prompt instead")
+        return choose_template(self._chat_template, name, tools)
+
+    def _variables(self, add_generation_prompt: bool, tools: Any, given_variables: Any) -> dict[str, Any]:
+        """The variables of a template but `messages`: the special tokens' and those of the request."""
+        check_tools(tools)
+        check_variables({} if given_variables is None else given_variables)
+        return {
+            "documents": None,
+            **self.special_tokens.template_variables,
+            **(given_variables or {}),
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+        }
+
+    @functools.cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer, self._turn_marks)
+
+
+def _encode(tokenizer: FastTokenizer, text: str, add_special_tokens: bool) -> list[int]:
+    try:
+        if isinstance(text, str) and len(text) > _LONG_TEXT:
+            # Unlike encode, this releases the GIL.
+            batch = interruptible(lambda: tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens))
+            return list(batch[0].ids)
+        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    except TypeError as error:
+        raise RequestError(f"text must be a string without lone surrogates, got {text!r:.60}") from error

@@ -48,22 +48,25 @@ TEMPLATES = {
 
 def both(engine, template):
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
-    ours = Tokenizer(tokenizer._tokenizer, SpecialTokens(bos=257, eos=[258], pad=258), template)
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(engine / TOKENIZER_FILE), bos_token=BOS, eos_token=EOS, pad_token=EOS
     )
     theirs.chat_template = template
+    special_tokens = SpecialTokens(bos=257, eos=[258], pad=258, template_variables=theirs.special_tokens_map)
+    ours = Tokenizer(tokenizer._tokenizer, special_tokens, template)
     return ours, theirs
 
 
-@pytest.mark.parametrize("variables", [{}, {"tools": TOOLS, "thinking": "on"}], ids=["plain", "tools"])
+@pytest.mark.parametrize(
+    ("tools", "variables"), [(None, {}), (TOOLS, {"thinking": "on"})], ids=["plain", "tools and variables"]
+)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
-def test_the_text_is_that_of_transformers(engine, template, add_generation_prompt, variables):
+def test_the_text_is_that_of_transformers(engine, template, add_generation_prompt, tools, variables):
     ours, theirs = both(engine, template)
-    got = ours.apply_chat_template(MESSAGES, add_generation_prompt=add_generation_prompt, **variables)
+    got = ours.apply_chat_template(MESSAGES, add_generation_prompt, tools=tools, template_variables=variables)
     expected = theirs.apply_chat_template(
-        MESSAGES, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+        MESSAGES, tokenize=False, add_generation_prompt=add_generation_prompt, tools=tools, **variables
     )
     assert got == expected
 
