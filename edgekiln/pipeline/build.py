@@ -8,9 +8,12 @@ from edgekiln.calib.data.options import FEW_WINDOWS
 from edgekiln.calib.torch_threads import limited_torch_threads
 from edgekiln.engine.directory import ENGINE_FILE, REPORT_FILE, atomic_directory, sha256, write_json
 from edgekiln.engine.manifest import EngineManifest, write_manifest
+from edgekiln.engine.native_path import is_utf8
+from edgekiln.errors import EngineError
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
+from edgekiln.pipeline.chat_segments import check_chat_templates
 from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
@@ -42,6 +45,11 @@ def build_engine(
     # Errors that can be detected early are raised before the first slow step.
     lowering, lowering_options = lowering_of(source, options)
     lowering.check(lowering_options)
+    check_chat_templates(source)
+    if lowering.compile is not None and not is_utf8(output.absolute()):
+        raise EngineError(
+            f"the path {output} is not UTF-8, which TensorRT does not open: choose another output with -o"
+        )
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source

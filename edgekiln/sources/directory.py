@@ -50,7 +50,7 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     weights = ConvertedWeights(tensors, model, str(directory), key_mapping)
     if weights.untied:
         config.tie_word_embeddings = False
-    generation = read_json(directory / GENERATION_FILE) if (directory / GENERATION_FILE).is_file() else {}
+    generation = read_json(directory / GENERATION_FILE) if (directory / GENERATION_FILE).is_file() else None
     tokenizer = load_tokenizer(directory, config, generation, trust_remote_code)
     notes = tuple(f"{key} in the checkpoint is not part of {type(model).__name__}" for key in weights.unused)
     return ModelSource(
@@ -60,7 +60,7 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
-        sampling=sampling_defaults(generation),
+        sampling=sampling_defaults(generation or {}),
         weights=weights,
         notes=notes if not key_mapping else (f"only the text decoder of {type(model).__name__} is used",),
     )
