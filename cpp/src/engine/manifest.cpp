@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include "engine/file.h"
@@ -16,6 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kEngineFile[] = "engine.json";
+constexpr char kTokenizerFile[] = "tokenizer.json";
+constexpr std::string_view kLayer = "{layer}";
 // Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
 constexpr std::int64_t kMaxLayers = 1 << 16;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
@@ -46,19 +49,41 @@ Architecture read_architecture(JsonObject object) {
   return result;
 }
 
+using Name = std::pair<std::string_view, std::string>;  // field of `io`, name of the graph's input or output
+
+void check_names(const std::vector<Name>& names) {
+  for (const auto& [field, name] : names) {
+    if (name.empty()) damaged(str_cat("io: ", field, " is empty"));
+    if (name.find('\0') != std::string::npos) damaged(str_cat("io: ", field, " has a zero byte"));
+    if ((field.starts_with("past") || field.starts_with("present")) && name.find(kLayer) == std::string::npos)
+      damaged(str_cat("io: ", field, " has no ", kLayer));
+  }
+  for (auto name = names.begin(); name != names.end(); ++name) {
+    const auto first =
+        std::find_if(names.begin(), name, [&](const Name& other) { return other.second == name->second; });
+    if (first != name) damaged(str_cat("io: ", name->first, " has the name of ", first->first));
+  }
+}
+
 GraphIO read_io(JsonObject object) {
   GraphIO io;
-  for (auto [name, field] : {std::pair{"input_ids", &io.input_ids},
-                             {"position_ids", &io.position_ids},
-                             {"logits", &io.logits},
-                             {"past_key", &io.past_key},
-                             {"past_value", &io.past_value},
-                             {"present_key", &io.present_key},
-                             {"present_value", &io.present_value}})
-    *field = object.string_or(name, *field);
-  io.total_length = object.optional_string("total_length");
-  io.logits_to_keep = object.optional_string("logits_to_keep");
+  std::vector<Name> names;
+  for (auto [key, field] : {std::pair{"input_ids", &io.input_ids},
+                            {"position_ids", &io.position_ids},
+                            {"logits", &io.logits},
+                            {"past_key", &io.past_key},
+                            {"past_value", &io.past_value},
+                            {"present_key", &io.present_key},
+                            {"present_value", &io.present_value}}) {
+    *field = object.string_or(key, *field);
+    names.emplace_back(key, *field);
+  }
+  for (auto [key, field] : {std::pair{"total_length", &io.total_length}, {"logits_to_keep", &io.logits_to_keep}}) {
+    *field = object.optional_string(key);
+    if (*field) names.emplace_back(key, **field);
+  }
   object.refuse_unknown_keys();
+  check_names(names);
   return io;
 }
 
@@ -106,18 +131,25 @@ SpecialTokens read_special_tokens(JsonObject object) {
 
 SamplingDefaults read_sampling(JsonObject object) {
   SamplingDefaults sampling;
-  sampling.temperature = object.optional_number("temperature");
-  sampling.top_k = object.optional_integer("top_k");
-  sampling.top_p = object.optional_number("top_p");
-  sampling.min_p = object.optional_number("min_p");
-  sampling.repetition_penalty = object.optional_number("repetition_penalty");
+  const auto number = [&object](const char* key, double least, double most, std::string_view reason) {
+    const std::optional<double> value = object.optional_number(key);
+    if (value && !(*value >= least && *value <= most)) object.refuse(key, reason);
+    return value;
+  };
+  using Limits = std::numeric_limits<double>;
+  sampling.temperature = number("temperature", 0, Limits::max(), "it is not 0 or more");
+  sampling.top_k = object.optional_integer("top_k", 0);
+  sampling.top_p = number("top_p", 0, 1, "it is not from 0 to 1");
+  sampling.min_p = number("min_p", 0, 1, "it is not from 0 to 1");
+  sampling.repetition_penalty =
+      number("repetition_penalty", Limits::denorm_min(), Limits::max(), "it is not more than 0");
   object.refuse_unknown_keys();
   return sampling;
 }
 
 std::string read_scheme(JsonObject object) {
   std::string scheme = object.string("scheme");
-  object.optional_integer("group_size");
+  object.optional_integer("group_size", 1);
   object.refuse_unknown_keys();
   return scheme;
 }
@@ -149,6 +181,25 @@ Manifest read_fields(JsonObject& root) {
   return manifest;
 }
 
+// Checks across the fields of the outermost object.
+Result<void> check_parts(const Manifest& manifest, std::string_view path) {
+  std::vector<std::int64_t> ids;
+  if (manifest.special_tokens.bos) ids.push_back(*manifest.special_tokens.bos);
+  ids.insert(ids.end(), manifest.special_tokens.eos.begin(), manifest.special_tokens.eos.end());
+  if (manifest.special_tokens.pad) ids.push_back(*manifest.special_tokens.pad);
+  for (const std::int64_t id : ids)
+    if (id >= manifest.architecture.vocab_size)
+      damaged(str_cat("special_tokens: ", id, " is not below the vocabulary of ", manifest.architecture.vocab_size));
+  if (!manifest.graphs.contains("generate") && !manifest.graphs.contains("plan"))
+    damaged("graphs: generate is missing");
+  if (!manifest.files.contains(kTokenizerFile)) damaged(str_cat("files: ", kTokenizerFile, " is missing"));
+  for (const auto& [role, name] : manifest.graphs)
+    if (!manifest.files.contains(name))
+      return fail(Code::kEngine, path, " names ", shown(name), " as its ", shown(role),
+                  " graph but lists no such file: build the engine again");
+  return {};
+}
+
 // Bytes from which hashing a file takes longer than starting a thread.
 constexpr std::uintmax_t kLargeFile = 16 << 20;
 
@@ -170,7 +221,6 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 }  // namespace
 
 std::string in_layer(std::string name, std::size_t layer) {
-  constexpr std::string_view kLayer = "{layer}";
   if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), str_cat(layer));
   return name;
 }
@@ -182,10 +232,7 @@ Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
     if (const Result<void> checked = check_schema_version(root, path); !checked)
       return std::unexpected(checked.error());
     Manifest manifest = read_fields(root);
-    for (const auto& [role, name] : manifest.graphs)
-      if (!manifest.files.contains(name))
-        return fail(Code::kEngine, path, " names ", shown(name), " as its ", shown(role),
-                    " graph but lists no such file: build the engine again");
+    if (const Result<void> checked = check_parts(manifest, path); !checked) return std::unexpected(checked.error());
     return manifest;
   });
 }

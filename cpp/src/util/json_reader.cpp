@@ -22,6 +22,24 @@ bool is_int64(const json& value) {
   damaged(path.empty() ? std::string(reason) : str_cat(path, ": ", reason));
 }
 
+// Arrays and objects inside each other; no file of an engine has more than ten.
+constexpr std::size_t kMaxDepth = 100;
+
+// The most brackets outside strings that are open at once.
+std::size_t depth_of(std::string_view text) {
+  std::size_t depth = 0;
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"')
+      for (++i; i < text.size() && text[i] != '"'; ++i) i += text[i] == '\\' ? 1U : 0U;
+    else if (text[i] == '[' || text[i] == '{')
+      most = std::max(most, ++depth);
+    else if ((text[i] == ']' || text[i] == '}') && depth)
+      --depth;
+  }
+  return most;
+}
+
 const json& checked_list(const json& value, const std::string& path) {
   if (!value.is_array()) refuse_at(path, "it is not a list");
   return value;
@@ -197,6 +215,7 @@ void JsonObject::refuse_unknown_keys() const {
 }
 
 JsonDocument parse_json(std::string_view text) {
+  if (depth_of(text) > kMaxDepth || text.starts_with("\xEF\xBB\xBF")) damaged("it is not JSON");
   auto document = std::make_shared<json>(json::parse(text, nullptr, /*allow_exceptions=*/false));
   if (document->is_discarded()) damaged("it is not JSON");
   return document;

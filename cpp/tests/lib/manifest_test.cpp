@@ -23,7 +23,7 @@ json good() {
     "special_tokens": {"bos": null, "eos": [3, 4], "pad": 5},
     "sampling": {"temperature": 0.7, "top_k": 20},
     "versions": {"edgekiln": "0.1.0"},
-    "files": {"generate.onnx": "00"}
+    "files": {"generate.onnx": "00", "tokenizer.json": "01"}
   })");
 }
 
@@ -100,6 +100,46 @@ TEST_CASE("an invalid value is named") {
   CHECK(parse_manifest("{", "engine.json").error().message == damaged("it is not JSON"));
   CHECK(parse_manifest("[]", "engine.json").error().message == damaged("it is not an object"));
   CHECK(parse_manifest(std::string(100000, '['), "engine.json").error().message == damaged("it is not JSON"));
+}
+
+TEST_CASE("names of inputs and outputs are checked") {
+  const auto error = [](const char* field, const json& name) {
+    json value = good();
+    value["io"][field] = name;
+    return error_of(value);
+  };
+  CHECK(error("logits", "") == damaged("io: logits is empty"));
+  CHECK(error("logits", std::string(1, '\0')) == damaged("io: logits has a zero byte"));
+  CHECK(error("past_key", "past.key") == damaged("io: past_key has no {layer}"));
+  CHECK(error("total_length", "tokens") == damaged("io: total_length has the name of input_ids"));
+}
+
+TEST_CASE("values are checked across fields") {
+  json value = good();
+  value["special_tokens"]["eos"] = {3, 320};
+  CHECK(error_of(value) == damaged("special_tokens: 320 is not below the vocabulary of 320"));
+  value = good();
+  value["special_tokens"]["bos"] = -1;
+  CHECK(error_of(value) == damaged("special_tokens.bos: it is -1, the least is 0"));
+  value = good();
+  value["graphs"] = {{"score", "generate.onnx"}};
+  CHECK(error_of(value) == damaged("graphs: generate is missing"));
+  value = good();
+  value["files"].erase("tokenizer.json");
+  CHECK(error_of(value) == damaged("files: tokenizer.json is missing"));
+}
+
+TEST_CASE("sampling defaults out of range are refused") {
+  const auto error = [](const char* field, double number) {
+    json value = good();
+    value["sampling"][field] = number;
+    return error_of(value);
+  };
+  CHECK(error("temperature", -0.5) == damaged("sampling.temperature: it is not 0 or more"));
+  CHECK(error("top_p", 1.5) == damaged("sampling.top_p: it is not from 0 to 1"));
+  CHECK(error("min_p", -0.5) == damaged("sampling.min_p: it is not from 0 to 1"));
+  CHECK(error("repetition_penalty", 0) == damaged("sampling.repetition_penalty: it is not more than 0"));
+  CHECK(error("top_k", 1.5) == damaged("sampling.top_k: it is not an integer"));
 }
 
 TEST_CASE("the TensorRT build is parsed") {
