@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from edgekiln.calib.evaluation.perplexity import Scorer
+from edgekiln.calib.torch_threads import limited_torch_threads
 from edgekiln.sources.base import ModelSource
 
 
@@ -42,7 +43,7 @@ def model_scorer(model: PreTrainedModel) -> Scorer:
 
     def score(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         ids = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))[None].to(model.device)
-        with torch.inference_mode():
+        with limited_torch_threads(), torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[0]
         return logits.to("cpu", torch.float32).numpy()
 
