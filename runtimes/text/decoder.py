@@ -22,6 +22,7 @@ _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _UNPRINTABLE = (byte for byte in range(256) if byte not in _PRINTABLE)
 # The characters of byte-level BPE (GPT-2): printable bytes stand for themselves, the others are counted from U+0100.
 _BYTES = {**{chr(byte): byte for byte in _PRINTABLE}, **{chr(256 + i): byte for i, byte in enumerate(_UNPRINTABLE)}}
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
 # Tokens around the one whose text between others is looked for. They differ, since CTC drops repetitions.
 _BEFORE, _AFTER = "\x01", "\x02"
 
@@ -133,6 +134,12 @@ def _byte_level(token: str) -> bytes:
         return token.encode()
 
 
+def _decoded(utf8: codecs.IncrementalDecoder, data: bytes) -> str:
+    text = utf8.decode(data)
+    # The codec waits for the last byte of a surrogate, though it is invalid whatever that is.
+    return text + utf8.decode(b"", final=True) if _SURROGATE.fullmatch(utf8.getstate()[0]) else text
+
+
 class _Each:
     """A component that changes each token alone."""
 
@@ -201,7 +208,7 @@ class _ByteFallback:
         if not self._valid:
             return (REPLACEMENT,)
         try:
-            self._text.append(self._utf8.decode(bytes([byte])))
+            self._text.append(_decoded(self._utf8, bytes([byte])))
         except UnicodeDecodeError:
             self._valid = False
             return (REPLACEMENT,) * self._size
@@ -226,7 +233,7 @@ class _ByteLevel:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, item: str) -> Iterable[str]:
-        return (self._utf8.decode(_byte_level(item)),)
+        return (_decoded(self._utf8, _byte_level(item)),)
 
     def flush(self) -> Iterable[str]:
         return (self._utf8.decode(b"", final=True),)

@@ -16,7 +16,7 @@ SANITIZE = re.findall(r"EDGEKILN_SANITIZE:\w+=(.+)", (BUILD / "CMakeCache.txt").
 NEWEST = {
     "edgekiln_engine_options": ("kernels_library", "device", "verify", "text"),
     "edgekiln_engine_info": ("threads", "max_verify_tokens", "has_text", "has_chat"),
-    "edgekiln_generate_options": ("has_seed", "ignore_eos", "logprobs", "speculate"),
+    "edgekiln_generate_options": ("has_seed", "ignore_eos", "logprobs", "speculate", "special_tokens", "reserved"),
     "edgekiln_summary": ("first_token_s", "total_s", "finish_reason", "reserved"),
 }
 PROGRAM = r"""

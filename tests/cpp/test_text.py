@@ -32,8 +32,8 @@ class Python:
         self.runtime = runtimes.open(engine, threads=1)
         self.tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
 
-    def answer(self, ids: np.ndarray, stop: tuple[str, ...] = ()) -> list[Token]:
-        options = GenerateOptions(max_tokens=60, sampling=SamplingOptions(temperature=1.5, seed=3), stop=stop)
+    def answer(self, ids: np.ndarray, stop: tuple[str, ...] = (), **given: Any) -> list[Token]:
+        options = GenerateOptions(max_tokens=60, sampling=SamplingOptions(temperature=1.5, seed=3), stop=stop, **given)
         return list(generate(self.runtime, self.tokenizer, [ids], options))
 
 
@@ -70,6 +70,29 @@ def test_answers_to_a_text(host: Host, python: Python, text: str) -> None:
         python.answer(ids, stop),
         ids,
     )
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize(("value", "choice"), [(0, "auto"), (1, "show"), (2, "hide")])
+def test_special_tokens_in_answers(host: Host, python: Python, value: int, choice: str, ignore_eos: bool) -> None:
+    ids = python.tokenizer.encode("hello")
+    asked = {"max_tokens": 60, "reset": True, "temperature": 1.5, "seed": 3, "ignore_eos": ignore_eos}
+    tokens = python.answer(ids, special_tokens=choice, ignore_eos=ignore_eos)
+    if ignore_eos:
+        assert any(python.tokenizer.is_special(token.id) for token in tokens)
+    same(host.ask(text="hello", special_tokens=value, **asked), tokens, ids)
+    for stop in (("<|end|>",), ("<|user|>", "<|system|>"), ("|>",)):
+        tokens = python.answer(ids, stop, special_tokens=choice, ignore_eos=ignore_eos)
+        same(host.ask(text="hello", special_tokens=value, stop=stop, **asked), tokens, ids)
+
+
+def test_special_tokens_of_another_value(host: Host) -> None:
+    reply = host.ask(text="hello", max_tokens=1, special_tokens=3)
+    sentence = (
+        "special_tokens must be EDGEKILN_SPECIAL_TOKENS_AUTO (0), EDGEKILN_SPECIAL_TOKENS_SHOW (1) or "
+        "EDGEKILN_SPECIAL_TOKENS_HIDE (2), got 3"
+    )
+    assert (reply["status"], reply["error"]) == (REQUEST, sentence)
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, MESSAGES[1:], MESSAGES[1:2]], ids=len)

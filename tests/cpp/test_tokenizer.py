@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers
 
 from edgekiln.engine.manifest import SpecialTokens
+from edgekiln.runtimes.generate.answer_text import AnswerText
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import program, refused
 from support.cpp_tokenizers import FAMILIES, code_texts, corpus
@@ -52,6 +53,22 @@ class Both:
         assert self.answer("decode", ids) == self.python.decode(ids)
         stream = self.python.stream()
         assert self.answer("stream", ids) == [*map(stream.push, ids), stream.flush()]
+        stream = self.python.stream("show")
+        shown = self.answer("show", ids)
+        assert shown == [*map(stream.push, ids), stream.flush()]
+        assert "".join(shown) == self.fast.decode(ids, skip_special_tokens=False)
+
+    def compare_answer(self, ids: Sequence[int], stop: Sequence[str], hide: bool) -> None:
+        """The pieces of an answer that ends before a stop string."""
+        request = {"ids": list(ids), "stop": list(stop), "hide": hide}
+        pieces, stopped = json.loads(self.ask(b"answer %s\n" % json.dumps(request).encode()))
+        text = AnswerText(self.python, tuple(stop), "hide" if hide else "show", frozenset())
+        expected = [text.push(token) for token in ids[: len(pieces)]]
+        if len(pieces) > len(ids):
+            expected.append(text.flush())
+        assert pieces == [piece for piece, _ in expected]
+        assert stopped == expected[-1][1]
+        assert not any(ended for _, ended in expected[:-1])
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +141,26 @@ def test_any_ids(both: Both) -> None:
     @given(st.lists(st.integers(0, both.fast.get_vocab_size() + 3), max_size=40))
     def compare(ids: list[int]) -> None:
         both.compare_ids(ids)
+
+    compare()
+
+
+def test_answers_with_stop_strings(both: Both) -> None:
+    """Stop strings that are cut out of the answer's own text, or are special tokens."""
+    size = both.fast.get_vocab_size()
+    special = [added.content for added in both.fast.get_added_tokens_decoder().values()]
+    ids_of_special = [both.fast.token_to_id(text) for text in special]
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def compare(data: st.DataObject) -> None:
+        token = st.integers(0, size + 3) | st.sampled_from(ids_of_special)
+        ids = data.draw(st.lists(token, min_size=1, max_size=20))
+        text = both.fast.decode(ids, skip_special_tokens=data.draw(st.booleans()))
+        start = data.draw(st.integers(0, len(text)))
+        cut = text[start : start + data.draw(st.integers(1, 6))]
+        others = data.draw(st.lists(st.sampled_from(special) | st.text(min_size=1, max_size=2), max_size=2))
+        both.compare_answer(ids, [*filter(None, [cut]), *others], data.draw(st.booleans()))
 
     compare()
 

@@ -44,7 +44,7 @@ typedef enum edgekiln_status {
 
 typedef enum edgekiln_finish_reason {
   EDGEKILN_FINISH_NONE = 0,  /* not the last token */
-  EDGEKILN_FINISH_EOS = 1,   /* an end-of-sequence token */
+  EDGEKILN_FINISH_EOS = 1,   /* an end-of-sequence token, also if a stop string ends in it */
   EDGEKILN_FINISH_STOP = 2,  /* a stop string */
   EDGEKILN_FINISH_LENGTH = 3 /* max_tokens, or the engine's max_length */
 } edgekiln_finish_reason;
@@ -53,6 +53,12 @@ typedef enum edgekiln_kernels_choice {
   EDGEKILN_KERNELS_EDGEKILN = 0,   /* edgekiln's kernels where they are found and support the graph */
   EDGEKILN_KERNELS_ONNXRUNTIME = 1 /* only those of ONNX Runtime */
 } edgekiln_kernels_choice;
+
+typedef enum edgekiln_special_tokens {
+  EDGEKILN_SPECIAL_TOKENS_AUTO = 0, /* all but turn marks, which are bos, eos and pad */
+  EDGEKILN_SPECIAL_TOKENS_SHOW = 1, /* all, also the token that ends the answer */
+  EDGEKILN_SPECIAL_TOKENS_HIDE = 2  /* none */
+} edgekiln_special_tokens;
 
 typedef struct edgekiln_engine edgekiln_engine;
 typedef struct edgekiln_session edgekiln_session;
@@ -82,6 +88,8 @@ typedef struct edgekiln_engine_info {
   int32_t has_chat;          /* the engine has a chat template that this library can render */
 } edgekiln_engine_info;
 
+/* Stop strings are matched in the answer with all special tokens, whichever of them are shown: a stop string may be a
+ * special token, or cross one. Only one with U+FFFD is matched in the text that is shown. */
 typedef struct edgekiln_generate_options {
   size_t struct_size;
   int64_t max_tokens;        /* of the answer; default 256 */
@@ -91,12 +99,14 @@ typedef struct edgekiln_generate_options {
   double min_p;              /* 0: off; default 0 */
   double repetition_penalty; /* 1: off; default 1 */
   uint64_t seed;             /* used if has_seed */
-  const char* const* stop;   /* stop_count strings; the answer ends before the first of them */
+  const char* const* stop;   /* stop_count strings; the answer ends before the first of them, see above */
   size_t stop_count;
   int32_t has_seed;   /* 0: a random seed; default 0 */
   int32_t ignore_eos; /* continue after an end-of-sequence token; default 0 */
   int32_t logprobs;   /* compute the log-probability of each token; default 0 */
   int32_t speculate;  /* speculative decoding where it is faster; it does not change the answer; default 1 */
+  edgekiln_special_tokens special_tokens; /* in the answer's text; default EDGEKILN_SPECIAL_TOKENS_AUTO */
+  int32_t reserved;
 } edgekiln_generate_options;
 
 /* A chat message. Functions take an array of them: element i begins i * messages[0].struct_size bytes after element 0,
@@ -105,9 +115,26 @@ typedef struct edgekiln_message {
   size_t struct_size;
   const char* role; /* "system", "user" or "assistant" */
   const char* content;
+  int32_t parse_special; /* 0: control tokens in the content, which are special tokens, bos, eos and pad, stay text, so
+                          * that it cannot end its turn; 1: they are recognized, for text that you trust; default 0 */
+  int32_t reserved;
 } edgekiln_message;
 
-#define EDGEKILN_MESSAGE(role, content) {sizeof(edgekiln_message), (role), (content)}
+#define EDGEKILN_MESSAGE(role, content) {sizeof(edgekiln_message), (role), (content), 0, 0}
+
+/* A part of a prompt that the caller renders, for instance by a chat template with tools. The parts are tokenized as one
+ * text; a control token is recognized where all of its characters are in parts with parse_special. Arrays are as those
+ * of edgekiln_message. */
+typedef struct edgekiln_prompt_part {
+  size_t struct_size;
+  const char* text; /* text_length bytes, whole characters */
+  size_t text_length;
+  int32_t parse_special; /* 1: text of the template; 0: text of users and tools, which cannot forge a turn */
+  int32_t reserved;
+} edgekiln_prompt_part;
+
+#define EDGEKILN_PROMPT_PART(text, text_length, parse_special) \
+  {sizeof(edgekiln_prompt_part), (text), (text_length), (parse_special), 0}
 
 /* A token of an answer. It and its text are valid until the callback returns. */
 typedef struct edgekiln_token {
@@ -196,6 +223,11 @@ EDGEKILN_API edgekiln_status edgekiln_tokenize(const edgekiln_engine* engine, co
 EDGEKILN_API edgekiln_status edgekiln_tokenize_chat(const edgekiln_engine* engine, const edgekiln_message* messages,
                                                     size_t message_count, int64_t* ids, size_t capacity, size_t* count);
 
+/* Tokenize a prompt of parts. No special tokens are added: the template writes its own; otherwise as
+ * edgekiln_tokenize. */
+EDGEKILN_API edgekiln_status edgekiln_tokenize_parts(const edgekiln_engine* engine, const edgekiln_prompt_part* parts,
+                                                     size_t part_count, int64_t* ids, size_t capacity, size_t* count);
+
 /* Convert ids of the vocabulary to text without special tokens and without a terminating zero. `*length` is set to its
  * size in bytes, of which at most `capacity` are written. */
 EDGEKILN_API edgekiln_status edgekiln_detokenize(const edgekiln_engine* engine, const int64_t* ids, size_t count,
@@ -240,6 +272,12 @@ EDGEKILN_API edgekiln_status edgekiln_generate_chat(edgekiln_session* session, c
                                                     size_t message_count, const edgekiln_generate_options* options,
                                                     edgekiln_token_callback callback, void* user_data,
                                                     edgekiln_summary* summary);
+
+/* As edgekiln_generate, with a prompt of parts, see edgekiln_tokenize_parts. */
+EDGEKILN_API edgekiln_status edgekiln_generate_parts(edgekiln_session* session, const edgekiln_prompt_part* parts,
+                                                     size_t part_count, const edgekiln_generate_options* options,
+                                                     edgekiln_token_callback callback, void* user_data,
+                                                     edgekiln_summary* summary);
 
 #ifdef __cplusplus
 }

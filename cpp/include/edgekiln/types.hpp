@@ -18,6 +18,13 @@ namespace edgekiln {
 // See edgekiln_kernels_choice.
 enum class Kernels { edgekiln = EDGEKILN_KERNELS_EDGEKILN, onnxruntime = EDGEKILN_KERNELS_ONNXRUNTIME };
 
+// See edgekiln_special_tokens.
+enum class SpecialTokens {
+  automatic = EDGEKILN_SPECIAL_TOKENS_AUTO,
+  show = EDGEKILN_SPECIAL_TOKENS_SHOW,
+  hide = EDGEKILN_SPECIAL_TOKENS_HIDE
+};
+
 // See edgekiln_engine_options.
 struct EngineOptions {
   int threads = 0;
@@ -43,6 +50,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   bool logprobs = false;
   bool speculate = true;
+  SpecialTokens special_tokens = SpecialTokens::automatic;
 };
 
 // See edgekiln_engine_info.
@@ -58,9 +66,17 @@ struct EngineInfo {
   bool has_chat;
 };
 
+// See edgekiln_message.
 struct Message {
   std::string role;
   std::string content;
+  bool parse_special = false;
+};
+
+// See edgekiln_prompt_part.
+struct PromptPart {
+  std::string text;
+  bool parse_special = false;
 };
 
 // See edgekiln_token. `text` is valid until the callback returns.
@@ -121,8 +137,18 @@ inline std::optional<Failure> check(const GenerateOptions& options) {
 inline std::vector<edgekiln_message> to_c(const std::vector<Message>& messages) {
   std::vector<edgekiln_message> result;
   result.reserve(messages.size());
-  for (const Message& message : messages)
+  for (const Message& message : messages) {
     result.push_back(edgekiln_message EDGEKILN_MESSAGE(message.role.c_str(), message.content.c_str()));
+    result.back().parse_special = message.parse_special;
+  }
+  return result;
+}
+
+inline std::vector<edgekiln_prompt_part> to_c(const std::vector<PromptPart>& parts) {
+  std::vector<edgekiln_prompt_part> result;
+  result.reserve(parts.size());
+  for (const PromptPart& part : parts)
+    result.push_back(edgekiln_prompt_part EDGEKILN_PROMPT_PART(part.text.data(), part.text.size(), part.parse_special));
   return result;
 }
 
@@ -144,6 +170,7 @@ inline edgekiln_generate_options to_c(const GenerateOptions& options, const edge
   result.ignore_eos = options.ignore_eos;
   result.logprobs = options.logprobs;
   result.speculate = options.speculate;
+  result.special_tokens = static_cast<edgekiln_special_tokens>(options.special_tokens);
   return result;
 }
 

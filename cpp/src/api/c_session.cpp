@@ -21,6 +21,7 @@ edgekiln_generate_options generate_defaults() {
   options.min_p = defaults.sampling.min_p;
   options.repetition_penalty = defaults.sampling.repetition_penalty;
   options.speculate = defaults.speculate;
+  options.special_tokens = static_cast<edgekiln_special_tokens>(defaults.special_tokens);
   return options;
 }
 
@@ -39,11 +40,18 @@ Result<GenerateOptions> convert(const edgekiln_generate_options* given) {
   if (options->stop_count && !options->stop) return null_argument("stop");
   for (std::size_t i = 0; i < options->stop_count; ++i) {
     if (!options->stop[i]) return null_argument("a stop string");
+    if (const Result<void> valid = check_utf8(options->stop[i]); !valid) return std::unexpected(valid.error());
     result.stop.emplace_back(options->stop[i]);
   }
   result.ignore_eos = options->ignore_eos != 0;
   result.logprobs = options->logprobs != 0;
   result.speculate = options->speculate != 0;
+  const int special_tokens = enum_value(options->special_tokens);
+  if (special_tokens < EDGEKILN_SPECIAL_TOKENS_AUTO || special_tokens > EDGEKILN_SPECIAL_TOKENS_HIDE)
+    return fail(Code::kRequest,
+                "special_tokens must be EDGEKILN_SPECIAL_TOKENS_AUTO (0), EDGEKILN_SPECIAL_TOKENS_SHOW (1) or ",
+                "EDGEKILN_SPECIAL_TOKENS_HIDE (2), got ", special_tokens);
+  result.special_tokens = static_cast<SpecialTokensChoice>(special_tokens);
   return result;
 }
 
@@ -168,6 +176,18 @@ edgekiln_status edgekiln_generate_chat(edgekiln_session* session, const edgekiln
     if (!session) return null_argument("session");
     const auto ids = encode_chat(session->session.engine(), messages, message_count);
     if (!ids) return std::unexpected(ids.error());
+    return run(session->session, *ids, options, callback, user_data, summary);
+  });
+}
+
+edgekiln_status edgekiln_generate_parts(edgekiln_session* session, const edgekiln_prompt_part* parts, size_t part_count,
+                                        const edgekiln_generate_options* options, edgekiln_token_callback callback,
+                                        void* user_data, edgekiln_summary* summary) {
+  return guarded([&]() -> Result<void> {
+    if (!session) return null_argument("session");
+    const auto ids = encode_parts(session->session.engine(), parts, part_count);
+    if (!ids) return std::unexpected(ids.error());
+    if (ids->empty()) return fail(Code::kRequest, "prompt is empty: give some text");
     return run(session->session, *ids, options, callback, user_data, summary);
   });
 }

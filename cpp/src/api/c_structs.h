@@ -24,6 +24,7 @@ constexpr StructKind kEngineOptionsKind{"edgekiln_engine_options", "edgekiln_eng
 constexpr StructKind kEngineInfoKind{"edgekiln_engine_info", "edgekiln_engine_info_init"};
 constexpr StructKind kGenerateOptionsKind{"edgekiln_generate_options", "edgekiln_generate_options_init"};
 constexpr StructKind kMessageKind{"edgekiln_message", "EDGEKILN_MESSAGE"};
+constexpr StructKind kPromptPartKind{"edgekiln_prompt_part", "EDGEKILN_PROMPT_PART"};
 constexpr StructKind kSummaryKind{"edgekiln_summary", "edgekiln_summary_init"};
 
 // New fields may not reuse padding, whose bytes older callers leave uninitialized: a struct must end with its last
@@ -38,8 +39,9 @@ constexpr bool ends_with(std::size_t offset) {
 
 EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_options, text);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_info, has_chat);
-EDGEKILN_NO_TAIL_PADDING(edgekiln_generate_options, speculate);
-EDGEKILN_NO_TAIL_PADDING(edgekiln_message, content);
+EDGEKILN_NO_TAIL_PADDING(edgekiln_generate_options, reserved);
+EDGEKILN_NO_TAIL_PADDING(edgekiln_message, reserved);
+EDGEKILN_NO_TAIL_PADDING(edgekiln_prompt_part, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_token, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_summary, reserved);
 

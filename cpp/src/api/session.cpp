@@ -53,13 +53,20 @@ Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& optio
     if (summary.generated_tokens++ == 0) summary.first_token_s = seconds_since(start);
     return on_token(token);
   };
-  const std::unique_ptr<TextStream> text = engine_->text ? engine_->text->stream() : nullptr;
+  const std::unique_ptr<TextStream> text = text_stream(options);
   const Result<Finish> finish = edgekiln::generate(*engine_->runtime, *cache_, text.get(), engine_->eos, prompt,
                                                    options, count, stop.get_token());
   if (!finish) return std::unexpected(finish.error());
   summary.finish = *finish;
   summary.total_s = seconds_since(start);
   return summary;
+}
+
+std::unique_ptr<TextStream> EngineSession::text_stream(const GenerateOptions& options) const {
+  if (!engine_->text) return nullptr;
+  // Only kShow shows the token that ends the answer.
+  const bool show = options.ignore_eos || options.special_tokens == SpecialTokensChoice::kShow;
+  return engine_->text->stream(options.special_tokens, show ? std::set<std::int64_t>() : engine_->eos);
 }
 
 Result<void> EngineSession::reset() {

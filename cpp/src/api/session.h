@@ -44,6 +44,9 @@ class EngineSession {
  private:
   class Busy;
 
+  // The detokenizer of an answer; null without a tokenizer.
+  std::unique_ptr<TextStream> text_stream(const GenerateOptions& options) const;
+
   const std::shared_ptr<const LoadedEngine> engine_;
   const std::unique_ptr<KVCache> cache_;
   std::atomic<bool> busy_ = false;

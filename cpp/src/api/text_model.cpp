@@ -26,10 +26,22 @@ std::tm local_time() {
   return parts;
 }
 
+// Ids of bos, eos and pad.
+std::set<std::int64_t> turn_marks(const SpecialTokens& special) {
+  std::set<std::int64_t> marks(special.eos.begin(), special.eos.end());
+  if (special.bos) marks.insert(*special.bos);
+  if (special.pad) marks.insert(*special.pad);
+  return marks;
+}
+
 class EngineText : public TextModel {
  public:
-  EngineText(text::Tokenizer tokenizer, std::optional<text::ChatTemplate> chat, std::string no_chat)
-      : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)), no_chat_(std::move(no_chat)) {}
+  EngineText(text::Tokenizer tokenizer, std::optional<text::ChatTemplate> chat, std::string no_chat,
+             std::set<std::int64_t> turn_marks)
+      : tokenizer_(std::move(tokenizer)),
+        chat_(std::move(chat)),
+        no_chat_(std::move(no_chat)),
+        turn_marks_(std::move(turn_marks)) {}
 
   bool has_chat() const override { return chat_.has_value(); }
 
@@ -39,19 +51,27 @@ class EngineText : public TextModel {
 
   Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const override {
     if (!chat_) return fail(Code::kRequest, no_chat_);
-    const Result<std::string> prompt = chat_->render(messages, local_time());
+    const Result<text::MarkedText> prompt = chat_->render(messages, local_time());
     if (!prompt) return std::unexpected(prompt.error());
-    return tokenizer_.encode(prompt.value(), false);
+    return tokenizer_.encode(prompt.value());
+  }
+
+  Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt) const override {
+    return tokenizer_.encode(prompt);
   }
 
   std::string decode(Ids ids) const override { return tokenizer_.decode(ids); }
 
-  std::unique_ptr<TextStream> stream() const override { return std::make_unique<text::StreamingDecoder>(tokenizer_); }
+  std::unique_ptr<TextStream> stream(SpecialTokensChoice special_tokens, std::set<std::int64_t> hidden) const override {
+    if (special_tokens == SpecialTokensChoice::kAuto) hidden.insert(turn_marks_.begin(), turn_marks_.end());
+    return std::make_unique<text::StreamingDecoder>(tokenizer_, special_tokens, std::move(hidden));
+  }
 
  private:
   const text::Tokenizer tokenizer_;
   const std::optional<text::ChatTemplate> chat_;
   const std::string no_chat_;  // the error message if chat_ is empty
+  const std::set<std::int64_t> turn_marks_;
 };
 
 }  // namespace
@@ -60,7 +80,8 @@ Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& 
   const std::filesystem::path tokenizer_path = directory / kTokenizerFile;
   const Result<std::string> json = read_file(tokenizer_path, kFix);
   if (!json) return std::unexpected(json.error());
-  Result<text::Tokenizer> tokenizer = text::Tokenizer::parse(json.value(), tokenizer_path.string());
+  const std::set<std::int64_t> marks = turn_marks(manifest.special_tokens);
+  Result<text::Tokenizer> tokenizer = text::Tokenizer::parse(json.value(), tokenizer_path.string(), marks);
   if (!tokenizer) return std::unexpected(tokenizer.error());
   std::optional<text::ChatTemplate> chat;
   std::string no_chat;
@@ -78,8 +99,8 @@ Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& 
   } else {
     no_chat = "the engine has no chat template: give a plain prompt instead";
   }
-  return std::unique_ptr<TextModel>(
-      std::make_unique<EngineText>(std::move(tokenizer).value(), std::move(chat), std::move(no_chat)));
+  return std::unique_ptr<TextModel>(std::make_unique<EngineText>(
+      std::move(tokenizer).value(), std::move(chat), std::move(no_chat), marks));
 }
 
 }  // namespace edgekiln

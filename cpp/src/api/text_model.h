@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include "engine/manifest.h"
 #include "generate/generate.h"
 #include "text/chat_template.h"
+#include "text/marked_text.h"
 #include "util/result.h"
 
 namespace edgekiln {
@@ -26,9 +28,12 @@ class TextModel {
   virtual bool has_chat() const = 0;
   virtual Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const = 0;
   virtual Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const = 0;
+  // A prompt that the caller renders.
+  virtual Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt) const = 0;
   virtual std::string decode(Ids ids) const = 0;
-  // A detokenizer, which must not outlive the text model.
-  virtual std::unique_ptr<TextStream> stream() const = 0;
+  // A detokenizer, which must not outlive the text model and leaves out `hidden` ids, too.
+  virtual std::unique_ptr<TextStream> stream(SpecialTokensChoice special_tokens,
+                                             std::set<std::int64_t> hidden) const = 0;
 };
 
 // Load the tokenizer and chat template of a verified engine. Errors: Code::kEngine if a file is missing or damaged,

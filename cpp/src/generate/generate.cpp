@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "generate/stop.h"
+#include "generate/answer_text.h"
 #include "util/str_cat.h"
 
 namespace edgekiln {
@@ -14,41 +14,35 @@ namespace {
 class Answer {
  public:
   Answer(TextStream* text, const std::set<std::int64_t>& eos, const GenerateOptions& options, std::int64_t room)
-      : text_(text), eos_(eos), ignore_eos_(options.ignore_eos), stop_(options.stop) {
+      : text_(text, options.stop), eos_(eos), ignore_eos_(options.ignore_eos) {
     left_ = std::min(options.max_tokens, room);
   }
 
   Token add(const Choice& choice) {
     --left_;
-    Token token{choice.token, {}, choice.logprob, FinishReason::kNone};
-    if (!ignore_eos_ && eos_.contains(choice.token)) {
-      finish(token, FinishReason::kEos);
-      return token;
-    }
-    StopMatcher::Match found = stop_.push(text_ ? text_->push(choice.token) : std::string());
-    token.text = std::move(found.text);
-    if (found.stopped)
-      token.finish_reason = FinishReason::kStop;
+    AnswerText::Piece piece = text_.push(choice.token);
+    FinishReason reason = FinishReason::kNone;
+    if (!ignore_eos_ && eos_.contains(choice.token))
+      reason = FinishReason::kEos;  // also if a stop string ends in it
+    else if (piece.stopped)
+      reason = FinishReason::kStop;
     else if (left_ == 0)
-      finish(token, FinishReason::kLength);
-    return token;
+      reason = FinishReason::kLength;
+    if (reason != FinishReason::kNone && !piece.stopped) {
+      const AnswerText::Piece rest = text_.flush();
+      piece.text += rest.text;
+      if (rest.stopped && reason == FinishReason::kLength) reason = FinishReason::kStop;
+    }
+    return {choice.token, std::move(piece.text), choice.logprob, reason};
   }
 
   // Number of tokens that may still follow.
   std::int64_t left() const { return left_; }
 
  private:
-  void finish(Token& token, FinishReason reason) {
-    const StopMatcher::Match found = stop_.push(text_ ? text_->flush() : std::string());
-    token.text += found.text;
-    token.finish_reason = found.stopped ? FinishReason::kStop : reason;
-    if (!found.stopped) token.text += stop_.flush();
-  }
-
-  TextStream* text_;
+  AnswerText text_;
   const std::set<std::int64_t>& eos_;
   const bool ignore_eos_;
-  StopMatcher stop_;
   std::int64_t left_;
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "generate/speculative_decoder.h"
+#include "generate/text_stream.h"
 #include "runtime/base.h"
 #include "sampling/sampler.h"
 #include "util/result.h"
@@ -23,10 +24,11 @@ enum class FinishReason { kNone = 0, kEos = 1, kStop = 2, kLength = 3 };
 struct GenerateOptions {
   std::int64_t max_tokens = 256;  // of the answer, including the last token
   SamplingOptions sampling;
-  std::vector<std::string> stop;  // the answer ends before the first of these strings in its text
+  std::vector<std::string> stop;  // the answer ends before the first of these strings; see AnswerText
   bool ignore_eos = false;        // continue after an end-of-sequence token, up to `max_tokens`
   bool logprobs = false;
   bool speculate = true;  // verify drafted tokens where that is faster; the answer does not change
+  SpecialTokensChoice special_tokens = SpecialTokensChoice::kAuto;  // in the text; for the caller, who makes the stream
 
   // An error of Code::kRequest if a value is out of range.
   [[nodiscard]] Result<void> check() const;
@@ -36,20 +38,12 @@ struct Token {
   std::int64_t id;
   std::string text;  // what the token adds to the answer: whole characters, often none
   std::optional<double> logprob;
-  FinishReason finish_reason;  // kNone except for the last token
+  FinishReason finish_reason;  // kNone except for the last token; kEos also if a stop string ends in that token
 };
 
 struct Finish {
   FinishReason reason = FinishReason::kNone;
   SpeculationStats speculation;
-};
-
-// Incremental detokenizer that never splits a character.
-class TextStream {
- public:
-  virtual ~TextStream() = default;
-  virtual std::string push(std::int64_t token) = 0;
-  virtual std::string flush() = 0;
 };
 
 // Length of the common prefix of `held` and `prompt`, at most prompt.size() - 1.

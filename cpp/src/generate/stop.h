@@ -1,29 +1,29 @@
-// Finds stop strings in streamed text.
+// Finds stop strings in the bytes of tokens.
 #pragma once
 
 #include <cstddef>
+#include <deque>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace edgekiln {
 
-// Passes UTF-8 text through until a stop string is complete. Holds back a suffix that may become a stop string, in
-// whole characters.
+// Finds the first stop string. Tokens that may contain the start of one are held back. Stop strings are looked for in
+// bytes, as by StopStringCriteria of transformers, since a token may be a part of a character.
 class StopMatcher {
  public:
   // No string of `stop` may be empty.
   explicit StopMatcher(std::vector<std::string> stop);
 
   struct Match {
-    std::string text;  // text to show; never part of a stop string
-    bool stopped;      // a stop string is complete; it and the text after it are dropped
+    std::size_t count;               // tokens, the oldest held back, that end before a stop string or the start of one
+    std::optional<std::size_t> cut;  // if a stop string is complete: bytes before it in the token after these
   };
 
-  Match push(std::string_view text);
-
-  // The text held back, to be called at the end of the stream.
-  std::string flush();
+  // Add the bytes of a token.
+  Match push(std::string_view token);
 
  private:
   std::size_t partial_match() const;
@@ -31,6 +31,7 @@ class StopMatcher {
   std::vector<std::string> stop_;
   std::size_t longest_ = 0;
   std::string held_;
+  std::deque<std::size_t> sizes_;  // bytes of each token that is held back
 };
 
 }  // namespace edgekiln

@@ -1,117 +1,80 @@
 #include "text/decoder.h"
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 
-#include "text/pattern.h"
-#include "text/pre_tokenizer.h"
-#include "text/utf8.h"
+#include "text/decode_steps.h"
 
 namespace edgekiln::text {
 
 namespace {
 
-using Tokens = std::vector<std::string>;
+// Tokens around the one whose text between others is looked for.
+constexpr const char* kBefore = "\x01";
+constexpr const char* kAfter = "\x02";
 
-// The bytes that the token's characters represent, or the token if one of them represents none.
-std::string bytes_of(const std::string& token) {
-  std::string bytes;
-  for (std::size_t at = 0; at < token.size();) {
-    const CodePoint next = code_point_at(token, at);
-    const int byte = byte_of_character(next.value);
-    if (byte < 0) return token;
-    bytes += static_cast<char>(static_cast<unsigned char>(byte));
-    at += next.size;
-  }
-  return bytes;
+template <typename Component>
+bool has(const std::vector<Decoder>& components) {
+  return std::any_of(components.begin(), components.end(),
+                     [](const Decoder& component) { return std::holds_alternative<Component>(component); });
 }
 
-std::optional<unsigned> hex_digit(char c) {
-  if (c >= '0' && c <= '9') return static_cast<unsigned>(c - '0');
-  if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') return static_cast<unsigned>((c | 0x20) - 'a') + 10;
-  return std::nullopt;
-}
-
-// The byte of a token like <0x0A>.
-std::optional<char> fallback_byte(std::string_view token) {
-  if (token.size() != 6 || !token.starts_with("<0x") || !token.ends_with('>')) return std::nullopt;
-  // `tokenizers` accepts a plus sign as the first digit.
-  const auto high = token[3] == '+' ? std::optional(0U) : hex_digit(token[3]);
-  const auto low = hex_digit(token[4]);
-  if (!high || !low) return std::nullopt;
-  return static_cast<char>(static_cast<unsigned char>(*high << 4 | *low));
-}
-
-std::string joined(const Tokens& tokens) {
+std::string joined(const Items& items) {
   std::string text;
-  for (const std::string& token : tokens) text += token;
+  for (const std::string& item : items) text += item;
   return text;
 }
 
-struct Apply {
-  Tokens& tokens;
-
-  void operator()(DecodeByteLevel) const {
-    std::string bytes;
-    for (const std::string& token : tokens) bytes += bytes_of(token);
-    tokens = {to_valid_utf8(bytes)};
-  }
-
-  void operator()(DecodeByteFallback) const {
-    Tokens out;
-    std::string bytes;
-    const auto flush = [&] {
-      if (bytes.empty()) return;
-      if (is_valid_utf8(bytes))
-        out.push_back(bytes);
-      else
-        out.insert(out.end(), bytes.size(), "\xEF\xBF\xBD");
-      bytes.clear();
-    };
-    for (std::string& token : tokens) {
-      if (const auto byte = fallback_byte(token)) {
-        bytes += *byte;
-      } else {
-        flush();
-        out.push_back(std::move(token));
-      }
-    }
-    flush();
-    tokens = std::move(out);
-  }
-
-  void operator()(DecodeFuse) const { tokens = {joined(tokens)}; }
-
-  void operator()(const DecodeReplace& step) const {
-    for (std::string& token : tokens) {
-      Result<std::string> changed = replaced(step.text, token, step.content);
-      if (changed) token = std::move(changed).value();  // replacing a plain string cannot fail
-    }
-  }
-
-  void operator()(const DecodeStrip& step) const {
-    for (std::string& token : tokens) {
-      std::string_view rest = token;
-      for (std::size_t i = 0; i < step.start && rest.starts_with(step.character); ++i)
-        rest.remove_prefix(step.character.size());
-      for (std::size_t i = 0; i < step.stop && rest.ends_with(step.character); ++i)
-        rest.remove_suffix(step.character.size());
-      token = std::string(rest);
-    }
-  }
-
-  void operator()(const DecodeMetaspace& step) const {
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      Result<std::string> changed = replaced(step.replacement, tokens[i], i == 0 && step.drop_first ? "" : " ");
-      if (changed) tokens[i] = std::move(changed).value();
-    }
-  }
-};
-
 }  // namespace
 
-std::string decode(const std::vector<Decoder>& steps, Tokens tokens) {
-  for (const Decoder& step : steps) std::visit(Apply{tokens}, step);
-  return joined(tokens);
+DecodeStream::DecodeStream(const std::vector<Decoder>& components) {
+  bool joined = false;
+  for (const Decoder& component : components) {
+    steps_.push_back(make_step(component, joined));
+    joined |= std::holds_alternative<DecodeFuse>(component) || std::holds_alternative<DecodeByteLevel>(component);
+  }
+}
+
+std::string DecodeStream::push(std::string_view token) {
+  Items items{std::string(token)};
+  for (const auto& step : steps_) {
+    Items out;
+    for (std::string& item : items) step->push(std::move(item), out);
+    items = std::move(out);
+  }
+  return joined(items);
+}
+
+std::string DecodeStream::flush() {
+  Items items;
+  for (const auto& step : steps_) {
+    Items out;
+    for (std::string& item : items) step->push(std::move(item), out);
+    step->flush(out);
+    items = std::move(out);
+  }
+  return joined(items);
+}
+
+std::string decode(const std::vector<Decoder>& components, const std::vector<std::string>& tokens) {
+  DecodeStream stream(components);
+  std::string text;
+  for (const std::string& token : tokens) text += stream.push(token);
+  return text + stream.flush();
+}
+
+std::string token_bytes(const std::vector<Decoder>& components, std::string_view token) {
+  if (has<DecodeByteFallback>(components))
+    if (const std::optional<char> byte = fallback_byte(token)) return {*byte};
+  if (has<DecodeByteLevel>(components)) return byte_level_bytes(token);
+  const std::string before = decode(components, {kBefore});
+  const std::string around = decode(components, {kBefore, kAfter});
+  std::string text = decode(components, {kBefore, std::string(token), kAfter});
+  if (text.starts_with(before)) text.erase(0, before.size());
+  const std::string_view after = std::string_view(around).substr(std::min(before.size(), around.size()));
+  if (text.ends_with(after)) text.resize(text.size() - after.size());
+  return text;
 }
 
 }  // namespace edgekiln::text

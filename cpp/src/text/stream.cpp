@@ -1,56 +1,45 @@
 #include "text/stream.h"
 
 #include <algorithm>
-#include <span>
+#include <utility>
 
 #include "text/utf8.h"
 
 namespace edgekiln::text {
 
-namespace {
-
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-
-// A character has at most four bytes and a token at least one, so at most three tokens are missing after its first.
-constexpr std::size_t kMaxMissingTokens = 3;
-
-std::size_t replacements_at_end(std::string_view text) {
-  std::size_t count = 0;
-  for (; text.ends_with(kReplacement); text.remove_suffix(kReplacement.size())) ++count;
-  return count;
-}
-
-}  // namespace
-
-std::string StreamingDecoder::decode(std::size_t count) const {
-  return tokenizer_.decode(std::span(window_).first(count));
-}
+StreamingDecoder::StreamingDecoder(const Tokenizer& tokenizer, SpecialTokensChoice special_tokens,
+                                   std::set<std::int64_t> hidden)
+    : tokenizer_(tokenizer),
+      special_tokens_(special_tokens),
+      hidden_(std::move(hidden)),
+      decoder_(tokenizer.decoders()) {}
 
 std::string StreamingDecoder::push(std::int64_t token) {
-  if (!tokenizer_.has_text(token)) return {};
-  window_.push_back(token);
-  const std::string text = decode(window_.size());
-  const std::size_t unfinished = replacements_at_end(text);
-  if (unfinished == 0) return emit(window_.size(), text);
-  if (std::min(unfinished, window_.size() - context_) > 2 * kMaxMissingTokens) {
-    // These bytes are not valid UTF-8 and never become a character: emit them as U+FFFD, so that the window does not
-    // grow. Only the last tokens may still be the start of a character.
-    const std::size_t stable = window_.size() - kMaxMissingTokens;
-    return emit(stable, decode(stable));
-  }
-  return {};
+  const auto text = shown(token);
+  return text ? decoder_.push(*text) : std::string();
 }
 
-std::string StreamingDecoder::flush() { return emit(window_.size(), decode(window_.size())); }
+std::string StreamingDecoder::flush() { return decoder_.flush(); }
 
-std::string StreamingDecoder::emit(std::size_t count, const std::string& text) {
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < context_characters_ && at < text.size(); ++i) at += code_point_at(text, at).size;
-  if (at == text.size()) return {};
-  window_.erase(window_.begin(), window_.begin() + static_cast<std::ptrdiff_t>(context_));
-  context_ = count - context_;
-  context_characters_ = count_code_points(decode(context_));
-  return text.substr(at);
+std::string StreamingDecoder::token_bytes(std::int64_t token) const { return tokenizer_.token_bytes(token); }
+
+std::string StreamingDecoder::end_within(std::int64_t token, std::size_t size) {
+  if (size == 0 || !shown(token)) return flush();
+  std::string text = push(token);
+  text += flush();
+  const std::string bytes = token_bytes(token);
+  const std::string rest = to_valid_utf8(std::string_view(bytes).substr(std::min(size, bytes.size())));
+  // At the end of a text, components may have removed the last characters of `rest`.
+  std::size_t left = rest.size();
+  while (!text.ends_with(std::string_view(rest).substr(0, left))) --left;
+  text.resize(text.size() - left);
+  return text;
+}
+
+std::optional<std::string_view> StreamingDecoder::shown(std::int64_t token) const {
+  if (hidden_.contains(token)) return std::nullopt;
+  if (special_tokens_ == SpecialTokensChoice::kHide && tokenizer_.is_special(token)) return std::nullopt;
+  return tokenizer_.token(token);
 }
 
 }  // namespace edgekiln::text

@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -7,14 +8,24 @@
 
 namespace edgekiln::text {
 
+namespace {
+
+const std::set<std::int64_t> kNone;
+
+}  // namespace
+
 Tokenizer::Tokenizer(TokenizerParts parts, AddedTokenFinder as_given, AddedTokenFinder normalized,
                      std::map<std::int64_t, Shown> added)
     : parts_(std::move(parts)),
       as_given_(std::move(as_given)),
       normalized_(std::move(normalized)),
-      added_(std::move(added)) {}
+      added_(std::move(added)) {
+  for (const AddedToken& token : parts_.added)
+    if (token.control) control_.insert(token.id);
+}
 
-Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path) {
+Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path,
+                                   const std::set<std::int64_t>& turn_marks) {
   Result<TokenizerParts> read = parse_tokenizer(text, path);
   if (!read) return std::unexpected(read.error());
   TokenizerParts& parts = read.value();
@@ -22,23 +33,36 @@ Result<Tokenizer> Tokenizer::parse(std::string_view text, std::string_view path)
   std::vector<std::pair<std::string, AddedToken>> after;
   std::map<std::int64_t, Shown> added;
   std::set<std::string> special;
-  for (const AddedToken& token : parts.added) {
+  for (AddedToken& token : parts.added) {
+    token.control = token.special || turn_marks.contains(token.id);
     Result<std::string> content = token.content;
     if (token.normalized) content = normalize(parts.normalizers, token.content);
     if (!content) return std::unexpected(content.error());
     if (token.special) special.insert(token.content);
-    added[token.id] = {content.value(), token.special, false};
+    added[token.id] = {content.value(), false};
     if (!content.value().empty()) (token.normalized ? after : as_given).emplace_back(content.value(), token);
   }
   for (auto& [id, shown] : added) shown.left_out = special.contains(shown.text);
   return Tokenizer(std::move(parts), AddedTokenFinder(as_given), AddedTokenFinder(after), std::move(added));
 }
 
-Result<void> Tokenizer::encode_section(std::string_view text, bool at_start, std::vector<std::int64_t>& ids) const {
-  const Result<std::string> normal = normalize(parts_.normalizers, std::string(text));
+Result<MarkedText> Tokenizer::normalize_section(std::string_view text, std::string_view marks) const {
+  const bool marked = !marks.empty() && std::ranges::any_of(parts_.added, [](const AddedToken& token) {
+    return token.control && token.normalized;
+  });
+  if (marked) return normalize(parts_.normalizers, MarkedText{std::string(text), std::string(marks)});
+  Result<std::string> plain = normalize(parts_.normalizers, std::string(text));
+  if (!plain) return std::unexpected(plain.error());
+  return MarkedText{std::move(plain).value(), {}};
+}
+
+Result<void> Tokenizer::encode_section(std::string_view text, std::string_view marks, bool at_start,
+                                       std::vector<std::int64_t>& ids) const {
+  const Result<MarkedText> normal = normalize_section(text, marks);
   if (!normal) return std::unexpected(normal.error());
-  const std::string_view whole = normal.value();
-  for (const Section& section : normalized_.split(whole)) {
+  const std::string_view whole = normal->text;
+  const std::set<std::int64_t>& never = marks.empty() ? kNone : control_;
+  for (const Section& section : normalized_.split(whole, normal->marks)) {
     if (section.id >= 0) {
       ids.push_back(section.id);
       continue;
@@ -47,7 +71,7 @@ Result<void> Tokenizer::encode_section(std::string_view text, bool at_start, std
     Words words{std::string(part), {{0, part.size()}}, at_start && section.span.begin == 0};
     if (Result<void> done = pre_tokenize(parts_.pre_tokenizers, words); !done) return done;
     for (const Span& word : words.spans)
-      parts_.model.encode(std::string_view(words.text).substr(word.begin, word.end - word.begin), ids);
+      parts_.model.encode(std::string_view(words.text).substr(word.begin, word.end - word.begin), ids, never);
   }
   return {};
 }
@@ -57,17 +81,33 @@ Result<std::vector<std::int64_t>> Tokenizer::encode(std::string_view given, bool
   const std::string_view text = repaired.empty() ? given : repaired;
   std::vector<std::int64_t> ids;
   if (add_special) ids = parts_.before;
-  for (const Section& section : as_given_.split(text)) {
+  if (const Result<void> done = encode_all(text, {}, ids); !done) return std::unexpected(done.error());
+  if (add_special) ids.insert(ids.end(), parts_.after.begin(), parts_.after.end());
+  return ids;
+}
+
+Result<std::vector<std::int64_t>> Tokenizer::encode(const MarkedText& text) const {
+  std::vector<std::int64_t> ids;
+  const bool given = any_given(text.marks, {0, text.text.size()});
+  const Result<void> done = encode_all(text.text, given ? text.marks : std::string_view(), ids);
+  if (!done) return std::unexpected(done.error());
+  return ids;
+}
+
+Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks,
+                                   std::vector<std::int64_t>& ids) const {
+  for (const Section& section : as_given_.split(text, marks)) {
     if (section.id >= 0) {
       ids.push_back(section.id);
       continue;
     }
-    const std::string_view part = text.substr(section.span.begin, section.span.end - section.span.begin);
-    if (const Result<void> done = encode_section(part, section.span.begin == 0, ids); !done)
-      return std::unexpected(done.error());
+    const std::size_t size = section.span.end - section.span.begin;
+    const std::string_view own = marks.empty() ? marks : marks.substr(section.span.begin, size);
+    const Result<void> done =
+        encode_section(text.substr(section.span.begin, size), own, section.span.begin == 0, ids);
+    if (!done) return done;
   }
-  if (add_special) ids.insert(ids.end(), parts_.after.begin(), parts_.after.end());
-  return ids;
+  return {};
 }
 
 std::optional<std::string_view> Tokenizer::token(std::int64_t id) const {
@@ -75,21 +115,21 @@ std::optional<std::string_view> Tokenizer::token(std::int64_t id) const {
   return parts_.model.vocabulary.token(id);
 }
 
-bool Tokenizer::has_text(std::int64_t id) const {
-  if (const auto found = added_.find(id); found != added_.end() && found->second.special) return false;
-  return token(id).has_value();
+bool Tokenizer::is_special(std::int64_t id) const {
+  const auto found = added_.find(id);
+  return found != added_.end() && found->second.left_out;
+}
+
+std::string Tokenizer::token_bytes(std::int64_t id) const {
+  const auto text = token(id);
+  return text ? text::token_bytes(parts_.decoders, *text) : std::string();
 }
 
 std::string Tokenizer::decode(std::span<const std::int64_t> ids) const {
   std::vector<std::string> tokens;
-  for (const std::int64_t id : ids) {
-    const auto found = added_.find(id);
-    const auto text = token(id);
-    if (!text || (found != added_.end() && found->second.left_out)) continue;
-    if (parts_.joined_by_spaces && !tokens.empty()) tokens.emplace_back(" ");
-    tokens.emplace_back(*text);
-  }
-  return text::decode(parts_.decoders, std::move(tokens));
+  for (const std::int64_t id : ids)
+    if (const auto text = token(id); text && !is_special(id)) tokens.emplace_back(*text);
+  return text::decode(parts_.decoders, tokens);
 }
 
 }  // namespace edgekiln::text

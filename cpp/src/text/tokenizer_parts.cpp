@@ -202,7 +202,7 @@ TokenizerParts parts_of(std::string_view text) {
                  [&](JsonObject& part) { parts.pre_tokenizers.push_back(pre_tokenizer_of(part)); });
   each_component(root, "post_processor", "processors", [&](JsonObject& part) { add_post_processor(part, parts); });
   each_component(root, "decoder", "decoders", [&](JsonObject& part) { parts.decoders.push_back(decoder_of(part)); });
-  parts.joined_by_spaces = !root.has("decoder");
+  if (!root.has("decoder")) parts.decoders.emplace_back(DecodeSpaceBetween{});
   return parts;
 }
 

@@ -74,13 +74,26 @@ std::size_t count_code_points(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<std::uint8_t>(c) & 0xC0) != 0x80; }));
 }
 
-bool is_valid_utf8(std::string_view bytes) {
+bool is_valid_utf8(std::string_view bytes) { return find_invalid_utf8(bytes) == std::string_view::npos; }
+
+std::size_t find_invalid_utf8(std::string_view bytes) {
   for (std::size_t at = 0; at < bytes.size();) {
     const Scanned next = scan(bytes, at);
-    if (!next.whole) return false;
+    if (!next.whole) return at;
     at += next.size;
   }
-  return true;
+  return std::string_view::npos;
+}
+
+std::size_t unfinished_at_end(std::string_view bytes) {
+  for (std::size_t size = 1; size <= std::min<std::size_t>(3, bytes.size()); ++size) {
+    const std::size_t at = bytes.size() - size;
+    if (continues(bytes, at)) continue;
+    const std::uint8_t lead = byte_at(bytes, at);
+    const Scanned last = scan(bytes, at);
+    return lead >= 0xC2 && lead <= 0xF4 && !last.whole && last.size == size ? size : 0;
+  }
+  return 0;
 }
 
 std::string to_valid_utf8(std::string_view bytes) {

@@ -34,6 +34,12 @@ std::size_t count_code_points(std::string_view text);
 
 bool is_valid_utf8(std::string_view bytes);
 
+// Index of the first byte that is not part of a whole code point; npos if there is none.
+std::size_t find_invalid_utf8(std::string_view bytes);
+
+// Number of bytes at the end that begin a code point whose other bytes are missing.
+std::size_t unfinished_at_end(std::string_view bytes);
+
 // Like Python's `bytes.decode(errors="replace")`: U+FFFD for each maximal prefix of a code point that is cut off, and
 // for each byte that starts none.
 std::string to_valid_utf8(std::string_view bytes);

@@ -12,20 +12,35 @@ namespace {
 using edgekiln::Expected;
 using nlohmann::json;
 
+// A number, which is a string if JSON has no such number.
+double number_of(const json& request, const char* key, double fallback) {
+  const json value = request.value(key, json(fallback));
+  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
+}
+
+// A text, which is {"bytes": [...]} if it may not be UTF-8.
+std::string text_of(const json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  const auto bytes = value.at("bytes").get<std::vector<unsigned char>>();
+  return {bytes.begin(), bytes.end()};
+}
+
 edgekiln::GenerateOptions options_of(const json& request) {
   edgekiln::GenerateOptions options;
   options.max_tokens = request.value("max_tokens", options.max_tokens);
   // Greedy unless the request says otherwise, whatever the model recommends.
-  options.temperature = request.value("temperature", 0.0);
+  options.temperature = number_of(request, "temperature", 0.0);
   options.top_k = request.value("top_k", std::int64_t{0});
-  options.top_p = request.value("top_p", 1.0);
-  options.min_p = request.value("min_p", 0.0);
-  options.repetition_penalty = request.value("repetition_penalty", 1.0);
+  options.top_p = number_of(request, "top_p", 1.0);
+  options.min_p = number_of(request, "min_p", 0.0);
+  options.repetition_penalty = number_of(request, "repetition_penalty", 1.0);
   if (request.contains("seed")) options.seed = request["seed"].get<std::uint64_t>();
-  options.stop = request.value("stop", options.stop);
+  for (const json& text : request.value("stop", json::array())) options.stop.push_back(text_of(text));
   options.ignore_eos = request.value("ignore_eos", options.ignore_eos);
   options.logprobs = request.value("logprobs", options.logprobs);
   options.speculate = request.value("speculate", options.speculate);
+  if (request.contains("special_tokens"))
+    options.special_tokens = static_cast<edgekiln::SpecialTokens>(request["special_tokens"].get<int>());
   return options;
 }
 
@@ -34,11 +49,12 @@ json failed(const edgekiln::Failure& failure) { return {{"status", failure.statu
 Expected<edgekiln::Answer> ask(edgekiln::Session& session, const json& request,
                                const edgekiln::TokenCallback& callback) {
   const edgekiln::GenerateOptions options = options_of(request);
-  if (request.contains("text")) return session.generate(request["text"].get<std::string>(), options, callback);
+  if (request.contains("text")) return session.generate(text_of(request["text"]), options, callback);
   if (!request.contains("messages"))
     return session.generate(request.at("ids").get<std::vector<std::int64_t>>(), options, callback);
   std::vector<edgekiln::Message> messages;
-  for (const json& message : request["messages"]) messages.push_back({message.at("role"), message.at("content")});
+  for (const json& message : request["messages"])
+    messages.push_back({message.at("role"), text_of(message.at("content"))});
   return session.chat(messages, options, callback);
 }
 

@@ -100,6 +100,8 @@ class Letters final : public TextStream {
  public:
   std::string push(std::int64_t token) override { return std::string(1, static_cast<char>('a' + token)); }
   std::string flush() override { return {}; }
+  std::string token_bytes(std::int64_t token) const override { return std::string(1, static_cast<char>('a' + token)); }
+  std::string end_within(std::int64_t, std::size_t) override { return {}; }
 };
 
 struct Answer {

@@ -1,4 +1,4 @@
-// Stop strings in streamed text, split at every possible size.
+// Stop strings in the bytes of tokens, split at every possible size.
 #include "generate/stop.h"
 
 #include <doctest/doctest.h>
@@ -15,20 +15,19 @@ struct Shown {
   bool stopped = false;
 };
 
-// Push `text` in chunks of at least `size` bytes that end at character boundaries.
+// Push `text` in tokens of `size` bytes.
 Shown show(const std::string& text, const std::vector<std::string>& stop, std::size_t size) {
   StopMatcher matcher(stop);
+  std::vector<std::string> tokens;
+  std::size_t done = 0;
   Shown shown;
-  for (std::size_t at = 0; at < text.size();) {
-    std::size_t end = std::min(text.size(), at + size);
-    while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
-    const StopMatcher::Match found = matcher.push(text.substr(at, end - at));
-    CHECK((found.text.empty() || (static_cast<unsigned char>(found.text.front()) & 0xC0) != 0x80));
-    shown.text += found.text;
-    if (found.stopped) return {shown.text, true};
-    at = end;
+  for (std::size_t at = 0; at < text.size(); at += size) {
+    tokens.push_back(text.substr(at, size));
+    const StopMatcher::Match match = matcher.push(tokens.back());
+    for (std::size_t i = 0; i < match.count; ++i) shown.text += tokens[done++];
+    if (match.cut) return {shown.text + tokens[done].substr(0, *match.cut), true};
   }
-  shown.text += matcher.flush();
+  while (done < tokens.size()) shown.text += tokens[done++];
   return shown;
 }
 
@@ -43,7 +42,6 @@ void check(const std::string& text, const std::vector<std::string>& stop, const 
 }  // namespace
 
 TEST_CASE("the text before the first complete stop string is shown") {
-  check("one two three", {}, "one two three", false);
   check("one two three", {"two"}, "one ", true);
   check("one tw", {"two"}, "one tw", false);
   check("aaab", {"aab"}, "a", true);
@@ -55,10 +53,14 @@ TEST_CASE("the text before the first complete stop string is shown") {
   check("\u65e5\u672c\u8a9e", {"\u8a9e"}, "\u65e5\u672c", true);
 }
 
-TEST_CASE("whole characters are held back") {
-  // "\u00e8" is not held back for the byte that it shares with "\u00e9".
-  StopMatcher matcher({"\u00e9!"});
-  CHECK(matcher.push("\u00e8").text == "\u00e8");
-  CHECK(matcher.push("\u00e9").text.empty());
-  CHECK(matcher.push("?").text == "\u00e9?");
+TEST_CASE("tokens that may contain the start of a stop string are held back") {
+  StopMatcher matcher({"\n\nUser:", "END"});
+  CHECK(matcher.push("a\n").count == 0);
+  CHECK(matcher.push("\nUse").count == 0);
+  CHECK(matcher.push("d E").count == 2);
+  CHECK(matcher.push("").count == 0);
+  CHECK(!matcher.push("N").cut);
+  const StopMatcher::Match match = matcher.push("D!");
+  CHECK(match.count == 0);
+  CHECK(match.cut == 2);
 }

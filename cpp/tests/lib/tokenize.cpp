@@ -1,22 +1,30 @@
-// Runs the tokenizer for the Python tests: tokenize TOKENIZER_JSON. One request a line on stdin, one reply a line on
-// stdout:
+// Runs the tokenizer for the Python tests: tokenize TOKENIZER_JSON [ID...], with the ids of bos, eos and pad. One request
+// a line on stdin, one reply a line on stdout:
 //   encode BYTES    followed by that many bytes of text: its ids, with the tokens that the post-processor adds
 //   plain BYTES     the same without these tokens
+//   parts JSON      [["text", is it given], ...]: its ids, in which given text is no control token
 //   decode ID...    the text as JSON
 //   stream ID...    the streamed texts as a JSON list
+//   show ID...      the same with special tokens
+//   answer JSON     {"ids": [], "stop": [], "hide": false}: the pieces of the answer's text as a JSON list, and whether
+//                   a stop string ended it
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "generate/answer_text.h"
 #include "text/stream.h"
 #include "text/tokenizer.h"
 
 namespace {
 
+using edgekiln::AnswerText;
+using edgekiln::SpecialTokensChoice;
 using edgekiln::text::StreamingDecoder;
 using edgekiln::text::Tokenizer;
 using nlohmann::json;
@@ -27,8 +35,7 @@ std::string read(std::size_t size) {
   return text;
 }
 
-bool encode(const Tokenizer& tokenizer, const std::string& text, bool add_special) {
-  const auto ids = tokenizer.encode(text, add_special);
+bool print(const edgekiln::Result<std::vector<std::int64_t>>& ids) {
   if (!ids) {
     std::cerr << ids.error().message << '\n';
     return false;
@@ -39,22 +46,45 @@ bool encode(const Tokenizer& tokenizer, const std::string& text, bool add_specia
   return true;
 }
 
-json streamed(const Tokenizer& tokenizer, const std::vector<std::int64_t>& ids) {
-  StreamingDecoder stream(tokenizer);
+edgekiln::text::MarkedText marked(const json& parts) {
+  edgekiln::text::MarkedText text;
+  for (const json& part : parts)
+    text.append(part.at(0).get_ref<const std::string&>(), part.at(1) ? edgekiln::text::kGiven : edgekiln::text::kOwn);
+  return text;
+}
+
+json streamed(const Tokenizer& tokenizer, const std::vector<std::int64_t>& ids, SpecialTokensChoice special_tokens) {
+  StreamingDecoder stream(tokenizer, special_tokens);
   json texts = json::array();
   for (const std::int64_t id : ids) texts.push_back(stream.push(id));
   texts.push_back(stream.flush());
   return texts;
 }
 
+json answer(const Tokenizer& tokenizer, const json& request) {
+  StreamingDecoder stream(tokenizer, request.at("hide") ? SpecialTokensChoice::kHide : SpecialTokensChoice::kShow);
+  AnswerText text(&stream, request.at("stop"));
+  json texts = json::array();
+  for (const std::int64_t id : request.at("ids")) {
+    const AnswerText::Piece piece = text.push(id);
+    texts.push_back(piece.text);
+    if (piece.stopped) return {texts, true};
+  }
+  const AnswerText::Piece rest = text.flush();
+  texts.push_back(rest.text);
+  return {texts, rest.stopped};
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 2) return 2;
+  if (count < 2) return 2;
+  std::set<std::int64_t> turn_marks;
+  for (int i = 2; i < count; ++i) turn_marks.insert(std::stoll(arguments[i]));
   std::ios::sync_with_stdio(false);
   std::ifstream file(arguments[1], std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto tokenizer = Tokenizer::parse(text, "tokenizer.json");
+  const auto tokenizer = Tokenizer::parse(text, "tokenizer.json", turn_marks);
   if (!tokenizer) {
     std::cerr << tokenizer.error().message << '\n';
     return 2;
@@ -66,11 +96,21 @@ int main(int count, char** arguments) {
     if (what == "encode" || what == "plain") {
       std::size_t size = 0;
       request >> size;
-      if (!encode(tokenizer.value(), read(size), what == "encode")) return 2;
+      if (!print(tokenizer.value().encode(read(size), what == "encode"))) return 2;
+      continue;
+    }
+    if (what == "parts") {
+      if (!print(tokenizer.value().encode(marked(json::parse(request))))) return 2;
+      continue;
+    }
+    if (what == "answer") {
+      std::cout << answer(tokenizer.value(), json::parse(request)) << std::endl;
       continue;
     }
     const std::vector<std::int64_t> ids{std::istream_iterator<std::int64_t>(request), {}};
-    const json reply = what == "decode" ? json(tokenizer.value().decode(ids)) : streamed(tokenizer.value(), ids);
+    const auto choice = what == "show" ? SpecialTokensChoice::kShow : SpecialTokensChoice::kHide;
+    const json reply =
+        what == "decode" ? json(tokenizer.value().decode(ids)) : streamed(tokenizer.value(), ids, choice);
     std::cout << reply << std::endl;
   }
 }
