@@ -10,11 +10,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekiln.engine.native_path import is_utf8
 from edgekiln.errors import SourceError
 from edgekiln.progress import Progress, no_progress
 from edgekiln.sources.base import ModelSource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+_FILES_IN_MESSAGE = 3
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,23 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
         from edgekiln.sources.hub import download
 
         path, name = download(model_id, trust_remote_code, report), model_id.split("/")[1].partition("@")[0]
+    if not is_utf8(path):
+        raise SourceError(
+            f"the path {model_id!r} is not UTF-8, so the libraries that read models cannot open it: rename it, or give "
+            "a link to it"
+        )
     _require_extra()
     report("reading model", 0.0)
     if path.is_dir():
+        _refuse_gguf_directory(path)
         from edgekiln.sources.directory import open_directory
 
         source = open_directory(model_id, _safe_name(name or path.resolve().name), path, trust_remote_code)
     else:
+        from edgekiln.sources.gguf.split import model_name
         from edgekiln.sources.gguf.tensors import open_gguf
 
-        source = open_gguf(model_id, _safe_name(name or path.stem), path)
+        source = open_gguf(model_id, _safe_name(name or model_name(path)), path)
     report("reading model", 1.0)
     return source
 
@@ -91,6 +101,17 @@ def _alias_path(model_id: str, alias: Alias) -> Path:
         for path in sorted(Path(location).glob(alias.pattern)):
             return path
     raise SourceError(f"{model_id} is in the package {alias.package}, which is not installed: `{alias.install}`")
+
+
+def _refuse_gguf_directory(directory: Path) -> None:
+    """Refuse a directory of GGUF files, which may be several models; the message names them."""
+    files = sorted(path.name for path in directory.glob("*.gguf"))
+    if files and not any(directory.glob("*.safetensors")):
+        more = f" and {len(files) - _FILES_IN_MESSAGE} more" if len(files) > _FILES_IN_MESSAGE else ""
+        raise SourceError(
+            f"{directory} is a folder of GGUF files: give one .gguf file in it, such as "
+            f"{', '.join(files[:_FILES_IN_MESSAGE])}{more}"
+        )
 
 
 def _safe_name(name: str) -> str:

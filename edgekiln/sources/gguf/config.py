@@ -102,11 +102,9 @@ def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str
     heads = metadata.count("attention.head_count")
     for key, field in architecture.counts.items():
         parsed[field] = metadata.count(key, heads if key == "attention.head_count_kv" else None)
-    kv_heads = metadata.count("attention.head_count_kv", heads)
+    kv_heads = metadata.count("attention.head_count_kv", heads) if architecture.rope else heads
     if heads % kv_heads:
         raise metadata.damaged("attention.head_count_kv", kv_heads, f"a divisor of the {heads} heads")
-    if "attention.head_count_kv" not in architecture.counts and kv_heads != heads:
-        raise metadata.unsupported("attention.head_count_kv")
     if architecture.model_type == "falcon" and kv_heads != 1:
         raise metadata.unsupported("attention.head_count_kv", "several key-value heads")
     hidden = metadata.count("embedding_length")

@@ -5,6 +5,7 @@ the header with `struct` and checks every offset, so that a damaged file is repo
 `gguf` package's.
 """
 
+import functools
 import math
 import mmap
 import struct
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.sources.git_lfs import POINTER_START, refuse_pointer
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
+# Vocabularies and merges have fewer than a million entries.
+_MAX_ARRAY = 2**22
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MAX_DIMS = 4
 _DEFAULT_ALIGNMENT = 32
@@ -100,6 +104,12 @@ class _Cursor:
         return Field(kind, self.scalars(self._code(kind))[0])
 
     def _array(self, element: int, count: int) -> list[Any]:
+        size = 8 if element == _STRING else struct.calcsize(f"<{self._code(element)}")
+        if count > _MAX_ARRAY and count * size <= len(self.data) - self.position:
+            raise SourceError(
+                f"{self.path} is damaged: an array at byte {self.position} has {count} values, at most {_MAX_ARRAY} "
+                "are read; download it again"
+            )
         if element == _STRING:
             # Each string has a length field of 8 bytes, so that an impossible count fails here, before the loop.
             if count * 8 > len(self.data) - self.position:
@@ -108,6 +118,10 @@ class _Cursor:
         return list(self.scalars(self._code(element), count))
 
     def _code(self, kind: int) -> str:
+        if kind == _ARRAY:
+            raise SourceError(
+                f"{self.path} is damaged: an array of arrays before byte {self.position}; download it again"
+            )
         if kind not in _SCALARS:
             raise SourceError(
                 f"{self.path} is damaged: unknown metadata type {kind} before byte {self.position}; download it again"
@@ -125,34 +139,53 @@ class GgufFile:
 
     Raises:
         SourceError: not a GGUF file, of an unknown version, truncated or damaged.
-        UnsupportedModelError: a tensor has a type that this release of `gguf` does not know.
+        UnsupportedModelError: a tensor has a type that this release of `gguf` does not know or cannot dequantize.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                if file.read(len(_MAGIC)) != _MAGIC:
-                    raise SourceError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        self._data = _map(path)
         cursor = _Cursor(self._data, path)
         cursor.position = len(_MAGIC)
         (version,) = cursor.scalars("I")
         if version not in _VERSIONS:
-            raise SourceError(f"{path} has GGUF version {version}, edgekiln reads 2 and 3 (little-endian): convert it")
+            order = " (or is big-endian)" if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS else ""
+            raise SourceError(
+                f"{path} has GGUF version {version}{order}, edgekiln reads 2 and 3 (little-endian): convert it again"
+            )
         tensor_count, field_count = cursor.scalars("Q", 2)
         self.metadata: dict[str, Field] = {}
         for _ in range(field_count):
             key = cursor.string()
+            if key in self.metadata:
+                raise SourceError(f"{path} is damaged: it has the metadata key {key!r} twice; download it again")
             self.metadata[key] = cursor.field()
-        rows = [_tensor_row(cursor) for _ in range(tensor_count)]
+        rows: dict[str, tuple[tuple[int, ...], int, int]] = {}
+        for _ in range(tensor_count):
+            name, *row = _tensor_row(cursor)
+            if name in rows:
+                raise SourceError(f"{path} is damaged: it has the tensor {name!r} twice; download it again")
+            rows[name] = tuple(row)
         alignment = self.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise SourceError(f"{path} is damaged: general.alignment is {alignment!r}; download it again")
+        if (
+            isinstance(alignment, bool)
+            or not isinstance(alignment, int)
+            or alignment < 1
+            or alignment & (alignment - 1)
+        ):
+            raise SourceError(
+                f"{path} is damaged: general.alignment is {alignment!r:.60}, it must be a power of two; "
+                "download it again"
+            )
         base = -(-cursor.position // alignment) * alignment
-        self.tensors = {name: self._info(name, shape, kind, base + offset) for name, shape, kind, offset in rows}
+        self.tensors: dict[str, TensorInfo] = {}
+        for name, (shape, kind, offset) in rows.items():
+            if offset % alignment:
+                raise SourceError(
+                    f"{path} is damaged: {name} is at {offset}, no multiple of its alignment {alignment}; "
+                    "download it again"
+                )
+            self.tensors[name] = self._info(name, shape, kind, base + offset)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a metadata key, or `default`."""
@@ -179,13 +212,16 @@ class GgufFile:
         return dequantize(raw, kind).reshape(info.shape).astype(np.float32, copy=False)
 
     def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
         try:
-            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+            block, size = _block(kind)
         except (ValueError, KeyError):
             raise UnsupportedModelError(
                 f"{self.path} stores {name} in ggml type {kind}, which this gguf package does not know: upgrade gguf"
+            ) from None
+        except NotImplementedError as error:
+            raise UnsupportedModelError(
+                f"{self.path} stores {name} as {error}, which cannot be read as weights: give the model's Hugging Face "
+                "directory or another quantization"
             ) from None
         elements = math.prod(shape)
         if shape[-1] % block:
@@ -200,6 +236,44 @@ class GgufFile:
                 "download it again"
             )
         return TensorInfo(name, shape, kind, start, nbytes)
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Map a file that begins as a GGUF file does."""
+    try:
+        if not path.is_file():
+            raise SourceError(f"{path} is no regular file: give a .gguf file or a model directory")
+        with path.open("rb") as file:
+            start = file.read(len(POINTER_START))
+            refuse_pointer(path, start)
+            if not start.startswith(_MAGIC):
+                raise SourceError(
+                    f"{path} is not a GGUF file: it does not begin with the letters GGUF; give a .gguf file, or the "
+                    "directory of a Hugging Face model"
+                )
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+
+
+@functools.cache
+def _block(kind: int) -> tuple[int, int]:
+    """Values and bytes of a block of a ggml type.
+
+    Raises:
+        ValueError, KeyError: the `gguf` package does not know the type.
+        NotImplementedError: the package cannot dequantize it; the message is the type's name.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    known = GGMLQuantizationType(kind)
+    block, size = GGML_QUANT_SIZES[known]
+    try:
+        dequantize(np.zeros((1, size), np.uint8), known)
+    except NotImplementedError:
+        raise NotImplementedError(known.name) from None
+    return block, size
 
 
 def _tensor_row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

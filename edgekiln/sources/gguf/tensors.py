@@ -17,11 +17,14 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 from transformers.pytorch_utils import Conv1D
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.engine.manifest import SamplingDefaults
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.base import ModelSource
-from edgekiln.sources.gguf.config import ROPE_FREQUENCIES, build_config, parse_config
+from edgekiln.sources.gguf.config import build_config, parse_config
+from edgekiln.sources.gguf.kinds import check_is_model
 from edgekiln.sources.gguf.reader import GgufFile
+from edgekiln.sources.gguf.rope import ROPE_FREQUENCIES
+from edgekiln.sources.gguf.sampling import sampling_defaults
+from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
 from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf
@@ -29,7 +32,7 @@ from edgekiln.sources.weight_conversion import ConvertedWeights
 
 
 def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
-    """Open a GGUF file. Reads the header and the vocabulary only.
+    """Open a GGUF file; of a split one, any part opens all. Reads the header and the vocabulary only.
 
     Args:
         model_id: what the user named, see `ModelSource`.
@@ -40,12 +43,13 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
         SourceError: not a GGUF file, truncated or damaged, or without a tensor that the model needs.
         UnsupportedModelError: an architecture, a metadata key or a tensor that cannot be converted.
     """
-    file = GgufFile(path)
+    file = open_file(path)
+    check_is_model(file)
     parsed = parse_config(file)
+    tokenizer, notes = convert_tokenizer(file)
     config = build_config(file, parsed)
     model = meta_model(config)
     weights = ConvertedWeights(GgufTensors(file, model, parsed), model, str(path))
-    tokenizer, notes = convert_tokenizer(file, config)
     return ModelSource(
         model_id=model_id,
         name=name,
@@ -53,7 +57,7 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
-        sampling=SamplingDefaults(),
+        sampling=sampling_defaults(file),
         weights=weights,
         notes=notes,
     )

@@ -1,77 +1,83 @@
-"""The tokenizer of a GGUF file: transformers' conversion, with corrections where that is only approximate."""
+"""The tokenizer of a GGUF file, as llama.cpp reads it.
 
+The vocabulary is SentencePiece's BPE (`tokenizer.ggml.model` llama) or byte-level BPE (gpt2). Both become a BPE of the
+`tokenizers` library; SentencePiece's scores become its merges.
+"""
+
+import math
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, processors
-from transformers import PretrainedConfig
-from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.errors import EdgekilnError, SourceError, UnsupportedModelError, one_line
+from edgekiln.sources.gguf.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 from edgekiln.sources.gguf.reader import GgufFile
+from edgekiln.sources.gguf.special_tokens import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    GgufSpecialTokens,
+    read_special_tokens,
+)
+from edgekiln.sources.gguf.vocabulary import Vocabulary, read_vocabulary
 from edgekiln.sources.tokenizer import TokenizerSource, finish
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
-_END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_PUNCTUATION_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# Pre-tokenization regex by tokenizer.ggml.pre, from the models' own tokenizer.json. transformers' conversion uses
-# GPT-2's for all of them.
-_SPLITS = {
-    "llama-bpe": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION_AND_SPACE}",
-    "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_PUNCTUATION_AND_SPACE}",
+_PREFIX = "tokenizer.ggml."
+_TEMPLATE, _TEMPLATES = "tokenizer.chat_template", "tokenizer.chat_templates"
+_SPACE = "▁"
+# Keys "tokenizer.*" that are read here or in the modules above, or that have no effect on the tokenizers that are read.
+_TOKEN_IDS = (
+    "bos eos eot eom unknown seperator padding cls mask prefix suffix middle "
+    "fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep"
+)
+_KNOWN = {
+    *(f"{_PREFIX}{name}_token_id" for name in _TOKEN_IDS.split()),
+    *(f"{_PREFIX}{name}" for name in ("model", "pre", "tokens", "token_type", "scores", "merges", "eos_token_ids")),
+    *(f"{_PREFIX}add_{name}" for name in ("bos_token", "eos_token", "space_prefix")),
+    # Of WordPiece, SentencePiece unigram and RWKV only; token_type_count is BERT's.
+    *(f"{_PREFIX}{name}" for name in ("add_sep_token", "token_type_count", "remove_extra_whitespaces")),
+    *(f"{_PREFIX}{name}" for name in ("precompiled_charsmap", "normalizer.lowercase", "normalizer.strip_accents")),
+    "tokenizer.rwkv.world",
+    # A copy of the Hugging Face tokenizer, which llama.cpp does not read.
+    "tokenizer.huggingface.json",
+    _TEMPLATE,
+    _TEMPLATES,
 }
-_SPLITS["llama3"] = _SPLITS["llama-v3"] = _SPLITS["llama-bpe"]
-_SPLITS["deepseek-r1-qwen"] = _SPLITS["stablelm2"] = _SPLITS["qwen2"]
-_WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3")
-_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")
-_GPT2_RULE = ("default", "gpt-2", "gpt2", "olmo", "phi-2", "jina-en", "mpt")
+# llama.cpp: in files whose general.name contains one of these, special tokens swallow the spaces after them.
+_STRIPPED_NAMES, _NOT_STRIPPED = ("phi-3", "phi3"), ("<unk>", "<s>", "<|endoftext|>")
 
 
-def convert_tokenizer(file: GgufFile, config: PretrainedConfig) -> tuple[TokenizerSource, tuple[str, ...]]:
+def convert_tokenizer(file: GgufFile) -> tuple[TokenizerSource, tuple[str, ...]]:
     """Convert the tokenizer of a GGUF file.
 
     Returns:
-        The tokenizer, and notes on rules that are only approximated.
+        The tokenizer, and notes for the build report.
 
     Raises:
-        SourceError: the file has no tokenizer, or a special token is outside the vocabulary.
-        UnsupportedModelError: transformers cannot convert the tokenizer.
+        SourceError: the file has no tokenizer, or its arrays or ids contradict each other.
+        UnsupportedModelError: a tokenizer or a key that cannot be converted; the message names it.
     """
-    vocabulary = {
-        short: file.get(f"tokenizer.{key}")
-        for key, short in GGUF_TOKENIZER_MAPPING["tokenizer"].items()
-        if f"tokenizer.{key}" in file.metadata
-    }
-    tokens = vocabulary.get("tokens")
-    if not tokens:
-        raise SourceError(f"{file.path} carries no tokenizer: give the model's Hugging Face directory")
-    begin = file.get("tokenizer.ggml.bos_token_id")
-    pad = file.get("tokenizer.ggml.padding_token_id")
-    end = [token for token in (file.get(f"tokenizer.ggml.{name}") for name in _END_TOKENS) if token is not None]
-    for token in (begin, pad, *end):
-        if token is not None and not 0 <= token < len(tokens):
-            raise SourceError(
-                f"{file.path} is damaged: special token {token} is outside its {len(tokens)} tokens; download it again"
-            )
-    if "merges" not in vocabulary and "scores" in vocabulary:
-        vocabulary["merges"] = merges_by_score(tokens, vocabulary["scores"])
+    _check_keys(file)
+    vocabulary = read_vocabulary(file)
+    special = read_special_tokens(file, vocabulary.tokens, vocabulary.kinds, vocabulary.sentencepiece)
+    rule = None if vocabulary.sentencepiece else _pre_tokenizer(file)
     try:
-        tokenizer, _ = convert_gguf_tokenizer(config.model_type, vocabulary)
+        tokenizer = _sentencepiece(file, vocabulary, special) if rule is None else _byte_level(file, vocabulary, rule)
+        _add_tokens(tokenizer, vocabulary, _strips(file))
+        _add_ends(file, tokenizer, vocabulary, special, rule)
+    except EdgekilnError:
+        raise
     except Exception as error:
-        # The converters, and the Rust tokenizer that they use, raise exceptions of any type.
-        raise UnsupportedModelError(
-            f"{file.path} has a tokenizer for {config.model_type} that cannot be converted ({error!r}): "
-            "give the model's Hugging Face directory"
+        # The Rust tokenizer raises bare Exceptions, for instance on a merge of unknown tokens.
+        raise SourceError(
+            f"{file.path} has a vocabulary that makes no tokenizer ({one_line(error)}): download or convert it again"
         ) from error
-    _add_tokens(tokenizer, tokens, vocabulary.get("token_type") or [])
-    notes = _set_pre_tokenizer(tokenizer, vocabulary, file.get("tokenizer.ggml.pre"))
-    # llama.cpp's default for add_bos_token: true for SentencePiece vocabularies, false for byte-level BPE.
-    if begin is not None and file.get("tokenizer.ggml.add_bos_token", vocabulary.get("tokenizer_type") == "llama"):
-        first = tokens[begin]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[first, "$A"], pair=[first, "$A", first, "$B"], special_tokens=[(first, begin)]
-        )
-    return finish(tokenizer, file.get("tokenizer.chat_template"), begin, end, pad), notes
+    notes: tuple[str, ...] = ()
+    if rule is not None and f"{_PREFIX}pre" not in file.metadata:
+        notes = (f"{_PREFIX}pre is missing: text is split by llama.cpp's default rule, which may not be the model's",)
+    source = finish(tokenizer, _templates(file), special.bos, special.ends, special.pad, special.variables)
+    return source, notes
 
 
 def merges_by_score(tokens: list[str], scores: list[float]) -> list[str]:
@@ -95,31 +101,156 @@ def merges_by_score(tokens: list[str], scores: list[float]) -> list[str]:
     return [text for _, text in merges]
 
 
-def _add_tokens(tokenizer: Tokenizer, tokens: list[str], kinds: list[int]) -> None:
-    control = [
-        AddedToken(tokens[i], normalized=False, special=True) for i, kind in enumerate(kinds) if kind == _CONTROL
-    ]
-    tokenizer.add_special_tokens(control)
-    own = [AddedToken(tokens[i], normalized=False) for i, kind in enumerate(kinds) if kind == _USER_DEFINED]
-    tokenizer.add_tokens(own)
+def _check_keys(file: GgufFile) -> None:
+    for key, field in file.metadata.items():
+        known = key in _KNOWN or key.startswith(f"{_TEMPLATE}.") or not key.startswith("tokenizer.")
+        if not known and field.value != []:
+            raise UnsupportedModelError(
+                f"{file.path} sets {key} = {field.value!r:.60}, which cannot be read from GGUF yet: "
+                "give the model's Hugging Face directory"
+            )
 
 
-def _set_pre_tokenizer(tokenizer: Tokenizer, vocabulary: dict[str, Any], rule: str | None) -> tuple[str, ...]:
-    """Set the pre-tokenizer of `tokenizer.ggml.pre`; returns a note if the rule is unknown."""
-    if vocabulary.get("tokenizer_type") != "gpt2" or rule is None or rule in _GPT2_RULE:
-        return ()
-    if rule in _SPLITS:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_SPLITS[rule]), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
+def _pre_tokenizer(file: GgufFile) -> PreTokenizer:
+    name = file.get(f"{_PREFIX}pre", DEFAULT) or DEFAULT
+    rule = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
+    if rule is None:
+        raise UnsupportedModelError(
+            f"{file.path} has tokenizer.ggml.pre = {name!r:.60}, a rule of splitting text that cannot be read from "
+            "GGUF yet: give the model's Hugging Face directory"
         )
-        tokenizer.model.ignore_merges = rule in _WHOLE_WORDS_FIRST
-        return ()
-    if rule in _SINGLE_DIGITS:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    return rule
+
+
+def _byte_level(file: GgufFile, vocabulary: Vocabulary, rule: PreTokenizer) -> Tokenizer:
+    if vocabulary.merges is None:
+        raise SourceError(f"{file.path} lacks tokenizer.ggml.merges: download or convert it again")
+    tokenizer = Tokenizer(
+        models.BPE(
+            {text: token for token, text in enumerate(vocabulary.tokens)},
+            _pairs(vocabulary.merges),
+            ignore_merges=rule.ignore_merges,
         )
-        return ()
-    return (f"the tokenizer's splitting rule {rule} is approximated by transformers' conversion",)
+    )
+    tokenizer.pre_tokenizer = rule.build()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(file: GgufFile, vocabulary: Vocabulary, special: GgufSpecialTokens) -> Tokenizer:
+    """SentencePiece's BPE: pairs whose text has the best score are merged first, unknown characters become bytes."""
+    unknown = None if special.unknown is None else vocabulary.tokens[special.unknown]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {text: token for token, text in enumerate(vocabulary.tokens)},
+            _pairs(_sentencepiece_merges(file, vocabulary)),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = _flag(file, "add_space_prefix", True)
+    tokenizer.normalizer = normalizers.Sequence(
+        [*([normalizers.Prepend(_SPACE)] if prefix else []), normalizers.Replace(" ", _SPACE)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *([decoders.Strip(" ", 1, 0)] if prefix else []),
+        ]
+    )
+    return tokenizer
+
+
+def _sentencepiece_merges(file: GgufFile, vocabulary: Vocabulary) -> list[str]:
+    scores = vocabulary.scores
+    if scores is None:
+        raise SourceError(f"{file.path} lacks tokenizer.ggml.scores: download or convert it again")
+    if not all(math.isfinite(score) for score in scores):
+        raise SourceError(
+            f"{file.path} is damaged: tokenizer.ggml.scores has values that are no numbers; download it again"
+        )
+    # No text merges into a control token.
+    pieces = [token for token, kind in enumerate(vocabulary.kinds) if kind not in (CONTROL, UNKNOWN, BYTE)]
+    if vocabulary.merges and len({scores[token] for token in pieces}) == 1:
+        # llama.cpp's converter writes one score for all tokens of a tokenizer that has merges instead.
+        return vocabulary.merges
+    return merges_by_score([vocabulary.tokens[token] for token in pieces], [scores[token] for token in pieces])
+
+
+def _pairs(merges: list[str]) -> list[tuple[str, str]]:
+    # The first space separates, as in llama.cpp; the left token has at least one character.
+    cuts = [(merge, merge.find(" ", 1)) for merge in merges]
+    return [(merge[:cut], merge[cut + 1 :]) for merge, cut in cuts if cut > 0]
+
+
+def _strips(file: GgufFile) -> bool:
+    name = file.get("general.name", "")
+    return isinstance(name, str) and any(part in name.lower() for part in _STRIPPED_NAMES)
+
+
+def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, strips: bool) -> None:
+    def added(kinds: tuple[int, ...], special: bool) -> list[AddedToken]:
+        texts = [text for text, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind in kinds]
+        return [
+            AddedToken(text, normalized=False, special=special, rstrip=strips and text not in _NOT_STRIPPED)
+            for text in texts
+        ]
+
+    tokenizer.add_special_tokens(added((CONTROL, UNKNOWN), True))
+    tokenizer.add_tokens(added((USER_DEFINED,), False))
+
+
+def _add_ends(
+    file: GgufFile,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    special: GgufSpecialTokens,
+    rule: PreTokenizer | None,
+) -> None:
+    """Put bos before and eos after a text, where the keys or llama.cpp's defaults say so."""
+    ends = []
+    for name, token, default in (("bos", special.bos, rule is None or rule.add_bos), ("eos", special.eos, False)):
+        adds = _flag(file, f"add_{name}_token", default)
+        if adds and token is None:
+            raise SourceError(
+                f"{file.path} gives no tokenizer.ggml.{name}_token_id, but its tokenizer adds this token to every "
+                "text: convert the model again"
+            )
+        ends.append([(vocabulary.tokens[token], token)] if adds and token is not None else [])
+    before, after = ends
+    if not before and not after:
+        return
+    texts = [[text for text, _ in end] for end in ends]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*texts[0], "$A", *texts[1]],
+        pair=[*texts[0], "$A", *texts[0], "$B", *texts[1]],
+        special_tokens=list(dict.fromkeys([*before, *after])),
+    )
+
+
+def _flag(file: GgufFile, name: str, default: bool) -> bool:
+    value = file.get(f"{_PREFIX}{name}", default)
+    if not isinstance(value, bool):
+        raise SourceError(f"{file.path} is damaged: {_PREFIX}{name} is {value!r:.60}, no truth value; convert it again")
+    return value
+
+
+def _templates(file: GgufFile) -> str | dict[str, str] | None:
+    """The chat template; if there are named ones, all by name, as transformers gives them."""
+    templates: dict[str, Any] = {
+        key.removeprefix(f"{_TEMPLATE}."): field.value
+        for key, field in file.metadata.items()
+        if key.startswith(f"{_TEMPLATE}.")
+    }
+    default = file.get(_TEMPLATE)
+    if default is not None:
+        templates = {"default": default, **templates}
+    for name, text in templates.items():
+        if not isinstance(text, str):
+            raise SourceError(
+                f"{file.path} is damaged: its chat template {name!r} is {text!r:.60}, no text; convert it again"
+            )
+    return default if set(templates) <= {"default"} else templates
