@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from edgekiln import arguments
-from edgekiln.engine.manifest import EngineManifest, read_manifest, verify_files
+from edgekiln.engine.manifest import EngineManifest, check_unchanged, read_manifest, verify_files
 from edgekiln.engine.schema import shown
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
@@ -52,8 +52,13 @@ def open_engine(
             "build it for one that `edgekiln doctor` lists"
         )
     adapter = TARGETS[manifest.target].load_adapter()
-    with _verifying(Path(engine), manifest) if verify else contextlib.nullcontext():
-        runtime: Runtime = adapter(Path(engine), manifest, threads=threads, chunk=chunk, kernels=kernels)
+    try:
+        with _verifying(Path(engine), manifest) if verify else contextlib.nullcontext():
+            runtime: Runtime = adapter(Path(engine), manifest, threads=threads, chunk=chunk, kernels=kernels)
+    except (EngineError, OSError):
+        check_unchanged(Path(engine), manifest)  # where it fails, it explains the error
+        raise
+    check_unchanged(Path(engine), manifest)
     return runtime
 
 

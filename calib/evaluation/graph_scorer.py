@@ -4,6 +4,7 @@ The engine directory of every target holds the ONNX graph that its runtime runs 
 an engine can be measured on machines where its runtime does not run. Rounding is that of the CPU's kernels.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from edgekiln.calib.evaluation.perplexity import Scorer
 from edgekiln.engine.manifest import EngineManifest
+from edgekiln.engine.native_path import native_path
 from edgekiln.errors import EdgekilnError, EngineError, first_line
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
 from edgekiln.runtimes.threads import checked_threads, default_threads
@@ -45,6 +47,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
         from edgekiln.runtimes.ort.cpu import CACHE_DTYPES
         from edgekiln.runtimes.ort.library import LOG_FATAL
         from edgekiln.runtimes.ort.library import onnxruntime as ort
+        from edgekiln.runtimes.ort.runtime import open_session
     except ImportError as error:
         raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
     if manifest.kv_cache.dtype not in CACHE_DTYPES:
@@ -56,16 +59,18 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
     options.log_severity_level = LOG_FATAL
     options.intra_op_num_threads = checked_threads(threads) or default_threads()
     path = directory / manifest.graphs["score"]
-    given: str | bytes = str(path)
-    if also:
+    try:
+        if not also:
+            return open_session(path, options, ["CPUExecutionProvider"])
         import onnx  # not needed for scoring alone
 
         model = onnx.load(path, load_external_data=False)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
-        given = model.SerializeToString()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
-    try:
-        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        with native_path(path) as name:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", os.path.dirname(name)
+            )
+            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
 

@@ -293,3 +293,13 @@ def verify_files(directory: Path, manifest: EngineManifest, names: Iterable[str]
             raise EngineError(
                 f"{directory / name} is damaged or was edited (its SHA-256 differs): build the engine again"
             )
+
+
+def check_unchanged(directory: Path, manifest: EngineManifest) -> None:
+    """Check that a directory still has the files of the engine whose manifest was read, after some were loaded.
+
+    Raises:
+        EngineError: the engine was replaced by another one, or is gone.
+    """
+    if read_manifest(directory, verify=False).files != manifest.files:
+        raise EngineError(f"{directory} was replaced by another engine while it was in use: open it again")

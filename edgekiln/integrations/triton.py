@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.engine.directory import WEIGHTS_FILE, atomic_directory
-from edgekiln.engine.manifest import EngineManifest, read_manifest, in_layer
+from edgekiln.engine.manifest import EngineManifest, in_layer, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import TARGETS, TritonBackend
 

@@ -46,10 +46,8 @@ def build_engine(
     lowering, lowering_options = lowering_of(source, options)
     lowering.check(lowering_options)
     check_chat_templates(source)
-    if lowering.compile is not None and not is_utf8(output.absolute()):
-        raise EngineError(
-            f"the path {output} is not UTF-8, which TensorRT does not open: choose another output with -o"
-        )
+    if lowering.compile is not None and not is_utf8(output.resolve()):
+        raise EngineError(f"the path {output} is not UTF-8, so TensorRT cannot open it: choose another output with -o")
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from jinja2 import TemplateSyntaxError
 
 from edgekiln import system
+from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE, read_chat_templates
 from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, WEIGHTS_FILE
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.pipeline.chat_segments import ChatSegments
 from edgekiln.runtimes.base import Ids, Logits, Runtime
+from edgekiln.runtimes.text.template_budget import TemplateLimitError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.targets import find_target
 
@@ -38,8 +41,7 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
     Raises:
         EngineError: the engine does not load or run, its logits are not finite, or its chat template is invalid.
     """
-    tokenizer = Tokenizer.from_engine(directory, manifest)
-    prompt, notes = _prompt(directory, tokenizer, manifest.architecture.vocab_size)
+    prompt, notes = _prompt(directory, manifest)
     if why := next(_obstacles(directory, manifest), None):
         return [*notes, f"the engine was not run after it was built: {why}"]
     adapter = find_target(manifest.target).load_adapter()
@@ -50,18 +52,28 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
     return notes
 
 
-def _prompt(directory: Path, tokenizer: Tokenizer, vocab_size: int) -> tuple[Ids, list[str]]:
-    """int64 [S] token ids of the conversation, S in [1, 8], and notes."""
-    notes = []
-    ids = tokenizer.encode("Hello")
-    if tokenizer.has_chat_template:
+def _prompt(directory: Path, manifest: EngineManifest) -> tuple[Ids, list[str]]:
+    """int64 [S] token ids of a conversation, S in [1, 8], and notes on chat templates that do not take it.
+
+    Raises:
+        EngineError: a chat template is invalid for every conversation.
+    """
+    tokenizer = Tokenizer.from_engine(directory, manifest)
+    notes, ids = [], tokenizer.encode("Hello")
+    templates = read_chat_templates(directory, manifest.files) or {}
+    for name in [DEFAULT_TEMPLATE] if isinstance(templates, str) else templates:
+        what = "the chat template" if name == DEFAULT_TEMPLATE else f"the chat template {name}"
         try:
-            ids = tokenizer.encode_chat(_MESSAGES)
-            _check_segments(directory, tokenizer)
+            rendered = tokenizer.encode_chat(_MESSAGES, chat_template=name)
         except RequestError as error:
-            # TODO(bounds)
-            notes.append(f"the chat template was not tried, {error}")
-    ids = ids[ids < vocab_size][:_PROMPT_TOKENS]
+            if isinstance(error, TemplateLimitError) or isinstance(error.__cause__, TemplateSyntaxError):
+                raise EngineError(f"{what} of {manifest.source} cannot be used: {error}") from error
+            notes.append(f"{what} was not tried, because it refuses a message of the user alone: {error}")
+            continue
+        if name == DEFAULT_TEMPLATE:
+            ids = rendered
+            _check_segments(directory, tokenizer)
+    ids = ids[ids < manifest.architecture.vocab_size][:_PROMPT_TOKENS]
     return ids if ids.size else np.zeros(1, dtype=np.int64), notes
 
 

@@ -12,7 +12,7 @@ from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
-from edgekiln.runtimes.ort.runtime import OrtRuntime
+from edgekiln.runtimes.ort.runtime import OrtRuntime, open_session
 from edgekiln.runtimes.threads import default_threads
 
 DEFAULT_CHUNK = 256
@@ -96,13 +96,13 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
             # kernels the graph has few nodes and gains nothing from one.
             options.enable_mem_pattern = False
             try:
-                return ort.InferenceSession(str(path), options, providers=providers)
+                return open_session(path, options, providers)
             except Exception:
                 # edgekiln's kernels refuse attributes that they do not implement. If that is not the reason, loading
                 # with ONNX Runtime's kernels raises the error again.
                 self._kernels = None
                 return self._open(path)
         try:
-            return ort.InferenceSession(str(path), options, providers=providers)
+            return open_session(path, options, providers)
         except Exception as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error

@@ -16,7 +16,7 @@ from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.cuda_kv_cache import GrowGraph, OrtCudaBinding, OrtCudaKVCache, RunConfig
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
-from edgekiln.runtimes.ort.runtime import OrtRuntime
+from edgekiln.runtimes.ort.runtime import OrtRuntime, open_session
 
 DEFAULT_CHUNK = 2048
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -94,7 +94,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
             capture = self._cuda_graph and path.name == self._manifest.graphs["generate"]
             provider_options = {"device_id": "0", "enable_cuda_graph": "1" if capture else "0"}
         try:
-            session = ort.InferenceSession(str(path), options, providers=[(provider, provider_options)])
+            session = open_session(path, options, [(provider, provider_options)])
         except Exception as error:
             raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
         if provider not in session.get_providers():

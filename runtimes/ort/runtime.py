@@ -7,13 +7,16 @@ each sequence from `position_ids[b, 0]`, so sequences of different lengths decod
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgekiln.engine.manifest import EngineManifest
+from edgekiln.engine.manifest import EngineManifest, check_unchanged
+from edgekiln.engine.native_path import native_path
 from edgekiln.errors import EngineError
 from edgekiln.runtimes.base import Ids, Logits, checked_ids
 from edgekiln.runtimes.chunked import C, ChunkedRuntime
+from edgekiln.runtimes.ort.graph_io import check_graph
 from edgekiln.runtimes.ort.library import onnxruntime as ort
 
 
@@ -39,9 +42,21 @@ class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
 
     @cached_property
     def _score(self) -> ort.InferenceSession:
-        return self._load("score")
+        session = self._load("score")
+        check_unchanged(self._directory, self._manifest)
+        return session
 
     def _load(self, role: str) -> ort.InferenceSession:
         if role not in self._manifest.graphs:
             raise EngineError(f"{self._directory} has no {role} graph: build the engine again")
-        return self._open(self._directory / self._manifest.graphs[role])
+        path = self._directory / self._manifest.graphs[role]
+        session = self._open(path)
+        if role != "grow":
+            check_graph(session, path, self._manifest, role)
+        return session
+
+
+def open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
+    """Load a graph, whose path need not be UTF-8. ONNX Runtime raises all kinds of errors."""
+    with native_path(path) as name:
+        return ort.InferenceSession(name, options, providers=providers)

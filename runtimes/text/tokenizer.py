@@ -178,7 +178,7 @@ class Tokenizer:
         variables = self._variables(add_generation_prompt, tools, template_variables)
         if strftime_now is not None:
             variables["strftime_now"] = strftime_now
-        template = self._template(chat_template, tools)
+        template = self.chat_template(chat_template, tools)
         return render(template, {**variables, "messages": [dict(message) for message in messages]})
 
     def encode_chat(
@@ -217,13 +217,18 @@ class Tokenizer:
             return self.encode(text, add_special_tokens=False, max_tokens=max_tokens)
         variables = self._variables(add_generation_prompt, given(tools), given(template_variables))
         variables["messages"] = [given_message(message) for message in messages]
-        text = render(self._template(chat_template, tools), variables, marks=True)
+        text = render(self.chat_template(chat_template, tools), variables, marks=True)
         self._check_length(text, max_tokens)
         assert isinstance(text, MarkedText)
         ids = self._control_tokens.encode(text, lambda tokenizer, part: _encode(tokenizer, part, False))
         return np.array(ids, dtype=np.int64)
 
-    def _template(self, name: str | None, tools: object) -> str:
+    def chat_template(self, name: str | None = None, tools: object = None) -> str:
+        """The source of the chat template with a name, or of the one that transformers would choose.
+
+        Raises:
+            RequestError: there is none.
+        """
         if self._chat_template is None:
             raise RequestError("the engine has no chat template: give a plain prompt instead")
         return choose_template(self._chat_template, name, tools)
