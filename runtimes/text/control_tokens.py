@@ -70,7 +70,7 @@ class ControlTokens:
         )
 
     def _matches(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """(start, stop, added token) of the added tokens in a text, in order; of single words where they stand alone."""
+        """(start, stop, added token) of the added tokens in a text, in order."""
         at = 0
         first, second = self._patterns
         for match in (*first.finditer(text), None):
@@ -112,12 +112,18 @@ class ControlTokens:
         model = settings["model"]
         vocabulary = model["vocab"]
         if isinstance(vocabulary, dict):
-            merged = {half for merge in model.get("merges", []) for half in _halves(merge)} & names.keys()
-            model["vocab"] = {
-                token if token in merged else names.get(token, token): id_ for token, id_ in vocabulary.items()
-            }
-            if model.get("unk_token") not in merged:
-                model["unk_token"] = names.get(model.get("unk_token"), model.get("unk_token"))
+            # Merges build no control token: files that were converted from SentencePiece have some that would. A
+            # character that is one, such as the pad token "!" of GPT-2's vocabulary, has no other token.
+            unmerged = {token for token in names if len(token) > 1}
+            if "merges" in model:
+                model["merges"] = [
+                    merge
+                    for merge in model["merges"]
+                    if unmerged.isdisjoint(_halves(merge)) and "".join(_halves(merge)) not in names
+                ]
+            model["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in unmerged}
+            model["vocab"] |= {name: vocabulary[token] for token, name in names.items() if token in vocabulary}
+            model["unk_token"] = names.get(model.get("unk_token"), model.get("unk_token"))
         else:
             model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
         copy = FastTokenizer.from_str(json.dumps(settings))
@@ -134,8 +140,7 @@ def _names(control: dict[str, AddedToken], prefix: str) -> dict[str, str]:
 
 
 def _halves(merge: Any) -> list[str]:
-    halves = merge.split(" ") if isinstance(merge, str) else list(merge)
-    return [*halves, "".join(halves)]
+    return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
 def _own_parts(marks: bytes) -> Iterator[tuple[int, int]]:

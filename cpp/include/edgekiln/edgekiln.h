@@ -122,9 +122,9 @@ typedef struct edgekiln_message {
 
 #define EDGEKILN_MESSAGE(role, content) {sizeof(edgekiln_message), (role), (content), 0, 0}
 
-/* A part of a prompt that the caller renders, for instance by a chat template with tools. The parts are tokenized as one
- * text; a control token is recognized where all of its characters are in parts with parse_special. Arrays are as those
- * of edgekiln_message. */
+/* A part of a prompt that the caller renders, for instance by a chat template with tools. The parts are tokenized as
+ * one text; a control token is recognized where all of its characters are in parts with parse_special. Arrays are as
+ * those of edgekiln_message. */
 typedef struct edgekiln_prompt_part {
   size_t struct_size;
   const char* text; /* text_length bytes, whole characters */

@@ -41,6 +41,15 @@ class Session {
     });
   }
 
+  // Answer a prompt that the caller rendered, for instance by a chat template with tools.
+  Expected<Answer> generate(const std::vector<PromptPart>& parts, const GenerateOptions& options = {},
+                            const TokenCallback& on_token = {}) {
+    const std::vector<edgekiln_prompt_part> plain = detail::to_c(parts);
+    return run(options, on_token, [&](auto... rest) {
+      return edgekiln_generate_parts(handle_.get(), plain.data(), plain.size(), rest...);
+    });
+  }
+
   // Answer a conversation through the model's chat template. Pass all of its messages each time.
   Expected<Answer> chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
                         const TokenCallback& on_token = {}) {
@@ -130,6 +139,13 @@ class Engine {
     return own->generate(ids, options, on_token);
   }
 
+  Expected<Answer> generate(const std::vector<PromptPart>& parts, const GenerateOptions& options = {},
+                            const TokenCallback& on_token = {}) const {
+    Expected<Session> own = session();
+    if (!own) return own.error();
+    return own->generate(parts, options, on_token);
+  }
+
   // Answer a conversation through the model's chat template, in a session of its own.
   Expected<Answer> chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
                         const TokenCallback& on_token = {}) const {
@@ -161,6 +177,13 @@ class Engine {
     const std::vector<edgekiln_message> plain = detail::to_c(messages);
     return ids(
         [&](auto... rest) { return edgekiln_tokenize_chat(handle_.get(), plain.data(), plain.size(), rest...); });
+  }
+
+  // Token ids of a prompt that the caller rendered.
+  Expected<std::vector<std::int64_t>> tokenize(const std::vector<PromptPart>& parts) const {
+    const std::vector<edgekiln_prompt_part> plain = detail::to_c(parts);
+    return ids(
+        [&](auto... rest) { return edgekiln_tokenize_parts(handle_.get(), plain.data(), plain.size(), rest...); });
   }
 
   // Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD.

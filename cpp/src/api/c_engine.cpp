@@ -103,6 +103,14 @@ edgekiln_status edgekiln_tokenize_chat(const edgekiln_engine* engine, const edge
   });
 }
 
+edgekiln_status edgekiln_tokenize_parts(const edgekiln_engine* engine, const edgekiln_prompt_part* parts,
+                                        size_t part_count, int64_t* ids, size_t capacity, size_t* count) {
+  return guarded([&]() -> Result<void> {
+    if (!engine) return null_argument("engine");
+    return copy_ids(encode_parts(*engine->loaded, parts, part_count), ids, capacity, count);
+  });
+}
+
 edgekiln_status edgekiln_detokenize(const edgekiln_engine* engine, const int64_t* ids, size_t count, char* text,
                                     size_t capacity, size_t* length) {
   return guarded([&]() -> Result<void> {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "api/loaded_engine.h"
@@ -24,6 +25,13 @@ namespace edgekiln {
 // Token ids of a text of `length` bytes.
 Result<std::vector<std::int64_t>> encode(const LoadedEngine& engine, const char* text, std::size_t length,
                                          bool add_special);
+
+// An error of Code::kRequest if `text` is not UTF-8.
+Result<void> check_utf8(std::string_view text);
+
+// Token ids of a prompt of parts.
+Result<std::vector<std::int64_t>> encode_parts(const LoadedEngine& engine, const edgekiln_prompt_part* parts,
+                                               std::size_t count);
 
 // Token ids of a conversation, up to the assistant's next answer.
 Result<std::vector<std::int64_t>> encode_chat(const LoadedEngine& engine, const edgekiln_message* messages,

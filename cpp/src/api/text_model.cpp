@@ -99,8 +99,8 @@ Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& 
   } else {
     no_chat = "the engine has no chat template: give a plain prompt instead";
   }
-  return std::unique_ptr<TextModel>(std::make_unique<EngineText>(
-      std::move(tokenizer).value(), std::move(chat), std::move(no_chat), marks));
+  return std::unique_ptr<TextModel>(
+      std::make_unique<EngineText>(std::move(tokenizer).value(), std::move(chat), std::move(no_chat), marks));
 }
 
 }  // namespace edgekiln

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "text/marked_text.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
 
@@ -58,7 +59,9 @@ AddedTokenFinder::AddedTokenFinder(const std::vector<std::pair<std::string, Adde
   }
 }
 
-std::pair<const AddedToken*, std::size_t> AddedTokenFinder::match(std::string_view text, std::size_t at) const {
+std::pair<const AddedToken*, std::size_t> AddedTokenFinder::match(std::string_view text, std::string_view marks,
+                                                                  std::size_t at) const {
+  const std::size_t begin = at;
   std::pair<const AddedToken*, std::size_t> longest{nullptr, at};
   std::uint32_t node = 0;
   while (at < text.size()) {
@@ -68,16 +71,18 @@ std::pair<const AddedToken*, std::size_t> AddedTokenFinder::match(std::string_vi
     if (edge == next.end() || edge->first != byte) break;
     node = edge->second;
     ++at;
-    if (nodes_[node].token >= 0) longest = {&tokens_[static_cast<std::size_t>(nodes_[node].token)], at};
+    if (nodes_[node].token < 0) continue;
+    const AddedToken& token = tokens_[static_cast<std::size_t>(nodes_[node].token)];
+    if (!token.control || !any_given(marks, {begin, at})) longest = {&token, at};
   }
   return longest;
 }
 
-std::vector<Section> AddedTokenFinder::split(std::string_view text) const {
+std::vector<Section> AddedTokenFinder::split(std::string_view text, std::string_view marks) const {
   std::vector<Section> sections;
   std::size_t given = 0;
   for (std::size_t at = 0; at < text.size() && !tokens_.empty();) {
-    const auto [token, end] = match(text, at);
+    const auto [token, end] = match(text, marks, at);
     if (token == nullptr) {
       ++at;
       continue;

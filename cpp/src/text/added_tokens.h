@@ -19,6 +19,7 @@ struct AddedToken {
   bool rstrip = false;       // includes the spaces after it
   bool normalized = false;   // matched in the normalized text
   bool special = false;
+  bool control = false;  // special, bos, eos or pad: not matched in given text
 };
 
 // A section of a text: an added token, or text between added tokens, with a negative id.
@@ -33,8 +34,9 @@ class AddedTokenFinder {
   // Pairs of the string to match, not empty, and its token. Of equal strings the first counts.
   explicit AddedTokenFinder(const std::vector<std::pair<std::string, AddedToken>>& tokens);
 
-  // The sections of `text`, which must be valid UTF-8, in order and without gaps.
-  std::vector<Section> split(std::string_view text) const;
+  // The sections of `text`, which must be valid UTF-8, in order and without gaps. A control token with a given byte,
+  // according to the `marks` of a MarkedText, is not found.
+  std::vector<Section> split(std::string_view text, std::string_view marks = {}) const;
 
  private:
   struct Node {
@@ -43,7 +45,7 @@ class AddedTokenFinder {
   };
 
   // The longest token that starts at `at` and its end, or null.
-  std::pair<const AddedToken*, std::size_t> match(std::string_view text, std::size_t at) const;
+  std::pair<const AddedToken*, std::size_t> match(std::string_view text, std::string_view marks, std::size_t at) const;
 
   std::vector<Node> nodes_;
   std::vector<AddedToken> tokens_;

@@ -42,8 +42,8 @@ class Word {
     symbols_.push_back({id, at - 1, kNone, false});
   }
 
-  void merge(const Merges& merges) {
-    for (std::int32_t at = 0; at + 1 < static_cast<std::int32_t>(symbols_.size()); ++at) propose(merges, at);
+  void merge(const Merges& merges, const std::set<std::int64_t>& never) {
+    for (std::int32_t at = 0; at + 1 < static_cast<std::int32_t>(symbols_.size()); ++at) propose(merges, never, at);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end(), later);
       const Candidate best = heap_.back();
@@ -57,8 +57,8 @@ class Word {
       right.merged = true;
       left.next = right.next;
       if (left.next != kNone) symbol(left.next).previous = best.left;
-      if (left.previous != kNone) propose(merges, left.previous);
-      if (left.next != kNone) propose(merges, best.left);
+      if (left.previous != kNone) propose(merges, never, left.previous);
+      if (left.next != kNone) propose(merges, never, best.left);
     }
   }
 
@@ -70,9 +70,9 @@ class Word {
  private:
   Symbol& symbol(std::int32_t at) { return symbols_[static_cast<std::size_t>(at)]; }
 
-  void propose(const Merges& merges, std::int32_t at) {
+  void propose(const Merges& merges, const std::set<std::int64_t>& never, std::int32_t at) {
     const Merge* merge = merges.find(symbol(at).id, symbol(symbol(at).next).id);
-    if (merge == nullptr) return;
+    if (merge == nullptr || (!never.empty() && never.contains(merge->id))) return;
     heap_.push_back({merge->rank, at, merge->id});
     std::push_heap(heap_.begin(), heap_.end(), later);
   }
@@ -88,9 +88,9 @@ std::string byte_token(unsigned char byte) {
   return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
 }
 
-void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
+void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never) const {
   if (ignore_merges) {
-    if (const auto whole = vocabulary.id(text)) {
+    if (const auto whole = vocabulary.id(text); whole && !never.contains(*whole)) {
       ids.push_back(*whole);
       return;
     }
@@ -127,7 +127,7 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
     waiting = true;
   }
   flush();
-  word.merge(merges);
+  word.merge(merges, never);
   word.append_to(ids);
 }
 

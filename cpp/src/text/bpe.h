@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +21,8 @@ struct Bpe {
   bool byte_fallback = false;            // use tokens <0x00> to <0xFF> instead of `unknown`
   bool ignore_merges = false;            // a word that is in the vocabulary is one token
 
-  // Append the ids of `word`, which must be valid UTF-8, in O(n log n).
-  void encode(std::string_view word, std::vector<std::int64_t>& ids) const;
+  // Append the ids of `word`, which must be valid UTF-8, in O(n log n). Characters are not merged into `never` ids.
+  void encode(std::string_view word, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never = {}) const;
 };
 
 // The byte-fallback token of a byte, as "<0x0A>".

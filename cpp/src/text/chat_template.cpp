@@ -62,9 +62,8 @@ Result<void> ChatTemplate::check(std::span<const ChatMessage> messages) const {
   if (messages.empty()) return refuse("the conversation is empty: give at least one message");
   bool system_first = false;
   for (std::size_t i = 0; i < messages.size(); ++i) {
-    const auto& [role, content] = messages[i];
-    if (!rules_.contains(role))
-      return refuse("the chat template takes no messages of role ", to_valid_utf8(role), ": leave them out");
+    const auto& [role, content, _] = messages[i];
+    if (!rules_.contains(role)) return refuse_role(role);
     if (needs_text_.contains(role) && python_stripped(to_valid_utf8(content)).empty())
       return refuse("the chat template takes no blank messages of role ", role, ": leave them out");
     if (order_ == Order::kAny) continue;
@@ -87,6 +86,13 @@ Result<void> ChatTemplate::check(std::span<const ChatMessage> messages) const {
   return {};
 }
 
+Failure ChatTemplate::refuse_role(std::string_view role) const {
+  std::string known;
+  for (const auto& [name, _] : rules_) known += (known.empty() ? "" : ", ") + name;
+  return fail(Code::kRequest, "this library renders messages of the roles ", known, ", got ", to_valid_utf8(role),
+              ": leave such messages out, or render the chat template in the application and pass it as parts");
+}
+
 std::string ChatTemplate::apply(std::string_view content, Rule rule) {
   if (rule == Rule::kAsIs) return std::string(content);
   if (rule == Rule::kStrip) return std::string(python_stripped(content));
@@ -98,9 +104,9 @@ std::string ChatTemplate::apply(std::string_view content, Rule rule) {
   return std::string(content);
 }
 
-Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages, const std::tm& now) const {
+Result<MarkedText> ChatTemplate::render(std::span<const ChatMessage> messages, const std::tm& now) const {
   if (const Result<void> fine = check(messages); !fine) return std::unexpected(fine.error());
-  std::string text;
+  MarkedText text;
   std::string_view before = "start";
   for (std::size_t i = 0; i <= messages.size(); ++i) {
     const std::string_view after = i < messages.size() ? messages[i].role : "end";
@@ -109,8 +115,10 @@ Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages, 
       return fail(Code::kRequest, "the chat template takes no ", after, " after ", before);
     const std::vector<std::string>& segments = from->second.find(after)->second;
     for (std::size_t k = 0; k < segments.size(); ++k)
-      text += k % 2 == 0 ? segments[k] : formatted_time(segments[k], now);
-    if (i < messages.size()) text += apply(to_valid_utf8(messages[i].content), rules_.find(after)->second);
+      text.append(k % 2 == 0 ? segments[k] : formatted_time(segments[k], now), kOwn);
+    if (i < messages.size())
+      text.append(apply(to_valid_utf8(messages[i].content), rules_.find(after)->second),
+                  messages[i].parse_special ? kOwn : kGiven);
     before = after;
   }
   return text;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/marked_text.h"
 #include "util/result.h"
 
 namespace edgekiln::text {
@@ -17,6 +18,7 @@ namespace edgekiln::text {
 struct ChatMessage {
   std::string_view role;
   std::string_view content;
+  bool parse_special = false;  // control tokens in the content are recognized
 };
 
 // Immutable and therefore thread-safe.
@@ -25,10 +27,11 @@ class ChatTemplate {
   // Parse the text of a chat_segments.json; `path` names it in errors, which are of Code::kEngine.
   static Result<ChatTemplate> parse(std::string_view text, std::string_view path);
 
-  // The prompt up to the assistant's next answer. `now` is the time for date segments. Invalid UTF-8 becomes U+FFFD.
+  // The prompt up to the assistant's next answer, whose given parts are the contents of messages without
+  // `parse_special`. `now` is the time for date segments. Invalid UTF-8 becomes U+FFFD.
   //
   // An error of Code::kRequest if the template, or the segments extracted from it, do not support the messages.
-  Result<std::string> render(std::span<const ChatMessage> messages, const std::tm& now) const;
+  Result<MarkedText> render(std::span<const ChatMessage> messages, const std::tm& now) const;
 
  private:
   enum class Order { kAny, kSystemFirst, kUserLast, kTurns, kTurnsUserLast };
@@ -36,6 +39,7 @@ class ChatTemplate {
 
   ChatTemplate() = default;
   Result<void> check(std::span<const ChatMessage> messages) const;
+  Failure refuse_role(std::string_view role) const;
   static std::string apply(std::string_view content, Rule rule);
 
   Order order_ = Order::kAny;

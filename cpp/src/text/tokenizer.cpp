@@ -103,8 +103,7 @@ Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks
     }
     const std::size_t size = section.span.end - section.span.begin;
     const std::string_view own = marks.empty() ? marks : marks.substr(section.span.begin, size);
-    const Result<void> done =
-        encode_section(text.substr(section.span.begin, size), own, section.span.begin == 0, ids);
+    const Result<void> done = encode_section(text.substr(section.span.begin, size), own, section.span.begin == 0, ids);
     if (!done) return done;
   }
   return {};

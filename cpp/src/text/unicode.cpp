@@ -128,6 +128,32 @@ std::string normalized(std::string_view text, Form form) {
   return out;
 }
 
+namespace {
+
+// Whether normalization treats the character `next` apart from `before`: it neither moves into it nor composes with it.
+bool begins_section(std::string_view before, std::string_view next, Form form) {
+  if (next.size() == 1) return true;
+  const std::string decomposed = normalized(next, Form::kNfd);
+  const utf8proc_int32_t first = library_code(code_point_at(decomposed, 0).value);
+  if (utf8proc_get_property(first)->combining_class != 0) return false;
+  return normalized(std::string(before) + std::string(next), form) == normalized(before, form) + normalized(next, form);
+}
+
+}  // namespace
+
+std::vector<Span> normalization_sections(std::string_view text, Form form) {
+  std::vector<Span> sections;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = at + code_point_at(text, at).size;
+    const std::string_view next = text.substr(at, end - at);
+    if (sections.empty() || begins_section(text.substr(sections.back().begin, at - sections.back().begin), next, form))
+      sections.push_back({at, end});
+    sections.back().end = end;
+    at = end;
+  }
+  return sections;
+}
+
 std::string lower_case(std::string_view text) {
   std::string out;
   out.reserve(text.size());

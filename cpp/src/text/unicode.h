@@ -4,6 +4,9 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "text/regex.h"
 
 namespace edgekiln::text {
 
@@ -25,5 +28,8 @@ enum class Form { kNfc, kNfd, kNfkc, kNfkd };
 // `text` is valid UTF-8.
 std::string normalized(std::string_view text, Form form);
 std::string lower_case(std::string_view text);
+
+// Sections of `text`, in order and without gaps, whose normalizations together are that of `text`.
+std::vector<Span> normalization_sections(std::string_view text, Form form);
 
 }  // namespace edgekiln::text

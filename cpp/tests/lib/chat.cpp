@@ -34,6 +34,6 @@ int main(int count, char** arguments) {
       conversation.push_back(
           {message.at("role").get_ref<const std::string&>(), message.at("content").get_ref<const std::string&>()});
     const auto prompt = chat.value().render(conversation, now);
-    std::cout << (prompt ? json{{"text", prompt.value()}} : json{{"error", prompt.error().message}}) << std::endl;
+    std::cout << (prompt ? json{{"text", prompt.value().text}} : json{{"error", prompt.error().message}}) << std::endl;
   }
 }
