@@ -1,6 +1,13 @@
 """Errors that a user can fix: one sentence with the value and the fix. The command line prints it and exits with 2."""
 
 import errno
+import re
+
+# As in <class 'int'>, <function relu at 0x7f00>, <torch.Size object at 0x7f00> and ValueError('x').
+_OBJECT = re.compile(
+    r"<class '(?P<type>[^']*)'>|<(?:function |bound method )?(?P<name>[\w.]+)(?: object)? at 0x[0-9a-f]+>"
+    r"|\b\w*(?:Error|Exception)(?=\()"
+)
 
 
 class EdgekilnError(Exception):
@@ -29,8 +36,12 @@ def first_line(error: Exception | None) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The first 200 characters of a library's error message as one line; the exception's class if it is empty."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The first 200 characters of a library's error message as one line; the exception's class if it is empty.
+
+    Python's notation for classes and objects is replaced by their names.
+    """
+    text = _OBJECT.sub(lambda match: match["type"] or match["name"] or "", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -1,5 +1,6 @@
 """A Hugging Face directory as a model source: config.json, tokenizer.json and safetensors."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from edgekiln.engine.directory import ENGINE_FILE
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.base import ModelSource
+from edgekiln.sources.checkpoint_schema import check_heads, check_layers, check_types
+from edgekiln.sources.generation_config import GENERATION_FILE, not_applied, read_generation_config, sampling_defaults
 from edgekiln.sources.json_file import read_json
 from edgekiln.sources.meta_model import meta_model
 from edgekiln.sources.quantized.methods import PrequantizedTensors, quantization_config
 from edgekiln.sources.safetensors import SafetensorsReader
-from edgekiln.sources.tokenizer import load_tokenizer, sampling_defaults
+from edgekiln.sources.tokenizer import load_tokenizer
+from edgekiln.sources.unused_tensors import check_unused, unused_notes
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
 CONFIG_FILE = "config.json"
-GENERATION_FILE = "generation_config.json"
+_FIELD_OF_ERROR = re.compile(r"Validation error for field '(\w+)'")
 # Prefixes of the text decoder in vision-language checkpoints; older checkpoints use the first and third.
 _DECODER_PREFIXES = {
     r"^language_model\.model\.": "model.",
@@ -41,8 +45,9 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     """
     raw = read_config(directory)
     check_config(raw, directory, trust_remote_code)
-    config, key_mapping = _load_config(directory, trust_remote_code)
     files = SafetensorsReader(directory)
+    check_layers(raw, files.keys(), directory / CONFIG_FILE)
+    config, key_mapping = _load_config(raw, directory, trust_remote_code)
     quantization = quantization_config(raw, directory)
     tensors = PrequantizedTensors(files, quantization, directory) if quantization else files
     files.check_floating(tensors.floats if isinstance(tensors, PrequantizedTensors) else files.keys())
@@ -50,9 +55,10 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     weights = ConvertedWeights(tensors, model, str(directory), key_mapping)
     if weights.untied:
         config.tie_word_embeddings = False
-    generation = read_json(directory / GENERATION_FILE) if (directory / GENERATION_FILE).is_file() else None
+    generation = read_generation_config(directory)
     tokenizer = load_tokenizer(directory, config, generation, trust_remote_code)
-    notes = tuple(f"{key} in the checkpoint is not part of {type(model).__name__}" for key in weights.unused)
+    check_unused(tensors, weights.unused, model, directory)
+    unused = unused_notes(weights.unused, model)
     return ModelSource(
         model_id=model_id,
         name=name,
@@ -60,9 +66,12 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
-        sampling=sampling_defaults(generation or {}),
+        sampling=sampling_defaults(generation or {}, directory / GENERATION_FILE),
         weights=weights,
-        notes=notes if not key_mapping else (f"only the text decoder of {type(model).__name__} is used",),
+        notes=(
+            *(unused if not key_mapping else [f"only the text decoder of {type(model).__name__} is used"]),
+            *not_applied(generation or {}),
+        ),
     )
 
 
@@ -92,8 +101,10 @@ def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) ->
 
     Raises:
         SourceError: the model type needs the checkpoint's own code, which is not trusted.
+        SourceError: a value of another type, or one that no model has.
         UnsupportedModelError: unknown model type, or a quantization that cannot be read.
     """
+    check_types(raw, f"{where}/{CONFIG_FILE}")
     quantization_config(raw, where)
     model_type = raw.get("model_type")
     if model_type in CONFIG_MAPPING or trust_remote_code:
@@ -106,15 +117,24 @@ def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) ->
     raise UnsupportedModelError(f"{where} has model type {model_type!r}, which this transformers does not know")
 
 
-def _load_config(directory: Path, trust_remote_code: bool) -> tuple[PretrainedConfig, dict[str, str]]:
+def _load_config(
+    raw: dict[str, Any], directory: Path, trust_remote_code: bool
+) -> tuple[PretrainedConfig, dict[str, str]]:
+    path = directory / CONFIG_FILE
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:
         # transformers validates each field with errors of many kinds.
-        raise SourceError(f"{directory / CONFIG_FILE} is not usable: {one_line(error)}") from error
+        if field := _FIELD_OF_ERROR.match(str(error)):
+            found = f"{raw[field[1]]!r:.60}" if field[1] in raw else "a value that does not fit"
+            raise SourceError(f"{path} has {field[1]} {found}, which transformers refuses: correct it") from error
+        raise SourceError(f"{path} is not usable: {one_line(error)}") from error
     if config.is_encoder_decoder:
         raise UnsupportedModelError(
             f"model type {config.model_type} is an encoder-decoder: give a decoder-only text model"
         )
     text = config.get_text_config(decoder=True)
+    if not isinstance(text, PretrainedConfig):
+        raise SourceError(f"{path} has a text_config, which models of type {config.model_type} do not have: correct it")
+    check_heads(text, path)
     return text, {} if text is config else _DECODER_PREFIXES

@@ -1,20 +1,20 @@
 """Reading the JSON files of a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from edgekiln.engine.json_text import parse_json
 from edgekiln.errors import SourceError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object. NaN and Infinity are floats, as transformers reads them.
 
     Raises:
         SourceError: the file cannot be read, is not JSON, or holds another JSON type.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), finite=False)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

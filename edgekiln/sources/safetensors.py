@@ -1,5 +1,6 @@
 """The safetensors of a checkpoint, in one file or in shards with an index. Pickled weights are never loaded."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.json_file import read_json
 
 SINGLE_FILE = "model.safetensors"
@@ -43,7 +44,17 @@ class SafetensorsReader:
         return self._shapes[name]
 
     def read(self, name: str) -> torch.Tensor:
-        return self._handles[name].get_tensor(name)
+        """Read one tensor.
+
+        Raises:
+            SourceError: it cannot be read, or a value is NaN or infinite.
+        """
+        try:
+            tensor: torch.Tensor = self._handles[name].get_tensor(name)
+        except SafetensorError as error:
+            raise SourceError(f"{self._directory} has {name} damaged ({one_line(error)}): download it again") from error
+        check_finite(tensor, name, self._directory)
+        return tensor
 
     def prequantized(self, _name: str) -> PrequantizedWeight | None:
         """None: safetensors alone say nothing about quantization, see `sources.quantized`."""
@@ -66,7 +77,7 @@ class SafetensorsReader:
         try:
             handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise SourceError(f"{path} is truncated or damaged ({error}): download it again") from error
+            raise SourceError(f"{path} is truncated or damaged ({one_line(error)}): download it again") from error
         found = set(handle.keys())
         if names is not None and not found.issuperset(names):
             raise SourceError(f"{path} lacks {sorted(set(names) - found)[0]} that {INDEX_FILE} promises")
@@ -76,6 +87,28 @@ class SafetensorsReader:
             self._shapes[name] = tuple(view.get_shape())
             self._dtypes[name] = view.get_dtype()
         self.nbytes += path.stat().st_size
+
+
+def check_finite(tensor: torch.Tensor, name: str, where: object) -> None:
+    """Check that every value of a float tensor is finite.
+
+    Args:
+        tensor: of any dtype.
+        name: its name in the checkpoint, for the error message.
+        where: the checkpoint, for the error message.
+
+    Raises:
+        SourceError: a value is NaN or infinite.
+    """
+    if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
+        return
+    # A sum is several times as fast as isfinite. It can overflow; only then each value is looked at.
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    if math.isfinite(tensor.sum(dtype=wide).item()):
+        return
+    if wrong := int(tensor.isfinite().logical_not_().sum()):
+        values = "a value that is" if wrong == 1 else f"{wrong} values that are"
+        raise SourceError(f"{where} holds {name} with {values} NaN or infinite: download it again")
 
 
 def _shards(directory: Path) -> dict[Path, list[str] | None]:

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory as transformers loads it, its special tokens, and sampling defaults."""
+"""The tokenizer of a Hugging Face directory as transformers loads it, and its special tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from edgekiln.engine.directory import TOKENIZER_FILE
-from edgekiln.engine.manifest import SamplingDefaults, SpecialTokens
+from edgekiln.engine.manifest import SpecialTokens
 from edgekiln.errors import SourceError, one_line
 from edgekiln.sources.json_file import read_json
 
@@ -115,17 +115,6 @@ def finish(
         template_variables=dict(template_variables or {}),
     )
     return TokenizerSource(tokenizer.to_str(), chat_template, special_tokens)
-
-
-def sampling_defaults(generation: dict[str, Any]) -> SamplingDefaults:
-    """Sampling defaults of a generation_config.json.
-
-    Without `do_sample` transformers decodes greedily, so temperature, top_k, top_p and min_p are left out.
-    """
-    sampled = {name: generation.get(name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    return SamplingDefaults(
-        **(sampled if generation.get("do_sample") else {}), repetition_penalty=generation.get("repetition_penalty")
-    )
 
 
 def _chat_template(template: Any, directory: Path) -> str | dict[str, str] | None:

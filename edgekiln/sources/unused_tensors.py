@@ -1,0 +1,53 @@
+"""Tensors of a checkpoint that the model has no place for: an error where they change the result, else a note."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from edgekiln.errors import SourceError
+from edgekiln.sources.weight_conversion import CheckpointTensors
+
+# Scales, zero points and codes of quantized weights, as the known formats name them.
+_QUANTIZED = re.compile(
+    r"[._](weight_scale|weight_scale_inv|weight_scale_2|scale_weight|weight_zero_point|weight_packed|weight_shape|SCB|CB"
+    r"|qweight|qzeros|scales|g_idx|weight_g_idx|input_scale|absmax|quant_map|quant_state\.\w+|nested_absmax|codebooks?"
+    r"|codes|scales_and_zeros|blocks)$"
+)
+_BIAS = ".bias"
+_NOTES = 3
+
+
+def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTrainedModel, where: Path) -> None:
+    """Refuse tensors without which the model computes something else than it was trained to compute.
+
+    Args:
+        tensors: the checkpoint.
+        unused: names of its tensors that the model has no place for.
+        model: the model.
+        where: the checkpoint, for error messages.
+
+    Raises:
+        SourceError: one belongs to a quantized weight, or is a bias, other than 0, of a module without a bias.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    for name in unused:
+        if _QUANTIZED.search(name):
+            raise SourceError(
+                f"{where} holds {name}, a part of a quantized weight that its config.json does not describe: "
+                "download config.json again or give the unquantized checkpoint"
+            )
+        owner = name.removesuffix(_BIAS)
+        if owner != name and owner in modules and bool(tensors.read(name).count_nonzero()):
+            raise SourceError(
+                f"{where} holds {name}, and its configuration makes {owner} without a bias: correct config.json"
+            )
+
+
+def unused_notes(unused: Sequence[str], model: PreTrainedModel) -> list[str]:
+    """Notes on tensors that the model has no place for, as transformers reports them."""
+    notes = [f"{name} in the checkpoint is not part of {type(model).__name__}" for name in unused[:_NOTES]]
+    if len(unused) > _NOTES:
+        notes.append(f"{len(unused) - _NOTES} more tensors in the checkpoint are not part of {type(model).__name__}")
+    return notes
