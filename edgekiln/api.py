@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Unpack
 from edgekiln import arguments, runtimes
 from edgekiln.api_arguments import (
     BuildKeywords,
+    ChatKeywords,
     GenerateKeywords,
     Message,
     Prompt,
     batch_of,
     check_names,
     generate_option,
+    split_chat_keywords,
     token_ids,
 )
 from edgekiln.engine.directory import check_output
-from edgekiln.engine.manifest import EngineManifest, read_manifest
+from edgekiln.engine.manifest import EngineManifest, check_unchanged, read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.progress import Progress
@@ -81,18 +83,22 @@ class Engine:
             EdgekilnError: the library that runs the target is not installed, or an argument is out of range.
         """
         engine = cls(path, threads, kernels, chunk, verify)
-        _ = engine.runtime
+        _ = engine.runtime, engine.tokenizer
         return engine
 
     @functools.cached_property
     def runtime(self) -> Runtime:
         """The loaded runtime: prefill, decode steps and KV caches, for callers that need more than text."""
-        return self._open_runtime()
+        runtime = self._open_runtime()
+        check_unchanged(self.path, self.manifest)
+        return runtime
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, with chat templates and streaming decoding."""
-        return Tokenizer.from_engine(self.path, self.manifest)
+        tokenizer = Tokenizer.from_engine(self.path, self.manifest)
+        check_unchanged(self.path, self.manifest)
+        return tokenizer
 
     def generate(
         self,
@@ -121,28 +127,34 @@ class Engine:
         self,
         messages: Sequence[Message],
         stats: SpeculationStats | None = None,
-        **options: Unpack[GenerateKeywords],
+        **options: Unpack[ChatKeywords],
     ) -> Iterator[Token]:
         """Answer a conversation through the model's chat template.
 
         Args:
             messages: each with `role` and `content`, as in transformers.
             stats: counts drafted and accepted tokens of speculative decoding.
-            options: see `GenerateKeywords`.
+            options: see `ChatKeywords`.
 
         Raises:
             RequestError: the engine has no chat template or the template refuses the messages, or as in `generate`.
             EdgekilnError: while iterating, if the runtime fails.
         """
-        return self.generate(self.tokenizer.encode_chat(messages), stats, **options)
+        chat, others = split_chat_keywords(options)
+        ids = self.tokenizer.encode_chat(messages, max_tokens=self.runtime.properties.max_length, **chat)
+        return self.generate(ids, stats, **others)
 
-    def session(self, system: str | None = None) -> "Session":
+    def session(self, system: str | None = None, **options: Unpack[ChatKeywords]) -> "Session":
         """A conversation that keeps its messages and its KV cache between turns.
 
         Args:
             system: system message.
+            options: see `ChatKeywords`; for each turn, unless its own differ.
+
+        Raises:
+            RequestError: an option is out of range.
         """
-        return Session(self, system)
+        return Session(self, system, **options)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, with the special tokens that the tokenizer adds (BOS, for most models)."""
@@ -167,13 +179,13 @@ class Engine:
         """
         return self.runtime.score(token_ids(ids))
 
-    def check_options(self, **options: Unpack[GenerateKeywords]) -> None:
-        """Check the keyword arguments of `generate` before there is a prompt.
+    def check_options(self, **options: Unpack[ChatKeywords]) -> None:
+        """Check the keyword arguments of `generate` and `chat` before there is a prompt.
 
         Raises:
             RequestError: an option is out of range.
         """
-        self._options(options)
+        self._options(split_chat_keywords(options)[1])
 
     def _options(self, keywords: GenerateKeywords) -> GenerateOptions:
         """The model's sampling defaults, overridden by keywords."""
@@ -191,10 +203,13 @@ class Session:
     Use it from one thread at a time.
     """
 
-    def __init__(self, engine: Engine, system: str | None = None) -> None:
+    def __init__(self, engine: Engine, system: str | None = None, **options: Unpack[ChatKeywords]) -> None:
+        """Begin a conversation; see `Engine.session`."""
         from edgekiln.runtimes.generate.conversation import Conversation
 
+        engine.check_options(**options)
         self._engine = engine
+        self._defaults = options
         self._conversation = Conversation(engine.runtime, engine.tokenizer, system)
 
     @property
@@ -202,9 +217,7 @@ class Session:
         """The messages so far; they may be edited or deleted between turns."""
         return self._conversation.messages
 
-    def ask(
-        self, text: str, stats: SpeculationStats | None = None, **options: Unpack[GenerateKeywords]
-    ) -> Iterator[Token]:
+    def ask(self, text: str, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]) -> Iterator[Token]:
         """Send a user message and stream the answer.
 
         Message and answer are appended to `messages` when the answer ends or the iterator is closed.
@@ -212,14 +225,15 @@ class Session:
         Args:
             text: the message.
             stats: counts drafted and accepted tokens of speculative decoding.
-            options: see `GenerateKeywords`.
+            options: see `ChatKeywords`; by default those of the session.
 
         Raises:
             RequestError: the engine has no chat template, the conversation is too long for the engine, or an earlier
                 answer has begun and not ended.
             EdgekilnError: while iterating, if the runtime fails.
         """
-        return self._conversation.ask(text, self._engine._options(options), stats)
+        chat, others = split_chat_keywords({**self._defaults, **options})
+        return self._conversation.ask(text, self._engine._options(others), stats, chat)
 
 
 def build(

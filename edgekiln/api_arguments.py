@@ -1,13 +1,14 @@
 """The arguments of the Python API: their types, and their conversion to those that the runtimes take."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
 from edgekiln import arguments
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids
+from edgekiln.runtimes.text.chat_template import check_tools, check_variables
 from edgekiln.runtimes.text.stream import SpecialTokensChoice
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ class GenerateKeywords(TypedDict, total=False):
     special_tokens: SpecialTokensChoice
 
 
+class ChatKeywords(GenerateKeywords, total=False):
+    """Keyword arguments of `Engine.chat` and `Session.ask`: those of `Engine.generate` and of the chat template.
+
+    Attributes:
+        tools: JSON schemas of functions that the model may call, as in transformers.
+        template_variables: further variables of the template, e.g. {"enable_thinking": False}.
+        chat_template: name of the template to use, where the engine has several; by default `tool_use` if there is one
+            and tools are given, else `default`.
+        parse_special: control tokens in the text of messages, tools and variables count as such, as in transformers.
+            By default they are text. Only for text that is trusted.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    template_variables: Mapping[str, Any] | None
+    chat_template: str | None
+    parse_special: bool
+
+
+_CHAT_ONLY = ChatKeywords.__annotations__.keys() - GenerateKeywords.__annotations__.keys()
+
+
 class BuildKeywords(TypedDict, total=False):
     """Keyword arguments of `build`; `edgekiln.pipeline.options.BuildOptions` documents them."""
 
@@ -72,6 +94,23 @@ class BuildKeywords(TypedDict, total=False):
     tensorrt: "TensorRTOptions"
     quality_text: "QualityText | None"
     force: bool
+
+
+def split_chat_keywords(keywords: ChatKeywords) -> tuple[dict[str, Any], GenerateKeywords]:
+    """Keyword arguments of the chat template, for `Tokenizer.encode_chat`, and those of generating.
+
+    Raises:
+        RequestError: there is no such keyword, or one of the chat template has another type.
+    """
+    check_names(keywords, ChatKeywords.__annotations__)
+    chat = {name: value for name, value in keywords.items() if name in _CHAT_ONLY}
+    if "parse_special" in chat:
+        arguments.flag("parse_special", chat["parse_special"])
+    check_tools(chat.get("tools"))
+    if chat.get("template_variables") is not None:
+        check_variables(chat["template_variables"])
+    rest = {name: value for name, value in keywords.items() if name not in _CHAT_ONLY}
+    return chat, cast(GenerateKeywords, rest)
 
 
 def check_names(keywords: Mapping[str, object], known: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgekiln.commands._answer import AnswerStats, write_answer
+from edgekiln.commands._options.chat import chat_keywords, chat_options
 from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
 from edgekiln.commands._options.generation import generation_options
 from edgekiln.errors import RequestError
@@ -20,11 +21,24 @@ _HELP = "Ctrl-C stops an answer; /clear forgets the conversation; /exit or Ctrl-
 
 @click.command("chat", short_help="Talk with an engine.")
 @engine_argument
+@chat_options
 @generation_options
 @threads_option
 @verbose_option
-def command(*, engine: Path, system: str | None, stats: bool, threads: int | None, **options: Any) -> None:
+def command(
+    *,
+    engine: Path,
+    system: str | None,
+    tools_file: Path | None,
+    template_variables: tuple[tuple[str, Any], ...],
+    chat_template: str | None,
+    parse_special: bool,
+    stats: bool,
+    threads: int | None,
+    **options: Any,
+) -> None:
     """Talk with ENGINE. Each line is a message; the conversation so far is part of the prompt."""
+    options |= chat_keywords(tools_file, template_variables, chat_template, parse_special)
     loaded = open_engine(engine, threads)
     loaded.check_options(**options)
     if not loaded.tokenizer.has_chat_template:

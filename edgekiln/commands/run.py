@@ -7,16 +7,26 @@ from typing import Any
 import click
 
 from edgekiln.commands._answer import AnswerStats, write_answer
+from edgekiln.commands._options.chat import chat_keywords, chat_options
 from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
 from edgekiln.commands._options.generation import generation_options
 from edgekiln.commands._text import Text, read_text
 from edgekiln.errors import RequestError
+
+_OPTION_NAMES = {
+    "system": "--system",
+    "tools": "--tools",
+    "template_variables": "--template-var",
+    "chat_template": "--chat-template",
+    "parse_special": "--parse-special",
+}
 
 
 @click.command("run", short_help="Answer one prompt.")
 @engine_argument
 @click.option("-p", "--prompt", type=Text(), metavar="TEXT", help="The prompt; read from stdin without it.")
 @click.option("--chat", is_flag=True, help="Format the prompt with the model's chat template.")
+@chat_options
 @generation_options
 @threads_option
 @verbose_option
@@ -26,26 +36,33 @@ def command(
     prompt: str | None,
     chat: bool,
     system: str | None,
+    tools_file: Path | None,
+    template_variables: tuple[tuple[str, Any], ...],
+    chat_template: str | None,
+    parse_special: bool,
     stats: bool,
     threads: int | None,
     **options: Any,
 ) -> None:
     """Continue a prompt with ENGINE; with --chat, answer it."""
-    if system is not None and not chat:
-        raise click.UsageError("--system goes with --chat")
+    keywords = chat_keywords(tools_file, template_variables, chat_template, parse_special)
+    if not chat:
+        for name in [*(["system"] if system is not None else []), *keywords]:
+            raise click.UsageError(f"{_OPTION_NAMES[name]} goes with --chat")
     loaded = open_engine(engine, threads)
-    loaded.check_options(**options)
+    loaded.check_options(**options, **keywords)
     if prompt is None:
         prompt = _from_stdin()
     if not prompt:
         raise RequestError("prompt is empty: give some text")
+    longest = loaded.runtime.properties.max_length
     if chat:
         messages = [{"role": "user", "content": prompt}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        ids = loaded.tokenizer.encode_chat(messages)
+        ids = loaded.tokenizer.encode_chat(messages, max_tokens=longest, **keywords)
     else:
-        ids = loaded.tokenizer.encode(prompt)
+        ids = loaded.tokenizer.encode(prompt, max_tokens=longest)
 
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 

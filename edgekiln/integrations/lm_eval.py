@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from edgekiln import runtimes
-from edgekiln.engine.directory import CHAT_TEMPLATE_FILE
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.extras import requires_extra
@@ -63,6 +62,8 @@ class EngineLM(TemplateLM):
         seed: of sampled answers.
         device: ignored; the harness passes it.
         max_batch_size: ignored; the harness passes it.
+        enable_thinking: variable of the chat template.
+        chat_template_args: further variables of the chat template.
 
     Attributes:
         runtime: runs the engine.
@@ -82,6 +83,8 @@ class EngineLM(TemplateLM):
         seed: int = 0,
         device: str | None = None,
         max_batch_size: int | None = None,
+        enable_thinking: bool | None = None,
+        chat_template_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.runtime = runtimes.open(engine, threads=None if threads is None else int(threads))
@@ -93,6 +96,9 @@ class EngineLM(TemplateLM):
             raise RequestError(f"max_length must be from 2 to the {holds} tokens the engine holds, got {max_length}")
         self.batch_size = _AUTO_BATCH if str(batch_size).startswith("auto") else int(batch_size)
         self._seed = int(seed)
+        self._template_name: str | None = None
+        thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self._template_variables = {**(chat_template_args or {}), **thinking}
 
     @property
     def eot_token_id(self) -> int:
@@ -124,17 +130,29 @@ class EngineLM(TemplateLM):
         return [int(token) for token in ids]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The prompt of a conversation, as text."""
-        return self.engine_tokenizer.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+        """The prompt of a conversation, as text.
+
+        The harness tokenizes it later as one text, so control tokens in a benchmark's questions count as such.
+        """
+        return self.engine_tokenizer.apply_chat_template(
+            chat_history,
+            add_generation_prompt,
+            template_variables=self._template_variables,
+            chat_template=self._template_name,
+        )
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The engine's chat template, which the harness stores with its results; None if it is not used."""
+        """The engine's chat template, which the harness stores with its results; None if it is not used.
+
+        Args:
+            chat_template: whether to use a template, or the name of one.
+        """
         if chat_template is False or chat_template is None:
             return None
-        path = self._directory / CHAT_TEMPLATE_FILE
-        if not path.is_file():
+        if not self.engine_tokenizer.has_chat_template:
             raise RequestError(f"{self._directory} has no chat template: leave out --apply_chat_template")
-        return path.read_text(encoding="utf-8")
+        self._template_name = chat_template if isinstance(chat_template, str) else None
+        return self.engine_tokenizer.chat_template(self._template_name)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **_: Any

@@ -4,7 +4,8 @@ The C++ counterpart is `Session::ask` in edgekiln.hpp. In the C API the caller k
 """
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
@@ -36,7 +37,11 @@ class Conversation:
         self._answering = threading.Lock()  # held from the first token of an answer until its iterator ends
 
     def ask(
-        self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
+        self,
+        text: str,
+        options: GenerateOptions | None = None,
+        stats: SpeculationStats | None = None,
+        chat: Mapping[str, Any] | None = None,
     ) -> Iterator[Token]:
         """Generate the answer to a message.
 
@@ -47,6 +52,7 @@ class Conversation:
             text: the user's message.
             options: by default greedy, 256 tokens.
             stats: updated with the counts of speculative decoding.
+            chat: keyword arguments of `Tokenizer.encode_chat`, such as `tools`.
 
         Raises:
             RequestError: immediately: the engine has no chat template, the conversation is too long for it, or an
@@ -55,7 +61,9 @@ class Conversation:
         if self._answering.locked():
             raise RequestError(_IN_USE)
         question = {"role": "user", "content": text}
-        prompt = self._tokenizer.encode_chat([*self.messages, question])
+        prompt = self._tokenizer.encode_chat(
+            [*self.messages, question], max_tokens=self._runtime.properties.max_length, **(chat or {})
+        )
         return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
 
     def _answer(self, question: dict[str, str], tokens: Generator[Token, None, None]) -> Iterator[Token]:

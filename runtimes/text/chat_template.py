@@ -14,6 +14,7 @@ from edgekiln.runtimes.text.template_budget import MAX_SOURCE, MAX_TAGS, Templat
 ChatTemplate = str | Mapping[str, str]
 NowFunction = Callable[[str], str]
 _TOOL_USE = "tool_use"
+_MOST_LEVELS = 100  # of nested lists and objects
 # Variables and functions that edgekiln sets; a template variable of the same name would hide them.
 _RESERVED = (
     *("messages", "tools", "add_generation_prompt"),
@@ -53,7 +54,7 @@ def check_messages(messages: object) -> None:
     """
     if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
         raise RequestError(f"messages must be a list of dictionaries with role and content, got {messages!r:.60}")
-    _check_deep_json("messages", messages)
+    _check_json("messages", messages)
 
 
 def check_tools(tools: object) -> None:
@@ -81,31 +82,26 @@ def check_variables(variables: object) -> None:
             raise RequestError(f"{name} cannot be a template variable: the template has another {name}")
         if name == "documents":
             _check_objects(name, value)
-        _check_deep_json(f"template variable {name}", value)
+        _check_json(f"template variable {name}", value)
 
 
 def _check_objects(name: str, value: object) -> None:
     if not isinstance(value, Sequence) or not all(isinstance(item, Mapping) for item in value):
         raise RequestError(f"{name} must be a list of JSON objects, got {value!r:.60}")
-    _check_deep_json(name, value)
+    _check_json(name, value)
 
 
-def _check_deep_json(name: str, value: object) -> None:
-    try:
-        _check_json(name, value)
-    except RecursionError as error:
-        raise RequestError(f"{name} must be nested less deeply") from error
-
-
-def _check_json(name: str, value: object) -> None:
+def _check_json(name: str, value: object, depth: int = 0) -> None:
+    if depth > _MOST_LEVELS:
+        raise RequestError(f"{name} must be nested less deeply than {_MOST_LEVELS} levels")
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise RequestError(f"{name} must be JSON, whose keys are strings, got {key!r:.60}")
-            _check_json(name, item)
+            _check_json(name, item, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            _check_json(name, item)
+            _check_json(name, item, depth + 1)
     elif value is not None and not isinstance(value, str | int | float):
         raise RequestError(f"{name} must be JSON, got {value!r:.60}")
 

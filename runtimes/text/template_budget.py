@@ -5,6 +5,7 @@ microsecond: a call, some nodes of the template, or a piece of text that is copi
 """
 
 import sys
+import threading
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from typing import Any
 
@@ -102,6 +103,21 @@ class Budget:
         self.spend(1 + (len(items) >> 2))
         size = sum(_ENTRY + self.size(item) for item in items)
         return size + sum(self.size(item) for item in items.values()) if isinstance(items, dict) else size
+
+
+class _Current(threading.local):
+    """The rendering of this thread.
+
+    Attributes:
+        budget: what it may do.
+        marks: texts in its variables are `MarkedText`.
+    """
+
+    budget = Budget({})
+    marks = False
+
+
+current = _Current()
 
 
 def check_width(width: Any) -> None:

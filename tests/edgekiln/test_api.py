@@ -72,7 +72,7 @@ def test_options_that_are_left_out_are_the_models(tiny_engine: Path) -> None:
 
 
 def test_bad_requests(engine: edgekiln.Engine) -> None:
-    with pytest.raises(RequestError, match=r"top_p must be in \(0, 1\], got 1.3"):
+    with pytest.raises(RequestError, match=r"top_p must be in \[0, 1\], got 1.3"):
         engine.generate("x", top_p=1.3)
     with pytest.raises(RequestError, match="prompt is empty"):
         engine.generate("")

@@ -9,9 +9,8 @@ from edgekiln.commands._text import Text
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-# But for --system and --stats, the names are those of `edgekiln.api_arguments.GenerateKeywords`.
+# But for --stats, the names are those of `edgekiln.api_arguments.GenerateKeywords`.
 _OPTIONS = (
-    click.option("--system", type=Text(), metavar="TEXT", help="System message of the chat."),
     click.option(
         "--max-tokens",
         type=int,

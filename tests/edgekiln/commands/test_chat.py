@@ -6,8 +6,9 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -42,7 +43,11 @@ class Scripted(Conversation):
         self.instances.append(self)
 
     def ask(
-        self, text: str, options: GenerateOptions | None = None, stats: SpeculationStats | None = None
+        self,
+        text: str,
+        options: GenerateOptions | None = None,
+        stats: SpeculationStats | None = None,
+        chat: Mapping[str, Any] | None = None,
     ) -> Iterator[Token]:
         assert stats is not None
         stats.drafted, stats.accepted = 3, 2
