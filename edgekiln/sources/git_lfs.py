@@ -4,14 +4,16 @@ from pathlib import Path
 
 from edgekiln.errors import SourceError
 
-POINTER_START = b"version https://git-lfs.github.com/spec/"
+_START = b"version https://git-lfs.github.com/spec/"
 
 
-def refuse_pointer(path: Path, start: bytes) -> None:
-    """Refuse a file whose content begins with `start` if that is a Git LFS pointer.
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that is a Git LFS pointer.
 
     Raises:
         SourceError: it is; the message says how to download the file.
+        OSError: it cannot be read.
     """
-    if start.startswith(POINTER_START):
-        raise SourceError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its directory")
+    with path.open("rb") as file:
+        if file.read(len(_START)) == _START:
+            raise SourceError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its directory")

@@ -5,6 +5,7 @@ from typing import Any
 
 from edgekiln.engine.json_text import parse_json
 from edgekiln.errors import SourceError
+from edgekiln.sources.git_lfs import refuse_pointer
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -14,6 +15,7 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: the file cannot be read, is not JSON, or holds another JSON type.
     """
     try:
+        refuse_pointer(path)
         value = parse_json(path.read_bytes(), finite=False)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
+from edgekiln.sources.git_lfs import refuse_pointer
 from edgekiln.sources.json_file import read_json
 
 SINGLE_FILE = "model.safetensors"
@@ -75,6 +76,7 @@ class SafetensorsReader:
 
     def _add(self, path: Path, names: list[str] | None) -> None:
         try:
+            refuse_pointer(path)
             handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise SourceError(f"{path} is truncated or damaged ({one_line(error)}): download it again") from error

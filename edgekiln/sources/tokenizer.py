@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import SpecialTokens
 from edgekiln.errors import SourceError, one_line
+from edgekiln.sources.git_lfs import refuse_pointer
 from edgekiln.sources.json_file import read_json
 
 _CONFIG_FILE = "config.json"
@@ -60,6 +61,7 @@ def load_tokenizer(
         raise SourceError(
             f"{directory} has no {TOKENIZER_FILE}: save one with transformers' AutoTokenizer and save_pretrained"
         )
+    refuse_pointer(path)
     try:
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:

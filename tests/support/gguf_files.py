@@ -31,9 +31,11 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    if arch != "gpt2":
+    writer.add_head_count_kv(HEADS if arch == "gpt2" else KV_HEADS)
+    if arch == "gpt2":
+        writer.add_layer_norm_eps(1e-5)
+    else:
+        writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_freq_base(10000.0)
         writer.add_rope_dimension_count(HEAD_DIM)
     vocabulary = {

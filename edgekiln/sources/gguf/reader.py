@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgekiln.errors import SourceError, UnsupportedModelError
-from edgekiln.sources.git_lfs import POINTER_START, refuse_pointer
+from edgekiln.sources.git_lfs import refuse_pointer
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -243,10 +243,9 @@ def _map(path: Path) -> mmap.mmap:
     try:
         if not path.is_file():
             raise SourceError(f"{path} is no regular file: give a .gguf file or a model directory")
+        refuse_pointer(path)
         with path.open("rb") as file:
-            start = file.read(len(POINTER_START))
-            refuse_pointer(path, start)
-            if not start.startswith(_MAGIC):
+            if file.read(len(_MAGIC)) != _MAGIC:
                 raise SourceError(
                     f"{path} is not a GGUF file: it does not begin with the letters GGUF; give a .gguf file, or the "
                     "directory of a Hugging Face model"

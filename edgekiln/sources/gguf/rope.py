@@ -51,6 +51,8 @@ def rope_parameters(metadata: Metadata, head_dim: int, positions: int) -> dict[s
     }
     if kind not in ("none", "linear", "yarn"):
         raise metadata.unsupported("rope.scaling.type")
+    if kind == "yarn" and factor == 0.0:
+        raise metadata.unsupported("rope.scaling.type", "without rope.scaling.factor")
     scaled = kind != "none" and factor not in (0.0, 1.0)
     if ROPE_FREQUENCIES in metadata.file.tensors:
         scaling = _llama3_scaling(metadata.file, theta, head_dim, positions)
