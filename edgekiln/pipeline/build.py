@@ -9,6 +9,7 @@ from edgekiln.calib.torch_threads import limited_torch_threads
 from edgekiln.engine.directory import ENGINE_FILE, REPORT_FILE, atomic_directory, sha256, write_json
 from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.engine.native_path import is_utf8
+from edgekiln.engine.output_file import check_output_file
 from edgekiln.errors import EngineError
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
@@ -48,6 +49,8 @@ def build_engine(
     check_chat_templates(source)
     if lowering.compile is not None and not is_utf8(output.resolve()):
         raise EngineError(f"the path {output} is not UTF-8, so TensorRT cannot open it: choose another output with -o")
+    if options.tensorrt.timing_cache is not None:
+        check_output_file(options.tensorrt.timing_cache)
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
     original = source
