@@ -121,7 +121,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         except EdgekilnError:
             raise
         except Exception as error:
-            raise EdgekilnError(f"{self.library} failed while running the engine: {first_line(error)}") from error
+            reason = first_line(error).removeprefix("Error in execution: ")  # of ONNX Runtime's Python binding only
+            raise EdgekilnError(f"{self.library} failed while running the engine: {reason}") from error
 
     def _own(self, cache: KVCache) -> C:
         if not isinstance(cache, self._cache_type):

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/ort/graph_io.h"
 #include "runtime/ort/kernels.h"
 #include "runtime/ort/kv_cache.h"
 #include "runtime/ort/library.h"
@@ -58,27 +59,9 @@ class OrtCpuRuntime final : public ChunkedRuntime {
       library_ = kernel_library(options.kernels_library);
   }
 
-  Result<void> load(const fs::path& graph) {
-    if (library_) {
-      try {
-        Ort::SessionOptions options = session_options(threads_);
-        if (bf16_attention_) options.AddConfigEntry(kAttentionPrecision[0], kAttentionPrecision[1]);
-        options.RegisterCustomOpsLibrary(library_->path.c_str());
-        // A memory pattern is allocated next to the arena's other blocks for every new input shape, and the few nodes
-        // of a fused graph gain nothing from it.
-        options.DisableMemPattern();
-        session_ = Ort::Session(ort_environment(), graph.c_str(), options);
-        return {};
-      } catch (const Ort::Exception&) {
-        // edgekiln's kernels refuse a graph that they do not implement. Any other defect fails again below, with ONNX
-        // Runtime's own message.
-        library_.reset();
-      }
-    }
-    Result<Ort::Session> loaded = load_graph(graph, session_options(threads_));
-    if (!loaded) return std::unexpected(loaded.error());
-    session_ = std::move(loaded).value();
-    return {};
+  Result<void> load(const fs::path& graph, const Manifest& manifest) {
+    if (Result<void> opened = open(graph); !opened) return opened;
+    return check_graph(session_, graph, manifest);
   }
 
   std::string kernels() const override { return library_ ? library_->instruction_set : kOnnxRuntime; }
@@ -103,6 +86,29 @@ class OrtCpuRuntime final : public ChunkedRuntime {
   }
 
  private:
+  Result<void> open(const fs::path& graph) {
+    if (library_) {
+      try {
+        Ort::SessionOptions options = session_options(threads_);
+        if (bf16_attention_) options.AddConfigEntry(kAttentionPrecision[0], kAttentionPrecision[1]);
+        options.RegisterCustomOpsLibrary(library_->path.c_str());
+        // A memory pattern is allocated next to the arena's other blocks for every new input shape, and the few nodes
+        // of a fused graph gain nothing from it.
+        options.DisableMemPattern();
+        session_ = Ort::Session(ort_environment(), graph.c_str(), options);
+        return {};
+      } catch (const Ort::Exception&) {
+        // edgekiln's kernels refuse a graph that they do not implement. Any other defect fails again below, with ONNX
+        // Runtime's own message.
+        library_.reset();
+      }
+    }
+    Result<Ort::Session> loaded = load_graph(graph, session_options(threads_));
+    if (!loaded) return std::unexpected(loaded.error());
+    session_ = std::move(loaded).value();
+    return {};
+  }
+
   const GraphIO names_;
   const bool bf16_attention_;
   const ONNXTensorElementDataType type_;
@@ -129,7 +135,7 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
     return fail(Code::kRequest, options.kernels_library.string(),
                 " is no library of edgekiln's kernels: build it with `make kernels`, or leave it out");
   auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options);
-  if (Result<void> loaded = runtime->load(graph.value()); !loaded) return std::unexpected(loaded.error());
+  if (Result<void> loaded = runtime->load(graph.value(), manifest); !loaded) return std::unexpected(loaded.error());
   return std::unique_ptr<Runtime>(std::move(runtime));
 }
 

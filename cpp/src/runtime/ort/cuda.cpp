@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/ort/cuda_kv_cache.h"
+#include "runtime/ort/graph_io.h"
 #include "runtime/ort/kernels.h"
 #include "runtime/ort/library.h"
 #include "util/str_cat.h"
@@ -71,6 +72,7 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
     if (!growing) return cuda ? no_cuda(growing.error().message) : Failure(growing.error());
     Result<Ort::Session> generating = load_graph(generate, session_options(options.device, threads, true));
     if (!generating) return std::unexpected(generating.error());
+    if (Result<void> fits = check_graph(*generating, generate, manifest); !fits) return std::unexpected(fits.error());
     return std::unique_ptr<Runtime>(std::make_unique<OrtCudaRuntime>(
         manifest, options, threads, std::move(generating).value(), std::move(growing).value()));
   } catch (const Ort::Exception& error) {
