@@ -1,10 +1,11 @@
 """Command-line options shared by several suites."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+
+from edgekiln.runtimes.threads import available_processors
 
 Main = Callable[..., None]
 
@@ -12,7 +13,7 @@ _PYTHON = click.Path(path_type=Path, exists=True)
 _OF_RUN = [
     click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True),
     click.option("--reuse", is_flag=True, help="Reuse the edgekiln engines in OUT instead of rebuilding them."),
-    click.option("--threads", type=int, default=os.cpu_count(), show_default=True),
+    click.option("--threads", type=int, default=available_processors(), show_default=True),
     click.option("--only", multiple=True, help="Measure only labels that contain this text; repeatable."),
 ]
 _PEERS = [

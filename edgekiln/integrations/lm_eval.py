@@ -56,7 +56,7 @@ class EngineLM(TemplateLM):
 
     Args:
         engine: the engine directory.
-        threads: compute threads; by default the physical cores that this process may use.
+        threads: compute threads; see `edgekiln.runtimes.open`.
         max_length: largest number of tokens of a request; by default the engine's, but at most 2048.
         batch_size: number of answers that are generated together. Scoring ignores it.
         seed: of sampled answers.
@@ -87,7 +87,7 @@ class EngineLM(TemplateLM):
         chat_template_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.runtime = runtimes.open(engine, threads=None if threads is None else int(threads))
+        self.runtime = runtimes.open(engine, threads=threads)
         self.engine_tokenizer = Tokenizer.from_engine(engine, read_manifest(engine, verify=False))
         self._directory = Path(engine)
         holds = self.runtime.properties.max_length
