@@ -17,6 +17,7 @@ NEWEST = {
     "edgekiln_engine_options": ("kernels_library", "device", "verify", "text"),
     "edgekiln_engine_info": ("threads", "max_verify_tokens", "has_text", "has_chat"),
     "edgekiln_generate_options": ("has_seed", "ignore_eos", "logprobs", "speculate", "special_tokens", "reserved"),
+    "edgekiln_message": ("parse_special", "reserved"),
     "edgekiln_summary": ("first_token_s", "total_s", "finish_reason", "reserved"),
 }
 PROGRAM = r"""
@@ -98,12 +99,10 @@ def header(change: str) -> str:
                 body, found = re.subn(rf"^  [^\n]*\b{field};[^\n]*\n", "", body, flags=re.MULTILINE)
                 assert found == 1, field
         elif change == "newer":
-            body += "  int64_t future[3];\n"
+            body += "  const char* name;\n" if name == "edgekiln_message" else "  int64_t future[3];\n"
         text = text[:start] + body + text[end:]
-    if change == "newer":
-        text = text.replace("const char* content;\n", "const char* content;\n  const char* name;\n")
-        text = text.replace("(role), (content)}", "(role), (content), 0}")
-    return text
+    initializer = {"older": "(content)}", "same": "(content), 0, 0}", "newer": "(content), 0, 0, 0}"}
+    return text.replace(initializer["same"], initializer[change])
 
 
 def run(
@@ -177,12 +176,12 @@ def test_new_fields_that_are_set_are_refused(
         (
             "",
             "messages[1].struct_size = 16;",
-            "struct_size of message 2 is 16, of message 1 24: initialize each with EDGEKILN_MESSAGE",
+            "struct_size of message 2 is 16, of message 1 32: initialize each with EDGEKILN_MESSAGE",
         ),
         (  # reaches beyond the array
             "",
             "messages[1].struct_size = 4096;",
-            "struct_size of message 2 is 4096, of message 1 24: initialize each with EDGEKILN_MESSAGE",
+            "struct_size of message 2 is 4096, of message 1 32: initialize each with EDGEKILN_MESSAGE",
         ),
     ],
 )

@@ -34,7 +34,7 @@ def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
         if takes(segments, messages):
             assert reply == {"text": fill(messages, NOW.strftime)}
         else:
-            assert reply["error"].startswith("the chat template takes ")
+            assert reply["error"].startswith(("the chat template takes ", "this library renders "))
 
 
 def test_messages_without_segments(tmp_path: Path) -> None:
@@ -51,7 +51,10 @@ def test_messages_without_segments(tmp_path: Path) -> None:
     ]
     assert replies(path, requests) == [
         {"error": "the conversation is empty: give at least one message"},
-        {"error": "the chat template takes no messages of role developer: leave them out"},
+        {
+            "error": "this library renders messages of the roles tool, user, got developer: leave such messages out, "
+            "or render the chat template in the application and pass it as parts"
+        },
         {"error": "the chat template takes no tool after user"},
         {"text": "<2031>x!"},
     ]

@@ -110,13 +110,15 @@ typedef struct edgekiln_generate_options {
 } edgekiln_generate_options;
 
 /* A chat message. Functions take an array of them: element i begins i * messages[0].struct_size bytes after element 0,
- * and all elements have the same struct_size. An array initialized with EDGEKILN_MESSAGE satisfies this. */
+ * and all elements have the same struct_size. An array initialized with EDGEKILN_MESSAGE satisfies this.
+ *
+ * Control tokens, which are special tokens, bos, eos and pad, stay text in the content, so that it cannot end its turn
+ * and begin another one. With parse_special they are recognized: set it only for text that you trust. */
 typedef struct edgekiln_message {
   size_t struct_size;
   const char* role; /* "system", "user" or "assistant" */
   const char* content;
-  int32_t parse_special; /* 0: control tokens in the content, which are special tokens, bos, eos and pad, stay text, so
-                          * that it cannot end its turn; 1: they are recognized, for text that you trust; default 0 */
+  int32_t parse_special; /* recognize control tokens in the content; default 0 */
   int32_t reserved;
 } edgekiln_message;
 

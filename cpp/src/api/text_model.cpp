@@ -93,9 +93,8 @@ Result<std::unique_ptr<TextModel>> load_text_model(const std::filesystem::path& 
     if (!parsed) return std::unexpected(parsed.error());
     chat = std::move(parsed).value();
   } else if (manifest.files.contains(kTemplateFile)) {
-    no_chat =
-        str_cat("the engine has no ", kSegmentsFile, ", since its chat template does more than this library can or ",
-                "it was built before there was one: build it again, or render messages in Python");
+    no_chat = str_cat("the engine has no ", kSegmentsFile, ", since its chat template does more than put text around ",
+                      "messages: render it in the application and pass the prompt as parts");
   } else {
     no_chat = "the engine has no chat template: give a plain prompt instead";
   }

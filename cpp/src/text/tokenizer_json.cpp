@@ -10,8 +10,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMaxDepth = 100;
-
 // Handles the events of nlohmann's SAX parser. `depth_` is the number of open objects and lists.
 class Handler : public nlohmann::json_sax<json> {
  public:
@@ -121,7 +119,6 @@ class Handler : public nlohmann::json_sax<json> {
   }
 
   bool open(json container) {
-    if (depth_ == kMaxDepth) damaged("it is nested too deeply");
     // The pointer stays valid: a list reallocates only when an element is appended, after this one was closed.
     open_.push_back(put(std::move(container)));
     keys_.emplace_back();
@@ -155,6 +152,7 @@ class Handler : public nlohmann::json_sax<json> {
 }  // namespace
 
 TokenizerJson read_tokenizer_json(std::string_view text) {
+  check_json(text);
   Handler handler;
   if (!json::sax_parse(text, &handler)) damaged("it is not JSON");
   return std::move(handler).result();

@@ -214,8 +214,14 @@ void JsonObject::refuse_unknown_keys() const {
     if (!known_.contains(key)) refuse(key, "it is not known");
 }
 
+void check_json(std::string_view text) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kByteOrderMark) || text.find('\0') != std::string_view::npos || depth_of(text) > kMaxDepth)
+    damaged("it is not JSON");
+}
+
 JsonDocument parse_json(std::string_view text) {
-  if (depth_of(text) > kMaxDepth || text.starts_with("\xEF\xBB\xBF")) damaged("it is not JSON");
+  check_json(text);
   auto document = std::make_shared<json>(json::parse(text, nullptr, /*allow_exceptions=*/false));
   if (document->is_discarded()) damaged("it is not JSON");
   return document;

@@ -87,6 +87,10 @@ class JsonObject {
 
 using JsonDocument = std::shared_ptr<const nlohmann::json>;
 
+// Throws JsonError for what nlohmann's parser takes but is not JSON, a byte order mark and text after a zero byte, and
+// for arrays and objects that are nested too deeply.
+void check_json(std::string_view text);
+
 // Throws JsonError if `text` is not JSON.
 JsonDocument parse_json(std::string_view text);
 

@@ -50,11 +50,16 @@ Expected<edgekiln::Answer> ask(edgekiln::Session& session, const json& request,
                                const edgekiln::TokenCallback& callback) {
   const edgekiln::GenerateOptions options = options_of(request);
   if (request.contains("text")) return session.generate(text_of(request["text"]), options, callback);
+  if (request.contains("parts")) {
+    std::vector<edgekiln::PromptPart> parts;
+    for (const json& part : request["parts"]) parts.push_back({text_of(part.at(0)), part.at(1).get<bool>()});
+    return session.generate(parts, options, callback);
+  }
   if (!request.contains("messages"))
     return session.generate(request.at("ids").get<std::vector<std::int64_t>>(), options, callback);
   std::vector<edgekiln::Message> messages;
   for (const json& message : request["messages"])
-    messages.push_back({message.at("role"), text_of(message.at("content"))});
+    messages.push_back({message.at("role"), text_of(message.at("content")), message.value("parse_special", false)});
   return session.chat(messages, options, callback);
 }
 

@@ -53,6 +53,17 @@ TEST_CASE("errors carry the path of the value") {
   CHECK(error_of("{", [](JsonObject&) {}) == damaged("it is not JSON"));
 }
 
+TEST_CASE("what is not JSON is refused") {
+  const std::string deep = std::string(101, '[') + std::string(101, ']');
+  const std::string zero("{}\0", 3);
+  for (const std::string& text : {std::string(), std::string("{} {}"), std::string("{\"a\": NaN}"),
+                                  std::string("{\"a\": 1e999}"), std::string("{\"a\": \"\\ud800\"}"),
+                                  std::string("{\"a\": \"\xFF\"}"), std::string("\xEF\xBB\xBF{}"), zero, deep})
+    CHECK(error_of(text, [](JsonObject&) {}) == damaged("it is not JSON"));
+  CHECK(error_of("{\"a\": \"" + std::string(500, '[') + "\"}", [](JsonObject&) {}).empty());
+  CHECK(error_of(R"({"a": 1, "a": 2})", [](JsonObject& root) { CHECK(root.integer("a") == 2); }).empty());
+}
+
 TEST_CASE("unsupported parts are named") {
   CHECK(error_of("{}", [](JsonObject&) { unsupported("a model of type X"); }) ==
         "a.json has a model of type X, which this library does not know");
