@@ -14,12 +14,12 @@ from edgekiln.errors import RequestError
 # The longest source of a template, and its most tags; those of models have up to some 50,000 characters.
 MAX_SOURCE = 100_000
 MAX_TAGS = 5_000
-_STEPS = 1_000_000
+_STEPS = 500_000
 _LONGEST = 4_000_000  # characters of a text, but for the messages' own
 _LARGEST_WIDTH = 10_000  # of a field that is padded or indented
 _BYTES_READ, _BYTES_WRITTEN = 10, 8  # binary logarithms of the bytes that a step reads or writes
 _STEPS_TO_KEEP = 8  # a container whose size was counted stays in memory
-_ENTRY = 64  # bytes of an item of a list
+_ENTRY = 8  # bytes of an item of a list
 VIEWS = (ItemsView, KeysView, ValuesView)
 
 
@@ -39,7 +39,7 @@ class Budget:
         self._sizes: dict[int, tuple[object, int]] = {}  # id -> container, which is kept so that its id stays its own
         self._steps = sys.maxsize
         size = self.size(variables)
-        self._steps = _STEPS + size // 4
+        self._steps = _STEPS + size // 2
         self.longest = _LONGEST + 8 * size
 
     def spend(self, steps: int) -> bool:
@@ -64,7 +64,7 @@ class Budget:
     def written(self, value: Any) -> Any:
         """Count the making of a value, and return it."""
         if isinstance(value, str):
-            self.spend(self.fits(sys.getsizeof(value)) >> _BYTES_WRITTEN)
+            self.spend(self.fits(_bytes(value)) >> _BYTES_WRITTEN)
         elif isinstance(value, list | tuple | dict):
             self.spend(len(value) >> 2)
         elif isinstance(value, Iterator):
@@ -86,7 +86,7 @@ class Budget:
     def size(self, value: Any) -> int:
         """Bytes of a value as if each item of a container were a copy."""
         if isinstance(value, str):
-            return sys.getsizeof(value)
+            return _bytes(value)
         if isinstance(value, list | tuple | dict | set):
             known = self._sizes.get(id(value))
             if known is None:
@@ -103,6 +103,10 @@ class Budget:
         self.spend(1 + (len(items) >> 2))
         size = sum(_ENTRY + self.size(item) for item in items)
         return size + sum(self.size(item) for item in items.values()) if isinstance(items, dict) else size
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 class _Current(threading.local):

@@ -38,7 +38,7 @@ from edgekiln.runtimes.text.template_filters import (
 )
 
 _NO_GLOBALS = ("lipsum",)  # random text of any length
-_STEPS_OF_CALL = 4
+_STEPS_OF_CALL = 8
 
 
 def render(template: str, variables: dict[str, Any], marks: bool) -> str:

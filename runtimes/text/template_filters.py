@@ -28,6 +28,7 @@ _TAKE_CHARACTERS = {
     *("title", "unique", "urlencode", "wordwrap"),
 }
 _MAY_CONTAIN_MARKS = (MarkedText, list, tuple, dict, set, Iterator, *VIEWS)
+_STEPS = 2  # of a filter, besides what it reads and writes
 _WIDTH_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 _WIDTH_FILTERS = {"batch", "center", "indent", "round", "slice", "tojson"}
 _REPEAT_TEXT = {"indent", "wordwrap"}
@@ -150,6 +151,7 @@ def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
     @functools.wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         budget = current.budget
+        budget.spend(_STEPS)
         first, values = args[:passes], args[passes:]
         budget.read(*values, *kwargs.values())
         others = (*values[1:], *kwargs.values())

@@ -102,8 +102,9 @@ def conversations() -> Iterator[list[dict[str, str]]]:
 
 def renderer(template: str) -> Render:
     """The variables with which edgekiln renders a template, from messages and the value of `strftime_now`."""
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
     return lambda messages, now: render(
-        template, messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, strftime_now=now
+        template, {**special, "messages": messages, "add_generation_prompt": True, "strftime_now": now}
     )
 
 
