@@ -26,18 +26,18 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
             leaves a default out.
     """
     writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS if arch == "gpt2" else KV_HEADS)
-    if arch == "gpt2":
-        writer.add_layer_norm_eps(1e-5)
-    else:
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_rope_freq_base(10000.0)
-        writer.add_rope_dimension_count(HEAD_DIM)
+    layer_norm = arch == "gpt2"
+    model = {
+        "context_length": 128,
+        "embedding_length": HIDDEN,
+        "block_count": LAYERS,
+        "feed_forward_length": 4 * HIDDEN if layer_norm else INNER,
+        "attention__head_count": HEADS,
+        "attention__head_count_kv": HEADS if layer_norm else KV_HEADS,
+        f"attention__layer_norm_{'' if layer_norm else 'rms_'}epsilon": 1e-5,
+        "rope__freq_base": None if layer_norm else 10000.0,
+        "rope__dimension_count": None if layer_norm else HEAD_DIM,
+    }
     vocabulary = {
         "model": "gpt2",
         "tokens": TOKENS,
@@ -47,15 +47,13 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
         "eos_token_id": END,
         "eot_token_id": TURN,
     }
-    metadata = {f"tokenizer_{key}": value for key, value in vocabulary.items()} | settings_
+    metadata = model | {f"tokenizer_{key}": value for key, value in vocabulary.items()} | settings_
     for key, value in metadata.items():
         if value is None:
             continue
         name = f"tokenizer.ggml.{key[10:]}" if key.startswith("tokenizer_") else f"{arch}.{key.replace('__', '.')}"
-        kind, element = gguf.GGUFValueType.get_type(value), None
-        if isinstance(value, list):
-            element = gguf.GGUFValueType.get_type(value[0])
-        writer.add_key_value(name, value, kind, element)
+        element = _type(value[0]) if isinstance(value, list) else None
+        writer.add_key_value(name, value, _type(value), element)
     for name, tensor in tensors.items():
         data, quantized = tensor if isinstance(tensor, tuple) else (tensor, None)
         writer.add_tensor(name, data, raw_dtype=quantized)
@@ -64,6 +62,14 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _type(value: Any) -> gguf.GGUFValueType:
+    """The type that llama.cpp's converter gives a value; numbers that do not fit get a larger one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return gguf.GGUFValueType.FLOAT64 if value == 1e300 else gguf.GGUFValueType.get_type(value)
+    kinds = gguf.GGUFValueType
+    return kinds.INT32 if value < 0 else kinds.UINT32 if value < 2**32 else kinds.UINT64
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

@@ -4,7 +4,6 @@ llama.cpp applies the keys that its code for the architecture reads. A key that 
 to have no effect is refused: ignoring it could make the engine silently wrong.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,9 @@ from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources.gguf.reader import GgufFile
 
 _MAX_COUNT = 2**31 - 1
+_MAX_NUMBER = 3.4e38  # of float32, the type of all numbers
+# Keys that llama.cpp reads as one value or as one a layer.
+_PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 # Keys without the prefix "<architecture>." that change nothing at the given values; None stands for every value.
 NEUTRAL: Mapping[str, tuple[Any, ...] | None] = {
     "attention.causal": (True,),
@@ -62,11 +64,12 @@ class Metadata:
         self._read: set[str] = set()
 
     def value(self, key: str) -> Any:
-        """The value of "<architecture>.key", None without the key. An array of one repeated value is that value."""
+        """The value of "<architecture>.key", None without the key. The same value for each layer is one value."""
         self._read.add(key)
         value = self.file.get(f"{self.architecture}.{key}")
-        if isinstance(value, list) and value and all(item == value[0] for item in value):
-            return value[0]
+        if key in _PER_LAYER and isinstance(value, list):
+            value = self.array(key, self.count("block_count"))
+            return value[0] if value and all(item == value[0] for item in value) else value
         return value
 
     def array(self, key: str, length: int) -> list[Any] | None:
@@ -101,7 +104,7 @@ class Metadata:
             UnsupportedModelError: layers have different values.
         """
         value = self._scalar(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_NUMBER:
             raise self.damaged(key, value, "a finite number")
         if value < 0 or (value == 0 and not zero):
             raise self.damaged(key, value, "positive")
@@ -153,9 +156,7 @@ class Metadata:
 
     def _scalar(self, key: str, default: Any) -> Any:
         value = self.value(key)
-        if isinstance(value, list):
-            if not value:
-                raise self.damaged(key, value, "a number")
+        if key in _PER_LAYER and isinstance(value, list):
             raise self.unsupported(key, "it differs between layers")
         if value is None and default is None:
             raise SourceError(

@@ -52,7 +52,13 @@ def test_llama_weights_equal_those_before_conversion(tiny: Path) -> None:
     assert (config.tie_word_embeddings, config.max_position_embeddings) == (True, 128)
     assert getattr(config, "quantization_config", None) is None
     assert source.name == "tiny-model"
-    assert source.special_tokens.model_dump() == {"bos": BEGIN, "eos": [END, TURN], "pad": None, "add_bos": False}
+    assert source.special_tokens.model_dump() == {
+        "bos": BEGIN,
+        "eos": [END, TURN],
+        "pad": None,
+        "add_bos": False,
+        "template_variables": {"bos_token": "<|begin|>", "eos_token": "<|end|>"},
+    }
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_1", "Q8_0"])
@@ -175,11 +181,6 @@ def test_merges_equal_those_that_transformers_derives(scores: dict[str, float]) 
     assert merges_by_score(list(scores), list(scores.values())) == expected
 
 
-def test_unknown_splitting_rule_is_noted(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], tokenizer_pre="new-rule")
-    assert "new-rule" in resolve(str(path)).notes[0]
-
-
 def test_special_token_outside_the_vocabulary(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], tokenizer_padding_token_id=99999)
     with pytest.raises(SourceError, match="padding_token_id is 99999, the model has 300"):
@@ -223,6 +224,11 @@ def test_default_model_equals_transformers_own_load() -> None:
     source = resolve("smollm2-135m")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(source.weights.read(name), tensor), name
-    assert (source.special_tokens.bos, source.special_tokens.eos, source.special_tokens.add_bos) == (1, [2], False)
+    # llama.cpp also ends at the tokens "<|endoftext|>" and "<reponame>".
+    assert (source.special_tokens.bos, source.special_tokens.eos, source.special_tokens.add_bos) == (
+        1,
+        [2, 0, 4],
+        False,
+    )
     rope = source.config.rope_parameters
     assert rope == expected.config.rope_parameters
