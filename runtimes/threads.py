@@ -75,7 +75,8 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
     The limits of a cgroup and of all groups around it apply, in version 1 and in version 2.
     Source: sched-bwc and cgroup-v2 of the Linux kernel's documentation; cgroups(7), proc_pid_mountinfo(5).
     """
-    groups = {}  # controller -> path of this process's group; version 2 has one group, for the controller ""
+    # Controller -> path of this process's group; version 2 has one group, for the controller "".
+    groups: dict[str, str] = {}
     for line in _read(root / "proc/self/cgroup").split("\n"):
         if line.count(":") >= 2:
             _, controllers, path = line.split(":", 2)

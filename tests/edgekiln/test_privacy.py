@@ -131,7 +131,16 @@ def test_building_from_local_files_connects_to_nothing(tiny_checkpoint: Path, tm
     user = tmp_path / "user"
     user.mkdir()
     data = ("--calib-samples", "2", "--calib-length", "16")
-    command = [*COMMAND, "engine", tiny_checkpoint, "-o", tmp_path / "engine", "--quant", "int4-gptq", *data]
+    command: list[str | Path] = [
+        *COMMAND,
+        "engine",
+        tiny_checkpoint,
+        "-o",
+        tmp_path / "engine",
+        "--quant",
+        "int4-gptq",
+        *data,
+    ]
     done, calls = traced(command, new_user(user), tmp_path / "strace.log")
     assert (done.returncode, done.stderr) == (0, "")
     outside = [
