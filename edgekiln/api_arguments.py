@@ -181,6 +181,6 @@ def batch_of(prompt: Prompt | Sequence[Prompt]) -> list[str | Ids]:
         return [token_ids(row) for row in array] if array.ndim == 2 else [token_ids(array)]
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
         raise RequestError(f"prompt must be text, token ids or a list of either, got {prompt!r:.60}")
-    if prompt and all(isinstance(item, int | np.integer) for item in prompt):
+    if all(isinstance(item, int | np.integer) for item in prompt):  # also of none, an empty prompt
         return [token_ids(prompt)]
     return [item if isinstance(item, str) else token_ids(item) for item in prompt]

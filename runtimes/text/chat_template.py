@@ -6,6 +6,7 @@ The C++ library has no Jinja2; its text/chat_template.h renders chat_segments.js
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgekiln.arguments import utf8
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.text.template_budget import MAX_SOURCE, MAX_TAGS, TemplateLimitError
@@ -98,11 +99,14 @@ def _check_json(name: str, value: object, depth: int = 0) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise RequestError(f"{name} must be JSON, whose keys are strings, got {key!r:.60}")
+            utf8(key)
             _check_json(name, item, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _check_json(name, item, depth + 1)
-    elif value is not None and not isinstance(value, str | int | float):
+    elif isinstance(value, str):
+        utf8(value)
+    elif value is not None and not isinstance(value, int | float):
         raise RequestError(f"{name} must be JSON, got {value!r:.60}")
 
 

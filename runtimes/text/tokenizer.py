@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
+from edgekiln.arguments import utf8
 from edgekiln.engine.chat_templates import read_chat_templates
 from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import EngineManifest, SpecialTokens
-from edgekiln.errors import EngineError, RequestError
+from edgekiln.engine.schema import parse_json
+from edgekiln.errors import EngineError, RequestError, one_line
 from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.text.chat_template import (
     ChatTemplate,
@@ -72,7 +74,8 @@ class Tokenizer:
             tokenizer = FastTokenizer.from_buffer(path.read_bytes())
             chat_template = read_chat_templates(Path(directory), manifest.files)
         except Exception as error:  # the library raises bare Exception
-            raise EngineError(f"{path} cannot be read ({error}): build the engine again") from error
+            parse_json(path.read_bytes(), path)
+            raise EngineError(f"{path} cannot be read ({one_line(error)}): build the engine again") from error
         return cls(tokenizer, manifest.special_tokens, chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True, max_tokens: int | None = None) -> Ids:
@@ -251,11 +254,11 @@ class Tokenizer:
 
 
 def _encode(tokenizer: FastTokenizer, text: str, add_special_tokens: bool) -> list[int]:
-    try:
-        if isinstance(text, str) and len(text) > _LONG_TEXT:
-            # Unlike encode, this releases the GIL.
-            batch = interruptible(lambda: tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens))
-            return list(batch[0].ids)
-        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
-    except TypeError as error:
-        raise RequestError(f"text must be a string without lone surrogates, got {text!r:.60}") from error
+    if not isinstance(text, str):
+        raise RequestError(f"text must be a string, got {text!r:.60}")
+    utf8(text)
+    if len(text) > _LONG_TEXT:
+        # Unlike encode, this releases the GIL.
+        batch = interruptible(lambda: tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens))
+        return list(batch[0].ids)
+    return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

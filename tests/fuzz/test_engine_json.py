@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 FIELDS: dict[str, Any] = {
     "schema_version": [1, 2, 4, "3", 3.0],
-    "target": ["trt", "ort-cuda", "tpu"],
+    "target": ["ort-cuda", "tpu"],
     "io": [{"logits": "score"}, {"past_key": "past.key"}, {"total_length": "length", "logits_to_keep": "keep"}],
     "kv_cache": [{"layout": layout, "dtype": "float32"} for layout in ("growing", "in-place", "paged")],
     "graphs": [{}, {"generate": "engine.json"}, {"generate": "weights.bin"}, {"score": "score.onnx"}],

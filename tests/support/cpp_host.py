@@ -1,6 +1,7 @@
 """Run the test programs of `make cpp`: libedgekiln in a process of its own, with one JSON request a line."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -61,7 +62,7 @@ class Host:
         if ids is not None:
             request["ids"] = [int(token) for token in ids]
         assert self.process.stdin
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(_plain(request)) + "\n")
         return self._read()
 
     def _read(self) -> Any:
@@ -69,6 +70,18 @@ class Host:
         line = self.process.stdout.readline()
         assert line, f"the program ended with {self.process.wait()}"
         return json.loads(line)
+
+
+def _plain(value: Any) -> Any:
+    """A request without what JSON does not have: numbers that are not finite, and text that is not UTF-8."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str) and not value.isascii():
+        data = value.encode("utf-8", "surrogateescape")
+        return {"bytes": list(data)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def refusal(engine: Path, **options: Any) -> tuple[int, str]:

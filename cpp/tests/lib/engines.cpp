@@ -1,5 +1,6 @@
-// Opens many engines for the Python tests: engines KERNELS_LIBRARY. Each line of stdin is an engine directory, each line
-// of stdout the JSON result of opening it and generating one token after "a": its status, and its ids or the error.
+// Opens many engines for the Python tests: engines KERNELS_LIBRARY. Each line of stdin is an engine directory, each
+// line of stdout the JSON result of opening it and generating one token after "a": its status, and its ids or the
+// error.
 #include <edgekiln/edgekiln.hpp>
 #include <iostream>
 #include <nlohmann/json.hpp>
