@@ -17,6 +17,7 @@ def integer(name: str, value: object) -> int:
     Raises:
         RequestError: it is not an integer.
     """
+    _check_digits(name, value)
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # type: ignore[arg-type]  # raises TypeError
@@ -31,12 +32,19 @@ def number(name: str, value: object) -> float:
     Raises:
         RequestError: it is not a real number.
     """
+    _check_digits(name, value)
     if not isinstance(value, Real) or isinstance(value, bool):
         raise RequestError(f"{name} must be a number, got {value!r:.60}")
     try:
         return float(value)
     except OverflowError as error:  # an integer of more than 300 digits
         raise RequestError(f"{name} must be a number below 1e308, got {value!r:.60}") from error
+
+
+def _check_digits(name: str, value: object) -> None:
+    """Refuse integers of more digits than Python converts to text, which messages do."""
+    if isinstance(value, int) and abs(value) >= 10**1000:
+        raise RequestError(f"{name} must be below 1e1000, got an integer of more digits")
 
 
 def flag(name: str, value: object) -> bool:
