@@ -178,7 +178,7 @@ def _prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties)
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError("prompt is empty: give some text")
-        prompt = tokenizer.encode(prompt)
+        prompt = tokenizer.encode(prompt, max_tokens=properties.max_length)
     ids = checked_ids(prompt, properties)
     if ids.size == properties.max_length:
         raise RequestError(
