@@ -44,7 +44,7 @@ def number(name: str, value: object) -> float:
 def _check_digits(name: str, value: object) -> None:
     """Refuse integers of more digits than Python converts to text, which messages do."""
     if isinstance(value, int) and abs(value) >= 10**1000:
-        raise RequestError(f"{name} must be below 1e1000, got an integer of more digits")
+        raise RequestError(f"{name} must be between -1e1000 and 1e1000, got an integer of more digits")
 
 
 def flag(name: str, value: object) -> bool:
