@@ -36,6 +36,7 @@ from edgekiln.export.passes.common.tensors import set_lazily
 from edgekiln.export.tracing.attention import LayerShape
 from edgekiln.export.tracing.meta_model import build_meta_model, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
+from edgekiln.export.tracing.rope import check_length
 from edgekiln.export.tracing.trace import layer_shapes, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
@@ -46,6 +47,8 @@ from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.targets import find_target
 
 _GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
+# A graph has the rotary angles of each position: at 2^20 positions half a GB, at 2^24 eight.
+_LONGEST_BY_DEFAULT, _LONGEST = 1 << 20, 1 << 24
 _PACKAGES = ("edgekiln", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -196,7 +199,8 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
     """The target's lowering and its options.
 
     Raises:
-        RequestError: a length beyond the model's context, or none where the context length is not known.
+        RequestError: a length beyond the model's context, or none where the context length is not known or very large.
+        UnsupportedModelError: rotary frequencies that change at a shorter length.
     """
     max_length = _max_length(source, options.max_length)
     return find_target(options.target).load_lowering(), LoweringOptions(options.target, max_length, options.tensorrt)
@@ -204,13 +208,20 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
     context = getattr(source.config, "max_position_embeddings", None)
-    if context is None:
-        if wanted is None:
-            raise RequestError(f"{source.name} does not say its context length: give --max-length")
-        return wanted
-    if wanted is not None and wanted > context:
+    if wanted is None and context is None:
+        raise RequestError(f"{source.name} does not say its context length: give --max-length")
+    if wanted is not None and context is not None and wanted > context:
         raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
-    return int(wanted or context)
+    if wanted is None and context > _LONGEST_BY_DEFAULT:
+        raise RequestError(
+            f"{source.name} has a context of {context} tokens, for which an engine would be very large: "
+            f"give a --max-length, such as {_LONGEST_BY_DEFAULT}"
+        )
+    chosen = int(context if wanted is None else wanted)
+    if chosen > _LONGEST:
+        raise RequestError(f"max length {chosen} is over {_LONGEST}, the most that engines hold: lower --max-length")
+    check_length(source.config, chosen)
+    return chosen
 
 
 def _parameters(weights: WeightReader) -> int:

@@ -7,6 +7,7 @@ checkpoints do not store (rotary frequencies, embedding scales) are computed, as
 import contextlib
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
 from transformers import PretrainedConfig, PreTrainedModel
 
-from edgekiln.errors import UnsupportedModelError, first_line
+from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.tracing import attention, moe
+from edgekiln.export.tracing.rope import check_rope, fix_frequencies
 
 
 def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -25,6 +27,7 @@ def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: transformers has no such class, or the class does not use its attention interface.
     """
+    check_rope(config)
     # The class writes the names of our functions into its config.
     config = copy.deepcopy(config)
     model_class = _model_class(config)
@@ -36,7 +39,10 @@ def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
             experts_implementation=moe.IMPLEMENTATION,
             dtype=torch.float32,
         )
-    compute_buffers(model)
+    with explained(model_class, config):
+        compute_buffers(model)
+    fix_frequencies(model)
+    _check_buffers(model)
     return model.eval()
 
 
@@ -75,16 +81,51 @@ def unsupported(
         return UnsupportedModelError(
             f"{config.model_type} makes its attention mask by itself, which edgekiln does not support yet"
         )
-    return UnsupportedModelError(f"cannot trace {config.model_type}: {first_line(error)}")
+    return error if isinstance(error, UnsupportedModelError) else not_traced(config, error)
+
+
+# In messages of torch about code that reads the values of its tensors, or branches on them.
+_READS_VALUES = re.compile(
+    r"\.item\(\)|meta tensor|data.dependent|Could not (guard|extract)|_local_scalar_dense|unbacked", re.IGNORECASE
+)
+
+
+def not_traced(config: PretrainedConfig, error: Exception | None) -> UnsupportedModelError:
+    """The error for a model of which torch.export makes no graph, without torch's own words.
+
+    `error` stays the cause: raise the result `from` it.
+    """
+    if _READS_VALUES.search(str(error)):
+        return UnsupportedModelError(
+            f"{config.model_type} computes differently depending on the values or the length of its input, which "
+            "edgekiln does not support yet"
+        )
+    return UnsupportedModelError(
+        f"{config.model_type} with this configuration cannot be traced to a graph, so edgekiln does not support it yet"
+    )
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     from optimum.exporters.tasks import TasksManager
 
-    auto = TasksManager.get_model_class_for_task("text-generation", framework="pt", model_type=config.model_type)
-    if type(config) not in auto._model_mapping:
+    try:
+        auto = TasksManager.get_model_class_for_task("text-generation", framework="pt", model_type=config.model_type)
+        found: type[PreTrainedModel] | None = auto._model_mapping.get(type(config), None)
+    except (KeyError, ValueError, AttributeError, ImportError):
+        found = None
+    if found is None:
         raise UnsupportedModelError(f"transformers has no causal language model for {config.model_type!r}")
-    return auto._model_mapping[type(config)]
+    return found
+
+
+def _check_buffers(model: PreTrainedModel) -> None:
+    """Refuse rotary frequencies that are not finite, which values of a configuration can cause."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and not torch.isfinite(buffer).all():
+            raise UnsupportedModelError(
+                f"{model.config.model_type} has rotary frequencies that are not finite: correct the RoPE parameters "
+                "of its config.json"
+            )
 
 
 def compute_buffers(model: PreTrainedModel) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from transformers import PreTrainedModel
 
-from edgekiln.errors import UnsupportedModelError, first_line
+from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.passes.common.simplify import Simplify
 from edgekiln.export.tracing.attention import AttentionTrace, LayerShape, tracing
@@ -25,7 +25,7 @@ from edgekiln.export.tracing.layer_dedup import (
     only_representatives,
 )
 from edgekiln.export.tracing.layer_expansion import expand_layers
-from edgekiln.export.tracing.meta_model import explained, normalized, takes, unsupported
+from edgekiln.export.tracing.meta_model import explained, normalized, not_traced, takes, unsupported
 
 # Sizes of the example inputs. torch.export would specialize sizes 0 and 1, and equal ones.
 BATCH, LENGTH, PAST = 2, 3, 5
@@ -68,9 +68,13 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
         for name, buffer in buffers.items():
             owner, _, attribute = name.rpartition(".")
             model.get_submodule(owner)._buffers[attribute] = buffer
-    expected = normalized(model.config).num_layers
+    with explained(type(model), model.config):
+        expected = normalized(model.config).num_layers
     if sorted(trace.shapes) != list(range(expected)):
-        error = ValueError(f"keys and values are kept by {len(trace.shapes)} of {expected} layers")
+        error = UnsupportedModelError(
+            f"{model.config.model_type} keeps keys and values in {len(trace.shapes)} of its {expected} layers, which "
+            "edgekiln does not support yet"
+        )
         raise unsupported(type(model), model.config, error)
     return [trace.shapes[layer] for layer in range(expected)]
 
@@ -119,7 +123,7 @@ def _trace(model: PreTrainedModel, shapes: list[LayerShape], traced: list[int]) 
         except UnsupportedModelError:
             raise
         except Exception as error:
-            raise UnsupportedModelError(f"cannot trace {model.config.model_type}: {first_line(error)}") from error
+            raise not_traced(model.config, error) from error
         assert onnx_program is not None
         graph = onnx_program.model
         _rename(graph, traced, set(model.state_dict()))

@@ -1,0 +1,76 @@
+"""RoPE frequencies that depend on the length of a sequence, within the lengths at which they are constant.
+
+transformers recomputes the frequencies of two types of RoPE in each forward. `dynamic` (NTK) changes them in sequences
+longer than `max_position_embeddings`, `longrope` in those longer than `original_max_position_embeddings`. A graph has
+constant frequencies, so it is exact up to these lengths.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from edgekiln.errors import UnsupportedModelError
+
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+# Types that some families compute in their own modules.
+_OF_FAMILIES = ("default", "axial", "mrope")
+
+
+def rope_types(config: PretrainedConfig) -> set[str]:
+    """The types of RoPE that a configuration names, for all its layers."""
+    return {kind for parameters in _parameters(config) if isinstance(kind := parameters.get("rope_type"), str)}
+
+
+def check_rope(config: PretrainedConfig) -> None:
+    """Check that transformers knows the types of RoPE of a configuration.
+
+    Raises:
+        UnsupportedModelError: it does not know one.
+    """
+    for kind in sorted(rope_types(config)):
+        if kind not in ROPE_INIT_FUNCTIONS and kind not in _OF_FAMILIES:
+            known = ", ".join(sorted({*ROPE_INIT_FUNCTIONS, "default"}))
+            raise UnsupportedModelError(
+                f"{config.model_type} has positions of rope type {kind!r:.60}, which transformers does not know "
+                f"(it knows {known})"
+            )
+
+
+def check_length(config: PretrainedConfig, max_length: int) -> None:
+    """Check that the RoPE frequencies of a model are constant up to `max_length` tokens.
+
+    Raises:
+        UnsupportedModelError: they change at a shorter length; the message names it.
+    """
+    for parameters in _parameters(config):
+        limit = parameters.get("original_max_position_embeddings")
+        if parameters.get("rope_type") == "longrope" and isinstance(limit, int) and max_length > limit:
+            raise UnsupportedModelError(
+                f"{config.model_type} has positions of rope type longrope, which change beyond {limit} tokens: "
+                f"build an engine of at most --max-length {limit}"
+            )
+
+
+def fix_frequencies(model: torch.nn.Module) -> None:
+    """Keep the frequencies that the rotary modules of a model have now, instead of computing them in each forward."""
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if isinstance(kind, str):
+            module.rope_type = _fixed(kind)
+        elif isinstance(kind, dict):
+            module.rope_type = {layer: _fixed(value) for layer, value in kind.items()}
+
+
+def _fixed(kind: str) -> str:
+    return "default" if kind in _LENGTH_DEPENDENT else kind
+
+
+def _parameters(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
+    """The RoPE parameters of a configuration, which some families have for each type of layer."""
+    parameters = getattr(config, "rope_parameters", None)
+    if isinstance(parameters, dict):
+        yield parameters
+        yield from (part for part in parameters.values() if isinstance(part, dict))
