@@ -39,7 +39,7 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
     architecture = ARCHITECTURES.get(name)
     if architecture is None:
         raise UnsupportedModelError(
-            f"{file.path} has the architecture {name}, which cannot be read from GGUF yet (can: "
+            f"{file.path} has the architecture {name:.60}, which cannot be read from GGUF yet (can: "
             f"{', '.join(sorted(ARCHITECTURES))}): give the model's Hugging Face directory"
         )
     if EMBEDDING not in file.tensors:

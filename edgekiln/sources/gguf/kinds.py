@@ -27,7 +27,7 @@ def check_is_model(file: GgufFile) -> None:
     known = next((_KINDS[kind] for kind in kinds if isinstance(kind, str) and kind in _KINDS), None)
     if known is not None:
         raise SourceError(f"{file.path} is {known}")
-    if not isinstance(architecture, str):
+    if not isinstance(architecture, str) or not architecture.isprintable() or not architecture:
         raise SourceError(f"{file.path} names no general.architecture: it is not a model")
     if not file.tensors:
         raise SourceError(f"{file.path} is {_KINDS['vocab']}")

@@ -25,6 +25,7 @@ _STRING, _ARRAY = 8, 9
 _MAX_ARRAY = 2**22
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MAX_DIMS = 4
+_MAX_KEY, _MAX_TENSOR_NAME = 255, 63  # the latter is ggml's GGML_MAX_NAME without its final zero
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -94,6 +95,15 @@ class _Cursor:
                 f"{self.path} is damaged: the string at byte {start} is not UTF-8; download it again"
             ) from None
 
+    def name(self, longest: int) -> str:
+        """The name of a key or a tensor."""
+        name = self.string()
+        if not name or not name.isprintable() or len(name) > longest:
+            raise SourceError(
+                f"{self.path} is damaged: {name!r:.60} before byte {self.position} is no name; download it again"
+            )
+        return name
+
     def field(self) -> Field:
         (kind,) = self.scalars("I")
         if kind == _STRING:
@@ -156,7 +166,7 @@ class GgufFile:
         tensor_count, field_count = cursor.scalars("Q", 2)
         self.metadata: dict[str, Field] = {}
         for _ in range(field_count):
-            key = cursor.string()
+            key = cursor.name(_MAX_KEY)
             if key in self.metadata:
                 raise SourceError(f"{path} is damaged: it has the metadata key {key!r} twice; download it again")
             self.metadata[key] = cursor.field()
@@ -276,7 +286,7 @@ def _block(kind: int) -> tuple[int, int]:
 
 
 def _tensor_row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.string()
+    name = cursor.name(_MAX_TENSOR_NAME)
     (dims,) = cursor.scalars("I")
     if not 1 <= dims <= _MAX_DIMS:
         raise SourceError(f"{cursor.path} is damaged: tensor {name!r} has {dims} dimensions; download it again")

@@ -99,3 +99,42 @@ def test_damaged_header_never_surprises(tmp_path: Path, image: bytes, data: st.D
         return
     for info in tensors.values():
         assert 0 < info.start <= info.start + info.nbytes <= len(damaged)
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "\x00", "a" * 256])
+def test_keys_that_are_no_names(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key.encode() + struct.pack("<IB", 0, 1))
+    with pytest.raises(SourceError, match="is no name"):
+        GgufFile(path)
+
+
+def test_a_key_and_a_tensor_occur_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    pair = struct.pack("<Q", 1) + b"k" + struct.pack("<IB", 0, 1)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * pair)
+    with pytest.raises(SourceError, match="the metadata key 'k' twice"):
+        GgufFile(path)
+    tensor = struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 1, 0, 0)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + 2 * tensor + bytes(64))
+    with pytest.raises(SourceError, match="the tensor 't' twice"):
+        GgufFile(path)
+
+
+@pytest.mark.parametrize("alignment", [0, 3, 48, 2**31 + 1])
+def test_alignment_is_a_power_of_two(tmp_path: Path, alignment: int) -> None:
+    path, key = tmp_path / "bad.gguf", b"general.alignment"
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, alignment)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair + bytes(64))
+    with pytest.raises(SourceError, match=f"general.alignment is {alignment}, it must be a power of two"):
+        GgufFile(path)
+
+
+def test_other_versions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
+    with pytest.raises(SourceError, match="is big-endian"):
+        GgufFile(path)
+    path.write_bytes(b"GGUF" + struct.pack("<III", 1, 0, 0) + bytes(8))
+    with pytest.raises(SourceError, match=r"GGUF version 1, edgekiln reads 2 and 3"):
+        GgufFile(path)
