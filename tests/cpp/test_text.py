@@ -12,6 +12,7 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, TOKENIZER_FILE
 from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import RequestError
 from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
@@ -145,6 +146,24 @@ def test_answers_to_parts(host: Host, python: Python) -> None:
     cut = [("<|us", True), ("er|>", True)]
     assert host.ask(parts=cut, max_tokens=1, reset=True)["prompt_tokens"] == 1
     assert host.ask(parts=[("<|us", True), ("er|>", False)], max_tokens=1, reset=True)["prompt_tokens"] == 8
+
+
+def test_prompts_of_millions_of_characters(host: Host, python: Python) -> None:
+    """They are refused in the sentence of Python before they are tokenized."""
+    text = "ab é" * 750_000
+    chat = [{"role": "user", "content": text}]
+    for request, encode in (
+        ({"text": text}, lambda: python.tokenizer.encode(text, max_tokens=256)),
+        ({"messages": chat}, lambda: python.tokenizer.encode_chat(chat, max_tokens=256)),
+        ({"parts": [["<|user|>" + text + "<|end|><|assistant|>", False]]}, None),
+    ):
+        reply = host.ask(**request)
+        assert reply["status"] == REQUEST
+        assert reply["error"].startswith("prompt has 3000")
+        if encode is not None:
+            with pytest.raises(RequestError) as caught:
+                encode()
+            assert reply["error"] == str(caught.value)
 
 
 def test_parts_that_are_refused(host: Host) -> None:

@@ -79,6 +79,10 @@ edgekiln_summary convert(const Summary& summary) {
   return result;
 }
 
+std::int64_t most_tokens(const edgekiln_session& session) {
+  return session.session.engine().runtime->properties().max_length;
+}
+
 Result<void> run(EngineSession& session, Ids prompt, const edgekiln_generate_options* options,
                  edgekiln_token_callback callback, void* user_data, edgekiln_summary* summary) {
   const Result<GenerateOptions> converted = convert(options);
@@ -163,7 +167,7 @@ edgekiln_status edgekiln_generate_text(edgekiln_session* session, const char* te
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
     if (!text_length) return fail(Code::kRequest, "prompt is empty: give some text");
-    const auto ids = encode(session->session.engine(), text, text_length, true);
+    const auto ids = encode(session->session.engine(), text, text_length, true, most_tokens(*session));
     if (!ids) return std::unexpected(ids.error());
     return run(session->session, *ids, options, callback, user_data, summary);
   });
@@ -174,7 +178,7 @@ edgekiln_status edgekiln_generate_chat(edgekiln_session* session, const edgekiln
                                        edgekiln_token_callback callback, void* user_data, edgekiln_summary* summary) {
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
-    const auto ids = encode_chat(session->session.engine(), messages, message_count);
+    const auto ids = encode_chat(session->session.engine(), messages, message_count, most_tokens(*session));
     if (!ids) return std::unexpected(ids.error());
     return run(session->session, *ids, options, callback, user_data, summary);
   });
@@ -185,7 +189,7 @@ edgekiln_status edgekiln_generate_parts(edgekiln_session* session, const edgekil
                                         void* user_data, edgekiln_summary* summary) {
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
-    const auto ids = encode_parts(session->session.engine(), parts, part_count);
+    const auto ids = encode_parts(session->session.engine(), parts, part_count, most_tokens(*session));
     if (!ids) return std::unexpected(ids.error());
     if (ids->empty()) return fail(Code::kRequest, "prompt is empty: give some text");
     return run(session->session, *ids, options, callback, user_data, summary);

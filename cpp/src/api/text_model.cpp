@@ -45,18 +45,24 @@ class EngineText : public TextModel {
 
   bool has_chat() const override { return chat_.has_value(); }
 
-  Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const override {
+  Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
+                                           std::int64_t max_tokens) const override {
+    if (Result<void> checked = tokenizer_.check_length(text, max_tokens); !checked)
+      return std::unexpected(checked.error());
     return tokenizer_.encode(text, add_special);
   }
 
-  Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const override {
+  Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages,
+                                                std::int64_t max_tokens) const override {
     if (!chat_) return fail(Code::kRequest, no_chat_);
     const Result<text::MarkedText> prompt = chat_->render(messages, local_time());
     if (!prompt) return std::unexpected(prompt.error());
-    return tokenizer_.encode(prompt.value());
+    return encode(*prompt, max_tokens);
   }
 
-  Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt) const override {
+  Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, std::int64_t max_tokens) const override {
+    if (Result<void> checked = tokenizer_.check_length(prompt.text, max_tokens); !checked)
+      return std::unexpected(checked.error());
     return tokenizer_.encode(prompt);
   }
 

@@ -26,10 +26,13 @@ class TextModel {
   virtual ~TextModel() = default;
 
   virtual bool has_chat() const = 0;
-  virtual Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const = 0;
-  virtual Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages) const = 0;
-  // A prompt that the caller renders.
-  virtual Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt) const = 0;
+  // Token ids of a text, a conversation, and a prompt that the caller rendered. An error of Code::kRequest if it is
+  // certain to have more than `max_tokens`.
+  virtual Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
+                                                   std::int64_t max_tokens) const = 0;
+  virtual Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages,
+                                                        std::int64_t max_tokens) const = 0;
+  virtual Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, std::int64_t max_tokens) const = 0;
   virtual std::string decode(Ids ids) const = 0;
   // A detokenizer, which must not outlive the text model and leaves out `hidden` ids, too.
   virtual std::unique_ptr<TextStream> stream(SpecialTokensChoice special_tokens,

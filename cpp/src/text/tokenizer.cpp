@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "text/text_length.h"
 #include "text/utf8.h"
 
 namespace edgekiln::text {
@@ -107,6 +108,10 @@ Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks
     if (!done) return done;
   }
   return {};
+}
+
+Result<void> Tokenizer::check_length(std::string_view text, std::int64_t max_tokens) const {
+  return text::check_length(parts_, text, max_tokens);
 }
 
 std::optional<std::string_view> Tokenizer::token(std::int64_t id) const {

@@ -1,6 +1,9 @@
 #include "text/vocabulary.h"
 
+#include <algorithm>
 #include <functional>
+
+#include "text/utf8.h"
 
 namespace edgekiln::text {
 
@@ -28,6 +31,12 @@ void Vocabulary::add(std::string_view token, std::uint32_t id) {
   entries_[slots_[at] - 1].id = id;
   if (by_id_.size() <= id) by_id_.resize(id + 1);
   by_id_[id] = slots_[at];
+}
+
+std::size_t Vocabulary::most_characters() const {
+  std::size_t most = 0;
+  for (const Entry& entry : entries_) most = std::max(most, count_code_points(text(entry)));
+  return most;
 }
 
 std::optional<std::uint32_t> Vocabulary::id(std::string_view token) const {

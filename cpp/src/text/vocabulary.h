@@ -24,6 +24,9 @@ class Vocabulary {
   // Empty if no token has the id.
   std::optional<std::string_view> token(std::int64_t id) const;
 
+  // Characters of the longest token.
+  std::size_t most_characters() const;
+
   // Number of tokens.
   std::size_t size() const { return entries_.size(); }
 
