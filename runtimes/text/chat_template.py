@@ -80,7 +80,7 @@ def check_variables(variables: object) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise RequestError(f"a template variable's name must be letters, digits and _, got {name!r:.60}")
         if name in _RESERVED:
-            raise RequestError(f"{name} cannot be a template variable: the template has another {name}")
+            raise RequestError(f"{name} cannot be a template variable: edgekiln sets it itself")
         if name == "documents":
             _check_objects(name, value)
         _check_json(f"template variable {name}", value)
