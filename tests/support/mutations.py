@@ -74,13 +74,13 @@ def mutate_json(document: Any, random: Random, fields: Mapping[str, Sequence[Any
 def _mutate(document: Any, random: Random, fields: Mapping[str, Sequence[Any]]) -> Any:
     places = list(_places(document))
     if not places or random.random() < 0.01:
-        return random.choice(VALUES)
+        return _value(random)
     container, key = random.choice(places)
     action = random.choices(
         ["replace", "adjust", "copy", "drop", "rename", "repeat", "add"], [40, 15, 10, 10, 5, 5, 25 if fields else 3]
     )[0]
     if action == "replace":
-        container[key] = random.choice(VALUES)
+        container[key] = _value(random)
     elif action == "adjust":
         container[key] = _adjusted(container[key], random)
     elif action == "copy":
@@ -90,13 +90,17 @@ def _mutate(document: Any, random: Random, fields: Mapping[str, Sequence[Any]]) 
         del container[key]
     elif action == "add" and isinstance(document, dict):
         name = random.choice([*fields, "novelty"])
-        document[name] = random.choice([*fields.get(name, ()), *random.choices(VALUES, k=2)])
+        document[name] = copy.deepcopy(random.choice([*fields.get(name, ()), *random.choices(VALUES, k=2)]))
     elif isinstance(container, dict):
-        value = container.pop(key) if action == "rename" else random.choice(VALUES)
+        value = container.pop(key) if action == "rename" else _value(random)
         container[random.choice(["", key.upper(), key + "s"]) if action == "rename" else _RAW + key] = value
     else:
-        container.insert(key, random.choice(VALUES))
+        container.insert(key, _value(random))
     return document
+
+
+def _value(random: Random) -> Any:
+    return copy.deepcopy(random.choice(VALUES))  # a document is changed in place
 
 
 def _places(value: Any) -> Any:

@@ -109,6 +109,7 @@ def test_truncation_and_padding_are_disabled(tokenizer):
 def test_a_damaged_tokenizer(make_engine):
     directory = make_engine()
     manifest = read_manifest(directory)
-    (directory / "tokenizer.json").write_text("{")
-    with pytest.raises(EngineError, match=r"tokenizer\.json cannot be read .*: build the engine again"):
-        Tokenizer.from_engine(directory, manifest)
+    for content, reason in (("{", "is damaged: it is not JSON, "), ("{}", r"cannot be read .*: ")):
+        (directory / "tokenizer.json").write_text(content)
+        with pytest.raises(EngineError, match=rf"tokenizer\.json {reason}build the engine again"):
+            Tokenizer.from_engine(directory, manifest)
