@@ -162,7 +162,8 @@ def _divisor(value: float) -> np.float32:
 def log_probability(logits: Logits, token: int) -> float:
     """Natural logarithm of the softmax of float32[V] `logits` at `token`."""
     highest = logits.max()
-    total = np.exp(logits - highest).sum(dtype=np.float64)
+    with np.errstate(over="ignore"):  # -inf, of probability 0
+        total = np.exp(logits - highest).sum(dtype=np.float64)
     return float(logits[token] - highest) - math.log(total)
 
 

@@ -90,6 +90,25 @@ def test_a_forbidden_token_of_the_reference_adds_nothing() -> None:
     assert perplexity(masked, tokens, reference=masked).kl_divergence == pytest.approx(0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_logits_that_are_not_finite(value: float) -> None:
+    def broken(ids: np.ndarray) -> np.ndarray:
+        return np.full((len(ids), 4), value, np.float32)
+
+    with pytest.raises(EdgekilnError, match="the model's logits hold NaN or infinity"):
+        perplexity(broken, np.array([0, 1, 2]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_logits_as_large_as_float32_gives() -> None:
+    def large(ids: np.ndarray) -> np.ndarray:
+        return np.array([[3e38, -3e38, 1.0, 0.0]], np.float32).repeat(len(ids), 0)
+
+    assert perplexity(large, np.zeros(3, np.int64), reference=large).kl_divergence == 0
+    assert perplexity(large, np.ones(3, np.int64)).perplexity == math.inf
+
+
 def test_max_tokens_cuts_the_text() -> None:
     tokens = np.arange(100) % VOCABULARY
     assert perplexity(bigram(3), tokens, 16, max_tokens=33) == perplexity(bigram(3), tokens[:33], 16)

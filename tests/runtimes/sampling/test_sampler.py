@@ -221,3 +221,18 @@ def test_chosen_values_override_the_models_defaults():
         temperature=0.2, top_p=0.5, repetition_penalty=1.1, seed=3
     )
     assert SamplingOptions.from_defaults(SamplingDefaults()) == SamplingOptions()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1.0, 1e300])
+@pytest.mark.parametrize("penalty", [1.0, 1e-300, 1e300])
+@pytest.mark.parametrize("seed", range(3))
+def test_large_logits_give_no_warnings(temperature: float, penalty: float, seed: int) -> None:
+    logits = normal(50, seed, 1e38)
+    logits[::7] = -np.inf
+    sampler = Sampler(SamplingOptions(temperature, top_k=20, top_p=0.9, repetition_penalty=penalty, seed=seed))
+    sampler.observe(0, np.arange(10))
+    token, logprob = sampler.sample(0, logits, logprob=True)
+    assert math.isfinite(logits[token])
+    assert logprob is not None
+    assert logprob <= 0
