@@ -15,6 +15,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from edgekiln.engine.manifest import SpecialTokens
 from edgekiln.runtimes.generate.answer_text import AnswerText
+from edgekiln.runtimes.text.text_length import most_characters
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import program, refused
 from support.cpp_tokenizers import FAMILIES, code_texts, corpus
@@ -111,6 +112,10 @@ def documents() -> list[bytes]:
 def test_ids_text_and_pieces_of_a_corpus(both: Both, documents: list[bytes]) -> None:
     for i, document in enumerate(documents):
         both.compare(document, decode=i % 4 == 0)
+
+
+def test_most_characters_of_a_token(both: Both) -> None:
+    assert both.answer("longest", []) == most_characters(both.fast)
 
 
 def test_every_character(both: Both) -> None:

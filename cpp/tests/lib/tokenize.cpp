@@ -1,8 +1,9 @@
-// Runs the tokenizer for the Python tests: tokenize TOKENIZER_JSON [ID...], with the ids of bos, eos and pad. One request
-// a line on stdin, one reply a line on stdout:
+// Runs the tokenizer for the Python tests: tokenize TOKENIZER_JSON [ID...], with the ids of bos, eos and pad. One
+// request a line on stdin, one reply a line on stdout:
 //   encode BYTES    followed by that many bytes of text: its ids, with the tokens that the post-processor adds
 //   plain BYTES     the same without these tokens
 //   parts JSON      [["text", is it given], ...]: its ids, in which given text is no control token
+//   longest         the most characters of one token as JSON, null if that is not known
 //   decode ID...    the text as JSON
 //   stream ID...    the streamed texts as a JSON list
 //   show ID...      the same with special tokens
@@ -19,6 +20,7 @@
 
 #include "generate/answer_text.h"
 #include "text/stream.h"
+#include "text/text_length.h"
 #include "text/tokenizer.h"
 
 namespace {
@@ -101,6 +103,11 @@ int main(int count, char** arguments) {
     }
     if (what == "parts") {
       if (!print(tokenizer.value().encode(marked(json::parse(request))))) return 2;
+      continue;
+    }
+    if (what == "longest") {
+      const auto most = edgekiln::text::most_characters(*edgekiln::text::parse_tokenizer(text, ""));
+      std::cout << (most ? json(*most) : json()) << std::endl;
       continue;
     }
     if (what == "answer") {
