@@ -185,11 +185,8 @@ def test_without_the_export_extra(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`\n")
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
-    # The build stops before the last step, when all files but engine.json are written.
+def stopped_build(checkpoint: Path, output: Path) -> "subprocess.Popen[str]":
+    """A process whose build has stopped in calibration, when all files of a scratch engine but one are written."""
     script = (
         "import os, sys, time\n"
         "import edgekiln.pipeline.assemble as assemble\n"
@@ -198,24 +195,99 @@ def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.
         "    print(sorted(os.listdir(directory)), flush=True)\n"
         "    time.sleep(60)\n"
         "assemble.write_manifest = write_manifest\n"
-        f"main(['engine', {str(checkpoint)!r}, '-o', {str(tmp_path / 'engine')!r}])"
+        f"main(['engine', {str(checkpoint)!r}, '-o', {str(output)!r}])"
     )
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    ) as process:
-        assert process.stdout
+    )
+    assert process.stdout
+    assert WEIGHTS_FILE in process.stdout.readline()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    with stopped_build(checkpoint, tmp_path / "engine") as process:
         assert process.stderr
-        assert WEIGHTS_FILE in process.stdout.readline()
         process.send_signal(number)
         process.send_signal(number)  # a second signal must not interrupt the clean-up
         errors = process.stderr.read()
         assert process.wait(timeout=60) == status
     assert errors == ("Interrupted\n" if number == signal.SIGINT else "")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_next_build_removes_what_a_killed_one_left(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, scratch = tmp_path / "out" / "engine", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with stopped_build(checkpoint, output) as process:
+        process.kill()
+    (unfinished,), (left,) = output.parent.iterdir(), scratch.glob("edgekiln*")
+    assert (left / WEIGHTS_FILE).exists()
+    assert edgekiln("engine", checkpoint, "-o", output).exit_code == 0
+    assert not unfinished.exists()
+    assert not left.exists()
+    assert os.listdir(output.parent) == ["engine"]
+
+
+def test_another_model_needs_force(checkpoint: Path, tmp_path: Path) -> None:
+    other, output = tmp_path / "other", tmp_path / "engine"
+    save_checkpoint(other, "llama", num_hidden_layers=1)
+    build = ("-o", output, "--quant", "none")
+    for arguments in ([checkpoint, *build], [checkpoint, "-o", output, "--quant", "int4"]):
+        assert edgekiln("engine", *arguments).exit_code == 0
+    line = error_line(edgekiln("engine", other, *build))
+    assert f"{output} is an engine of {checkpoint}: choose another output with -o, or replace it with --force" in line
+    assert read_manifest(output).source == str(checkpoint)
+    assert edgekiln("engine", other, *build, "--force").exit_code == 0
+    assert read_manifest(output).source == str(other)
+
+
+def test_outputs_are_checked_before_the_model_is_resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("edgekiln.commands.engine.resolve", lambda *_, **__: pytest.fail("resolved"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    for output in (".", "file", "/", "file/engine", "n" * 256):
+        assert "-o" in error_line(edgekiln("engine", "owner/large-model", "-o", output))
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_model_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "engine"
+    assert edgekiln("engine", checkpoint, "-o", output, "--quant", "none").exit_code == 0
+    (output / "model").mkdir()
+    for path in checkpoint.iterdir():
+        (output / "model" / path.name).write_bytes(path.read_bytes())
+    assert "and would be replaced" in error_line(edgekiln("engine", output / "model", "-o", output, "--force"))
+    assert "is not an engine directory" in error_line(edgekiln("engine", output / "model", "-o", output / "model"))
+    inside = edgekiln("engine", output / "model", "-o", output / "model" / "engine", "--quant", "none")
+    assert inside.exit_code == 0, inside.stderr
+
+
+def test_graphs_have_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
+    assert edgekiln("engine", checkpoint, "-o", tmp_path / "engine").exit_code == 0
+    for graph in (tmp_path / "engine").glob("*.onnx"):
+        data = graph.read_bytes()
+        assert b"stack_trace" not in data
+        assert b"modeling_llama.py" not in data
+    others = (path for path in (tmp_path / "engine").iterdir() if path.name != "engine.json")  # which has the model id
+    assert not any(b"-tmp-" in path.read_bytes() for path in others)
 
 
 @pytest.mark.slow
