@@ -197,6 +197,18 @@ def test_ids_outside_the_vocabulary_have_no_text(tiny_engine: Path, tmp_path: Pa
     assert run(tmp_path, tiny_engine, field=f"{{ {field} }}") == (1, [message])
 
 
+def test_the_examples_in_c_compile(tmp_path: Path) -> None:
+    blocks = re.findall(r"```c\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    assert any("edgekiln_generate_parts" in block for block in blocks)
+    for text, length in re.findall(r'PROMPT_PART\("(.*?)", (\d+),', "".join(blocks)):
+        assert len(text.replace("\\n", "\n")) == int(length)
+    source = tmp_path / "example.c"
+    headers = "#include <edgekiln/edgekiln.h>\n#include <stdio.h>\n#include <string.h>\n"
+    source.write_text(f"{headers}int main(void) {{\n{''.join(blocks)}return 0;\n}}\n")
+    include = ROOT / "cpp" / "include"
+    subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "-fsyntax-only", "-I", include, source], check=True)
+
+
 @pytest.mark.skipif(bool(SANITIZE), reason="libraries with sanitizers export more symbols")
 def test_soname_and_symbol_versions() -> None:
     dynamic = subprocess.run(["readelf", "-d", "-W", LIBRARY], capture_output=True, text=True, check=True).stdout
