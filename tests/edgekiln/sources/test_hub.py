@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 COMMIT = "a" * 40
+CHAT_TEMPLATES = {"default": "plain", "tool_use": "with tools"}
 CLIENT = """
 import json, sys
 from edgekiln.errors import EdgekilnError
@@ -26,7 +27,7 @@ steps, answers = [], {}
 for model_id in sys.argv[1:]:
     try:
         source = resolve(model_id, progress=lambda step, done: steps.append((step, done)))
-        answers[model_id] = [source.name, list(source.weights.read("model.norm.weight").shape)]
+        answers[model_id] = [source.name, list(source.weights.read("model.norm.weight").shape), source.chat_template]
     except EdgekilnError as error:
         answers[model_id] = f"{type(error).__name__}: {error}"
 print(json.dumps({"answers": answers, "steps": steps}))
@@ -43,6 +44,11 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(good)
     (good / "original").mkdir()
     (good / "original" / "other.safetensors").write_bytes(b"not wanted")
+    (good / "additional_chat_templates").mkdir()
+    for name, text in CHAT_TEMPLATES.items():
+        (good / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")).write_text(
+            text
+        )
     (good / "pytorch_model.bin").write_bytes(b"never fetched")
     repositories = {"org/good": good}
     for name, config in {
@@ -147,7 +153,7 @@ def test_downloads_only_the_files_of_an_engine_and_then_works_offline(
     requests.clear()
     found = ask(tmp_path, endpoint, "org/good", "org/pickle", "org/code", "org/gguf-only", "org/none", "org/good@v9")
     answers = found["answers"]
-    assert answers["org/good"] == ["good", [32]]
+    assert answers["org/good"] == ["good", [32], CHAT_TEMPLATES]
     assert "no safetensors weights" in answers["org/pickle"]
     assert "wants to run model code" in answers["org/code"]
     assert "has no config.json" in answers["org/gguf-only"]
@@ -162,7 +168,7 @@ def test_downloads_only_the_files_of_an_engine_and_then_works_offline(
     assert any(0 < share < 1 for share in shares)
 
     later = ask(tmp_path, endpoint, "org/good", "org/other", offline=True)["answers"]
-    assert later["org/good"] == ["good", [32]]
+    assert later["org/good"] == ["good", [32], CHAT_TEMPLATES]
     assert "offline mode is set" in later["org/other"]
 
 
