@@ -229,7 +229,7 @@ def _version(distribution: str) -> str | None:
 
 def _providers() -> tuple[str, ...]:
     try:
-        import onnxruntime
+        from edgekiln.runtimes.ort.library import onnxruntime
     except ImportError:
         return ()
     return tuple(onnxruntime.get_available_providers())
