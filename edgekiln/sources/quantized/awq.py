@@ -18,7 +18,9 @@ from edgekiln.sources.quantized.grid import (
     damaged,
     engine_group,
     grouped,
+    matrix_shape,
     unpack,
+    words_of,
 )
 
 _SUFFIX = ".qweight"
@@ -68,13 +70,13 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     parts = [f"{name}.{part}" for part in ("qweight", "qzeros", "scales")]
     if missing := [part for part in parts if part not in known]:
         raise damaged(name, f"there is no {missing[0]}")
-    k, words = tensors.shape(parts[0])
-    groups, n = tensors.shape(parts[2])
+    k, words = matrix_shape(tensors, parts[0], name)
+    groups, n = matrix_shape(tensors, parts[2], name)
     if words * 32 != n * _BITS or k % groups or tensors.shape(parts[1]) != (groups, words):
         raise damaged(name, "the shapes of its qweight, qzeros and scales do not fit each other")
 
     def read() -> Groups:
-        codes, zero_points = (_in_order(unpack(array(tensors, part), _BITS)).T for part in parts[:2])
+        codes, zero_points = (_in_order(unpack(words_of(tensors, part, name), _BITS)).T for part in parts[:2])
         return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
 
     size = engine_group(k // groups, name)

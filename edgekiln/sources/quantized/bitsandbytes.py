@@ -9,18 +9,19 @@ in floating point; engines quantize all activations of a layer alike.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PositiveInt, ValidationError
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import CODEBOOKS, QuantizedWeight
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged
+from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged, matrix_shape
 
 _STATE = ".weight.quant_state.bitsandbytes__nf4"
 _ROW_ABSMAX = ".SCB"
@@ -38,9 +39,9 @@ class BitsAndBytesConfig(BaseModel):
 
 class _QuantState(BaseModel):
     quant_type: Literal["nf4"]
-    blocksize: int
-    shape: tuple[int, int]
-    nested_blocksize: int | None = None
+    blocksize: PositiveInt
+    shape: tuple[PositiveInt, PositiveInt]
+    nested_blocksize: PositiveInt | None = None
     nested_offset: float = 0.0
 
 
@@ -74,7 +75,7 @@ def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     weight = f"{name}.weight"
     try:
         state = _QuantState.model_validate(json.loads(array(tensors, name + _STATE).tobytes()))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise damaged(name, "its quant_state is not that of an NF4 weight") from error
     n, k = state.shape
     if k % state.blocksize:
@@ -84,7 +85,12 @@ def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         )
     kinds = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
     parts = [weight, name + _STATE, *(part for kind in kinds if (part := f"{weight}.{kind}") in known)]
-    if f"{weight}.absmax" not in parts or np.prod(tensors.shape(weight)) * 2 != n * k:
+    absmax = f"{weight}.absmax"
+    if (
+        absmax not in parts
+        or math.prod(tensors.shape(weight)) * 2 != n * k
+        or math.prod(tensors.shape(absmax)) * state.blocksize != n * k
+    ):
         raise damaged(name, "its weight, absmax and shape do not fit each other")
     scheme = Scheme(4, state.blocksize, True, "none", codebook="nf4")
 
@@ -113,7 +119,7 @@ def _int8(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     weight, absmax, layout = f"{name}.weight", name + _ROW_ABSMAX, f"{name}.weight_format"
     if weight not in known:
         raise damaged(name, f"there is no {weight}")
-    n, k = tensors.shape(weight)
+    n, k = matrix_shape(tensors, weight, name)
     if tensors.shape(absmax) != (n,):
         raise damaged(name, "its weight and SCB do not fit each other")
     if layout in known and (code := array(tensors, layout).item()) != _ROW_MAJOR:

@@ -1,15 +1,19 @@
 """Read GPTQ checkpoints (AutoGPTQ, GPTQModel).
 
 A layer has qweight int32 [K * bits / 32, N], which packs codes along K, qzeros int32 [G, N * bits / 32], which packs
-zero points along N, scales [G, N] and, with act-order, g_idx int32 [K], the group of each input channel.
+zero points along N, scales [G, N] and, with act-order, g_idx int32 [K], the group of each input channel. Without g_idx
+the groups are consecutive. Bits and group size can differ between layers (GPTQModel's `dynamic`); both follow from the
+shapes. `sym` describes how a weight was quantized: it is dequantized with the zero points of the file.
 """
 
 from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel
 
+from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.quantized.grid import (
     Groups,
     QuantizedLayer,
@@ -19,23 +23,27 @@ from edgekiln.sources.quantized.grid import (
     damaged,
     engine_group,
     grouped,
+    matrix_shape,
     unpack,
+    words_of,
 )
 
 _SUFFIX = ".qweight"
+_BITS, _OTHER_BITS = (4, 8), (2, 3, 5, 6, 7)
 
 
 class GptqConfig(BaseModel):
     """The fields of a quantization_config that are read; a layer's bits and group size are derived from its tensors.
 
     Attributes:
-        sym: symmetric quantization: every zero point is 2^(bits - 1).
+        bits: of most layers.
+        sym: symmetric quantization: every zero point is 2^(bits - 1). None if the file does not say.
         checkpoint_format: `gptq` stores zero points minus 1, `gptq_v2` unchanged.
     """
 
     quant_method: Literal["gptq"]
     bits: Literal[4, 8]
-    sym: bool = True
+    sym: bool | None = None
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
 
 
@@ -52,7 +60,8 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: GptqConfig) -> d
 
     Raises:
         SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
-        UnsupportedModelError: the group size is no multiple of 32, or groups differ in size.
+        UnsupportedModelError: codes of other than 4 or 8 bits, a group size that is no multiple of 32, or groups of
+            several sizes.
     """
     known = set(names)
     return {
@@ -66,36 +75,43 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
     parts = {part: f"{name}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx") if f"{name}.{part}" in known}
     if missing := {"qweight", "qzeros", "scales"} - set(parts):
         raise damaged(name, f"it has no {min(missing)}")
-    words, n = tensors.shape(parts["qweight"])
-    groups = tensors.shape(parts["scales"])[0]
-    k = tensors.shape(parts["g_idx"])[0] if "g_idx" in parts else words * 32 // config.bits
-    bits = words * 32 // k
-    if (
-        bits not in (4, 8)
-        or words * 32 != k * bits
-        or k % groups
-        or tensors.shape(parts["scales"]) != (groups, n)
-        or tensors.shape(parts["qzeros"]) != (groups, n * bits // 32)
-    ):
+    words, n = matrix_shape(tensors, parts["qweight"], name)
+    groups, columns = matrix_shape(tensors, parts["scales"], name)
+    zero_groups, zero_words = matrix_shape(tensors, parts["qzeros"], name)
+    bits = zero_words * 32 // n
+    if bits in _OTHER_BITS:
+        raise UnsupportedModelError(
+            f"{name} is quantized to {bits} bits, which cannot be read yet (can: 4, 8): give the unquantized checkpoint"
+        )
+    if bits not in _BITS or zero_words * 32 != n * bits or zero_groups != groups or columns != n:
+        raise damaged(name, "the shapes of its qweight, qzeros and scales do not fit each other")
+    k = words * 32 // bits
+    if "g_idx" in parts and tensors.shape(parts["g_idx"]) != (k,):
         raise damaged(name, "the shapes of its qweight, qzeros, scales and g_idx do not fit each other")
+    if k % groups:
+        raise UnsupportedModelError(
+            f"{name} has {groups} groups of {k} columns, which are not all of one size: give the unquantized checkpoint"
+        )
     group_size = k // groups
     order = column_order(array(tensors, parts["g_idx"]), group_size, name) if "g_idx" in parts else None
 
-    def read() -> Groups:
-        codes = unpack(array(tensors, parts["qweight"]).T, bits)
-        zero_words = array(tensors, parts["qzeros"])
+    def zero_points() -> npt.NDArray[np.uint8]:
+        packed = words_of(tensors, parts["qzeros"], name)
         if config.checkpoint_format == "gptq":
             # As GPTQModel does: add 1 to every code of the packed word in one addition, carries included.
-            zero_words = zero_words.view(np.uint32) + np.uint32(0xFFFFFFFF // ((1 << bits) - 1))
-        zero_points = unpack(zero_words, bits).T
-        if config.sym and (zero_points != 1 << bits - 1).any():
-            raise damaged(name, "its configuration says sym, its zero points differ")
+            packed = (packed.view(np.uint32) + np.uint32(0xFFFFFFFF // ((1 << bits) - 1))).view(np.int32)
+        return unpack(packed, bits).T
+
+    symmetric = config.sym is not False and bool((zero_points() == 1 << bits - 1).all())
+
+    def read() -> Groups:
+        codes = unpack(words_of(tensors, parts["qweight"], name).T, bits)
         return Groups(
             codes if order is None else codes[:, order],
             array(tensors, parts["scales"]).T,
-            None if config.sym else zero_points,
+            None if symmetric else zero_points(),
             order,
         )
 
-    weight = grouped(bits, engine_group(group_size, name), config.sym, order is not None, read)
+    weight = grouped(bits, engine_group(group_size, name), symmetric, order is not None, read)
     return QuantizedLayer(tuple(parts.values()), (n, k), weight)

@@ -44,6 +44,35 @@ def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
+def matrix_shape(tensors: Tensors, part: str, name: str) -> tuple[int, int]:
+    """The shape of a tensor that must be a matrix with at least one element.
+
+    Args:
+        tensors: the checkpoint.
+        part: name of the tensor.
+        name: of the layer, for the error message.
+
+    Raises:
+        SourceError: it has another rank, or no element.
+    """
+    shape = tensors.shape(part)
+    if len(shape) != 2 or 0 in shape:
+        raise damaged(name, f"{part} has the shape {list(shape)}, not that of a matrix")
+    return shape[0], shape[1]
+
+
+def words_of(tensors: Tensors, part: str, name: str) -> npt.NDArray[np.int32]:
+    """Read a tensor of packed codes.
+
+    Raises:
+        SourceError: it is not int32.
+    """
+    values = array(tensors, part)
+    if values.dtype != np.int32:
+        raise damaged(name, f"{part} is {values.dtype}, not int32")
+    return values
+
+
 def unpack(words: npt.NDArray[np.int32] | npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
     """Unpack int32 words [..., W], least significant bits first, to uint8 codes [..., W * 32 / bits]."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
@@ -167,6 +196,8 @@ def column_order(groups: npt.NDArray[Any], group_size: int, name: str) -> npt.ND
     regular = np.arange(len(groups)) // group_size
     if np.array_equal(groups, regular):
         return None
+    if groups.ndim != 1 or groups.dtype.kind != "i":
+        raise damaged(name, f"its groups of columns are {groups.dtype} of shape {list(groups.shape)}, not integers")
     order = np.argsort(groups, kind="stable")
     if not np.array_equal(groups[order], regular):
         raise UnsupportedModelError(
