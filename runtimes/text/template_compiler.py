@@ -26,7 +26,7 @@ class GenerationBlocks(Extension):
 
 
 class BudgetedCode(CodeGenerator):
-    """Writes Python in which loops, macros and native operators go through the environment."""
+    """Writes Python in which loops, macros and operators go through the environment."""
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
         """Count each round of a loop, also those that its condition skips."""

@@ -20,6 +20,7 @@ from edgekiln.integrations.lm_eval import EngineLM
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve
 
 QUESTIONS = [
@@ -162,6 +163,21 @@ def test_chat(ours: EngineLM, engine: Path, theirs: HFLM) -> None:
     assert ours.apply_chat_template(chat) == theirs.apply_chat_template(chat)
     assert ours.chat_template(True) == (engine / CHAT_TEMPLATE_FILE).read_text()
     assert ours.chat_template(False) is None
+
+
+def test_template_variables_and_named_templates(engine: Path) -> None:
+    model = EngineLM(str(engine), enable_thinking=False, chat_template_args={"a": "<|end|>"})
+    own = model.engine_tokenizer
+    templates = {"default": "{{ enable_thinking }}{{ a }}{{ messages[0].content }}", "other": "other"}
+    model.engine_tokenizer = Tokenizer(own._tokenizer, own.special_tokens, templates)
+    chat = [{"role": "user", "content": "Hi"}]
+    assert model.chat_template(True) == templates["default"]
+    assert model.apply_chat_template(chat) == "False<|end|>Hi"
+    assert own.special_tokens.eos[0] in model.tok_encode(model.apply_chat_template(chat))
+    assert model.chat_template("other") == "other"
+    assert model.apply_chat_template(chat) == "other"
+    with pytest.raises(RequestError, match="there is no chat template 'nothing': the engine has default, other"):
+        model.chat_template("nothing")
 
 
 def test_options_out_of_range(engine: Path, tmp_path: Path, ours: EngineLM) -> None:
