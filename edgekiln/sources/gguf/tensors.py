@@ -17,7 +17,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 from transformers.pytorch_utils import Conv1D
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.errors import UnsupportedModelError
+from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources.base import ModelSource
 from edgekiln.sources.gguf.config import build_config, parse_config
 from edgekiln.sources.gguf.kinds import check_is_model
@@ -29,6 +29,8 @@ from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
 from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf
 from edgekiln.sources.weight_conversion import ConvertedWeights
+
+_MATRIX = 2
 
 
 def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
@@ -47,6 +49,12 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
     check_is_model(file)
     parsed = parse_config(file)
     tokenizer, notes = convert_tokenizer(file)
+    tokens = len(file.get("tokenizer.ggml.tokens"))
+    if tokens > parsed["vocab_size"]:
+        raise SourceError(
+            f"{path} is damaged: its vocabulary has {tokens} tokens, its embedding {parsed['vocab_size']} rows; "
+            "download or convert it again"
+        )
     config = build_config(file, parsed)
     model = meta_model(config)
     weights = ConvertedWeights(GgufTensors(file, model, parsed), model, str(path))
@@ -88,6 +96,7 @@ class GgufTensors:
         self._names: dict[str, str] = get_gguf_hf_weights_map(
             _NameScope(model, model.config, model.base_model_prefix), self._processor
         )
+        self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
         self._parts: dict[str, list[str]] = {}
         for name in file.tensors:
@@ -105,14 +114,18 @@ class GgufTensors:
         return self._parts.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The model's shape if the file's tensors can be brought to it, else their shape in the file."""
-        wanted = self._shapes.get(name, ())
-        stored = [self._file.tensors[part].shape for part in self._parts[name]]
-        if len(stored) == 1 and sorted(stored[0]) != sorted(size for size in wanted if size != 1 or 1 in stored[0]):
-            return stored[0]
-        if sum(np.prod(shape) for shape in stored) != np.prod(wanted):
-            return stored[0]
-        return wanted
+        """The shape that `read` gives; the shape in the file if that of merged tensors does not fit.
+
+        Raises:
+            SourceError: the metadata contradicts the shape of the tensor.
+        """
+        wanted, parts = self._shapes.get(name, ()), self._parts[name]
+        stored = [self._file.tensors[part].shape for part in parts]
+        if len(parts) > 1:
+            # transformers' merged experts: [experts, gate and up, hidden].
+            merged = (stored[0][0], sum(shape[1] for shape in stored if len(shape) > 1), *stored[0][2:])
+            return merged if set(stored) == {stored[0]} and merged == wanted else stored[0]
+        return self._processed_shape(parts[0], stored[0])
 
     def read(self, name: str) -> torch.Tensor:
         # Processors of merged tensors write into this dictionary instead of returning the tensor.
@@ -153,6 +166,26 @@ class GgufTensors:
             weights=weights, name=part, tensor_key_mapping=self._names, parsed_parameters={"tensors": collected}
         )
         return None if result.name is None else result.weights
+
+    def _processed_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        # Experts are large, and are not changed.
+        if len(shape) > _MATRIX:
+            return shape
+        # The shape is the same in every layer.
+        kind = (re.sub(r"^blk\.\d+\.", "", part), shape)
+        if kind not in self._processed_shapes:
+            collected: dict[str, torch.Tensor] = {}
+            try:
+                result = self._process(np.broadcast_to(np.float32(-1), shape), part, collected)
+            except Exception as error:
+                # Processors reshape by the metadata's sizes, with exceptions of numpy and torch.
+                raise SourceError(
+                    f"{self._file.path} holds {part} of shape {list(shape)}, which does not fit its metadata: "
+                    "download or convert it again"
+                ) from error
+            found = result if result is not None else next(iter(collected.values()))
+            self._processed_shapes[kind] = tuple(found.shape)
+        return self._processed_shapes[kind]
 
     def _layout(self, part: str, shape: tuple[int, ...], transposed: bool) -> "_Layout | None":
         """The row permutation that transformers applies to a tensor; None if it does more than permute rows.

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.ggml import GGUFTokenizerSkeleton
 
 from edgekiln.errors import EdgekilnError, SourceError, UnsupportedModelError
+from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.tokenizer import merges_by_score
 from edgekiln.sources.resolve import resolve
 from support.gguf_files import (
@@ -25,6 +26,7 @@ from support.gguf_files import (
     HIDDEN,
     INNER,
     KV_HEADS,
+    TOKENS,
     TURN,
     VOCAB,
     gpt2,
@@ -127,6 +129,24 @@ def test_wrong_tensors_are_named(tmp_path: Path, extra: dict[str, Any], kind: ty
     tensors = {name: value for name, value in llama_tensors(**extra)[1].items() if value is not None}
     with pytest.raises(kind, match=message):
         resolve(str(write(tmp_path / "m.gguf", "llama", tensors)))
+
+
+def test_a_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
+    tokens = [*TOKENS, *(f"<{number}>" for number in range(VOCAB))]
+    path = write(tmp_path / "m.gguf", "llama", llama_tensors()[1], tokenizer_tokens=tokens, tokenizer_token_type=None)
+    with pytest.raises(SourceError, match=f"vocabulary has {len(tokens)} tokens, its embedding {VOCAB} rows"):
+        resolve(str(path))
+
+
+def test_experts_of_another_shape(tmp_path: Path) -> None:
+    header = GgufFile(qwen3moe(tmp_path / "m.gguf")).tensors["blk.0.ffn_up_exps.weight"]
+    data = bytearray((tmp_path / "m.gguf").read_bytes())
+    name = b"blk.0.ffn_up_exps.weight"
+    at = data.index(name) + len(name) + 4
+    data[at : at + 24] = struct.pack("<3Q", *header.shape)
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(SourceError, match="the two do not belong together"):
+        resolve(str(tmp_path / "m.gguf"))
 
 
 def test_unknown_architecture_is_named(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_keys_go_before_the_defaults_of_a_rule(tmp_path: Path) -> None:
         ({"tokenizer_tokens": 7}, SourceError, "tokens is 7, it must be an array of texts"),
         ({"tokenizer_bos_token_id": 264}, SourceError, "bos_token_id is 264, its vocabulary has 264 tokens"),
         ({"tokenizer_bos_token_id": True}, SourceError, "bos_token_id is True"),
-        ({"tokenizer_eos_token_ids": [1, -1]}, SourceError, "eos_token_ids is -1"),
+        ({"tokenizer_eos_token_ids": [1, 999]}, SourceError, "eos_token_ids is 999"),
         ({"tokenizer_add_bos_token": 1}, SourceError, "add_bos_token is 1, no truth value"),
         (
             {"tokenizer_bos_token_id": None, "tokenizer_pre": "tekken"},
