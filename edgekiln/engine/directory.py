@@ -23,7 +23,7 @@ from edgekiln.engine.temporary import (
     rename_in_message,
     temporary_directory,
 )
-from edgekiln.errors import EngineError, is_disk_full
+from edgekiln.errors import EdgekilnError, EngineError, is_disk_full
 
 ENGINE_FILE = "engine.json"
 WEIGHTS_FILE = "weights.bin"
@@ -108,24 +108,32 @@ def atomic_directory(
             check_output(target, is_ours, what, reads)
             _publish(temporary, target)
     except Exception as error:
-        if isinstance(error, OSError) and _is_of_output(error, target, temporary):
-            raise _write_error(error, output) from error
+        failure = error if isinstance(error, OSError) else _os_error(error)
+        if failure is not None and _is_of_output(failure, target, temporary):
+            raise _write_error(failure, output) from error
         if temporary is not None:
             rename_in_message(error, temporary, str(output))
         raise
 
 
+def _os_error(error: Exception) -> OSError | None:
+    """The error of the operating system that a library in Rust, such as safetensors, reports as text."""
+    number = None if isinstance(error, EdgekilnError) else re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), "") if number else None
+
+
 def _is_of_output(error: OSError, target: Path, temporary: Path | None) -> bool:
     """Whether an error is about writing the output, and not about another file, which the block reads."""
-    if error.filename is None or not isinstance(error.filename, str | bytes):
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    if not names or is_disk_full(error):
         return True
-    path = Path(os.fsdecode(error.filename))
-    return temporary in (path, *path.parents) or path == target or path in target.parents
+    paths = [Path(name) for name in names]
+    return any(temporary in (path, *path.parents) or path == target or path in target.parents for path in paths)
 
 
 def _write_error(error: OSError, output: Path) -> EngineError:
     if is_disk_full(error):
-        return EngineError(f"no space left on the disk of {output.parent}: free some or choose another -o")
+        return EngineError(f"no space left on the disk of {output.parent}: free some or choose another directory")
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     return EngineError(f"cannot write {output}: {reason}, choose another output with -o")
 

@@ -127,6 +127,19 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device", "/the/file/that/is/copied"),
+    ],
+)
+def test_a_full_disk_as_libraries_report_it(engine: Path, error: Exception) -> None:
+    sentence = f"^no space left on the disk of {engine.parent}: free some"
+    with pytest.raises(EngineError, match=sentence), atomic_directory(engine):
+        raise error
+
+
 @pytest.mark.parametrize("failing", ["new", "old"])
 def test_without_an_exchange_of_names(engine: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """Two renames replace the engine; the old one comes back when the new one cannot take its name."""
