@@ -46,16 +46,16 @@ def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | No
     if not quantization:
         return None
     if not isinstance(quantization, dict):
-        raise UnsupportedModelError(f"{where} has a quantization_config of an unknown kind: {quantization!r}")
+        raise UnsupportedModelError(f"{where} has a quantization_config of an unknown kind: {quantization!r:.60}")
     # Old checkpoints of bitsandbytes and compressed-tensors do not name the method.
     method = quantization.get("quant_method")
     if method is None and "config_groups" in quantization:
         method = "compressed-tensors"
     elif method is None and ("load_in_4bit" in quantization or "load_in_8bit" in quantization):
         method = "bitsandbytes"
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise UnsupportedModelError(
-            f"{where} is quantized with {method}, which cannot be read yet (can: {', '.join(_METHODS)}): "
+            f"{where} is quantized with {method!s:.60}, which cannot be read yet (can: {', '.join(_METHODS)}): "
             "give the unquantized checkpoint"
         )
     try:
@@ -64,7 +64,7 @@ def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | No
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise UnsupportedModelError(
-            f"{where} is quantized with {method} and {field} {first.get('input')!r}, which cannot be read yet "
+            f"{where} is quantized with {method} and {field} {first.get('input')!r:.60}, which cannot be read yet "
             f"({first['msg'][0].lower()}{first['msg'][1:]}): give the unquantized checkpoint"
         ) from error
 
