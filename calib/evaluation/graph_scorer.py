@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgekiln.calib.evaluation.perplexity import Scorer
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.engine.native_path import native_path
-from edgekiln.errors import EdgekilnError, EngineError, first_line
+from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
 from edgekiln.runtimes.threads import checked_threads, default_threads
 
@@ -47,7 +47,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
         from edgekiln.runtimes.ort.cpu import CACHE_DTYPES
         from edgekiln.runtimes.ort.library import LOG_FATAL
         from edgekiln.runtimes.ort.library import onnxruntime as ort
-        from edgekiln.runtimes.ort.runtime import open_session
+        from edgekiln.runtimes.ort.runtime import load_error, open_session
     except ImportError as error:
         raise EdgekilnError("running graphs needs ONNX Runtime: pip install 'edgekiln[cpu]'") from error
     if manifest.kv_cache.dtype not in CACHE_DTYPES:
@@ -72,7 +72,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
             )
             return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
+        raise load_error(path, error) from error
 
 
 def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:

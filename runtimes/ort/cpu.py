@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.errors import EngineError, first_line
+from edgekiln.errors import EngineError
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.binding import OrtBinding
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
-from edgekiln.runtimes.ort.runtime import OrtRuntime, open_session
+from edgekiln.runtimes.ort.runtime import OrtRuntime, load_error, open_session
 from edgekiln.runtimes.threads import default_threads
 
 DEFAULT_CHUNK = 256
@@ -105,4 +105,4 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         try:
             return open_session(path, options, providers)
         except Exception as error:
-            raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
+            raise load_error(path, error) from error

@@ -11,12 +11,12 @@ import threading
 from pathlib import Path
 
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.errors import EdgekilnError, EngineError, first_line
+from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.cuda_kv_cache import GrowGraph, OrtCudaBinding, OrtCudaKVCache, RunConfig
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
-from edgekiln.runtimes.ort.runtime import OrtRuntime, open_session
+from edgekiln.runtimes.ort.runtime import OrtRuntime, load_error, open_session
 
 DEFAULT_CHUNK = 2048
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -96,7 +96,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
         try:
             session = open_session(path, options, [(provider, provider_options)])
         except Exception as error:
-            raise EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error)}") from error
+            raise load_error(path, error) from error
         if provider not in session.get_providers():
             raise EdgekilnError(
                 f"ONNX Runtime {ort.__version__} cannot use CUDA on this machine: it needs an NVIDIA driver and the "

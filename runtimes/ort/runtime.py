@@ -4,6 +4,7 @@ Attention is com.microsoft::GroupQueryAttention with past and present in one sha
 each sequence from `position_ids[b, 0]`, so sequences of different lengths decode together without padding.
 """
 
+import re
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest, check_unchanged
 from edgekiln.engine.native_path import native_path
-from edgekiln.errors import EngineError
+from edgekiln.errors import EngineError, first_line
 from edgekiln.runtimes.base import Ids, Logits, checked_ids
 from edgekiln.runtimes.chunked import C, ChunkedRuntime
 from edgekiln.runtimes.ort.graph_io import check_graph
 from edgekiln.runtimes.ort.library import onnxruntime as ort
+
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
@@ -54,6 +57,12 @@ class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
         if role != "grow":
             check_graph(session, path, self._manifest, role)
         return session
+
+
+def load_error(path: Path, error: Exception) -> EngineError:
+    """The error for a graph that ONNX Runtime refuses; without its numbers, as in libedgekiln."""
+    reason = _CODE.sub("", first_line(error))
+    return EngineError(f"ONNX Runtime {ort.__version__} cannot load {path}: {reason}")
 
 
 def open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
