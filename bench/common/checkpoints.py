@@ -61,7 +61,7 @@ def write(model: str, directory: Path) -> None:
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "tokenizer.json").write_text(source.tokenizer_json, encoding="utf-8")
     settings = {name: tokenizer.id_to_token(token) for name, token in ids.items() if token is not None}
-    if source.chat_template:
+    if isinstance(source.chat_template, str):
         settings["chat_template"] = source.chat_template
     (directory / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}), encoding="utf-8"

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from transformers import GenerationConfig, PreTrainedModel
 
 from edgekiln.calib.analysis.layer_report import layer_report
@@ -42,6 +41,8 @@ from edgekiln.sources.meta_model import meta_model
 # Largest size of the tensors in one file, in bytes.
 _SHARD_BYTES = 4 << 30
 CHECKPOINT = "a checkpoint of `edgekiln quantize`"
+# The special tokens that tokenizer_config.json names itself.
+_NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 # Names of the files that a checkpoint has.
 _FILES = ("*.json", "*.safetensors", "chat_template*.jinja")
 _INDEX = "model.safetensors.index.json"
@@ -251,14 +252,16 @@ def _write_config(directory: Path, source: ModelSource, architecture: str, quant
 
 def _write_tokenizer(directory: Path, source: ModelSource) -> None:
     (directory / TOKENIZER_FILE).write_text(source.tokenizer_json, encoding="utf-8")
-    if source.chat_template:
-        (directory / CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
-    tokens = source.special_tokens
-    ids = {"bos_token": tokens.bos, "eos_token": tokens.eos[0] if tokens.eos else None, "pad_token": tokens.pad}
-    text = Tokenizer.from_str(source.tokenizer_json).id_to_token
     # Every version of transformers knows this class; tokenizer.json holds everything else.
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config.update({name: text(token) for name, token in ids.items() if token is not None})
+    named = source.special_tokens.template_variables
+    config.update({name: text for name, text in named.items() if name in _NAMED_TOKENS})
+    if others := {name: text for name, text in named.items() if name not in _NAMED_TOKENS}:
+        config["extra_special_tokens"] = others
+    if isinstance(source.chat_template, str):
+        (directory / CHAT_TEMPLATE_FILE).write_text(source.chat_template, encoding="utf-8")
+    elif source.chat_template:
+        config["chat_template"] = [{"name": name, "template": text} for name, text in source.chat_template.items()]
     if (length := getattr(source.config, "max_position_embeddings", None)) is not None:
         config["model_max_length"] = length
     write_json(directory / "tokenizer_config.json", config)

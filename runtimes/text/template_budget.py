@@ -62,7 +62,7 @@ class Budget:
         self.spend(1 + (sum(self.fits(self.size(value)) for value in values) >> _BYTES_READ))
 
     def written(self, value: Any) -> Any:
-        """Count the making of a value, and return it."""
+        """Count a value that was made, and return it."""
         if isinstance(value, str):
             self.spend(self.fits(_bytes(value)) >> _BYTES_WRITTEN)
         elif isinstance(value, list | tuple | dict):

@@ -1,6 +1,7 @@
 """Checkpoints in the compressed-tensors format, loaded by transformers and the compressed-tensors library."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_tokenizer_and_generation_config_are_those_of_the_model(tiny_checkpoint:
     generation = GenerationConfig.from_pretrained(tmp_path / "out")
     assert generation.eos_token_id == list(resolve(str(tiny_checkpoint)).special_tokens.eos)
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in (tmp_path / "out").iterdir())
+
+
+def test_named_templates_and_special_tokens_are_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    path = model / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"extra_special_tokens": {"image_token": "<|user|>"}}
+    settings.pop("pad_token")
+    path.write_text(json.dumps(settings))
+    (model / "chat_template.jinja").write_text("{{ image_token }}{{ eos_token }}{{ pad_token }}")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "rag.jinja").write_text("rag")
+    write(model, tmp_path / "out", Recipe(default=INT4))
+    ours, theirs = (AutoTokenizer.from_pretrained(path) for path in (tmp_path / "out", model))
+    assert ours.chat_template == theirs.chat_template
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    chat = [{"role": "user", "content": "Hi"}]
+    assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False)
 
 
 def test_large_checkpoints_are_split(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
