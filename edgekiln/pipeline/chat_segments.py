@@ -9,15 +9,14 @@ contents of many kinds.
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer as FastTokenizer
 
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.text.chat_template import render
 from edgekiln.runtimes.text.template_budget import TemplateLimitError
-from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.base import ModelSource
 
 Order = Literal["any", "system-first", "user-last", "turns", "turns-user-last"]
@@ -50,6 +49,7 @@ _CONTENTS = (
     "None",
 )
 _BLANK = ("", " ", "\n \n")
+_MOST_STEPS = 5_000  # of a rendering
 _LONGEST = 5  # messages of a conversation that is tried
 
 
@@ -100,17 +100,20 @@ def allows(order: Order, roles: Sequence[str]) -> bool:
 
 
 def chat_segments(source: ModelSource) -> ChatSegments | None:
-    """The segments of a source's default chat template; None without one, or where segments cannot reproduce it.
+    """The segments of a source's default chat template.
 
-    Raises:
-        TemplateLimitError: the template takes too long or writes too much.
+    None without one, where segments cannot reproduce it, or where rendering it thousands of times would take minutes.
     """
     templates = source.chat_template
     default = templates.get(DEFAULT_TEMPLATE) if isinstance(templates, Mapping) else templates
     if default is None:
         return None
-    tokenizer = _tokenizer(source, default)
-    return find_segments(lambda messages, now: tokenizer.apply_chat_template(messages, strftime_now=now))
+    variables = _variables(source)
+
+    def rendered(messages: list[dict[str, str]], now: Callable[[str], str]) -> str:
+        return render(default, {**variables, "messages": messages, "strftime_now": now}, steps=_MOST_STEPS)
+
+    return find_segments(rendered)
 
 
 def check_chat_templates(source: ModelSource) -> None:
@@ -122,17 +125,20 @@ def check_chat_templates(source: ModelSource) -> None:
         TemplateLimitError: a template takes too long or writes too much.
     """
     templates = source.chat_template or {}
+    messages = [{"role": "user", "content": "Hello"}]
     for template in templates.values() if isinstance(templates, Mapping) else [templates]:
         try:
-            _tokenizer(source, template).apply_chat_template([{"role": "user", "content": "Hello"}])
+            render(template, {**_variables(source), "messages": messages})
         except TemplateLimitError:
             raise
         except RequestError:
             continue
 
 
-def _tokenizer(source: ModelSource, template: str) -> Tokenizer:
-    return Tokenizer(FastTokenizer.from_str(source.tokenizer_json), source.special_tokens, template)
+def _variables(source: ModelSource) -> dict[str, Any]:
+    """The variables of a template but messages."""
+    own = source.special_tokens.template_variables
+    return {"tools": None, "documents": None, **own, "add_generation_prompt": True}
 
 
 def find_segments(render: Render) -> ChatSegments | None:
@@ -178,8 +184,6 @@ def _fit(render: Render, order: Order, roles: Sequence[str]) -> ChatSegments | N
             contents = itertools.islice(itertools.cycle(_CONTENTS), i, None)
             if not _reproduces(render, segments, list(zip(conversation, contents, strict=False))):
                 return None
-    except TemplateLimitError:
-        raise
     except RequestError:
         return None
     return segments

@@ -9,7 +9,7 @@ from typing import Any
 from edgekiln.arguments import utf8
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.text.template_budget import MAX_SOURCE, MAX_TAGS, TemplateLimitError
+from edgekiln.runtimes.text.template_budget import MAX_SOURCE, MAX_TAGS, STEPS, TemplateLimitError
 
 # A template, or several by name.
 ChatTemplate = str | Mapping[str, str]
@@ -110,13 +110,14 @@ def _check_json(name: str, value: object, depth: int = 0) -> None:
         raise RequestError(f"{name} must be JSON, got {value!r:.60}")
 
 
-def render(template: str, variables: dict[str, Any], marks: bool = False) -> str:
+def render(template: str, variables: dict[str, Any], marks: bool = False, steps: int = STEPS) -> str:
     """Render a template.
 
     Args:
         template: Jinja2 source.
         variables: its variables, `messages` among them.
         marks: texts in them are `MarkedText`; so is the result, then.
+        steps: that the rendering may take, besides those that longer messages add.
 
     Raises:
         RequestError: the template is invalid or refuses the messages.
@@ -132,7 +133,7 @@ def render(template: str, variables: dict[str, Any], marks: bool = False) -> str
     if template.count("{{") + template.count("{%") > MAX_TAGS:
         raise TemplateLimitError(f"the chat template has over {MAX_TAGS} tags: use a model with another template")
     try:
-        return template_environment.render(template, variables, marks)
+        return template_environment.render(template, variables, marks, steps)
     except TemplateLimitError:
         raise
     except Exception as error:  # a template can raise anything

@@ -14,7 +14,7 @@ from edgekiln.errors import RequestError
 # The longest source of a template, and its most tags; those of models have up to some 50,000 characters.
 MAX_SOURCE = 100_000
 MAX_TAGS = 5_000
-_STEPS = 500_000
+STEPS = 500_000  # of a rendering, but for those that longer messages add
 _LONGEST = 4_000_000  # characters of a text, but for the messages' own
 _LARGEST_WIDTH = 10_000  # of a field that is padded or indented
 _BYTES_READ, _BYTES_WRITTEN = 10, 8  # binary logarithms of the bytes that a step reads or writes
@@ -34,12 +34,12 @@ class Budget:
         longest: most bytes of a value that may be written, compared or converted to text.
     """
 
-    def __init__(self, variables: dict[str, Any]) -> None:
+    def __init__(self, variables: dict[str, Any], steps: int = STEPS) -> None:
         """Begin a rendering with these variables of the template."""
         self._sizes: dict[int, tuple[object, int]] = {}  # id -> container, which is kept so that its id stays its own
         self._steps = sys.maxsize
         size = self.size(variables)
-        self._steps = _STEPS + size // 2
+        self._steps = steps + size // 2
         self.longest = _LONGEST + 8 * size
 
     def spend(self, steps: int) -> bool:

@@ -41,20 +41,21 @@ _NO_GLOBALS = ("lipsum",)  # random text of any length
 _STEPS_OF_CALL = 8
 
 
-def render(template: str, variables: dict[str, Any], marks: bool) -> str:
+def render(template: str, variables: dict[str, Any], marks: bool, steps: int) -> str:
     """Render a template.
 
     Args:
         template: Jinja2 source.
         variables: of the template.
         marks: texts in them are `MarkedText`; so is the result, then.
+        steps: that the rendering may take, besides those that longer messages add.
 
     Raises:
         TemplateLimitError: it takes too long or writes too much.
         Exception: of any type; the template is invalid or fails.
     """
     previous = current.budget, current.marks
-    current.budget, current.marks = Budget(variables), marks
+    current.budget, current.marks = Budget(variables, steps), marks
     try:
         pieces: list[str] = []
         length = 0
