@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
+from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantized_tensors
 from edgekiln.engine.chat_templates import write_chat_templates
 from edgekiln.engine.directory import (
@@ -28,7 +29,7 @@ from edgekiln.engine.directory import (
 )
 from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, write_manifest
 from edgekiln.engine.reports import LayerReport, QuantizationReport
-from edgekiln.errors import RequestError
+from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
 from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
@@ -107,6 +108,7 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
     initializers = model.graph.graph.initializers
     total = len(model.quantization.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights.read)):
+        _check_finite(layer.names[0], quantized)
         model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
         for kind, array in tensors.items():
             # Of a tied weight's names torch.export keeps one, and which one is not documented.
@@ -119,6 +121,12 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
             assert value.dtype is not None
             name = value.name
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
+
+
+def _check_finite(name: str, weight: QuantizedWeight) -> None:
+    for values in (weight.scales, weight.group_bias):
+        if values is not None and not np.isfinite(values).all():
+            raise SourceError(f"{name} has scales that are NaN or infinite: download the checkpoint again")
 
 
 def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -28,6 +28,7 @@ from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
 from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf
+from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
 _MATRIX = 2
@@ -131,7 +132,10 @@ class GgufTensors:
         # Processors of merged tensors write into this dictionary instead of returning the tensor.
         collected: dict[str, torch.Tensor] = {}
         for part in self._parts[name]:
-            weights = self._process(self._file.read(part), part, collected)
+            with np.errstate(invalid="ignore", over="ignore"):
+                values = self._file.read(part)
+            check_finite(torch.from_numpy(values), part, self._file.path)
+            weights = self._process(values, part, collected)
             if weights is not None:
                 collected[name] = torch.from_numpy(np.ascontiguousarray(weights))
         return collected[name]
