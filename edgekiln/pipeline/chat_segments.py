@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from jinja2 import TemplateSyntaxError
 from pydantic import BaseModel, ConfigDict
 
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
-from edgekiln.errors import RequestError
+from edgekiln.errors import RequestError, SourceError
 from edgekiln.runtimes.text.chat_template import render
 from edgekiln.runtimes.text.template_budget import TemplateLimitError
 from edgekiln.sources.base import ModelSource
@@ -117,11 +118,12 @@ def chat_segments(source: ModelSource) -> ChatSegments | None:
 
 
 def check_chat_templates(source: ModelSource) -> None:
-    """Check that each chat template of a source ends, before a build spends time on the model.
+    """Check that each chat template of a source compiles and ends, before a build spends time on the model.
 
     A template may refuse the short conversation that is tried.
 
     Raises:
+        SourceError: a template is not valid Jinja.
         TemplateLimitError: a template takes too long or writes too much.
     """
     templates = source.chat_template or {}
@@ -131,8 +133,12 @@ def check_chat_templates(source: ModelSource) -> None:
             render(template, {**_variables(source), "messages": messages})
         except TemplateLimitError:
             raise
-        except RequestError:
-            continue
+        except RequestError as error:
+            if isinstance(error.__cause__, TemplateSyntaxError):
+                raise SourceError(
+                    f"the chat template of {source.name} is not valid Jinja (line {error.__cause__.lineno}: "
+                    f"{error.__cause__.message}): correct it, or remove it from the model"
+                ) from error
 
 
 def _variables(source: ModelSource) -> dict[str, Any]:

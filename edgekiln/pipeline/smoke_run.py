@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from jinja2 import TemplateSyntaxError
 
 from edgekiln import system
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE, read_chat_templates
@@ -39,7 +38,8 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
         Notes for the build report: what could not be tried, and why.
 
     Raises:
-        EngineError: the engine does not load or run, its logits are not finite, or its chat template is invalid.
+        EngineError: the engine does not load or run, or its logits are not finite.
+        TemplateLimitError: a chat template takes too long or writes too much.
     """
     prompt, notes = _prompt(directory, manifest)
     if why := next(_obstacles(directory, manifest), None):
@@ -56,7 +56,8 @@ def _prompt(directory: Path, manifest: EngineManifest) -> tuple[Ids, list[str]]:
     """int64 [S] token ids of a conversation, S in [1, 8], and notes on chat templates that do not take it.
 
     Raises:
-        EngineError: a chat template is invalid for every conversation.
+        EngineError: the chat segments do not give the text of the chat template.
+        TemplateLimitError: a chat template takes too long or writes too much.
     """
     tokenizer = Tokenizer.from_engine(directory, manifest)
     notes, ids = [], tokenizer.encode("Hello")
@@ -65,9 +66,9 @@ def _prompt(directory: Path, manifest: EngineManifest) -> tuple[Ids, list[str]]:
         what = "the chat template" if name == DEFAULT_TEMPLATE else f"the chat template {name}"
         try:
             rendered = tokenizer.encode_chat(_MESSAGES, chat_template=name)
+        except TemplateLimitError:
+            raise
         except RequestError as error:
-            if isinstance(error, TemplateLimitError) or isinstance(error.__cause__, TemplateSyntaxError):
-                raise EngineError(f"{what} of {manifest.source} cannot be used: {error}") from error
             notes.append(f"{what} was not tried, because it refuses a message of the user alone: {error}")
             continue
         if name == DEFAULT_TEMPLATE:

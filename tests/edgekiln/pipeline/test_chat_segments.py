@@ -58,7 +58,7 @@ def test_a_template_that_does_not_end_ends_the_build_before_it_traces(
 
 
 def test_a_template_that_refuses_the_conversation_does_not_end_the_build(source: ModelSource) -> None:
-    refusing = {"default": "{{ raise_exception('tools are needed') }}", "broken": "{% for %}"}
+    refusing = {"default": "{{ raise_exception('tools are needed') }}", "rag": "{{ documents[0].title }}"}
     check_chat_templates(dataclasses.replace(source, chat_template=refusing))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from edgekiln.engine.directory import CHAT_SEGMENTS_FILE
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.errors import EdgekilnError, EngineError
+from edgekiln.errors import EdgekilnError, EngineError, SourceError
 from edgekiln.pipeline import smoke_run
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
@@ -115,7 +115,8 @@ def test_a_template_that_does_not_compile(
     source: ModelSource, template: str, name: str, refused: Callable[..., None]
 ) -> None:
     templates = {"default": "{{ messages[0].content }}", name: template}
-    refused(replace(source, chat_template=templates), "the chat template .*cannot be used")
+    sentence = r"the chat template of tiny is not valid Jinja \(line 1: .*\): correct it"
+    refused(replace(source, chat_template=templates), sentence, SourceError)
 
 
 @pytest.mark.parametrize("template", ["{{ 'x' * 30000000 }}", "{% for i in range(99999) %}{{ i }}{% endfor %}" * 99])
