@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,15 @@ def test_cancelling_in_mid_prompt(long_engine: Path) -> None:
         # Tokens computed before the cancellation are kept.
         assert whole["cached_tokens"] == 99
         assert host.ask(prompt[:100], max_tokens=4, ignore_eos=True, reset=True)["ids"] == whole["ids"]
+
+
+def test_cancelling_while_a_text_is_tokenized(long_engine: Path) -> None:
+    with Host(long_engine) as host:
+        start = time.monotonic()
+        reply = host.ask(text="a b" * 1_000_000, cancel_after=0, cancel_wait_ms=300)
+        assert (reply["status"], reply["error"]) == (CANCELLED, "the answer was cancelled")
+        assert time.monotonic() - start < 5
+        assert host.ask(text="hello", max_tokens=2)["status"] == OK
 
 
 def test_out_of_memory(long_engine: Path) -> None:

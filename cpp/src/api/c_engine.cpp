@@ -91,7 +91,7 @@ edgekiln_status edgekiln_tokenize(const edgekiln_engine* engine, const char* tex
                                   int32_t add_special, int64_t* ids, size_t capacity, size_t* count) {
   return guarded([&]() -> Result<void> {
     if (!engine) return null_argument("engine");
-    return copy_ids(encode(*engine->loaded, text, text_length, add_special != 0, kNoLimit), ids, capacity, count);
+    return copy_ids(encode(*engine->loaded, text, text_length, add_special != 0, {}), ids, capacity, count);
   });
 }
 
@@ -99,7 +99,7 @@ edgekiln_status edgekiln_tokenize_chat(const edgekiln_engine* engine, const edge
                                        size_t message_count, int64_t* ids, size_t capacity, size_t* count) {
   return guarded([&]() -> Result<void> {
     if (!engine) return null_argument("engine");
-    return copy_ids(encode_chat(*engine->loaded, messages, message_count, kNoLimit), ids, capacity, count);
+    return copy_ids(encode_chat(*engine->loaded, messages, message_count, {}), ids, capacity, count);
   });
 }
 
@@ -107,7 +107,7 @@ edgekiln_status edgekiln_tokenize_parts(const edgekiln_engine* engine, const edg
                                         size_t part_count, int64_t* ids, size_t capacity, size_t* count) {
   return guarded([&]() -> Result<void> {
     if (!engine) return null_argument("engine");
-    return copy_ids(encode_parts(*engine->loaded, parts, part_count, kNoLimit), ids, capacity, count);
+    return copy_ids(encode_parts(*engine->loaded, parts, part_count, {}), ids, capacity, count);
   });
 }
 

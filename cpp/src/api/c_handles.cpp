@@ -75,31 +75,31 @@ Result<void> check_utf8(std::string_view text) {
 }
 
 Result<std::vector<std::int64_t>> encode(const LoadedEngine& engine, const char* text, std::size_t length,
-                                         bool add_special, std::int64_t max_tokens) {
+                                         bool add_special, const EncodeLimits& limits) {
   const Result<const TextModel*> model = engine.need_text();
   if (!model) return std::unexpected(model.error());
   if (!text && length) return null_argument("text");
   const std::string_view whole(text ? text : "", length);
   if (const Result<void> valid = check_utf8(whole); !valid) return std::unexpected(valid.error());
-  return (*model)->encode(whole, add_special, max_tokens);
+  return (*model)->encode(whole, add_special, limits);
 }
 
 Result<std::vector<std::int64_t>> encode_parts(const LoadedEngine& engine, const edgekiln_prompt_part* parts,
-                                               std::size_t count, std::int64_t max_tokens) {
+                                               std::size_t count, const EncodeLimits& limits) {
   const Result<const TextModel*> model = engine.need_text();
   if (!model) return std::unexpected(model.error());
   const Result<text::MarkedText> prompt = convert(parts, count);
   if (!prompt) return std::unexpected(prompt.error());
-  return (*model)->encode(*prompt, max_tokens);
+  return (*model)->encode(*prompt, limits);
 }
 
 Result<std::vector<std::int64_t>> encode_chat(const LoadedEngine& engine, const edgekiln_message* messages,
-                                              std::size_t count, std::int64_t max_tokens) {
+                                              std::size_t count, const EncodeLimits& limits) {
   const Result<const TextModel*> model = engine.need_text();
   if (!model) return std::unexpected(model.error());
   const Result<std::vector<ChatMessage>> converted = convert(messages, count);
   if (!converted) return std::unexpected(converted.error());
-  return (*model)->encode_chat(*converted, max_tokens);
+  return (*model)->encode_chat(*converted, limits);
 }
 
 }  // namespace edgekiln

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -23,22 +22,19 @@ struct edgekiln_session {
 
 namespace edgekiln {
 
-// For texts of any length.
-constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
-
-// Token ids of a text of `length` bytes; an error of Code::kRequest if it is certain to have more than `max_tokens`.
+// Token ids of a text of `length` bytes.
 Result<std::vector<std::int64_t>> encode(const LoadedEngine& engine, const char* text, std::size_t length,
-                                         bool add_special, std::int64_t max_tokens);
+                                         bool add_special, const EncodeLimits& limits);
 
 // An error of Code::kRequest if `text` is not UTF-8.
 Result<void> check_utf8(std::string_view text);
 
 // Token ids of a prompt of parts.
 Result<std::vector<std::int64_t>> encode_parts(const LoadedEngine& engine, const edgekiln_prompt_part* parts,
-                                               std::size_t count, std::int64_t max_tokens);
+                                               std::size_t count, const EncodeLimits& limits);
 
 // Token ids of a conversation, up to the assistant's next answer.
 Result<std::vector<std::int64_t>> encode_chat(const LoadedEngine& engine, const edgekiln_message* messages,
-                                              std::size_t count, std::int64_t max_tokens);
+                                              std::size_t count, const EncodeLimits& limits);
 
 }  // namespace edgekiln

@@ -1,6 +1,7 @@
 // The C API's functions on sessions: creation, cancellation and generation.
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "api/c_handles.h"
 #include "api/c_status.h"
@@ -79,11 +80,9 @@ edgekiln_summary convert(const Summary& summary) {
   return result;
 }
 
-std::int64_t most_tokens(const edgekiln_session& session) {
-  return session.session.engine().runtime->properties().max_length;
-}
+Failure empty_prompt() { return fail(Code::kRequest, "prompt is empty: give some text"); }
 
-Result<void> run(EngineSession& session, Ids prompt, const edgekiln_generate_options* options,
+Result<void> run(EngineSession& session, const EngineSession::Encode& prompt, const edgekiln_generate_options* options,
                  edgekiln_token_callback callback, void* user_data, edgekiln_summary* summary) {
   const Result<GenerateOptions> converted = convert(options);
   if (!converted) return std::unexpected(converted.error());
@@ -157,7 +156,8 @@ edgekiln_status edgekiln_generate(edgekiln_session* session, const int64_t* ids,
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
     if (count && !ids) return null_argument("ids");
-    return run(session->session, Ids(ids, count), options, callback, user_data, summary);
+    const auto prompt = [&](const EncodeLimits&) { return std::vector<std::int64_t>(ids, ids + count); };
+    return run(session->session, prompt, options, callback, user_data, summary);
   });
 }
 
@@ -166,10 +166,11 @@ edgekiln_status edgekiln_generate_text(edgekiln_session* session, const char* te
                                        void* user_data, edgekiln_summary* summary) {
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
-    if (!text_length) return fail(Code::kRequest, "prompt is empty: give some text");
-    const auto ids = encode(session->session.engine(), text, text_length, true, most_tokens(*session));
-    if (!ids) return std::unexpected(ids.error());
-    return run(session->session, *ids, options, callback, user_data, summary);
+    if (!text_length) return empty_prompt();
+    const auto prompt = [&](const EncodeLimits& limits) {
+      return encode(session->session.engine(), text, text_length, true, limits);
+    };
+    return run(session->session, prompt, options, callback, user_data, summary);
   });
 }
 
@@ -178,9 +179,10 @@ edgekiln_status edgekiln_generate_chat(edgekiln_session* session, const edgekiln
                                        edgekiln_token_callback callback, void* user_data, edgekiln_summary* summary) {
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
-    const auto ids = encode_chat(session->session.engine(), messages, message_count, most_tokens(*session));
-    if (!ids) return std::unexpected(ids.error());
-    return run(session->session, *ids, options, callback, user_data, summary);
+    const auto prompt = [&](const EncodeLimits& limits) {
+      return encode_chat(session->session.engine(), messages, message_count, limits);
+    };
+    return run(session->session, prompt, options, callback, user_data, summary);
   });
 }
 
@@ -189,9 +191,11 @@ edgekiln_status edgekiln_generate_parts(edgekiln_session* session, const edgekil
                                         void* user_data, edgekiln_summary* summary) {
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
-    const auto ids = encode_parts(session->session.engine(), parts, part_count, most_tokens(*session));
-    if (!ids) return std::unexpected(ids.error());
-    if (ids->empty()) return fail(Code::kRequest, "prompt is empty: give some text");
-    return run(session->session, *ids, options, callback, user_data, summary);
+    const auto prompt = [&](const EncodeLimits& limits) -> Result<std::vector<std::int64_t>> {
+      auto ids = encode_parts(session->session.engine(), parts, part_count, limits);
+      if (ids && ids->empty()) return empty_prompt();
+      return ids;
+    };
+    return run(session->session, prompt, options, callback, user_data, summary);
   });
 }

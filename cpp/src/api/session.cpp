@@ -36,7 +36,7 @@ class EngineSession::Busy {
 EngineSession::EngineSession(std::shared_ptr<const LoadedEngine> engine)
     : engine_(std::move(engine)), cache_(engine_->runtime->new_cache()) {}
 
-Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& options,
+Result<Summary> EngineSession::generate(const Encode& encode, const GenerateOptions& options,
                                         const std::function<bool(const Token&)>& on_token) {
   const Clock::time_point start = Clock::now();
   const Busy busy(busy_);
@@ -46,15 +46,18 @@ Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& optio
     const std::lock_guard lock(mutex_);
     stop_ = stop;
   }
+  const Result<std::vector<std::int64_t>> prompt =
+      encode({engine_->runtime->properties().max_length, stop.get_token()});
+  if (!prompt) return std::unexpected(prompt.error());
   Summary summary;
-  summary.prompt_tokens = static_cast<std::int64_t>(prompt.size());
-  summary.cached_tokens = shared_length(cache_->tokens(), prompt);
+  summary.prompt_tokens = static_cast<std::int64_t>(prompt->size());
+  summary.cached_tokens = shared_length(cache_->tokens(), *prompt);
   const auto count = [&](const Token& token) {
     if (summary.generated_tokens++ == 0) summary.first_token_s = seconds_since(start);
     return on_token(token);
   };
   const std::unique_ptr<TextStream> text = text_stream(options);
-  const Result<Finish> finish = edgekiln::generate(*engine_->runtime, *cache_, text.get(), engine_->eos, prompt,
+  const Result<Finish> finish = edgekiln::generate(*engine_->runtime, *cache_, text.get(), engine_->eos, *prompt,
                                                    options, count, stop.get_token());
   if (!finish) return std::unexpected(finish.error());
   summary.finish = *finish;

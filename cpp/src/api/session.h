@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <stop_token>
+#include <vector>
 
 #include "api/loaded_engine.h"
 #include "generate/generate.h"
@@ -31,8 +32,11 @@ class EngineSession {
 
   const LoadedEngine& engine() const { return *engine_; }
 
+  // Gives the token ids of a prompt.
+  using Encode = std::function<Result<std::vector<std::int64_t>>(const EncodeLimits&)>;
+
   // See `edgekiln::generate`. An error of Code::kRequest if another thread is generating in this session.
-  Result<Summary> generate(Ids prompt, const GenerateOptions& options,
+  Result<Summary> generate(const Encode& encode, const GenerateOptions& options,
                            const std::function<bool(const Token&)>& on_token);
 
   // Drop all tokens. An error of Code::kRequest while the session generates.

@@ -46,24 +46,24 @@ class EngineText : public TextModel {
   bool has_chat() const override { return chat_.has_value(); }
 
   Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
-                                           std::int64_t max_tokens) const override {
-    if (Result<void> checked = tokenizer_.check_length(text, max_tokens); !checked)
+                                           const EncodeLimits& limits) const override {
+    if (Result<void> checked = tokenizer_.check_length(text, limits.max_tokens); !checked)
       return std::unexpected(checked.error());
-    return tokenizer_.encode(text, add_special);
+    return tokenizer_.encode(text, add_special, limits.stop);
   }
 
   Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages,
-                                                std::int64_t max_tokens) const override {
+                                                const EncodeLimits& limits) const override {
     if (!chat_) return fail(Code::kRequest, no_chat_);
     const Result<text::MarkedText> prompt = chat_->render(messages, local_time());
     if (!prompt) return std::unexpected(prompt.error());
-    return encode(*prompt, max_tokens);
+    return encode(*prompt, limits);
   }
 
-  Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, std::int64_t max_tokens) const override {
-    if (Result<void> checked = tokenizer_.check_length(prompt.text, max_tokens); !checked)
+  Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, const EncodeLimits& limits) const override {
+    if (Result<void> checked = tokenizer_.check_length(prompt.text, limits.max_tokens); !checked)
       return std::unexpected(checked.error());
-    return tokenizer_.encode(prompt);
+    return tokenizer_.encode(prompt, limits.stop);
   }
 
   std::string decode(Ids ids) const override { return tokenizer_.decode(ids); }

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,19 +22,25 @@ namespace edgekiln {
 
 using text::ChatMessage;
 
+// When the tokenization of a prompt ends early.
+struct EncodeLimits {
+  std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max();  // Code::kRequest if it is certain to have more
+  std::stop_token stop;                                                // Code::kCancelled
+};
+
 // Thread-safe.
 class TextModel {
  public:
   virtual ~TextModel() = default;
 
   virtual bool has_chat() const = 0;
-  // Token ids of a text, a conversation, and a prompt that the caller rendered. An error of Code::kRequest if it is
-  // certain to have more than `max_tokens`.
+  // Token ids of a text, a conversation, and a prompt that the caller rendered.
   virtual Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
-                                                   std::int64_t max_tokens) const = 0;
+                                                   const EncodeLimits& limits) const = 0;
   virtual Result<std::vector<std::int64_t>> encode_chat(std::span<const ChatMessage> messages,
-                                                        std::int64_t max_tokens) const = 0;
-  virtual Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, std::int64_t max_tokens) const = 0;
+                                                        const EncodeLimits& limits) const = 0;
+  virtual Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt,
+                                                   const EncodeLimits& limits) const = 0;
   virtual std::string decode(Ids ids) const = 0;
   // A detokenizer, which must not outlive the text model and leaves out `hidden` ids, too.
   virtual std::unique_ptr<TextStream> stream(SpecialTokensChoice special_tokens,

@@ -42,9 +42,11 @@ class Word {
     symbols_.push_back({id, at - 1, kNone, false});
   }
 
-  void merge(const Merges& merges, const std::set<std::int64_t>& never) {
+  void merge(const Merges& merges, const std::set<std::int64_t>& never, const std::stop_token& stop) {
+    constexpr std::size_t kCheckEvery = 4096;
     for (std::int32_t at = 0; at + 1 < static_cast<std::int32_t>(symbols_.size()); ++at) propose(merges, never, at);
-    while (!heap_.empty()) {
+    for (std::size_t step = 1; !heap_.empty(); ++step) {
+      if (step % kCheckEvery == 0 && stop.stop_requested()) return;
       std::pop_heap(heap_.begin(), heap_.end(), later);
       const Candidate best = heap_.back();
       heap_.pop_back();
@@ -88,7 +90,8 @@ std::string byte_token(unsigned char byte) {
   return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
 }
 
-void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never) const {
+void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never,
+                 const std::stop_token& stop) const {
   if (ignore_merges) {
     if (const auto whole = vocabulary.id(text); whole && !never.contains(*whole)) {
       ids.push_back(*whole);
@@ -127,7 +130,7 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids, const st
     waiting = true;
   }
   flush();
-  word.merge(merges, never);
+  word.merge(merges, never, stop);
   word.append_to(ids);
 }
 

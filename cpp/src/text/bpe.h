@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,7 +23,9 @@ struct Bpe {
   bool ignore_merges = false;            // a word that is in the vocabulary is one token
 
   // Append the ids of `word`, which must be valid UTF-8, in O(n log n). Characters are not merged into `never` ids.
-  void encode(std::string_view word, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never = {}) const;
+  // After a request to stop, any ids.
+  void encode(std::string_view word, std::vector<std::int64_t>& ids, const std::set<std::int64_t>& never = {},
+              const std::stop_token& stop = {}) const;
 };
 
 // The byte-fallback token of a byte, as "<0x0A>".

@@ -58,7 +58,7 @@ Result<MarkedText> Tokenizer::normalize_section(std::string_view text, std::stri
 }
 
 Result<void> Tokenizer::encode_section(std::string_view text, std::string_view marks, bool at_start,
-                                       std::vector<std::int64_t>& ids) const {
+                                       const std::stop_token& stop, std::vector<std::int64_t>& ids) const {
   const Result<MarkedText> normal = normalize_section(text, marks);
   if (!normal) return std::unexpected(normal.error());
   const std::string_view whole = normal->text;
@@ -71,31 +71,34 @@ Result<void> Tokenizer::encode_section(std::string_view text, std::string_view m
     const std::string_view part = whole.substr(section.span.begin, section.span.end - section.span.begin);
     Words words{std::string(part), {{0, part.size()}}, at_start && section.span.begin == 0};
     if (Result<void> done = pre_tokenize(parts_.pre_tokenizers, words); !done) return done;
-    for (const Span& word : words.spans)
-      parts_.model.encode(std::string_view(words.text).substr(word.begin, word.end - word.begin), ids, never);
+    for (const Span& word : words.spans) {
+      parts_.model.encode(std::string_view(words.text).substr(word.begin, word.end - word.begin), ids, never, stop);
+      if (stop.stop_requested()) return fail(Code::kCancelled, "the answer was cancelled");
+    }
   }
   return {};
 }
 
-Result<std::vector<std::int64_t>> Tokenizer::encode(std::string_view given, bool add_special) const {
+Result<std::vector<std::int64_t>> Tokenizer::encode(std::string_view given, bool add_special,
+                                                    const std::stop_token& stop) const {
   const std::string repaired = is_valid_utf8(given) ? std::string() : to_valid_utf8(given);
   const std::string_view text = repaired.empty() ? given : repaired;
   std::vector<std::int64_t> ids;
   if (add_special) ids = parts_.before;
-  if (const Result<void> done = encode_all(text, {}, ids); !done) return std::unexpected(done.error());
+  if (const Result<void> done = encode_all(text, {}, stop, ids); !done) return std::unexpected(done.error());
   if (add_special) ids.insert(ids.end(), parts_.after.begin(), parts_.after.end());
   return ids;
 }
 
-Result<std::vector<std::int64_t>> Tokenizer::encode(const MarkedText& text) const {
+Result<std::vector<std::int64_t>> Tokenizer::encode(const MarkedText& text, const std::stop_token& stop) const {
   std::vector<std::int64_t> ids;
   const bool given = any_given(text.marks, {0, text.text.size()});
-  const Result<void> done = encode_all(text.text, given ? text.marks : std::string_view(), ids);
+  const Result<void> done = encode_all(text.text, given ? text.marks : std::string_view(), stop, ids);
   if (!done) return std::unexpected(done.error());
   return ids;
 }
 
-Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks,
+Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks, const std::stop_token& stop,
                                    std::vector<std::int64_t>& ids) const {
   for (const Section& section : as_given_.split(text, marks)) {
     if (section.id >= 0) {
@@ -104,7 +107,8 @@ Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks
     }
     const std::size_t size = section.span.end - section.span.begin;
     const std::string_view own = marks.empty() ? marks : marks.substr(section.span.begin, size);
-    const Result<void> done = encode_section(text.substr(section.span.begin, size), own, section.span.begin == 0, ids);
+    const Result<void> done =
+        encode_section(text.substr(section.span.begin, size), own, section.span.begin == 0, stop, ids);
     if (!done) return done;
   }
   return {};

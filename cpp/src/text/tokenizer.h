@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,12 +47,14 @@ class Tokenizer {
   // Token ids of `text`. With `add_special`, the post-processor adds its tokens, usually bos. Invalid UTF-8 is replaced
   // by U+FFFD, like Python's `bytes.decode(errors="replace")`.
   //
-  // An error of Code::kRequest if a pattern exceeds its step limit on the text.
-  Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special) const;
+  // An error of Code::kRequest if a pattern exceeds its step limit on the text, of Code::kCancelled after a request to
+  // stop.
+  Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
+                                           const std::stop_token& stop = {}) const;
 
   // The same without the tokens of the post-processor, for a text of which parts are given: their bytes become no part
   // of a control token.
-  Result<std::vector<std::int64_t>> encode(const MarkedText& text) const;
+  Result<std::vector<std::int64_t>> encode(const MarkedText& text, const std::stop_token& stop = {}) const;
 
   // An error of Code::kRequest if `text` is certain to have more tokens, which is known before it is tokenized.
   Result<void> check_length(std::string_view text, std::int64_t max_tokens) const;
@@ -83,14 +86,15 @@ class Tokenizer {
             std::map<std::int64_t, Shown> added);
 
   // Encode valid UTF-8. `marks` are those of a MarkedText, or empty.
-  Result<void> encode_all(std::string_view text, std::string_view marks, std::vector<std::int64_t>& ids) const;
+  Result<void> encode_all(std::string_view text, std::string_view marks, const std::stop_token& stop,
+                          std::vector<std::int64_t>& ids) const;
 
   // The normalized text of a section, with marks if they matter in it.
   Result<MarkedText> normalize_section(std::string_view text, std::string_view marks) const;
 
   // Encode a section without added tokens that are matched before normalization. `at_start`: the section is at the
   // start of the input.
-  Result<void> encode_section(std::string_view text, std::string_view marks, bool at_start,
+  Result<void> encode_section(std::string_view text, std::string_view marks, bool at_start, const std::stop_token& stop,
                               std::vector<std::int64_t>& ids) const;
 
   TokenizerParts parts_;
