@@ -137,5 +137,5 @@ def render(template: str, variables: dict[str, Any], marks: bool = False, steps:
     except TemplateLimitError:
         raise
     except Exception as error:  # a template can raise anything
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RequestError(f"the chat template does not take these messages: {reason}") from error

@@ -71,6 +71,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.logging.set_verbosity_error()
     directory = tmp_path_factory.mktemp("original")
     save_checkpoint(directory, "llama", num_hidden_layers=1)
+    # Imports libraries, which takes seconds.
+    build_engine(resolve(str(directory)), directory.parent / "warm-up", BuildOptions(quant="none"))
     return directory
 
 

@@ -119,7 +119,7 @@ def _adjusted(value: Any, random: Random) -> Any:
         near = (-value, value + 1, value - 1, 2 * value, value * 1000, value << 32, float(value), str(value), [value])
         return random.choice(near)
     if isinstance(value, float):
-        return random.choice([-value, value * 1e300, value * 1e-300, 1 / (value or 1), int(value), str(value), [value]])
+        return random.choice([-value, value * 1e300, value * 1e-300, 1 / (value or 1), str(value), [value]])
     if isinstance(value, str):
         return random.choice([value + "x", value[:-1], value.upper(), value * 3, [value], {value: value}])
     if isinstance(value, list):
