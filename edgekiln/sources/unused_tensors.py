@@ -16,6 +16,7 @@ _QUANTIZED = re.compile(
     r"|codes|scales_and_zeros|blocks)$"
 )
 _BIAS = ".bias"
+_LAYER = re.compile(r"\.\d+\.")
 _NOTES = 3
 
 
@@ -29,14 +30,23 @@ def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTr
         where: the checkpoint, for error messages.
 
     Raises:
-        SourceError: one belongs to a quantized weight, or is a bias, other than 0, of a module without a bias.
+        SourceError: one belongs to a quantized weight, is a bias, other than 0, of a module without a bias, or belongs
+            to a decoder layer beyond those of the configuration.
     """
     modules = {name for name, _ in model.named_modules()}
+    weights = set(model.state_dict())
+    # Layers that predict further tokens follow those of the decoder; transformers has no place for them either.
+    predicts_more = bool(getattr(model.config, "num_nextn_predict_layers", None))
     for name in unused:
         if _QUANTIZED.search(name):
             raise SourceError(
                 f"{where} holds {name}, a part of a quantized weight that its config.json does not describe: "
                 "download config.json again or give the unquantized checkpoint"
+            )
+        if not predicts_more and _LAYER.sub(".0.", name, count=1) in weights - {name}:
+            raise SourceError(
+                f"{where} holds {name} of a layer beyond the {model.config.num_hidden_layers} of its configuration: "
+                "the two do not belong together"
             )
         owner = name.removesuffix(_BIAS)
         if owner != name and owner in modules and bool(tensors.read(name).count_nonzero()):

@@ -188,6 +188,13 @@ def test_a_bias_of_a_module_without_one_is_refused_unless_it_is_0(checkpoint: Pa
         resolve(str(checkpoint))
 
 
+def test_layers_beyond_those_of_the_configuration_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=2)
+    edit(tmp_path / "model", num_hidden_layers=1)
+    with pytest.raises(SourceError, match=r"holds model\.layers\.1\..* of a layer beyond the 1 of its configuration"):
+        resolve(str(tmp_path / "model"))
+
+
 def test_many_unused_tensors_are_counted(checkpoint: Path) -> None:
     extra = {f"model.layers.1.{index}.weight": torch.zeros(1) for index in range(10)}
     change_tensors(checkpoint, **extra)
