@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekiln.arguments import utf8
 from edgekiln.engine.chat_templates import DEFAULT_TEMPLATE
-from edgekiln.errors import RequestError
+from edgekiln.errors import RequestError, one_line
 from edgekiln.runtimes.text.template_budget import MAX_SOURCE, MAX_TAGS, STEPS, TemplateLimitError
 
 # A template, or several by name.

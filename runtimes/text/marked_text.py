@@ -108,12 +108,12 @@ class MarkedText(str):
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> "MarkedText":
         """As `str.replace`."""
         whole = str.replace(self, old, new, count)
-        pieces = list(self) if not old else self.split(old, count)
-        if not old:  # `new` goes before each character and after the last
-            limit = len(pieces) + 1 if int(count) < 0 else int(count)
-            marks = [marks_of(new) * (i < limit) + piece.marks for i, piece in enumerate(pieces)]
-            return MarkedText(whole, b"".join(marks) + marks_of(new) * (len(pieces) < limit))
-        return MarkedText(whole, marks_of(new).join(piece.marks for piece in pieces))
+        if old:
+            return MarkedText(whole, marks_of(new).join(piece.marks for piece in self.split(old, count)))
+        # `new` goes before each character and after the last.
+        limit = len(self) + 1 if int(count) < 0 else int(count)
+        marks = [marks_of(new) * (i < limit) + self.marks[i : i + 1] for i in range(len(self) + 1)]
+        return MarkedText(whole, b"".join(marks))
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list["MarkedText"]:  # type: ignore[override]
         """As `str.split`."""

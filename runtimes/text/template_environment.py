@@ -8,7 +8,7 @@ import functools
 import types
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
@@ -103,7 +103,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {
             name: counted_filter(name, function) for name, function in self.filters.items() if name not in NO_FILTERS
         }
-        self.tests = {name: counted_test(function) for name, function in self.tests.items()}
+        self.tests = {name: counted_test(cast(Callable[..., Any], function)) for name, function in self.tests.items()}
         self.concat = self._concat  # type: ignore[method-assign]
 
     def spend(self, steps: int) -> bool:
