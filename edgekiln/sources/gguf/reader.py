@@ -76,10 +76,10 @@ class GgufFile:
             self.metadata[key] = cursor.field()
         rows: dict[str, tuple[tuple[int, ...], int, int]] = {}
         for _ in range(tensor_count):
-            name, *row = _tensor_row(cursor)
+            name, shape, kind, offset = _tensor_row(cursor)
             if name in rows:
                 raise SourceError(f"{path} is damaged: it has the tensor {name!r} twice; download it again")
-            rows[name] = tuple(row)
+            rows[name] = shape, kind, offset
         alignment = self.get("general.alignment", _DEFAULT_ALIGNMENT)
         if (
             isinstance(alignment, bool)

@@ -97,9 +97,9 @@ def _ends(file: GgufFile, tokens: list[str], kinds: list[int], ids: dict[str, in
     ends += [_checked(file, "eos_token_ids", token, tokens) for token in more]
     texts = {text: token for token, text in enumerate(tokens) if text in _END_TEXTS}
     found = [token for text, token in texts.items() if text != "</s>" or kinds[token] == CONTROL]
-    for key, names in _INFILLING_TEXTS.items():
+    for key, infilling in _INFILLING_TEXTS.items():
         if ids[key] is None:
-            found += [token for token, text in enumerate(tokens) if text in names][:1]
+            found += [token for token, text in enumerate(tokens) if text in infilling][:1]
     for token in found:
         kinds[token] = CONTROL
     ends += found

@@ -1,6 +1,7 @@
 """The vocabulary arrays of a GGUF file, checked."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources.gguf.reader import GgufFile
@@ -73,12 +74,12 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         sentencepiece=model == _SENTENCEPIECE,
         tokens=tokens,
         kinds=kinds[: len(tokens)],
-        scores=_array(file, "scores", int | float, len(tokens)),
+        scores=_array(file, "scores", (int, float), len(tokens)),
         merges=_array(file, "merges", str, 0),
     )
 
 
-def _array(file: GgufFile, key: str, kind: type, length: int) -> list | None:
+def _array(file: GgufFile, key: str, kind: type | tuple[type, ...], length: int) -> list[Any] | None:
     values = file.get(f"tokenizer.ggml.{key}")
     if values is None:
         return None
