@@ -24,7 +24,10 @@ def output_path(output: Path, reads: Iterable[Path] = ()) -> Path:
     Raises:
         EngineError: nothing can be written there, or a directory there cannot be replaced.
     """
-    path = Path(os.path.realpath(output))
+    try:
+        path = Path(os.path.realpath(output))
+    except OSError as error:
+        raise EngineError(f"{output} is in a directory that was removed: choose another output with -o") from error
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -52,8 +55,7 @@ def output_path(output: Path, reads: Iterable[Path] = ()) -> Path:
 
 def _check_replaceable(output: Path, path: Path, found: os.stat_result) -> None:
     """Check what would otherwise fail when the directory is renamed, after minutes."""
-    here = Path(os.path.realpath(os.getcwd()))
-    if path == here or path in here.parents:
+    if _holds_current_directory(path):
         raise EngineError(
             f"{output} is the current directory or a parent of it, which cannot be replaced: choose a directory in it "
             f"with -o, such as {output / 'engine'}"
@@ -71,6 +73,14 @@ def _check_replaceable(output: Path, path: Path, found: os.stat_result) -> None:
             f"cannot write {output}: {os.strerror(errno.EPERM)}, it belongs to another user; choose another output "
             "with -o"
         )
+
+
+def _holds_current_directory(path: Path) -> bool:
+    try:
+        here = Path(os.path.realpath(os.getcwd()))
+    except OSError:  # it was removed
+        return False
+    return path == here or path in here.parents
 
 
 def _is_mount_point(path: Path) -> bool:

@@ -206,6 +206,17 @@ def test_an_empty_current_directory_is_refused_too(tmp_path: Path, monkeypatch: 
     assert name(tmp_path / "engine") == "tiny"
 
 
+def test_a_current_directory_that_was_removed(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for output in (Path(), Path("engine")):
+        refused(output, "is in a directory that was removed")
+    with atomic_directory(engine) as directory:
+        fill(directory, "new")
+    assert name(engine) == "new"
+
+
 def test_the_root_and_mount_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(Path("/"), "/ is the current directory or a parent of it")
     mounts = tmp_path / "mountinfo"
