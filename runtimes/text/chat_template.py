@@ -137,5 +137,4 @@ def render(template: str, variables: dict[str, Any], marks: bool = False, steps:
     except TemplateLimitError:
         raise
     except Exception as error:  # a template can raise anything
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RequestError(f"the chat template does not take these messages: {reason}") from error
+        raise RequestError(f"the chat template does not take these messages: {one_line(error)}") from error
