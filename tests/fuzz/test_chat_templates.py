@@ -34,5 +34,3 @@ def test_templates(fuzzer: Fuzzer) -> None:
         tokenizer.encode_chat(MESSAGES)
 
     fuzzer.run(case)
-    assert fuzzer.accepted
-    assert fuzzer.refused

@@ -49,5 +49,3 @@ def test_engine_json(fuzzer: Fuzzer, tiny_engine: Path, tmp_path: Path) -> None:
                 raise AssertionError(f"Python: {ids}\nC++: {reply}")
 
         fuzzer.run(case)
-    assert fuzzer.accepted
-    assert fuzzer.refused

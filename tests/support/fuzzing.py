@@ -40,11 +40,11 @@ class TooSlow(BaseException):
 
 
 class Fuzzer:
-    """Counts the inputs that were accepted and refused, for tests that check that mutations are neither all."""
+    """Runs the cases of a test."""
 
     def __init__(self, capture: pytest.CaptureFixture[str], directory: Path) -> None:
-        self.accepted = 0
-        self.refused = 0
+        self._accepted = 0
+        self._refused = 0
         self._capture = capture
         self._seed_file = directory / "seed"
 
@@ -72,6 +72,9 @@ class Fuzzer:
                 break
         if failures:
             pytest.fail("\n\n".join(failures), pytrace=False)
+        if not chosen:
+            assert self._accepted, "every mutation was refused"
+            assert self._refused, "every mutation was accepted"
 
     def _failure(self, case: Callable[[Random], Any], seed: int, ignored: tuple[type[Warning], ...]) -> str | None:
         """What is wrong with the end of one case; None if nothing is."""
@@ -84,9 +87,9 @@ class Fuzzer:
                     warnings.simplefilter("ignore", category)
                 start = time.process_time()
                 case(Random(seed))
-            self.accepted += 1
+            self._accepted += 1
         except EdgekilnError as error:
-            self.refused += 1
+            self._refused += 1
             message = str(error)
         except TooSlow as error:
             return f"more than {SECONDS} s\n{_trace(error)}"

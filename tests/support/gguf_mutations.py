@@ -14,7 +14,7 @@ from typing import Any
 from support.mutations import mutate_bytes
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+STRING, _ARRAY = 8, 9
 _SIZES = (0, 1, 2, 31, 33, 2**16, 2**31, 2**32 - 1, 2**32, 2**40, 2**63, 2**64 - 1)
 _KEYS = ("general.architecture", "general.alignment", "general.file_type", "split.count", "novelty", "", "a" * 70000)
 _ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "mamba", "bert", "t5", "clip", "x", "")
@@ -85,7 +85,7 @@ class _Reader:
         return Pair(key, type_, self.item(type_))
 
     def item(self, type_: int) -> Any:
-        return self.string() if type_ == _STRING else self.take(_FORMATS[type_])
+        return self.string() if type_ == STRING else self.take(_FORMATS[type_])
 
     def tensor(self) -> Tensor:
         name = self.string()
@@ -144,7 +144,7 @@ def _change_pair(header: Header, random: Random) -> None:
             pair.size = random.choice(_SIZES)
         case 6:
             pair.type, pair.value = _random_value(random)
-            pair.element = random.choice([4, 6, _STRING])
+            pair.element = random.choice([4, 6, STRING])
         case 7 if pair.key == b"general.architecture":
             pair.value = random.choice(_ARCHITECTURES).encode()
         case _:
@@ -175,7 +175,7 @@ def _random_value(random: Random) -> tuple[int, Any]:
         *((4, n) for n in (0, 1, 3, 64, 2**16, 2**31, 2**32 - 1)),
         *((5, n) for n in (-1, -(2**31))),
         *((6, x) for x in (0.0, -1.0, 1e-30, float("nan"), float("inf"))),
-        *((_STRING, text) for text in (b"", b"llama", b"\xff\x80", b"x" * 100_000, b"{{ 1 }}", b"\0")),
+        *((STRING, text) for text in (b"", b"llama", b"\xff\x80", b"x" * 100_000, b"{{ 1 }}", b"\0")),
         *((7, True), (11, -1), (12, 1e300), (10, 2**64 - 1), (_ARRAY, []), (_ARRAY, [1, 2, 3]), (_ARRAY, [b"a"])),
     )
     return random.choice(values)
@@ -215,7 +215,7 @@ def _item(type_: int, value: Any, size: int | None) -> bytes:
     """A value in the format of a type, also if it does not fit: then as many low bits of it as there is room for."""
     if isinstance(value, list):
         value = value[0] if value else 0
-    if type_ == _STRING:
+    if type_ == STRING:
         return _string(value if isinstance(value, bytes) else str(value).encode(), size)
     if isinstance(value, bytes):
         value = len(value)
