@@ -1,5 +1,6 @@
 // Arbitrary bytes as text, for tokenizers with the components of the supported model families. Byte-level tokenizers
-// must round-trip the text, and streamed decoding must equal decoding at once.
+// must round-trip the text, streamed decoding must equal decoding at once, and text of a message has no control token.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -95,6 +96,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (streamed(tokenizer, ids.value()) != decoded) std::abort();
     const std::string given = edgekiln::text::to_valid_utf8(text);
     if (&tokenizer == &tokenizers[0] && given.find("<x>") == std::string::npos && decoded != given) std::abort();
+    edgekiln::text::MarkedText message;
+    message.append(text, edgekiln::text::kGiven);
+    const auto as_text = tokenizer.encode(message);
+    if (!as_text || std::ranges::any_of(*as_text, [&](auto id) { return tokenizer.is_special(id); })) std::abort();
+    if (&tokenizer == &tokenizers[0] && tokenizer.decode(*as_text) != given) std::abort();
   }
   // Arbitrary ids, since a model may generate any. With byte fallback, streaming may decode a run of byte tokens
   // differently, so only the absence of crashes is checked.

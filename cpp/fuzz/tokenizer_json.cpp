@@ -19,6 +19,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   constexpr std::string_view kText = " ab  a\xCC\x81\xE2\x96\x81 12\n<s>'s \xF0\x9F\x91\x8D\xFF b\t";
   const auto ids = tokenizer.value().encode(kText, true);
   if (!ids) return 0;
+  MarkedText prompt;
+  prompt.append("<s>", kOwn);
+  prompt.append(kText, kGiven);
+  static_cast<void>(tokenizer.value().encode(prompt));
   StreamingDecoder stream(tokenizer.value());
   std::string text;
   for (const std::int64_t id : ids.value()) text += stream.push(id);
