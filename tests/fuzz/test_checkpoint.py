@@ -88,10 +88,11 @@ def read_all(checkpoint: Path) -> None:
         weights.read(name)
 
 
-def build(checkpoint: Path, random: Random) -> None:
+def build(fuzzer: Fuzzer, checkpoint: Path, random: Random) -> None:
     """Resolve the checkpoint, and build an engine of it now and then."""
     source = resolve(str(checkpoint))
     if random.randrange(BUILD_ONE_IN) == 0:
+        fuzzer.allow(seconds=30)
         engine = checkpoint.parent / "engine"
         shutil.rmtree(engine, ignore_errors=True)
         build_engine(source, engine, BuildOptions(quant="none"))
@@ -103,7 +104,7 @@ def fuzz_json(fuzzer: Fuzzer, checkpoint: Path, name: str, fields: dict[str, Any
 
     def case(random: Random) -> None:
         path.write_bytes(mutate_json(document, random, fields))
-        build(checkpoint, random)
+        build(fuzzer, checkpoint, random)
 
     fuzzer.run(case, ignored_warnings=IGNORED)
 

@@ -47,6 +47,7 @@ class Fuzzer:
         self._refused = 0
         self._capture = capture
         self._seed_file = directory / "seed"
+        self._seconds = SECONDS
 
     def run(
         self,
@@ -76,10 +77,16 @@ class Fuzzer:
             assert self._accepted, "every mutation was refused"
             assert self._refused, "every mutation was accepted"
 
+    def allow(self, seconds: int) -> None:
+        """Let the current case take longer from now on, for work that takes seconds whatever the input is."""
+        self._seconds = SECONDS + seconds
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
     def _failure(self, case: Callable[[Random], Any], seed: int, ignored: tuple[type[Warning], ...]) -> str | None:
         """What is wrong with the end of one case; None if nothing is."""
         before = _peak_memory(reset=True)
         message = None
+        self._seconds = SECONDS
         try:
             with _limits(), warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -92,14 +99,14 @@ class Fuzzer:
             self._refused += 1
             message = str(error)
         except TooSlow as error:
-            return f"more than {SECONDS} s\n{_trace(error)}"
+            return f"more than {self._seconds} s\n{_trace(error)}"
         except AssertionError as error:
             return str(error)
         except Exception as error:
             return _trace(error)
         checks = {
             f"no sentence: {message!r:.1000}": message is not None and not is_sentence(message),
-            f"native code that takes more than {SECONDS} s": time.process_time() - start > SECONDS,
+            f"native code that takes more than {self._seconds} s": time.process_time() - start > self._seconds,
             f"more than {MEMORY // 10**6} MB of memory": _peak_memory() - before > MEMORY,
             f"output {(output := ''.join(self._capture.readouterr()))!r:.1000}": bool(output.strip()),
             f"warning {caught[0].category.__name__}: {caught[0].message}" if caught else "": bool(caught),
