@@ -5,6 +5,8 @@ import pytest
 from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import SpecialTokens, read_manifest
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.text.chat_template import render
+from edgekiln.runtimes.text.marked_text import given, given_message
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -69,6 +71,68 @@ def test_the_text_is_that_of_transformers(engine, template, add_generation_promp
         MESSAGES, tokenize=False, add_generation_prompt=add_generation_prompt, tools=tools, **variables
     )
     assert got == expected
+
+
+CALL = {"type": "function", "function": {"name": "höhe", "arguments": {"a": "Tokyo", "b": [1, 2.5, None, True]}}}
+TOOL_USE = """\
+{%- macro show(value, depth=0) -%}
+{%- if value is mapping -%}
+    {%- for key, item in value | dictsort -%}
+        {{ key }}={{ show(item, depth + 1) }}{{ ', ' if not loop.last }}
+    {%- endfor -%}
+{%- elif value is string -%}{{ '"%s"' % value }}
+{%- elif value is iterable -%}{{ value | map('string') | join('|') }}
+{%- else -%}{{ value }}
+{%- endif -%}
+{%- endmacro -%}
+{%- set ns = namespace(last=messages | length - 1) -%}
+{%- for m in messages[::-1] if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endfor -%}
+{%- for m in messages -%}
+    {{- '<|im_start|>' ~ m.role ~ '\n' -}}
+    {%- if m.content is string -%}
+        {%- set parts = m.content.split('</think>') -%}
+        {{- parts[0].rstrip('\n').split('<think>')[-1].lstrip() if parts | length > 1 else '' -}}
+        {{- parts[-1] | trim | indent(2) -}}
+    {%- else -%}
+        {%- for part in m.content | selectattr('type', 'equalto', 'text') -%}
+            {{ part.text | replace('\n', ' ') }}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- for call in m.tool_calls or [] -%}
+        {{- '<tool_call>{"name": "' + call.function.name + '", ' + call.function.arguments | tojson + '}' }}
+        {{- show(call.function.arguments) }}{{ '{} of {n}'.format(loop.index, n=loop.length) -}}
+    {%- endfor -%}
+    {{- '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if tools -%}{{- tools | map(attribute='function') | map(attribute='name') | join(', ') -}}{%- endif -%}"""
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS])
+def test_tool_calls_and_lists_as_content(engine, tools):
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "one\n"}, {"type": "image"}, {"type": "text", "text": "two"}],
+        },
+        {"role": "assistant", "content": "<think>\n hm\n</think>\n\n ok\n so ", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "content": " 3776 m ", "name": "höhe"},
+    ]
+    ours, theirs = both(engine, TOOL_USE)
+    expected = theirs.apply_chat_template(messages, tools=tools, tokenize=False)
+    assert ours.apply_chat_template(messages, tools=tools) == expected
+    ids = theirs.apply_chat_template(messages, tools=tools, return_dict=False)
+    assert ours.encode_chat(messages, tools=tools).tolist() == ids
+    assert ours.encode_chat(messages, tools=tools, parse_special=True).tolist() == ids
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_marks_do_not_change_the_text(engine, template):
+    ours, _ = both(engine, template)
+    variables = {**ours.special_tokens.template_variables, "tools": TOOLS, "documents": None}
+    expected = render(template, {**variables, "messages": MESSAGES})
+    marked = {**variables, "tools": given(TOOLS), "messages": [given_message(message) for message in MESSAGES]}
+    text = render(template, marked, marks=True)
+    assert (text, len(text.marks)) == (expected, len(expected))
 
 
 def test_chat_ids_have_no_second_bos(engine):
