@@ -3,7 +3,7 @@
 from collections import deque
 
 from edgekiln.runtimes.generate.stop import StopMatcher
-from edgekiln.runtimes.text.decoder import REPLACEMENT
+from edgekiln.runtimes.text.decode_steps import REPLACEMENT
 from edgekiln.runtimes.text.stream import SpecialTokensChoice
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
