@@ -92,7 +92,7 @@ def test_c(refusal: Refusal, engine: Path, host: Host) -> None:
     else:
         reply = ask(host, refusal)
     assert reply["status"] != OK
-    assert reply["error"] == refusal.expected(engine)
+    assert reply["error"] == refusal.expected(engine, "c")
 
 
 def ask(host: Host, refusal: Refusal) -> dict[str, Any]:

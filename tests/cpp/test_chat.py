@@ -34,7 +34,7 @@ def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
         if takes(segments, messages):
             assert reply == {"text": fill(messages, NOW.strftime)}
         else:
-            assert reply["error"].startswith(("the chat template takes ", "this library renders "))
+            assert reply["error"].startswith(("the chat template does not take these messages: ", "this library renders "))
 
 
 def test_messages_without_segments(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_messages_without_segments(tmp_path: Path) -> None:
             "error": "this library renders messages of the roles tool, user, got developer: leave such messages out, "
             "or render the chat template in the application and pass it as parts"
         },
-        {"error": "the chat template takes no tool after user"},
+        {"error": "the chat template does not take these messages: none may be tool after user"},
         {"text": "<2031>x!"},
     ]
 

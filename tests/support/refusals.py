@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from edgekiln.engine.directory import sha256
 from edgekiln.engine.manifest import SCHEMA_VERSION
+from edgekiln.pipeline.chat_segments import find_segments
 from edgekiln.runtimes.threads import available_processors
+from support.chat_templates import CHATML, IN_TURNS, QWEN3, STRICT, renderer
 from support.models import VOCABULARY
 
 LONGEST = 256  # max_length of the engine
@@ -32,6 +34,7 @@ class Refusal:
         prompt: text, token ids or messages.
         options: arguments of generating.
         without: interface -> why the case cannot be written there.
+        c_sentence: the C API's error, where it cannot know the words of the other two.
     """
 
     name: str
@@ -41,10 +44,12 @@ class Refusal:
     prompt: str | list[int] | list[dict[str, str]] = "a"
     options: Mapping[str, Any] = field(default_factory=dict)
     without: Mapping[Interface, str] = field(default_factory=dict)
+    c_sentence: str | None = None
 
-    def expected(self, engine: Path) -> str:
+    def expected(self, engine: Path, interface: Interface = "python") -> str:
         """The sentence for an engine at a path."""
-        return self.sentence.replace("{engine}", str(engine)).replace("{json}", str(engine / "engine.json"))
+        sentence = self.c_sentence if self.c_sentence and interface == "c" else self.sentence
+        return sentence.replace("{engine}", str(engine)).replace("{json}", str(engine / "engine.json"))
 
 
 def change(**values: object) -> Callable[[Path], object]:
@@ -91,6 +96,18 @@ def _remove_template(engine: Path) -> None:
     change(files={name: digest for name, digest in files.items() if name not in names})(engine)
     for name in names:
         (engine / name).unlink()
+
+
+def _use_template(template: str) -> Callable[[Path], object]:
+    """Give the engine another chat template, also as segments for the C API."""
+
+    def damage(engine: Path) -> None:
+        segments = find_segments(renderer(template))
+        assert segments is not None
+        edit("chat_template.jinja", template.encode(), hashed=True)(engine)
+        edit("chat_segments.json", segments.model_dump_json().encode(), hashed=True)(engine)
+
+    return damage
 
 
 def _damaged(reason: str) -> str:
@@ -275,6 +292,12 @@ _OPTION_CASES = [
         )
         for seed in (-1, 2**64)
     ),
+    Refusal(
+        "special tokens",
+        "special_tokens must be one of auto, show, hide, got all",
+        options={"special_tokens": "all"},
+        without={"c": "an enum"},
+    ),
     Refusal("empty stop string", "stop must be strings that are not empty", options={"stop": ["x", ""]}),
     Refusal(
         "stop string that is not UTF-8",
@@ -327,6 +350,38 @@ _PROMPTS = [
         "the engine has no chat template: give a plain prompt instead",
         _remove_template,
         prompt=[_USER],
+    ),
+    *(
+        Refusal(
+            f"roles {' '.join(roles)}",
+            f"the chat template does not take these messages: {reason}",
+            _use_template(template),
+            prompt=[{"role": role, "content": "a"} for role in roles],
+            without={"cli": "its messages are a system message and a user's"},
+            c_sentence=f"the chat template does not take these messages: {c_reason}",
+        )
+        for roles, template, reason, c_reason in (
+            (
+                ("user", "system"),
+                STRICT + CHATML,
+                "system is not first",
+                "message 2 is a system message, which may only be the first",
+            ),
+            (
+                ("user", "user"),
+                STRICT + IN_TURNS + QWEN3,
+                "no turns",
+                "user and assistant must take turns, message 2 is of role user",
+            ),
+        )
+    ),
+    Refusal(
+        "unknown role",
+        "",
+        prompt=[{"role": "tool", "content": "a"}],
+        without={"python": "the template takes any role", "cli": "it has no roles"},
+        c_sentence="this library renders messages of the roles assistant, system, user, got tool: leave such messages "
+        "out, or render the chat template in the application and pass it as parts",
     ),
     Refusal("long message", f"prompt has 281 tokens, {_TOO_LONG}", prompt=[{"role": "user", "content": "a" * 278}]),
 ]

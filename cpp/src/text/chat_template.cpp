@@ -12,6 +12,7 @@ namespace edgekiln::text {
 
 namespace {
 
+constexpr std::string_view kRefused = "the chat template does not take these messages: ";
 constexpr std::string_view kThink = "</think>";
 constexpr std::array<std::string_view, 5> kOrders = {"any", "system-first", "user-last", "turns", "turns-user-last"};
 constexpr std::array<std::string_view, 5> kRules = {"as-is", "strip", "after-think", "after-think-lines",
@@ -58,31 +59,30 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view text, std::string_view
 }
 
 Result<void> ChatTemplate::check(std::span<const ChatMessage> messages) const {
-  const auto refuse = [](const auto&... parts) { return fail(Code::kRequest, parts...); };
-  if (messages.empty()) return refuse("the conversation is empty: give at least one message");
+  const auto refuse = [](const auto&... parts) { return fail(Code::kRequest, kRefused, parts...); };
+  if (messages.empty()) return fail(Code::kRequest, "the conversation is empty: give at least one message");
   bool system_first = false;
   for (std::size_t i = 0; i < messages.size(); ++i) {
     const auto& [role, content, _] = messages[i];
     if (!rules_.contains(role)) return refuse_role(role);
     if (needs_text_.contains(role) && python_stripped(to_valid_utf8(content)).empty())
-      return refuse("the chat template takes no blank messages of role ", role, ": leave them out");
+      return refuse("message ", i + 1, " of role ", role, " is blank");
     if (order_ == Order::kAny) continue;
     if (role == "system") {
-      if (i > 0) return refuse("the chat template takes a system message only first, message ", i + 1, " is one");
+      if (i > 0) return refuse("message ", i + 1, " is a system message, which may only be the first");
       system_first = true;
       continue;
     }
     if (order_ != Order::kTurns && order_ != Order::kTurnsUserLast) continue;
     const bool user = (i - (system_first ? 1U : 0U)) % 2 == 0;
     if (role != (user ? "user" : "assistant"))
-      return refuse("the chat template takes user and assistant in turns, message ", i + 1, " is of role ", role);
+      return refuse("user and assistant must take turns, message ", i + 1, " is of role ", role);
   }
   const bool alternating = order_ == Order::kTurns || order_ == Order::kTurnsUserLast;
   if ((order_ == Order::kUserLast || order_ == Order::kTurnsUserLast) && messages.back().role != "user")
-    return refuse("the chat template takes messages that end with one of role user, the last is of role ",
-                  messages.back().role);
+    return refuse("the last must be of role user, it is of role ", messages.back().role);
   if (alternating && system_first && messages.size() == 1)
-    return refuse("the chat template takes no system message alone: add one of role user");
+    return refuse("a system message is alone, add one of role user");
   return {};
 }
 
@@ -112,7 +112,7 @@ Result<MarkedText> ChatTemplate::render(std::span<const ChatMessage> messages, c
     const std::string_view after = i < messages.size() ? messages[i].role : "end";
     const auto from = between_.find(before);
     if (from == between_.end() || !from->second.contains(after))
-      return fail(Code::kRequest, "the chat template takes no ", after, " after ", before);
+      return fail(Code::kRequest, kRefused, "none may be ", after, " after ", before);
     const std::vector<std::string>& segments = from->second.find(after)->second;
     for (std::size_t k = 0; k < segments.size(); ++k)
       text.append(k % 2 == 0 ? segments[k] : formatted_time(segments[k], now), kOwn);

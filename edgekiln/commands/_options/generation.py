@@ -36,9 +36,9 @@ _OPTIONS = (
     click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="End before TEXT; may be repeated."),
     click.option(
         "--special-tokens",
-        type=click.Choice(["auto", "show", "hide"]),  # those of SpecialTokensChoice, whose package imports numpy
         default="auto",
         show_default=True,
+        metavar="[auto|show|hide]",
         help="Special tokens in the answer: all but bos, eos and pad; all; none.",
     ),
     click.option(
