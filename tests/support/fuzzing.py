@@ -106,7 +106,7 @@ class Fuzzer:
             return _trace(error)
         checks = {
             f"no sentence: {message!r:.1000}": message is not None and not is_sentence(message),
-            f"native code that takes more than {self._seconds} s": time.process_time() - start > self._seconds,
+            f"a library takes more than {self._seconds} s": time.process_time() - start > self._seconds,
             f"more than {MEMORY // 10**6} MB of memory": _peak_memory() - before > MEMORY,
             f"output {(output := ''.join(self._capture.readouterr()))!r:.1000}": bool(output.strip()),
             f"warning {caught[0].category.__name__}: {caught[0].message}" if caught else "": bool(caught),
@@ -121,7 +121,7 @@ def is_sentence(message: str) -> bool:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """Raise `TooSlow` after `SECONDS` of processor time; end the process if native code does not return at all."""
+    """Raise `TooSlow` after `SECONDS` of processor time; end the process if a library does not return at all."""
 
     def too_slow(*_: object) -> None:
         raise TooSlow
