@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekiln.engine.output_path import output_path
+from edgekiln.engine.output_path import check_inputs, output_path
 from edgekiln.engine.temporary import (
     REPLACED,
     lock,
@@ -66,13 +66,14 @@ def check_output(
     Raises:
         EngineError: as for `atomic_directory`.
     """
-    target = output_path(output, reads)
+    target = output_path(output)
     try:
         empty = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
         raise _write_error(error, output) from error
     if not empty and not is_ours(target):
         raise EngineError(f"{output} exists and is not {what}: choose another output with -o")
+    check_inputs(output, target, reads)
     return target
 
 

@@ -12,14 +12,13 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT = 4  # field of a line of mountinfo
 
 
-def output_path(output: Path, reads: Iterable[Path] = ()) -> Path:
+def output_path(output: Path) -> Path:
     """The path that `output` names, absolute and without symbolic links.
 
     A link stays as it is, and the directory that it points to is written. The caller checks that it is a directory.
 
     Args:
         output: as the user gave it.
-        reads: paths of the inputs, which replacing the directory must not delete.
 
     Raises:
         EngineError: nothing can be written there, or a directory there cannot be replaced.
@@ -46,11 +45,24 @@ def output_path(output: Path, reads: Iterable[Path] = ()) -> Path:
     if not stat.S_ISDIR(found.st_mode):
         return path
     _check_replaceable(output, path, found)
+    return path
+
+
+def check_inputs(output: Path, path: Path, reads: Iterable[Path]) -> None:
+    """Check that replacing a directory does not delete what is read.
+
+    Args:
+        output: the directory as the user gave it.
+        path: the same as `output_path` returned it.
+        reads: paths of the inputs.
+
+    Raises:
+        EngineError: an input is the directory, or is in it.
+    """
     for read in reads:
         if (real := Path(os.path.realpath(read))).exists() and (real == path or path in real.parents):
             what = "the model itself" if real == path else f"where {read} is"
             raise EngineError(f"{output} is {what}, and would be replaced: choose another output with -o")
-    return path
 
 
 def _check_replaceable(output: Path, path: Path, found: os.stat_result) -> None:
