@@ -24,8 +24,7 @@ bool is_finite(double value) { return value < std::numeric_limits<double>::infin
 
 // A positive number as a float by which logits can be divided: in the normal numbers, so that no quotient is NaN.
 float divisor(double value) {
-  return static_cast<float>(
-      std::clamp(value, static_cast<double>(Limits::min()), static_cast<double>(Limits::max())));
+  return static_cast<float>(std::clamp(value, static_cast<double>(Limits::min()), static_cast<double>(Limits::max())));
 }
 
 float penalized(float logit, float penalty) {
