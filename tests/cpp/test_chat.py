@@ -34,7 +34,9 @@ def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
         if takes(segments, messages):
             assert reply == {"text": fill(messages, NOW.strftime)}
         else:
-            assert reply["error"].startswith(("the chat template does not take these messages: ", "this library renders "))
+            assert reply["error"].startswith(
+                ("the chat template does not take these messages: ", "this library renders ")
+            )
 
 
 def test_messages_without_segments(tmp_path: Path) -> None:
