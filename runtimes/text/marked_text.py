@@ -25,6 +25,7 @@ class MarkedText(str):
         marks: 1 for each character that was given, 0 for one of the template's own.
     """
 
+    __slots__ = ("marks",)
     marks: bytes
 
     def __new__(cls, text: str, marks: bytes | None = None) -> "MarkedText":

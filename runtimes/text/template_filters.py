@@ -22,11 +22,13 @@ NO_METHODS = ("translate", "maketrans", "encode", "to_bytes")
 MOST_BITS = 16_384  # of an integer
 # Filters that return an item of their input, whose marks it keeps.
 _RETURN_ITEMS = {"attr", "d", "default", "first", "last", "max", "min", "random", "sum"}
-# Filters that take a text as its characters.
-_TAKE_CHARACTERS = {
-    *("dictsort", "groupby", "join", "max", "min", "sort"),
-    *("title", "unique", "urlencode", "wordwrap"),
+# Filters that take the items of a list, or the characters of a text, at once.
+_TAKE_ITEMS = {
+    *("dictsort", "groupby", "join", "list", "max", "min"),
+    *("sort", "title", "unique", "urlencode", "wordwrap"),
 }
+_STEPS_OF_PIECE = 4  # of a text
+_WHITE_SPACE = (" ", "\n", "\t", "\r")
 _MAY_CONTAIN_MARKS = (MarkedText, list, tuple, dict, set, Iterator, *VIEWS)
 _STEPS = 2  # of a filter, besides what it reads and writes
 _WIDTH_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
@@ -114,7 +116,8 @@ def check_method(name: str, text: str, args: tuple[Any, ...], kwargs: Mapping[st
     if name == "join" and args:
         budget.fits(len(args[0]) * len(text) + sum(len(item) for item in args[0] if isinstance(item, str)))
     if name in ("split", "rsplit", "splitlines"):
-        budget.spend(len(text) >> 4)
+        separators = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, str) and arg] or _WHITE_SPACE
+        budget.spend(_STEPS_OF_PIECE * sum(map(text.count, separators)))
 
 
 def _check_replace(text: str, old: Any = "", new: Any = "", *_: Any) -> None:
@@ -166,8 +169,8 @@ def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
             _check_replace(str(values[0]), *others)
         if name == "format":
             check_directives(str(values[0]), values[1:] or (kwargs,))
-        if name in _TAKE_CHARACTERS and values and isinstance(values[0], str | list | tuple | dict | range):
-            budget.spend(len(values[0]))
+        if name in _TAKE_ITEMS and values and isinstance(values[0], str | list | tuple | dict | range):
+            budget.spend(len(values[0]) * (_STEPS_OF_PIECE if isinstance(values[0], str) else 1))
         any_marks = has_marks((*values, *kwargs.values()))
         if any_marks:
             values = tuple(own(value) if type(value) is str else value for value in values)

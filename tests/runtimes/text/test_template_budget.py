@@ -144,6 +144,17 @@ def _render_for_long() -> None:
             render(loop(""), {"messages": MESSAGES})
 
 
+@pytest.mark.parametrize("expression", ["split('\\n')", "splitlines()", "split()"])
+def test_a_long_text_is_not_split_into_millions_of_pieces(expression: str) -> None:
+    template = f"{{{{ messages[0].content.{expression} | length }}}}"
+    message = given_message({"role": "user", "content": "a\n" * 2_000_000})
+    with pytest.raises(TemplateLimitError, match=SLOW):
+        render(template, {"messages": [message]}, marks=True)
+    text = "a few words in each line\n" * 10_000
+    lines = render(template, {"messages": [given_message({"role": "user", "content": text})]}, marks=True)
+    assert int(lines) in (10_000, 10_001, 60_000)
+
+
 def test_interrupt_ends_a_template() -> None:
     timer = threading.Timer(0.1, _thread.interrupt_main)
     timer.start()
