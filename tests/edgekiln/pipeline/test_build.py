@@ -148,7 +148,8 @@ def test_manifest_and_report(source: ModelSource, tmp_path: Path) -> None:
         assert (engine / name).stat().st_size == size
     assert {"generate.onnx", "score.onnx", "weights.bin", "tokenizer.json"} <= set(report["sizes"])
 
-    assert list(dict.fromkeys(step for step, _ in seen)) == ["trace", "quantize", "lower", "write", "finish", "done"]
+    steps = ["trace", "quantize", "lower", "write", "finish", "smoke run", "done"]
+    assert list(dict.fromkeys(step for step, _ in seen)) == steps
     assert seen[-1] == ("done", 1.0)
     assert all(0 <= done <= 1 for _, done in seen)
 
@@ -202,7 +203,7 @@ def test_a_weight_with_nan_is_named(tmp_path: Path, quant: str) -> None:
     tensors = load_file(path)
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(SourceError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: a weight holds NaN"):
+    with pytest.raises(SourceError, match=r"holds model\.layers\.1\.mlp\.up_proj\.weight with a value that is NaN"):
         build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant=quant))
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
