@@ -52,8 +52,7 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
         if value is None:
             continue
         name = f"tokenizer.ggml.{key[10:]}" if key.startswith("tokenizer_") else f"{arch}.{key.replace('__', '.')}"
-        element = _type(value[0]) if isinstance(value, list) else None
-        writer.add_key_value(name, value, _type(value), element)
+        add(writer, name, value)
     for name, tensor in tensors.items():
         data, quantized = tensor if isinstance(tensor, tuple) else (tensor, None)
         writer.add_tensor(name, data, raw_dtype=quantized)
@@ -64,12 +63,15 @@ def write(path: Path, arch: str, tensors: dict[str, Any], **settings_: Any) -> P
     return path
 
 
-def _type(value: Any) -> gguf.GGUFValueType:
-    """The type that llama.cpp's converter gives a value; numbers that do not fit get a larger one."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return gguf.GGUFValueType.FLOAT64 if value == 1e300 else gguf.GGUFValueType.get_type(value)
+def add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
+    """Add a metadata key with the type that llama.cpp's converter gives it; large numbers get a larger one."""
     kinds = gguf.GGUFValueType
-    return kinds.INT32 if value < 0 else kinds.UINT32 if value < 2**32 else kinds.UINT64
+    kind = kinds.get_type(value)
+    if kind == kinds.INT32 and value >= 0:
+        kind = kinds.UINT32 if value < 2**32 else kinds.UINT64
+    if value == 1e300:
+        kind = kinds.FLOAT64
+    writer.add_key_value(name, value, kind, kinds.get_type(value[0]) if isinstance(value, list) else None)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

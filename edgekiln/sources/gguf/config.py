@@ -154,6 +154,8 @@ def _read_family(metadata: Metadata, architecture: Architecture, parsed: dict[st
         parsed["use_qkv_bias"] = any(".attn_q.bias" in name for name in tensors)
         parsed["use_parallel_residual"] = not any(".ffn_norm." in name for name in tensors)
     elif architecture.model_type == "phi3":
+        if parsed["rope_parameters"]["rope_type"] != "default":
+            raise metadata.unsupported("rope.scaling.factor", "phi3 of transformers has longrope only")
         window = metadata.number("attention.sliding_window", 0, zero=True)
         parsed["sliding_window"] = int(window) or None
     elif metadata.architecture in _GEMMA_PERIOD:

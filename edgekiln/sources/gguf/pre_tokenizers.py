@@ -71,7 +71,7 @@ PRE_TOKENIZERS = {
         add_bos=True,
         ignore_merges=True,
     ),
-    **_rules("dbrx smaug-bpe chatglm-bpe glm4 grok-2", _LLAMA3),
+    **_rules("dbrx smaug-bpe chatglm-bpe glm4", _LLAMA3),
     **_rules("tekken", (_cased("", r"\p{N}"),), add_bos=True, ignore_merges=True),
     **_rules("gpt-4o llama4 kanana2 talkie minimax-m2", _GPT4O),
     **_rules("tiny_aya cohere2moe", (r"\d{1,3}(?=(?:\d{3})*\b)", *_GPT4O)),
@@ -81,7 +81,7 @@ PRE_TOKENIZERS = {
         _GPT2,
     ),
     **_rules("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", _SINGLE_DIGITS),
-    **_rules("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open", _QWEN2),
+    **_rules("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", _QWEN2),
     **_rules(
         "qwen35",
         (

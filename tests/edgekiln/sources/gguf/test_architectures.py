@@ -15,7 +15,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 
 from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.resolve import resolve
-from support.gguf_files import TOKENS, interleave
+from support.gguf_files import TOKENS, add, interleave
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, INNER, LAYERS, POSITIONS = len(TOKENS), 64, 4, 2, 96, 3, 128
 RMS, LAYER = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
@@ -177,7 +177,7 @@ def write_model(path: Path, architecture: str, model: PreTrainedModel, metadata:
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**METADATA, **metadata}.items():
         if value is not None:
-            writer.add_key_value(f"{architecture}.{key}", value, gguf.GGUFValueType.get_type(value))
+            add(writer, f"{architecture}.{key}", value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(TOKENS)

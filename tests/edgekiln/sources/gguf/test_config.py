@@ -154,6 +154,11 @@ def test_longrope_is_named(tmp_path: Path) -> None:
         config(tmp_path, "phi3", extra={"rope_factors_long.weight": random(8)})
 
 
+def test_linear_scaling_of_phi3_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"phi3.rope.scaling.factor = 4.0 .*longrope only"):
+        config(tmp_path, "phi3", rope__scaling__factor=4.0)
+
+
 def test_defaults_are_not_those_of_the_class(tmp_path: Path) -> None:
     # transformers' classes have head sizes of 128 and 256, a window, and other key-value heads.
     keys = {"attention__head_count_kv": None}

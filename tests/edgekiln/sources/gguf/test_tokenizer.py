@@ -85,6 +85,7 @@ EMPTY = '{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{},"me
         ("gpt-2", "It's 12345", ["It", "'s", "Ġ12345"]),
         ("llama-bpe", "It'S 12345", ["It", "'S", "Ġ", "123", "45"]),
         ("qwen2", "It's 12", ["It", "'s", "Ġ", "1", "2"]),
+        ("grok-2", "It's 12", ["It", "'s", "Ġ", "1", "2"]),
         ("tekken", "HelloWorld 12/", ["Hello", "World", "Ġ", "1", "2", "/"]),
         ("gpt-4o", "HelloWorld'll 1234", ["Hello", "World'll", "Ġ", "123", "4"]),
         ("smollm", "ab 12", ["ab", "Ġ", "1", "2"]),
