@@ -102,19 +102,26 @@ class EngineLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The end-of-text token, eos."""
+        """The end-of-text token, eos of the model's tokenizer, as in the harness's own model."""
         return self._end()
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that replaces an empty context: bos, or eos if the model has no bos."""
-        begin = self.engine_tokenizer.special_tokens.bos
+        """The token that replaces an empty context: the tokenizer's bos, or eos if it has no bos."""
+        begin = self._named("bos_token")
         return self._end() if begin is None else begin
 
     def _end(self) -> int:
-        if not self.engine_tokenizer.special_tokens.eos:
+        end = self._named("eos_token")
+        ends = self.engine_tokenizer.special_tokens.eos if end is None else [end]
+        if not ends:
             raise RequestError(f"{self._directory} names no token that ends a text, which the harness needs")
-        return self.engine_tokenizer.special_tokens.eos[0]
+        return ends[0]
+
+    def _named(self, name: str) -> int | None:
+        """The id of a special token of the model's tokenizer."""
+        text = self.engine_tokenizer.special_tokens.template_variables.get(name)
+        return self.engine_tokenizer.token_id(text) if isinstance(text, str) else None
 
     @property
     def tokenizer_name(self) -> str:

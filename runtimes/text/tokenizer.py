@@ -118,6 +118,10 @@ class Tokenizer:
         """The string of an id in the vocabulary; None if it is not there."""
         return self._tokenizer.id_to_token(token)
 
+    def token_id(self, text: str) -> int | None:
+        """The id of a string of the vocabulary; None if it is not there."""
+        return self._tokenizer.token_to_id(text)
+
     def is_special(self, token: int) -> bool:
         """Whether an id is left out by `decode`, because it is a special token."""
         return self.token(token) in self._special_texts

@@ -165,6 +165,11 @@ def test_chat(ours: EngineLM, engine: Path, theirs: HFLM) -> None:
     assert ours.chat_template(False) is None
 
 
+def test_special_tokens_are_those_of_the_tokenizer(ours: EngineLM, theirs: HFLM) -> None:
+    assert ours.eot_token_id == theirs.eot_token_id
+    assert ours.prefix_token_id == theirs.prefix_token_id
+
+
 def test_template_variables_and_named_templates(engine: Path) -> None:
     model = EngineLM(str(engine), enable_thinking=False, chat_template_args={"a": "<|end|>"})
     own = model.engine_tokenizer
