@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekiln.pipeline.chat_segments import find_segments
+from edgekiln.runtimes.text.marked_text import marks_of
 from support.chat_templates import TEMPLATES, conversations, renderer, takes
 from support.cpp_host import program, refused
 
@@ -24,15 +25,19 @@ def replies(segments: Path, requests: Iterable[list[dict[str, str]]]) -> list[di
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_prompts_are_those_of_the_template(family: str, tmp_path: Path) -> None:
     template, _, _ = TEMPLATES[family]
-    fill = renderer(template)
-    segments = find_segments(fill)
+    segments = find_segments(renderer(template))
+    fill = renderer(template, marks=True)
     assert segments is not None
     path = tmp_path / "chat_segments.json"
     path.write_text(segments.model_dump_json())
     requests = list(conversations())
     for messages, reply in zip(requests, replies(path, requests), strict=True):
         if takes(segments, messages):
-            assert reply == {"text": fill(messages, NOW.strftime)}
+            text = fill(messages, NOW.strftime)
+            marks = "".join(
+                str(mark) * len(character.encode()) for character, mark in zip(text, marks_of(text), strict=True)
+            )
+            assert reply == {"text": text, "marks": marks}
         else:
             assert reply["error"].startswith(
                 ("the chat template does not take these messages: ", "this library renders ")
@@ -58,7 +63,7 @@ def test_messages_without_segments(tmp_path: Path) -> None:
             "or render the chat template in the application and pass it as parts"
         },
         {"error": "the chat template does not take these messages: none may be tool after user"},
-        {"text": "<2031>x!"},
+        {"text": "<2031>x!", "marks": "00000010"},
     ]
 
 

@@ -1,10 +1,11 @@
 """Chat templates with the features of the families' templates, and conversations to render with them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgekiln.pipeline.chat_segments import ChatSegments, Render, allows
 from edgekiln.runtimes.text.chat_template import render
+from edgekiln.runtimes.text.marked_text import given_message
 
 _TURNS = "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no turns') }}{% endif %}"
 CHATML = """\
@@ -100,12 +101,20 @@ def conversations() -> Iterator[list[dict[str, str]]]:
             yield [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
 
 
-def renderer(template: str) -> Render:
-    """The variables with which edgekiln renders a template, from messages and the value of `strftime_now`."""
-    special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return lambda messages, now: render(
-        template, {**special, "messages": messages, "add_generation_prompt": True, "strftime_now": now}
-    )
+def renderer(template: str, marks: bool = False) -> Render:
+    """Render a template with edgekiln's variables, from messages and the value of `strftime_now`.
+
+    Args:
+        template: Jinja2 source.
+        marks: the prompt is a `MarkedText` whose given characters are those of messages.
+    """
+    special = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
+
+    def fill(messages: list[dict[str, str]], now: Callable[[str], str]) -> str:
+        texts = [given_message(message) for message in messages] if marks else messages
+        return render(template, {**special, "messages": texts, "strftime_now": now}, marks=marks)
+
+    return fill
 
 
 def takes(segments: ChatSegments, messages: list[dict[str, str]]) -> bool:

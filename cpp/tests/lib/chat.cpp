@@ -1,5 +1,6 @@
 // Renders chat templates for the Python tests: chat CHAT_SEGMENTS_JSON. Each line of stdin is a JSON list of messages,
-// each line of stdout the prompt or the error. The time is always 2031-01-02 15:30.
+// each line of stdout the prompt and the marks of its bytes, 1 for those of messages, or the error. The time is always
+// 2031-01-02 15:30.
 #include <ctime>
 #include <fstream>
 #include <iostream>
@@ -34,6 +35,12 @@ int main(int count, char** arguments) {
       conversation.push_back(
           {message.at("role").get_ref<const std::string&>(), message.at("content").get_ref<const std::string&>()});
     const auto prompt = chat.value().render(conversation, now);
-    std::cout << (prompt ? json{{"text", prompt.value().text}} : json{{"error", prompt.error().message}}) << std::endl;
+    if (!prompt) {
+      std::cout << json{{"error", prompt.error().message}} << std::endl;
+      continue;
+    }
+    std::string marks;
+    for (const char mark : prompt->marks) marks += mark == edgekiln::text::kGiven ? '1' : '0';
+    std::cout << json{{"text", prompt->text}, {"marks", marks}} << std::endl;
   }
 }
