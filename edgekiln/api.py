@@ -54,7 +54,7 @@ class Engine:
         verify: bool = True,
     ) -> None:
         """Read the manifest; the runtime is loaded on first use. See `open`."""
-        self.path = arguments.path("path", path)
+        self.path = arguments.path("path", arguments.engine_path(path))
         self.manifest: EngineManifest = read_manifest(self.path, verify=False)
         self._open_runtime = functools.partial(
             runtimes.open, self.path, threads=threads, chunk=chunk, kernels=kernels, verify=verify

@@ -7,6 +7,7 @@ import operator
 import os
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from edgekiln.errors import RequestError
 
@@ -70,6 +71,17 @@ def utf8(text: str) -> str:
         before = len(text[: error.start].encode())
         raise RequestError(f"the text is not UTF-8 (byte {before}): convert it first") from error
     return text
+
+
+def engine_path(path: Any) -> Any:
+    """`path`, if it is not empty text.
+
+    Raises:
+        RequestError: it is.
+    """
+    if path in ("", b""):
+        raise RequestError("the path of the engine is empty: give its directory")
+    return path
 
 
 def path(name: str, value: object) -> Path:

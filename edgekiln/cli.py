@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,11 +23,14 @@ from edgekiln.errors import EdgekilnError
 COMMANDS = ("engine", "run", "chat", "bench", "eval", "compare", "inspect", "report", "quantize", "doctor", "triton")
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class Failure(click.ClickException):
     """A sentence for the user and an exit status."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
+        super().__init__(_CONTROL.sub("?", message))  # a path that the user gave may contain any
         self.exit_code = exit_code  # type: ignore[misc]  # a class attribute that click reads from the instance
 
 

@@ -23,8 +23,10 @@ def cases(interface: Interface) -> Any:
 
 
 @pytest.fixture
-def engine(refusal: Refusal, tiny_engine: Path, tmp_path: Path) -> Path:
+def engine(refusal: Refusal, tiny_engine: Path, tmp_path: Path) -> Path | str:
     """The engine of a case."""
+    if refusal.path is not None:
+        return refusal.path
     if refusal.damage is None:
         return tiny_engine
     copy = shutil.copytree(tiny_engine, tmp_path / "engine")
@@ -55,9 +57,9 @@ def options(refusal: Refusal) -> dict[str, Any]:
 
 
 @cases("python")
-def test_python(refusal: Refusal, engine: Path, loaded: Engine) -> None:
+def test_python(refusal: Refusal, engine: Path | str, loaded: Engine) -> None:
     def refused() -> None:
-        opened = Engine.open(engine, **refusal.open) if refusal.damage or refusal.open else loaded
+        opened = Engine.open(engine, **refusal.open) if refusal.is_of_opening else loaded
         chat: Any = messages(refusal)
         if chat is None:
             opened.generate(refusal.prompt, **options(refusal))
@@ -71,7 +73,7 @@ def test_python(refusal: Refusal, engine: Path, loaded: Engine) -> None:
 
 
 @cases("cli")
-def test_command_line(refusal: Refusal, engine: Path) -> None:
+def test_command_line(refusal: Refusal, engine: Path | str) -> None:
     arguments: list[str] = []
     for name, value in {**refusal.open, **options(refusal)}.items():
         for item in value if isinstance(value, list) else [value]:
@@ -85,8 +87,8 @@ def test_command_line(refusal: Refusal, engine: Path) -> None:
 
 
 @cases("c")
-def test_c(refusal: Refusal, engine: Path, host: Host) -> None:
-    if refusal.damage or refusal.open:
+def test_c(refusal: Refusal, engine: Path | str, host: Host) -> None:
+    if refusal.is_of_opening:
         with Host(engine, **refusal.open) as own:
             reply = own.hello if own.hello["status"] != OK else ask(own, refusal)
     else:

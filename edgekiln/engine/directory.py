@@ -110,7 +110,8 @@ def atomic_directory(
             _publish(temporary, target)
     except Exception as error:
         failure = error if isinstance(error, OSError) else _os_error(error)
-        if failure is not None and _is_of_output(failure, target, temporary):
+        # Without a temporary directory, the block has not begun.
+        if failure is not None and (temporary is None or _is_of_output(failure, target, temporary)):
             raise _write_error(failure, output) from error
         if temporary is not None:
             rename_in_message(error, temporary, str(output))
@@ -123,7 +124,7 @@ def _os_error(error: Exception) -> OSError | None:
     return OSError(int(number[1]), "") if number else None
 
 
-def _is_of_output(error: OSError, target: Path, temporary: Path | None) -> bool:
+def _is_of_output(error: OSError, target: Path, temporary: Path) -> bool:
     """Whether an error is about writing the output, and not about another file, which the block reads."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     if not names or is_disk_full(error):

@@ -43,7 +43,7 @@ class Host:
     package, since kernels built with sanitizers differ in their last bits.
     """
 
-    def __init__(self, engine: Path, **options: Any) -> None:
+    def __init__(self, engine: Path | str, **options: Any) -> None:
         if BUILD != DEFAULT_BUILD and LIBRARY.is_file():
             options.setdefault("kernels_library", str(LIBRARY))
         command = [program("edgekiln_answer"), engine, json.dumps(options)]

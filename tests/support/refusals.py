@@ -30,6 +30,7 @@ class Refusal:
         name: of the test.
         sentence: the error.
         damage: changes a copy of an engine.
+        path: in place of the engine's.
         open: arguments of opening the engine.
         prompt: text, token ids or messages.
         options: arguments of generating.
@@ -40,16 +41,22 @@ class Refusal:
     name: str
     sentence: str
     damage: Callable[[Path], object] | None = None
+    path: str | None = None
     open: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | list[int] | list[dict[str, str]] = "a"
     options: Mapping[str, Any] = field(default_factory=dict)
     without: Mapping[Interface, str] = field(default_factory=dict)
     c_sentence: str | None = None
 
-    def expected(self, engine: Path, interface: Interface = "python") -> str:
+    @property
+    def is_of_opening(self) -> bool:
+        """Whether the case needs an engine of its own."""
+        return self.damage is not None or self.path is not None or bool(self.open)
+
+    def expected(self, engine: Path | str, interface: Interface = "python") -> str:
         """The sentence for an engine at a path."""
         sentence = self.c_sentence if self.c_sentence and interface == "c" else self.sentence
-        return sentence.replace("{engine}", str(engine)).replace("{json}", str(engine / "engine.json"))
+        return sentence.replace("{engine}", str(engine)).replace("{json}", f"{engine}/engine.json")
 
 
 def change(**values: object) -> Callable[[Path], object]:
@@ -117,6 +124,12 @@ def _damaged(reason: str) -> str:
 _VERSION = f"{{json}} has schema version {{}}, this edgekiln reads version {SCHEMA_VERSION}: "
 _SHA = " is damaged or was edited (its SHA-256 differs): build the engine again"
 _DIRECTORIES = [
+    Refusal("empty path", "the path of the engine is empty: give its directory", path=""),
+    Refusal(
+        "path of nothing",
+        "no engine directory at a b: build one with `edgekiln engine MODEL -o a b`",
+        path="a b",
+    ),
     Refusal(
         "no directory",
         "no engine directory at {engine}: build one with `edgekiln engine MODEL -o {engine}`",

@@ -47,6 +47,7 @@ edgekiln_status edgekiln_engine_open(const char* directory, const edgekiln_engin
     if (!engine) return null_argument("engine");
     *engine = nullptr;
     if (!directory) return null_argument("directory");
+    if (!*directory) return fail(Code::kRequest, "the path of the engine is empty: give its directory");
     edgekiln_engine_options chosen = kEngineDefaults;
     if (options) {
       const Result<edgekiln_engine_options> read = read_struct(options, kEngineDefaults, kEngineOptionsKind);

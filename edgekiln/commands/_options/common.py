@@ -4,9 +4,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgekiln.arguments import engine_path
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine
@@ -67,7 +69,17 @@ verbose_option = click.option(
     callback=_verbose,
     help="Show tracebacks, and warnings of the libraries.",
 )
-engine_argument = click.argument("engine", type=click.Path(path_type=Path))
+
+
+class _Directory(click.Path):
+    """The path of an engine; an empty one, as of a shell variable that is not set, would be the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path; RequestError where it is empty."""
+        return super().convert(engine_path(value), param, ctx)
+
+
+engine_argument = click.argument("engine", type=_Directory(path_type=Path))
 threads_option = click.option(
     "--threads",
     type=int,

@@ -368,3 +368,12 @@ def test_builds_that_end_at_the_same_moment(tmp_path: Path) -> None:
 def test_json_of_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"name": os.fsdecode(b"\xff.txt")})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n "name": "\ufffd.txt"\n}\n'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes no directories")
+def test_an_error_without_a_temporary_directory_names_the_output() -> None:
+    with (
+        pytest.raises(EngineError, match=r"^cannot write /proc/x: No such file or directory, choose another output"),
+        atomic_directory(Path("/proc/x")),
+    ):
+        pytest.fail("the block must not run")
