@@ -49,7 +49,7 @@ def _leaves(document: Any) -> Iterator[Any]:
     """Every key and every value that is neither array nor object."""
     level = [document]
     for _ in range(MAX_DEPTH):
-        deeper = []
+        deeper: list[Any] = []
         for value in level:
             if isinstance(value, dict):
                 yield from value

@@ -215,17 +215,17 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
-    context = getattr(source.config, "max_position_embeddings", None)
-    if wanted is None and context is None:
+    context: int | None = getattr(source.config, "max_position_embeddings", None)
+    chosen = context if wanted is None else wanted
+    if chosen is None:
         raise RequestError(f"{source.name} does not say its context length: give --max-length")
-    if wanted is not None and context is not None and wanted > context:
+    if context is not None and chosen > context:
         raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
-    if wanted is None and context > _LONGEST_BY_DEFAULT:
+    if wanted is None and chosen > _LONGEST_BY_DEFAULT:
         raise RequestError(
             f"{source.name} has a context of {context} tokens, for which an engine would be very large: "
             f"give a --max-length, such as {_LONGEST_BY_DEFAULT}"
         )
-    chosen = int(context if wanted is None else wanted)
     if chosen > _LONGEST:
         raise RequestError(f"max length {chosen} is over {_LONGEST}, the most that engines hold: lower --max-length")
     check_length(source.config, chosen)

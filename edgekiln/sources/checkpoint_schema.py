@@ -22,6 +22,7 @@ _Check = Callable[[Any], bool]
 _TEXT_PARTS = ("text_config", "decoder", "generator")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _LAYER_INDEX = re.compile(r"\.(\d+)\.")
+_MAX_LABELS = 1 << 20
 _MAY_BE_INFINITE = ("time_step_limit", "time_step_max")
 
 
@@ -98,6 +99,8 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     **dict.fromkeys(("torch_dtype", "dtype"), (_float_type, "the name of a float type")),
     "model_type": (lambda value: isinstance(value, str), "a text"),
     "sliding_window": (_integer, "an integer"),
+    # transformers makes a name for each label.
+    "num_labels": (lambda value: _integer(value) and 0 <= value <= _MAX_LABELS, f"an integer from 0 to {_MAX_LABELS}"),
 }
 _ROPE_FIELDS: dict[str, tuple[_Check, str]] = {
     **dict.fromkeys(("rope_type", "type"), (lambda value: isinstance(value, str), "a text")),
@@ -162,11 +165,11 @@ def check_layers(raw: Mapping[str, Any], tensors: Iterable[str], path: Path) -> 
                 )
 
 
-def check_heads(config: PretrainedConfig, path: Path) -> None:
-    """Check that the attention heads of a configuration can share its key-value heads.
+def check_counts(config: PretrainedConfig, path: Path) -> None:
+    """Check the numbers of attention heads and experts of a configuration against each other.
 
     Raises:
-        SourceError: their number is no multiple of that of the key-value heads.
+        SourceError: the heads cannot share the key-value heads, or a token has more experts than there are.
     """
     heads, kv_heads = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(kv_heads, int) and (kv_heads < 1 or heads % kv_heads):
@@ -174,6 +177,10 @@ def check_heads(config: PretrainedConfig, path: Path) -> None:
             f"{path} has num_attention_heads {heads}, which must be a multiple of num_key_value_heads {kv_heads}: "
             "correct it"
         )
+    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
+        chosen, experts = getattr(config, "num_experts_per_tok", None), getattr(config, name, None)
+        if isinstance(chosen, int) and isinstance(experts, int) and experts and not 1 <= chosen <= experts:
+            raise refused(path, "num_experts_per_tok", chosen, f"from 1 to {name} {experts}")
 
 
 def refused(where: object, name: str, value: Any, wanted: str) -> SourceError:

@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from edgekiln.engine.directory import ENGINE_FILE
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.base import ModelSource
-from edgekiln.sources.checkpoint_schema import check_heads, check_layers, check_types
+from edgekiln.sources.checkpoint_schema import check_counts, check_layers, check_types
 from edgekiln.sources.generation_config import GENERATION_FILE, not_applied, read_generation_config, sampling_defaults
 from edgekiln.sources.json_file import read_json
 from edgekiln.sources.meta_model import meta_model
@@ -22,6 +22,7 @@ from edgekiln.sources.weight_conversion import ConvertedWeights
 
 CONFIG_FILE = "config.json"
 _FIELD_OF_ERROR = re.compile(r"Validation error for field '(\w+)'")
+_VALIDATOR = re.compile(r"^Class validation error for validator '\w+': (\w+: )?")
 # Prefixes of the text decoder in vision-language checkpoints; older checkpoints use the first and third.
 _DECODER_PREFIXES = {
     r"^language_model\.model\.": "model.",
@@ -128,7 +129,7 @@ def _load_config(
         if field := _FIELD_OF_ERROR.match(str(error)):
             found = f"{raw[field[1]]!r:.60}" if field[1] in raw else "a value that does not fit"
             raise SourceError(f"{path} has {field[1]} {found}, which transformers refuses: correct it") from error
-        raise SourceError(f"{path} is not usable: {one_line(error)}") from error
+        raise SourceError(f"{path} is not usable: {_VALIDATOR.sub('', one_line(error))}") from error
     if config.is_encoder_decoder:
         raise UnsupportedModelError(
             f"model type {config.model_type} is an encoder-decoder: give a decoder-only text model"
@@ -136,5 +137,5 @@ def _load_config(
     text = config.get_text_config(decoder=True)
     if not isinstance(text, PretrainedConfig):
         raise SourceError(f"{path} has a text_config, which models of type {config.model_type} do not have: correct it")
-    check_heads(text, path)
+    check_counts(text, path)
     return text, {} if text is config else _DECODER_PREFIXES

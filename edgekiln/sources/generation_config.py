@@ -82,7 +82,7 @@ def sampling_defaults(generation: Mapping[str, Any], path: Path) -> SamplingDefa
 
 def not_applied(generation: Mapping[str, Any]) -> list[str]:
     """Notes on options of a generation_config.json that change the answers of transformers, but not of engines."""
-    names = _NOT_APPLIED | (_NOT_APPLIED_TO_SAMPLES if generation.get("do_sample") is True else {})
+    names = {**_NOT_APPLIED, **(_NOT_APPLIED_TO_SAMPLES if generation.get("do_sample") is True else {})}
     return [
         f"{name} of {GENERATION_FILE} is not applied"
         for name, neutral in names.items()

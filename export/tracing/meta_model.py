@@ -30,6 +30,7 @@ def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
     check_rope(config)
     # The class writes the names of our functions into its config.
     config = copy.deepcopy(config)
+    config.return_dict = True  # outputs have names, whatever the checkpoint says
     model_class = _model_class(config)
     with torch.device("meta"), warnings.catch_warnings(), explained(model_class, config):
         warnings.simplefilter("ignore")

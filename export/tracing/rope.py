@@ -57,11 +57,12 @@ def check_length(config: PretrainedConfig, max_length: int) -> None:
 def fix_frequencies(model: torch.nn.Module) -> None:
     """Keep the frequencies that the rotary modules of a model have now, instead of computing them in each forward."""
     for module in model.modules():
-        kind = getattr(module, "rope_type", None)
+        rotary: Any = module
+        kind = getattr(rotary, "rope_type", None)
         if isinstance(kind, str):
-            module.rope_type = _fixed(kind)
+            rotary.rope_type = _fixed(kind)
         elif isinstance(kind, dict):
-            module.rope_type = {layer: _fixed(value) for layer, value in kind.items()}
+            rotary.rope_type = {layer: _fixed(value) for layer, value in kind.items()}
 
 
 def _fixed(kind: str) -> str:

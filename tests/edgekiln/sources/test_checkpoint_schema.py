@@ -82,6 +82,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("text_config", 3, "text_config 3, which must be an object"),
     ("text_config", {"rms_norm_eps": NAN}, "text_config.rms_norm_eps nan, which must be a finite number"),
     ("hidden_act", "none", "."),
+    ("num_labels", 10**9, "num_labels 1000000000, which must be an integer from 0 to 1048576"),
+    ("num_attention_heads", 3, r"is not usable: The hidden size \(64\) is not a multiple"),
     ("transformers_version", 0.5, "transformers_version 0.5, which transformers refuses"),
 ]
 
@@ -93,6 +95,16 @@ def test_a_value_that_no_model_has_is_named(checkpoint: Path, field: str, value:
         resolve(str(checkpoint))
     assert len(str(caught.value).splitlines()) == 1
     assert "Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chosen", [0, 5])
+def test_a_token_has_no_more_experts_than_there_are(tmp_path: Path, chosen: int) -> None:
+    save_checkpoint(tmp_path / "model", "mixtral", num_hidden_layers=1)
+    edit(tmp_path / "model", num_experts_per_tok=chosen)
+    with pytest.raises(
+        SourceError, match=rf"num_experts_per_tok {chosen}, which must be from 1 to num_local_experts 4"
+    ):
+        resolve(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
