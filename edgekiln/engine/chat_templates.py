@@ -10,6 +10,11 @@ DEFAULT_TEMPLATE = "default"
 _STEM, _SUFFIX = CHAT_TEMPLATE_FILE.removesuffix(".jinja") + ".", ".jinja"
 
 
+def template_file(name: str) -> str:
+    """The file of the chat template with a name."""
+    return CHAT_TEMPLATE_FILE if name == DEFAULT_TEMPLATE else f"{_STEM}{quote(name, safe='')}{_SUFFIX}"
+
+
 def write_chat_templates(directory: Path, templates: str | Mapping[str, str] | None) -> None:
     """Write chat_template.jinja, the default, and chat_template.NAME.jinja for every other name.
 
@@ -22,8 +27,7 @@ def write_chat_templates(directory: Path, templates: str | Mapping[str, str] | N
     """
     named = {DEFAULT_TEMPLATE: templates} if isinstance(templates, str) else templates or {}
     for name, text in named.items():
-        file = CHAT_TEMPLATE_FILE if name == DEFAULT_TEMPLATE else f"{_STEM}{quote(name, safe='')}{_SUFFIX}"
-        (directory / file).write_text(text, encoding="utf-8")
+        (directory / template_file(name)).write_text(text, encoding="utf-8")
 
 
 def read_chat_templates(directory: Path, files: Iterable[str]) -> str | dict[str, str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
+from edgekiln.engine.chat_templates import template_file
 from edgekiln.engine.directory import TOKENIZER_FILE
 from edgekiln.engine.manifest import SpecialTokens
 from edgekiln.errors import SourceError, one_line
@@ -17,7 +18,7 @@ from edgekiln.sources.json_file import read_json
 _CONFIG_FILE = "config.json"
 _GENERATION_FILE = "generation_config.json"
 _PROCESSOR_TEMPLATE_FILE = "chat_template.json"
-_LONGEST_NAME = 64  # of a chat template, which becomes a part of a file name
+_LONGEST_FILE_NAME = 255  # of a chat template in an engine
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -105,7 +106,13 @@ def finish(
         end: token ids that end an answer; duplicates are removed.
         pad: token id of padding, or None.
         template_variables: texts of special tokens by their names in chat templates, see `SpecialTokens`.
+
+    Raises:
+        SourceError: the name of a chat template is too long.
     """
+    for name in chat_template if isinstance(chat_template, dict) else ():
+        if len(template_file(name)) > _LONGEST_FILE_NAME:
+            raise SourceError(f"the chat template {name!r:.60} has a name that is too long for a file: shorten it")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     ids = tokenizer.encode("a").ids
@@ -127,8 +134,6 @@ def _chat_template(template: Any, directory: Path) -> str | dict[str, str] | Non
     texts = [*template, *template.values()] if isinstance(template, dict) else [template]
     if template is not None and not all(isinstance(text, str) and text == _utf8(text) for text in texts):
         raise SourceError(f"{directory} has a chat template that is not text, {template!r:.60}: correct it")
-    if isinstance(template, dict) and any(len(name) > _LONGEST_NAME for name in template):
-        raise SourceError(f"{directory} has a chat template with a name of over {_LONGEST_NAME} characters: shorten it")
     return template or None
 
 
