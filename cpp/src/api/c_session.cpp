@@ -82,7 +82,9 @@ edgekiln_summary convert(const Summary& summary) {
 
 Failure empty_prompt() { return fail(Code::kRequest, "prompt is empty: give some text"); }
 
-Result<void> run(EngineSession& session, const EngineSession::Encode& prompt, const edgekiln_generate_options* options,
+// `prompt`: Ids, or an EngineSession::Encode.
+template <typename Prompt>
+Result<void> run(EngineSession& session, const Prompt& prompt, const edgekiln_generate_options* options,
                  edgekiln_token_callback callback, void* user_data, edgekiln_summary* summary) {
   const Result<GenerateOptions> converted = convert(options);
   if (!converted) return std::unexpected(converted.error());
@@ -156,8 +158,7 @@ edgekiln_status edgekiln_generate(edgekiln_session* session, const int64_t* ids,
   return guarded([&]() -> Result<void> {
     if (!session) return null_argument("session");
     if (count && !ids) return null_argument("ids");
-    const auto prompt = [&](const EncodeLimits&) { return std::vector<std::int64_t>(ids, ids + count); };
-    return run(session->session, prompt, options, callback, user_data, summary);
+    return run(session->session, Ids(ids, count), options, callback, user_data, summary);
   });
 }
 

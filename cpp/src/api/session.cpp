@@ -36,8 +36,23 @@ class EngineSession::Busy {
 EngineSession::EngineSession(std::shared_ptr<const LoadedEngine> engine)
     : engine_(std::move(engine)), cache_(engine_->runtime->new_cache()) {}
 
-Result<Summary> EngineSession::generate(const Encode& encode, const GenerateOptions& options,
-                                        const std::function<bool(const Token&)>& on_token) {
+Result<Summary> EngineSession::generate(Ids prompt, const GenerateOptions& options, const OnToken& on_token) {
+  return run([prompt](const EncodeLimits&) { return prompt; }, options, on_token);
+}
+
+Result<Summary> EngineSession::generate(const Encode& encode, const GenerateOptions& options, const OnToken& on_token) {
+  std::vector<std::int64_t> ids;
+  const auto prompt = [&](const EncodeLimits& limits) -> Result<Ids> {
+    Result<std::vector<std::int64_t>> found = encode(limits);
+    if (!found) return std::unexpected(found.error());
+    ids = std::move(found).value();
+    return Ids(ids);
+  };
+  return run(prompt, options, on_token);
+}
+
+Result<Summary> EngineSession::run(const std::function<Result<Ids>(const EncodeLimits&)>& encode,
+                                   const GenerateOptions& options, const OnToken& on_token) {
   const Clock::time_point start = Clock::now();
   const Busy busy(busy_);
   if (!busy.mine()) return Busy::in_use();
@@ -46,8 +61,7 @@ Result<Summary> EngineSession::generate(const Encode& encode, const GenerateOpti
     const std::lock_guard lock(mutex_);
     stop_ = stop;
   }
-  const Result<std::vector<std::int64_t>> prompt =
-      encode({engine_->runtime->properties().max_length, stop.get_token()});
+  const Result<Ids> prompt = encode({engine_->runtime->properties().max_length, stop.get_token()});
   if (!prompt) return std::unexpected(prompt.error());
   Summary summary;
   summary.prompt_tokens = static_cast<std::int64_t>(prompt->size());

@@ -32,12 +32,14 @@ class EngineSession {
 
   const LoadedEngine& engine() const { return *engine_; }
 
+  using OnToken = std::function<bool(const Token&)>;
   // Gives the token ids of a prompt.
   using Encode = std::function<Result<std::vector<std::int64_t>>(const EncodeLimits&)>;
 
-  // See `edgekiln::generate`. An error of Code::kRequest if another thread is generating in this session.
-  Result<Summary> generate(const Encode& encode, const GenerateOptions& options,
-                           const std::function<bool(const Token&)>& on_token);
+  // See `edgekiln::generate`. An error of Code::kRequest if another thread is generating in this session. With an
+  // `Encode`, `cancel` takes effect while it tokenizes the prompt, too.
+  Result<Summary> generate(Ids prompt, const GenerateOptions& options, const OnToken& on_token);
+  Result<Summary> generate(const Encode& encode, const GenerateOptions& options, const OnToken& on_token);
 
   // Drop all tokens. An error of Code::kRequest while the session generates.
   [[nodiscard]] Result<void> reset();
@@ -47,6 +49,9 @@ class EngineSession {
 
  private:
   class Busy;
+
+  Result<Summary> run(const std::function<Result<Ids>(const EncodeLimits&)>& encode, const GenerateOptions& options,
+                      const OnToken& on_token);
 
   // The detokenizer of an answer; null without a tokenizer.
   std::unique_ptr<TextStream> text_stream(const GenerateOptions& options) const;
