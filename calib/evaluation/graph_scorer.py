@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgekiln.calib.evaluation.perplexity import Scorer
 from edgekiln.engine.manifest import EngineManifest
-from edgekiln.engine.native_path import native_path
+from edgekiln.engine.utf8_path import utf8_path
 from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
 from edgekiln.runtimes.threads import checked_threads, default_threads
@@ -66,7 +66,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
 
         model = onnx.load(path, load_external_data=False)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
-        with native_path(path) as name:
+        with utf8_path(path) as name:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", os.path.dirname(name)
             )

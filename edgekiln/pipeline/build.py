@@ -8,8 +8,8 @@ from edgekiln.calib.data.options import FEW_WINDOWS
 from edgekiln.calib.torch_threads import limited_torch_threads
 from edgekiln.engine.directory import ENGINE_FILE, REPORT_FILE, atomic_directory, sha256, write_json
 from edgekiln.engine.manifest import EngineManifest, write_manifest
-from edgekiln.engine.native_path import is_utf8
 from edgekiln.engine.output_file import check_output_file
+from edgekiln.engine.utf8_path import is_utf8
 from edgekiln.errors import EngineError
 from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report

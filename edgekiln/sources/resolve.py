@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekiln.engine.native_path import is_utf8
+from edgekiln.engine.utf8_path import is_utf8
 from edgekiln.errors import SourceError
 from edgekiln.progress import Progress, no_progress
 from edgekiln.sources.base import ModelSource

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest, check_unchanged
-from edgekiln.engine.native_path import native_path
+from edgekiln.engine.utf8_path import utf8_path
 from edgekiln.errors import EngineError, first_line
 from edgekiln.runtimes.base import Ids, Logits, checked_ids
 from edgekiln.runtimes.chunked import C, ChunkedRuntime
@@ -67,5 +67,5 @@ def load_error(path: Path, error: Exception) -> EngineError:
 
 def open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
     """Load a graph, whose path need not be UTF-8. ONNX Runtime raises all kinds of errors."""
-    with native_path(path) as name:
+    with utf8_path(path) as name:
         return ort.InferenceSession(name, options, providers=providers)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekiln.engine import native_path as module
-from edgekiln.engine.native_path import is_utf8, native_path
+from edgekiln.engine import utf8_path as module
+from edgekiln.engine.utf8_path import is_utf8, utf8_path
 from edgekiln.errors import EngineError
 
 
@@ -19,13 +19,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_utf8_paths_are_their_own_names(tmp_path: Path) -> None:
-    with native_path(tmp_path / "é") as name:
+    with utf8_path(tmp_path / "é") as name:
         assert name == str(tmp_path / "é")
 
 
 def test_other_paths_go_through_a_descriptor(file: Path) -> None:
     assert not is_utf8(file)
-    with native_path(file) as name:
+    with utf8_path(file) as name:
         name.encode("utf-8")
         assert Path(name).read_text() == "x"
     assert not Path(name).exists()
@@ -33,5 +33,5 @@ def test_other_paths_go_through_a_descriptor(file: Path) -> None:
 
 def test_without_proc_the_path_is_the_reason(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_DESCRIPTORS", Path("/no/such/directory"))
-    with pytest.raises(EngineError, match=r"the path .* is not UTF-8, .*: rename the directory"), native_path(file):
+    with pytest.raises(EngineError, match=r"the path .* is not UTF-8, .*: rename the directory"), utf8_path(file):
         pytest.fail("the block must not run")

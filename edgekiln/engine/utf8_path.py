@@ -20,7 +20,7 @@ def is_utf8(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def native_path(path: Path) -> Iterator[str]:
+def utf8_path(path: Path) -> Iterator[str]:
     """Yield a UTF-8 name of a file or directory, which is valid in the block.
 
     Where the path is not UTF-8, the name goes through a descriptor of the directory that it is in.
