@@ -16,7 +16,7 @@ _QUANTIZED = re.compile(
     r"|codes|scales_and_zeros|blocks)$"
 )
 _BIAS = ".bias"
-_LAYER = re.compile(r"\.\d+\.")
+_LAYER = re.compile(r"\.(\d+)\.")
 _NOTES = 3
 
 
@@ -43,11 +43,14 @@ def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTr
                 f"{where} holds {name}, a part of a quantized weight that its config.json does not describe: "
                 "download config.json again or give the unquantized checkpoint"
             )
-        if not predicts_more and _LAYER.sub(".0.", name, count=1) in weights - {name}:
-            raise SourceError(
-                f"{where} holds {name} of a layer beyond the {model.config.num_hidden_layers} of its configuration: "
-                "the two do not belong together"
-            )
+        if (layer := _LAYER.search(name)) and not predicts_more:
+            count = getattr(model.config, "num_hidden_layers", None)
+            # Layers may lack tensors that the checkpoint has: those that share the keys and values of others.
+            if isinstance(count, int) and int(layer[1]) >= count and _LAYER.sub(".0.", name, count=1) in weights:
+                raise SourceError(
+                    f"{where} holds {name} of a layer beyond the {count} of its configuration: "
+                    "the two do not belong together"
+                )
         owner = name.removesuffix(_BIAS)
         if owner != name and owner in modules and bool(tensors.read(name).count_nonzero()):
             raise SourceError(

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from edgekiln.errors import EdgekilnError, SourceError
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.sources.checkpoint_schema import check_counts, check_types
 from edgekiln.sources.resolve import resolve
 from support.models import save_checkpoint
 
@@ -205,6 +208,28 @@ def test_layers_beyond_those_of_the_configuration_are_refused(tmp_path: Path) ->
     edit(tmp_path / "model", num_hidden_layers=1)
     with pytest.raises(SourceError, match=r"holds model\.layers\.1\..* of a layer beyond the 1 of its configuration"):
         resolve(str(tmp_path / "model"))
+
+
+def test_a_tensor_that_a_layer_shares_with_another_is_noted(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "gemma3n_text")
+    keys = "model.layers.{}.self_attn.k_proj.weight"
+    tensor = load_file(tmp_path / "model" / "model.safetensors")[keys.format(0)]
+    change_tensors(tmp_path / "model", **{keys.format(3): tensor})
+    resolve(str(tmp_path / "model"))
+
+
+@pytest.mark.slow
+def test_no_default_of_transformers_is_refused(tmp_path: Path) -> None:
+    checked = 0
+    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config = CONFIG_MAPPING[model_type]()
+        except Exception:  # some have no defaults
+            continue
+        check_types(json.loads(config.to_json_string(use_diff=False)), tmp_path)
+        check_counts(config.get_text_config(decoder=True), tmp_path)
+        checked += 1
+    assert checked > 150
 
 
 def test_many_unused_tensors_are_counted(checkpoint: Path) -> None:
