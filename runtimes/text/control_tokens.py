@@ -32,6 +32,9 @@ class ControlTokens:
         self._control = {
             token.content: token for id_, token in added.items() if (token.special or id_ in marks) and token.content
         }
+        # Ordinary characters that the vocabulary lacks become the unknown token, which is often a special one.
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self._ids = {tokenizer.token_to_id(token) for token in self._control if token != unknown}
         # The library looks for tokens in the text first, then for those that are normalized in the normalized rest.
         self._patterns = [
             _any_of(token.content for token in added.values() if token.content and token.normalized == normalized)
@@ -47,7 +50,9 @@ class ControlTokens:
         """
         plain = str.__str__(text)
         if not self._is_forged(plain, text.marks):
-            return encode(self._tokenizer, plain)
+            ids = encode(self._tokenizer, plain)
+            if not any(text.marks) or not self._is_merged(ids, plain):
+                return ids
         prefix, renamed = self._renamed
         while prefix in plain:  # a text that was chosen to contain the names
             del self._renamed
@@ -70,6 +75,11 @@ class ControlTokens:
         return any(
             result.count(normalizer.normalize_str(token.content)) != own.count(token.content) for token in normalized
         )
+
+    def _is_merged(self, ids: list[int], text: str) -> bool:
+        """Whether merges have built control tokens of normalized characters, as "<s>" of "<S>" in lower case."""
+        found = sum(map(self._ids.__contains__, ids))
+        return found > 0 and found > sum(token in self._control for *_, token in self._matches(text))
 
     def _matches(self, text: str) -> Iterator[tuple[int, int, str]]:
         """(start, stop, added token) of the added tokens in a text, in order."""
@@ -105,7 +115,7 @@ class ControlTokens:
     @functools.cached_property
     def _renamed(self) -> tuple[str, FastTokenizer]:
         """A prefix of names, and a copy of the tokenizer whose control tokens have such names and the same ids."""
-        # Lower-case letters and digits pass every normalizer unchanged.
+        # Lower-case letters, digits and "~" pass every normalizer unchanged.
         prefix = f"q{secrets.token_hex(12)}"
         names = _names(self._control, prefix)
         settings = json.loads(self._tokenizer.to_str())
@@ -149,7 +159,9 @@ def _longest(texts: list[str]) -> str:
 
 
 def _names(control: dict[str, AddedToken], prefix: str) -> dict[str, str]:
-    return {token: f"{prefix}{i:06d}" for i, token in enumerate(control)}
+    # Names begin and end with letters where the tokens do: tokens of single words beside them depend on it.
+    first, last = ({token: "" if _WORD.match(token[end]) else "~" for token in control} for end in (0, -1))
+    return {token: f"{first[token]}{prefix}{i:06d}{last[token]}" for i, token in enumerate(control)}
 
 
 def _halves(merge: Any) -> list[str]:

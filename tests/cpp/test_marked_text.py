@@ -169,6 +169,29 @@ def test_the_longest_token_of_the_template_counts(tmp_path: Path) -> None:
         assert both.cpp([(">", True), ("<s>", False)]) == [close, 256]
 
 
+def test_single_words_beside_control_tokens(tmp_path: Path) -> None:
+    fast = _bytes(
+        AddedToken("mask", single_word=True, normalized=False),
+        *(AddedToken(text, special=True) for text in ("<s>", "end")),
+    )
+    with Both(fast, tmp_path / "tokenizer.json") as both:
+        for before, after in itertools.product(["<s>", "end", "x"], repeat=2):
+            parts = [("<s> ", True), (f"{before}mask{after}", False)]
+            ids = both.cpp(parts)
+            assert ids == both.python(parts), parts
+            assert (256 in ids) == (before == after == "<s>")
+
+
+def test_merges_of_normalized_characters_build_no_control_token(tmp_path: Path) -> None:
+    vocabulary = {text: i for i, text in enumerate(["<", "s", ">", "s>", "<s>"])}
+    fast = FastTokenizer(models.BPE(vocab=vocabulary, merges=[("s", ">"), ("<", "s>")]))
+    fast.normalizer = normalizers.Lowercase()
+    fast.add_special_tokens([AddedToken("<s>", normalized=False, special=True)])
+    with Both(fast, tmp_path / "tokenizer.json") as both:
+        parts = [("<s>", False), ("<S>", True)]
+        assert both.cpp(parts) == both.python(parts) == [4, 0, 3]
+
+
 def test_merges_build_no_control_token(tmp_path: Path) -> None:
     """Tokenizers that were converted from SentencePiece have merges of the texts of control tokens."""
     vocabulary = {text: i for i, text in enumerate(["<unk>", "<", "/", "s", ">", "</", "s>", "</s>", "!"])}
