@@ -17,7 +17,8 @@ MAX_TAGS = 5_000
 STEPS = 500_000  # of a rendering, but for those that longer messages add
 _LONGEST = 4_000_000  # characters of a text, but for the messages' own
 _LARGEST_WIDTH = 10_000  # of a field that is padded or indented
-_BYTES_READ, _BYTES_WRITTEN = 10, 8  # binary logarithms of the bytes that a step reads or writes
+_BYTES = 8  # binary logarithm of the bytes of text that a step reads or writes
+_ITEMS = 5  # binary logarithm of the items that a step puts into a list
 _STEPS_TO_KEEP = 8  # a container whose size was counted stays in memory
 _ENTRY = 8  # bytes of an item of a list
 VIEWS = (ItemsView, KeysView, ValuesView)
@@ -59,14 +60,14 @@ class Budget:
         Raises:
             TemplateLimitError: no steps are left, or a value is too large, as lists that hold one list many times are.
         """
-        self.spend(1 + (sum(self.fits(self.size(value)) for value in values) >> _BYTES_READ))
+        self.spend(1 + (sum(self.fits(self.size(value)) for value in values) >> _BYTES))
 
     def written(self, value: Any) -> Any:
         """Count a value that was made, and return it."""
         if isinstance(value, str):
-            self.spend(self.fits(_bytes(value)) >> _BYTES_WRITTEN)
+            self.spend(self.fits(_bytes(value)) >> _BYTES)
         elif isinstance(value, list | tuple | dict):
-            self.spend(len(value) >> 2)
+            self.spend(len(value) >> _ITEMS)
         elif isinstance(value, Iterator):
             return self.counted(value)
         return value

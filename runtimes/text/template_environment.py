@@ -13,7 +13,7 @@ from typing import Any, cast
 from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import LoopControlExtension
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -103,7 +103,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {
             name: counted_filter(name, function) for name, function in self.filters.items() if name not in NO_FILTERS
         }
-        self.tests = {name: counted_test(cast(Callable[..., Any], function)) for name, function in self.tests.items()}
+        self.tests = {
+            name: counted_test(name, cast(Callable[..., Any], function)) for name, function in self.tests.items()
+        }
         self.concat = self._concat  # type: ignore[method-assign]
 
     def spend(self, steps: int) -> bool:
@@ -167,8 +169,10 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         budget = current.budget
         budget.spend(_STEPS_OF_CALL)
         receiver = getattr(__obj, "__self__", None)
+        if isinstance(__obj, Macro | LoopContext):  # their body is counted
+            return super().call(__context, __obj, *args, **kwargs)
         if not isinstance(__obj, types.BuiltinMethodType | types.MethodType) or not isinstance(receiver, str | int):
-            budget.read(*args, *kwargs.values())
+            budget.read(*args, *kwargs.values(), *([receiver] if isinstance(receiver, list | tuple) else []))
             return budget.written(super().call(__context, __obj, *args, **kwargs))
         name = __obj.__name__
         budget.read(receiver, *args, *kwargs.values())

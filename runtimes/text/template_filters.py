@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import pass_context
+from jinja2.filters import do_indent
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedFormatter
 
@@ -22,12 +23,23 @@ NO_METHODS = ("translate", "maketrans", "encode", "to_bytes")
 MOST_BITS = 16_384  # of an integer
 # Filters that return an item of their input, whose marks it keeps.
 _RETURN_ITEMS = {"attr", "d", "default", "first", "last", "max", "min", "random", "sum"}
+# Filters that neither compare items nor convert them to text.
+_SHALLOW = {
+    *("attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map", "random", "reject"),
+    *("rejectattr", "reverse", "select", "selectattr", "slice"),
+}
+# Tests that compare values or read all of a text.
+_DEEP_TESTS = {
+    *("==", "eq", "equalto", "!=", "ne", "<", "lt", "lessthan", "<=", "le", ">", "gt", "greaterthan", ">=", "ge"),
+    *("in", "lower", "upper"),
+}
 # Filters that take the items of a list, or the characters of a text, at once.
 _TAKE_ITEMS = {
     *("dictsort", "groupby", "join", "list", "max", "min"),
-    *("sort", "title", "unique", "urlencode", "wordwrap"),
+    *("sort", "title", "unique", "urlencode", "wordcount", "wordwrap"),
 }
 _STEPS_OF_PIECE = 4  # of a text
+_STEPS_OF_COMPARED = 10  # an item that is sorted or grouped
 _WHITE_SPACE = (" ", "\n", "\t", "\r")
 _MAY_CONTAIN_MARKS = (MarkedText, list, tuple, dict, set, Iterator, *VIEWS)
 _STEPS = 2  # of a filter, besides what it reads and writes
@@ -156,7 +168,8 @@ def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
         budget = current.budget
         budget.spend(_STEPS)
         first, values = args[:passes], args[passes:]
-        budget.read(*values, *kwargs.values())
+        if name not in _SHALLOW:
+            budget.read(*values, *kwargs.values())
         others = (*values[1:], *kwargs.values())
         if name in _WIDTH_FILTERS:
             for value in others:
@@ -170,7 +183,8 @@ def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
         if name == "format":
             check_directives(str(values[0]), values[1:] or (kwargs,))
         if name in _TAKE_ITEMS and values and isinstance(values[0], str | list | tuple | dict | range):
-            budget.spend(len(values[0]) * (_STEPS_OF_PIECE if isinstance(values[0], str) else 1))
+            steps = 1 if name in ("join", "list") else _STEPS_OF_COMPARED
+            budget.spend(len(values[0]) * (_STEPS_OF_PIECE if isinstance(values[0], str) else steps))
         any_marks = has_marks((*values, *kwargs.values()))
         if any_marks:
             values = tuple(own(value) if type(value) is str else value for value in values)
@@ -180,10 +194,14 @@ def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
     return counted
 
 
-def counted_test(function: Callable[..., Any]) -> Callable[..., Any]:
+def counted_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A test that counts what it reads."""
+
     @functools.wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        current.budget.read(*args, *kwargs.values())
+        if name in _DEEP_TESTS:
+            current.budget.read(*args, *kwargs.values())
+        current.budget.spend(1)
         return function(*args, **kwargs)
 
     return counted
@@ -224,5 +242,15 @@ def _sum(context: Context, iterable: Iterable[Any], attribute: str | int | None 
     return functools.reduce(lambda left, right: environment.call_binop(context, "+", left, right), iterable, start)
 
 
+def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja2's filter, with marks: its own joins lines as plain strings, which have none."""
+    if not isinstance(s, MarkedText):
+        return do_indent(s, width, first, blank)
+    indention = own(width if isinstance(width, str) else " " * width)
+    lines = (s + "\n").splitlines()
+    indented = [indention + line if (line or blank) and (i or first) else line for i, line in enumerate(lines)]
+    return own("\n").join(indented)
+
+
 # Filters in place of Jinja2's, before they are counted.
-FILTERS: dict[str, Callable[..., Any]] = {"tojson": _to_json, "join": _join, "sum": _sum}
+FILTERS: dict[str, Callable[..., Any]] = {"tojson": _to_json, "join": _join, "sum": _sum, "indent": _indent}

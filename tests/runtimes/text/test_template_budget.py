@@ -42,6 +42,10 @@ ENDLESS = {
     "comparisons": (loop("{% if s == s %}{% endif %}", "{% set s = 'x' * 3000000 %}"), SLOW),
     "searches": (loop("{% if 'y' in s %}{% endif %}", "{% set s = 'x' * 3000000 %}"), SLOW),
     "sorting": (loop("{% set t = s | sort %}", "{% set s = range(99999) | list %}"), SLOW),
+    "words": ("{% set s = 'ab ' * 1000000 %}{% for i in range(99) %}{% set t = s | wordcount %}{% endfor %}", SLOW),
+    "groups": (loop("{% set t = range(9999) | groupby('real') %}"), SLOW),
+    "letters": (loop("{% if s is upper %}{% endif %}", "{% set s = 'X' * 3000000 %}"), SLOW),
+    "positions": (loop("{% set t = s.count(1) %}", "{% set s = range(99999) | list %}"), SLOW),
     "sums of lists": ("{{ ([[1] * 1000] * 30000) | sum(start=[]) | length }}", f"{SLOW}|{LONG}"),
     "text times a number": ("{{ 'x' * 30000000 }}", LONG),
     "a number times text": ("{% set a = 30000000 * 'x' %}", LONG),
@@ -130,6 +134,22 @@ def test_a_long_conversation_is_rendered(family: str) -> None:
         TEMPLATES[family][0], {"messages": messages, "bos_token": "", "eos_token": "", "add_generation_prompt": True}
     )
     assert len(text) > 1_000_000
+
+
+def test_long_conversations_may_be_inspected_for_each_message() -> None:
+    template = """\
+{%- macro is_last(messages, index) -%}{{ index == messages | length - 1 }}{%- endmacro -%}
+{%- for m in messages -%}
+    {%- if messages | length > 1 and messages is iterable and (messages | last).role == 'user' -%}
+        {%- if 'content' in m and m.content is string and m == messages[loop.index0] -%}
+            {{ is_last(messages, loop.index0) }}{{ (messages[loop.index0 + 1:] | first | default({})).role }}
+        {%- endif -%}
+    {%- endif -%}
+    {{ (messages | selectattr('role', 'equalto', 'user') | first).content | length }}{{ m.content }}
+{%- endfor -%}"""
+    roles = [*(["user", "assistant"] * 500), "user"]
+    messages = [{"role": role, "content": "word " * 200} for role in roles]
+    assert len(render(template, {"messages": messages})) > 1_000_000
 
 
 def test_a_text_larger_than_the_limit_of_templates_is_rendered() -> None:
