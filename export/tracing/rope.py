@@ -17,6 +17,8 @@ from edgekiln.errors import UnsupportedModelError
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 # Types that some families compute in their own modules.
 _OF_FAMILIES = ("default", "axial", "mrope")
+# Families whose modules branch on the length of the sequence themselves.
+_OWN_LONGROPE = ("phimoe",)
 
 
 def rope_types(config: PretrainedConfig) -> set[str]:
@@ -25,12 +27,17 @@ def rope_types(config: PretrainedConfig) -> set[str]:
 
 
 def check_rope(config: PretrainedConfig) -> None:
-    """Check that transformers knows the types of RoPE of a configuration.
+    """Check that the types of RoPE of a configuration can be traced.
 
     Raises:
-        UnsupportedModelError: it does not know one.
+        UnsupportedModelError: transformers does not know one, or the family computes one in a way of its own.
     """
     for kind in sorted(rope_types(config)):
+        if kind == "longrope" and config.model_type in _OWN_LONGROPE:
+            raise UnsupportedModelError(
+                f"{config.model_type} scales positions of rope type longrope by the length of the sequence, which "
+                "edgekiln does not support yet"
+            )
         if kind not in ROPE_INIT_FUNCTIONS and kind not in _OF_FAMILIES:
             known = ", ".join(sorted({*ROPE_INIT_FUNCTIONS, "default"}))
             raise UnsupportedModelError(
@@ -43,8 +50,9 @@ def check_length(config: PretrainedConfig, max_length: int) -> None:
     """Check that the RoPE frequencies of a model are constant up to `max_length` tokens.
 
     Raises:
-        UnsupportedModelError: they change at a shorter length; the message names it.
+        UnsupportedModelError: they change at a shorter length, which the message names; or as `check_rope`.
     """
+    check_rope(config)
     for parameters in _parameters(config):
         limit = parameters.get("original_max_position_embeddings")
         if parameters.get("rope_type") == "longrope" and isinstance(limit, int) and max_length > limit:

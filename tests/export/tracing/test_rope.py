@@ -76,6 +76,17 @@ def test_a_very_long_context_needs_a_length(tmp_path: Path, context: int, length
         )
 
 
+def test_longrope_of_a_family_with_its_own_code_is_refused_at_any_length(tmp_path: Path) -> None:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "original_max_position_embeddings": ORIGINAL}
+    rope = {**LONGROPE, "short_mscale": 1.1, "long_mscale": 1.2}
+    save_checkpoint(tmp_path / "model", "phimoe", rope_parameters=rope, num_hidden_layers=1, **experts)
+    for length in (ORIGINAL, None):
+        with pytest.raises(UnsupportedModelError, match="phimoe scales positions of rope type longrope"):
+            build_engine(
+                resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none", max_length=length)
+            )
+
+
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
