@@ -73,16 +73,26 @@ def unsupported(
             f"{config.model_type} has {layers} that keep another state than keys and values, "
             "which edgekiln does not support yet"
         )
+    if _uses_alibi(config):
+        return UnsupportedModelError(
+            f"{config.model_type} adds ALiBi position biases to attention, which edgekiln does not support yet"
+        )
     if not model_class._supports_attention_backend:
         return UnsupportedModelError(
-            f"{config.model_type} computes attention by itself (ALiBi, for one) and not through transformers' "
-            "attention interface, which edgekiln does not support yet"
+            f"{config.model_type} computes attention by itself and not through transformers' attention interface, "
+            "which edgekiln does not support yet"
         )
     if attention.MaskSpec.__name__ in str(error):
         return UnsupportedModelError(
             f"{config.model_type} makes its attention mask by itself, which edgekiln does not support yet"
         )
     return error if isinstance(error, UnsupportedModelError) else not_traced(config, error)
+
+
+def _uses_alibi(config: PretrainedConfig) -> bool:
+    own = getattr(config, "attn_config", None)  # of MPT
+    flags = (getattr(config, "alibi", False), getattr(own, "alibi", False))
+    return config.model_type == "bloom" or True in flags or getattr(config, "position_embedding_type", "") == "alibi"
 
 
 # In messages of torch about code that reads the values of its tensors, or branches on them.

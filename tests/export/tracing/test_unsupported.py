@@ -40,9 +40,14 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("doge", {}, "doge makes its attention mask by itself"),
 ]
 _PLAIN: list[tuple[str, dict[str, Any], str]] = [
-    ("bloom", {"n_head": 4, "n_layer": 2, "hidden_size": 64}, "bloom computes attention by itself .ALiBi"),
-    ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2}, "mpt computes attention by itself .ALiBi"),
-    ("falcon", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True}, "falcon computes"),
+    ("bloom", {"n_head": 4, "n_layer": 2, "hidden_size": 64}, "bloom adds ALiBi position biases"),
+    ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2}, "mpt adds ALiBi position biases"),
+    (
+        "falcon",
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+        "falcon adds ALiBi",
+    ),
+    ("gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "gptj computes attention by itself and not"),
     ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "mamba has linear_attention layers"),
     ("rwkv", {"hidden_size": 64, "num_hidden_layers": 2}, "rwkv has layers that keep another state"),
     ("t5", {"d_model": 64, "num_heads": 4, "num_layers": 2}, "transformers has no causal language model for 't5'"),
