@@ -38,7 +38,7 @@ _RANGES = {
 def _text_or_texts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         return value
-    raise refusal("it is not a string or a list of strings")
+    raise refusal("it is missing" if value is None else "it is not a string or a list of strings")
 
 
 class Architecture(Schema):

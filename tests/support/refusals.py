@@ -224,7 +224,11 @@ _FIELDS: dict[str, list[tuple[object, str]]] = {
     "special_tokens__eos": [(7, "it is not a list")],
     "special_tokens__pad": [(-1, "it is -1, the least is 0")],
     "special_tokens__template_variables": [([], "it is not an object")],
-    "special_tokens__template_variables__bos_token": [(1, "it is not a string or a list of strings")],
+    "special_tokens__template_variables__bos_token": [
+        (1, "it is not a string or a list of strings"),
+        (["a", 1], "it is not a string or a list of strings"),
+        (None, "it is missing"),
+    ],
     "sampling__temperature": [("1", "it is not a number"), (True, "it is not a number"), ([], "it is not a number")],
     "sampling__top_k": [(1.5, "it is not an integer"), (-1, "it is -1, the least is 0")],
     "sampling__top_p": [(1.5, "it is not from 0 to 1")],
