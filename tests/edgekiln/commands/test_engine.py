@@ -274,7 +274,8 @@ def test_the_model_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
     (output / "model").mkdir()
     for path in checkpoint.iterdir():
         (output / "model" / path.name).write_bytes(path.read_bytes())
-    assert "and would be replaced" in error_line(edgekiln("engine", output / "model", "-o", output, "--force"))
+    line = error_line(edgekiln("engine", output / "model", "-o", output, "--force"))
+    assert "engine has model, which is no file of an engine: move it away" in line
     assert "is not an engine directory" in error_line(edgekiln("engine", output / "model", "-o", output / "model"))
     inside = edgekiln("engine", output / "model", "-o", output / "model" / "engine", "--quant", "none")
     assert inside.exit_code == 0, inside.stderr
