@@ -248,7 +248,7 @@ def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = Fal
         return do_indent(s, width, first, blank)
     indention = own(width if isinstance(width, str) else " " * width)
     lines = (s + "\n").splitlines()
-    indented = [indention + line if (line or blank) and (i or first) else line for i, line in enumerate(lines)]
+    indented = [indention + line if (line or blank if i else first) else line for i, line in enumerate(lines)]
     return own("\n").join(indented)
 
 
