@@ -49,6 +49,7 @@ _REPEAT_TEXT = {"indent", "wordwrap"}
 _ROUND = 400  # times the precision of `round`, which computes a power of ten
 _NUMBER = re.compile(r"\d+")
 _DIRECTIVE = re.compile(r"%[^a-zA-Z%]*")
+_KEY = re.compile(r"%\(([^)]*)\)")
 # Around a field of str.format; Unicode has no such characters.
 _FIELD_BEGIN, _FIELD_END = "\ufdd0", "\ufdd1"
 _FIELD_ENDS = re.compile(f"[{_FIELD_BEGIN}{_FIELD_END}]")
@@ -150,13 +151,19 @@ def check_product(left: Any, right: Any, budget: Budget) -> None:
 
 
 def check_directives(text: str, values: Any) -> None:
-    """Check the widths of a format for the operator `%`."""
+    """Check the widths of a format for the operator `%`, and the size of what it names by keys."""
+    budget = current.budget
+    budget.spend(text.count("%"))
     for directive in _DIRECTIVE.findall(text):
         check_widths(directive)
         if "*" in directive:
             for value in values if isinstance(values, tuple) else (values,):
                 check_width(value)
-    current.budget.spend(text.count("%"))
+    named = values[0] if isinstance(values, tuple) and len(values) == 1 else values
+    if isinstance(named, dict) and (keys := _KEY.findall(text)):
+        sizes = {key: budget.size(value) for key, value in named.items()}
+        largest = max(sizes.values(), default=0)  # for keys with parentheses
+        budget.fits(sum(sizes.get(key, largest) for key in keys))
 
 
 def counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

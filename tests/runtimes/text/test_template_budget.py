@@ -4,6 +4,7 @@ import _thread
 import resource
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -162,6 +163,18 @@ def _render_for_long() -> None:
     while True:
         with pytest.raises(TemplateLimitError):
             render(loop(""), {"messages": MESSAGES})
+
+
+@pytest.mark.parametrize("expression", ["text % {'a': value}", "text | format(a=value)"])
+def test_a_format_that_is_too_long_is_not_made(expression: str) -> None:
+    template = f"{{% set text = '%(a)s' * 99999 %}}{{% set value = 'x' * 5000 %}}{{{{ {expression} }}}}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateLimitError, match=LONG):
+            render(template, {"messages": []})
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("expression", ["split('\\n')", "splitlines()", "split()"])
