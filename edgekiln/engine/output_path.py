@@ -23,6 +23,7 @@ def output_path(output: Path) -> Path:
     Raises:
         EngineError: nothing can be written there, or a directory there cannot be replaced.
     """
+    _check_parents(output)
     try:
         path = Path(os.path.realpath(output))
     except OSError as error:
@@ -63,6 +64,14 @@ def check_inputs(output: Path, path: Path, reads: Iterable[Path]) -> None:
         if (real := Path(os.path.realpath(read))).exists() and (real == path or path in real.parents):
             what = "the model itself" if real == path else f"where {read} is"
             raise EngineError(f"{output} is {what}, and would be replaced: choose another output with -o")
+
+
+def _check_parents(output: Path) -> None:
+    """Check that every `..` is in a directory: realpath also removes `missing/..`, which the system cannot open."""
+    for i, part in enumerate(output.parts):
+        before = Path(*output.parts[:i])
+        if part == os.pardir and not os.path.isdir(before):
+            raise EngineError(f"{output} goes through {before}, which is no directory: choose another output with -o")
 
 
 def _check_replaceable(output: Path, path: Path, found: os.stat_result) -> None:

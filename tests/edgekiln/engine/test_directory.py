@@ -181,6 +181,8 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     refused(tmp_path / "dangling", "dangling is a link to .*absent, which does not exist")
     refused(tmp_path / "loop", "loop is a link to itself")
+    refused(tmp_path / "missing/../engine", "goes through .*missing, which is no directory")
+    assert not (tmp_path / "engine").exists()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "to-file").symlink_to("file")
     refused(tmp_path / "to-file", "exists and is not an engine directory")
