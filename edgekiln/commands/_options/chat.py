@@ -78,7 +78,7 @@ def chat_keywords(
     """The keyword arguments of `ChatKeywords` that were given.
 
     Raises:
-        RequestError: the file of --tools is not JSON.
+        RequestError: the file of --tools is not JSON, or holds null.
         OSError: it cannot be read.
     """
     keywords: dict[str, Any] = {}
@@ -87,6 +87,8 @@ def chat_keywords(
             keywords["tools"] = json.loads(read_text(tools_file))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"{tools_file} is not valid JSON ({error}): correct it") from error
+        if keywords["tools"] is None:  # which Engine.chat takes for no tools
+            raise RequestError(f"{tools_file} holds null, which is no list of tools: correct it")
     if template_variables:
         keywords["template_variables"] = dict(template_variables)
     if chat_template is not None:

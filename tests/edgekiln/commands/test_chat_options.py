@@ -163,3 +163,11 @@ def test_bad_options(templates: Path, tmp_path: Path, arguments: tuple[str, ...]
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+def test_a_file_of_tools_that_holds_null(templates: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text("null")
+    result = run(templates, "-p", "hi", "--chat", "--tools", str(file))
+    assert result.exit_code == 2
+    assert "tools.json holds null, which is no list of tools" in result.stderr
