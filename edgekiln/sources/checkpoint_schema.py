@@ -94,7 +94,9 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         (_not_negative, "a number that is not negative"),
     ),
     **dict.fromkeys(("rope_theta", "rotary_emb_base", "rope_local_base_freq"), _POSITIVE),
-    **dict.fromkeys(("rope_scaling", "rope_parameters", "auto_map", "text_config"), (_object, "an object")),
+    **dict.fromkeys(
+        ("rope_scaling", "rope_parameters", "auto_map", "text_config", "quantization_config"), (_object, "an object")
+    ),
     **dict.fromkeys(("architectures", "layer_types"), (_texts, "a list of texts")),
     **dict.fromkeys(("torch_dtype", "dtype"), (_float_type, "the name of a float type")),
     "model_type": (lambda value: isinstance(value, str), "a text"),
