@@ -63,19 +63,22 @@ Expected<edgekiln::Answer> ask(edgekiln::Session& session, const json& request,
   return session.chat(messages, options, callback);
 }
 
-// `cancel_after`: number of tokens after which another thread cancels; 0 cancels cancel_wait_ms after the start, during
-// the prompt.
+// `cancel_after`: number of tokens after which another thread cancels; 0 cancels every cancel_wait_ms milliseconds, so
+// that it happens during the prompt however fast the machine is.
 json answer(edgekiln::Session& session, const json& request) {
   json ids = json::array();
   json texts = json::array();
   json logprobs = json::array();
   const std::int64_t cancel_after = request.value("cancel_after", std::int64_t{-1});
   const auto cancel = [&session] { std::thread([&session] { session.cancel(); }).join(); };
+  std::atomic<bool> ended = false;
   std::thread early;
   if (cancel_after == 0)
-    early = std::thread([&session, wait = request.value("cancel_wait_ms", 50)] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(wait));
-      session.cancel();
+    early = std::thread([&session, &ended, wait = request.value("cancel_wait_ms", 50)] {
+      while (!ended) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+        session.cancel();
+      }
     });
   const auto result = ask(session, request, [&](const edgekiln::Token& token) {
     ids.push_back(token.id);
@@ -84,6 +87,7 @@ json answer(edgekiln::Session& session, const json& request) {
     if (static_cast<std::int64_t>(ids.size()) == cancel_after) cancel();
     return static_cast<std::int64_t>(ids.size()) != request.value("refuse_after", std::int64_t{-1});
   });
+  ended = true;
   if (early.joinable()) early.join();
   json reply = result ? json{{"status", 0}} : failed(result.error());
   reply["ids"] = ids;
