@@ -74,9 +74,11 @@ def _token_ids(value: Any) -> bool:
 
 def _float_type(value: Any) -> bool:
     found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else None
-    return value == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point)
+    return value == "auto" or (isinstance(found, torch.dtype) and found in _FLOAT_TYPES)
 
 
+# Types of a whole model; those of 8 bits are for quantized weights only.
+_FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SIZE = (_size, f"an integer from 1 to {MAX_TOKENS}")
 _SIZES = (_sizes, f"an integer from 1 to {MAX_TOKENS}, or a list of integers")
 _TOKEN_IDS = (_token_ids, "a token id or a list of them")

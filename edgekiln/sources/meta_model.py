@@ -1,5 +1,7 @@
 """The transformers model of a configuration, on the meta device."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -22,6 +24,19 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
             raise UnsupportedModelError(
                 f"model type {config.model_type} is not a causal language model: give a decoder-only text model"
             ) from error
+        if isinstance(error, KeyError) and error.args[0] in _rope_types(config):
+            kind = f"{error.args[0]!r:.60}"
+            raise UnsupportedModelError(
+                f"{config.model_type} has positions of rope type {kind}, which transformers does not know"
+            ) from error
         raise SourceError(
             f"the configuration of this {config.model_type} model does not make one: {one_line(error)}"
         ) from error
+
+
+def _rope_types(config: PretrainedConfig) -> list[Any]:
+    """The types of RoPE of all layers; some families have parameters for each type of layer."""
+    parameters: Any = getattr(config, "rope_parameters", None)
+    if not isinstance(parameters, dict):
+        return []
+    return [part.get("rope_type") for part in (parameters, *parameters.values()) if isinstance(part, dict)]

@@ -17,6 +17,7 @@ from edgekiln.sources.json_file import read_json
 
 _CONFIG_FILE = "config.json"
 _GENERATION_FILE = "generation_config.json"
+_SETTINGS_FILE = "tokenizer_config.json"
 _PROCESSOR_TEMPLATE_FILE = "chat_template.json"
 _LONGEST_FILE_NAME = 255  # of a chat template in an engine
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -67,7 +68,8 @@ def load_tokenizer(
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:
         # The Rust tokenizer raises bare Exceptions on a damaged file.
-        raise SourceError(f"{path} cannot be read ({one_line(error)}): download it again") from error
+        damaged = _damaged_file(path)
+        raise SourceError(f"{damaged} cannot be read ({one_line(error)}): download it again") from error
     if not isinstance(loaded, PreTrainedTokenizerFast):
         raise SourceError(f"{directory} has a {type(loaded).__name__}, which is not a fast tokenizer")
     templates = _chat_template(loaded.chat_template, directory)
@@ -124,6 +126,16 @@ def finish(
         template_variables=dict(template_variables or {}),
     )
     return TokenizerSource(tokenizer.to_str(), chat_template, special_tokens)
+
+
+def _damaged_file(path: Path) -> Path:
+    """The file because of which no tokenizer was made: `path`, or tokenizer_config.json if `path` alone makes one."""
+    settings = path.with_name(_SETTINGS_FILE)
+    try:
+        Tokenizer.from_buffer(path.read_bytes())
+    except Exception:  # the library raises bare Exceptions
+        return path
+    return settings if settings.is_file() else path
 
 
 def _chat_template(template: Any, directory: Path) -> str | dict[str, str] | None:

@@ -74,9 +74,7 @@ def unsupported(
             "which edgekiln does not support yet"
         )
     if _uses_alibi(config):
-        return UnsupportedModelError(
-            f"{config.model_type} adds ALiBi position biases to attention, which edgekiln does not support yet"
-        )
+        return _alibi(config)
     if not model_class._supports_attention_backend:
         return UnsupportedModelError(
             f"{config.model_type} computes attention by itself and not through transformers' attention interface, "
@@ -87,6 +85,22 @@ def unsupported(
             f"{config.model_type} makes its attention mask by itself, which edgekiln does not support yet"
         )
     return error if isinstance(error, UnsupportedModelError) else not_traced(config, error)
+
+
+def check_positions(config: PretrainedConfig) -> None:
+    """Check that a model does not use ALiBi.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    if _uses_alibi(config):
+        raise _alibi(config)
+
+
+def _alibi(config: PretrainedConfig) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{config.model_type} adds ALiBi position biases to attention, which edgekiln does not support yet"
+    )
 
 
 def _uses_alibi(config: PretrainedConfig) -> bool:

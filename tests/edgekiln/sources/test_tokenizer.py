@@ -105,6 +105,15 @@ def test_ids_that_are_no_integers_are_named(copied: Path, value: Any) -> None:
         load_tokenizer(copied, AutoConfig.from_pretrained(copied), json.loads(path.read_text()))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("bos_token", 5), ("added_tokens_decoder", []), ("tokenizer_class", 5), ("eos_token", [1])]
+)
+def test_a_setting_of_the_wrong_type_is_that_of_its_file(copied: Path, key: str, value: Any) -> None:
+    change(copied / "tokenizer_config.json", {key: value})
+    with pytest.raises(SourceError, match=r"tokenizer_config\.json cannot be read \(.*\): download it again"):
+        load(copied)
+
+
 NAMED = {"default": "D{{ bos_token }}", "tool_use": "T{{ tools | tojson }}", "rag / x": "R"}
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, MptConfig, PretrainedConfig
 
-from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.tracing.meta_model import build_meta_model, check_positions, normalized, takes
 from support.models import FAMILIES, tiny_config
 
 # Rotary variants with computed frequencies.
@@ -54,3 +55,10 @@ def test_takes_reads_the_signature_of_forward() -> None:
     model = build_meta_model(tiny_config("llama"))
     assert takes(model, "logits_to_keep")
     assert not takes(model, "pixel_values")
+
+
+@pytest.mark.parametrize("config", [BloomConfig(), MptConfig(), FalconConfig(alibi=True)], ids=lambda c: c.model_type)
+def test_alibi_is_named_before_a_length_is_asked_for(config: PretrainedConfig) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{config.model_type} adds ALiBi position biases to attention"):
+        check_positions(config)
+    check_positions(FalconConfig(alibi=False))
