@@ -1,6 +1,7 @@
 """One compute thread per pytest-xdist worker, and fixtures that several test modules use."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ if _WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
         os.environ.setdefault(_name, "1")
     if _CORES:
         os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix("gw")) % len(_CORES)]})
+
+# Shells start background jobs with SIGINT ignored, and nohup ignores SIGHUP. Processes that tests start inherit these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from edgekiln.runtimes.base import KernelsChoice  # noqa: E402
 

@@ -188,15 +188,13 @@ def test_without_the_export_extra(tmp_path: Path) -> None:
 def stopped_build(checkpoint: Path, output: Path) -> "subprocess.Popen[str]":
     """A process whose build has stopped in calibration, when all files of a scratch engine but one are written."""
     script = (
-        "import os, signal, time\n"
+        "import os, time\n"
         "import edgekiln.pipeline.assemble as assemble\n"
         "from edgekiln.cli import main\n"
         "def write_manifest(directory, **_):\n"
         "    print(sorted(os.listdir(directory)), flush=True)\n"
         "    time.sleep(60)\n"
         "assemble.write_manifest = write_manifest\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it
         f"main(['engine', {str(checkpoint)!r}, '-o', {str(output)!r}])"
     )
     process = subprocess.Popen(
