@@ -1,6 +1,6 @@
 """The last step of a build: run a few tokens through the finished engine, and render its chat template.
 
-What a user would find out with the first prompt is found out here, while the engine is in a temporary directory.
+An engine that cannot answer a first prompt fails here, while it is still in a temporary directory.
 """
 
 import importlib.util

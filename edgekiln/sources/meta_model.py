@@ -1,11 +1,10 @@
 """The transformers model of a configuration, on the meta device."""
 
-from typing import Any
-
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
+from edgekiln.sources.rope_parameters import rope_types
 
 
 def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -24,7 +23,7 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
             raise UnsupportedModelError(
                 f"model type {config.model_type} is not a causal language model: give a decoder-only text model"
             ) from error
-        if isinstance(error, KeyError) and error.args[0] in _rope_types(config):
+        if isinstance(error, KeyError) and error.args[0] in rope_types(config):
             kind = f"{error.args[0]!r:.60}"
             raise UnsupportedModelError(
                 f"{config.model_type} has positions of rope type {kind}, which transformers does not know"
@@ -32,11 +31,3 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
         raise SourceError(
             f"the configuration of this {config.model_type} model does not make one: {one_line(error)}"
         ) from error
-
-
-def _rope_types(config: PretrainedConfig) -> list[Any]:
-    """The types of RoPE of all layers; some families have parameters for each type of layer."""
-    parameters: Any = getattr(config, "rope_parameters", None)
-    if not isinstance(parameters, dict):
-        return []
-    return [part.get("rope_type") for part in (parameters, *parameters.values()) if isinstance(part, dict)]

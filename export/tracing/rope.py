@@ -5,7 +5,6 @@ longer than `max_position_embeddings`, `longrope` in those longer than `original
 constant frequencies, so it is exact up to these lengths.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,17 +12,13 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.sources.rope_parameters import rope_parameters, rope_types
 
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 # Types that some families compute in their own modules.
 _OF_FAMILIES = ("default", "axial", "mrope")
 # Families whose modules branch on the length of the sequence themselves.
 _OWN_LONGROPE = ("phimoe",)
-
-
-def rope_types(config: PretrainedConfig) -> set[str]:
-    """The types of RoPE that a configuration names, for all its layers."""
-    return {kind for parameters in _parameters(config) if isinstance(kind := parameters.get("rope_type"), str)}
 
 
 def check_rope(config: PretrainedConfig) -> None:
@@ -53,7 +48,7 @@ def check_length(config: PretrainedConfig, max_length: int) -> None:
         UnsupportedModelError: they change at a shorter length, which the message names; or as `check_rope`.
     """
     check_rope(config)
-    for parameters in _parameters(config):
+    for parameters in rope_parameters(config):
         limit = parameters.get("original_max_position_embeddings")
         if parameters.get("rope_type") == "longrope" and isinstance(limit, int) and max_length > limit:
             raise UnsupportedModelError(
@@ -75,11 +70,3 @@ def fix_frequencies(model: torch.nn.Module) -> None:
 
 def _fixed(kind: str) -> str:
     return "default" if kind in _LENGTH_DEPENDENT else kind
-
-
-def _parameters(config: PretrainedConfig) -> Iterator[dict[str, Any]]:
-    """The RoPE parameters of a configuration, which some families have for each type of layer."""
-    parameters = getattr(config, "rope_parameters", None)
-    if isinstance(parameters, dict):
-        yield parameters
-        yield from (part for part in parameters.values() if isinstance(part, dict))

@@ -22,7 +22,7 @@ class MarkedText(str):
     throughout.
 
     Attributes:
-        marks: 1 for each character that was given, 0 for one of the template's own.
+        marks: a byte for each character: 1 if it comes from a message, 0 if it is the template's own.
     """
 
     __slots__ = ("marks",)

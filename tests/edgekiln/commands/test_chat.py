@@ -155,7 +155,6 @@ def test_sigint_does_not_end_the_program(tiny_engine: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         bufsize=0,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as process:
         stdin, stderr = process.stdin, process.stderr
         assert stdin
