@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -49,7 +50,19 @@ struct KernelTable {
 // The tables that this processor and operating system can run, fastest first; never empty.
 const std::vector<KernelTable>& supported_kernels();
 
-// The fastest of them.
-inline const KernelTable& kernels() { return supported_kernels().front(); }
+// The value of EDGEKILN_ISA that leaves every op to ONNX Runtime.
+inline constexpr const char* kOnnxRuntimeKernels = "onnxruntime";
+
+// The table that is used: the fastest, or the one that the environment variable EDGEKILN_ISA names.
+struct KernelSelection {
+  const KernelTable* table;  // null with EDGEKILN_ISA=onnxruntime, and where there is an error
+  std::string error;         // one sentence where this processor does not support what EDGEKILN_ISA names, else empty
+};
+
+// Chosen at the first call, for the life of the process.
+const KernelSelection& kernel_selection();
+
+// The table that is used, for kernels of registered ops: none is registered without a table.
+inline const KernelTable& kernels() { return *kernel_selection().table; }
 
 }  // namespace edgekiln

@@ -113,11 +113,23 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // the runtime is older than this library's API version: it keeps its own kernels
   return guarded([&] {
+    const edgekiln::KernelSelection& selection = edgekiln::kernel_selection();
+    if (!selection.error.empty()) fail(selection.error);
+    if (!selection.table) return;
     const bool bf16 = edgekiln::kernels().bf16_attention && wants_bf16_attention(options);
     (bf16 ? add_domains<true> : add_domains<false>)(options);
   });
 }
 
+// The sentence for an environment variable EDGEKILN_ISA that this processor does not support; null without one.
+extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_error() {
+  const std::string& error = edgekiln::kernel_selection().error;
+  return error.empty() ? nullptr : error.c_str();
+}
+
+// The instruction set whose kernels are registered, "onnxruntime" for none; null where edgekiln_ops_error() is not.
 extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instruction_set() {
-  return edgekiln::kernels().instruction_set;
+  const edgekiln::KernelSelection& selection = edgekiln::kernel_selection();
+  if (!selection.error.empty()) return nullptr;
+  return selection.table ? selection.table->instruction_set : edgekiln::kOnnxRuntimeKernels;
 }

@@ -45,6 +45,7 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
 
         Raises:
             EngineError: ONNX Runtime refuses the graph, or this adapter does not support the KV cache's layout.
+            RequestError: EDGEKILN_ISA names an instruction set that this processor does not support.
         """
         kv_cache = manifest.kv_cache
         if kv_cache.layout != "shared-buffer" or kv_cache.dtype not in CACHE_DTYPES:
@@ -54,7 +55,8 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
             )
         super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtKVCache)
         self._threads = threads or default_threads()
-        self._kernels = kernel_library() if kernels == "edgekiln" and kv_cache.dtype in KERNEL_CACHE_DTYPES else None
+        library = kernel_library() if kernels == "edgekiln" else None
+        self._kernels = library if kv_cache.dtype in KERNEL_CACHE_DTYPES else None
         self._generate = self._load("generate")
 
     @property

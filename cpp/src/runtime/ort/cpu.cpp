@@ -48,16 +48,14 @@ Ort::SessionOptions session_options(int threads) {
 
 class OrtCpuRuntime final : public ChunkedRuntime {
  public:
-  OrtCpuRuntime(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options)
+  OrtCpuRuntime(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options,
+                std::optional<KernelLibrary> library)
       : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
         names_(manifest.io),
         bf16_attention_(manifest.scheme != "none"),
         type_(type),
-        threads_(options.threads ? options.threads : default_threads()) {
-    // edgekiln's kernels implement no float16 cache.
-    if (options.kernels == KernelsChoice::kEdgekiln && type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16)
-      library_ = kernel_library(options.kernels_library);
-  }
+        threads_(options.threads ? options.threads : default_threads()),
+        library_(std::move(library)) {}
 
   Result<void> load(const fs::path& graph, const Manifest& manifest) {
     if (Result<void> opened = open(graph); !opened) return opened;
@@ -130,11 +128,14 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
   const Result<fs::path> graph = graph_path(directory, manifest, "generate");
   if (!graph) return std::unexpected(graph.error());
   if (Result<void> ready = ort_ready(); !ready) return std::unexpected(ready.error());
-  if (options.kernels == KernelsChoice::kEdgekiln && !options.kernels_library.empty() &&
-      !kernel_library(options.kernels_library))
-    return fail(Code::kRequest, options.kernels_library.string(),
-                " is no library of edgekiln's kernels: build it with `make kernels`, or leave it out");
-  auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options);
+  std::optional<KernelLibrary> library;
+  if (options.kernels == KernelsChoice::kEdgekiln) {
+    auto found = kernel_library(options.kernels_library);
+    if (!found) return std::unexpected(found.error());
+    // edgekiln's kernels implement no float16 cache.
+    if (type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) library = std::move(found).value();
+  }
+  auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options, std::move(library));
   if (Result<void> loaded = runtime->load(graph.value(), manifest); !loaded) return std::unexpected(loaded.error());
   return std::unique_ptr<Runtime>(std::move(runtime));
 }

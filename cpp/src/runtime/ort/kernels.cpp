@@ -2,7 +2,11 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <memory>
+#include <string_view>
+
+#include "util/str_cat.h"
 
 namespace edgekiln {
 
@@ -11,6 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kLibrary[] = "libedgekiln_ops.so";
+// The environment variable that names the instruction set to use.
+constexpr char kIsaVariable[] = "EDGEKILN_ISA";
 
 // The folder of the shared library or executable that contains this code.
 fs::path own_folder() {
@@ -19,16 +25,41 @@ fs::path own_folder() {
   return fs::path(info.dli_fname).parent_path();
 }
 
+// The library's functions; null if the library cannot be loaded or is another one.
+struct Functions {
+  std::unique_ptr<void, int (*)(void*)> handle;
+  const char* (*error)() = nullptr;
+  const char* (*instruction_set)() = nullptr;
+
+  explicit Functions(const fs::path& library) : handle(dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL), &dlclose) {
+    if (!handle) return;
+    error = reinterpret_cast<decltype(error)>(dlsym(handle.get(), "edgekiln_ops_error"));
+    instruction_set = reinterpret_cast<decltype(instruction_set)>(dlsym(handle.get(), "edgekiln_ops_instruction_set"));
+  }
+
+  explicit operator bool() const { return error && instruction_set; }
+};
+
 }  // namespace
 
-std::optional<KernelLibrary> kernel_library(const fs::path& path) {
+Result<std::optional<KernelLibrary>> kernel_library(const fs::path& path) {
   const fs::path library = path.empty() ? own_folder() / kLibrary : path;
-  const std::unique_ptr<void, int (*)(void*)> handle(dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL), &dlclose);
-  if (!handle) return std::nullopt;
-  using Name = const char* (*)();
-  const auto name = reinterpret_cast<Name>(dlsym(handle.get(), "edgekiln_ops_instruction_set"));
-  if (!name) return std::nullopt;
-  return KernelLibrary{library, name()};
+  const Functions functions(library);
+  if (!functions) {
+    if (!path.empty())
+      return fail(Code::kRequest, path.string(),
+                  " is no library of edgekiln's kernels: build it with `make kernels`, or leave it out");
+    const char* const variable = std::getenv(kIsaVariable);
+    const std::string_view chosen = variable ? variable : "";
+    if (!chosen.empty() && chosen != kOnnxRuntime)
+      return fail(Code::kRequest, kIsaVariable, " must be onnxruntime or unset without edgekiln's kernels, got ",
+                  chosen);
+    return std::nullopt;
+  }
+  if (const char* const error = functions.error()) return fail(Code::kRequest, error);
+  const std::string name = functions.instruction_set();
+  if (name == kOnnxRuntime) return std::nullopt;
+  return KernelLibrary{library, name};
 }
 
 }  // namespace edgekiln
