@@ -73,8 +73,8 @@ class Engine:
 
         Args:
             path: the engine directory.
-            threads: compute threads, at most the processors that this process may use; by default its physical cores,
-                within affinity and CPU quota.
+            threads: compute threads, at most the processors that this process may use; by default its performance
+                cores, within affinity and CPU quota.
             kernels: "edgekiln" uses edgekiln's CPU kernels where they are built, "onnxruntime" only ONNX Runtime's.
             chunk: prompt tokens per run, at most; by default the runtime's own choice.
             verify: check the SHA-256 of every file.

@@ -13,6 +13,8 @@ import psutil
 
 from edgekiln.errors import first_line
 from edgekiln.runtimes.ort.kernels import kernel_library
+from edgekiln.runtimes.processor_cores import physical_cores
+from edgekiln.runtimes.threads import available_processors, cpu_quota, default_threads
 from edgekiln.targets import TARGETS, Requirements, Target
 
 # Distributions whose versions are reported.
@@ -60,6 +62,10 @@ class Machine:
         python: version of Python.
         processor: name of the CPU.
         cores: physical cores.
+        efficiency_cores: those of `cores` that are slower than the others; see `edgekiln.runtimes.processor_cores`.
+        processors: logical processors that this process may run on.
+        cpu_quota: processors that its cgroups may use together; None without a limit.
+        default_threads: compute threads of an engine where none are asked for.
         memory_mb: main memory in MB (10^6 bytes).
         instruction_sets: those of `INSTRUCTION_SETS` that the CPU has.
         kernels: instruction set that edgekiln's kernels use; None if they are not built.
@@ -74,6 +80,10 @@ class Machine:
     python: str = ""
     processor: str = ""
     cores: int = 1
+    efficiency_cores: int = 0
+    processors: int = 1
+    cpu_quota: float | None = None
+    default_threads: int = 1
     memory_mb: float = 0.0
     instruction_sets: tuple[str, ...] = ()
     kernels: str | None = None
@@ -109,11 +119,16 @@ def detect() -> Machine:
     """Detect the hardware and libraries of this machine."""
     driver, gpus = cuda_devices(_load_cuda)
     kernels = kernel_library()
+    cores = physical_cores()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         processor=_processor(),
-        cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        cores=cores.total or available_processors(),
+        efficiency_cores=cores.efficiency,
+        processors=available_processors(),
+        cpu_quota=cpu_quota(),
+        default_threads=default_threads(),
         memory_mb=round(psutil.virtual_memory().total / 1e6),
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in _processor_flags()),
         kernels=kernels.instruction_set if kernels else None,

@@ -6,35 +6,45 @@ Counterpart of cpp/src/util/threads.h.
 import math
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
-
-import psutil
 
 from edgekiln import arguments
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.processor_cores import physical_cores
 
 _ROOT = Path("/")
 
 
+def usable_processors() -> frozenset[int]:
+    """Numbers of the logical processors that this process may run on, by its affinity and its cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def available_processors() -> int:
-    """Logical processors that this process may run on, by its affinity and its cpuset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of the logical processors that this process may run on."""
+    return len(usable_processors())
 
 
-def default_threads(root: Path = _ROOT) -> int:
-    """Threads that compute fastest: the least of the physical cores, `available_processors` and the CPU quota.
+def default_threads(root: Path = _ROOT, processors: Collection[int] | None = None) -> int:
+    """Threads that compute fastest: the performance cores among `processors`, at most as many as the CPU quota.
 
-    A second thread on a core slows matrix multiplications down. With more threads than the quota has processors, all of
-    them use it up early in each period and then stand still. A quota of 1.5 processors counts as 2.
+    A second thread on a core slows matrix multiplications down, and so does a thread on an efficiency core, which the
+    others wait for; efficiency cores count only where the process may use no other. With more threads than the quota
+    has processors, all of them use it up early in each period and then stand still. A quota of 1.5 processors counts
+    as 2. Threads are not bound to cores: the operating system moves busy threads to performance cores, and knows which
+    of them other programs use.
 
     Args:
         root: the directory that holds `proc` and `sys`; another one for tests.
+        processors: numbers of logical processors; None for `usable_processors`.
     """
-    quota = cpu_quota(root)
-    limits = (physical_cores(root), available_processors(), math.ceil(quota) if quota else 0)
-    return min(limit for limit in limits if limit > 0)
+    processors = usable_processors() if processors is None else processors
+    cores, quota = physical_cores(processors, root), cpu_quota(root)
+    threads = cores.performance or cores.efficiency or len(processors)
+    return min(threads, math.ceil(quota)) if quota else threads
 
 
 def checked_threads(threads: object) -> int | None:
@@ -54,19 +64,6 @@ def checked_threads(threads: object) -> int | None:
     if count > most:
         raise RequestError(f"threads must be at most {most}, the processors that this process may use, got {count}")
     return count
-
-
-def physical_cores(root: Path = _ROOT) -> int:
-    """Physical cores of this machine; 0 if unknown."""
-    if sys.platform != "linux":
-        return psutil.cpu_count(logical=False) or 0
-    cores = set()
-    for processor in root.glob("sys/devices/system/cpu/cpu*"):
-        for name in ("core_cpus_list", "thread_siblings_list"):
-            if siblings := _read(processor / "topology" / name).strip():
-                cores.add(siblings)
-                break
-    return len(cores)
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

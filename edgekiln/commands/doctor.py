@@ -10,7 +10,7 @@ from edgekiln.commands._output import heading, print_json
 from edgekiln.errors import RequestError
 
 if TYPE_CHECKING:
-    from edgekiln.system import TargetState
+    from edgekiln.system import Machine, TargetState
 
 
 @click.command("doctor", short_help="Show which targets work on this machine.")
@@ -34,7 +34,8 @@ def command(*, target: str | None, as_json: bool) -> None:
     kernels = f"built, {machine.kernels}" if machine.kernels else "not built: make kernels"
     for name, value in (
         ("system", f"{machine.system}, Python {machine.python}"),
-        ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_mb / 1e3:.1f} GB"),
+        ("processor", f"{machine.processor}, {_cores(machine)}, {machine.memory_mb / 1e3:.1f} GB"),
+        ("threads", _threads(machine)),
         ("instructions", ", ".join(machine.instruction_sets) or "none of those that kernels use"),
         ("kernels", kernels),
         ("CUDA driver", machine.cuda_driver or "none"),
@@ -53,6 +54,17 @@ def command(*, target: str | None, as_json: bool) -> None:
         click.echo(f"  {name:<{width}}{' and '.join(words) or 'neither builds nor runs'}")
         for sentence in state.missing:
             click.echo(f"  {'':<{width}}{sentence}")
+
+
+def _cores(machine: "Machine") -> str:
+    if not machine.efficiency_cores:
+        return f"{machine.cores} cores"
+    return f"{machine.cores - machine.efficiency_cores} performance cores, {machine.efficiency_cores} efficiency cores"
+
+
+def _threads(machine: "Machine") -> str:
+    quota = f", CPU quota of {machine.cpu_quota:g} processors" if machine.cpu_quota else ""
+    return f"{machine.default_threads} by default, at most {machine.processors}{quota}"
 
 
 def _tell(target: str, states: "dict[str, TargetState]") -> None:

@@ -11,7 +11,8 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.errors import RequestError
 from edgekiln.runtimes import threads
-from support.cgroups import ROOTS, Root, v2, write_processors
+from support.cgroups import ROOTS, Root, v2
+from support.processors import MACHINES
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -20,34 +21,28 @@ def test_cpu_quota(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("siblings", "cores"),
-    [(["0-1", "0-1", "2-3", "2-3"], 2), (["0,2", "1,3", "0,2", "1,3"], 2), (["0", "1", "2"], 3), ([], 0)],
-)
-@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
-def test_physical_cores(siblings: list[str], cores: int, name: str, tmp_path: Path) -> None:
-    write_processors(tmp_path, siblings, name)
-    assert threads.physical_cores(tmp_path) == cores
-
-
-@pytest.mark.parametrize(
-    ("processors", "siblings", "maximum", "expected"),
+    ("machine", "maximum", "expected"),
     [
-        (8, ["0-1", "0-1", "2-3", "2-3"], "max 100000", 2),
-        (8, ["0-1", "0-1", "2-3", "2-3"], "100000 100000", 1),
-        (8, [str(i) for i in range(8)], "150000 100000", 2),
-        (8, [str(i) for i in range(8)], "1000 100000", 1),
-        (8, [str(i) for i in range(8)], "9000000 100000", 8),
-        (1, [str(i) for i in range(8)], "max 100000", 1),
-        (8, [], "max 100000", 8),
+        ("hyperthreads", "max 100000", 2),
+        ("hyperthreads", "100000 100000", 1),
+        ("one kind", "150000 100000", 2),
+        ("one kind", "1000 100000", 1),
+        ("one kind", "9000000 100000", 4),
+        ("affinity", "max 100000", 2),
+        ("one core by affinity", "max 100000", 1),
+        ("unknown", "max 100000", 2),
+        ("hybrid Intel", "max 100000", 4),
+        ("hybrid Intel", "300000 100000", 3),
+        ("hybrid Intel, affinity of both", "max 100000", 2),
+        ("hybrid Intel, efficiency cores only", "max 100000", 3),
+        ("Arm", "max 100000", 2),
+        ("Arm, little cores only", "max 100000", 2),
     ],
 )
-def test_default_threads(
-    processors: int, siblings: list[str], maximum: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_threads(machine: str, maximum: str, expected: int, tmp_path: Path) -> None:
     Root(None, (v2(),), "0::/\n", {"cpu.max": maximum}).write(tmp_path)
-    write_processors(tmp_path, siblings)
-    monkeypatch.setattr(threads, "available_processors", lambda: processors)
-    assert threads.default_threads(tmp_path) == expected
+    processors = MACHINES[machine]
+    assert threads.default_threads(processors.write(tmp_path), processors.numbers) == expected
 
 
 def test_processors_are_those_of_the_affinity(all_cores: None) -> None:

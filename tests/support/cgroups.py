@@ -1,4 +1,4 @@
-"""Root directories with the files of /proc and /sys that cgroups and processors show there."""
+"""Root directories with the files of /proc and /sys that show cgroups."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +95,3 @@ ROOTS = {
         {**_v1_files("a", "200000"), "unified/init.scope/cpu.max": "100000 100000\n"},
     ),
 }
-
-
-def write_processors(directory: Path, siblings: list[str], name: str = "core_cpus_list") -> Path:
-    """Add processors whose siblings on the same core sysfs lists as given, as "0,4" or "0-1"."""
-    for index, listed in enumerate(siblings):
-        topology = directory / f"sys/devices/system/cpu/cpu{index}/topology"
-        topology.mkdir(parents=True)
-        (topology / name).write_text(f"{listed}\n")
-    (directory / "sys/devices/system/cpu/cpufreq").mkdir(parents=True, exist_ok=True)
-    return directory

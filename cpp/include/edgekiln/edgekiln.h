@@ -67,7 +67,7 @@ typedef struct edgekiln_engine_options {
   size_t struct_size;
   int64_t chunk;                   /* tokens of one prefill run; 0: the target's default */
   int32_t threads;                 /* compute threads, at most the processors that this process may use; 0: its
-                                    * physical cores, within affinity and CPU quota */
+                                    * performance cores, within affinity and CPU quota */
   edgekiln_kernels_choice kernels; /* default EDGEKILN_KERNELS_EDGEKILN */
   const char* kernels_library;     /* path of edgekiln's kernels; NULL: libedgekiln_ops.so beside libedgekiln */
   const char* device;              /* "cpu" or "cuda", one that the engine's target supports; NULL: its first */

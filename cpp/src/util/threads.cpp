@@ -16,6 +16,7 @@
 #include <sched.h>
 #endif
 
+#include "util/processor_cores.h"
 #include "util/str_cat.h"
 
 namespace edgekiln {
@@ -36,21 +37,6 @@ std::vector<std::string> split(const std::string& text, char separator) {
   std::istringstream stream(text);
   for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
   return parts;
-}
-
-// Number of distinct lists of sibling processors in sysfs; 0 if unknown.
-int physical_cores(const fs::path& root) {
-  std::set<std::string> cores;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root / "sys/devices/system/cpu", error)) {
-    for (const char* name : {"topology/core_cpus_list", "topology/thread_siblings_list"}) {
-      const std::string siblings = first_line_of(entry.path() / name);
-      if (siblings.empty()) continue;
-      cores.insert(siblings);
-      break;
-    }
-  }
-  return static_cast<int>(cores.size());
 }
 
 // `quota` microseconds in each `period`; empty without a limit, which version 1 writes as -1, version 2 as max.
@@ -137,20 +123,29 @@ fs::path relative_group(const std::string& path, const std::string& mount_root) 
 
 }  // namespace
 
-int available_processors() {
+std::set<int> usable_processors() {
+  std::set<int> processors;
 #if defined(__linux__)
   // The kernel refuses a set that is smaller than its own, which may be of more than CPU_SETSIZE processors.
   for (std::size_t bytes = sizeof(cpu_set_t); bytes <= 64 * sizeof(cpu_set_t); bytes *= 2) {
     std::vector<cpu_set_t> set(bytes / sizeof(cpu_set_t));
-    if (sched_getaffinity(0, bytes, set.data()) == 0) return CPU_COUNT_S(bytes, set.data());
+    if (sched_getaffinity(0, bytes, set.data()) != 0) continue;
+    for (std::size_t i = 0; i < 8 * bytes; ++i)
+      if (CPU_ISSET_S(i, bytes, set.data())) processors.insert(static_cast<int>(i));
+    return processors;
   }
 #endif
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  for (unsigned i = 0; i < std::max(1U, std::thread::hardware_concurrency()); ++i)
+    processors.insert(static_cast<int>(i));
+  return processors;
 }
 
-int default_threads(const fs::path& root) {
-  int threads = available_processors();
-  if (const int cores = physical_cores(root)) threads = std::min(threads, cores);
+int available_processors() { return static_cast<int>(usable_processors().size()); }
+
+int default_threads(const fs::path& root, const std::set<int>& processors) {
+  const PhysicalCores cores = physical_cores(processors, root);
+  int threads = cores.performance ? cores.performance : cores.efficiency;
+  if (threads == 0) threads = static_cast<int>(processors.size());
   if (const std::optional<double> quota = cpu_quota(root))
     threads = static_cast<int>(std::min<double>(threads, std::ceil(*quota)));
   return threads;

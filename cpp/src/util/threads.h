@@ -3,20 +3,26 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 
 #include "util/result.h"
 
 namespace edgekiln {
 
-// Logical processors that this process may run on, by its affinity and its cpuset.
+// Numbers of the logical processors that this process may run on, by its affinity and its cpuset.
+std::set<int> usable_processors();
+
+// Number of the logical processors that this process may run on.
 int available_processors();
 
-// Threads that compute fastest: the least of the physical cores, `available_processors` and the CPU quota.
+// Threads that compute fastest: the performance cores among `processors`, at most as many as the CPU quota.
 //
-// A second thread on a core slows matrix multiplications down. With more threads than the quota has processors, all of
-// them use it up early in each period and then stand still. A quota of 1.5 processors counts as 2. `root` is the
-// directory that holds `proc` and `sys`; another one for tests.
-int default_threads(const std::filesystem::path& root = "/");
+// A second thread on a core slows matrix multiplications down, and so does a thread on an efficiency core, which the
+// others wait for; efficiency cores count only where the process may use no other. With more threads than the quota has
+// processors, all of them use it up early in each period and then stand still. A quota of 1.5 processors counts as 2.
+// Threads are not bound to cores: the operating system moves busy threads to performance cores, and knows which of them
+// other programs use. `root` is the directory that holds `proc` and `sys`; another one for tests.
+int default_threads(const std::filesystem::path& root = "/", const std::set<int>& processors = usable_processors());
 
 // An error of Code::kRequest if `threads` is above `available_processors`: more threads take turns on them, and each
 // waits in its turn for the others.

@@ -85,7 +85,7 @@ threads_option = click.option(
     type=int,
     metavar="N",
     callback=_checked_threads,
-    help="CPU threads [the physical cores that this process may use, within its CPU quota].",
+    help="CPU threads [the performance cores that this process may use, within its CPU quota].",
 )
 # The choices are those of runtimes.base.KernelsChoice, whose module imports numpy.
 kernels_option = click.option(

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgekiln.cli import main
+from edgekiln.runtimes.processor_cores import physical_cores
+from edgekiln.runtimes.threads import available_processors, cpu_quota, default_threads
 from edgekiln.system import Gpu, Machine, cuda_devices, detect, target_states
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -72,8 +74,27 @@ def test_this_machine() -> None:
     assert machine.packages["onnxruntime"] == importlib.metadata.version("onnxruntime")
     assert machine.providers == tuple(ort.get_available_providers())
     assert machine.cores >= 1
+    assert machine.cores == physical_cores().total or not physical_cores().total
+    assert (machine.processors, machine.default_threads) == (available_processors(), default_threads())
+    assert machine.cpu_quota == cpu_quota()
     assert machine.memory_mb > 100
     assert target_states(machine)["ort-cpu"].runs
+
+
+def test_doctor_says_the_cores_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid = Machine(
+        processor="a CPU",
+        cores=12,
+        efficiency_cores=8,
+        memory_mb=16000,
+        processors=16,
+        cpu_quota=1.5,
+        default_threads=2,
+    )
+    monkeypatch.setattr("edgekiln.system.detect", lambda: hybrid)
+    lines = CliRunner().invoke(main, ["doctor"]).output.splitlines()
+    assert "processor     a CPU, 4 performance cores, 8 efficiency cores, 16.0 GB" in lines
+    assert "threads       2 by default, at most 16, CPU quota of 1.5 processors" in lines
 
 
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this machine has CUDA")
