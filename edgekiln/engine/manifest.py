@@ -17,7 +17,7 @@ from edgekiln.engine.directory import ENGINE_FILE, TOKENIZER_FILE, sha256, write
 from edgekiln.engine.schema import MAX_INT, Schema, damaged, parse_json, refusal, shown, validate, version_error
 from edgekiln.errors import EngineError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
 MAX_LAYERS = 1 << 16
 MAX_ELEMENTS = 1 << 24  # of key-value heads, and of a head
@@ -79,6 +79,19 @@ class KVCacheSpec(Schema):
 
     layout: Literal["shared-buffer", "growing", "in-place"]
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
+    windows: list[Index] = Field(
+        default=[],
+        description="sliding window of each layer that has a window buffer, which holds the last tokens only; 0: the "
+        "layer holds all tokens; empty: all layers do",
+    )
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Self:
+        if any(self.windows) and self.layout != "shared-buffer":
+            raise refusal(f"layout {self.layout} has no windows")
+        if any(window > MAX_TOKENS for window in self.windows):
+            raise refusal(f"a window of {max(self.windows)} tokens")
+        return self
 
 
 class TensorRTBuild(Schema):
@@ -112,6 +125,11 @@ class GraphIO(Schema):
     logits_to_keep: str | None = Field(
         default=None, description="int64[1] K > 0, `generate` gives logits of the last K positions; None: no such input"
     )
+    window_start: str | None = Field(
+        default=None,
+        description="int64[B], position of the first token in the window buffers of layers with this window; contains "
+        "`{window}`; None: no such inputs",
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -123,6 +141,8 @@ class GraphIO(Schema):
                 raise refusal(f"{field} has a zero byte")
             if field.startswith(("past", "present")) and "{layer}" not in name:
                 raise refusal(f"{field} has no {{layer}}")
+            if field == "window_start" and "{window}" not in name:
+                raise refusal(f"{field} has no {{window}}")
         first: dict[str, str] = {}
         for field, name in names.items():
             if first.setdefault(name, field) != field:
@@ -133,6 +153,11 @@ class GraphIO(Schema):
 def in_layer(name: str, layer: int) -> str:
     """The name of a layer's input or output of the KV cache: "past.3.key" of "past.{layer}.key" for layer 3."""
     return name.replace("{layer}", str(layer), 1)
+
+
+def of_window(name: str, window: int) -> str:
+    """The name of the input of a window: "window_start.512" of "window_start.{window}" for 512 tokens."""
+    return name.replace("{window}", str(window), 1)
 
 
 class SpecialTokens(Schema):
@@ -218,6 +243,11 @@ class EngineManifest(Schema):
         for token in self.special_tokens.ids():
             if token >= vocab_size:
                 raise refusal(f"special_tokens: {token} is not below the vocabulary of {vocab_size}")
+        layers, windows = self.architecture.layers, self.kv_cache.windows
+        if len(windows) not in (0, layers):
+            raise refusal(f"kv_cache: {len(windows)} windows for {layers} layers")
+        if any(windows) and self.io.window_start is None:
+            raise refusal("io.window_start: it is missing")
         if not {"generate", "plan"} & set(self.graphs):
             raise refusal("graphs: generate is missing")
         return self

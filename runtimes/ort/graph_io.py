@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekiln.engine.directory import ENGINE_FILE
-from edgekiln.engine.manifest import EngineManifest, in_layer
+from edgekiln.engine.manifest import EngineManifest, in_layer, of_window
 from edgekiln.engine.schema import damaged, shown
 from edgekiln.runtimes.ort.library import onnxruntime as ort
 
@@ -47,6 +47,11 @@ def _mismatches(session: ort.InferenceSession, file: str, manifest: EngineManife
         known.add(name)
         if name not in inputs:
             yield f"io.{field}: {file} has no input {shown(name)}"
+    for window in sorted(set(manifest.kv_cache.windows) - {0}):
+        name = of_window(names.window_start or "", window)
+        known.add(name)
+        if name not in inputs:
+            yield f"io.window_start: {file} has no input {shown(name)}"
     if names.logits not in outputs:
         yield f"io.logits: {file} has no output {shown(names.logits)}"
     elif outputs[names.logits].shape[-1:] != [sizes.vocab_size]:

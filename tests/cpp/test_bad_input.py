@@ -84,10 +84,10 @@ def test_engine_json(engine: Path) -> None:
         f"{engine / 'engine.json'} is damaged: it is not JSON, build the engine again",
     )
     (engine / "engine.json").write_text(good)
-    for version in (1, 4):
+    for version in (1, 5):
         edit(engine, schema_version=version)
         assert refusal(engine) == (UNSUPPORTED, python_error(engine))
-    edit(engine, schema_version=3, target="tpu")
+    edit(engine, schema_version=4, target="tpu")
     status, sentence = refusal(engine)
     assert status == UNSUPPORTED
     assert sentence.startswith(f"{engine} is for target tpu, which this edgekiln does not run")

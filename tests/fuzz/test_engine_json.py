@@ -17,10 +17,16 @@ from support.mutations import mutate_json
 pytestmark = pytest.mark.slow
 
 FIELDS: dict[str, Any] = {
-    "schema_version": [1, 2, 4, "3", 3.0],
+    "schema_version": [1, 3, 5, "4", 4.0],
     "target": ["ort-cuda", "tpu"],
     "io": [{"logits": "score"}, {"past_key": "past.key"}, {"total_length": "length", "logits_to_keep": "keep"}],
-    "kv_cache": [{"layout": layout, "dtype": "float32"} for layout in ("growing", "in-place", "paged")],
+    "kv_cache": [
+        *({"layout": layout, "dtype": "float32"} for layout in ("growing", "in-place", "paged")),
+        *(
+            {"layout": "shared-buffer", "dtype": "float32", "windows": windows}
+            for windows in ([], [8], [0] * 4, [8] * 4)
+        ),
+    ],
     "graphs": [{}, {"generate": "engine.json"}, {"generate": "weights.bin"}, {"score": "score.onnx"}],
     "tensorrt": [{}, {"library": "tensorrt", "version": "10", "compute_capabilities": ["8.9"], "max_batch": 1}],
     "sampling": [{"temperature": 1e-6, "top_p": 0.0}, {"repetition_penalty": 1e30}, {"min_p": 1}, {"top_k": 2**40}],

@@ -172,7 +172,7 @@ _DOCUMENTS = [
         Refusal(f"engine.json {name}", _damaged("it is not JSON"), write(text))
         for name, text in {
             "empty": "",
-            "cut": '{"schema_version": 3',
+            "cut": '{"schema_version": 4',
             "not UTF-8": b'{"name": "\xff"}',
             "deep": "[" * 100_000,
             "NaN": '{"schema_version": NaN}',
@@ -192,7 +192,7 @@ _DOCUMENTS = [
     ),
     *(
         Refusal(f"version {version}", _VERSION.replace("{}", str(version)) + fix, change(schema_version=version))
-        for version, fix in ((1, "build the engine again"), (-1, "build the engine again"), (4, "upgrade edgekiln"))
+        for version, fix in ((1, "build the engine again"), (-1, "build the engine again"), (5, "upgrade edgekiln"))
     ),
 ]
 # Field -> (value, reason)
@@ -218,6 +218,7 @@ _FIELDS: dict[str, list[tuple[object, str]]] = {
     "io__novelty": [("x", "it is not known")],
     "kv_cache__layout": [("paged", "paged is not known"), (7, "it is not a string")],
     "kv_cache__dtype": [("int3", "int3 is not known")],
+    "kv_cache__windows": [(7, "it is not a list")],
     "tensorrt": [(7, "it is not an object")],
     "special_tokens__bos": [("1", "it is not an integer"), (0.5, "it is not an integer")],
     "special_tokens__add_bos": [("yes", "it is not true or false"), (1, "it is not true or false")],
@@ -255,6 +256,15 @@ _TOGETHER: dict[str, dict[str, object]] = {
     "architecture.vocab_size: logits of generate.onnx is not of 321 tokens": {"architecture__vocab_size": 321},
     "architecture: past.0.key of generate.onnx is not of 1 heads of size 16": {"architecture__kv_heads": [1] * 4},
     "kv_cache.dtype: past.0.key of generate.onnx is not int8": {"kv_cache__dtype": "int8"},
+    "kv_cache.windows.1: it is -8, the least is 0": {"kv_cache__windows": [0, -8, 0, 0]},
+    "kv_cache: a window of 1000000000000 tokens": {"kv_cache__windows": [0, 10**12, 0, 0]},
+    "kv_cache: 2 windows for 4 layers": {"kv_cache__windows": [0, 8]},
+    "io.window_start: it is missing": {"kv_cache__windows": [0, 8, 0, 8]},
+    "io: window_start has no {window}": {"io__window_start": "start"},
+    "io.window_start: generate.onnx has no input start.8": {
+        "kv_cache__windows": [0, 8, 0, 8],
+        "io__window_start": "start.{window}",
+    },
     "io: past_key has no {layer}": {"io__past_key": "past.key"},
     "io: logits is empty": {"io__logits": ""},
     "io: logits has the name of input_ids": {"io__logits": "input_ids"},

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 constexpr char kEngineFile[] = "engine.json";
 constexpr char kTokenizerFile[] = "tokenizer.json";
 constexpr std::string_view kLayer = "{layer}";
+constexpr std::string_view kWindow = "{window}";
 // Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
 constexpr std::int64_t kMaxLayers = 1 << 16;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
@@ -57,6 +58,8 @@ void check_names(const std::vector<Name>& names) {
     if (name.find('\0') != std::string::npos) damaged(str_cat("io: ", field, " has a zero byte"));
     if ((field.starts_with("past") || field.starts_with("present")) && name.find(kLayer) == std::string::npos)
       damaged(str_cat("io: ", field, " has no ", kLayer));
+    if (field == "window_start" && name.find(kWindow) == std::string::npos)
+      damaged(str_cat("io: ", field, " has no ", kWindow));
   }
   for (auto name = names.begin(); name != names.end(); ++name) {
     const auto first =
@@ -78,7 +81,9 @@ GraphIO read_io(JsonObject object) {
     *field = object.string_or(key, *field);
     names.emplace_back(key, *field);
   }
-  for (auto [key, field] : {std::pair{"total_length", &io.total_length}, {"logits_to_keep", &io.logits_to_keep}}) {
+  for (auto [key, field] : {std::pair{"total_length", &io.total_length},
+                            {"logits_to_keep", &io.logits_to_keep},
+                            {"window_start", &io.window_start}}) {
     *field = object.optional_string(key);
     if (*field) names.emplace_back(key, **field);
   }
@@ -99,7 +104,14 @@ KVCacheSpec read_kv_cache(JsonObject object) {
   KVCacheSpec kv_cache;
   kv_cache.layout = one_of(object, "layout", {"shared-buffer", "growing", "in-place"});
   kv_cache.dtype = one_of(object, "dtype", {"float32", "float16", "bfloat16", "int8"});
+  kv_cache.windows = object.integers_or_empty("windows", 0);
   object.refuse_unknown_keys();
+  const std::vector<std::int64_t>& windows = kv_cache.windows;
+  const auto largest = std::max_element(windows.begin(), windows.end());
+  if (largest == windows.end()) return kv_cache;
+  if (*largest && kv_cache.layout != "shared-buffer")
+    damaged(str_cat("kv_cache: layout ", kv_cache.layout, " has no windows"));
+  if (*largest > kMaxVocabulary) damaged(str_cat("kv_cache: a window of ", *largest, " tokens"));
   return kv_cache;
 }
 
@@ -190,6 +202,12 @@ Result<void> check_parts(const Manifest& manifest, std::string_view path) {
   for (const std::int64_t id : ids)
     if (id >= manifest.architecture.vocab_size)
       damaged(str_cat("special_tokens: ", id, " is not below the vocabulary of ", manifest.architecture.vocab_size));
+  const std::vector<std::int64_t>& windows = manifest.kv_cache.windows;
+  if (!windows.empty() && windows.size() != manifest.architecture.kv_heads.size())
+    damaged(str_cat("kv_cache: ", windows.size(), " windows for ", manifest.architecture.layers, " layers"));
+  if (std::any_of(windows.begin(), windows.end(), [](std::int64_t window) { return window != 0; }) &&
+      !manifest.io.window_start)
+    damaged("io.window_start: it is missing");
   if (!manifest.graphs.contains("generate") && !manifest.graphs.contains("plan"))
     damaged("graphs: generate is missing");
   if (!manifest.files.contains(kTokenizerFile)) damaged(str_cat("files: ", kTokenizerFile, " is missing"));
@@ -222,6 +240,11 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 
 std::string in_layer(std::string name, std::size_t layer) {
   if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), str_cat(layer));
+  return name;
+}
+
+std::string of_window(std::string name, std::int64_t window) {
+  if (const auto at = name.find(kWindow); at != std::string::npos) name.replace(at, kWindow.size(), str_cat(window));
   return name;
 }
 

@@ -15,7 +15,7 @@
 namespace edgekiln {
 
 // The only version that this library reads.
-constexpr std::int64_t kSchemaVersion = 3;
+constexpr std::int64_t kSchemaVersion = 4;
 
 // Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one entry a layer.
 struct Architecture {
@@ -31,6 +31,8 @@ struct Architecture {
 struct KVCacheSpec {
   std::string layout;  // "shared-buffer": one [B, KV, capacity, D] buffer bound as both; "growing"; "in-place"
   std::string dtype;   // "float32", "float16", "bfloat16" or "int8"
+  // Sliding window of each layer whose window buffer holds the last tokens only; 0: the layer holds all. Empty: all do.
+  std::vector<std::int64_t> windows;
 };
 
 // The TensorRT library and the GPUs that a plan was compiled for.
@@ -52,10 +54,14 @@ struct GraphIO {
   std::string present_value = "present.{layer}.value";
   std::optional<std::string> total_length;    // int32[1], the largest sequence length of the batch
   std::optional<std::string> logits_to_keep;  // int64[1], number of last positions that get logits
+  std::optional<std::string> window_start;    // int64[B], position of the first token in a window's buffers
 };
 
 // `name` with `{layer}` replaced by the layer's index.
 std::string in_layer(std::string name, std::size_t layer);
+
+// `name` with `{window}` replaced by the number of tokens of a window.
+std::string of_window(std::string name, std::int64_t window);
 
 struct SpecialTokens {
   std::optional<std::int64_t> bos;

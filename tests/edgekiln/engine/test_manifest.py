@@ -106,23 +106,23 @@ def test_of_equal_keys_the_last_one_counts(engine: Path) -> None:
     assert read_manifest(engine).name == "last"
 
 
-@pytest.mark.parametrize("version", [4, 10**9])
+@pytest.mark.parametrize("version", [5, 10**9])
 def test_a_newer_schema(engine: Path, version: object) -> None:
     # The fields of a newer manifest are unknown: only its version is read.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
-    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 3: upgrade edgekiln"):
+    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 4: upgrade edgekiln"):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [2, 1, 0, -3])
+@pytest.mark.parametrize("version", [3, 1, 0, -3])
 def test_an_older_schema(engine: Path, version: int) -> None:
     edit(engine, lambda raw: raw.update(schema_version=version, kv=raw.pop("kv_cache")))
-    sentence = f"has schema version {version}, this edgekiln reads version 3: build the engine again"
+    sentence = f"has schema version {version}, this edgekiln reads version 4: build the engine again"
     with pytest.raises(EngineError, match=sentence):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", ["3", None, 1.5, 3.0, True, 2**63])
+@pytest.mark.parametrize("version", ["4", None, 1.5, 4.0, True, 2**63])
 def test_a_schema_version_that_is_no_integer(engine: Path, version: object) -> None:
     edit(engine, lambda raw: raw.update(schema_version=version))
     with pytest.raises(EngineError, match=r"schema_version: it is (missing|not an integer), build"):
@@ -166,6 +166,11 @@ REFUSED: list[tuple[str, object, str]] = [
     ("kv_cache.layout", "paper", "kv_cache.layout: paper is not known"),
     ("kv_cache.layout", ["growing"], "kv_cache.layout: it is not a string"),
     ("kv_cache.dtype", "x" * 10**5, "kv_cache.dtype: " + "x" * 60 + "\u2026 is not known"),
+    ("kv_cache.windows", [0, -1], "kv_cache.windows.1: it is -1, the least is 0"),
+    ("kv_cache.windows", [0, 8], "io.window_start: it is missing"),
+    ("kv_cache.windows", [8], "kv_cache: 1 windows for 2 layers"),
+    ("kv_cache.windows", [0, 10**12], "kv_cache: a window of 1000000000000 tokens"),
+    ("io.window_start", "start", "io: window_start has no {window}"),
     ("special_tokens.bos", -1, "special_tokens.bos: it is -1, the least is 0"),
     ("special_tokens.bos", 320, "special_tokens: 320 is not below the vocabulary of 320"),
     ("special_tokens.eos", [2, 2**40], "special_tokens: 1099511627776 is not below the vocabulary of 320"),

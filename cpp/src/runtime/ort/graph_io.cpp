@@ -69,6 +69,13 @@ std::optional<std::string> mismatch(const Ports& inputs, const Ports& outputs, c
     known.insert(*name);
     if (!find(inputs, *name)) return str_cat("io.", field, ": ", file, " has no input ", shown(*name));
   }
+  const std::vector<std::int64_t>& windows = manifest.kv_cache.windows;
+  for (const std::int64_t window : std::set(windows.begin(), windows.end())) {
+    if (!window) continue;
+    const std::string name = of_window(io.window_start.value_or(""), window);
+    known.insert(name);
+    if (!find(inputs, name)) return str_cat("io.window_start: ", file, " has no input ", shown(name));
+  }
   const Port* logits = find(outputs, io.logits);
   if (!logits) return str_cat("io.logits: ", file, " has no output ", shown(io.logits));
   if (logits->shape.empty() || logits->shape.back() != sizes.vocab_size)
