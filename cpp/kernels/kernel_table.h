@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/common/block_quantized_row.h"
 #include "kernels/matmul_nbits.h"
 #include "kernels/pack/packed_int8.h"
 #include "kernels/pack/packed_lm_head.h"
@@ -33,14 +34,16 @@ using PerTokenInt8GemmKernel = void (*)(const PackedInt8&, const float* a, std::
 using TwoPassLmHeadKernel = void (*)(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&,
                                      Scratch&);
 
+// Null where the instruction set lacks the kernel, or where ONNX Runtime's op is measured faster than the ops of this
+// one (bench/suites/ops.py). ort_ops/op_table.h says which kernels an op calls.
 struct KernelTable {
   const char* instruction_set;  // the name that users see: "avx512bf16"
-  AttentionKernel attention;
-  MatMulNBitsKernel matmul_nbits;
-  SkipRmsNormKernel skip_rms_norm;
-  SwigluKernel swiglu;
-  QkvPrologueKernel qkv_prologue;
-  // Null where the instruction set lacks the kernel. The GEMMs of packed weights are all there or all null.
+  AttentionKernel attention = nullptr;
+  MatMulNBitsKernel matmul_nbits = nullptr;
+  SkipRmsNormKernel skip_rms_norm = nullptr;
+  SwigluKernel swiglu = nullptr;
+  QkvPrologueKernel qkv_prologue = nullptr;
+  DequantizeRowKernel dequantize_row = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;
   TwoPassLmHeadKernel two_pass_lm_head = nullptr;

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/common/block_quantized_row.h"
 #include "kernels/common/mapped_file.h"
+#include "kernels/kernel_table.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
@@ -42,7 +42,7 @@ class GatherBlockQuantized {
         zero_points_.read(first_.zero_points + index * zero_points.size(), zero_points.size(), zero_points.data());
         row.zero_points = zero_points.data();
       }
-      dequantize(row, out);
+      kernels().dequantize_row(row, out);
     }
   }
 

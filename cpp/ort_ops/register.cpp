@@ -6,18 +6,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "ort_ops/decoder_layers.h"
-#include "ort_ops/gather_block_quantized.h"
-#include "ort_ops/group_bias_matmul_nbits.h"
-#include "ort_ops/group_query_attention.h"
-#include "ort_ops/matmul_nbits.h"
-#include "ort_ops/per_token_int8_matmul.h"
-#include "ort_ops/post_attention.h"
-#include "ort_ops/skip_simplified_layer_normalization.h"
-#include "ort_ops/swiglu.h"
-#include "ort_ops/two_pass_matmul_nbits.h"
+#include "ort_ops/description.h"
+#include "ort_ops/op_table.h"
 
 namespace edgekiln::ort {
 namespace {
@@ -26,14 +17,6 @@ struct Release {
   void operator()(OrtCustomOpDomain* domain) const { api->ReleaseCustomOpDomain(domain); }
 };
 using Domain = std::unique_ptr<OrtCustomOpDomain, Release>;
-
-Domain make_domain(const char* name, const std::vector<const OrtCustomOp*>& ops) {
-  OrtCustomOpDomain* created = nullptr;
-  check(api->CreateCustomOpDomain(name, &created));
-  Domain domain(created);
-  for (const OrtCustomOp* op : ops) check(api->CustomOpDomain_Add(created, op));
-  return domain;
-}
 
 // A session config entry; with value "bfloat16", prefill attention multiplies in bfloat16 if the processor can.
 constexpr const char* kAttentionEntry = "edgekiln.attention";
@@ -49,59 +32,22 @@ bool wants_bf16_attention(const OrtSessionOptions* options) {
   return value.c_str() == std::string_view("bfloat16");
 }
 
-// The fused ops of decoder layers, for one weight format.
-template <typename Format, bool Bf16>
-struct LayerOps {
-  Op<PostAttention<Format>> post_attention;
-  Op<DecoderLayers<Format, float, Bf16>> layers;
-  Op<DecoderLayers<Format, std::int8_t, Bf16>> layers_int8_cache;
-
-  void add_to(std::vector<const OrtCustomOp*>& ops) const {
-    ops.insert(ops.end(), {&post_attention, &layers, &layers_int8_cache});
-  }
-};
-
 template <bool Bf16>
-OrtCustomOpDomain* microsoft_domain() {
-  static const Op<GroupQueryAttention<float, Bf16>> attention;
-  static const Op<GroupQueryAttention<std::int8_t, Bf16>> int8_attention;
-  static const Op<GatherBlockQuantized> gather;
-  static const Op<MatMulNBits> matmul;
-  static const Op<SkipSimplifiedLayerNormalization> skip_rms_norm;
-  static const Domain domain =
-      make_domain("com.microsoft", {&attention, &int8_attention, &gather, &matmul, &skip_rms_norm});
-  return domain.get();
+Domain make_domain(const std::string& name) {
+  OrtCustomOpDomain* created = nullptr;
+  check(api->CreateCustomOpDomain(name.c_str(), &created));
+  Domain domain(created);
+  for (const OpRow& row : op_table<Bf16>())
+    if (row.domain == name && row.registered_with(kernels())) check(api->CustomOpDomain_Add(created, row.op));
+  return domain;
 }
 
-// Ops without a kernel for this processor are left out: sessions then run the functions that engines define.
-template <bool Bf16>
-OrtCustomOpDomain* own_domain() {
-  static const Op<SwiGLU> swiglu;
-  static const Op<GroupBiasMatMulNBits> group_bias_matmul;
-  static const Op<PerTokenInt8MatMul> per_token_int8_matmul;
-  static const Op<TwoPassMatMulNBits> two_pass_lm_head;
-  static const LayerOps<GroupBias, Bf16> group_bias_layers;
-  static const LayerOps<ZeroPoint, Bf16> zero_point_layers;
-  static const LayerOps<PerTokenInt8, Bf16> per_token_int8_layers;
-  std::vector<const OrtCustomOp*> ops{&swiglu, &group_bias_matmul};
-  if (kernels().per_token_int8_gemm) {
-    ops.push_back(&per_token_int8_matmul);
-    per_token_int8_layers.add_to(ops);
-  }
-  if (kernels().nbits_gemm) {
-    ops.push_back(&two_pass_lm_head);
-    group_bias_layers.add_to(ops);
-    zero_point_layers.add_to(ops);
-  }
-  static const Domain domain = make_domain(kOwnDomain, ops);
-  return domain.get();
-}
-
-// The domains are static: sessions use them throughout their lives, and keep this library loaded.
+// The domains are static, as their ops are.
 template <bool Bf16>
 void add_domains(OrtSessionOptions* options) {
-  check(api->AddCustomOpDomain(options, microsoft_domain<Bf16>()));
-  check(api->AddCustomOpDomain(options, own_domain<Bf16>()));
+  static const Domain microsoft = make_domain<Bf16>(kMicrosoftDomain), own = make_domain<Bf16>(kOwnDomain);
+  check(api->AddCustomOpDomain(options, microsoft.get()));
+  check(api->AddCustomOpDomain(options, own.get()));
 }
 
 }  // namespace
@@ -132,4 +78,10 @@ extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instr
   const edgekiln::KernelSelection& selection = edgekiln::kernel_selection();
   if (!selection.error.empty()) return nullptr;
   return selection.table ? selection.table->instruction_set : edgekiln::kOnnxRuntimeKernels;
+}
+
+// See description(); the caller does not own the string.
+extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_description() {
+  static const std::string json = edgekiln::ort::description(edgekiln::kernel_selection().table);
+  return json.c_str();
 }

@@ -6,7 +6,7 @@
 
 namespace edgekiln {
 
-void dequantize(const BlockQuantizedRow& row, float* out) {
+void dequantize_row(const BlockQuantizedRow& row, float* out) {
   for (std::size_t at = 0; at < row.blocks(); ++at) {
     const std::size_t first = at * row.block, end = std::min(first + row.block, row.width);
     const int zero = row.zero_points ? zero_point_of(row.zero_points, row.bits, at) : 1 << (row.bits - 1);

@@ -19,6 +19,8 @@ struct BlockQuantizedRow {
 };
 
 // out[width] = (code - zero point) * scale.
-void dequantize(const BlockQuantizedRow& row, float* out);
+void dequantize_row(const BlockQuantizedRow& row, float* out);
+
+using DequantizeRowKernel = decltype(&dequantize_row);
 
 }  // namespace edgekiln

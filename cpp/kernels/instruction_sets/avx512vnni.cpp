@@ -17,6 +17,7 @@ extern const InstructionSet instruction_set{
             .skip_rms_norm = skip_rms_norm,
             .swiglu = swiglu,
             .qkv_prologue = qkv_prologue,
+            .dequantize_row = dequantize_row,
             .nbits_gemm = nbits_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
             .two_pass_lm_head = two_pass_lm_head,

@@ -16,6 +16,7 @@ extern const InstructionSet instruction_set{
             .skip_rms_norm = skip_rms_norm,
             .swiglu = swiglu,
             .qkv_prologue = qkv_prologue,
+            .dequantize_row = dequantize_row,
         },
 };
 

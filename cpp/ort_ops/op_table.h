@@ -1,0 +1,92 @@
+// All ops that the library implements, each with the kernels that it calls. An instruction set whose kernel table lacks
+// one of them leaves the op to ONNX Runtime: to its kernel of that name, or to the function that engines define.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "ort_ops/decoder_layers.h"
+#include "ort_ops/gather_block_quantized.h"
+#include "ort_ops/group_bias_matmul_nbits.h"
+#include "ort_ops/group_query_attention.h"
+#include "ort_ops/matmul_nbits.h"
+#include "ort_ops/per_token_int8_matmul.h"
+#include "ort_ops/post_attention.h"
+#include "ort_ops/skip_simplified_layer_normalization.h"
+#include "ort_ops/swiglu.h"
+#include "ort_ops/two_pass_matmul_nbits.h"
+
+namespace edgekiln::ort {
+
+inline constexpr const char* kMicrosoftDomain = "com.microsoft";
+
+// A field of KernelTable.
+struct KernelField {
+  const char* name;
+  bool (*filled)(const KernelTable&);
+};
+
+#define EDGEKILN_FIELD(field)                                               \
+  KernelField {                                                             \
+    #field, [](const KernelTable& table) { return table.field != nullptr; } \
+  }
+
+inline constexpr KernelField kAttention = EDGEKILN_FIELD(attention), kMatMulNBits = EDGEKILN_FIELD(matmul_nbits),
+                             kSkipRmsNorm = EDGEKILN_FIELD(skip_rms_norm), kSwiglu = EDGEKILN_FIELD(swiglu),
+                             kQkvPrologue = EDGEKILN_FIELD(qkv_prologue), kNBitsGemm = EDGEKILN_FIELD(nbits_gemm),
+                             kPerTokenInt8Gemm = EDGEKILN_FIELD(per_token_int8_gemm),
+                             kTwoPassLmHead = EDGEKILN_FIELD(two_pass_lm_head),
+                             kDequantizeRow = EDGEKILN_FIELD(dequantize_row);
+
+#undef EDGEKILN_FIELD
+
+struct OpRow {
+  const char* domain;
+  const OrtCustomOp* op;
+  std::vector<KernelField> kernels;
+
+  const char* name() const { return op->GetName(op); }
+
+  bool registered_with(const KernelTable& table) const {
+    return std::all_of(kernels.begin(), kernels.end(), [&](const KernelField& field) { return field.filled(table); });
+  }
+};
+
+// Ops are static: sessions use them throughout their lives, and keep this library loaded.
+template <typename Kernel>
+const OrtCustomOp* op() {
+  static const Op<Kernel> value;
+  return &value;
+}
+
+// With `Bf16`, prefill attention multiplies in bfloat16; see attention_kernel().
+template <bool Bf16>
+const std::vector<OpRow>& op_table() {
+  static const std::vector<KernelField> post_attention{kNBitsGemm, kSkipRmsNorm, kSwiglu},
+      layers{kNBitsGemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention},
+      int8_post_attention{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu},
+      int8_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention};
+  static const std::vector<OpRow> rows{
+      {kMicrosoftDomain, op<GroupQueryAttention<float, Bf16>>(), {kAttention}},
+      {kMicrosoftDomain, op<GroupQueryAttention<std::int8_t, Bf16>>(), {kAttention}},
+      {kMicrosoftDomain, op<GatherBlockQuantized>(), {kDequantizeRow}},
+      {kMicrosoftDomain, op<MatMulNBits>(), {kMatMulNBits}},
+      {kMicrosoftDomain, op<SkipSimplifiedLayerNormalization>(), {kSkipRmsNorm}},
+      {kOwnDomain, op<SwiGLU>(), {kSwiglu}},
+      {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
+      {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
+      {kOwnDomain, op<TwoPassMatMulNBits>(), {kTwoPassLmHead, kNBitsGemm}},
+      {kOwnDomain, op<PostAttention<GroupBias>>(), post_attention},
+      {kOwnDomain, op<PostAttention<ZeroPoint>>(), post_attention},
+      {kOwnDomain, op<PostAttention<PerTokenInt8>>(), int8_post_attention},
+      {kOwnDomain, op<DecoderLayers<GroupBias, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<GroupBias, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<ZeroPoint, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<ZeroPoint, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PerTokenInt8, float, Bf16>>(), int8_layers},
+      {kOwnDomain, op<DecoderLayers<PerTokenInt8, std::int8_t, Bf16>>(), int8_layers},
+  };
+  return rows;
+}
+
+}  // namespace edgekiln::ort
