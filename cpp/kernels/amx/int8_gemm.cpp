@@ -1,8 +1,7 @@
 // Per-token int8 GEMM in AMX tiles: 2 x 2 tiles of 16 tokens times 16 columns. A packed panel is a stack of B tiles as
 // it lies in memory: 16 rows of 64 bytes, each 4 values of k for 16 columns.
 #include "kernels/amx/amx.h"
-#include "kernels/avx512/packed_gemm.h"
-#include "kernels/avx512/per_token_int8.h"
+#include "kernels/packed/per_token_int8.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -27,8 +26,12 @@ void int8_gemm(const Int8GemmArgs& args, std::size_t first, std::size_t last, st
       tiles::matmul<tiles::Type::kInt8>(ceil_div(tokens, tiles::kRows), width, args.codes + token * args.stride, codes,
                                         args.weight.panel(panel + j), weights, steps, results, sums, false);
       for (std::size_t p = 0; p < width; ++p) {
-        const Epilogue epilogue(args, panel + j + p);
-        for (std::size_t i = 0; i < tokens; ++i) epilogue(token + i, _mm512_load_si512(results[i] + p * kLanes));
+        const Epilogue epilogue(args, (panel + j + p) * kPanelWidth);
+        for (std::size_t i = 0; i < tokens; ++i) {
+          Ints sum;
+          std::memcpy(&sum, results[i] + p * kLanes, sizeof sum);
+          epilogue.store<Int8Gemm>(token + i, sum);
+        }
       }
     }
   }

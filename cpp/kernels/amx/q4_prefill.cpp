@@ -3,13 +3,13 @@
 // Four panels at a time are dequantized to bfloat16, into memory that stays in the L2 cache; then all tokens, rounded
 // to bfloat16 too, are multiplied with them, with float accumulators over all of k. Tiles of int8 are twice as fast,
 // but their accumulators would have to be scaled every few values of k, which takes longer than that saves.
-#include "kernels/avx512/q4_prefill.h"
+#include "kernels/packed/q4_prefill.h"
 
 #include <algorithm>
 
 #include "kernels/amx/amx.h"
-#include "kernels/avx512/group_params.h"
-#include "kernels/avx512/packed_gemm.h"
+#include "kernels/packed/group_params.h"
+#include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/for_each_row.h"
 
 namespace edgekiln::EDGEKILN_ISA {

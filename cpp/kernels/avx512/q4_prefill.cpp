@@ -6,13 +6,13 @@
 //
 // Activations are quantized to int8 in blocks of 32. VPDPBUSD takes unsigned weights, so these have zero point 128, and
 // each accumulator starts at the compensation, -128 * the sum of the block's activation codes.
-#include "kernels/avx512/q4_prefill.h"
+#include "kernels/packed/q4_prefill.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/avx512/group_params.h"
-#include "kernels/avx512/packed_gemm.h"
+#include "kernels/packed/group_params.h"
+#include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/for_each_row.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -37,12 +37,10 @@ void quantize_token(const PrefillArgs& args, std::size_t token) {
   const std::size_t k = args.weight.k;
   const float* a = args.a + token * k;
   std::int8_t* codes = args.codes + token * k;
-  const __m256i order =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
   for (std::size_t block = 0; block < args.blocks; ++block, a += kBlock, codes += kBlock) {
     const QuantizedBlock quantized = quantize_block(a);
-    const __m256i both = _mm256_set_m128i(quantized.codes[1], quantized.codes[0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_shuffle_epi8(both, order));
+    const BlockCodes ordered = even_then_odd(quantized.codes);
+    std::memcpy(codes, &ordered, sizeof ordered);
     args.compensation[block * args.m + token] = -kZeroPoint * quantized.sum;
     args.scales[block * args.m + token] = quantized.scale;
   }

@@ -9,8 +9,10 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef EDGEKILN_ISA
@@ -50,6 +52,20 @@ inline Floats load(const std::int8_t* from) {
 #endif
 }
 
+// kLanes uint8 values as floats.
+inline Floats load(const std::uint8_t* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  using Bytes = std::uint8_t __attribute__((vector_size(kLanes)));
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline Floats broadcast(float value) { return value - Floats{}; }
@@ -57,6 +73,8 @@ inline Floats broadcast(float value) { return value - Floats{}; }
 inline Floats added(Floats sum, Floats a, Floats b) { return sum + a * b; }
 
 inline Floats plus(Floats a, Floats b) { return a + b; }
+
+inline Floats magnitude(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & 0x7fffffff); }
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
@@ -103,6 +121,24 @@ inline Floats nearest(Floats x) {
   return (x + round) - round;
 }
 
+// Rounds to the nearest integers, ties to even; |x| < 2^22. Unlike nearest(), it never becomes part of a fused
+// multiply-add with the product that it rounds.
+inline Ints to_ints(Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Ints>(_mm512_cvtps_epi32(x));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Ints>(_mm256_cvtps_epi32(x));
+#elif defined(__x86_64__)
+  return reinterpret_cast<Ints>(_mm_cvtps_epi32(x));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Ints>(vcvtnq_s32_f32(x));
+#else
+  return __builtin_convertvector(nearest(x), Ints);
+#endif
+}
+
+inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
 // Rounds kLanes floats to int8, saturating.
 inline void store(std::int8_t* to, Floats value) {
   using Bytes = std::int8_t __attribute__((vector_size(kLanes)));
@@ -148,15 +184,15 @@ namespace detail {
 // One step of reducing two vectors into one. In each group of 2 * Half lanes, the lower half of the result combines the
 // two halves of `a`'s group, the upper half those of `b`'s. The lanes that keep their places need a blend only, which
 // is cheaper than a permutation.
-template <int Half, typename Combine, int... Lane>
-inline Floats fold(Floats a, Floats b, const Combine& combine, std::integer_sequence<int, Lane...>) {
+template <int Half, typename Vector, typename Combine, int... Lane>
+inline Vector fold(Vector a, Vector b, const Combine& combine, std::integer_sequence<int, Lane...>) {
   constexpr auto kept = [](int lane) { return lane % (2 * Half) < Half ? lane : kLanes + lane; };
   constexpr auto moved = [](int lane) { return lane % (2 * Half) < Half ? lane + Half : kLanes + lane - Half; };
   return combine(__builtin_shufflevector(a, b, kept(Lane)...), __builtin_shufflevector(a, b, moved(Lane)...));
 }
 
-template <int Count, typename Combine>
-inline void fold_all(Floats* rows, const Combine& combine) {
+template <int Count, typename Vector, typename Combine>
+inline void fold_all(Vector* rows, const Combine& combine) {
   if constexpr (Count > 1) {
     constexpr int half = Count / 2;
     for (int i = 0; i < half; ++i) {
@@ -168,9 +204,10 @@ inline void fold_all(Floats* rows, const Combine& combine) {
 
 }  // namespace detail
 
-// The horizontal sums of kLanes vectors: lane i is the sum of rows[i]. Overwrites rows.
-inline Floats sums(Floats* rows) {
-  detail::fold_all<kLanes>(rows, plus);
+// The horizontal sums of kLanes vectors of Floats or Ints: lane i is the sum of rows[i]. Overwrites rows.
+template <typename Vector>
+inline Vector sums(Vector* rows) {
+  detail::fold_all<kLanes>(rows, [](Vector a, Vector b) { return a + b; });
   return rows[0];
 }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/avx512/packed_gemm.h"
 #include "kernels/isa_kernels.h"
+#include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/float16_load.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -39,8 +39,9 @@ void quantize_token(const float* a, std::size_t blocks, Activations* to) {
     alignas(64) float compensation[kLanes]{}, scale[kLanes]{};
     for (std::size_t i = 0; i < std::min(kBlocksPerVector, blocks - first); ++i) {
       const QuantizedBlock quantized = quantize_block(a + (first + i) * kBlock);
-      low[i] = quantized.codes[0];
-      high[i] = quantized.codes[1];
+      const auto codes = reinterpret_cast<__m256i>(quantized.codes);
+      low[i] = _mm256_castsi256_si128(codes);
+      high[i] = _mm256_extracti128_si256(codes, 1);
       compensation[4 * i] = -kMeanLowNibble * static_cast<float>(quantized.sum);
       std::fill_n(scale + 4 * i, 4, quantized.scale);
     }

@@ -1,4 +1,4 @@
-// The parameters after the codes of a packed block (pack/packed_nbits.h), for its 16 columns. For AVX512-VNNI.
+// The parameters after the codes of a packed block (pack/packed_nbits.h), for kLanes of its columns.
 #pragma once
 
 #include <type_traits>
@@ -8,26 +8,24 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-static_assert(kLanes == kPanelWidth);
-
 // A weight is scale * (code - midpoint) + bias; with zero points scale * code + bias, where bias = -scale * zero point.
 // `min` is the weight of code 0, unused if the codes have an offset.
 template <bool HasFloat16>
 struct GroupParams {
   Floats scale, bias{}, min;
 
-  GroupParams(const PackedNBits& weight, const std::uint8_t* block) {
+  // Of columns [first, first + kLanes) of the panel.
+  GroupParams(const PackedNBits& weight, const std::uint8_t* block, std::size_t first = 0) {
     using Param = std::conditional_t<HasFloat16, Float16, float>;
     const auto* params = reinterpret_cast<const Param*>(block + weight.codes_bytes());
     const auto midpoint = static_cast<float>(1 << (weight.bits - 1));
-    scale = load(params);
+    scale = load(params + first);
     if (weight.scheme == WeightScheme::kZeroPoints) {
-      const auto* bytes = reinterpret_cast<const __m128i*>(params + kPanelWidth);
-      const Floats points = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes))));
-      bias = scale * (weight.code_offset - points * weight.zero_point_scale);
+      const auto* bytes = reinterpret_cast<const std::uint8_t*>(params + kPanelWidth);
+      bias = scale * (weight.code_offset - load(bytes + first) * weight.zero_point_scale);
       min = bias;
     } else if (weight.scheme == WeightScheme::kGroupBias) {
-      const Floats stored = load(params + kPanelWidth);
+      const Floats stored = load(params + kPanelWidth + first);
       bias = HasFloat16 ? stored + scale * midpoint : stored;
       min = HasFloat16 ? stored : stored - scale * midpoint;
     } else {

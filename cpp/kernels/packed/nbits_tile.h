@@ -1,0 +1,103 @@
+// Register tiles of the n-bit GEMM and GEMV: TileM tokens times Vectors vectors of columns.
+#pragma once
+
+#include "kernels/packed/group_params.h"
+#include "kernels/packed/packed_gemm.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+
+// Activation codes are in the order of the weight's: for 4 bits the even and then the odd ones of each eight.
+struct NBitsGemmArgs {
+  const PackedNBits& weight;
+  const float* a;
+  std::size_t m, blocks, groups;
+  float* out;
+  std::int8_t* codes;          // [m, k]
+  std::int32_t* compensation;  // [blocks, m], as NBitsDot::compensation()
+  float* scales;               // [blocks, m]
+  float* sums;                 // [groups, m], of the activations; of the quantized ones if codes are relative to those
+};
+
+// Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
+template <int Bits, bool HasFloat16, int TileM, int Vectors>
+void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
+  using Dot = NBitsDot<Bits>;
+  const PackedNBits& weight = args.weight;
+  const std::size_t blocks_per_group = weight.group_size / kBlock, block_bytes = weight.block_bytes();
+  const std::size_t k = weight.k, panel_bytes = weight.panel_bytes(), m = args.m;
+  const bool has_bias = weight.scheme != WeightScheme::kSymmetric || weight.code_offset != 0.0f;
+  const std::int8_t* a = args.codes + token * k;
+  const std::int32_t* compensation = args.compensation + token;
+  const float *scales = args.scales + token, *group_sums = args.sums + token;
+  const std::uint8_t* group_block = weight.panel(column / kPanelWidth);
+  const auto params = [&](int j) {
+    const std::size_t vector = column % kPanelWidth / kLanes + j;
+    return GroupParams<HasFloat16>(weight, group_block + vector / kPanelVectors * panel_bytes,
+                                   vector % kPanelVectors * kLanes);
+  };
+  Floats totals[TileM][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileM; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) totals[i][j] = Floats{};
+  for (std::size_t group = 0; group < args.groups; ++group, group_block += block_bytes, group_sums += m) {
+    if constexpr (Vectors <= kPanelVectors) {
+      for (std::size_t line = 0; line < block_bytes; line += 64) prefetch_ahead(group_block + line);
+    }
+    const std::uint8_t* codes = group_block;
+    for (std::size_t block = 0; block < blocks_per_group; ++block, a += kBlock, compensation += m, scales += m) {
+      typename Dot::Sum sums[TileM][Vectors];
+#pragma GCC unroll 8
+      for (int i = 0; i < TileM; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j) sums[i][j] = Dot::start(compensation[i]);
+#pragma GCC unroll 8
+      for (int row = 0; row < Bits; ++row, codes += kPanelWidth * sizeof(std::int32_t)) {
+        typename Dot::Weights low[Vectors], high[Vectors];
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j) {
+          const Bytes bytes = load_bytes(codes + vector_offset(column, j, panel_bytes));
+          if constexpr (Bits == 4) {
+            low[j] = Dot::weights(low_nibbles(bytes));
+            high[j] = Dot::weights(high_nibbles(bytes));
+          } else {
+            low[j] = Dot::weights(bytes);
+          }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < TileM; ++i) {
+          const std::int8_t* four = a + i * k + row * 32 / Bits;
+#pragma GCC unroll 4
+          for (int j = 0; j < Vectors; ++j) {
+            sums[i][j] = Dot::add(sums[i][j], low[j], four);
+            if constexpr (Bits == 4) sums[i][j] = Dot::add(sums[i][j], high[j], four + 4);
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) {
+        const Floats scale = params(j).scale;
+#pragma GCC unroll 8
+        for (int i = 0; i < TileM; ++i) totals[i][j] += Dot::finish(sums[i][j]) * (scale * scales[i]);
+      }
+    }
+    if (!has_bias) continue;
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      const Floats bias = params(j).bias;
+#pragma GCC unroll 8
+      for (int i = 0; i < TileM; ++i) totals[i][j] += bias * group_sums[i];
+    }
+  }
+  // Copied to memory first: with the stores on the accumulators themselves, GCC spills them in the loop above.
+  Floats results[TileM * Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < TileM; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) results[i * Vectors + j] = totals[i][j];
+  for (int i = 0; i < TileM; ++i)
+    for (int j = 0; j < Vectors; ++j)
+      store_columns(args.out + (token + i) * weight.n, weight.n, column + j * kLanes, results[i * Vectors + j]);
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA
