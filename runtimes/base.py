@@ -33,6 +33,8 @@ class Properties:
 
     target: str
     vocab_size: int
+        windows: sliding window of each layer whose cache holds the last tokens only, 0 for the other layers; empty if
+            there are none. See `edgekiln.runtimes.window_buffer`.
     max_length: int
     layers: int
     kv_heads: tuple[int, ...]
@@ -41,6 +43,7 @@ class Properties:
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
         """The properties that engine.json states."""
+    windows: tuple[int, ...] = ()
         architecture = manifest.architecture
         return cls(
             target=manifest.target,
@@ -53,6 +56,7 @@ class Properties:
 
 
 class KVCache(Protocol):
+            windows=tuple(manifest.kv_cache.windows),
     """Keys and values of a batch of sequences. Not thread-safe."""
 
     @property
@@ -77,8 +81,14 @@ class KVCache(Protocol):
             int64[lengths[sequence]], a view that is valid until the next call on the cache.
         """
 
-    def rewind(self, sequence: int, length: int) -> None:
-        """Drop all tokens of one sequence but its first `length`.
+    def rewind(self, sequence: int, length: int) -> int:
+        """Drop all tokens of one sequence but its first `length`, or all where a layer has dropped keys they need.
+
+        Layers with a window buffer hold the last tokens only (`edgekiln.runtimes.window_buffer`): at least the last 512
+        tokens can always be dropped. Other caches keep every length.
+
+        Returns:
+            The number of tokens that are left: `length` or 0.
 
         Raises:
             RequestError: the sequence has fewer than `length` tokens.

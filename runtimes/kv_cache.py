@@ -89,12 +89,18 @@ class RaggedKVCache(ABC):
         """int64[lengths[sequence]], the token ids of one sequence, as a view."""
         return self._tokens[sequence, : self.lengths[sequence]]
 
-    def rewind(self, sequence: int, length: int) -> None:
-        """Drop all tokens of one sequence but its first `length`."""
+    def rewind(self, sequence: int, length: int) -> int:
+        """Drop all tokens of one sequence but its first `length`, or all; returns how many are left."""
         current = int(self.lengths[sequence])
         if not 0 <= length <= current:
             raise RequestError(f"cannot rewind sequence {sequence} to {length} tokens: it holds {current}")
-        self.lengths[sequence] = length
+        left = length if self._holds(sequence, length) else 0
+        self.lengths[sequence] = left
+        return left
+
+    def _holds(self, sequence: int, length: int) -> bool:
+        """Whether the storage has all keys that the token after the first `length` of a sequence sees."""
+        return True
 
     def append(self, sequence: int, tokens: Ids) -> None:
         """Record int64[S] `tokens` of one sequence, after the graph has written their keys and values."""

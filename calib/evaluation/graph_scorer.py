@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekiln.calib.evaluation.perplexity import Scorer
-from edgekiln.engine.manifest import EngineManifest
+from edgekiln.engine.manifest import EngineManifest, of_window
 from edgekiln.engine.utf8_path import utf8_path
 from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes.tensorrt.profiles import cache_parts
@@ -82,4 +82,6 @@ def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict
     feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
     past = {part.past: np.zeros((1, part.heads, slots, part.head_dim), kv.dtype) for part in cache_parts(manifest)}
     total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}
-    return feeds | past | total
+    windows = set(kv.windows) - {0}
+    starts = {of_window(io.window_start or "", window): np.zeros(1, dtype=np.int64) for window in windows}
+    return feeds | past | total | starts

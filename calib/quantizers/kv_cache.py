@@ -12,8 +12,10 @@ import numpy.typing as npt
 from edgekiln.calib.data.loader import Windows
 from edgekiln.progress import StepProgress
 from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
+from edgekiln.runtimes.window_buffer import REWIND
 
 _INT8_MAX = 127
+_PART = REWIND  # tokens
 # Other texts exceed the calibration data's range a little, and clipping costs far more than coarser steps. Of 1, 1.15,
 # 1.3, 1.5 and 1.8, this factor gave the smallest KL divergence, half that of 1.
 _HEADROOM = np.float32(1.15)
@@ -49,15 +51,18 @@ def cache_scales(
         One entry per layer.
     """
     largest: list[list[npt.NDArray[np.float32]]] = []
+    layers = runtime.properties.layers
     for done, window in enumerate(windows):
         cache = runtime.new_cache()
-        runtime.prefill(cache, 0, window)
-        now = [[np.abs(part[0, :, : window.size]).max(axis=1) for part in layer] for layer in cache.layers]
-        largest = (
-            [[np.maximum(a, b) for a, b in zip(old, new, strict=True)] for old, new in zip(largest, now, strict=True)]
-            if largest
-            else now
-        )
+        # In parts, since layers with a window buffer hold the last tokens only.
+        for start in range(0, window.size, _PART):
+            runtime.prefill(cache, 0, window[start : start + _PART])
+            now = [[np.abs(part).max(axis=1) for part in cache.held(0, layer, start)] for layer in range(layers)]
+            largest = (
+                [[np.maximum(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(largest, now, strict=True)]
+                if largest
+                else now
+            )
         progress((done + 1) / len(windows))
     return [CacheScales(_scale(key), _scale(value)) for key, value in largest]
 

@@ -13,6 +13,7 @@ from edgekiln.commands._output import heading, print_json
 from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError
+from edgekiln.runtimes.cache_bytes import sequence_bytes
 
 
 @click.command("inspect", short_help="Show the contents of an engine.")
@@ -68,7 +69,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         ("layers", f"{model.layers}, hidden {model.hidden_size}, heads {model.heads}, vocabulary {model.vocab_size}"),
         (
             "KV cache",
-            f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_kv_bytes(manifest) / 1e3:.1f} kB a token",
+            f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_cache_size(manifest)}",
         ),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
@@ -84,7 +85,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         for op, count in (counts or {}).items():
             click.echo(f"  {count:>6}  {op}")
     if facts["plan"]:
-        _show_plan(facts["plan"], _kv_bytes(manifest) * manifest.architecture.max_length)
+        _show_plan(facts["plan"], sequence_bytes(manifest, manifest.architecture.max_length))
     if facts["layers"]:
         heading("quantization of each layer")
         click.echo("  bits  group    grid        relative error  clipped  layer")
@@ -116,8 +117,10 @@ def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
         click.echo(f"  layers are not shown: {plan['not_opened']}")
 
 
-def _kv_bytes(manifest: EngineManifest) -> int:
-    """Bytes of keys and values of one token, over all layers."""
-    width = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[manifest.kv_cache.dtype]
-    model = manifest.architecture
-    return sum(2 * heads * size * width for heads, size in zip(model.kv_heads, model.head_dims, strict=True))
+def _cache_size(manifest: EngineManifest) -> str:
+    """What the keys and values of a sequence take."""
+    if not any(manifest.kv_cache.windows):
+        return f"{sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
+    longest, windows = manifest.architecture.max_length, Counter(manifest.kv_cache.windows)
+    layers = ", ".join(f"{count} layers hold the last {size}" for size, count in sorted(windows.items()) if size)
+    return f"{sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.engine.directory import WEIGHTS_FILE, atomic_directory
-from edgekiln.engine.manifest import EngineManifest, in_layer, read_manifest
+from edgekiln.engine.manifest import EngineManifest, in_layer, of_window, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import TARGETS, TritonBackend
 
@@ -108,6 +108,8 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
         inputs.append(Tensor(io.total_length, "TYPE_INT32", (1,)))
     if io.logits_to_keep is not None:
         inputs.append(Tensor(io.logits_to_keep, "TYPE_INT64", (1,)))
+    for window in sorted(set(manifest.kv_cache.windows) - {0}):
+        inputs.append(Tensor(of_window(io.window_start or "", window), "TYPE_INT64", (_ANY_SIZE,)))
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)
     for layer, (heads, size) in enumerate(sizes):
         dims = (_ANY_SIZE, heads, _ANY_SIZE, size)

@@ -144,7 +144,12 @@ def write_engine(
     with WeightsFile(directory, WEIGHTS_FILE) as weights:
         weights.store(model.graph)
     save_graph(model.graph, directory / _GRAPHS["generate"])
-    io = lowering.io.model_copy(update={"logits_to_keep": logits_to_keep_input(model.graph)})
+    io = lowering.io.model_copy(
+        update={
+            "logits_to_keep": logits_to_keep_input(model.graph),
+            "window_start": lowering.io.window_start if kv_cache.windows else None,
+        }
+    )
     ScoreAllPositions()(model.graph)
     save_graph(model.graph, directory / _GRAPHS["score"])
     for extra in lowering.extra_graphs.values():
@@ -155,13 +160,14 @@ def write_engine(
     report = QuantizationReport(**recipe.model_dump(), layers=model.layer_reports)
     write_json(directory / QUANTIZATION_FILE, report.model_dump())
     manifest = EngineManifest(
+    kv_cache = lowering.kv_cache(model.graph, lowering_options)
         name=source.name,
         source=source.model_id,
         target=options.target,
         architecture=_architecture(model, source, lowering_options.max_length),
         graphs=_GRAPHS | {role: extra.file for role, extra in lowering.extra_graphs.items()},
         io=io,
-        kv_cache=lowering.kv_cache(lowering_options),
+        kv_cache=kv_cache,
         quantization=recipe,
         special_tokens=source.special_tokens.within(model.meta_model.config.vocab_size),
         sampling=source.sampling,

@@ -19,12 +19,16 @@ from edgekiln.export.functions.qkv_prologue import QKVPrologue
 INT8_CACHE_SUFFIX: Final = "Int8Cache"
 # Every function of this module, by name.
 NAMES: Final = frozenset(gemm.decoder_layers + suffix for gemm in QUANTIZED_GEMMS for suffix in ("", INT8_CACHE_SUFFIX))
-# Inputs of GroupQueryAttention: query, key and value; past key and value; those that all layers share; unused ones;
-# scales of an int8 cache.
+# Inputs of GroupQueryAttention: query, key and value; past key and value; lengths and rotary caches, which all layers
+# share; position ids, with which each layer has lengths of its own; unused ones; scales of an int8 cache.
 CACHE_INPUTS: Final = range(3, 5)
 SHARED_INPUTS: Final = range(5, 9)
-UNUSED_INPUTS: Final = range(9, 12)
+LENGTH_INPUTS: Final = range(5, 7)
+POSITION_IDS_INPUT: Final = 9
+UNUSED_INPUTS: Final = range(10, 12)
 CACHE_SCALE_INPUTS: Final = range(12, 14)
+# Attribute of a function whose layers have window buffers: each has lengths and position ids of its own.
+OWN_LENGTHS: Final = "own_lengths"
 _SHARED_NAMES = ("last_position", "total_length", "cosine", "sine")
 _WINDOW = "local_window_size"
 
@@ -45,8 +49,23 @@ class DecoderLayer:
 
     @property
     def shared_inputs(self) -> list[ir.Value | None]:
-        """Inputs of the attention that all layers of a function share: lengths and rotary caches."""
+        """Inputs of the attention for all layers of a function: lengths and rotary caches."""
         return [self.attention.inputs[i] for i in SHARED_INPUTS]
+
+    @property
+    def own_lengths(self) -> list[ir.Value | None]:
+        """The lengths and position ids of a layer that rotates by position ids; empty for other layers."""
+        inputs = self.attention.inputs
+        if len(inputs) <= POSITION_IDS_INPUT or inputs[POSITION_IDS_INPUT] is None:
+            return []
+        return [*(inputs[i] for i in LENGTH_INPUTS), inputs[POSITION_IDS_INPUT]]
+
+    def shares_inputs(self, other: "DecoderLayer") -> bool:
+        """Whether the layers can be in one function: those inputs are equal that are not each layer's own."""
+        if len(self.own_lengths) != len(other.own_lengths):
+            return False
+        first = len(LENGTH_INPUTS) if self.own_lengths else 0
+        return self.shared_inputs[first:] == other.shared_inputs[first:]
 
     @property
     def shared_attributes(self) -> dict[str, object]:
@@ -61,8 +80,9 @@ class DecoderLayer:
 
     @property
     def own_inputs(self) -> list[ir.Value | None]:
-        """The layer's own inputs: past key and value, cache scales, constants of the prologue."""
-        return [*(self.attention.inputs[i] for i in CACHE_INPUTS), *self.cache_scales, *self.prologue.constants]
+        """The layer's own inputs: past key and value, cache scales, own lengths, constants of the prologue."""
+        past = (self.attention.inputs[i] for i in CACHE_INPUTS)
+        return [*past, *self.cache_scales, *self.own_lengths, *self.prologue.constants]
 
     @property
     def window(self) -> int:
@@ -102,11 +122,10 @@ def decoder_layers_function(
         outputs += present
         attended = "attended" if index + 1 == len(layers) else f"attended_{index}"
         scales = own[2 : 2 + len(layer.cache_scales)]
-        prologue, query_key_value = layer.prologue.function_nodes(
-            projected, own[2 + len(scales) :], f"prologue_{index}_"
-        )
-        absent = [""] * len(UNUSED_INPUTS) if scales else []
-        attention_inputs = [*query_key_value, *own[:2], *_SHARED_NAMES, *absent, *scales]
+        rest = own[2 + len(scales) :]
+        lengths, constants = rest[: len(layer.own_lengths)], rest[len(layer.own_lengths) :]
+        prologue, query_key_value = layer.prologue.function_nodes(projected, constants, f"prologue_{index}_")
+        attention_inputs = [*query_key_value, *own[:2], *_attention_lengths(lengths, bool(scales)), *scales]
         nodes += [*prologue, _copied(layer.attention, attention_inputs, [attended, *present])]
         if index == len(post_attentions):
             break
@@ -118,6 +137,18 @@ def decoder_layers_function(
         nodes.append(_copied(block, [attended, residual, *constants], [projected, total]))
         residual = total
     return define(name, [*inputs, *weights], outputs, nodes, attributes)
+
+
+def _attention_lengths(own: Sequence[str], with_scales: bool) -> list[str]:
+    """Inputs of an attention from its lengths to the last before the scales of an int8 cache, if there are some."""
+    _, _, *rotary = _SHARED_NAMES
+    if own:
+        *lengths, position_ids = own
+        named = [*lengths, *rotary, position_ids]
+    else:
+        named = list(_SHARED_NAMES)
+    last = UNUSED_INPUTS.stop - SHARED_INPUTS.start
+    return [*named, *[""] * (last - len(named))] if with_scales else named
 
 
 def _copied(node: ir.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:

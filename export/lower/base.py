@@ -53,7 +53,7 @@ class Lowering:
 
     Attributes:
         lower: lowers a canonical graph in place. Raises UnsupportedModelError for a model that the target cannot run.
-        kv_cache: the layout of the KV cache that lowered graphs have.
+        kv_cache: the layout of the KV cache that a canonical graph will have when it is lowered.
         io: names of the lowered graph's inputs and outputs; `lower` may add `logits_to_keep`, see
             `edgekiln.export.passes.common.logits_to_keep.logits_to_keep_input`.
         extra_graphs: role in the manifest to graph.
@@ -63,7 +63,7 @@ class Lowering:
     """
 
     lower: Callable[[ir.Model, LoweringOptions], None]
-    kv_cache: Callable[[LoweringOptions], KVCacheSpec]
+    kv_cache: Callable[[ir.Model, LoweringOptions], KVCacheSpec]
     io: GraphIO = field(default_factory=GraphIO)
     extra_graphs: Mapping[str, ExtraGraph] = field(default_factory=dict)
     check: Callable[[LoweringOptions], None] = _nothing_to_check

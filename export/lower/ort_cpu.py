@@ -5,10 +5,10 @@ from typing import Final
 import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
-from edgekiln.engine.manifest import KVCacheSpec
+from edgekiln.engine.manifest import GraphIO, KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import MICROSOFT
-from edgekiln.export.lower.base import Lowering, run_passes
+from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
 from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
@@ -16,7 +16,11 @@ from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
 from edgekiln.export.passes.ort.gather_block_quantized import LowerToGatherBlockQuantized
 from edgekiln.export.passes.ort.group_bias_matmul import LowerToGroupBiasMatMul
-from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention
+from edgekiln.export.passes.ort.group_query_attention import (
+    LowerToGroupQueryAttention,
+    cache_windows,
+    window_start_input,
+)
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
@@ -47,17 +51,20 @@ def lower(model: ir.Model, max_length: int) -> None:
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
-    lower_ops(model, max_length)
+    lower_ops(model, max_length, window_buffers=True)
     run_passes(model, Sequential(FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()))
 
 
-def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = None) -> None:
+def lower_ops(
+    model: ir.Model, max_length: int, total_length: ir.Value | None = None, *, window_buffers: bool = False
+) -> None:
     """Lower every canonical op to an op of ONNX Runtime, or to a small function of them, in place; shared with CUDA.
 
     Args:
         model: the graph.
         max_length: tokens of a sequence, at most.
         total_length: graph input with the largest length of a batch; None computes it in the graph.
+        window_buffers: sliding-window layers hold the last tokens only.
 
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
@@ -65,7 +72,7 @@ def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = 
     passes = Sequential(
         ShareActOrder(),
         FuseSharedInputs(),
-        LowerToGroupQueryAttention(max_length, total_length),
+        LowerToGroupQueryAttention(max_length, total_length, window_buffers=window_buffers),
         common.RemoveUnusedNodesPass(),
         FuseSkipRMSNorm(),
         LOWER_QUANTIZED_OPS,
@@ -78,7 +85,16 @@ def lower_ops(model: ir.Model, max_length: int, total_length: ir.Value | None = 
     model.opset_imports.pop(canonical.DOMAIN, None)
 
 
+def _kv_cache(model: ir.Model, options: LoweringOptions) -> KVCacheSpec:
+    windows = cache_windows(model, options.max_length)
+    layers = sum(node.op_type == "Attention" for node in model.graph) if windows else 0
+    return KVCacheSpec(
+        layout="shared-buffer", dtype="float32", windows=[windows.get(layer, 0) for layer in range(layers)]
+    )
+
+
 LOWERING: Final = Lowering(
     lower=lambda model, options: lower(model, options.max_length),
-    kv_cache=lambda _: KVCacheSpec(layout="shared-buffer", dtype="float32"),
+    kv_cache=_kv_cache,
+    io=GraphIO(window_start=window_start_input()),
 )

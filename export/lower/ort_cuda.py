@@ -6,7 +6,8 @@ Differences from ort-cpu:
     2. weights with int8 activations become weight-only in groups (`MakeWeightOnly`): CUDA has no int8 matrix
        multiplication with scales;
     3. functions are inlined, as edgekiln's kernels run on CPUs only;
-    4. activations, KV cache, scales, float weights and rotary caches are float16; logits are float32.
+    4. activations, KV cache, scales, float weights and rotary caches are float16; logits are float32;
+    5. sliding-window layers hold the keys and values of the whole sequence.
 """
 
 from typing import Final
@@ -75,7 +76,7 @@ def growth_graph() -> ir.Model:
 
 LOWERING: Final = Lowering(
     lower=lambda model, options: lower(model, options.max_length),
-    kv_cache=lambda _: KVCacheSpec(layout="shared-buffer", dtype="float16"),
+    kv_cache=lambda _model, _options: KVCacheSpec(layout="shared-buffer", dtype="float16"),
     io=GraphIO(total_length=TOTAL_LENGTH),
     extra_graphs={"grow": ExtraGraph("grow.onnx", growth_graph)},
 )

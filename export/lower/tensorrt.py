@@ -78,7 +78,7 @@ def _lower(model: ir.Model, options: LoweringOptions) -> None:
     lower(model, GraphOptions(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
 
 
-def _kv_cache(options: LoweringOptions) -> KVCacheSpec:
+def _kv_cache(_model: ir.Model, options: LoweringOptions) -> KVCacheSpec:
     return KVCacheSpec(layout=options.tensorrt.cache, dtype=options.tensorrt.dtype)
 
 

@@ -247,11 +247,11 @@ def _generate(
 def _rewind_to_prefix(cache: KVCache, index: int, prompt: Ids) -> Ids:
     """Rewind a sequence to its common prefix with the prompt; returns the rest of the prompt, at least its last token.
 
-    The last token always runs, because its logits choose the first token of the answer.
+    The last token always runs, because its logits choose the first token of the answer. Where the cache cannot keep the
+    prefix, the whole prompt runs.
     """
     cached = cache.tokens(index)
     most = min(cached.size, prompt.size - 1)
     different = np.flatnonzero(cached[:most] != prompt[:most])
     shared = int(different[0]) if different.size else most
-    cache.rewind(index, shared)
-    return prompt[shared:]
+    return prompt[cache.rewind(index, shared) :]

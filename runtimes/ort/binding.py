@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engine.manifest import GraphIO, in_layer
+from edgekiln.engine.manifest import GraphIO, in_layer, of_window
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import onnxruntime as ort
@@ -20,11 +20,20 @@ class OrtBinding:
     def __init__(self, session: ort.InferenceSession, names: GraphIO, cache: OrtKVCache, sequences: slice) -> None:
         self._session = session
         self._names = names
+        self._cache = cache
+        self._sequences = range(*sequences.indices(cache.batch_size))
         self._binding = ort.IOBinding(session)
         self._arrays: list[NDArray] = []
         for layer, (key, value) in enumerate(cache.layers):
             self._bind_in_place(key[sequences], names.past_key, names.present_key, layer)
             self._bind_in_place(value[sequences], names.past_value, names.present_value, layer)
+        for window, starts in cache.window_starts.items():
+            assert names.window_start is not None
+            start = starts[sequences]
+            self._binding.bind_ortvalue_input(
+                of_window(names.window_start, window), ort.OrtValue.ortvalue_from_numpy(start)
+            )
+            self._arrays.append(start)
         self._logits_to_keep: Ids = np.ones(1, dtype=np.int64)
         if names.logits_to_keep is not None:
             self._binding.bind_ortvalue_input(
@@ -51,4 +60,5 @@ class OrtBinding:
 
     def run(self) -> None:
         """Run the graph on the current contents of the bound arrays."""
+        self._cache.make_room(self._sequences, self.input_ids.shape[1])
         self._session.run_with_iobinding(self._binding)

@@ -71,7 +71,7 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
 
     def new_cache(self, batch_size: int = 1) -> OrtKVCache:
         """An empty KV cache for `batch_size` sequences."""
-        return OrtKVCache(self.properties, CACHE_DTYPES[self._manifest.kv_cache.dtype], batch_size)
+        return OrtKVCache(self.properties, CACHE_DTYPES[self._manifest.kv_cache.dtype], batch_size, self._chunk)
 
     def _bind(self, session: ort.InferenceSession, cache: OrtKVCache, sequences: slice) -> OrtBinding:
         names = self._manifest.io

@@ -55,10 +55,10 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
             EdgekilnError: ONNX Runtime cannot use CUDA on this machine.
         """
         kv_cache = manifest.kv_cache
-        if (kv_cache.layout, kv_cache.dtype) != ("shared-buffer", "float16") or manifest.io.total_length is None:
+        layout = f"{kv_cache.layout} {kv_cache.dtype}{' with windows' if any(kv_cache.windows) else ''}"
+        if layout != "shared-buffer float16" or manifest.io.total_length is None:
             raise EngineError(
-                f"the engine's KV cache layout is {kv_cache.layout} {kv_cache.dtype}, "
-                "ort-cuda runs shared-buffer float16: build the engine again"
+                f"the engine's KV cache layout is {layout}, ort-cuda runs shared-buffer float16: build the engine again"
             )
         _check_device(device)
         super().__init__(directory, manifest, chunk or DEFAULT_CHUNK, OrtCudaKVCache)

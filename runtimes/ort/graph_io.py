@@ -40,18 +40,10 @@ def _mismatches(session: ort.InferenceSession, file: str, manifest: EngineManife
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     known = set()
-    for field in ("input_ids", "position_ids", "total_length", "logits_to_keep"):
-        name = getattr(names, field)
-        if name is None or (field == "logits_to_keep" and role != "generate"):
-            continue
+    for field, name in _named_inputs(manifest, role):
         known.add(name)
         if name not in inputs:
             yield f"io.{field}: {file} has no input {shown(name)}"
-    for window in sorted(set(manifest.kv_cache.windows) - {0}):
-        name = of_window(names.window_start or "", window)
-        known.add(name)
-        if name not in inputs:
-            yield f"io.window_start: {file} has no input {shown(name)}"
     if names.logits not in outputs:
         yield f"io.logits: {file} has no output {shown(names.logits)}"
     elif outputs[names.logits].shape[-1:] != [sizes.vocab_size]:
@@ -70,3 +62,14 @@ def _mismatches(session: ort.InferenceSession, file: str, manifest: EngineManife
     for name in inputs:
         if name not in known:
             yield f"io: {file} has the input {shown(name)}, which no field names"
+
+
+def _named_inputs(manifest: EngineManifest, role: str) -> Iterator[tuple[str, str]]:
+    """Field of `io` and name of each input but past keys and values."""
+    names = manifest.io
+    for field in ("input_ids", "position_ids", "total_length", "logits_to_keep"):
+        name = getattr(names, field)
+        if name is not None and (field != "logits_to_keep" or role == "generate"):
+            yield field, name
+    for window in sorted(set(manifest.kv_cache.windows) - {0}):
+        yield "window_start", of_window(names.window_start or "", window)

@@ -2,18 +2,19 @@
 
 Each buffer is bound as past and as present, so the graph appends in place. Attention reads only the positions below a
 sequence's length, so a rewind changes no buffer. The batch is the outermost axis: one sequence is a contiguous slice
-and can be prefilled separately.
+and can be prefilled separately. Sliding-window layers have window buffers (`edgekiln.runtimes.window_buffer`).
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.runtimes.base import Properties
+from edgekiln.runtimes.base import Ids, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache
+from edgekiln.runtimes.window_buffer import WindowBuffer
 
 HUGE_PAGE = 2 << 20  # bytes
 
@@ -23,17 +24,62 @@ class OrtKVCache(RaggedKVCache):
 
     Attributes:
         layers: (keys, values) of each layer, both [B, KV, capacity, D] of the engine's cache type.
+        window_starts: window -> int64[B], the position of the first slot of its buffers; bound to the graph.
     """
 
-    def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int) -> None:
+    def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int, chunk: int) -> None:
+        """Make a cache for runs of up to `chunk` tokens a sequence."""
         super().__init__(properties, batch_size)
         self.layers: list[tuple[NDArray, NDArray]] = []
         self._dtype = dtype
+        self._windows = properties.windows or (0,) * len(properties.kv_heads)
+        self._buffers = {window: WindowBuffer.of(window, chunk) for window in sorted(set(self._windows) - {0})}
+        self.window_starts: dict[int, Ids] = {window: np.zeros(batch_size, np.int64) for window in self._buffers}
+
+    def held(self, sequence: int, layer: int, first: int) -> tuple[NDArray, NDArray]:
+        """Keys and values [KV, N, D] of one sequence from position `first` on, which the layer must still hold."""
+        starts = self.window_starts.get(self._windows[layer])
+        start = 0 if starts is None else int(starts[sequence])
+        slots = slice(first - start, int(self.lengths[sequence]) - start)
+        keys, values = self.layers[layer]
+        return keys[sequence, :, slots], values[sequence, :, slots]
+
+    def rewind(self, sequence: int, length: int) -> int:
+        """Drop all tokens of one sequence but its first `length`, or all; returns how many are left."""
+        left = super().rewind(sequence, length)
+        if not left:
+            for starts in self.window_starts.values():
+                starts[sequence] = 0
+        return left
+
+    def make_room(self, sequences: Iterable[int], new: int) -> None:
+        """Move window buffers in which these sequences have no room for `new` more tokens."""
+        for window, buffer in self._buffers.items():
+            starts = self.window_starts[window]
+            for sequence in sequences:
+                length, start = int(self.lengths[sequence]), int(starts[sequence])
+                first = buffer.start_for(start, length, new)
+                if first != start:
+                    self._move(window, sequence, slice(first - start, length - start))
+                    starts[sequence] = first
+
+    def _move(self, window: int, sequence: int, kept: slice) -> None:
+        """Move slots `kept` of one sequence to the front of the buffers of a window."""
+        for layer, of_layer in zip(self.layers, self._windows, strict=True):
+            for part in layer if of_layer == window else ():
+                for head in part[sequence]:
+                    head[: kept.stop - kept.start] = head[kept]
+
+    def _holds(self, sequence: int, length: int) -> bool:
+        return all(
+            buffer.holds(int(self.window_starts[window][sequence]), length) for window, buffer in self._buffers.items()
+        )
 
     def _grow(self, capacity: int, used: int) -> None:
+        sizes = zip(self._properties.kv_heads, self._properties.head_dims, self._windows, strict=True)
         shapes = [
-            (self.batch_size, heads, capacity, size)
-            for heads, size in zip(self._properties.kv_heads, self._properties.head_dims, strict=True)
+            (self.batch_size, heads, min(capacity, self._buffers[window].capacity) if window else capacity, size)
+            for heads, size, window in sizes
         ]
         shapes = [shape for shape in shapes for _ in range(2)]
         # np.zeros gets zeroed pages from the kernel: a page takes memory only once a token is written to it.
@@ -47,7 +93,7 @@ class OrtKVCache(RaggedKVCache):
         if used:
             for old_layer, new_layer in zip(self.layers, layers, strict=True):
                 for old, new in zip(old_layer, new_layer, strict=True):
-                    new[:, :, :used] = old[:, :, :used]
+                    new[:, :, : min(used, old.shape[2])] = old[:, :, :used]
         self.layers = layers
 
 

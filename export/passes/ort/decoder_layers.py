@@ -7,7 +7,8 @@ from edgekiln.export.functions.decoder_layers import (
     CACHE_SCALE_INPUTS,
     INT8_CACHE_SUFFIX,
     NAMES,
-    SHARED_INPUTS,
+    OWN_LENGTHS,
+    POSITION_IDS_INPUT,
     UNUSED_INPUTS,
     DecoderLayer,
     attribute_values,
@@ -27,7 +28,8 @@ class FuseDecoderLayers(InPlacePass):
 
     Cases:
         1. a float cache: {GroupBias,ZeroPoint,PerTokenInt8}DecoderLayers;
-        2. an int8 cache with constant scales: {...}DecoderLayersInt8Cache.
+        2. an int8 cache with constant scales: {...}DecoderLayersInt8Cache;
+        3. attentions with position ids, in a graph with window buffers: each has lengths and position ids of its own.
 
     A chain ends at a layer that differs in sizes, kind of weights or rotary angles; only windows may differ.
     """
@@ -57,7 +59,7 @@ def _match_layer(attention: ir.Node) -> DecoderLayer | None:
     unused = attention.inputs[UNUSED_INPUTS.start : UNUSED_INPUTS.stop]
     if prologue is None or any(value is not None for value in unused):
         return None
-    has_scales = len(attention.inputs) > SHARED_INPUTS.stop
+    has_scales = len(attention.inputs) > POSITION_IDS_INPUT + 1
     if has_scales and not all(map(is_weight, attention.inputs[CACHE_SCALE_INPUTS.start :])):
         return None
     block = only_reader(attention.outputs[0])
@@ -73,7 +75,7 @@ def _chain(first: DecoderLayer, by_input: dict[ir.Value, DecoderLayer]) -> list[
         following = by_input.get(block.outputs[0])
         if (
             following is None
-            or following.shared_inputs != first.shared_inputs
+            or not following.shares_inputs(first)
             or following.shared_attributes != first.shared_attributes
             or len(following.cache_scales) != len(first.cache_scales)
         ):
@@ -109,6 +111,7 @@ def _replace(model: ir.Model, layers: list[DecoderLayer]) -> None:
         "windows": [layer.window for layer in layers],
         **first.shared_attributes,
         **attribute_values(blocks[0]),
+        **({OWN_LENGTHS: 1} if first.own_lengths else {}),
     }
     name = _FUNCTIONS[blocks[0].op_type] + (INT8_CACHE_SUFFIX if first.cache_scales else "")
     add_function(model, decoder_layers_function(name, layers, blocks, list(attributes)))

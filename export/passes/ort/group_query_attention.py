@@ -23,6 +23,7 @@ from edgekiln.export.passes.common.tensors import (
     values_of,
 )
 from edgekiln.export.passes.ort.rotary_cache import RotaryCache, RotaryCaches
+from edgekiln.runtimes.window_buffer import WindowBuffer
 
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
 _HEAD_DIM_MULTIPLE = 8
@@ -39,46 +40,120 @@ class LowerToGroupQueryAttention(InPlacePass):
         1. query and key come from RotaryEmbedding with angles that depend on the position alone: the rotation is folded
            into the attention (`do_rotary`), which reads a rotary cache;
         2. query, key and value are consecutive parts of one tensor: it is passed packed;
-        3. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit.
+        3. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit;
+        4. the layer has a window buffer (`cache_windows`): the attention counts from the buffer's start, a graph input,
+           and rotates by position_ids.
 
     Args:
         max_length: positions that the rotary cache holds.
         total_length: graph input int32 [1] with the largest length of the batch; None computes it from position_ids.
+        window_buffers: give sliding-window layers window buffers, where that saves memory.
 
     Raises:
         UnsupportedModelError: a head size that the kernel does not take.
     """
 
-    def __init__(self, max_length: int, total_length: ir.Value | None = None) -> None:
+    def __init__(self, max_length: int, total_length: ir.Value | None = None, *, window_buffers: bool = False) -> None:
         super().__init__()
         self._max_length = max_length
         self._total_length = total_length
+        self._window_buffers = window_buffers
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
+        attentions = [node for node in model.graph if _is_attention(node)]
+        if not attentions:
+            return PassResult(model, False)
         caches = RotaryCaches(model, self._max_length)
-        lengths: tuple[ir.Value, ir.Value] | None = None
-        for node in list(model.graph):
-            if node.domain == canonical.DOMAIN and node.op_type == "Attention":
-                lengths = lengths or _lengths(model.graph, self._total_length)
-                _lower(model.graph, node, caches, lengths)
-        return PassResult(model, lengths is not None)
+        windows = cache_windows(model, self._max_length) if self._window_buffers else {}
+        lengths = _lengths(model.graph, self._total_length, sorted(set(windows.values())))
+        for node in attentions:
+            window = windows.get(_layer(node), 0) if windows else 0
+            if window:
+                _name_slots(node, window)
+            _lower(model.graph, node, caches, lengths[window])
+        return PassResult(model, True)
 
 
-def _lengths(graph: ir.Graph, total_length: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-    """seqlens_k int32[B], the last position of each sequence, and total_sequence_length int32, the largest plus one."""
+def cache_windows(model: ir.Model, max_length: int) -> dict[int, int]:
+    """The layers of a canonical graph that get window buffers, and their windows.
+
+    These are all layers whose buffers would be shorter than a sequence of `max_length` tokens; see
+    `edgekiln.runtimes.window_buffer`.
+    """
+    windows = {_layer(node): int(attribute(node, "window")) for node in model.graph if _is_attention(node)}
+    return {layer: size for layer, size in windows.items() if size and WindowBuffer.of(size).capacity < max_length}
+
+
+def window_start_input(window: int | str = "{window}") -> str:
+    """The name of the graph input with the start of a window's buffers."""
+    return f"window_start.{window}"
+
+
+def _is_attention(node: ir.Node) -> bool:
+    return node.domain == canonical.DOMAIN and node.op_type == "Attention"
+
+
+def _layer(attention: ir.Node) -> int:
+    return int((input_of(attention, 3).name or "").split(".")[1])
+
+
+def _name_slots(attention: ir.Node, window: int) -> None:
+    """Name the slots of a layer's past and present apart from those of other layers, whose number differs."""
+    for value, name in (
+        (attention.inputs[3], "P"),
+        (attention.inputs[4], "P"),
+        *((out, "T") for out in attention.outputs[1:]),
+    ):
+        if value is not None and value.shape is not None:
+            batch, heads, _, size = value.shape
+            value.shape = ir.Shape([batch, heads, f"{name}.{window}", size])
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """What attentions are told of the lengths of sequences.
+
+    Attributes:
+        seqlens_k: int32[B], the slot of the last new key.
+        total: int32, the largest of them plus one.
+        position_ids: int64[B, S], positions of the new tokens; None where these are their slots in all layers.
+    """
+
+    seqlens_k: ir.Value
+    total: ir.Value
+    position_ids: ir.Value | None = None
+
+
+def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[int]) -> dict[int, _Lengths]:
+    """Of the layers of each window that has window buffers, and with key 0 of all others."""
     positions = next(value for value in graph.inputs if value.name == "position_ids")
+    batch = None if positions.shape is None else positions.shape[0]
+    position_ids = positions if windows else None
     last = constant(graph, "last_index", np.array(-1, dtype=np.int64))
     nodes = [make("Gather", [positions, last], "last_position", axis=1)]
-    nodes.append(make("Cast", [nodes[-1].outputs[0]], "seqlens_k", to=ir.DataType.INT32.value))
-    seqlens = nodes[-1].outputs[0]
-    if total_length is None:
-        one = constant(graph, "one_int32", np.array(1, dtype=np.int32))
-        nodes.append(make("ReduceMax", [seqlens], "largest_seqlen_k", keepdims=0))
-        nodes.append(make("Add", [nodes[-1].outputs[0], one], "total_sequence_length"))
-        total_length = nodes[-1].outputs[0]
+    last_position = nodes[0].outputs[0]
+    lengths = {}
+    for window in (0, *windows):
+        suffix, last_slot = "", last_position
+        if window:
+            suffix = f".{window}"
+            start = ir.Value(
+                name=window_start_input(window), shape=ir.Shape([batch]), type=ir.TensorType(ir.DataType.INT64)
+            )
+            graph.inputs.append(start)
+            nodes.append(make("Sub", [last_position, start], f"last_slot{suffix}"))
+            last_slot = nodes[-1].outputs[0]
+        nodes.append(make("Cast", [last_slot], f"seqlens_k{suffix}", to=ir.DataType.INT32.value))
+        seqlens, total = nodes[-1].outputs[0], total_length
+        if total is None:
+            one = constant(graph, "one_int32", np.array(1, dtype=np.int32))
+            nodes.append(make("ReduceMax", [seqlens], f"largest_seqlen_k{suffix}", keepdims=0))
+            nodes.append(make("Add", [nodes[-1].outputs[0], one], f"total_sequence_length{suffix}"))
+            total = nodes[-1].outputs[0]
+        lengths[window] = _Lengths(seqlens, total, position_ids)
     graph.insert_before(graph[0], nodes)
-    return seqlens, total_length
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -96,7 +171,7 @@ class _Rotation:
     interleaved: int
 
 
-def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[ir.Value, ir.Value]) -> None:
+def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengths) -> None:
     query, key, value, past_key, past_value = inputs_of(node, 5)
     heads, head_dim = heads_of(query)
     kv_heads, _ = heads_of(key)
@@ -117,6 +192,8 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
         attributes["local_window_size"] = window
     if softcap := float(attribute(node, "softcap")):
         attributes["softcap"] = softcap
+    # The kernel rotates by them; without them by slots.
+    rotated_by = [lengths.position_ids] if rotations is not None and lengths.position_ids is not None else []
     new: list[ir.Node] = []
     parts = [
         _flat(graph, part, f"{name}.{kind}", new) for kind, part in (("query", query), ("key", key), ("value", value))
@@ -124,7 +201,11 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: tuple[
     packed = _packed(parts)
     attention = make(
         "GroupQueryAttention",
-        [*(parts if packed is None else (packed, None, None)), past_key, past_value, *lengths, cos, sin],
+        [
+            *(parts if packed is None else (packed, None, None)),
+            *(past_key, past_value, lengths.seqlens_k, lengths.total, cos, sin),
+            *rotated_by,
+        ],
         name + ".gqa",
         domain=MICROSOFT,
         outputs=3,

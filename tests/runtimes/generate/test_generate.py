@@ -76,6 +76,7 @@ class ScriptedCache:
     def rewind(self, index, length):
         assert length <= len(self.sequences[index])
         del self.sequences[index][length:]
+        return length
 
 
 def answers(tokens) -> dict[int, str]:
