@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from edgekiln.errors import first_line
-from edgekiln.runtimes.ort.kernels import kernel_library
+from edgekiln.runtimes.ort.kernels import OpKernels, installed_library
 from edgekiln.runtimes.processor_cores import physical_cores
 from edgekiln.runtimes.threads import available_processors, cpu_quota, default_threads
 from edgekiln.targets import TARGETS, Requirements, Target
@@ -68,7 +68,10 @@ class Machine:
         default_threads: compute threads of an engine where none are asked for.
         memory_mb: main memory in MB (10^6 bytes).
         instruction_sets: those of `INSTRUCTION_SETS` that the CPU has.
-        kernels: instruction set that edgekiln's kernels use; None if they are not built.
+        kernels: instruction set that edgekiln's kernels use; None if they are not installed, "onnxruntime" where
+            EDGEKILN_ISA turns them off.
+        kernel_instruction_sets: those that the installed kernels have for this processor, fastest first.
+        ops: the ops that edgekiln's kernels implement, and the kernels that each calls.
         packages: distribution -> version of the installed `PACKAGES`.
         providers: execution providers of the installed ONNX Runtime.
         modules: module -> why it cannot be imported, "" if it can.
@@ -87,6 +90,8 @@ class Machine:
     memory_mb: float = 0.0
     instruction_sets: tuple[str, ...] = ()
     kernels: str | None = None
+    kernel_instruction_sets: tuple[str, ...] = ()
+    ops: tuple[OpKernels, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
     modules: dict[str, str] = field(default_factory=dict)
@@ -118,7 +123,7 @@ class TargetState:
 def detect() -> Machine:
     """Detect the hardware and libraries of this machine."""
     driver, gpus = cuda_devices(_load_cuda)
-    kernels = kernel_library()
+    kernels = installed_library()
     cores = physical_cores()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -132,6 +137,8 @@ def detect() -> Machine:
         memory_mb=round(psutil.virtual_memory().total / 1e6),
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in _processor_flags()),
         kernels=kernels.instruction_set if kernels else None,
+        kernel_instruction_sets=kernels.supported if kernels else (),
+        ops=kernels.ops if kernels else (),
         packages={name: version for name in PACKAGES if (version := _version(name))},
         providers=_providers(),
         modules={name: _import_failure(name) for name in ("onnxruntime", "torch", *_libraries(), "cuda")},

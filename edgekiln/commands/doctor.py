@@ -31,13 +31,12 @@ def command(*, target: str | None, as_json: bool) -> None:
     if as_json:
         print_json({**asdict(machine), "targets": {name: asdict(state) for name, state in states.items()}})
         return
-    kernels = f"built, {machine.kernels}" if machine.kernels else "not built: make kernels"
     for name, value in (
         ("system", f"{machine.system}, Python {machine.python}"),
         ("processor", f"{machine.processor}, {_cores(machine)}, {machine.memory_mb / 1e3:.1f} GB"),
         ("threads", _threads(machine)),
         ("instructions", ", ".join(machine.instruction_sets) or "none of those that kernels use"),
-        ("kernels", kernels),
+        ("kernels", _kernels(machine)),
         ("CUDA driver", machine.cuda_driver or "none"),
         *(
             ("GPU", f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_mb / 1e3:.1f} GB")
@@ -47,6 +46,7 @@ def command(*, target: str | None, as_json: bool) -> None:
         ("ONNX Runtime", ", ".join(machine.providers) or "not installed"),
     ):
         click.echo(f"{name:<13} {value}")
+    _print_ops(machine)
     heading("targets")
     width = max(map(len, states)) + 2
     for name, state in states.items():
@@ -65,6 +65,26 @@ def _cores(machine: "Machine") -> str:
 def _threads(machine: "Machine") -> str:
     quota = f", CPU quota of {machine.cpu_quota:g} processors" if machine.cpu_quota else ""
     return f"{machine.default_threads} by default, at most {machine.processors}{quota}"
+
+
+def _kernels(machine: "Machine") -> str:
+    from edgekiln.runtimes.ort.kernels import ISA_VARIABLE, how_to_install
+
+    if machine.kernels is None:
+        return f"not installed, so ONNX Runtime's slower ones run: {how_to_install()}"
+    return f"{machine.kernels}, of {', '.join(machine.kernel_instruction_sets)} ({ISA_VARIABLE} chooses)"
+
+
+def _print_ops(machine: "Machine") -> None:
+    """Say who runs each op; the two forms of an op, for a float and an int8 KV cache, are one line where they agree."""
+    if not machine.ops:
+        return
+    heading("ops of ort-cpu")
+    lines = dict.fromkeys((op.name, op.registered, op.kernels) for op in machine.ops)
+    width = max(len(name) for name, _, _ in lines) + 2
+    for name, registered, kernels in lines:
+        who = f"edgekiln: {', '.join(kernels)}" if registered else "ONNX Runtime"
+        click.echo(f"  {name:<{width}}{who}")
 
 
 def _tell(target: str, states: "dict[str, TargetState]") -> None:

@@ -72,7 +72,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
 
   // ONNX Runtime's kernels round differently for one token and for several.
   std::size_t max_verify_tokens() const override {
-    return library_ && names_.logits_to_keep ? std::min(kMaxVerifyTokens, chunk()) : 1;
+    return library_ && library_->complete && names_.logits_to_keep ? std::min(kMaxVerifyTokens, chunk()) : 1;
   }
 
   Result<Logits> verify(KVCache& cache, Ids tokens, const std::stop_token& cancel) const override {

@@ -2,8 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "util/str_cat.h"
@@ -30,15 +32,23 @@ struct Functions {
   std::unique_ptr<void, int (*)(void*)> handle;
   const char* (*error)() = nullptr;
   const char* (*instruction_set)() = nullptr;
+  const char* (*description)() = nullptr;
 
   explicit Functions(const fs::path& library) : handle(dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL), &dlclose) {
     if (!handle) return;
     error = reinterpret_cast<decltype(error)>(dlsym(handle.get(), "edgekiln_ops_error"));
     instruction_set = reinterpret_cast<decltype(instruction_set)>(dlsym(handle.get(), "edgekiln_ops_instruction_set"));
+    description = reinterpret_cast<decltype(description)>(dlsym(handle.get(), "edgekiln_ops_description"));
   }
 
-  explicit operator bool() const { return error && instruction_set; }
+  explicit operator bool() const { return error && instruction_set && description; }
 };
+
+// Whether all ops of a description are registered; ort_ops/description.h says what it contains.
+bool registers_all(const char* description) {
+  const auto ops = nlohmann::json::parse(description).at("ops");
+  return std::all_of(ops.begin(), ops.end(), [](const auto& op) { return op.at("registered").template get<bool>(); });
+}
 
 }  // namespace
 
@@ -59,7 +69,7 @@ Result<std::optional<KernelLibrary>> kernel_library(const fs::path& path) {
   if (const char* const error = functions.error()) return fail(Code::kRequest, error);
   const std::string name = functions.instruction_set();
   if (name == kOnnxRuntime) return std::nullopt;
-  return KernelLibrary{library, name};
+  return KernelLibrary{library, name, registers_all(functions.description())};
 }
 
 }  // namespace edgekiln

@@ -18,6 +18,7 @@ constexpr char kOnnxRuntime[] = "onnxruntime";
 struct KernelLibrary {
   std::filesystem::path path;
   std::string instruction_set;  // the one that its kernels use on this processor, as "avx512bf16"
+  bool complete;                // no op is left to ONNX Runtime on that instruction set
 };
 
 // The library at `path`, or with an empty path libedgekiln_ops.so in the folder of the calling library. Empty if an
