@@ -52,12 +52,19 @@ class Engine:
         kernels: KernelsChoice = "edgekiln",
         chunk: int | None = None,
         verify: bool = True,
+        pack_cache: bool = True,
     ) -> None:
         """Read the manifest; the runtime is loaded on first use. See `open`."""
         self.path = arguments.path("path", arguments.engine_path(path))
         self.manifest: EngineManifest = read_manifest(self.path, verify=False)
         self._open_runtime = functools.partial(
-            runtimes.open, self.path, threads=threads, chunk=chunk, kernels=kernels, verify=verify
+            runtimes.open,
+            self.path,
+            threads=threads,
+            chunk=chunk,
+            kernels=kernels,
+            verify=verify,
+            pack_cache=pack_cache,
         )
 
     @classmethod
@@ -68,6 +75,7 @@ class Engine:
         kernels: KernelsChoice = "edgekiln",
         chunk: int | None = None,
         verify: bool = True,
+        pack_cache: bool = True,
     ) -> "Engine":
         """Load an engine directory.
 
@@ -77,13 +85,15 @@ class Engine:
                 cores, within affinity and CPU quota.
             kernels: "edgekiln" uses edgekiln's CPU kernels where they are built, "onnxruntime" only ONNX Runtime's.
             chunk: prompt tokens per run, at most; by default the runtime's own choice.
-            verify: check the SHA-256 of every file.
+            verify: check the SHA-256 of every file; with a pack cache, that of large files once until they are written.
+            pack_cache: keep packed weights in the engine's directory `packed-weights`, from 256 MiB of weights on, so
+                that later starts map them. It may be deleted at any time.
 
         Raises:
             EngineError: the directory is missing, damaged, or of a target that this edgekiln does not know.
             EdgekilnError: the library that runs the target is not installed, or an argument is out of range.
         """
-        engine = cls(path, threads, kernels, chunk, verify)
+        engine = cls(path, threads, kernels, chunk, verify, pack_cache)
         _ = engine.runtime, engine.tokenizer
         return engine
 

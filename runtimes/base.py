@@ -16,6 +16,10 @@ from edgekiln.errors import RequestError
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 KernelsChoice = Literal["edgekiln", "onnxruntime"]
+# What loading an engine does with the file of packed weights beside it. "write" reads it, and writes one where none is,
+# which stays if `keep_packed_weights` is called; "temporary" packs into a file without a name, which goes with the
+# runtime.
+PackCacheUse = Literal["off", "read", "write", "temporary"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ class Runtime(Protocol):
         """Most tokens that `verify` accepts. Their logits have the bits that one `step` per token gives; 1 where the
         runtime cannot guarantee that.
         """
+
+    def keep_packed_weights(self) -> None:
+        """Let the file of packed weights that loading the engine wrote stay: its weights have been checked."""
 
     def new_cache(self, batch_size: int = 1) -> KVCache:
         """An empty KV cache for `batch_size` sequences. Memory is allocated when the first tokens are appended.

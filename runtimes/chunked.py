@@ -36,6 +36,9 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         self._chunk = chunk
         self._cache_type = cache_type
 
+    def keep_packed_weights(self) -> None:
+        """See `edgekiln.runtimes.base.Runtime`; adapters that pack weights override this, which does nothing."""
+
     @abstractmethod
     def new_cache(self, batch_size: int = 1) -> C:
         """An empty KV cache for `batch_size` sequences; see `edgekiln.runtimes.base.Runtime`."""

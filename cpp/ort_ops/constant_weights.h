@@ -1,9 +1,20 @@
 // Weights of matrix multiplications that are initializers of the graph: validated, packed, and dropped from memory.
 #pragma once
 
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
 #include "kernels/common/mapped_file.h"
 #include "kernels/kernel_table.h"
 #include "kernels/pack/float16_group_params.h"
+#include "kernels/pack/pack_place.h"
+#include "kernels/pack/packed_int8.h"
+#include "kernels/pack/packed_lm_head.h"
+#include "kernels/pack/packed_nbits.h"
+#include "kernels/pack/packed_weight_id.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
@@ -43,35 +54,93 @@ inline MatMulNBitsArgs constant_nbits_weight(const OrtKernelInfo* info, std::siz
   return weight;
 }
 
-// Drops the pages of a weight that has been packed: the original is not read again.
-inline void drop_weight(const MatMulNBitsArgs& weight) {
-  const std::size_t group_bytes = weight.n * weight.groups() * sizeof(float);
-  drop_mapped_pages(weight.codes, weight.n * weight.column_bytes());
-  drop_mapped_pages(weight.scales, group_bytes);
-  if (weight.group_bias) drop_mapped_pages(weight.group_bias, group_bytes);
-}
-
 inline Float16GroupParams float16_group_params(const MatMulNBitsArgs& weight) {
   return {weight.scales, weight.group_bias, weight.n * weight.groups(), weight.midpoint()};
 }
 
-// Packs a weight and drops the original's pages.
-inline PackedNBits pack_and_drop(MatMulNBitsArgs weight, const Float16GroupParams& params) {
-  weight.float16_scales = params.scales();
-  weight.float16_min = params.mins();
-  PackedNBits packed = pack_nbits(weight);
-  drop_weight(weight);
-  return packed;
-}
+// Packs the constant weights of a node, or finds them in the session's pack cache, and drops the originals' pages.
+class WeightPacker {
+ public:
+  explicit WeightPacker(const OrtKernelInfo* info) : info_(info) {
+    PackCacheOptions options;
+    options.path = session_entry(info, "edgekiln.pack_cache");
+    if (options.path.empty()) return;
+    options.weights = session_entry(info, "edgekiln.pack_cache.weights");
+    options.key = session_entry(info, "edgekiln.pack_cache.key");
+    const std::string use = session_entry(info, "edgekiln.pack_cache.use");
+    if (use == "write") options.use = PackCacheUse::kWrite;
+    if (use == "temporary") options.use = PackCacheUse::kTemporary;
+    cache_ = PackCache::open(options);
+    mappings_.emplace(options.weights);
+  }
 
-// Packs the int8 weight [k, n] at input `first`, followed by its scales [n], and drops the original's pages.
-inline PackedInt8 pack_int8_weight(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
-  const auto* codes = constant_input<std::int8_t>(info, first, k * n);
-  const auto* scales = constant_input<float>(info, first + 1, n);
-  if (!codes || !scales || !k || !n) fail("weights and scales must be constant");
-  PackedInt8 packed(codes, scales, k, n);
-  drop_mapped_pages(codes, k * n);
-  return packed;
-}
+  const OrtKernelInfo* info() const { return info_; }
+
+  PackedNBits pack(MatMulNBitsArgs weight) const {
+    const PackPlace place = nbits_place("nbits", weight);
+    if (auto found = find_packed_nbits(weight, place)) return *std::move(found);
+    const Float16GroupParams params = float16_group_params(weight);
+    weight.float16_scales = params.scales();
+    weight.float16_min = params.mins();
+    PackedNBits packed = pack_nbits(weight, place);
+    drop(weight);
+    return packed;
+  }
+
+  // Nullopt where the weight cannot be split, see pack_lm_head().
+  std::optional<PackedLmHead> pack_head(const MatMulNBitsArgs& weight, float margin) const {
+    const PackPlace place = nbits_place("lm_head", weight);
+    if (auto found = find_packed_lm_head(weight, margin, place)) return found;
+    std::optional<PackedLmHead> packed = pack_lm_head(weight, margin, place);
+    if (packed) drop(weight);
+    return packed;
+  }
+
+  // The int8 weight [k, n] at input `first`, followed by its scales [n].
+  PackedInt8 pack_int8(std::size_t first, std::size_t k, std::size_t n) const {
+    const auto* codes = constant_input<std::int8_t>(info_, first, k * n);
+    const auto* scales = constant_input<float>(info_, first + 1, n);
+    if (!codes || !scales || !k || !n) fail("weights and scales must be constant");
+    const WeightInput inputs[] = {{codes, k * n}, {scales, n * sizeof(float)}};
+    PackedInt8 packed(codes, scales, k, n, place(layout_name("int8", {k, n}), inputs));
+    drop_mapped_pages(codes, k * n);
+    return packed;
+  }
+
+ private:
+  static void drop(const MatMulNBitsArgs& weight) {
+    const std::size_t group_bytes = weight.n * weight.groups() * sizeof(float);
+    drop_mapped_pages(weight.codes, weight.n * weight.column_bytes());
+    drop_mapped_pages(weight.scales, group_bytes);
+    if (weight.group_bias) drop_mapped_pages(weight.group_bias, group_bytes);
+  }
+
+  PackPlace place(const std::string& layout, std::span<const WeightInput> inputs) const {
+    if (!cache_) return {};
+    const std::optional<PackedWeightId> id = packed_weight_id(layout, inputs, *mappings_);
+    return id ? PackPlace{cache_, *id} : PackPlace{};
+  }
+
+  // GCC 12 warns of operator+ of a literal and std::to_string.
+  static std::string layout_name(const char* layout, std::initializer_list<std::size_t> sizes) {
+    std::string name = layout;
+    for (const std::size_t size : sizes) name.append(1, ' ').append(std::to_string(size));
+    return name;
+  }
+
+  PackPlace nbits_place(const char* layout, const MatMulNBitsArgs& weight) const {
+    const std::size_t group_bytes = weight.n * weight.groups() * sizeof(float);
+    const WeightInput inputs[] = {{weight.codes, weight.n * weight.column_bytes()},
+                                  {weight.scales, group_bytes},
+                                  {weight.zero_points, weight.n * weight.zero_point_bytes()},
+                                  {weight.group_bias, group_bytes}};
+    const std::size_t bits = static_cast<std::size_t>(weight.bits);
+    return place(layout_name(layout, {weight.k, weight.n, weight.group_size, bits}), inputs);
+  }
+
+  const OrtKernelInfo* info_;
+  std::shared_ptr<PackCache> cache_;      // null for none
+  std::optional<FileMappings> mappings_;  // of the weights file, while the node is created
+};
 
 }  // namespace edgekiln::ort

@@ -66,10 +66,11 @@ class MatMulNBits {
     shape_.bits = static_cast<int>(integer(info, "bits"));
     const MatMulNBitsArgs weight = nbits_weight(info, kCodes, shape_, scheme);
     if (!weight.codes) return;
-    float16_params_ = float16_group_params(weight);
-    if (!kernels().nbits_gemm) return;
-    packed_.emplace(pack_and_drop(weight, float16_params_));
-    float16_params_ = {};
+    if (kernels().nbits_gemm) {
+      packed_.emplace(WeightPacker(info).pack(weight));
+    } else {
+      float16_params_ = float16_group_params(weight);
+    }
   }
 
  private:

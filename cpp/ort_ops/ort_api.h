@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,10 @@ namespace edgekiln::ort {
 // The oldest API version with every function used here; later runtimes serve it, too.
 inline constexpr std::uint32_t kApiVersion = 18;
 inline const OrtApi* api = nullptr;
+
+// The API with KernelInfo_GetConfigEntries; null where the runtime is older. Its functions are not used otherwise.
+inline constexpr std::uint32_t kConfigApiVersion = 24;
+inline const OrtApi* config_api = nullptr;
 
 // Domain of the ops that ONNX Runtime does not have.
 inline constexpr const char* kOwnDomain = "edgekiln.ort";
@@ -150,6 +155,16 @@ inline const Element* constant_input(const OrtKernelInfo* info, std::size_t inde
     fail("input " + std::to_string(index) + " has " + std::to_string(elements) + " elements, not " +
          std::to_string(count));
   return static_cast<const Element*>(tensor.data);
+}
+
+// A config entry of the session; empty where it is not set, or the runtime does not tell.
+inline std::string session_entry(const OrtKernelInfo* info, const char* name) {
+  if (!config_api) return {};
+  OrtKeyValuePairs* entries = nullptr;
+  check(config_api->KernelInfo_GetConfigEntries(info, &entries));
+  const std::unique_ptr<OrtKeyValuePairs, void (*)(OrtKeyValuePairs*)> owner(entries, config_api->ReleaseKeyValuePairs);
+  const char* const value = config_api->GetKeyValue(entries, name);
+  return value ? value : "";
 }
 
 inline std::size_t input_count(const OrtKernelInfo* info) {

@@ -18,7 +18,7 @@ class PerTokenInt8MatMul {
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
   explicit PerTokenInt8MatMul(const OrtKernelInfo* info)
-      : weight_(pack_int8_weight(info, kWeight, integer(info, "K"), integer(info, "N"))) {}
+      : weight_(WeightPacker(info).pack_int8(kWeight, integer(info, "K"), integer(info, "N"))) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor a = input(context, kA);

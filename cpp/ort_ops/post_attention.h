@@ -29,7 +29,7 @@ class PostAttention {
   static constexpr std::array kOutputs{kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit PostAttention(const OrtKernelInfo* info) : block_(Constants::load(info, kFirstConstant)) {}
+  explicit PostAttention(const OrtKernelInfo* info) : block_(Constants::load(WeightPacker(info), kFirstConstant)) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor attended = input(context, kAttended), residual = input(context, kResidual);

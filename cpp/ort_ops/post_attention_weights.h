@@ -17,9 +17,9 @@ struct GroupBias {
   using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kBias };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kFloat};
-  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(info, first, k, n, WeightScheme::kGroupBias);
-    return {pack_and_drop(weight, float16_group_params(weight))};
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kGroupBias);
+    return {packer.pack(weight)};
   }
 };
 
@@ -29,9 +29,9 @@ struct ZeroPoint {
   using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kZeroPoints };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kUint8};
-  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(info, first, k, n, WeightScheme::kZeroPoints);
-    return {pack_and_drop(weight, float16_group_params(weight))};
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kZeroPoints);
+    return {packer.pack(weight)};
   }
 };
 
@@ -42,8 +42,8 @@ struct PerTokenInt8 {
   using Weight = PerTokenInt8Weight;
   enum WeightInput : std::size_t { kCodes, kScales };
   static constexpr std::array kWeightTypes{kInt8, kFloat};
-  static Weight load(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n) {
-    return {pack_int8_weight(info, first, k, n)};
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    return {packer.pack_int8(first, k, n)};
   }
 };
 
@@ -74,7 +74,8 @@ struct PostAttentionConstants {
   }();
 
   // The block whose constants begin at input `first`; widths and epsilons are attributes of the node.
-  static PostAttentionBlock<typename Format::Weight> load(const OrtKernelInfo* info, std::size_t first) {
+  static PostAttentionBlock<typename Format::Weight> load(const WeightPacker& packer, std::size_t first) {
+    const OrtKernelInfo* const info = packer.info();
     const DecoderWidths widths = decoder_widths(info);
     const auto* gamma = constant_input<float>(info, first + kGamma, widths.hidden);
     const auto* next_gamma = constant_input<float>(info, first + kNextGamma, widths.hidden);
@@ -84,10 +85,10 @@ struct PostAttentionConstants {
             real(info, "next_epsilon"),
             gamma,
             next_gamma,
-            Format::load(info, first + kOutputWeight, widths.attended, widths.hidden),
-            Format::load(info, first + kGateUpWeight, widths.hidden, 2 * widths.intermediate),
-            Format::load(info, first + kDownWeight, widths.intermediate, widths.hidden),
-            Format::load(info, first + kNextWeight, widths.hidden, widths.projected)};
+            Format::load(packer, first + kOutputWeight, widths.attended, widths.hidden),
+            Format::load(packer, first + kGateUpWeight, widths.hidden, 2 * widths.intermediate),
+            Format::load(packer, first + kDownWeight, widths.intermediate, widths.hidden),
+            Format::load(packer, first + kNextWeight, widths.hidden, widths.projected)};
   }
 };
 

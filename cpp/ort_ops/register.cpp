@@ -3,10 +3,12 @@
 // Ops of com.microsoft replace ONNX Runtime's kernels of the same names, which it looks up after custom ops, so an
 // engine's graph stays one that every ONNX Runtime runs. Constructors of kernels throw for what they do not implement;
 // creating the session then fails, and the caller creates it without this library.
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <string_view>
 
+#include "kernels/pack/pack_cache.h"
 #include "ort_ops/description.h"
 #include "ort_ops/op_table.h"
 
@@ -30,6 +32,12 @@ bool wants_bf16_attention(const OrtSessionOptions* options) {
   std::string value(size, '\0');
   check(api->GetSessionConfigEntry(options, kAttentionEntry, value.data(), &size));
   return value.c_str() == std::string_view("bfloat16");
+}
+
+// 32 of "1.32.0"; API versions count so.
+unsigned minor_version(std::string_view version) {
+  const std::size_t dot = version.find('.');
+  return dot == version.npos ? 0 : static_cast<unsigned>(std::strtoul(version.data() + dot + 1, nullptr, 10));
 }
 
 template <bool Bf16>
@@ -58,6 +66,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   using namespace edgekiln::ort;
   api = base->GetApi(kApiVersion);
   if (!api) return nullptr;  // the runtime is older than this library's API version: it keeps its own kernels
+  // Asking for a version that it does not have makes it print a warning.
+  if (minor_version(base->GetVersionString()) >= kConfigApiVersion) config_api = base->GetApi(kConfigApiVersion);
   return guarded([&] {
     const edgekiln::KernelSelection& selection = edgekiln::kernel_selection();
     if (!selection.error.empty()) fail(selection.error);
@@ -78,6 +88,16 @@ extern "C" __attribute__((visibility("default"))) const char* edgekiln_ops_instr
   const edgekiln::KernelSelection& selection = edgekiln::kernel_selection();
   if (!selection.error.empty()) return nullptr;
   return selection.table ? selection.table->instruction_set : edgekiln::kOnnxRuntimeKernels;
+}
+
+// Keeps the file of packed weights that sessions with this entry edgekiln.pack_cache wrote, once their weights have
+// been checked; without this call none remains. 1 if there is a new file.
+extern "C" __attribute__((visibility("default"))) int edgekiln_ops_keep_pack_cache(const char* path) {
+  try {
+    return edgekiln::PackCache::keep(path);
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 // See description(); the caller does not own the string.

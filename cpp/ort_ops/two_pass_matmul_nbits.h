@@ -20,11 +20,9 @@ class TwoPassMatMulNBits {
 
   explicit TwoPassMatMulNBits(const OrtKernelInfo* info) : k_(integer(info, "K")), n_(integer(info, "N")) {
     const MatMulNBitsArgs weight = constant_nbits_weight(info, kCodes, k_, n_, MatMulNBits::scheme_of(info));
-    if (lm_head_ = pack_lm_head(weight, real(info, "margin")); lm_head_) {
-      drop_weight(weight);
-    } else {
-      packed_.emplace(pack_and_drop(weight, float16_group_params(weight)));
-    }
+    const WeightPacker packer(info);
+    lm_head_ = packer.pack_head(weight, real(info, "margin"));
+    if (!lm_head_) packed_.emplace(packer.pack(weight));
   }
 
   void compute(OrtKernelContext* context) const {

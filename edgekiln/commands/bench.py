@@ -11,6 +11,7 @@ from edgekiln.commands._options.common import (
     json_option,
     kernels_option,
     open_engine,
+    pack_cache_option,
     threads_option,
     verbose_option,
 )
@@ -46,6 +47,7 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random prompts.")
 @kernels_option
+@pack_cache_option
 @threads_option
 @json_option
 @verbose_option
@@ -58,6 +60,7 @@ def command(
     repeat: int,
     kernels: "KernelsChoice",
     seed: int,
+    pack_cache: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -65,7 +68,7 @@ def command(
     from edgekiln.benchmark import Spread, Workload, peak_rss_mb, run
 
     start = time.perf_counter()
-    runtime = open_engine(engine, threads, kernels).runtime
+    runtime = open_engine(engine, threads, kernels, pack_cache).runtime
     load_ms = (time.perf_counter() - start) * 1e3
     workload = Workload(prompt_tokens, gen_tokens, batch, repeat)
     with progress_report(animated=False) as report:

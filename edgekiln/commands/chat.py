@@ -12,7 +12,13 @@ import click
 
 from edgekiln.commands._answer import AnswerStats, write_answer
 from edgekiln.commands._options.chat import chat_keywords, chat_options
-from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
+from edgekiln.commands._options.common import (
+    engine_argument,
+    open_engine,
+    pack_cache_option,
+    threads_option,
+    verbose_option,
+)
 from edgekiln.commands._options.generation import generation_options
 from edgekiln.errors import RequestError
 
@@ -23,6 +29,7 @@ _HELP = "Ctrl-C stops an answer; /clear forgets the conversation; /exit or Ctrl-
 @engine_argument
 @chat_options
 @generation_options
+@pack_cache_option
 @threads_option
 @verbose_option
 def command(
@@ -34,12 +41,13 @@ def command(
     chat_template: str | None,
     parse_special: bool,
     stats: bool,
+    pack_cache: bool,
     threads: int | None,
     **options: Any,
 ) -> None:
     """Talk with ENGINE. Each line is a message; the conversation so far is part of the prompt."""
     options |= chat_keywords(tools_file, template_variables, chat_template, parse_special)
-    loaded = open_engine(engine, threads)
+    loaded = open_engine(engine, threads, pack_cache=pack_cache)
     loaded.check_options(**options)
     if not loaded.tokenizer.has_chat_template:
         raise RequestError(f"{engine} has no chat template: use `edgekiln run {engine}` with a plain prompt")

@@ -9,6 +9,7 @@ from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
     open_engine,
+    pack_cache_option,
     threads_option,
     verbose_option,
 )
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Run the engine's graph with ONNX Runtime on the CPU, for targets that this machine cannot run.",
 )
+@pack_cache_option
 @threads_option
 @json_option
 @verbose_option
@@ -56,6 +58,7 @@ def command(
     max_tokens: int | None,
     reference: str | None,
     on_cpu: bool,
+    pack_cache: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -63,12 +66,12 @@ def command(
     from edgekiln.calib.evaluation.perplexity import perplexity
 
     content = read_text(text)
-    scorer, tokenizer = _engine_scorer(engine, on_cpu, threads)
+    scorer, tokenizer = _engine_scorer(engine, on_cpu, threads, pack_cache)
     with progress_report() as report:
         other = None
         if reference is not None:
             report("loading reference", 0.0)
-            other = _reference_scorer(reference, threads)
+            other = _reference_scorer(reference, threads, pack_cache)
             report("loading reference", 1.0)
         result = perplexity(
             scorer,
@@ -88,7 +91,7 @@ def command(
         click.echo(f"reference ppl  {result.reference_perplexity:.6g}")
 
 
-def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Scorer, Tokenizer]":
+def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None, pack_cache: bool) -> "tuple[Scorer, Tokenizer]":
     from edgekiln.engine.manifest import read_manifest
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
@@ -100,15 +103,15 @@ def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None) -> "tuple[Sc
             from edgekiln.calib.evaluation.graph_scorer import graph_scorer
 
             return graph_scorer(engine, manifest, threads), Tokenizer.from_engine(engine, manifest)
-    loaded = open_engine(engine, threads)
+    loaded = open_engine(engine, threads, pack_cache=pack_cache)
     return loaded.score, loaded.tokenizer
 
 
-def _reference_scorer(reference: str, threads: int | None) -> "Scorer":
+def _reference_scorer(reference: str, threads: int | None, pack_cache: bool) -> "Scorer":
     if is_engine(Path(reference)):
         from edgekiln.api import Engine
 
-        return Engine.open(reference, threads=threads).score
+        return Engine.open(reference, threads=threads, pack_cache=pack_cache).score
     from edgekiln.sources.resolve import resolve
 
     source = resolve(reference)

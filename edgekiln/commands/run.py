@@ -8,7 +8,13 @@ import click
 
 from edgekiln.commands._answer import AnswerStats, write_answer
 from edgekiln.commands._options.chat import chat_keywords, chat_options
-from edgekiln.commands._options.common import engine_argument, open_engine, threads_option, verbose_option
+from edgekiln.commands._options.common import (
+    engine_argument,
+    open_engine,
+    pack_cache_option,
+    threads_option,
+    verbose_option,
+)
 from edgekiln.commands._options.generation import generation_options
 from edgekiln.commands._text import Text, read_text
 from edgekiln.errors import RequestError
@@ -28,6 +34,7 @@ _OPTION_NAMES = {
 @click.option("--chat", is_flag=True, help="Format the prompt with the model's chat template.")
 @chat_options
 @generation_options
+@pack_cache_option
 @threads_option
 @verbose_option
 def command(
@@ -41,6 +48,7 @@ def command(
     chat_template: str | None,
     parse_special: bool,
     stats: bool,
+    pack_cache: bool,
     threads: int | None,
     **options: Any,
 ) -> None:
@@ -49,7 +57,7 @@ def command(
     if not chat:
         for name in [*(["system"] if system is not None else []), *keywords]:
             raise click.UsageError(f"{_OPTION_NAMES[name]} goes with --chat")
-    loaded = open_engine(engine, threads)
+    loaded = open_engine(engine, threads, pack_cache=pack_cache)
     loaded.check_options(**options, **keywords)
     if prompt is None:
         prompt = _from_stdin()

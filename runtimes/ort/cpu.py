@@ -6,12 +6,13 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError
-from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.base import KernelsChoice, PackCacheUse
 from edgekiln.runtimes.ort.binding import OrtBinding
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
+from edgekiln.runtimes.ort.pack_cache import pack_cache as find_pack_cache
 from edgekiln.runtimes.ort.runtime import OrtRuntime, load_error, open_session
 from edgekiln.runtimes.threads import default_threads
 
@@ -40,8 +41,13 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         threads: int | None = None,
         chunk: int | None = None,
         kernels: KernelsChoice = "edgekiln",
+        pack_cache: PackCacheUse = "off",
     ) -> None:
         """Load the `generate` graph of a verified engine; for the arguments see `edgekiln.runtimes.open`.
+
+        Args:
+            directory, manifest, threads, chunk, kernels: as there.
+            pack_cache: what to do with the file of packed weights.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph, or this adapter does not support the KV cache's layout.
@@ -57,12 +63,18 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         self._threads = threads or default_threads()
         library = kernel_library() if kernels == "edgekiln" else None
         self._kernels = library if kv_cache.dtype in KERNEL_CACHE_DTYPES else None
+        self._pack_cache = find_pack_cache(directory, manifest, self._kernels, pack_cache)
         self._generate = self._load("generate")
 
     @property
     def kernels(self) -> str:
         """The instruction set of edgekiln's kernels, "onnxruntime" where they do not run."""
         return self._kernels.instruction_set if self._kernels else "onnxruntime"
+
+    def keep_packed_weights(self) -> None:
+        """See `edgekiln.runtimes.base.Runtime`."""
+        if self._kernels and self._pack_cache:
+            self._pack_cache.keep()
 
     @property
     def max_verify_tokens(self) -> int:  # type: ignore[override]
@@ -94,6 +106,8 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         if self._kernels is not None:
             if self._manifest.quantization.scheme != "none":
                 options.add_session_config_entry(*BF16_ATTENTION)
+            for name, value in self._pack_cache.entries().items() if self._pack_cache else ():
+                options.add_session_config_entry(name, value)
             options.register_custom_ops_library(str(self._kernels.library))
             # A memory pattern is allocated per input shape, on top of the memory of earlier shapes. With edgekiln's
             # kernels the graph has few nodes and gains nothing from one.

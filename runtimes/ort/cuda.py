@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError
-from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.base import KernelsChoice, PackCacheUse
 from edgekiln.runtimes.ort.cuda_kv_cache import GrowGraph, OrtCudaBinding, OrtCudaKVCache, RunConfig
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
@@ -36,6 +36,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
         threads: int | None = None,
         chunk: int | None = None,
         kernels: KernelsChoice = "edgekiln",
+        pack_cache: PackCacheUse = "off",
         device: str = "cuda",
         cuda_graph: bool = True,
     ) -> None:
@@ -45,7 +46,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
             directory, manifest: the engine.
             threads: for nodes that run on the host, by default 1.
             chunk: most tokens per run in prefill.
-            kernels: ignored; edgekiln has no kernels for CUDA.
+            kernels, pack_cache: ignored; edgekiln has no kernels for CUDA.
             device: "cuda", or "cpu" to run the same graphs and buffers without a GPU.
             cuda_graph: capture the decode step as a CUDA graph and replay it. That is two to three times as fast,
                 although attention then runs over the cache's whole capacity.

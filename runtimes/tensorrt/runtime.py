@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EngineError
-from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, checked_ids
+from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, PackCacheUse, checked_ids
 from edgekiln.runtimes.chunked import ChunkedRuntime
 from edgekiln.runtimes.cuda.cuda_device import open_device
 from edgekiln.runtimes.cuda.device import Device
@@ -45,6 +45,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceKVCache | GrowingKVCache, TensorRTSe
         threads: int | None = None,
         chunk: int | None = None,
         kernels: KernelsChoice = "edgekiln",
+        pack_cache: PackCacheUse = "off",
         cuda_graph: bool = True,
         library: TensorRTLibrary | None = None,
         device: Device | None = None,
@@ -53,7 +54,7 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceKVCache | GrowingKVCache, TensorRTSe
 
         Args:
             directory, manifest: the engine.
-            threads, kernels: ignored.
+            threads, kernels, pack_cache: ignored.
             chunk: most tokens per run in prefill; by default, and at most, the largest that the plan supports.
             cuda_graph: capture the decode step of an in-place cache as a CUDA graph and replay it.
             library, device: by default the library of the target and the first GPU.

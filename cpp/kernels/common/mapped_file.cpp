@@ -44,28 +44,39 @@ bool all_file_backed(const Pages& pages) {
 }
 
 struct Mapping {
-  std::string path;
+  std::uintptr_t start, end;
   std::size_t offset;
+  std::string path;  // empty where no file is mapped
 };
 
-// The file mapped at [data, data + size), from /proc/self/maps, whose lines are
-// "start-end permissions offset device inode path".
-std::optional<Mapping> mapping_of(const void* data, std::size_t size) {
-  const auto first = reinterpret_cast<std::uintptr_t>(data);
+// Calls `use` with each line of /proc/self/maps, "start-end permissions offset device inode path", until it returns
+// false.
+template <typename Use>
+void for_each_mapping(Use&& use) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
-    std::uintptr_t start = 0, end = 0;
-    std::size_t offset = 0;
+    Mapping mapping{};
     unsigned long inode = 0;
     int path = 0;
-    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " %*s %zx %*s %lu %n", &start, &end, &offset, &inode,
-                    &path) < 4)
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " %*s %zx %*s %lu %n", &mapping.start, &mapping.end,
+                    &mapping.offset, &inode, &path) < 4)
       continue;
-    if (first < start || first + size > end) continue;
-    if (!inode || !path) return std::nullopt;
-    return Mapping{line.substr(static_cast<std::size_t>(path)), offset + (first - start)};
+    if (inode && path) mapping.path = line.substr(static_cast<std::size_t>(path));
+    if (!use(mapping)) return;
   }
-  return std::nullopt;
+}
+
+// The file mapped at [data, data + size), with its offset there.
+std::optional<Mapping> mapping_of(const void* data, std::size_t size) {
+  const auto first = reinterpret_cast<std::uintptr_t>(data);
+  std::optional<Mapping> found;
+  for_each_mapping([&](const Mapping& mapping) {
+    if (first < mapping.start || first + size > mapping.end) return true;
+    if (!mapping.path.empty()) found = mapping;
+    if (found) found->offset += first - mapping.start;
+    return false;
+  });
+  return found;
 }
 
 bool read_all(int file, void* to, std::size_t size, std::size_t offset) {
@@ -83,6 +94,20 @@ bool read_all(int file, void* to, std::size_t size, std::size_t offset) {
 void drop_mapped_pages(const void* data, std::size_t size) {
   const Pages pages = Pages::within(data, size);
   if (pages.count && all_file_backed(pages)) pages.drop();
+}
+
+FileMappings::FileMappings(const std::string& path) {
+  for_each_mapping([&](const Mapping& mapping) {
+    if (mapping.path == path) ranges_.push_back({mapping.start, mapping.end, mapping.offset});
+    return true;
+  });
+}
+
+std::optional<std::size_t> FileMappings::offset_of(const void* data, std::size_t size) const {
+  const auto first = reinterpret_cast<std::uintptr_t>(data);
+  for (const Range& range : ranges_)
+    if (first >= range.start && first + size <= range.end) return range.offset + (first - range.start);
+  return std::nullopt;
 }
 
 MappedFileReader::MappedFileReader(const void* data, std::size_t size) : data_(static_cast<const char*>(data)) {
@@ -115,6 +140,10 @@ void MappedFileReader::read(const void* at, std::size_t size, void* to) const {
 #else
 
 void drop_mapped_pages(const void*, std::size_t) {}
+
+FileMappings::FileMappings(const std::string&) {}
+
+std::optional<std::size_t> FileMappings::offset_of(const void*, std::size_t) const { return std::nullopt; }
 
 MappedFileReader::MappedFileReader(const void* data, std::size_t) : data_(static_cast<const char*>(data)) {}
 

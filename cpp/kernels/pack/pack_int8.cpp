@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/pack/pack_place.h"
 #include "kernels/pack/packed_int8.h"
 
 namespace edgekiln {
@@ -33,28 +34,40 @@ void interleave(const std::int8_t (&codes)[kDotK][kPanelWidth], std::uint8_t* to
 }
 #endif
 
-}  // namespace
-
-PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n)
-    : k(k),
-      n(n),
-      memory(arena_allocate(panels() * panel_bytes() + kPadding)),
-      compensation(panels() * kPanelWidth),
-      scales(panels() * kPanelWidth) {
-  std::copy_n(scales, n, this->scales.begin());
-  for (std::size_t row = 0; row < k; ++row)
-    for (std::size_t column = 0; column < n; ++column)
-      compensation[column] -= kActivationZeroPoint * codes[row * n + column];
-  for (std::size_t index = 0; index < panels(); ++index) {
-    std::uint8_t* to = memory.get() + index * panel_bytes();
-    const std::size_t first = index * kPanelWidth, width = std::min(kPanelWidth, n - first);
-    for (std::size_t step = 0; step < steps(); ++step, to += kDotK * kPanelWidth) {
+// The panels of a weight [k, n], at `memory`.
+void pack_panels(const PackedInt8& weight, const std::int8_t* codes, std::uint8_t* memory) {
+  for (std::size_t index = 0; index < weight.panels(); ++index) {
+    std::uint8_t* to = memory + index * weight.panel_bytes();
+    const std::size_t first = index * kPanelWidth, width = std::min(kPanelWidth, weight.n - first);
+    for (std::size_t step = 0; step < weight.steps(); ++step, to += kDotK * kPanelWidth) {
       std::int8_t rows[kDotK][kPanelWidth] = {};
-      for (std::size_t i = 0; i < std::min(kDotK, k - step * kDotK); ++i)
-        std::memcpy(rows[i], codes + (step * kDotK + i) * n + first, width);
+      for (std::size_t i = 0; i < std::min(kDotK, weight.k - step * kDotK); ++i)
+        std::memcpy(rows[i], codes + (step * kDotK + i) * weight.n + first, width);
       interleave(rows, to);
     }
   }
+}
+
+}  // namespace
+
+PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n)
+    : PackedInt8(codes, scales, k, n, PackPlace{}) {}
+
+PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n,
+                       const PackPlace& place)
+    : k(k), n(n) {
+  const std::size_t columns = panels() * kPanelWidth, codes_size = panels() * panel_bytes() + kPadding;
+  const std::size_t scales_at = codes_size + columns * sizeof(std::int32_t);
+  memory = place.find_or_pack(scales_at + columns * sizeof(float), 0, [&](std::uint8_t* to) {
+    pack_panels(*this, codes, to);
+    std::memset(to + codes_size - kPadding, 0, kPadding + columns * (sizeof(std::int32_t) + sizeof(float)));
+    auto* const sums = reinterpret_cast<std::int32_t*>(to + codes_size);
+    for (std::size_t row = 0; row < k; ++row)
+      for (std::size_t column = 0; column < n; ++column) sums[column] -= kActivationZeroPoint * codes[row * n + column];
+    std::memcpy(to + scales_at, scales, n * sizeof(float));
+  });
+  compensation = {reinterpret_cast<const std::int32_t*>(memory.get() + codes_size), columns};
+  this->scales = {reinterpret_cast<const float*>(memory.get() + scales_at), columns};
 }
 
 }  // namespace edgekiln

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/pack/pack_place.h"
 #include "kernels/pack/packed_nbits.h"
 
 namespace edgekiln {
@@ -39,26 +40,36 @@ void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::si
 
 }  // namespace
 
-PackedNBits allocate_packed_nbits(const MatMulNBitsArgs& args, bool float16_params) {
+PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, bool float16_params) {
   const WeightScheme scheme = args.zero_points  ? WeightScheme::kZeroPoints
                               : args.group_bias ? WeightScheme::kGroupBias
                                                 : WeightScheme::kSymmetric;
-  PackedNBits weight{args.k, args.n, args.group_size, args.bits, scheme, float16_params};
-  const std::size_t bytes = weight.panels() * weight.panel_bytes();
-  weight.memory = arena_allocate(bytes);
-  // The last panel has columns that no weight fills.
-  if (args.n % kPanelWidth) std::memset(weight.memory.get() + bytes - weight.panel_bytes(), 0, weight.panel_bytes());
+  return {args.k, args.n, args.group_size, args.bits, scheme, float16_params};
+}
+
+void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory) {
+  // The last panel may have columns that no weight fills.
+  if (const std::size_t end = first + args.n; end % kPanelWidth)
+    std::memset(memory + end / kPanelWidth * weight.panel_bytes(), 0, weight.panel_bytes());
+  for (std::size_t column = 0; column < args.n; ++column)
+    pack_column(args, weight, column, memory + (first + column) / kPanelWidth * weight.panel_bytes());
+}
+
+PackedNBits pack_nbits(const MatMulNBitsArgs& args) { return pack_nbits(args, PackPlace{}); }
+
+PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
+  PackedNBits weight = packed_nbits_shape(args, args.float16_scales != nullptr);
+  weight.memory = place.find_or_pack(weight.bytes(), weight.float16_params,
+                                     [&](std::uint8_t* memory) { pack_columns(args, weight, 0, memory); });
   return weight;
 }
 
-void pack_columns(const MatMulNBitsArgs& args, PackedNBits& weight, std::size_t first) {
-  for (std::size_t column = 0; column < args.n; ++column)
-    pack_column(args, weight, column, weight.memory.get() + (first + column) / kPanelWidth * weight.panel_bytes());
-}
-
-PackedNBits pack_nbits(const MatMulNBitsArgs& args) {
-  PackedNBits weight = allocate_packed_nbits(args, args.float16_scales != nullptr);
-  pack_columns(args, weight, 0);
+std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
+  const std::optional<CachedWeight> cached = place.find();
+  if (!cached || cached->variant > 1) return std::nullopt;
+  PackedNBits weight = packed_nbits_shape(args, cached->variant != 0);
+  if (cached->size != weight.bytes()) return std::nullopt;
+  weight.memory = cached->memory;
   return weight;
 }
 

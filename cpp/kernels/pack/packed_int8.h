@@ -15,11 +15,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "kernels/common/weight_arena.h"
 
 namespace edgekiln {
+
+struct PackPlace;  // pack_place.h
 
 struct PackedInt8 {
   static constexpr std::size_t kPanelWidth = 16;  // columns
@@ -28,13 +30,15 @@ struct PackedInt8 {
   // AMX reads k in steps of so many values, so up to kPadding bytes past the last panel.
   static constexpr std::size_t kReadK = 64, kPadding = kReadK * kPanelWidth;
 
-  // Packs `codes` [k, n] with `scales` [n]. Throws std::bad_alloc.
+  // Packs `codes` [k, n] with `scales` [n], which are not read where the cache of `place` has the packed weight. Throws
+  // std::bad_alloc.
   PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n);
+  PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, const PackPlace& place);
 
   std::size_t k, n;
-  ArenaBytes memory;
-  std::vector<std::int32_t> compensation;  // [panels, kPanelWidth], -kActivationZeroPoint * sum of a column's codes
-  std::vector<float> scales;               // [panels, kPanelWidth]
+  ArenaBytes memory;                           // the panels, then compensation and scales
+  std::span<const std::int32_t> compensation;  // [panels, kPanelWidth], -kActivationZeroPoint * sum of a column's codes
+  std::span<const float> scales;               // [panels, kPanelWidth]
 
   std::size_t steps() const { return (k + kDotK - 1) / kDotK; }
   std::size_t panels() const { return (n + kPanelWidth - 1) / kPanelWidth; }

@@ -34,5 +34,9 @@ inline constexpr float kMeanLowNibble = 7.5f;
 // Packs the weight of `args`, whose m, a and out are ignored. Returns nullopt where the weight has no 8-bit codes, has
 // a group bias, or has scales that float16 does not hold exactly. Throws std::bad_alloc.
 std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float margin);
+std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float margin, const PackPlace& place);
+
+// The LM head that the cache of `place` has, see find_packed_nbits().
+std::optional<PackedLmHead> find_packed_lm_head(const MatMulNBitsArgs& args, float margin, const PackPlace& place);
 
 }  // namespace edgekiln

@@ -23,11 +23,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "kernels/common/weight_arena.h"
 #include "kernels/matmul_nbits.h"
 
 namespace edgekiln {
+
+struct PackPlace;  // pack_place.h
 
 inline constexpr std::size_t kPanelWidth = 16;
 
@@ -51,19 +54,31 @@ struct PackedNBits {
   std::size_t groups() const { return k / group_size; }
   std::size_t panels() const { return (n + kPanelWidth - 1) / kPanelWidth; }
   std::size_t panel_bytes() const { return groups() * block_bytes(); }
+  std::size_t bytes() const { return panels() * panel_bytes(); }
   const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
 };
 
 // Packs the weight of `args`, whose m, a and out are ignored. Throws std::bad_alloc.
 PackedNBits pack_nbits(const MatMulNBitsArgs& args);
+PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 
-// The same in two steps, for a weight whose codes are computed piece by piece: allocate, then pack the args.n columns
-// from column `first` on, a multiple of kPanelWidth.
-PackedNBits allocate_packed_nbits(const MatMulNBitsArgs& args, bool float16_params);
-void pack_columns(const MatMulNBitsArgs& args, PackedNBits& weight, std::size_t first);
+// The packed weight that the cache of `place` has; nothing of `args` but its shape, and whether it has zero points or
+// group biases, is read. Nullopt where the cache does not have it.
+std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 
-// From this m on, 4-bit weights run the q4 prefill GEMM: VNNI requantizes them to 8 bits with one scale per
-// kRequantizeK values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.
-inline constexpr std::size_t kPrefillMinM = 96, kRequantizeK = 128;
+// The weight without its memory.
+PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, bool float16_params);
+
+// Packs the args.n columns from column `first` on, a multiple of kPanelWidth, to the panels at `memory`.
+void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory);
+
+// From this m on, 4-bit weights run the q4 prefill GEMM: VNNI and NEON requantize them to 8 bits with one scale
+// per kRequantizeK values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.
+#if defined(__aarch64__)
+inline constexpr std::size_t kPrefillMinM = 16;
+#else
+inline constexpr std::size_t kPrefillMinM = 96;
+#endif
+inline constexpr std::size_t kRequantizeK = 128;
 
 }  // namespace edgekiln

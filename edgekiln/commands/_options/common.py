@@ -95,14 +95,21 @@ kernels_option = click.option(
     show_default=True,
     help="CPU kernels to run: edgekiln's, where they are built, or only ONNX Runtime's.",
 )
+pack_cache_option = click.option(
+    "--pack-cache/--no-pack-cache",
+    default=True,
+    help="Keep packed weights in the directory packed-weights of a large engine, for faster starts  [default: keep].",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-def open_engine(path: Path, threads: int | None, kernels: "KernelsChoice" = "edgekiln") -> "Engine":
+def open_engine(
+    path: Path, threads: int | None, kernels: "KernelsChoice" = "edgekiln", pack_cache: bool = True
+) -> "Engine":
     """Load an engine, with a progress display; errors are those of `Engine.open`."""
     from edgekiln.api import Engine
     from edgekiln.commands._output import progress_report
 
     with progress_report() as report:
         report("loading engine", 0.0)
-        return Engine.open(path, threads=threads, kernels=kernels)
+        return Engine.open(path, threads=threads, kernels=kernels, pack_cache=pack_cache)
