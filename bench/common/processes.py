@@ -1,6 +1,7 @@
 """Measured engines as child processes, suspended between requests."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -37,7 +38,9 @@ class EngineProcess(JsonProcess):
             *variant.arguments,
         ]
         log = path.with_name("-".join([path.name, *variant.arguments]) + ".engine.log")
-        super().__init__(command, log, {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)})
+        path_list = [str(ROOT), *filter(None, [variant.environment.get("PYTHONPATH")])]
+        own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path_list)}
+        super().__init__(command, log, {**variant.environment, **own})
         self.load_s = float(self.hello["load_s"])
 
     def generate(self, prompts: Ids, count: int) -> dict[str, Any]:

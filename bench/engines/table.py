@@ -4,8 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.common.checkpoints import SHAPES
@@ -25,6 +25,7 @@ class Variant:
         suffix: appended to the model's name to form that path.
         ours: whether it is edgekiln.
         arguments: of the module, after the model path and the thread count.
+        environment: variables of its process, beside those of this one.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Variant:
     suffix: str
     ours: bool = False
     arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def _run(command: list[str | Path], log: Path) -> None:
@@ -106,6 +108,14 @@ def edgekiln_variants() -> list[Variant]:
     ]
 
 
+def llama_variants(llama: Path) -> list[Variant]:
+    """Variants of llama.cpp, run by the interpreter `llama`."""
+    return [
+        Variant(f"llama.cpp {kind}", llama, "llama_cpp", _llama(llama, kind), f"-llama-{kind}.gguf")
+        for kind in ("Q4_0", "Q4_1", "Q8_0")
+    ]
+
+
 def variants(openvino: Path, llama: Path) -> list[Variant]:
     """All variants; `openvino` and `llama` are the interpreters of their environments."""
     here = Path(os.path.abspath(sys.executable))
@@ -114,7 +124,4 @@ def variants(openvino: Path, llama: Path) -> list[Variant]:
     for name, options in {"int4": ("int4", "--sym", "--group-size", "64", "--ratio", "1.0"), "int8": ("int8",)}.items():
         prepare = _openvino(openvino, *options)
         found.append(Variant(f"openvino-genai {name}", openvino, "openvino", prepare, f"-openvino-{name}"))
-    for kind in ("Q4_0", "Q4_1", "Q8_0"):
-        prepare = _llama(llama, kind)
-        found.append(Variant(f"llama.cpp {kind}", llama, "llama_cpp", prepare, f"-llama-{kind}.gguf"))
-    return found
+    return found + llama_variants(llama)

@@ -1,0 +1,67 @@
+/* Preloaded: executes cpuid for libraries in which limit_isa.py replaced the instruction by ud2, and hides features.
+ *
+ * LIMIT_CPUID names what is left: "portable" (SSE), "avx2" or "avxvnni". Bits are those of the tables of cpuid in Intel's
+ * Software Developer's Manual, volume 2A.
+ */
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define BIT(n) (1u << (n))
+
+static int keeps_avx2, keeps_avx_vnni;
+
+static void hide_features(uint32_t leaf, uint32_t subleaf, uint32_t* eax, uint32_t* ebx, uint32_t* ecx, uint32_t* edx) {
+  if (leaf == 1 && !keeps_avx2) *ecx &= ~(BIT(12) | BIT(28) | BIT(29)); /* FMA, AVX, F16C */
+  if (leaf == 7 && subleaf == 0) {
+    *ebx &= ~(BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31)); /* AVX512* */
+    if (!keeps_avx2) *ebx &= ~BIT(5);
+    *ecx &= ~(BIT(1) | BIT(6) | BIT(11) | BIT(12) | BIT(14));                    /* AVX512*, VNNI among them */
+    *edx &= ~(BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25)); /* AVX512*, AMX */
+  }
+  if (leaf == 7 && subleaf == 1) {
+    *eax &= ~(BIT(5) | BIT(21) | BIT(23)); /* AVX512-BF16, AMX-FP16, AVX-IFMA */
+    if (!keeps_avx_vnni) *eax &= ~BIT(4);
+    *edx &= ~(BIT(4) | BIT(5) | BIT(8) | BIT(10) | BIT(19)); /* AVX-VNNI-INT8, -NE-CONVERT, AMX-COMPLEX, -INT16, AVX10 */
+  }
+  if (leaf == 13 && subleaf == 0) *eax &= ~(BIT(5) | BIT(6) | BIT(7) | BIT(17) | BIT(18)); /* state of AVX-512, AMX */
+}
+
+static void execute_cpuid(int signal_number, siginfo_t* info, void* context) {
+  greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
+  static const uint8_t ud2[] = {0x0f, 0x0b};
+  (void)info;
+  if (memcmp((const void*)registers[REG_RIP], ud2, sizeof ud2) != 0) {
+    signal(signal_number, SIG_DFL);
+    return;
+  }
+  uint32_t leaf = registers[REG_RAX], subleaf = registers[REG_RCX], eax, ebx, ecx, edx;
+  __cpuid_count(leaf, subleaf, eax, ebx, ecx, edx);
+  hide_features(leaf, subleaf, &eax, &ebx, &ecx, &edx);
+  registers[REG_RAX] = eax;
+  registers[REG_RBX] = ebx;
+  registers[REG_RCX] = ecx;
+  registers[REG_RDX] = edx;
+  registers[REG_RIP] += sizeof ud2;
+}
+
+__attribute__((constructor)) static void install(void) {
+  const char* isa = getenv("LIMIT_CPUID");
+  if (!isa) return;
+  keeps_avx_vnni = strcmp(isa, "avxvnni") == 0;
+  keeps_avx2 = keeps_avx_vnni || strcmp(isa, "avx2") == 0;
+  if (!keeps_avx2 && strcmp(isa, "portable") != 0) {
+    fprintf(stderr, "LIMIT_CPUID must be portable, avx2 or avxvnni, got %s\n", isa);
+    _Exit(2);
+  }
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_sigaction = execute_cpuid;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  sigaction(SIGILL, &action, NULL);
+}
