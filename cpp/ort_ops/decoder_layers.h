@@ -53,10 +53,10 @@ class DecoderLayers {
       fail("the node has " + std::to_string(input_count(info)) + " inputs, not " + std::to_string(expected));
     if (attributes_.heads * head_dim() != stack_.widths.attended) fail("the heads do not fit the attention's output");
     stack_.blocks.reserve(blocks);
+    const WeightPacker packer(info);
     for (std::size_t i = 0; i < blocks; ++i)
       stack_.blocks.push_back(Constants::load(packer, first + i * Constants::kCount));
   }
-    const WeightPacker packer(info);
 
   void compute(OrtKernelContext* context) const {
     const Tensor projected = input(context, kProjected), residual = input(context, kResidual);
