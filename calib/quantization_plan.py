@@ -170,7 +170,7 @@ def quantized_tensors(
         SourceError: a weight holds NaN or infinity; the message names it.
     """
     for layer in quantization.layers:
-        quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]).float())
+        quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]))
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         for name in ("zero_points", "group_bias", "order"):

@@ -9,6 +9,8 @@ import torch
 
 # Elements of a slice: its buffers fit the CPU's caches, and torch's operators are long enough to hide their overhead.
 _SLICE_ELEMENTS = 1 << 18
+# Each thread has some 10 MB of buffers.
+_MAX_THREADS = 32
 _Result = TypeVar("_Result")
 
 
@@ -16,7 +18,7 @@ def map_channels(function: Callable[[slice], _Result], n: int, k: int) -> list[_
     """Call `function` with consecutive slices of the N output channels of a weight [N, K], in parallel.
 
     Slices depend on the shape only, so that sums over them are the same on any machine. They run on as many threads as
-    torch is set to use.
+    torch is set to use, at most 32.
 
     Returns:
         The results, in the order of the slices.
@@ -37,6 +39,6 @@ def _single_threaded_torch() -> Iterator[int]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield threads
+        yield min(threads, _MAX_THREADS)
     finally:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 import torch
 
 from edgekiln.calib.formats.blockwise import quantize_groups
+from edgekiln.calib.formats.channel_parallel import map_channels
 from edgekiln.calib.formats.per_channel import quantize_per_channel
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
@@ -45,8 +46,10 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
 
 
 def _energy(weight: torch.Tensor) -> float:
-    """Sum of squares, from the norms of the output channels, which need no squared copy of the weight."""
-    norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
+    """Sum of squares, from the norms of the output channels. Torch copies what it takes the norm of to float64."""
+    norms = torch.cat(
+        map_channels(lambda part: torch.linalg.vector_norm(weight[part], dim=1, dtype=torch.float64), *weight.shape)
+    )
     if not bool(torch.isfinite(norms).all()):
         raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")
     return float(norms.square().sum())

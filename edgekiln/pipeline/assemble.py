@@ -6,6 +6,7 @@ config -> meta model (no weights) -> quantization plan -> canonical graph -> qua
 
 import importlib.metadata
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
 from edgekiln.pipeline.chat_segments import chat_segments
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.pipeline.scratch_file import ScratchFile
 from edgekiln.progress import StepTimer
 from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.targets import find_target
@@ -79,11 +81,20 @@ def assemble(source: ModelSource, directory: Path, options: BuildOptions, timer:
         UnsupportedModelError: the canonical graph or the target does not support the model.
         SourceError: a weight is damaged.
     """
-    return write_engine(canonical_graph(source, options, timer), source, directory, options, timer)
+    with ScratchFile(directory) as scratch:
+        return write_engine(canonical_graph(source, options, timer, scratch), source, directory, options, timer)
 
 
-def canonical_graph(source: ModelSource, options: BuildOptions, timer: StepTimer | None = None) -> CanonicalModel:
+def canonical_graph(
+    source: ModelSource, options: BuildOptions, timer: StepTimer | None = None, scratch: ScratchFile | None = None
+) -> CanonicalModel:
     """Trace `source` and attach its weights, quantized by the recipe of `options`.
+
+    Args:
+        source: the model.
+        options: its recipe counts.
+        timer: gets the steps.
+        scratch: keeps the quantized weights, and is open for as long as the graph is used; None keeps them in memory.
 
     Raises:
         UnsupportedModelError: the canonical graph does not support the model.
@@ -98,11 +109,11 @@ def canonical_graph(source: ModelSource, options: BuildOptions, timer: StepTimer
     graph = trace(meta_model, shapes)
     model = CanonicalModel(graph, meta_model, quantization, shapes)
     timer.step("quantize")
-    _attach_weights(model, source, timer)
+    _attach_weights(model, source, timer, scratch)
     return model
 
 
-def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer) -> None:
+def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer, scratch: ScratchFile | None) -> None:
     """Give each initializer without values the checkpoint's tensor, which is read when it is written."""
     weights = source.weights
     initializers = model.graph.graph.initializers
@@ -113,7 +124,8 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
         for kind, array in tensors.items():
             # Of a tied weight's names torch.export keeps one, and which one is not documented.
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
-            set_lazily(value, array.shape, ir.DataType.from_numpy(array.dtype), lambda array=array: array)  # type: ignore[misc]
+            read = scratch.keep(array) if scratch else partial(_itself, array)
+            set_lazily(value, array.shape, ir.DataType.from_numpy(array.dtype), read)
         timer.progress("quantize", (done + 1) / total)
     for value in initializers.values():
         if value.const_value is None:
@@ -121,6 +133,10 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
             assert value.dtype is not None
             name = value.name
             set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
+
+
+def _itself(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    return array
 
 
 def _check_finite(name: str, weight: QuantizedWeight) -> None:
@@ -139,6 +155,7 @@ def write_engine(
     """Lower a canonical graph in place and write the engine's files into an empty `directory`."""
     lowering, lowering_options = lowering_of(source, options)
     timer.step("lower")
+    kv_cache = lowering.kv_cache(model.graph, lowering_options)
     lowering.lower(model.graph, lowering_options)
     timer.step("write")
     with WeightsFile(directory, WEIGHTS_FILE) as weights:
@@ -160,7 +177,6 @@ def write_engine(
     report = QuantizationReport(**recipe.model_dump(), layers=model.layer_reports)
     write_json(directory / QUANTIZATION_FILE, report.model_dump())
     manifest = EngineManifest(
-    kv_cache = lowering.kv_cache(model.graph, lowering_options)
         name=source.name,
         source=source.model_id,
         target=options.target,

@@ -16,6 +16,7 @@ from edgekiln.sources.json_file import read_json
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_CHECKED_ELEMENTS = 1 << 22  # at a time
 _FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 
 
@@ -104,9 +105,11 @@ def check_finite(tensor: torch.Tensor, name: str, where: object) -> None:
     """
     if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
         return
-    # A sum is several times as fast as isfinite. It can overflow; only then each value is looked at.
+    # A sum is several times as fast as isfinite. It can overflow; only then each value is looked at. Torch copies what
+    # it sums to the wider type.
     wide = torch.promote_types(tensor.dtype, torch.float32)
-    if math.isfinite(tensor.sum(dtype=wide).item()):
+    parts = tensor.reshape(-1).split(_CHECKED_ELEMENTS)
+    if all(math.isfinite(part.sum(dtype=wide).item()) for part in parts):
         return
     if wrong := int(tensor.isfinite().logical_not_().sum()):
         values = "a value that is" if wrong == 1 else f"{wrong} values that are"
