@@ -14,15 +14,24 @@ from edgekiln.export import canonical
 from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort import kernels as kernels_module
-from edgekiln.runtimes.ort.kernels import kernel_library
+from edgekiln.runtimes.ort.kernels import installed_library, kernel_library
 from support import graphs
 from support.engines import build
-from support.instruction_sets import WITH_INT8_DOT_PRODUCTS
+from support.instruction_sets import fills, supported_sets, use
 
 PROMPT = np.arange(150) % 259
 # From this many tokens on, GEMM requantizes 4-bit weights to 8 bits, with one scale per column and segment of K; with
 # AMX it converts them to bfloat16.
 PREFILL_TOKENS, SEGMENT = 96, 128
+
+
+# Ops are tested on every instruction set.
+@pytest.fixture(params=supported_sets())
+def isa(request, monkeypatch, shared_directory):
+    folder = shared_directory / "instruction-sets"
+    folder.mkdir(exist_ok=True)
+    use(request.param, monkeypatch, folder)
+    return request.param
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def onnxruntime_logits(engine):
 
 def test_they_are_used_by_default(engine, onnxruntime_logits):
     runtime = runtimes.open(engine)
-    assert runtime.kernels in (*WITH_INT8_DOT_PRODUCTS, "avx512", "avx2", "portable")
+    assert runtime.kernels == installed_library().supported[0]
     logits = runtime.score(PROMPT)
     np.testing.assert_allclose(logits, onnxruntime_logits, atol=1e-4, rtol=0)
     assert not np.array_equal(logits, onnxruntime_logits), "the session used ONNX Runtime's kernels"
@@ -70,6 +79,7 @@ def test_a_graph_that_they_refuse_runs_with_onnxruntimes_kernels(make_engine):
     np.testing.assert_array_equal(runtime.score(PROMPT), expected)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("scale_type", [np.float32, np.float16])
@@ -97,7 +107,7 @@ def test_matmul_nbits(bits, zero_points, scale_type, shape):
     (y,) = session.run(None, {"x": x})
     bias = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
     weight = scales[..., None].astype(np.float64) * codes + bias[..., None]
-    if bits == 4 and np.prod(shape) >= PREFILL_TOKENS and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS:
+    if bits == 4 and np.prod(shape) >= PREFILL_TOKENS and fills("nbits_gemm"):
         weight = prefill_weight(codes, scales, bias)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
@@ -127,6 +137,7 @@ def prefill_weight(codes: np.ndarray, scales: np.ndarray, bias: np.ndarray) -> n
     return weight
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
 @pytest.mark.parametrize("inputs", [["a", "b", "gamma"], ["a", "b", "gamma", "bias"]])
 @pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "sum"]])
@@ -162,6 +173,7 @@ def node_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) 
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
 def test_gather_block_quantized(bits, zero_points):
@@ -194,6 +206,7 @@ def test_gather_block_quantized(bits, zero_points):
         session.run(None, {"indices": np.full((1, 1), rows)})
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bias_type", [np.float32, np.float16])
 @pytest.mark.parametrize("tokens", [1, 20, 60])
 def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
@@ -210,7 +223,7 @@ def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127
     (expected,) = graphs.run_reference(model, {"x": x})
-    if 2 * tokens >= PREFILL_TOKENS and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS:
+    if 2 * tokens >= PREFILL_TOKENS and fills("nbits_gemm"):
         codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
         expected = x @ prefill_weight(codes, weights["w.scales"], bias).reshape(70, 160).T
     LOWER_QUANTIZED_OPS(model)
@@ -225,8 +238,9 @@ def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     assert [node.op_type for node in optimized.graph.node] == ["GroupBiasMatMulNBits"]
 
 
+@pytest.mark.usefixtures("isa")
 def test_per_token_int8_matmul_is_not_inlined(tmp_path):
-    """On processors with int8 dot products."""
+    """Where the instruction set has the kernel."""
     rng = np.random.default_rng(0)
     weights = {
         "w.qweight": rng.integers(-127, 128, (70, 160), dtype=np.int8),
@@ -246,7 +260,7 @@ def test_per_token_int8_matmul_is_not_inlined(tmp_path):
     step = np.abs(x).max(axis=-1, keepdims=True) * weights["w.scales"]
     assert (np.abs(session.run(None, {"x": x})[0] - expected) <= 2 * step).all()
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert (kinds == ["PerTokenInt8MatMul"]) == (kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS)
+    assert (kinds == ["PerTokenInt8MatMul"]) == fills("per_token_int8_gemm")
 
 
 def pack_rows(codes: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ import pytest
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
 from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN, NAME, FuseTwoPassLMHead, InlineTwoPassLMHead
-from edgekiln.runtimes.ort.kernels import kernel_library
 from support.graphs import graph, node, ops, quantized, session
-from support.instruction_sets import WITH_INT8_DOT_PRODUCTS
+from support.instruction_sets import fills
 
 DEPTH, VOCABULARY = 192, 3000
 FEW_ROWS = 8
@@ -44,7 +43,7 @@ def test_logits_near_the_maximum_have_8_bits(kernels, shape, symmetric, group_si
     # With all logits of 8 bits, GEMMs of larger batches do not quantize activations.
     assert error[every >= largest - MARGIN / 2].max() < (1e-4 if x[..., 0].size <= FEW_ROWS else 0.15)
     np.testing.assert_array_equal(found.argmax(-1), every.argmax(-1))
-    in_two_steps = kernels == "edgekiln" and kernel_library().instruction_set in WITH_INT8_DOT_PRODUCTS
+    in_two_steps = kernels == "edgekiln" and fills("two_pass_lm_head")
     assert (error.max() > 0.3) == in_two_steps
     InlineTwoPassLMHead()(model)
     (again,) = session(model, kernels).run(None, {"x": x})
