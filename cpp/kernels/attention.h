@@ -25,7 +25,9 @@ struct AttentionArgs {
   const float* value;
   std::size_t query_stride, key_stride, value_stride;
   CacheTensor key_cache, value_cache;
-  const std::int32_t* last_position;  // [batch], of the last new token
+  const std::int32_t* last_position;  // [batch], of the last new token in the caches
+  // [batch, length], the positions that new tokens are rotated by; null where these are their positions in the caches.
+  const std::int64_t* position_ids;
   // Rotary embedding: [positions, rotary_dim / 2]; null for none.
   const float* cosine;
   const float* sine;

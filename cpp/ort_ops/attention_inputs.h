@@ -32,11 +32,25 @@ struct AttentionAttributes {
   float scale, softcap;
 };
 
-// The new tokens of a run: their positions, and the capacity of their cache.
+// The new tokens of a run: their positions, and the capacity of their cache. With `position_ids` they are rotated by
+// these, and `last_position` counts the tokens in the cache alone.
 struct NewTokens {
   std::int64_t batch, length, head_dim = 0, capacity = 0;
-  Tensor last_position{}, cosine{}, sine{};
+  Tensor last_position{}, cosine{}, sine{}, position_ids{};
 };
+
+// Throws if a new token has no row in the rotary table.
+inline void check_rotary(const AttentionArgs& args, std::int64_t rows, const Tensor& position_ids) {
+  const auto check = [rows](std::int64_t position) {
+    if (position < 0 || position >= rows) fail("position " + std::to_string(position) + " has no rotary angle");
+  };
+  if (!position_ids) {
+    for (std::size_t sequence = 0; sequence < args.batch; ++sequence) check(args.last_position[sequence]);
+    return;
+  }
+  if (element_count(position_ids.shape) != args.batch * args.length) fail("position_ids has another number of tokens");
+  std::for_each_n(args.position_ids, args.batch * args.length, check);
+}
 
 // Attention arguments without query, key, value, caches and output. Throws where a position is past the cache's
 // capacity or the rotary table.
@@ -56,9 +70,9 @@ inline AttentionArgs attention_args(const AttentionAttributes& attributes, const
       fail("sequence " + std::to_string(sequence) + " ends at position " + std::to_string(last) + ", with " +
            std::to_string(tokens.length) + " new tokens and room for " + std::to_string(tokens.capacity));
     }
-    if (attributes.rotary && last >= tokens.cosine.shape.at(0))
-      fail("position " + std::to_string(last) + " has no rotary angle");
   }
+  args.position_ids = attributes.rotary ? static_cast<const std::int64_t*>(tokens.position_ids.data) : nullptr;
+  if (attributes.rotary) check_rotary(args, tokens.cosine.shape.at(0), tokens.position_ids);
   args.cosine = attributes.rotary ? tokens.cosine.floats() : nullptr;
   args.sine = attributes.rotary ? tokens.sine.floats() : nullptr;
   args.rotary_dim = attributes.rotary ? 2 * tokens.cosine.shape.at(1) : 0;

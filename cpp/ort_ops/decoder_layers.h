@@ -16,7 +16,8 @@ namespace edgekiln::ort {
 
 // `Element` is the type of the cache; for `Bf16` see attention_kernel(). Weights must be constant.
 //
-// After the inputs of `Input`, each attention has inputs past key and past value, the scales of an int8 cache, and with
+// After the inputs of `Input`, each attention has inputs past key and past value, the scales of an int8 cache, with
+// attribute `own_lengths` its last position, total length and position ids in place of those all share, and with
 // attributes `biased` and `normed` the QKV prologue's bias and gammas of queries and keys; then each block has
 // PostAttentionConstants. After the outputs of `Output`, each attention has outputs present key and present value.
 template <typename Format, typename Element, bool Bf16>
@@ -27,6 +28,8 @@ class DecoderLayers {
   enum Input : std::size_t { kProjected, kResidual, kLastPosition, kTotalLength, kCosine, kSine, kFirstAttention };
   enum AttentionInput : std::size_t { kPastKey, kPastValue, kKeyScale, kValueScale };
   static constexpr std::size_t kCacheInputs = kInt8Cache ? 4 : 2;
+  enum LengthInput : std::size_t { kOwnLastPosition, kOwnTotalLength, kOwnPositionIds };
+  static constexpr std::size_t kLengthInputs = 3;
   enum Output : std::size_t { kAttended, kSum, kFirstPresent };
   static constexpr const char* kName = kInt8Cache ? Format::kDecoderLayersInt8Cache : Format::kDecoderLayers;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt32, kInt32, kFloat, kFloat, kAnyType};
@@ -37,6 +40,7 @@ class DecoderLayers {
   explicit DecoderLayers(const OrtKernelInfo* info)
       : attributes_(info),
         windows_(integers(info, "windows")),
+        own_lengths_(integer(info, "own_lengths") != 0),
         biased_(integer(info, "biased") != 0),
         normed_(integer(info, "normed") != 0) {
     stack_.widths = decoder_widths(info);
@@ -87,12 +91,15 @@ class DecoderLayers {
 
   // The index of an attention's first input; for one past the last attention, of the first block's.
   std::size_t attention_input(std::size_t attention) const {
-    return kFirstAttention + attention * (kCacheInputs + (biased_ ? 1 : 0) + (normed_ ? 2 : 0));
+    return kFirstAttention + attention * (prologue_input() + (biased_ ? 1 : 0) + (normed_ ? 2 : 0));
   }
+
+  // The index of the first constant of the QKV prologue, from an attention's first input.
+  std::size_t prologue_input() const { return kCacheInputs + (own_lengths_ ? kLengthInputs : 0); }
 
   // Without the number of tokens and their projections.
   QkvPrologueArgs load_prologue(const OrtKernelInfo* info, std::size_t attention) const {
-    const std::size_t bias = attention_input(attention) + kCacheInputs, gammas = bias + (biased_ ? 1 : 0);
+    const std::size_t bias = attention_input(attention) + prologue_input(), gammas = bias + (biased_ ? 1 : 0);
     QkvPrologueArgs args{};
     args.heads = attributes_.heads;
     args.kv_heads = attributes_.kv_heads;
@@ -117,22 +124,36 @@ class DecoderLayers {
     return scales;
   }
 
+  // `tokens` with the lengths of an attention.
+  NewTokens with_lengths(OrtKernelContext* context, std::size_t attention, NewTokens tokens) const {
+    const std::size_t own = attention_input(attention) + kCacheInputs;
+    tokens.last_position = input(context, own_lengths_ ? own + kOwnLastPosition : std::size_t{kLastPosition});
+    const Tensor total = input(context, own_lengths_ ? own + kOwnTotalLength : std::size_t{kTotalLength});
+    if (own_lengths_) tokens.position_ids = input(context, own + kOwnPositionIds);
+    tokens.capacity =
+        std::max<std::int64_t>(input(context, attention_input(attention) + kPastKey).shape.at(2), *total.ints());
+    return tokens;
+  }
+
   std::vector<AttentionArgs> attentions(OrtKernelContext* context, std::int64_t batch, std::int64_t length,
                                         float* attended) const {
     NewTokens tokens{batch, length, static_cast<std::int64_t>(head_dim())};
-    tokens.capacity = std::max<std::int64_t>(input(context, attention_input(0) + kPastKey).shape.at(2),
-                                             *input(context, kTotalLength).ints());
-    tokens.last_position = input(context, kLastPosition);
     tokens.cosine = input(context, kCosine);
     tokens.sine = input(context, kSine);
-    std::vector<AttentionArgs> all(windows_.size(), attention_args(attributes_, tokens));
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      AttentionArgs& args = all[i];
+    std::vector<AttentionArgs> all;
+    all.reserve(windows_.size());
+    for (std::size_t i = 0; i < windows_.size(); ++i) {
       const std::size_t first = attention_input(i);
+      const Tensor key = input(context, first + kPastKey), value = input(context, first + kPastValue);
+      if (own_lengths_ || !i)
+        all.push_back(attention_args(attributes_, with_lengths(context, i, tokens)));
+      else
+        all.push_back(all.front());
+      AttentionArgs& args = all[i];
       args.window = static_cast<std::size_t>(windows_[i]);
       args.out = attended;
-      const Tensor key = input(context, first + kPastKey), value = input(context, first + kPastValue);
-      if (key.shape != value.shape || key.shape.at(2) > tokens.capacity) fail("the caches have different shapes");
+      if (key.shape != value.shape || key.shape.at(2) > static_cast<std::int64_t>(args.capacity))
+        fail("the caches have different shapes");
       args.key_cache.data = present<Element>(context, kFirstPresent + 2 * i, key, args);
       args.value_cache.data = present<Element>(context, kFirstPresent + 2 * i + 1, value, args);
       args.key_cache.scales = scales_[i][0];
@@ -143,7 +164,7 @@ class DecoderLayers {
 
   AttentionAttributes attributes_;
   std::vector<std::int64_t> windows_;  // attention windows in tokens, one an attention; 0 is none
-  bool biased_, normed_;
+  bool own_lengths_, biased_, normed_;
   std::vector<std::array<const float*, 2>> scales_{};
   DecoderStack<typename Format::Weight> stack_{};
 };

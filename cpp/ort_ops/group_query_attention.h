@@ -36,7 +36,7 @@ class GroupQueryAttention {
   static constexpr const char* kName = "GroupQueryAttention";
   static constexpr auto kElement = kCacheType<Element>;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kFloat, kElement, kElement, kInt32, kInt32,
-                                                          kFloat, kFloat, kInt32, kFloat,   kFloat,   kFloat, kFloat};
+                                                          kFloat, kFloat, kInt64, kFloat,   kFloat,   kFloat, kFloat};
   static constexpr std::size_t kOptional[] = {kKey,           kValue,    kCosCache, kSinCache, kPositionIds,
                                               kAttentionBias, kHeadSink, kKScale,   kVScale};
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kElement, kElement};
@@ -56,6 +56,7 @@ class GroupQueryAttention {
     tokens.last_position = input(context, kSeqlensK);
     tokens.cosine = input(context, kCosCache);
     tokens.sine = input(context, kSinCache);
+    tokens.position_ids = input(context, kPositionIds);
     AttentionArgs args = attention_args(attributes_, tokens);
     args.set_packed_qkv(query.floats(), query.shape[2]);
     if (key) {

@@ -84,15 +84,16 @@ inline void apply_scales(const AttentionArgs& args, const CacheTensor& cache, st
 inline void append_token(const AttentionArgs& args, float* queries, std::size_t stride, std::size_t sequence,
                          std::size_t s) {
   const std::size_t token = sequence * args.length + s, position = args.past(sequence) + s, dim = args.head_dim;
+  const std::size_t angle = args.position_ids ? static_cast<std::size_t>(args.position_ids[token]) : position;
   for (std::size_t head = 0; head < args.heads; ++head) {
     float* query = queries + head * stride;
-    rotate(args, args.query + token * args.query_stride + head * dim, query, position, args.scale);
+    rotate(args, args.query + token * args.query_stride + head * dim, query, angle, args.scale);
     apply_scales(args, args.key_cache, head / (args.heads / args.kv_heads), query);
   }
   thread_local Scratch memory;
   float* const key = at_least(memory, dim);
   for (std::size_t head = 0; head < args.kv_heads; ++head) {
-    rotate(args, args.key + token * args.key_stride + head * dim, key, position, 1.0f);
+    rotate(args, args.key + token * args.key_stride + head * dim, key, angle, 1.0f);
     store_kv(args, args.key_cache, sequence, head, position, key);
     store_kv(args, args.value_cache, sequence, head, position, args.value + token * args.value_stride + head * dim);
   }

@@ -65,7 +65,7 @@ Result<Summary> EngineSession::run(const std::function<Result<Ids>(const EncodeL
   if (!prompt) return std::unexpected(prompt.error());
   Summary summary;
   summary.prompt_tokens = static_cast<std::int64_t>(prompt->size());
-  summary.cached_tokens = shared_length(cache_->tokens(), *prompt);
+  summary.cached_tokens = cache_->rewindable(shared_length(cache_->tokens(), *prompt));
   const auto count = [&](const Token& token) {
     if (summary.generated_tokens++ == 0) summary.first_token_s = seconds_since(start);
     return on_token(token);

@@ -55,11 +55,11 @@ class Answer {
   return {};
 }
 
-// Rewind the cache to the prefix that it shares with `prompt`. Returns the rest of the prompt, at least one token.
+// Rewind the cache to the prefix that it shares with `prompt`, as far as it can keep it. Returns the rest of the
+// prompt, at least one token.
 Ids reuse_prefix(KVCache& cache, Ids prompt) {
-  const std::int64_t shared = shared_length(cache.tokens(), prompt);
-  cache.rewind(shared);
-  return prompt.subspan(static_cast<std::size_t>(shared));
+  const std::int64_t kept = cache.rewind(shared_length(cache.tokens(), prompt));
+  return prompt.subspan(static_cast<std::size_t>(kept));
 }
 
 }  // namespace

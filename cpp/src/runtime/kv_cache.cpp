@@ -17,7 +17,15 @@ Properties::Properties(const Manifest& manifest)
       vocab_size(manifest.architecture.vocab_size),
       max_length(manifest.architecture.max_length),
       kv_heads(manifest.architecture.kv_heads),
-      head_dims(manifest.architecture.head_dims) {}
+      head_dims(manifest.architecture.head_dims),
+      windows(manifest.kv_cache.windows) {}
+
+std::int64_t KVCache::rewind(std::int64_t length) {
+  const std::int64_t left = rewindable(length);
+  tokens_.resize(static_cast<std::size_t>(left));
+  if (left == 0) emptied();
+  return left;
+}
 
 Result<void> KVCache::reserve(std::int64_t length) {
   if (length <= capacity_) return {};

@@ -13,7 +13,8 @@ namespace edgekiln {
 
 using Ids = std::span<const std::int64_t>;
 
-// Sizes and limits of an engine; `max_length` in tokens, the others in elements. One entry a layer in the vectors.
+// Sizes and limits of an engine; `max_length` and `windows` in tokens, the others in elements. One entry a layer in the
+// vectors; `windows` is that of KVCacheSpec.
 struct Properties {
   explicit Properties(const Manifest& manifest);
 
@@ -22,6 +23,7 @@ struct Properties {
   std::int64_t max_length;
   std::vector<std::int64_t> kv_heads;
   std::vector<std::int64_t> head_dims;
+  std::vector<std::int64_t> windows;
 };
 
 // Keys and values of one sequence. Not thread-safe.
@@ -40,8 +42,15 @@ class KVCache {
   // Number of tokens that fit before the storage grows.
   std::int64_t capacity() const { return capacity_; }
 
-  // Drop all tokens after the first `length`, which must not exceed length().
-  void rewind(std::int64_t length) { tokens_.resize(static_cast<std::size_t>(length)); }
+  // Drop all tokens after the first `length`, which must not exceed length(), or all tokens where a layer has dropped
+  // keys that they need. Returns the number of tokens left: `length` or 0.
+  //
+  // Layers with a window buffer hold the last tokens only (runtime/window_buffer.h): at least the last 512 tokens can
+  // always be dropped. Other caches keep every length.
+  std::int64_t rewind(std::int64_t length);
+
+  // What `rewind(length)` would return.
+  std::int64_t rewindable(std::int64_t length) const { return holds(length) ? length : 0; }
 
   // Record `tokens`, whose keys and values the graph has just written, as held.
   void append(Ids tokens) { tokens_.insert(tokens_.end(), tokens.begin(), tokens.end()); }
@@ -59,6 +68,12 @@ class KVCache {
  private:
   // Replace the storage by one for `capacity` tokens and keep the first length() tokens.
   [[nodiscard]] virtual Result<void> grow(std::int64_t capacity) = 0;
+
+  // Whether the storage has all keys that the token after the first `length` sees.
+  virtual bool holds(std::int64_t /*length*/) const { return true; }
+
+  // Called when the cache has become empty.
+  virtual void emptied() {}
 
   const Properties& properties_;
   std::vector<std::int64_t> tokens_;

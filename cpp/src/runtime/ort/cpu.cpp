@@ -67,7 +67,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
   int threads() const override { return threads_; }
 
   std::unique_ptr<KVCache> new_cache() const override {
-    return std::make_unique<OrtKVCache>(properties(), session_, names_, type_);
+    return std::make_unique<OrtKVCache>(properties(), session_, names_, type_, chunk());
   }
 
   // ONNX Runtime's kernels round differently for one token and for several.

@@ -84,9 +84,13 @@ Result<std::unique_ptr<Runtime>> load(const fs::path& generate, const fs::path& 
 
 Result<std::unique_ptr<Runtime>> open_ort_cuda(const fs::path& directory, const Manifest& manifest,
                                                const RuntimeOptions& options) {
-  if (manifest.kv_cache.layout != "shared-buffer" || manifest.kv_cache.dtype != "float16" || !manifest.io.total_length)
-    return fail(Code::kEngine, "the engine's KV cache layout is ", manifest.kv_cache.layout, " ",
-                manifest.kv_cache.dtype, ", ort-cuda runs shared-buffer float16: build the engine again");
+  const KVCacheSpec& kv_cache = manifest.kv_cache;
+  const bool windows =
+      std::any_of(kv_cache.windows.begin(), kv_cache.windows.end(), [](std::int64_t window) { return window != 0; });
+  const std::string layout = str_cat(kv_cache.layout, " ", kv_cache.dtype, windows ? " with windows" : "");
+  if (layout != "shared-buffer float16" || !manifest.io.total_length)
+    return fail(Code::kEngine, "the engine's KV cache layout is ", layout,
+                ", ort-cuda runs shared-buffer float16: build the engine again");
   const Result<fs::path> generate = graph_path(directory, manifest, "generate");
   if (!generate) return std::unexpected(generate.error());
   const Result<fs::path> grow = graph_path(directory, manifest, "grow");

@@ -35,27 +35,73 @@ Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::i
 }  // namespace
 
 OrtKVCache::OrtKVCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
-                       ONNXTensorElementDataType type)
+                       ONNXTensorElementDataType type, std::size_t chunk)
     : ChunkedKVCache(properties),
       session_(session),
       names_(names),
       type_(type),
       element_size_(size_of(type)),
       memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
-      binding_(session) {}
+      binding_(session) {
+  for (const std::int64_t window : properties.windows)
+    if (window) windows_.try_emplace(window, WindowBuffer::of(window, static_cast<std::int64_t>(chunk)), 0);
+}
+
+const OrtKVCache::Window* OrtKVCache::window_of(std::size_t layer) const {
+  const std::vector<std::int64_t>& windows = properties().windows;
+  if (layer >= windows.size() || !windows[layer]) return nullptr;
+  return &windows_.at(windows[layer]);
+}
+
+std::int64_t OrtKVCache::slots(std::size_t layer, std::int64_t capacity) const {
+  const Window* const window = window_of(layer);
+  return window ? std::min(window->buffer.capacity, capacity) : capacity;
+}
+
+std::size_t OrtKVCache::token_bytes(std::size_t layer) const {
+  return static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
+}
 
 std::size_t OrtKVCache::layer_bytes(std::size_t layer, std::int64_t capacity) const {
-  return static_cast<std::size_t>(properties().kv_heads[layer] * capacity * properties().head_dims[layer]) *
-         element_size_;
+  return static_cast<std::size_t>(properties().kv_heads[layer] * slots(layer, capacity)) * token_bytes(layer);
 }
 
 void OrtKVCache::copy_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const {
   const auto heads = static_cast<std::size_t>(properties().kv_heads[layer]);
-  const std::size_t token_bytes = static_cast<std::size_t>(properties().head_dims[layer]) * element_size_;
-  const std::size_t head_bytes = static_cast<std::size_t>(capacity) * token_bytes;
-  const std::size_t old_head_bytes = static_cast<std::size_t>(this->capacity()) * token_bytes;
+  const std::size_t head_bytes = static_cast<std::size_t>(slots(layer, capacity)) * token_bytes(layer);
+  const std::size_t old_head_bytes = static_cast<std::size_t>(slots(layer, this->capacity())) * token_bytes(layer);
+  const Window* const window = window_of(layer);
+  const auto held = static_cast<std::size_t>(length() - (window ? window->start : 0));
   for (std::size_t head = 0; head < heads; ++head)
-    std::memcpy(to + head * head_bytes, old + head * old_head_bytes, static_cast<std::size_t>(length()) * token_bytes);
+    std::memcpy(to + head * head_bytes, old + head * old_head_bytes, held * token_bytes(layer));
+}
+
+bool OrtKVCache::holds(std::int64_t length) const {
+  return std::all_of(windows_.begin(), windows_.end(),
+                     [&](const auto& entry) { return entry.second.buffer.holds(entry.second.start, length); });
+}
+
+void OrtKVCache::emptied() {
+  for (auto& [_, window] : windows_) window.start = 0;
+}
+
+void OrtKVCache::make_room(std::int64_t added) {
+  for (auto& [size, window] : windows_) {
+    const std::int64_t start = window.buffer.start_for(window.start, length(), added);
+    if (start == window.start) continue;
+    for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
+      if (properties().windows[layer] != size) continue;
+      const std::size_t head_bytes = static_cast<std::size_t>(slots(layer, capacity())) * token_bytes(layer);
+      const std::size_t skipped = static_cast<std::size_t>(start - window.start) * token_bytes(layer);
+      const std::size_t kept = static_cast<std::size_t>(length() - start) * token_bytes(layer);
+      for (std::byte* const part : {keys_[layer], values_[layer]})
+        for (std::int64_t head = 0; head < properties().kv_heads[layer]; ++head) {
+          std::byte* const to = part + static_cast<std::size_t>(head) * head_bytes;
+          std::memmove(to, to + skipped, kept);
+        }
+    }
+    window.start = start;
+  }
 }
 
 // The buffers of all layers are consecutive in one allocation. int8 caches use huge pages, since a decode step reads
@@ -88,11 +134,20 @@ Result<void> OrtKVCache::grow(std::int64_t capacity) {
 
 void OrtKVCache::bind_layers(std::int64_t capacity) {
   const auto tensor = [&](std::byte* data, std::size_t layer) {
-    const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], capacity, properties().head_dims[layer]};
+    const std::array<std::int64_t, 4> shape{1, properties().kv_heads[layer], slots(layer, capacity),
+                                            properties().head_dims[layer]};
     return Ort::Value::CreateTensor(memory_, data, layer_bytes(layer, capacity), shape.data(), shape.size(), type_);
   };
   for (std::size_t layer = 0; layer < keys_.size(); ++layer)
     bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
+  bind_windows();
+}
+
+void OrtKVCache::bind_windows() {
+  const std::int64_t one = 1;
+  for (auto& [size, window] : windows_)
+    binding_.BindInput(of_window(*names_.window_start, size).c_str(),
+                       Ort::Value::CreateTensor<std::int64_t>(memory_, &window.start, 1, &one, 1));
 }
 
 void OrtKVCache::bind_inputs(std::int64_t size) {
@@ -126,6 +181,7 @@ Result<void> OrtKVCache::run(Ids tokens, const std::stop_token& cancel) {
   return ort_running([&] {
     bind_inputs(static_cast<std::int64_t>(tokens.size()));
     bind_logits();
+    make_room(static_cast<std::int64_t>(tokens.size()));
     std::copy(tokens.begin(), tokens.end(), input_ids_.begin());
     std::iota(position_ids_.begin(), position_ids_.end(), length());
     Ort::RunOptions options;
