@@ -20,7 +20,20 @@ from edgekiln import __version__
 from edgekiln.commands._options.common import is_verbose, verbose_option
 from edgekiln.errors import EdgekilnError
 
-COMMANDS = ("engine", "run", "chat", "bench", "eval", "compare", "inspect", "report", "quantize", "doctor", "triton")
+COMMANDS = (
+    "engine",
+    "run",
+    "chat",
+    "bench",
+    "eval",
+    "compare",
+    "inspect",
+    "report",
+    "quantize",
+    "doctor",
+    "triton",
+    "sdk",
+)
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")

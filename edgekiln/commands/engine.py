@@ -106,6 +106,7 @@ def command(
 
 def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None:
     from edgekiln.engine.reports import read_report
+    from edgekiln.runtimes.ort.kernels import LIBRARY, how_to_install
 
     report = read_report(directory)
     size = sum(file.stat().st_size for file in directory.iterdir())
@@ -114,6 +115,10 @@ def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None
         return
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
+    if manifest.target == DEFAULT_TARGET and not LIBRARY.is_file():
+        click.echo(
+            f"note: edgekiln's kernels are not installed, without them engines are slower: {how_to_install()}", err=True
+        )
     click.echo(
         f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size / 1e6:.0f} MB, "
         f"built in {report.build_seconds:.1f} s with {report.peak_rss_mb:.0f} MB of memory"
