@@ -253,7 +253,8 @@ EDGEKILN_API void edgekiln_session_cancel(edgekiln_session* session);
 /* ---- generation ---- */
 
 /* Generate an answer to a prompt of token ids. The session keeps the prefix that the prompt shares with the tokens it
- * holds, so pass the whole conversation each time: only its new part is computed.
+ * holds, so pass the whole conversation each time: only its new part is computed. Sliding-window layers hold the last
+ * tokens only: if more than 512 tokens follow the shared prefix, the whole prompt may be computed again.
  *
  * `options` may be NULL for the defaults, `callback` and `summary` may be NULL. `summary` must have been initialized
  * with edgekiln_summary_init and is filled on success. After a failure or EDGEKILN_CANCELLED the session stays usable.
