@@ -1,13 +1,11 @@
 #include "runtime/ort/kernels.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "util/shared_library.h"
 #include "util/str_cat.h"
 
 namespace edgekiln {
@@ -20,25 +18,18 @@ constexpr char kLibrary[] = "libedgekiln_ops.so";
 // The environment variable that names the instruction set to use.
 constexpr char kIsaVariable[] = "EDGEKILN_ISA";
 
-// The folder of the shared library or executable that contains this code.
-fs::path own_folder() {
-  Dl_info info;
-  if (!dladdr(reinterpret_cast<const void*>(&kernel_library), &info) || !info.dli_fname) return {};
-  return fs::path(info.dli_fname).parent_path();
-}
-
 // The library's functions; null if the library cannot be loaded or is another one.
 struct Functions {
-  std::unique_ptr<void, int (*)(void*)> handle;
+  SharedLibrary library;
   const char* (*error)() = nullptr;
   const char* (*instruction_set)() = nullptr;
   const char* (*description)() = nullptr;
 
-  explicit Functions(const fs::path& library) : handle(dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL), &dlclose) {
-    if (!handle) return;
-    error = reinterpret_cast<decltype(error)>(dlsym(handle.get(), "edgekiln_ops_error"));
-    instruction_set = reinterpret_cast<decltype(instruction_set)>(dlsym(handle.get(), "edgekiln_ops_instruction_set"));
-    description = reinterpret_cast<decltype(description)>(dlsym(handle.get(), "edgekiln_ops_description"));
+  explicit Functions(const fs::path& path) : library(SharedLibrary::open(path)) {
+    if (!library) return;
+    error = library.symbol<const char*()>("edgekiln_ops_error");
+    instruction_set = library.symbol<const char*()>("edgekiln_ops_instruction_set");
+    description = library.symbol<const char*()>("edgekiln_ops_description");
   }
 
   explicit operator bool() const { return error && instruction_set && description; }

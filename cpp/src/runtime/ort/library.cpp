@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "runtime/ort/find_library.h"
+
 namespace edgekiln {
 
 namespace {
@@ -20,8 +22,10 @@ constexpr char kDisableTelemetry[] = "ORT_DISABLE_TELEMETRY";
 }  // namespace
 
 Result<void> ort_ready() {
-  static const OrtApi* const api = [] {
-    const OrtApi* found = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+  const auto library = onnxruntime_library();
+  if (!library) return std::unexpected(library.error());
+  static const OrtApi* const api = [&] {
+    const OrtApi* found = (*library)->GetApi(ORT_API_VERSION);
     if (found) Ort::InitApi(found);
     return found;
   }();
@@ -47,7 +51,10 @@ Ort::Env& ort_environment() {
   return environment;
 }
 
-std::string ort_name() { return str_cat("ONNX Runtime ", OrtGetApiBase()->GetVersionString()); }
+std::string ort_name() {
+  const auto library = onnxruntime_library();
+  return library ? str_cat("ONNX Runtime ", (*library)->GetVersionString()) : "ONNX Runtime";
+}
 
 Result<std::filesystem::path> graph_path(const std::filesystem::path& directory, const Manifest& manifest,
                                          const std::string& role) {
