@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-INSTRUCTION_SETS = ("portable", "avx2", "avxvnni")
+INSTRUCTION_SETS = ("portable", "avx2", "avxvnni", "avx512vnni")
 CPUID, UD2 = b"\x0f\xa2", b"\x0f\x0b"
 _SOURCE = Path(__file__).with_name("limit_cpuid.c")
 
@@ -45,12 +45,17 @@ def _copy_without_cpuid(to: Path) -> None:
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(Path(spec.origin).parent, to, ignore=shutil.ignore_patterns("__pycache__", "tools", "transformers"))
     for library in (to / "capi").glob("*.so*"):
-        content = bytearray(library.read_bytes())
-        for offset in _cpuid_offsets(library):
-            if content[offset : offset + 2] != CPUID:
-                raise SystemExit(f"{library} has no cpuid at {offset:#x}")
-            content[offset : offset + 2] = UD2
-        library.write_bytes(content)
+        replace_cpuid(library)
+
+
+def replace_cpuid(library: Path) -> None:
+    """Replace each cpuid instruction of a shared library by ud2."""
+    content = bytearray(library.read_bytes())
+    for offset in _cpuid_offsets(library):
+        if content[offset : offset + 2] != CPUID:
+            raise SystemExit(f"{library} has no cpuid at {offset:#x}")
+        content[offset : offset + 2] = UD2
+    library.write_bytes(content)
 
 
 def _cpuid_offsets(library: Path) -> Iterator[int]:
