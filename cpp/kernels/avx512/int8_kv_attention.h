@@ -6,12 +6,12 @@
 
 #include <algorithm>
 
+#include "kernels/vector/attention_products.h"
 #include "kernels/vector/transpose.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 
-inline constexpr std::size_t kBytesPerVector = 64;
-inline constexpr std::size_t kMaxHeadDim = 256;
+inline constexpr std::size_t kKvStep = 64;  // bytes of a vector; head_dim is a multiple of it
 
 // What one query head's parts have in common: query = scale * (256 * high + low).
 struct QuantizedQuery {
@@ -19,7 +19,7 @@ struct QuantizedQuery {
   std::int32_t high_sum, low_sum;  // sums of the parts over head_dim
 };
 
-// Quantizes query[dim] to parts [2, dim], high and low; `dim` is a multiple of kBytesPerVector, at most kMaxHeadDim.
+// Quantizes query[dim] to parts [2, dim], high and low; `dim` is a multiple of kKvStep, at most kMaxInt8HeadDim.
 inline QuantizedQuery quantize_query(const float* query, std::size_t dim, std::int8_t* parts) {
   __m512 most = _mm512_setzero_ps();
   for (std::size_t i = 0; i < dim; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(query + i)));
@@ -85,8 +85,8 @@ inline void int8_score_heads(std::size_t heads, const QuantizedQuery* queries, c
   }
 }
 
-// sum [Heads, kBytesPerVector], rows `stride` apart, of weights in parts [Heads, 2, kBytesPerVector keys] times the
-// first kBytesPerVector columns of values [keys, dim].
+// sum [Heads, kKvStep], rows `stride` apart, of weights in parts [Heads, 2, kKvStep keys] times the
+// first kKvStep columns of values [keys, dim].
 template <int Heads>
 inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, std::size_t keys, std::size_t dim,
                           float* sum, std::size_t stride) {
@@ -105,8 +105,8 @@ inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, 
                              _mm512_unpacklo_epi16(ab[1], cd[1]), _mm512_unpackhi_epi16(ab[1], cd[1])};
 #pragma GCC unroll 4
     for (int head = 0; head < Heads; ++head) {
-      const auto* of_head = reinterpret_cast<const std::int8_t*>(parts) + 2 * head * kBytesPerVector + key;
-      const __m512i high_parts = word_of(of_head), low_parts = word_of(of_head + kBytesPerVector);
+      const auto* of_head = reinterpret_cast<const std::int8_t*>(parts) + 2 * head * kKvStep + key;
+      const __m512i high_parts = word_of(of_head), low_parts = word_of(of_head + kKvStep);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         high[head][i] = _mm512_dpbusd_epi32(high[head][i], high_parts, four[i]);
@@ -146,10 +146,10 @@ inline void int8_sum_heads(std::size_t heads, const std::uint8_t* parts, const s
 // to the end of each row's last vector.
 inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts, std::size_t group,
                         const std::int8_t* key, std::size_t keys, std::size_t dim, float* scores, std::size_t stride) {
-  alignas(64) float words[kMaxHeadDim / 4 * kLanes];
+  alignas(64) float words[kMaxInt8HeadDim / 4 * kLanes];
   for (std::size_t first = 0; first < keys; first += kLanes) {
     const std::size_t count = std::min<std::size_t>(kLanes, keys - first), row_words = dim / 4;
-    alignas(64) float copy[kMaxHeadDim / 4 * kLanes];
+    alignas(64) float copy[kMaxInt8HeadDim / 4 * kLanes];
     const float* rows = reinterpret_cast<const float*>(key + first * dim);
     if (count < kLanes) {
       std::memcpy(copy, rows, count * dim);
@@ -166,27 +166,28 @@ inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts,
 }
 
 // sum [group, dim], rows `stride` apart, of softmax weights [group, keys] in [0, 1], rows `weight_stride` apart, times
-// values [keys, dim]; at most kBytesPerVector keys. A weight's parts are 255 * weight = high + low / 255.
+// values [keys, dim]; at most kKeysPerBlock keys. A weight's parts are
+// 255 * weight = high + low / 255.
 inline void int8_weighted_sum(const float* weights, std::size_t weight_stride, std::size_t group,
                               const std::int8_t* value, std::size_t keys, std::size_t dim, float* sum,
                               std::size_t stride) {
+  static_assert(kKvStep == kKeysPerBlock);  // the parts of a block's weights fill a vector
   for (std::size_t head = 0; head < group; head += 3) {
     const std::size_t heads = std::min<std::size_t>(3, group - head);
-    alignas(64) std::uint8_t parts[3 * 2 * kBytesPerVector];
+    alignas(64) std::uint8_t parts[3 * 2 * kKvStep];
     for (std::size_t i = 0; i < heads; ++i) {
-      for (std::size_t k = 0; k < kBytesPerVector; k += kLanes) {
+      for (std::size_t k = 0; k < kKvStep; k += kLanes) {
         const auto valid = static_cast<__mmask16>(k >= keys ? 0 : keys - k >= 16 ? 0xffff : (1u << (keys - k)) - 1);
         const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(valid, weights + (head + i) * weight_stride + k),
                                        _mm512_set1_ps(255.0f));
         const __m512i high = _mm512_cvttps_epi32(x);
         const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_cvtepi32_ps(high)), _mm512_set1_ps(255.0f));
-        std::uint8_t* to = parts + 2 * i * kBytesPerVector + k;
+        std::uint8_t* to = parts + 2 * i * kKvStep + k;
         _mm_store_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(high));
-        _mm_store_si128(reinterpret_cast<__m128i*>(to + kBytesPerVector),
-                        _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest)));
+        _mm_store_si128(reinterpret_cast<__m128i*>(to + kKvStep), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest)));
       }
     }
-    for (std::size_t at = 0; at < dim; at += kBytesPerVector)
+    for (std::size_t at = 0; at < dim; at += kKvStep)
       detail::int8_sum_heads(heads, parts, value + at, keys, dim, sum + head * stride + at, stride);
   }
 }

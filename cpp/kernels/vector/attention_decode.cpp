@@ -4,24 +4,14 @@
 //
 // Blocks of keys begin at fixed positions and are merged in order. A token's result therefore has the same bits on any
 // number of threads, and whether tokens are decoded one by one or verified together in speculative decoding.
+#include "kernels/packed/int8_kv_attention.h"
 #include "kernels/vector/attention_phases.h"
-#include "kernels/vector/gemm.h"
-#if defined(__AVX512VNNI__)
-#include "kernels/avx512/int8_kv_attention.h"
-#endif
+#include "kernels/vector/attention_products.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kBlock = 64;                // keys
-constexpr std::size_t kStride = kBlock + kLanes;  // of a row of scores: whole vectors are stored from any key on
 constexpr std::size_t kMaxSplits = 16;
-// A register tile: keys * heads accumulators, and one vector of each key and head.
-#if defined(__AVX512F__)
-constexpr int kTileKeys = 4, kTileHeads = 4;
-#else
-constexpr int kTileKeys = 2, kTileHeads = 4;
-#endif
 
 // Partial results of all blocks of keys. A task computes one split: some blocks of one sequence and key-value head.
 struct Decode {
@@ -30,13 +20,13 @@ struct Decode {
   float* sums = nullptr;     // [tokens, heads, blocks, padded], sums of weighted values
   float* maxima = nullptr;   // [tokens, heads, blocks], maxima of scores
   float* totals = nullptr;   // [tokens, heads, blocks], sums of weights
-  float* scores = nullptr;   // [tasks, group, kStride], scratch
+  float* scores = nullptr;   // [tasks, group, kScoreStride], scratch
   float* weights = nullptr;  // [blocks], scratch of merge()
   std::size_t padded = 0, blocks = 0, splits = 0;
-#if defined(__AVX512VNNI__)
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
   // Quantized queries for an int8 cache; null for a float cache.
   QuantizedQuery* quantized = nullptr;  // [tokens, heads]
-  std::int8_t* parts = nullptr;         // [tokens, heads, 2, dim]
+  std::int8_t* parts = nullptr;         // [tokens, heads, 2 * dim]
 #endif
 
   // Positions [begin, end) that new token s of a sequence attends to.
@@ -46,9 +36,9 @@ struct Decode {
     return args.window && last > args.window ? last - args.window : 0;
   }
   // The blocks of keys that any new token of a sequence attends to.
-  std::size_t first_block(std::size_t sequence) const { return begin(sequence, 0) / kBlock; }
+  std::size_t first_block(std::size_t sequence) const { return begin(sequence, 0) / kKeysPerBlock; }
   std::size_t block_count(std::size_t sequence) const {
-    return (end(sequence, args.length - 1) + kBlock - 1) / kBlock - first_block(sequence);
+    return (end(sequence, args.length - 1) + kKeysPerBlock - 1) / kKeysPerBlock - first_block(sequence);
   }
   // Into arrays [tokens, heads, blocks].
   std::size_t index(std::size_t token, std::size_t head, std::size_t block) const {
@@ -56,94 +46,16 @@ struct Decode {
   }
 };
 
-// sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and
-// kTileKeys keys.
-template <int Heads, typename Element>
-inline void score_tile(const float* query, const Element* const* key, std::size_t dim, Floats (*sums)[kLanes]) {
-  Floats sum[Heads][kTileKeys];
-#pragma GCC unroll 8
-  for (int head = 0; head < Heads; ++head)
-#pragma GCC unroll 8
-    for (int i = 0; i < kTileKeys; ++i) sum[head][i] = Floats{};
-  for (std::size_t j = 0; j < dim; j += kLanes) {
-    Floats part[kTileKeys];
-#pragma GCC unroll 8
-    for (int i = 0; i < kTileKeys; ++i) part[i] = load(key[i] + j);
-#pragma GCC unroll 8
-    for (int head = 0; head < Heads; ++head) {
-      const Floats x = load(query + head * dim + j);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTileKeys; ++i) sum[head][i] += x * part[i];
-    }
-  }
-#pragma GCC unroll 8
-  for (int head = 0; head < Heads; ++head)
-#pragma GCC unroll 8
-    for (int i = 0; i < kTileKeys; ++i) sums[head][i] = sum[head][i];
-}
-
-// scores [heads, keys], rows kStride apart, for up to kTileHeads heads. Overwrites up to the end of each row's last
-// vector.
-template <typename Element, int Heads = kTileHeads>
-inline void score_heads(std::size_t heads, const float* query, const Element* key, std::size_t keys, std::size_t dim,
-                        float* scores) {
-  if constexpr (Heads > 1) {
-    if (heads < Heads) return score_heads<Element, Heads - 1>(heads, query, key, keys, dim, scores);
-  }
-  for (std::size_t i = 0; i < keys; i += kLanes) {
-    Floats products[Heads][kLanes];
-    for (int lane = 0; lane < kLanes; lane += kTileKeys) {
-      const Element* tile_keys[kTileKeys];
-      // In place of keys past the end, the last key is loaded again.
-      for (int k = 0; k < kTileKeys; ++k) tile_keys[k] = key + std::min(i + lane + k, keys - 1) * dim;
-      Floats(*to)[kLanes] = reinterpret_cast<Floats(*)[kLanes]>(&products[0][lane]);
-      score_tile<Heads>(query, tile_keys, dim, to);
-    }
-    for (int head = 0; head < Heads; ++head) store(scores + head * kStride + i, sums(products[head]));
-  }
-}
-
-// scores [group, keys], rows kStride apart, = queries [group, dim] * keys [keys, dim]^T.
-template <typename Element>
-void score_keys(const float* query, std::size_t group, const Element* key, std::size_t keys, std::size_t dim,
-                float* scores) {
-  if (dim % kLanes == 0) {
-    for (std::size_t head = 0; head < group; head += kTileHeads)
-      score_heads(std::min<std::size_t>(group - head, kTileHeads), query + head * dim, key, keys, dim,
-                  scores + head * kStride);
-    return;
-  }
-  for (std::size_t i = 0; i < keys; ++i) {
-    for (std::size_t head = 0; head < group; ++head) {
-      float product = 0.0f;
-      for (std::size_t j = 0; j < dim; ++j) product += query[head * dim + j] * key[i * dim + j];
-      scores[head * kStride + i] = product;
-    }
-  }
-}
-
-// sum [group, dim], rows `stride` apart, = weights [group, keys], rows kStride apart, * values [keys, dim].
-template <typename Element>
-void sum_values(const float* weights, std::size_t group, const Element* value, std::size_t keys, std::size_t dim,
-                float* sum, std::size_t stride) {
-  if (dim % kLanes == 0) return gemm(group, dim, keys, weights, kStride, value, dim, sum, stride, false);
-  for (std::size_t head = 0; head < group; ++head) {
-    std::fill_n(sum + head * stride, rounded_up(dim, kLanes), 0.0f);
-    for (std::size_t k = 0; k < keys; ++k)
-      for (std::size_t j = 0; j < dim; ++j) sum[head * stride + j] += weights[head * kStride + k] * value[k * dim + j];
-  }
-}
-
 // Scores of `keys` keys, for a token's query heads [first, first + group).
 template <typename Element>
 void score(const Decode& decode, std::size_t token, std::size_t first, std::size_t group, const Element* key,
            std::size_t keys, float* scores) {
   const std::size_t query = token * decode.args.heads + first, dim = decode.args.head_dim;
-#if defined(__AVX512VNNI__)
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
   if constexpr (std::is_same_v<Element, std::int8_t>) {
     if (decode.quantized)
       return int8_scores(decode.quantized + query, decode.parts + 2 * query * dim, group, key, keys, dim, scores,
-                         kStride);
+                         kScoreStride);
   }
 #endif
   score_keys(decode.queries + query * dim, group, key, keys, dim, scores);
@@ -154,9 +66,9 @@ template <typename Element>
 void weighted_sum(const Decode& decode, const float* weights, std::size_t group, const Element* value, std::size_t keys,
                   float* sum) {
   const std::size_t dim = decode.args.head_dim, stride = decode.blocks * decode.padded;
-#if defined(__AVX512VNNI__)
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
   if constexpr (std::is_same_v<Element, std::int8_t>) {
-    if (decode.quantized) return int8_weighted_sum(weights, kStride, group, value, keys, dim, sum, stride);
+    if (decode.quantized) return int8_weighted_sum(weights, kScoreStride, group, value, keys, dim, sum, stride);
   }
 #endif
   sum_values(weights, group, value, keys, dim, sum, stride);
@@ -168,22 +80,23 @@ void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_hea
                   float* scores) {
   const AttentionArgs& args = decode.args;
   const std::size_t group = args.heads / args.kv_heads, token = sequence * args.length + s;
-  const std::size_t first = (decode.first_block(sequence) + block) * kBlock;
+  const std::size_t first = (decode.first_block(sequence) + block) * kKeysPerBlock;
   const std::size_t start = std::max(decode.begin(sequence, s), first),
-                    end = std::min(decode.end(sequence, s), first + kBlock);
+                    end = std::min(decode.end(sequence, s), first + kKeysPerBlock);
   const std::size_t at = decode.index(token, kv_head * group, block);
   if (start >= end) return;
   const std::size_t keys = end - start, offset = cache_offset(args, sequence, kv_head, start);
-  score(decode, token, kv_head * group, group, static_cast<const Element*>(args.key_cache.data) + offset, keys, scores);
+  const Element* key = static_cast<const Element*>(args.key_cache.data) + offset;
+  const Element* value = static_cast<const Element*>(args.value_cache.data) + offset;
+  score(decode, token, kv_head * group, group, key, keys, scores);
   for (std::size_t head = 0; head < group; ++head) {
-    float* head_scores = scores + head * kStride;
+    float* head_scores = scores + head * kScoreStride;
     if (args.softcap != 0.0f) cap_scores(head_scores, keys, args.softcap);
     float& maximum = decode.maxima[at + head * decode.blocks];
     maximum = max_score(head_scores, keys);
     decode.totals[at + head * decode.blocks] = exp_scores(head_scores, keys, maximum);
   }
-  weighted_sum(decode, scores, group, static_cast<const Element*>(args.value_cache.data) + offset, keys,
-               decode.sums + at * decode.padded);
+  weighted_sum(decode, scores, group, value, keys, decode.sums + at * decode.padded);
 }
 
 void decode_task(void* context, std::size_t index) {
@@ -191,7 +104,7 @@ void decode_task(void* context, std::size_t index) {
   const AttentionArgs& args = decode.args;
   const std::size_t split = index % decode.splits, kv_head = index / decode.splits % args.kv_heads;
   const std::size_t sequence = index / decode.splits / args.kv_heads, blocks = decode.block_count(sequence);
-  float* scores = decode.scores + index * (args.heads / args.kv_heads) * kStride;
+  float* scores = decode.scores + index * (args.heads / args.kv_heads) * kScoreStride;
   const auto attend = args.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
   for (std::size_t block = split * blocks / decode.splits; block < (split + 1) * blocks / decode.splits; ++block)
     for (std::size_t s = 0; s < args.length; ++s) attend(decode, sequence, kv_head, s, block, scores);
@@ -201,8 +114,8 @@ void decode_task(void* context, std::size_t index) {
 void merge(const Decode& decode, std::size_t sequence, std::size_t s, std::size_t head) {
   const AttentionArgs& args = decode.args;
   const std::size_t token = sequence * args.length + s,
-                    first = decode.begin(sequence, s) / kBlock - decode.first_block(sequence);
-  const std::size_t count = (decode.end(sequence, s) - 1) / kBlock - decode.first_block(sequence) + 1 - first;
+                    first = decode.begin(sequence, s) / kKeysPerBlock - decode.first_block(sequence);
+  const std::size_t count = (decode.end(sequence, s) - 1) / kKeysPerBlock - decode.first_block(sequence) + 1 - first;
   const std::size_t at = decode.index(token, head, first);
   float* weights = decode.weights;
   std::copy_n(decode.maxima + at, count, weights);
@@ -233,23 +146,23 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   const std::size_t tokens = args.batch * args.length, queries = tokens * args.heads * args.head_dim;
   const std::size_t partials = tokens * args.heads * decode.blocks, tasks = args.batch * args.kv_heads * decode.splits;
   std::size_t size = queries + partials * (decode.padded + 2) + decode.blocks + kLanes +
-                     tasks * (args.heads / args.kv_heads) * kStride;
-#if defined(__AVX512VNNI__)
-  const bool quantized = args.key_cache.scales && args.head_dim % kBytesPerVector == 0 && args.head_dim <= kMaxHeadDim;
+                     tasks * (args.heads / args.kv_heads) * kScoreStride;
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
+  const bool quantized = args.key_cache.scales && args.head_dim % kKvStep == 0 && args.head_dim <= kMaxInt8HeadDim;
   const std::size_t quantized_at = size;
   if (quantized) size += queries / 2 + tokens * args.heads * sizeof(QuantizedQuery) / sizeof(float);
 #endif
   decode.queries = at_least(scratch, size);
   decode.sums = decode.queries + queries;
   decode.scores = decode.sums + partials * decode.padded;
-  decode.totals = decode.scores + tasks * (args.heads / args.kv_heads) * kStride;
+  decode.totals = decode.scores + tasks * (args.heads / args.kv_heads) * kScoreStride;
   decode.maxima = decode.totals + partials;
   decode.weights = decode.maxima + partials;
   for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
     for (std::size_t s = 0; s < args.length; ++s)
       append_token(args, decode.queries + (sequence * args.length + s) * args.heads * args.head_dim, args.head_dim,
                    sequence, s);
-#if defined(__AVX512VNNI__)
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
   if (quantized) {
     decode.quantized = reinterpret_cast<QuantizedQuery*>(decode.queries + quantized_at);
     decode.parts = reinterpret_cast<std::int8_t*>(decode.quantized + tokens * args.heads);

@@ -86,14 +86,14 @@ inline Ints lane_indices(std::integer_sequence<int, Lane...>) {
 }
 
 // Swaps each lane i with lane i ^ Distance.
-template <int Distance, int... Lane>
-inline Floats swapped(Floats x, std::integer_sequence<int, Lane...>) {
+template <int Distance, typename Vector, int... Lane>
+inline Vector swapped(Vector x, std::integer_sequence<int, Lane...>) {
   return __builtin_shufflevector(x, x, (Lane ^ Distance)...);
 }
 
 // Reduces all lanes with `combine`, in log2(kLanes) steps; every lane gets the result.
-template <int Distance, typename Combine>
-inline Floats reduce(Floats x, const Combine& combine) {
+template <int Distance, typename Vector, typename Combine>
+inline Vector reduce(Vector x, const Combine& combine) {
   if constexpr (Distance == 0) {
     return x;
   } else {
@@ -113,6 +113,10 @@ inline Floats first_lanes(Floats value, std::size_t count, Floats rest) {
 inline float largest_lane(Floats value) { return detail::reduce<kLanes / 2>(value, larger)[0]; }
 
 inline float sum_of_lanes(Floats value) { return detail::reduce<kLanes / 2>(value, plus)[0]; }
+
+inline std::int32_t sum_of_lanes(Ints value) {
+  return detail::reduce<kLanes / 2>(value, [](Ints a, Ints b) { return a + b; })[0];
+}
 
 // Rounds to the nearest integer, ties to even; |x| < 2^22.
 inline Floats nearest(Floats x) {
@@ -186,6 +190,18 @@ namespace detail {
 // is cheaper than a permutation.
 template <int Half, typename Vector, typename Combine, int... Lane>
 inline Vector fold(Vector a, Vector b, const Combine& combine, std::integer_sequence<int, Lane...>) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // GCC 12 finds no blends.
+  const auto x = reinterpret_cast<__m256>(a), y = reinterpret_cast<__m256>(b);
+  if constexpr (Half == 4)
+    return combine(reinterpret_cast<Vector>(_mm256_blend_ps(x, y, 0xf0)),
+                   reinterpret_cast<Vector>(_mm256_permute2f128_ps(x, y, 0x21)));
+  if constexpr (Half == 2)
+    return combine(reinterpret_cast<Vector>(_mm256_blend_ps(x, y, 0xcc)),
+                   reinterpret_cast<Vector>(_mm256_shuffle_ps(x, y, 0x4e)));
+  return combine(reinterpret_cast<Vector>(_mm256_blend_ps(x, y, 0xaa)),
+                 reinterpret_cast<Vector>(_mm256_permute_ps(_mm256_blend_ps(x, y, 0x55), 0xb1)));
+#endif
   constexpr auto kept = [](int lane) { return lane % (2 * Half) < Half ? lane : kLanes + lane; };
   constexpr auto moved = [](int lane) { return lane % (2 * Half) < Half ? lane + Half : kLanes + lane - Half; };
   return combine(__builtin_shufflevector(a, b, kept(Lane)...), __builtin_shufflevector(a, b, moved(Lane)...));

@@ -1,0 +1,168 @@
+// The two matrix products of decode attention in float: scores = queries * keys^T and sums = weights * values, for the
+// query heads of one key-value head. Codes of an int8 cache are converted as they are loaded. For every instruction
+// set.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/vector/vector.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+
+inline constexpr std::size_t kKeysPerBlock = 64;                     // of decode attention
+inline constexpr std::size_t kScoreStride = kKeysPerBlock + kLanes;  // of a row of scores: whole vectors are stored
+inline constexpr int kHeadsPerTile = 4;                              // query heads of a register tile, at most
+
+namespace detail {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr bool kHas32Registers = true;
+#else
+inline constexpr bool kHas32Registers = false;
+#endif
+
+// Keys of a tile of scores: heads * keys accumulators, one vector of each query and one of keys fill the registers, and
+// there should be enough accumulators to hide the latency of the multiply-adds.
+inline constexpr int keys_per_tile(int heads) {
+  if (kHas32Registers) return heads == 1 ? std::min(8, kLanes) : 4;
+  return std::min(heads == 1 ? 8 : heads < 4 ? 4 : 2, kLanes);
+}
+
+// Vectors of columns of a tile of sums.
+inline constexpr int vectors_per_tile(int heads) {
+  if (kHas32Registers) return 4;
+  return heads < 4 ? 4 : 2;
+}
+
+// sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and Keys
+// keys.
+template <int Heads, int Keys, typename Element>
+inline void score_tile(const float* query, const Element* key, std::size_t dim, Floats (*sums)[kLanes]) {
+  Floats sum[Heads][Keys];
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int i = 0; i < Keys; ++i) sum[head][i] = Floats{};
+  for (std::size_t j = 0; j < dim; j += kLanes) {
+    Floats x[Heads];
+#pragma GCC unroll 8
+    for (int head = 0; head < Heads; ++head) x[head] = load(query + head * dim + j);
+#pragma GCC unroll 8
+    for (int i = 0; i < Keys; ++i) {
+      const Floats part = load(key + i * dim + j);
+#pragma GCC unroll 8
+      for (int head = 0; head < Heads; ++head) sum[head][i] = added(sum[head][i], x[head], part);
+    }
+  }
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int i = 0; i < Keys; ++i) sums[head][i] = sum[head][i];
+}
+
+// scores [heads, keys], rows kScoreStride apart, for up to Heads heads. Overwrites up to the end of each row's last
+// vector.
+template <int Heads, typename Element>
+inline void score_heads(std::size_t heads, const float* query, const Element* key, std::size_t keys, std::size_t dim,
+                        float* scores) {
+  if constexpr (Heads > 1) {
+    if (heads < Heads) return score_heads<Heads - 1>(heads, query, key, keys, dim, scores);
+  }
+  constexpr int kKeys = keys_per_tile(Heads);
+  for (std::size_t i = 0; i < keys; i += kLanes, key += kLanes * dim) {
+    Floats products[Heads][kLanes];
+    const int count = static_cast<int>(std::min<std::size_t>(kLanes, keys - i));
+    int lane = 0;
+    for (; lane + kKeys <= count; lane += kKeys) {
+      Floats(*to)[kLanes] = reinterpret_cast<Floats(*)[kLanes]>(&products[0][lane]);
+      score_tile<Heads, kKeys>(query, key + lane * dim, dim, to);
+    }
+    for (; lane < count; ++lane) {
+      Floats(*to)[kLanes] = reinterpret_cast<Floats(*)[kLanes]>(&products[0][lane]);
+      score_tile<Heads, 1>(query, key + lane * dim, dim, to);
+    }
+    for (int head = 0; head < Heads; ++head) store(scores + head * kScoreStride + i, sums(products[head]));
+  }
+}
+
+// sum [Heads, Vectors * kLanes], rows `stride` apart, = weights [Heads, keys] * values [keys, dim].
+template <int Heads, int Vectors, typename Element>
+inline void sum_tile(const float* weights, const Element* value, std::size_t keys, std::size_t dim, float* sum,
+                     std::size_t stride) {
+  Floats sums[Heads][Vectors];
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) sums[head][j] = Floats{};
+  for (std::size_t k = 0; k < keys; ++k, value += dim) {
+    Floats x[Heads];
+#pragma GCC unroll 8
+    for (int head = 0; head < Heads; ++head) x[head] = broadcast(weights[head * kScoreStride + k]);
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) {
+      const Floats row = load(value + j * kLanes);
+#pragma GCC unroll 8
+      for (int head = 0; head < Heads; ++head) sums[head][j] = added(sums[head][j], x[head], row);
+    }
+  }
+#pragma GCC unroll 8
+  for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) store(sum + head * stride + j * kLanes, sums[head][j]);
+}
+
+template <int Heads, typename Element>
+inline void sum_heads(std::size_t heads, const float* weights, const Element* value, std::size_t keys, std::size_t dim,
+                      float* sum, std::size_t stride) {
+  if constexpr (Heads > 1) {
+    if (heads < Heads) return sum_heads<Heads - 1>(heads, weights, value, keys, dim, sum, stride);
+  }
+  constexpr int kVectors = vectors_per_tile(Heads);
+  std::size_t j = 0;
+  for (; j + kVectors * kLanes <= dim; j += kVectors * kLanes)
+    sum_tile<Heads, kVectors>(weights, value + j, keys, dim, sum + j, stride);
+  for (; j < dim; j += kLanes) sum_tile<Heads, 1>(weights, value + j, keys, dim, sum + j, stride);
+}
+
+}  // namespace detail
+
+// scores [group, keys], rows kScoreStride apart, = queries [group, dim] * keys [keys, dim]^T; at most kKeysPerBlock
+// keys. Overwrites up to the end of each row's last vector.
+template <typename Element>
+void score_keys(const float* query, std::size_t group, const Element* key, std::size_t keys, std::size_t dim,
+                float* scores) {
+  if (dim % kLanes == 0) {
+    for (std::size_t head = 0; head < group; head += kHeadsPerTile)
+      detail::score_heads<kHeadsPerTile>(std::min<std::size_t>(group - head, kHeadsPerTile), query + head * dim, key,
+                                         keys, dim, scores + head * kScoreStride);
+    return;
+  }
+  for (std::size_t i = 0; i < keys; ++i) {
+    for (std::size_t head = 0; head < group; ++head) {
+      float product = 0.0f;
+      for (std::size_t j = 0; j < dim; ++j) product += query[head * dim + j] * key[i * dim + j];
+      scores[head * kScoreStride + i] = product;
+    }
+  }
+}
+
+// sum [group, dim], rows `stride` apart, = weights [group, keys], rows kScoreStride apart, * values [keys, dim].
+// Overwrites up to the end of each row's last vector.
+template <typename Element>
+void sum_values(const float* weights, std::size_t group, const Element* value, std::size_t keys, std::size_t dim,
+                float* sum, std::size_t stride) {
+  if (dim % kLanes == 0) {
+    for (std::size_t head = 0; head < group; head += kHeadsPerTile)
+      detail::sum_heads<kHeadsPerTile>(std::min<std::size_t>(group - head, kHeadsPerTile),
+                                       weights + head * kScoreStride, value, keys, dim, sum + head * stride, stride);
+    return;
+  }
+  for (std::size_t head = 0; head < group; ++head) {
+    std::fill_n(sum + head * stride, (dim + kLanes - 1) / kLanes * kLanes, 0.0f);
+    for (std::size_t k = 0; k < keys; ++k)
+      for (std::size_t j = 0; j < dim; ++j)
+        sum[head * stride + j] += weights[head * kScoreStride + k] * value[k * dim + j];
+  }
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA
