@@ -18,6 +18,7 @@ BENCH = bench/.venv
 BENCH_STAMP = $(BENCH)/.setup
 OPENVINO = bench/.venv-openvino
 LLAMA = bench/.venv-llama
+LLAMA_AVX2 = bench/.venv-llama-avx2
 # Further options of the benchmark that a target runs.
 BENCH_ARGS ?=
 # pytest processes that run the tests; each computes with one thread, see tests/conftest.py.
@@ -38,7 +39,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench bench-isa curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -196,6 +197,13 @@ $(LLAMA)/.setup:
 		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
 	touch $@
 
+$(LLAMA_AVX2)/.setup:
+	$(call make_venv,$(LLAMA_AVX2))
+	CMAKE_ARGS="-D GGML_NATIVE=OFF -D GGML_AVX2=ON -D GGML_FMA=ON -D GGML_F16C=ON -D GGML_BMI2=ON" \
+		$(LLAMA_AVX2)/bin/python -m pip install \
+		--disable-pip-version-check $(PIP_ARGS) --no-binary llama-cpp-python llama-cpp-python gguf safetensors
+	touch $@
+
 bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup cpp ## measure MODEL with edgekiln and other engines on this machine
 	$(BENCH)/bin/python -m bench.suites.cpu --model "$$MODEL" --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python \
 		$${TEXT:+--text "$$TEXT"} $(BENCH_ARGS)
@@ -203,10 +211,13 @@ bench: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup cpp ## measure MODEL wi
 curves: $(BENCH_STAMP) kernels ## measure edgekiln's speed and memory by prompt length, batch and model size
 	$(BENCH)/bin/python -m bench.suites.curves $(BENCH_ARGS)
 
+bench-isa: $(BENCH_STAMP) $(LLAMA_AVX2)/.setup kernels ## measure MODEL with edgekiln and other engines, all limited to AVX2
+	$(BENCH)/bin/python -m bench.suites.isa --isa avx2 --model "$$MODEL" --llama $(LLAMA_AVX2)/bin/python $(BENCH_ARGS)
+
 bench-speculation: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup kernels ## measure speculative decoding on answers that repeat their prompt
 	$(BENCH)/bin/python -m bench.suites.speculation --model "$$MODEL" --openvino $(OPENVINO)/bin/python \
 		--llama $(LLAMA)/bin/python $(BENCH_ARGS)
 
 clean: ## remove environments, engines, benchmark results, builds and caches
-	rm -rf $(VENV) $(BENCH) $(OPENVINO) $(LLAMA) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(OPENVINO) $(LLAMA) $(LLAMA_AVX2) runtimes/lib engines bench/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
