@@ -39,7 +39,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench bench-isa curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench bench-isa curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -118,6 +118,9 @@ wheel-x86_64 wheel-aarch64: wheel-%: $(WHEEL_TOOLS)/.setup build/glibc/%/libc.so
 	  --config-settings=cmake.define.EDGEKILN_HOST=ON --config-settings=cmake.define.EDGEKILN_STATIC_PACKAGES=ON
 	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" $(WHEEL_TOOLS)/bin/auditwheel repair --plat manylinux_2_28_$* -w dist \
 	  build/wheel-$*/edgekiln-*-linux_$*.whl
+
+test-wheels: wheels ## test the wheels of this machine in new environments; needs a network
+	$(BIN)/python -m pytest tests/wheels
 
 pure-wheel: $(WHEEL_TOOLS)/.setup ## build a wheel without kernels and libedgekiln, for any system, in dist
 	SKBUILD_WHEEL_CMAKE=false $(WHEEL_TOOLS)/bin/python -m pip wheel -q . --no-deps -w dist
