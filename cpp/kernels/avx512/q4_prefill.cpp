@@ -125,7 +125,7 @@ void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, Requant
         for (int j = 0; j < TilePanels; ++j) codes[j] = _mm512_load_si512(weights.codes + j * panel_bytes);
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i) {
-          const __m512i four = broadcast_4(a + i * k);
+          const auto four = reinterpret_cast<__m512i>(broadcast_4(a + i * k));
 #pragma GCC unroll 2
           for (int j = 0; j < TilePanels; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], codes[j], four);
         }

@@ -18,6 +18,8 @@ extern const InstructionSet instruction_set{
             .swiglu = swiglu,
             .qkv_prologue = qkv_prologue,
             .dequantize_row = dequantize_row,
+            .nbits_gemm = nbits_gemm,
+            .per_token_int8_gemm = per_token_int8_gemm,
         },
 };
 

@@ -16,16 +16,25 @@
 //     kCodeBytes               of a stored activation code
 //     kActivationZeroPoint     of these; the epilogue compensates for it
 //     store_codes(to, x)       rounds 4 * kLanes activations, scaled to -127..127
-//     weights(Bytes), dot(sum, weights, four)
+//     kParts                   of each four values of k that dot() takes one after the other, each of four bytes of
+//     codes weights(Bytes, part), dot(sum, weights, codes)
 //   kGemvTileM<Vectors>      tokens of a GEMV's tile of so many vectors, at least kGemvMaxM for one vector
 //   kNBitsTileM, kNBitsTilePanels, kInt8TileM, kInt8TilePanels
 //                            tokens and panels of a GEMM's tile
 #pragma once
 
 #if defined(__AVX512F__)
-#include "kernels/avx512/int8_dot.h"
+#include "kernels/avx512/int8_vectors.h"
 #elif defined(__AVX2__)
-#include "kernels/avx2/int8_dot.h"
+#include "kernels/avx2/int8_vectors.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "kernels/neon/int8_dot.h"
 #else
 #error "no int8 dot products for this instruction set"
+#endif
+
+#if defined(EDGEKILN_HAS_DPBUSD)
+#include "kernels/avx2/vnni_dot.h"
+#elif defined(__AVX2__)
+#include "kernels/avx2/maddubs_dot.h"
 #endif

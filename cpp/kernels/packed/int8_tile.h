@@ -19,7 +19,9 @@ void int8_gemv(const Int8GemmArgs& args, std::size_t token, std::size_t panel) {
   const auto add_row = [&](Ints(&sums)[kPanelVectors], const std::uint8_t* four, const std::uint8_t* row) {
 #pragma GCC unroll 4
     for (int j = 0; j < kPanelVectors; ++j)
-      sums[j] = Dot::dot(sums[j], Dot::weights(load_bytes(row + j * sizeof(Bytes))), four);
+      for (int part = 0; part < Dot::kParts; ++part)
+        sums[j] = Dot::dot(sums[j], Dot::weights(load_bytes(row + j * sizeof(Bytes)), part),
+                           four + part * sizeof(std::int32_t));
   };
   const std::size_t steps = args.weight.steps();
   std::size_t step = 0;
@@ -51,15 +53,19 @@ void int8_tile(const Int8GemmArgs& args, std::size_t token, std::size_t column) 
   const std::size_t stride = args.stride, panel_bytes = args.weight.panel_bytes();
   const std::size_t steps = args.weight.steps();
   for (std::size_t step = 0; step < steps; ++step, codes += kFour, from += kRowBytes) {
-    typename Dot::Weights weights[Vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j)
-      weights[j] = Dot::weights(load_bytes(from + vector_offset(column, j, panel_bytes)));
     if constexpr (Vectors <= kPanelVectors) prefetch_ahead(from);
-#pragma GCC unroll 8
-    for (int i = 0; i < TileM; ++i)
+#pragma GCC unroll 2
+    for (int part = 0; part < Dot::kParts; ++part) {
+      typename Dot::Weights weights[Vectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) sums[i][j] = Dot::dot(sums[i][j], weights[j], codes + i * stride);
+      for (int j = 0; j < Vectors; ++j)
+        weights[j] = Dot::weights(load_bytes(from + vector_offset(column, j, panel_bytes)), part);
+#pragma GCC unroll 8
+      for (int i = 0; i < TileM; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j)
+          sums[i][j] = Dot::dot(sums[i][j], weights[j], codes + i * stride + part * sizeof(std::int32_t));
+    }
   }
   // Copied to memory first: with the epilogue on the accumulators themselves, GCC spills them in the loop above.
   Ints results[TileM * Vectors];

@@ -7,55 +7,30 @@
 // Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 8 bits and m > kGemvMaxM multiply in float, as
 // group-wise 8-bit weights are chosen for precision.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/isa_kernels.h"
+#include "kernels/packed/nbits_activations.h"
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "kernels/neon/nbits_tile.h"
+#else
 #include "kernels/packed/nbits_tile.h"
+#endif
 #include "kernels/packed/q4_prefill.h"
 #include "kernels/vector/dequantized_gemm.h"
-#include "kernels/vector/for_each_row.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
-
-float sum_of(const float* block) {
-  Floats x[kBlock / kLanes];
-  for (std::size_t i = 0; i < kBlock / kLanes; ++i) x[i] = load(block + i * kLanes);
-  for (std::size_t count = kBlock / kLanes; count /= 2;)
-    for (std::size_t i = 0; i < count; ++i) x[i] += x[i + count];
-  return sum_of_lanes(x[0]);
-}
-
-template <int Bits>
-void quantize_token(const NBitsGemmArgs& args, std::size_t token) {
-  const PackedNBits& weight = args.weight;
-  const std::size_t m = args.m;
-  const float* a = args.a + token * weight.k;
-  for (std::size_t group = 0; group < args.groups; ++group) args.sums[group * m + token] = 0.0f;
-  const bool zero_points = weight.scheme == WeightScheme::kZeroPoints;
-  const bool quantized_sums = zero_points || weight.code_offset != 0.0f;
-  for (std::size_t block = 0; block < args.blocks; ++block) {
-    const QuantizedBlock quantized = quantize_block(a + block * kBlock);
-    const BlockCodes codes = Bits == 4 ? even_then_odd(quantized.codes) : quantized.codes;
-    std::memcpy(args.codes + token * weight.k + block * kBlock, &codes, sizeof codes);
-    args.compensation[block * m + token] = NBitsDot<Bits>::compensation(codes, quantized.sum, zero_points);
-    args.scales[block * m + token] = quantized.scale;
-    // std::fma, as whether the compiler contracts the expression depends on how it inlines this function.
-    float& sum = args.sums[block * kBlock / weight.group_size * m + token];
-    if (quantized_sums) {
-      sum = std::fma(quantized.scale, static_cast<float>(quantized.sum), sum);
-    } else {
-      sum += sum_of(a + block * kBlock);
-    }
-  }
-}
 
 // Up to TileM tokens from `token` on.
 template <int Bits, bool HasFloat16, int Vectors, int TileM>
 void tile_of(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   if (args.m - token >= TileM) {
+#if defined(__ARM_FEATURE_DOTPROD)
+    nbits_tile_by_lane<Bits, HasFloat16, TileM, Vectors>(args, token, column);
+#else
     nbits_tile<Bits, HasFloat16, TileM, Vectors>(args, token, column);
+#endif
   } else if constexpr (TileM > 1) {
     tile_of<Bits, HasFloat16, Vectors, TileM - 1>(args, token, column);
   }
@@ -133,7 +108,7 @@ void float_task(void* context, std::size_t index) {
 template <int Bits, bool HasFloat16>
 void run(const NBitsGemmArgs& args, const Parallel& parallel) {
   const std::size_t panels = args.weight.panels();
-  for_each_row(args.m, args.weight.k, parallel, [&](std::size_t token) { quantize_token<Bits>(args, token); });
+  quantize_tokens<Bits>(args, parallel);
   if (args.m <= kGemvMaxM) {
     Task task{args, panels_per_task(panels, args.weight.panel_bytes())};
     // A whole panel at once where the registers hold so many accumulators.
@@ -157,22 +132,7 @@ void nbits_gemm(const PackedNBits& weight, const float* a, std::size_t m, float*
     return parallel.run(parallel.self, task, ceil_div(weight.n, kFloatColumns), &args);
   }
   if (weight.bits == 4 && m >= kPrefillMinM) return q4_prefill(weight, a, m, out, parallel, scratch);
-  const std::size_t blocks = weight.k / kBlock, groups = weight.groups();
-  float* memory = at_least(scratch, m * (weight.k / sizeof(float) + 2 * blocks + groups));
-  float* scales = memory + m * weight.k / sizeof(float);
-  float* sums = scales + m * blocks;
-  const NBitsGemmArgs args{
-      .weight = weight,
-      .a = a,
-      .m = m,
-      .blocks = blocks,
-      .groups = groups,
-      .out = out,
-      .codes = reinterpret_cast<std::int8_t*>(memory),
-      .compensation = reinterpret_cast<std::int32_t*>(sums + m * groups),
-      .scales = scales,
-      .sums = sums,
-  };
+  const NBitsGemmArgs args = nbits_gemm_args(weight, a, m, out, scratch);
   if (weight.bits == 4) {
     weight.float16_params ? run<4, true>(args, parallel) : run<4, false>(args, parallel);
   } else {

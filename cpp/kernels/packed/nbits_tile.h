@@ -2,21 +2,10 @@
 #pragma once
 
 #include "kernels/packed/group_params.h"
+#include "kernels/packed/nbits_activations.h"
 #include "kernels/packed/packed_gemm.h"
 
 namespace edgekiln::EDGEKILN_ISA {
-
-// Activation codes are in the order of the weight's: for 4 bits the even and then the odd ones of each eight.
-struct NBitsGemmArgs {
-  const PackedNBits& weight;
-  const float* a;
-  std::size_t m, blocks, groups;
-  float* out;
-  std::int8_t* codes;          // [m, k]
-  std::int32_t* compensation;  // [blocks, m], as NBitsDot::compensation()
-  float* scales;               // [blocks, m]
-  float* sums;                 // [groups, m], of the activations; of the quantized ones if codes are relative to those
-};
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
 template <int Bits, bool HasFloat16, int TileM, int Vectors>

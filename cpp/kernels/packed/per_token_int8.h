@@ -62,12 +62,15 @@ void quantize_token(const Int8GemmArgs& args, std::size_t token) {
     Dot::store_codes(to, x);
   };
   for (std::size_t i = 0; i < fours; i += kFour) store_four(codes + i * Dot::kCodeBytes, a + i);
+  // Past k up to a multiple of kDotK the weights are zero.
+  const std::size_t stored = ceil_div(k, PackedInt8::kDotK) * PackedInt8::kDotK * Dot::kCodeBytes;
+  const std::size_t at = fours * Dot::kCodeBytes;
   if (fours < k) {
     std::uint8_t last[kFour * Dot::kCodeBytes];
     store_four(last, rest);
-    std::memcpy(codes + fours * Dot::kCodeBytes, last, (k - fours) * Dot::kCodeBytes);
+    std::memcpy(codes + at, last, stored - at);
   }
-  std::memset(codes + k * Dot::kCodeBytes, 0, args.stride - k * Dot::kCodeBytes);
+  std::memset(codes + stored, 0, args.stride - stored);
   args.scales[token] = largest / 127.0f;
 }
 

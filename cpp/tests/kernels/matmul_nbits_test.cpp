@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "kernels/pack/float16_group_params.h"
+#include "nbits_reference.h"
 #include "tested_kernels.h"
 #include "testing.h"
 
@@ -16,89 +16,30 @@ namespace {
 constexpr double kTolerance = 1e-5;
 constexpr double kPrefillTolerance = 1e-3;  // a weight halfway between two steps may round to either
 
-struct Case {
-  std::string name;
-  std::size_t m, k, n, group;
-  int bits;
-  bool zero_points, group_bias = false, float16 = false;
-};
-
-using Doubles = std::vector<double>;
-
-// The codes of rows [width] as ONNX Runtime packs them, each row padded to whole bytes.
-std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes, std::size_t width, int bits) {
-  if (bits == 8) return codes;
-  std::vector<std::uint8_t> bytes(codes.size() / width * ((width + 1) / 2));
-  for (std::size_t i = 0; i < codes.size(); ++i) {
-    const std::size_t row = i / width, at = i % width;
-    bytes[row * ((width + 1) / 2) + at / 2] |= codes[i] << at % 2 * 4;
-  }
-  return bytes;
-}
-
-// Quantized to int8 in blocks of 32, and dequantized.
-std::vector<float> quantized(std::vector<float> values) {
-  for (std::size_t start = 0; start < values.size(); start += 32) {
-    float largest = 0.0f;
-    for (std::size_t i = start; i < start + 32; ++i) largest = std::max(largest, std::fabs(values[i]));
-    if (largest == 0.0f) continue;
-    for (std::size_t i = start; i < start + 32; ++i)
-      values[i] = std::nearbyint(values[i] * (127.0f / largest)) * (largest / 127.0f);
-  }
-  return values;
-}
-
-// Rounded to the 8 significant bits of bfloat16.
-template <typename Values, typename Round>
-Values round_to_bf16(Values values, const Round& round) {
-  for (auto& value : values) {
-    int exponent;
-    const auto fraction = std::frexp(value, &exponent);
-    value = std::ldexp(round(fraction * 256), exponent - 8);
-  }
-  return values;
-}
-
-// Weights [n, k] requantized to int8 as the q4 prefill GEMM does it: 127 steps of the largest magnitude in kRequantizeK
-// of k, from integer arithmetic in 256ths of a step.
-void requantize(const Case& c, std::vector<double>& weights, const std::vector<float>& scales,
-                const std::vector<float>& zeros, const std::vector<std::uint8_t>& codes) {
-  const std::size_t groups = c.k / c.group, groups_a_step = edgekiln::kRequantizeK / c.group;
-  for (std::size_t column = 0; column < c.n; ++column) {
-    for (std::size_t first = 0; first < groups; first += groups_a_step) {
-      const std::size_t begin = column * groups + first,
-                        end = column * groups + std::min(first + groups_a_step, groups);
-      float most = 0.0f;
-      for (std::size_t i = begin; i < end; ++i)
-        most = std::max({most, std::fabs(zeros[i]), std::fabs(zeros[i] + 15.0f * scales[i])});
-      const float step = most / 127.0f;
-      for (std::size_t i = begin; i < end; ++i) {
-        const double factor = std::nearbyint(scales[i] * (256.0f / step)),
-                     zero = std::nearbyint(zeros[i] * (256.0f / step));
-        for (std::size_t at = i * c.group; at < (i + 1) * c.group; ++at)
-          weights[at] = step * std::floor((codes[at] * factor + zero + 128.0) / 256.0);
-      }
-    }
-  }
-}
-
 // The largest error of `packed_kernel` or, if that is null, of `kernel`, relative to the root of the terms' sum of
 // squares.
-double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBitsGemmKernel packed_kernel,
-                bool bf16_prefill) {
+double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBitsGemmKernel packed_kernel,
+                bool prefill, bool bf16_prefill, std::size_t prefill_block) {
   std::mt19937 generator(11);
   const std::size_t groups = c.k / c.group;
   std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
   std::normal_distribution<float> normal;
   const auto codes_of = [&](std::size_t count) {
     std::vector<std::uint8_t> codes(count);
-    std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::uint8_t>(code(generator)); });
+    const int largest = (1 << c.bits) - 1;
+    std::generate(codes.begin(), codes.end(), [&] {
+      const int value = code(generator);
+      return static_cast<std::uint8_t>(!c.extreme ? value : value > largest / 4 ? largest : 0);
+    });
     return codes;
   };
   const auto codes = codes_of(c.n * c.k), zeros = codes_of(c.n * groups);
   std::vector<float> scales(c.n * groups), a(c.m * c.k);
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.02f * std::fabs(normal(generator)); });
-  std::generate(a.begin(), a.end(), [&] { return normal(generator); });
+  std::generate(a.begin(), a.end(), [&] {
+    const float value = normal(generator);
+    return !c.extreme ? value : value > -1.0f ? 1.0f : -1.0f;
+  });
   std::vector<float> group_bias(scales.size(), 0.0f);
   if (c.group_bias) std::generate(group_bias.begin(), group_bias.end(), [&] { return 0.05f * normal(generator); });
   const auto midpoint = static_cast<float>(1 << (c.bits - 1));
@@ -145,13 +86,12 @@ double error_of(const Case& c, edgekiln::MatMulNBitsKernel kernel, edgekiln::NBi
   for (std::size_t i = 0; i < codes.size(); ++i)
     weights[i] = scales[i / c.group] * codes[i] + static_cast<double>(minimum[i / c.group]);
   // The group bias is multiplied with the activations before their quantization.
-  const bool prefill = packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM;
   const std::vector<float> exact = a;
   if (prefill && bf16_prefill) {
     a = round_to_bf16(a, [](float x) { return std::nearbyint(x); });
     weights = round_to_bf16(weights, [](double x) { return std::round(x); });
   } else if ((packed_kernel && c.bits == 4) || c.m <= edgekiln::kGemvMaxM) {
-    a = quantized(a);
+    a = quantized(a, c.k, prefill ? prefill_block : 32);
     if (prefill) requantize(c, weights, scales, minimum, codes);
   }
   double worst = 0.0;
@@ -188,7 +128,7 @@ int wrong_conversions() {
   return wrong + edgekiln::exact_float16(65536.0f).has_value() + edgekiln::exact_float16(NAN).has_value();
 }
 
-const std::vector<Case> kCases = {
+const std::vector<NBitsCase> kCases = {
     {"GEMV, 4 bits", 1, 576, 96, 32, 4, true},
     {"GEMV, 8 bits", 1, 576, 96, 32, 8, true},
     {"no zero points, 4 bits", 1, 576, 96, 32, 4, false},
@@ -227,18 +167,31 @@ const std::vector<Case> kCases = {
     {"float16 scales and group bias", 1, 576, 96, 32, 4, false, true, true},
     {"float16 scales and group bias, 8 bits", 3, 288, 33, 32, 8, false, true, true},
     {"float16 scales and group bias, GEMM", 23, 256, 100, 64, 4, false, true, true},
+    {"the smallest m of a GEMM", 9, 160, 33, 32, 4, true},
+    {"the largest m before prefill", 95, 160, 33, 32, 4, false, true},
+    {"the smallest m of prefill", 96, 160, 33, 32, 4, true, false, true},
+    {"prefill, groups of 64", 100, 320, 35, 64, 4, true},
+    {"prefill, groups of 128, float16 scales", 99, 384, 17, 128, 4, false, false, true},
+    {"extreme, 4 bits", 5, 256, 33, 32, 4, true, false, false, true},
+    {"extreme, 4 bits, no zero points", 3, 256, 33, 128, 4, false, false, false, true},
+    {"extreme, 8 bits", 6, 256, 33, 32, 8, true, false, false, true},
+    {"extreme, 8 bits, no zero points", 1, 256, 33, 64, 8, false, false, false, true},
+    {"extreme, GEMM", 10, 256, 33, 32, 4, true, false, false, true},
+    {"extreme, prefill", 97, 256, 33, 32, 4, true, false, false, true},
+    {"extreme, prefill, no zero points", 98, 256, 33, 64, 4, false, false, false, true},
 };
 
 }  // namespace
 
 TEST_CASE("n-bit matrix multiplication matches double precision") {
   for (const edgekiln::KernelTable& kernels : tested_kernels()) {
-    for (const Case& c : kCases) {
+    for (const NBitsCase& c : kCases) {
       for (const auto packed_kernel : {edgekiln::NBitsGemmKernel{}, kernels.nbits_gemm}) {
         INFO(kernels.instruction_set, packed_kernel ? ", packed weights: " : ": ", c.name);
-        const bool prefill = packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM;
-        CHECK(error_of(c, kernels.matmul_nbits, packed_kernel, q4_prefill_in_bf16(kernels)) <=
-              (prefill ? kPrefillTolerance : kTolerance));
+        const bool prefill =
+            packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM && !q4_prefill_of_codes(kernels);
+        CHECK(error_of(c, kernels.matmul_nbits, packed_kernel, prefill, q4_prefill_in_bf16(kernels),
+                       q4_prefill_block(kernels)) <= (prefill ? kPrefillTolerance : kTolerance));
       }
     }
   }

@@ -13,6 +13,8 @@ namespace {
 
 struct Case {
   std::size_t m, k, n;
+  bool extreme = false;  // codes are -128, -127 and 127, activations the largest
+                         // and smallest there are
 };
 
 // The largest error relative to the largest result.
@@ -22,11 +24,17 @@ double error_of(const Case& c, edgekiln::PerTokenInt8GemmKernel kernel) {
   std::normal_distribution<float> normal;
   std::vector<std::int8_t> codes(c.k * c.n);
   std::vector<float> scales(c.n), a(c.m * c.k);
-  std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::int8_t>(code(generator)); });
+  std::generate(codes.begin(), codes.end(), [&] {
+    const int value = code(generator);
+    return static_cast<std::int8_t>(!c.extreme ? value : value > 0 ? 127 : value > -64 ? -127 : -128);
+  });
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.01f * std::fabs(normal(generator)); });
-  std::generate(a.begin(), a.end(), [&] { return normal(generator); });
-  a[c.k / 2] = 60.0f;
-  if (c.m > 1) std::fill_n(a.begin() + c.k, c.k, 0.0f);
+  std::generate(a.begin(), a.end(), [&] {
+    const float value = normal(generator);
+    return !c.extreme ? value : value > -1.0f ? 1.0f : -1.0f;
+  });
+  if (!c.extreme) a[c.k / 2] = 60.0f;
+  if (c.m > 1 && !c.extreme) std::fill_n(a.begin() + c.k, c.k, 0.0f);
   const auto a_memory = exactly(a), out = exactly(std::vector<float>(c.m * c.n, NAN));
   const edgekiln::PackedInt8 weight(codes.data(), scales.data(), c.k, c.n);
   edgekiln::Scratch scratch;
@@ -48,8 +56,11 @@ double error_of(const Case& c, edgekiln::PerTokenInt8GemmKernel kernel) {
   return worst / largest_result;
 }
 
-const std::vector<Case> kCases = {{1, 576, 960}, {1, 1, 1},     {1, 33, 17},    {2, 576, 50},   {5, 1536, 576},
-                                  {6, 64, 16},   {7, 576, 576}, {13, 130, 100}, {40, 257, 113}, {256, 576, 72}};
+const std::vector<Case> kCases = {
+    {1, 576, 960},      {1, 1, 1},          {1, 33, 17},        {2, 576, 50},   {5, 1536, 576}, {6, 64, 16},
+    {7, 576, 576},      {13, 130, 100},     {40, 257, 113},     {256, 576, 72}, {3, 35, 33},    {4, 46, 31},
+    {8, 99, 47},        {9, 67, 15},        {10, 321, 49},      {95, 66, 20},   {96, 31, 18},   {100, 34, 65},
+    {1, 256, 40, true}, {7, 130, 33, true}, {12, 257, 70, true}};
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // The kernel tables that the tests run: those of this processor and, where it runs the rest of them, AMX emulated in
-// memory.
+// memory and AVX-VNNI in the encoding of AVX-512.
 #pragma once
 
 #include <string_view>
@@ -7,8 +7,11 @@
 
 #include "kernels/instruction_sets/instruction_set.h"
 
-#if defined(EDGEKILN_AMX_EMULATED)
+#if defined(EDGEKILN_EMULATED)
 namespace edgekiln::amx_emulated {
+extern const InstructionSet instruction_set;
+}
+namespace edgekiln::avxvnni_emulated {
 extern const InstructionSet instruction_set;
 }
 #endif
@@ -19,11 +22,23 @@ inline bool q4_prefill_in_bf16(const edgekiln::KernelTable& kernels) {
   return name == "amx" || name == "amx_emulated";
 }
 
+// Whether it multiplies the 4-bit codes, as the smaller GEMMs do, without requantization.
+inline bool q4_prefill_of_codes(const edgekiln::KernelTable& kernels) {
+  const std::string_view name = kernels.instruction_set;
+  return name == "avx512" || name == "avx2" || name.starts_with("avxvnni");
+}
+
+// The values of k that share a scale of the quantized activations in the q4 prefill GEMM of a table.
+inline std::size_t q4_prefill_block(const edgekiln::KernelTable& kernels) {
+  return std::string_view(kernels.instruction_set).starts_with("neon") ? edgekiln::kRequantizeK : 32;
+}
+
 inline std::vector<edgekiln::KernelTable> tested_kernels() {
   std::vector<edgekiln::KernelTable> tables = edgekiln::supported_kernels();
-#if defined(EDGEKILN_AMX_EMULATED)
-  if (edgekiln::amx_emulated::instruction_set.supported())
-    tables.push_back(edgekiln::amx_emulated::instruction_set.kernels);
+#if defined(EDGEKILN_EMULATED)
+  for (const edgekiln::InstructionSet& emulated :
+       {edgekiln::amx_emulated::instruction_set, edgekiln::avxvnni_emulated::instruction_set})
+    if (emulated.supported()) tables.push_back(emulated.kernels);
 #endif
   return tables;
 }

@@ -1,0 +1,27 @@
+// AVX2 with AVX-VNNI, which multiplies bytes: Intel's client processors from Alder Lake (2021), the N100 among them,
+// and AMD from Zen 5 (2024).
+#define EDGEKILN_ISA avxvnni
+
+#include "kernels/instruction_sets/cpu.h"
+#include "kernels/instruction_sets/instruction_set.h"
+#include "kernels/isa_kernels.h"
+
+namespace edgekiln::avxvnni {
+
+extern const InstructionSet instruction_set{
+    .supported = [] { return cpu::has_avx_vnni(); },
+    .kernels =
+        {
+            .instruction_set = "avxvnni",
+            .attention = attention,
+            .matmul_nbits = matmul_nbits,
+            .skip_rms_norm = skip_rms_norm,
+            .swiglu = swiglu,
+            .qkv_prologue = qkv_prologue,
+            .dequantize_row = dequantize_row,
+            .nbits_gemm = nbits_gemm,
+            .per_token_int8_gemm = per_token_int8_gemm,
+        },
+};
+
+}  // namespace edgekiln::avxvnni

@@ -1,0 +1,27 @@
+// The AVX-VNNI kernels on AVX-512 processors without AVX-VNNI, for tests: avx2/avx_vnni.h takes the same instructions
+// of AVX512-VNNI.
+#define EDGEKILN_ISA avxvnni_emulated
+
+#include "kernels/instruction_sets/cpu.h"
+#include "kernels/instruction_sets/instruction_set.h"
+#include "kernels/isa_kernels.h"
+
+namespace edgekiln::avxvnni_emulated {
+
+extern const InstructionSet instruction_set{
+    .supported = [] { return cpu::has_avx512_vnni(); },
+    .kernels =
+        {
+            .instruction_set = "avxvnni_emulated",
+            .attention = attention,
+            .matmul_nbits = matmul_nbits,
+            .skip_rms_norm = skip_rms_norm,
+            .swiglu = swiglu,
+            .qkv_prologue = qkv_prologue,
+            .dequantize_row = dequantize_row,
+            .nbits_gemm = nbits_gemm,
+            .per_token_int8_gemm = per_token_int8_gemm,
+        },
+};
+
+}  // namespace edgekiln::avxvnni_emulated

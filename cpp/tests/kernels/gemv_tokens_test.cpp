@@ -1,0 +1,86 @@
+// A GEMV of several tokens gives each token the bits that it gets alone, whatever their number: speculative decoding
+// verifies drafted tokens in one step, and may not change the answer.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tested_kernels.h"
+
+namespace {
+
+constexpr std::size_t kK = 320, kN = 43;
+
+// How many of the tokens of every m differ from the same token alone; `multiply(a, m, out)` runs the kernel.
+template <typename Multiply>
+int wrong_tokens(const Multiply& multiply) {
+  std::mt19937 generator(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> a(edgekiln::kGemvMaxM * kK), alone(edgekiln::kGemvMaxM * kN), together(alone.size());
+  std::generate(a.begin(), a.end(), [&] { return normal(generator); });
+  for (std::size_t token = 0; token < edgekiln::kGemvMaxM; ++token)
+    multiply(a.data() + token * kK, 1, alone.data() + token * kN);
+  int wrong = 0;
+  for (std::size_t m = 2; m <= edgekiln::kGemvMaxM; ++m) {
+    multiply(a.data(), m, together.data());
+    for (std::size_t token = 0; token < m; ++token)
+      wrong += std::memcmp(&alone[token * kN], &together[token * kN], kN * sizeof(float)) != 0;
+  }
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("n-bit GEMV gives each token the bits that it gets alone") {
+  std::mt19937 generator(5);
+  for (const int bits : {4, 8}) {
+    for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
+                              edgekiln::WeightScheme::kGroupBias}) {
+      constexpr std::size_t kGroup = 32, kGroups = kK / kGroup;
+      std::vector<std::uint8_t> codes(kN * kK * bits / 8), zeros(kN * (kGroups * bits + 7) / 8);
+      std::vector<float> scales(kN * kGroups), biases(kN * kGroups);
+      for (auto* bytes : {&codes, &zeros})
+        std::generate(bytes->begin(), bytes->end(), [&] { return static_cast<std::uint8_t>(generator()); });
+      for (auto* values : {&scales, &biases})
+        std::generate(values->begin(), values->end(),
+                      [&] { return 0.01f + 1e-3f * static_cast<float>(generator() % 64); });
+      edgekiln::MatMulNBitsArgs args{};
+      args.k = kK;
+      args.n = kN;
+      args.group_size = kGroup;
+      args.bits = bits;
+      args.codes = codes.data();
+      args.scales = scales.data();
+      if (scheme == edgekiln::WeightScheme::kZeroPoints) args.zero_points = zeros.data();
+      if (scheme == edgekiln::WeightScheme::kGroupBias) args.group_bias = biases.data();
+      const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
+      for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+        if (!kernels.nbits_gemm) continue;
+        INFO(kernels.instruction_set, ", bits ", bits, ", scheme ", static_cast<int>(scheme));
+        edgekiln::Scratch scratch;
+        CHECK(wrong_tokens([&](const float* a, std::size_t m, float* out) {
+                kernels.nbits_gemm(weight, a, m, out, edgekiln::kSerial, scratch);
+              }) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("per-token int8 GEMV gives each token the bits that it gets alone") {
+  std::mt19937 generator(5);
+  std::vector<std::int8_t> codes(kK * kN);
+  std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::int8_t>(generator()); });
+  const std::vector<float> scales(kN, 0.013f);
+  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN);
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    if (!kernels.per_token_int8_gemm) continue;
+    INFO(kernels.instruction_set);
+    edgekiln::Scratch scratch;
+    CHECK(wrong_tokens([&](const float* a, std::size_t m, float* out) {
+            kernels.per_token_int8_gemm(weight, a, m, out, edgekiln::kSerial, scratch);
+          }) == 0);
+  }
+}
