@@ -1,25 +1,25 @@
 // Two-pass LM head (pack/packed_lm_head.h): pass 1 multiplies the high nibbles for the whole vocabulary, pass 2 adds
-// the low nibbles for the candidates near each token's largest logit. For AVX512-VNNI.
+// the low nibbles for the candidates near each token's largest logit.
 #include <algorithm>
 #include <limits>
 
 #include "kernels/isa_kernels.h"
+#include "kernels/packed/low_nibbles.h"
 #include "kernels/packed/packed_gemm.h"
-#include "kernels/vector/float16_load.h"
+#include "kernels/vector/find_lanes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kBlocksPerVector = 4;  // blocks of low nibbles in 64 bytes
 constexpr std::size_t kCandidatesPerTask = 128;
 constexpr std::size_t kPrefetchCandidates = 6;  // prefetched ahead of their use, as candidates lie far apart
 constexpr std::size_t kRangeColumns = 512;
 
-// Quantized activations for four blocks of low nibbles. VPDPBUSD leaves four int32 sums a block.
+// Quantized activations for kBlocksPerVector blocks of low nibbles, each in four lanes.
 struct Activations {
-  __m512i low, high;    // for the low and the high halves of the packed bytes
-  __m512 compensation;  // -kMeanLowNibble * sum of a block's codes, in the first of its four lanes
-  __m512 scale;
+  SignedBytes low, high;  // for the low and the high halves of the packed bytes
+  Floats compensation;    // -kMeanLowNibble * sum of a block's codes, in the first of its four lanes
+  Floats scale;
 };
 
 // Logits that pass 2 completes.
@@ -34,18 +34,17 @@ struct Candidates {
 
 // Blocks past the last are zero, whatever the padding of the packed column holds.
 void quantize_token(const float* a, std::size_t blocks, Activations* to) {
+  constexpr std::size_t kHalf = kBlock / 2;
   for (std::size_t first = 0; first < blocks; first += kBlocksPerVector, ++to) {
-    alignas(64) __m128i low[kBlocksPerVector]{}, high[kBlocksPerVector]{};
-    alignas(64) float compensation[kLanes]{}, scale[kLanes]{};
+    *to = Activations{};
     for (std::size_t i = 0; i < std::min(kBlocksPerVector, blocks - first); ++i) {
       const QuantizedBlock quantized = quantize_block(a + (first + i) * kBlock);
-      const auto codes = reinterpret_cast<__m256i>(quantized.codes);
-      low[i] = _mm256_castsi256_si128(codes);
-      high[i] = _mm256_extracti128_si256(codes, 1);
-      compensation[4 * i] = -kMeanLowNibble * static_cast<float>(quantized.sum);
-      std::fill_n(scale + 4 * i, 4, quantized.scale);
+      const auto* codes = reinterpret_cast<const char*>(&quantized.codes);
+      std::memcpy(reinterpret_cast<char*>(&to->low) + i * kHalf, codes, kHalf);
+      std::memcpy(reinterpret_cast<char*>(&to->high) + i * kHalf, codes + kHalf, kHalf);
+      to->compensation[4 * i] = -kMeanLowNibble * static_cast<float>(quantized.sum);
+      for (std::size_t lane = 4 * i; lane < 4 * i + 4; ++lane) to->scale[lane] = quantized.scale;
     }
-    *to = {_mm512_load_si512(low), _mm512_load_si512(high), _mm512_load_ps(compensation), _mm512_load_ps(scale)};
   }
 }
 
@@ -53,26 +52,21 @@ void quantize_token(const float* a, std::size_t blocks, Activations* to) {
 float low_dot(const PackedLmHead& head, std::size_t column, const Activations* activations, std::size_t vectors) {
   const std::uint8_t* codes = head.low_codes_of(column);
   const Float16* scales = head.low_scales_of(column);
-  const __m512i block_of_lane = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-  const __m512i nibble = _mm512_set1_epi8(15);
-  __m512 total = _mm512_setzero_ps();
-  for (std::size_t i = 0; i < vectors; ++i, codes += sizeof(__m512i), scales += kBlocksPerVector) {
+  Floats total{};
+  for (std::size_t i = 0; i < vectors; ++i, codes += sizeof(Bytes), scales += kBlocksPerVector) {
     const Activations& a = activations[i];
-    const __m512i both = _mm512_loadu_si512(codes);
-    __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(both, nibble), a.low);
-    sums = _mm512_dpbusd_epi32(sums, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), a.high);
-    const __m512 scale = _mm512_permutexvar_ps(block_of_lane, _mm512_castps128_ps512(load_4(scales)));
-    total =
-        _mm512_fmadd_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), a.compensation), _mm512_mul_ps(scale, a.scale), total);
+    const Bytes both = load_bytes(codes);
+    const Ints sums = dot_nibbles(low_nibbles(both), a.low, high_nibbles(both), a.high);
+    total = added(total, to_floats(sums) + a.compensation, spread_scales(scales) * a.scale);
   }
-  return _mm512_reduce_add_ps(total);
+  return sum_of_lanes(total);
 }
 
 void prefetch(const PackedLmHead& head, std::size_t column) {
   const std::uint8_t* codes = head.low_codes_of(column);
   const Float16* scales = head.low_scales_of(column);
-  for (std::size_t at = 0; at < head.blocks() * kBlock / 2; at += 64) _mm_prefetch(codes + at, _MM_HINT_T0);
-  for (std::size_t at = 0; at < head.blocks(); at += 32) _mm_prefetch(scales + at, _MM_HINT_T0);
+  for (std::size_t at = 0; at < head.blocks() * kBlock / 2; at += 64) __builtin_prefetch(codes + at);
+  for (std::size_t at = 0; at < head.blocks(); at += 32) __builtin_prefetch(scales + at);
 }
 
 void pass_2_task(void* context, std::size_t index) {
@@ -88,36 +82,12 @@ void pass_2_task(void* context, std::size_t index) {
   }
 }
 
-float max_of(const float* values, std::size_t count) {
-  __m512 largest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) largest = _mm512_max_ps(largest, _mm512_loadu_ps(values + i));
-  float result = _mm512_reduce_max_ps(largest);
-  for (; i < count; ++i) result = std::max(result, values[i]);
-  return result;
-}
-
-// Writes `first` + i for each values[i] >= least, in order, and returns how many; stores whole vectors.
-std::size_t indices_of(const float* values, std::size_t count, float least, std::size_t first, std::int32_t* indices) {
-  __m512i index = _mm512_add_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                   _mm512_set1_epi32(static_cast<int>(first)));
-  std::size_t found = 0;
-  for (std::size_t i = 0; i < count; i += kLanes) {
-    const __mmask16 valid = count - i < kLanes ? static_cast<__mmask16>((1u << (count - i)) - 1) : __mmask16{0xffff};
-    const __mmask16 match =
-        _mm512_mask_cmp_ps_mask(valid, _mm512_maskz_loadu_ps(valid, values + i), _mm512_set1_ps(least), _CMP_GE_OQ);
-    _mm512_storeu_si512(indices + found, _mm512_maskz_compress_epi32(match, index));
-    found += static_cast<std::size_t>(__builtin_popcount(match));
-    index = _mm512_add_epi32(index, _mm512_set1_epi32(kLanes));
-  }
-  return found;
-}
-
 // Finds the logits within `margin` of their token's largest, range of columns by range of columns, so that the low
 // nibbles of a range are read once for all tokens. Returns how many.
 std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, float margin, std::int32_t* indices) {
   float least[kGemvMaxM];
-  for (std::size_t token = 0; token < m; ++token) least[token] = max_of(out + token * n, n) - margin;
+  for (std::size_t token = 0; token < m; ++token)
+    least[token] = max_of(out + token * n, n, -std::numeric_limits<float>::infinity()) - margin;
   std::size_t found = 0;
   for (std::size_t first = 0; first < n; first += kRangeColumns)
     for (std::size_t token = 0; token < m; ++token) {
