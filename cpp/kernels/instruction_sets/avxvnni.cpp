@@ -1,5 +1,4 @@
-// AVX2 with AVX-VNNI, which multiplies bytes: Intel's client processors from Alder Lake (2021), the N100 among them,
-// and AMD from Zen 5 (2024).
+// AVX2 with AVX-VNNI, which multiplies bytes: Intel's client processors from Alder Lake (2021), the N100 among them.
 #define EDGEKILN_ISA avxvnni
 
 #include "kernels/instruction_sets/cpu.h"
@@ -21,6 +20,7 @@ extern const InstructionSet instruction_set{
             .dequantize_row = dequantize_row,
             .nbits_gemm = nbits_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
+            .two_pass_lm_head = two_pass_lm_head,
         },
 };
 
