@@ -34,6 +34,7 @@ struct EngineOptions {
   std::string device;
   bool verify = true;
   bool text = true;
+  bool pack_cache = true;
 };
 
 // See edgekiln_generate_options. Sampling options that are left empty take the model's own defaults, from its
@@ -184,6 +185,7 @@ inline edgekiln_engine_options to_c(const EngineOptions& options) {
   if (!options.device.empty()) result.device = options.device.c_str();
   result.verify = options.verify;
   result.text = options.text;
+  result.pack_cache = options.pack_cache;
   return result;
 }
 

@@ -13,15 +13,21 @@ namespace {
 using namespace edgekiln;
 
 constexpr edgekiln_engine_options kEngineDefaults{
-    sizeof(edgekiln_engine_options), 0, 0, EDGEKILN_KERNELS_EDGEKILN, nullptr, nullptr, 1, 1};
+    sizeof(edgekiln_engine_options), 0, 0, EDGEKILN_KERNELS_EDGEKILN, nullptr, nullptr, 1, 1, 1, 0};
 
 Result<RuntimeOptions> convert(const edgekiln_engine_options& options) {
   const int kernels = enum_value(options.kernels);
   if (kernels != EDGEKILN_KERNELS_EDGEKILN && kernels != EDGEKILN_KERNELS_ONNXRUNTIME)
     return fail(Code::kRequest,
                 "kernels must be EDGEKILN_KERNELS_EDGEKILN (0) or EDGEKILN_KERNELS_ONNXRUNTIME (1), got ", kernels);
-  return RuntimeOptions{options.threads, options.chunk, static_cast<KernelsChoice>(kernels),
-                        options.kernels_library ? options.kernels_library : "", options.device ? options.device : ""};
+  return RuntimeOptions{options.threads,
+                        options.chunk,
+                        static_cast<KernelsChoice>(kernels),
+                        options.kernels_library ? options.kernels_library : "",
+                        options.device ? options.device : "",
+                        !options.pack_cache ? PackCacheUse::kOff
+                        : options.verify    ? PackCacheUse::kWrite
+                                            : PackCacheUse::kRead};
 }
 
 // Write at most `capacity` ids and the number of all.

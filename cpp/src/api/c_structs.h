@@ -37,7 +37,7 @@ constexpr bool ends_with(std::size_t offset) {
 #define EDGEKILN_NO_TAIL_PADDING(Struct, last) \
   static_assert(ends_with<Struct, decltype(Struct::last)>(offsetof(Struct, last)), "add a reserved field")
 
-EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_options, text);
+EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_options, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_info, has_chat);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_generate_options, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_message, reserved);

@@ -277,16 +277,23 @@ Result<Manifest> read_manifest(const fs::path& directory) {
   return manifest;
 }
 
-Result<void> verify_files(const fs::path& directory, const Manifest& manifest, bool weights) {
-  for (const auto& [name, expected] : manifest.files) {
-    const fs::path file = directory / name;
+std::set<std::string> weight_files(const fs::path& directory, const Manifest& manifest) {
+  std::set<std::string> names;
+  for (const auto& [name, _] : manifest.files) {
     std::error_code ignored;
     const bool is_graph = std::any_of(manifest.graphs.begin(), manifest.graphs.end(),
                                       [&name](const auto& graph) { return graph.second == name; });
-    if ((!is_graph && fs::file_size(file, ignored) > kLargeFile) != weights) continue;
+    if (!is_graph && fs::file_size(directory / name, ignored) > kLargeFile) names.insert(name);
+  }
+  return names;
+}
+
+Result<void> verify_files(const fs::path& directory, const Manifest& manifest, const std::set<std::string>& names) {
+  for (const std::string& name : names) {
+    const fs::path file = directory / name;
     const Result<std::string> actual = sha256(file);
     if (!actual) return std::unexpected(actual.error());
-    if (actual.value() != expected)
+    if (actual.value() != manifest.files.at(name))
       return fail(Code::kEngine, file.string(),
                   " is damaged or was edited (its SHA-256 differs): build the engine again");
   }

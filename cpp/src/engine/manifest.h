@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -102,7 +103,11 @@ Result<Manifest> parse_manifest(std::string_view text, std::string_view path);
 // Read engine.json and check that every file it lists exists.
 Result<Manifest> read_manifest(const std::filesystem::path& directory);
 
-// Check SHA-256 digests: with `weights` those of large files that are not graphs, otherwise those of all other files.
-[[nodiscard]] Result<void> verify_files(const std::filesystem::path& directory, const Manifest& manifest, bool weights);
+// The large files of an engine that are not graphs: weights. Hashing one takes longer than starting a thread.
+std::set<std::string> weight_files(const std::filesystem::path& directory, const Manifest& manifest);
+
+// Check the SHA-256 of files of an engine.
+[[nodiscard]] Result<void> verify_files(const std::filesystem::path& directory, const Manifest& manifest,
+                                        const std::set<std::string>& names);
 
 }  // namespace edgekiln

@@ -20,6 +20,10 @@ namespace edgekiln {
 
 using Logits = std::span<const float>;
 
+// What loading an engine does with the file of packed weights beside it. kWrite reads it, and writes one where none is,
+// which stays if Runtime::keep_packed_weights() is called.
+enum class PackCacheUse { kOff, kRead, kWrite };
+
 // A loaded engine. Thread-safe: calls with different caches may run concurrently.
 class Runtime {
  public:
@@ -35,6 +39,9 @@ class Runtime {
   virtual std::string kernels() const = 0;
 
   virtual int threads() const = 0;
+
+  // Let the file of packed weights that loading the engine wrote stay: its weights have been checked.
+  virtual void keep_packed_weights() const {}
 
   // An empty cache. It must not outlive the runtime. Its storage is allocated as tokens are appended.
   virtual std::unique_ptr<KVCache> new_cache() const = 0;

@@ -21,6 +21,7 @@ struct RuntimeOptions {
   KernelsChoice kernels = KernelsChoice::kEdgekiln;  // kEdgekiln falls back to ONNX Runtime's
   std::filesystem::path kernels_library;             // empty: libedgekiln_ops.so next to this library
   std::string device;                                // one of the target's devices; empty: its first
+  PackCacheUse pack_cache = PackCacheUse::kOff;
 };
 
 // Load a verified engine with the adapter of its target.

@@ -133,6 +133,7 @@ int main(int count, char** arguments) {
   options.kernels_library = chosen.value("kernels_library", options.kernels_library);
   options.device = chosen.value("device", options.device);
   options.verify = chosen.value("verify", options.verify);
+  options.pack_cache = chosen.value("pack_cache", options.pack_cache);
   options.text = chosen.value("text", options.text);
   Expected<edgekiln::Engine> engine = edgekiln::Engine::open(arguments[1], options);
   if (!engine) {

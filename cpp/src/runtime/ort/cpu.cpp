@@ -9,6 +9,7 @@
 #include "runtime/ort/kernels.h"
 #include "runtime/ort/kv_cache.h"
 #include "runtime/ort/library.h"
+#include "runtime/ort/pack_cache.h"
 #include "util/str_cat.h"
 #include "util/threads.h"
 
@@ -49,13 +50,14 @@ Ort::SessionOptions session_options(int threads) {
 class OrtCpuRuntime final : public ChunkedRuntime {
  public:
   OrtCpuRuntime(const Manifest& manifest, ONNXTensorElementDataType type, const RuntimeOptions& options,
-                std::optional<KernelLibrary> library)
+                std::optional<KernelLibrary> library, std::optional<PackCache> pack_cache)
       : ChunkedRuntime(manifest, options.chunk ? static_cast<std::size_t>(options.chunk) : kDefaultChunk),
         names_(manifest.io),
         bf16_attention_(manifest.scheme != "none"),
         type_(type),
         threads_(options.threads ? options.threads : default_threads()),
-        library_(std::move(library)) {}
+        library_(std::move(library)),
+        pack_cache_(std::move(pack_cache)) {}
 
   Result<void> load(const fs::path& graph, const Manifest& manifest) {
     if (Result<void> opened = open(graph); !opened) return opened;
@@ -65,6 +67,10 @@ class OrtCpuRuntime final : public ChunkedRuntime {
   std::string kernels() const override { return library_ ? library_->instruction_set : kOnnxRuntime; }
 
   int threads() const override { return threads_; }
+
+  void keep_packed_weights() const override {
+    if (library_ && pack_cache_) pack_cache_->keep();
+  }
 
   std::unique_ptr<KVCache> new_cache() const override {
     return std::make_unique<OrtKVCache>(properties(), session_, names_, type_, chunk());
@@ -89,6 +95,8 @@ class OrtCpuRuntime final : public ChunkedRuntime {
       try {
         Ort::SessionOptions options = session_options(threads_);
         if (bf16_attention_) options.AddConfigEntry(kAttentionPrecision[0], kAttentionPrecision[1]);
+        if (pack_cache_)
+          for (const auto& [name, value] : pack_cache_->entries) options.AddConfigEntry(name.c_str(), value.c_str());
         options.RegisterCustomOpsLibrary(library_->path.c_str());
         // A memory pattern is allocated next to the arena's other blocks for every new input shape, and the few nodes
         // of a fused graph gain nothing from it.
@@ -112,6 +120,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
   const ONNXTensorElementDataType type_;
   const int threads_;
   std::optional<KernelLibrary> library_;
+  std::optional<PackCache> pack_cache_;
   // Ort::Session::Run is thread-safe but not const.
   mutable Ort::Session session_{nullptr};
 };
@@ -135,7 +144,9 @@ Result<std::unique_ptr<Runtime>> open_ort_cpu(const fs::path& directory, const M
     // edgekiln's kernels implement no float16 cache.
     if (type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) library = std::move(found).value();
   }
-  auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options, std::move(library));
+  std::optional<PackCache> cache;
+  if (library) cache = pack_cache(directory, manifest, *library, options.pack_cache);
+  auto runtime = std::make_unique<OrtCpuRuntime>(manifest, *type, options, std::move(library), std::move(cache));
   if (Result<void> loaded = runtime->load(graph.value(), manifest); !loaded) return std::unexpected(loaded.error());
   return std::unique_ptr<Runtime>(std::move(runtime));
 }
