@@ -59,9 +59,14 @@ class OrtKVCache(RaggedKVCache):
             for sequence in sequences:
                 length, start = int(self.lengths[sequence]), int(starts[sequence])
                 first = buffer.start_for(start, length, new)
-                if first != start:
+                if first == start:
+                    continue
+                try:
                     self._move(window, sequence, slice(first - start, length - start))
                     starts[sequence] = first
+                except BaseException:  # an interrupt, after some layers
+                    self.rewind(sequence, 0)
+                    raise
 
     def _move(self, window: int, sequence: int, kept: slice) -> None:
         """Move slots `kept` of one sequence to the front of the buffers of a window."""

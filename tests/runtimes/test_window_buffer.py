@@ -65,6 +65,13 @@ def test_the_last_tokens_can_always_be_dropped(window: int) -> None:
     assert moves <= 10_000 // 448
 
 
+def test_sizes_are_those_of_libedgekiln() -> None:
+    # cpp/tests/lib/kv_cache_test.cpp has the same.
+    assert [WindowBuffer.of(*case).capacity for case in ((64, 256), (512, 256), (2047, 4096))] == [1088, 1536, 6720]
+    assert WindowBuffer.of(64, 256).start_for(0, 1088, 1) == 512
+    assert WindowBuffer.of(64, 256).start_for(512, 1600, 8) == 1024
+
+
 @pytest.mark.parametrize(
     ("window", "layers", "windows"), [(512, 26, 22), (1024, 34, 29), (1024, 62, 52)], ids=["1b", "4b", "27b"]
 )
