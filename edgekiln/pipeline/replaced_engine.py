@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgekiln.engine.directory import ENGINE_FILE, is_engine
 from edgekiln.engine.listed_files import is_listed, read_leniently
+from edgekiln.engine.packed_directory import is_packed_directory
 from edgekiln.errors import EngineError
 
 _DESKTOP_FILES = (".DS_Store",)
@@ -27,6 +28,8 @@ def may_replace(output: Path, directory: Path, model_id: str, force: bool) -> bo
         return False
     manifest = read_leniently(directory)
     for path in sorted(directory.iterdir()):
+        if is_packed_directory(path):
+            continue
         known = path.name in _DESKTOP_FILES or is_listed(path.name, manifest)
         if not known or (path.is_dir() and not path.is_symlink()):
             raise EngineError(

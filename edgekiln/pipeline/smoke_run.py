@@ -46,7 +46,7 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
         return [*notes, f"the engine was not run after it was built: {why}"]
     adapter = find_target(manifest.target).load_adapter()
     try:
-        _generate(adapter(directory, manifest), prompt[: manifest.architecture.max_length])
+        _generate(adapter(directory, manifest, pack_cache="temporary"), prompt[: manifest.architecture.max_length])
     except EdgekilnError as error:
         raise EngineError(f"the finished engine does not run and is not kept: {error}") from error
     return notes

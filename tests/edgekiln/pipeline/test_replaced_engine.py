@@ -20,6 +20,18 @@ def engine(directory: Path, source: str, **fields: Any) -> Path:
     return directory
 
 
+def test_packed_weights_are_of_the_engine(tmp_path: Path) -> None:
+    directory = engine(tmp_path / "engine", "model")
+    packed = directory / "packed-weights"
+    packed.mkdir()
+    for name in ("0123456789abcdef.avx2.packed", "verified"):
+        (packed / name).write_text("x")
+    replaceable(directory, "model")
+    (packed / "notes.txt").write_text("the user's")
+    with pytest.raises(EngineError, match="has packed-weights, which is no file of an engine"):
+        replaceable(directory, "model")
+
+
 def replaceable(output: Path, model_id: str, force: bool = False) -> None:
     check_output(output, partial(may_replace, output, model_id=model_id, force=force))
 

@@ -73,7 +73,7 @@ def test_logits_that_are_not_finite(source: ModelSource, tmp_path: Path, refused
 def test_an_engine_that_does_not_load(
     source: ModelSource, tmp_path: Path, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def adapter(directory: Path, *_: object) -> None:
+    def adapter(directory: Path, *_: object, **__: object) -> None:
         raise EngineError(f"the library cannot load {directory / 'generate.onnx'}: no")
 
     monkeypatch.setattr(Target, "load_adapter", lambda _: adapter)
