@@ -12,5 +12,6 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(ENV{PKG_CONFIG_LIBDIR} /usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig)
 find_program(_qemu NAMES qemu-aarch64 qemu-aarch64-static)
 if(_qemu)
-  set(CMAKE_CROSSCOMPILING_EMULATOR ${_qemu} -L /usr/aarch64-linux-gnu)
+  # -cpu max: with every extension, so that the tests run the kernels of every instruction set.
+  set(CMAKE_CROSSCOMPILING_EMULATOR ${_qemu} -L /usr/aarch64-linux-gnu -cpu max)
 endif()

@@ -31,9 +31,13 @@ inline std::optional<Float16> exact_float16(float value) {
 
 // `value` rounded to the 11 significant bits of a float16: its nearest float16, unless that is subnormal or infinite.
 inline float round_to_float16(float value) {
-  // Veltkamp's splitting keeps the upper 11 of 24 bits.
-  const float shifted = value * 8193.0f;
-  return shifted - (shifted - value);
+  // In integers, as a compiler may contract float operations to FMA. Adds half a unit of the last bit that stays, less
+  // one where that bit is 0, so that ties go to even.
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0xfff + (bits >> 13 & 1)) & ~std::uint32_t{0x1fff};
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 }  // namespace edgekiln

@@ -1,8 +1,10 @@
-// Loads of scales and biases that are stored as float or, where the processor converts it (F16C), as float16.
+// Loads of scales and biases that are stored as float or, where the processor converts it (F16C, NEON), as float16.
 #pragma once
 
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "kernels/common/float16.h"
@@ -24,6 +26,18 @@ inline Floats load(const Float16* from) {
 #else
   return reinterpret_cast<Floats>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #endif
+}
+
+#elif defined(__aarch64__)
+
+inline constexpr bool kLoadsFloat16 = true;
+
+inline Floats load(const Float16* from) {
+  return reinterpret_cast<Floats>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits))));
+}
+
+inline float to_float(Float16 value) {
+  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(value.bits))), 0);
 }
 
 #else

@@ -1,0 +1,27 @@
+// 64-bit Arm with dot products of bytes: Cortex-A55, A75 and later (A76: Raspberry Pi 5), Neoverse N1, Apple M1.
+#define EDGEKILN_ISA neon_dotprod
+
+#include "kernels/instruction_sets/arm_cpu.h"
+#include "kernels/instruction_sets/instruction_set.h"
+#include "kernels/isa_kernels.h"
+
+namespace edgekiln::neon_dotprod {
+
+extern const InstructionSet instruction_set{
+    .supported = [] { return cpu::has_dotprod(); },
+    .kernels =
+        {
+            .instruction_set = "neon_dotprod",
+            .attention = attention,
+            .matmul_nbits = matmul_nbits,
+            .skip_rms_norm = skip_rms_norm,
+            .swiglu = swiglu,
+            .qkv_prologue = qkv_prologue,
+            .dequantize_row = dequantize_row,
+            .nbits_gemm = nbits_gemm,
+            .per_token_int8_gemm = per_token_int8_gemm,
+            .two_pass_lm_head = two_pass_lm_head,
+        },
+};
+
+}  // namespace edgekiln::neon_dotprod
