@@ -92,6 +92,12 @@ def test_engine_json_names_the_windows(name: str, engines: Callable[[str], Path]
     manifest = read_manifest(engines(name))
     assert manifest.kv_cache.windows == ENGINES[name][-1]
     assert manifest.io.window_start == "window_start.{window}"
+    graph = onnx.load(engines(name) / "generate.onnx", load_external_data=False).graph
+    fused = [node for node in graph.node if "DecoderLayers" in node.op_type]
+    assert len(fused) == (ENGINES[name][1] != "none")
+    for node in fused:
+        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert (values["windows"], values["own_lengths"]) == (ENGINES[name][-1], 1)
 
 
 def test_logits_are_those_of_transformers(engines: Callable[[str], Path], kernels: KernelsChoice) -> None:
