@@ -44,7 +44,7 @@ std::optional<PackCache> pack_cache(const fs::path& directory, const Manifest& m
                           (key->second.substr(0, kHashDigits) + '.' + kernels.instruction_set + ".packed"),
                   .write = use == PackCacheUse::kWrite,
                   .entries = {}};
-  if (std::max(cache.file.native().size(), weights.native().size()) > kMaxPath) return std::nullopt;
+  if (std::max(cache.file.string().size(), weights.string().size()) > kMaxPath) return std::nullopt;
   cache.entries = {{"edgekiln.pack_cache", cache.file.string()},
                    {"edgekiln.pack_cache.weights", weights.string()},
                    {"edgekiln.pack_cache.key", key->second},
