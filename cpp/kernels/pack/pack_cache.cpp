@@ -1,8 +1,9 @@
 #include "kernels/pack/pack_cache.h"
 
-#include <map>
+#include <cstring>
 #include <utility>
 
+#include "kernels/common/pages.h"
 #include "kernels/pack/pack_cache_reader.h"
 #include "kernels/pack/pack_cache_writer.h"
 
@@ -54,6 +55,24 @@ ArenaBytes PackCache::alive(const std::uint8_t* memory) {
   return {shared_from_this(), const_cast<std::uint8_t*>(memory)};
 }
 
+// Several sessions of an engine share it.
+ArenaBytes PackCache::copy_of(const PackCacheEntry& entry) {
+  std::weak_ptr<std::uint8_t>& known = copies_[entry.offset];
+  if (ArenaBytes copy = known.lock()) return copy;
+  ArenaBytes copy = with_cache(arena_allocate(entry.size));
+  std::memcpy(copy.get(), reader_->data(entry), entry.size);
+  drop_pages(reader_->data(entry), entry.size);
+  known = copy;
+  return copy;
+}
+
+// Keeps the cache, whose file every weight of a session would otherwise open and check again.
+ArenaBytes PackCache::with_cache(ArenaBytes memory) {
+  std::uint8_t* const begin = memory.get();
+  return {std::make_shared<std::pair<ArenaBytes, std::shared_ptr<PackCache>>>(std::move(memory), shared_from_this()),
+          begin};
+}
+
 std::optional<CachedWeight> PackCache::find(const PackedWeightId& id) {
   const std::lock_guard lock(mutex_);
   const auto found = [&](const auto& file) -> std::optional<CachedWeight> {
@@ -61,6 +80,8 @@ std::optional<CachedWeight> PackCache::find(const PackedWeightId& id) {
     if (!entry) return std::nullopt;
     return CachedWeight{alive(file->data(*entry)), entry->size, entry->variant};
   };
+  const PackCacheEntry* const entry = reader_ ? reader_->find(id) : nullptr;
+  if (entry && !reader_->has_huge_pages(*entry)) return CachedWeight{copy_of(*entry), entry->size, entry->variant};
   if (auto weight = found(reader_)) return weight;
   return found(writer_);
 }
@@ -81,10 +102,7 @@ ArenaBytes PackCache::find_or_pack(const PackedWeightId& id, std::size_t size, s
   }
   ArenaBytes memory = arena_allocate(size);
   pack(memory.get());
-  // Keeps the cache, whose files every weight of a session would otherwise look for again.
-  std::uint8_t* const begin = memory.get();
-  return {std::make_shared<std::pair<ArenaBytes, std::shared_ptr<PackCache>>>(std::move(memory), shared_from_this()),
-          begin};
+  return with_cache(std::move(memory));
 }
 
 }  // namespace edgekiln

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -67,11 +68,15 @@ class PackCache : public std::enable_shared_from_this<PackCache> {
 
  private:
   ArenaBytes alive(const std::uint8_t* memory);
+  ArenaBytes with_cache(ArenaBytes memory);
+  ArenaBytes copy_of(const PackCacheEntry& entry);
 
   const std::string weights_, key_;
   std::mutex mutex_;
   std::unique_ptr<PackCacheReader> reader_;  // null where there is no sound file
   std::unique_ptr<PackCacheWriter> writer_;  // null where none is written
+  // By offset in the file, weights whose mapping would be in small pages.
+  std::map<std::uint64_t, std::weak_ptr<std::uint8_t>> copies_;
 };
 
 }  // namespace edgekiln

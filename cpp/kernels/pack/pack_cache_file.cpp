@@ -59,14 +59,8 @@ std::uint64_t checksum_of(const void* data, std::size_t size, std::uint64_t seed
 }
 
 std::uint64_t sample_of(const std::uint8_t* data, std::size_t size) {
-  constexpr std::size_t kSamples = 4;
   const std::size_t bytes = std::min(kPackCachePage, size);
-  std::uint64_t sum = 0;
-  for (std::size_t i = 0; i < kSamples; ++i) {
-    const std::size_t at = (size - bytes) / (kSamples - 1) * i;
-    sum = checksum_of(data + at, bytes, sum);
-  }
-  return sum;
+  return checksum_of(data + size - bytes, bytes, checksum_of(data, bytes));
 }
 
 std::string boot_id() {

@@ -33,7 +33,7 @@ inline constexpr std::size_t kMaxPackCacheEntries = 32768;
 // A checksum that finds damage; it is no defence against an author of other content.
 std::uint64_t checksum_of(const void* data, std::size_t size, std::uint64_t seed = 0);
 
-// The checksum of the first page of `data`, its last, and some between.
+// The checksum of the first and the last page of `data`.
 std::uint64_t sample_of(const std::uint8_t* data, std::size_t size);
 
 // Identifies the time since the system was started; empty where that is not known.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "kernels/common/file_descriptor.h"
 #include "kernels/common/pages.h"
@@ -15,6 +17,8 @@
 namespace edgekiln {
 
 namespace {
+
+constexpr std::ptrdiff_t kMostSmall = 8;  // one in so many pages of a mapped weight may be small
 
 constexpr auto kById = [](const PackCacheEntry& one, const PackCacheEntry& other) {
   return std::pair(one.id.low, one.id.high) < std::pair(other.id.low, other.id.high);
@@ -54,12 +58,20 @@ bool PackCacheReader::is_sound() const {
   });
 }
 
-#if defined(__linux__)
-
-bool PackCacheReader::has_sound_samples(int) const {
+bool PackCacheReader::has_sound_samples() const {
   return std::all_of(entries_.begin(), entries_.end(),
                      [&](const PackCacheEntry& entry) { return sample_of(data(entry), entry.size) == entry.sample; });
 }
+
+bool PackCacheReader::has_huge_pages(const PackCacheEntry& entry) const {
+  const std::size_t from = entry.offset - kPackCacheHeaderBytes;
+  const auto begin = pages_.begin() + static_cast<std::ptrdiff_t>(from / kHugePage);
+  const auto end = pages_.begin() + static_cast<std::ptrdiff_t>(rounded_up(from + entry.size, kHugePage) / kHugePage);
+  return std::count(begin, end, MappedPage::kSmall) * kMostSmall <= end - begin &&
+         std::count(pages_.begin(), pages_.end(), MappedPage::kHuge) > 0;
+}
+
+#if defined(__linux__)
 
 std::unique_ptr<PackCacheReader> PackCacheReader::open(const std::string& path, const std::string& key,
                                                        const std::string& weights) {
@@ -78,10 +90,13 @@ std::unique_ptr<PackCacheReader> PackCacheReader::open(const std::string& path, 
   reader->entries_ = std::move(entries);
   const std::string boot = boot_id();
   const auto* written = reinterpret_cast<const char*>(header.data() + kBootIdOffset);
-  if (!boot.empty() && boot == std::string(written, strnlen(written, kBootIdBytes)))
-    return reader->has_sound_samples(file.number()) ? std::move(reader) : nullptr;
-  if (!reader->is_sound()) return nullptr;
-  write_boot_id(path, boot);
+  if (!boot.empty() && boot == std::string(written, strnlen(written, kBootIdBytes))) {
+    if (!reader->has_sound_samples()) return nullptr;
+  } else {
+    if (!reader->is_sound()) return nullptr;
+    write_boot_id(path, boot);
+  }
+  reader->pages_ = mapped_pages(reader->range_.data() + kPackCacheHeaderBytes, size - kPackCacheHeaderBytes);
   return reader;
 }
 

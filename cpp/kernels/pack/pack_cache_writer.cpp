@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/common/huge_pages.h"
 #include "kernels/common/pages.h"
 
 #if defined(__linux__)
@@ -54,7 +55,10 @@ void PackCacheWriter::write_whole_chunks() {
       file_.reset();  // such as a full disk: what is packed stays in memory
     }
   }
-  if (file_ && written_ > first && !range_.map_file(file_.number(), first, written_ - first)) file_.reset();
+  if (!file_ || !maps_ || written_ == first) return;
+  if (!range_.map_file(file_.number(), first, written_ - first)) return file_.reset();
+  // In small pages it would be read more slowly than the memory that it replaces.
+  if (!temporary_) maps_ = mapped_pages(range_.data() + first, kHugePage)[0] == MappedPage::kHuge;
 }
 
 #if defined(__linux__)
@@ -86,8 +90,8 @@ std::unique_ptr<PackCacheWriter> PackCacheWriter::open(const std::string& path, 
   if (!temporary && flock(directory.number(), LOCK_EX | LOCK_NB)) return nullptr;
   FileDescriptor file(openat(directory.number(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, of_weights.st_mode & 0666));
   if (!file) return nullptr;
-  std::unique_ptr<PackCacheWriter> writer(
-      new PackCacheWriter(std::move(directory), std::move(file), whole.filename().string(), key, reserved_bytes(size)));
+  std::unique_ptr<PackCacheWriter> writer(new PackCacheWriter(
+      std::move(directory), std::move(file), whole.filename().string(), key, reserved_bytes(size), temporary));
   return writer->range_.data() ? std::move(writer) : nullptr;
 }
 

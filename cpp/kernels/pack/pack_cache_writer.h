@@ -35,11 +35,12 @@ class PackCacheWriter {
 
  private:
   PackCacheWriter(FileDescriptor directory, FileDescriptor file, std::string name, std::string key,
-                  std::size_t reserved)
+                  std::size_t reserved, bool temporary)
       : directory_(std::move(directory)),
         file_(std::move(file)),
         name_(std::move(name)),
         key_(std::move(key)),
+        temporary_(temporary),
         range_(reserved) {}
 
   void write_whole_chunks();
@@ -48,6 +49,8 @@ class PackCacheWriter {
   FileDescriptor directory_;  // locked, so that one process writes
   FileDescriptor file_;       // without a name
   const std::string name_, key_;
+  const bool temporary_;
+  bool maps_ = true;  // what is written becomes a mapping of the file
   ReservedRange range_;
   std::size_t next_ = kPackCacheHeaderBytes, committed_ = kPackCacheHeaderBytes;  // offsets
   std::size_t written_ = kPackCacheHeaderBytes;
