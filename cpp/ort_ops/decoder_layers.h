@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/common/gemv_threads.h"
+#include "kernels/common/thread_team.h"
 #include "ort_ops/attention_inputs.h"
 #include "ort_ops/ort_api.h"
 #include "ort_ops/post_attention_weights.h"
@@ -78,10 +78,9 @@ class DecoderLayers {
     if (!args.m) return;
     // Captured by reference to this thread's: the region may run on another thread.
     thread_local Scratch memory, part_memory;
-    run_region(args.m, {run_parallel, context},
-               [&, &memory = memory, &part_memory = part_memory](const Parallel& parallel) {
-                 stack_.compute(args, parallel, memory, part_memory);
-               });
+    run_team({run_parallel, context}, [&, &memory = memory, &part_memory = part_memory](const Parallel& parallel) {
+      stack_.compute(args, parallel, memory, part_memory);
+    });
   }
 
  private:

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "kernels/common/gemv_threads.h"
+#include "kernels/common/thread_team.h"
 #include "kernels/kernel_table.h"
 #include "kernels/pack/float16_group_params.h"
 #include "ort_ops/constant_weights.h"
@@ -42,7 +42,7 @@ class MatMulNBits {
     Scratch& scratch = own;
     const Parallel parallel{run_parallel, context};
     if (packed_) {
-      return run_region(args.m, parallel, [&](const Parallel& threads) {
+      return run_team(parallel, [&](const Parallel& threads) {
         kernels().nbits_gemm(*packed_, args.a, args.m, args.out, threads, scratch);
       });
     }

@@ -1,7 +1,7 @@
 // edgekiln.ort::PerTokenInt8MatMul: float activations, quantized to int8 per token, times a constant int8 weight.
 #pragma once
 
-#include "kernels/common/gemv_threads.h"
+#include "kernels/common/thread_team.h"
 #include "kernels/kernel_table.h"
 #include "ort_ops/constant_weights.h"
 #include "ort_ops/ort_api.h"
@@ -31,7 +31,7 @@ class PerTokenInt8MatMul {
     // Bound here: the region may run on another thread, whose thread_local it must not use.
     thread_local Scratch own;
     Scratch& scratch = own;
-    run_region(m, {run_parallel, context}, [&](const Parallel& threads) {
+    run_team({run_parallel, context}, [&](const Parallel& threads) {
       kernels().per_token_int8_gemm(weight_, a.floats(), m, out, threads, scratch);
     });
   }

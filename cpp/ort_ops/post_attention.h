@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <array>
 
-#include "kernels/common/gemv_threads.h"
+#include "kernels/common/thread_team.h"
 #include "ort_ops/ort_api.h"
 #include "ort_ops/post_attention_weights.h"
 
@@ -47,7 +47,7 @@ class PostAttention {
     const PostAttentionArgs args{attended.floats(), residual.floats(), m, projected, sum};
     // Captured by reference to this thread's: the region may run on another thread.
     thread_local Scratch memory, gemm_memory;
-    run_region(m, {run_parallel, context}, [&, &memory = memory, &gemm_memory = gemm_memory](const Parallel& parallel) {
+    run_team({run_parallel, context}, [&, &memory = memory, &gemm_memory = gemm_memory](const Parallel& parallel) {
       block_.compute(args, parallel, memory, gemm_memory);
     });
   }

@@ -102,6 +102,11 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         # Smaller blocks of work, so that a core that other processes slow down does not delay the others: 3% more
         # tokens/s in decode on two shared cores, no loss in prefill.
         options.add_session_config_entry("session.dynamic_block_base", "4")
+        # Idle threads of the pool spin for some 50 ms by default, on cores that other programs need. edgekiln's kernels
+        # keep their threads busy from the first layer to the last; the time between two tokens is what has to be
+        # bridged. ONNX Runtime's own kernels enter the pool for every node.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "100" if self._kernels else "1000")
+        options.add_session_config_entry("session.intra_op.spin_backoff_max", "1")
         providers = ["CPUExecutionProvider"]
         if self._kernels is not None:
             if self._manifest.quantization.scheme != "none":

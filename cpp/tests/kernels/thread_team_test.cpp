@@ -3,8 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -36,7 +38,7 @@ void pool_run(void* self, void (*task)(void*, std::size_t), std::size_t count, v
 
 template <typename Region>
 void run(Threads threads, const Region& region) {
-  edgekiln::ThreadTeam<Region>::run({pool_run, &threads}, region);
+  edgekiln::ThreadTeam<Region>::run({pool_run, &threads}, region, threads.count);
 }
 
 // Whether loops run in order: each adds the mirrored results of the loop before, so that an iteration that runs early,
@@ -65,6 +67,26 @@ bool in_order(Threads threads, std::size_t loops, std::size_t iterations) {
   return true;
 }
 
+// Loops whose iterations and whose serial parts in between last longer than a thread of the team spins, so that threads
+// sleep and have to be woken. Returns the number of iterations that ran.
+std::size_t slow_loops(Threads threads, std::size_t loops, std::size_t iterations) {
+  std::atomic<std::size_t> ran{0};
+  const auto longer_than_spinning = [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  run(threads, [&](const edgekiln::Parallel& parallel) {
+    for (std::size_t loop = 0; loop < loops; ++loop) {
+      longer_than_spinning();
+      parallel.run(
+          parallel.self,
+          [](void* context, std::size_t i) {
+            if (i % 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            ++*static_cast<std::atomic<std::size_t>*>(context);
+          },
+          iterations, &ran);
+    }
+  });
+  return ran;
+}
+
 constexpr Threads kThreads[] = {{1, false}, {2, false}, {4, false}, {3, true}};
 
 }  // namespace
@@ -79,6 +101,46 @@ TEST_CASE("every iteration runs once and before the next loop begins") {
       CHECK(in_order(threads, 1, 0));
     }
   }
+}
+
+TEST_CASE("threads that sleep are woken") {
+  for (const Threads threads : kThreads) {
+    INFO(threads.count, " threads, late ", threads.late);
+    CHECK(slow_loops(threads, 10, 5) == 50);
+  }
+}
+
+TEST_CASE("more threads than processors") {
+  const std::size_t processors = std::max(1U, std::thread::hardware_concurrency());
+  for (const std::size_t count : {processors + 1, 4 * processors}) {
+    INFO(count, " threads");
+    for (int repeat = 0; repeat < 5; ++repeat) {
+      CHECK(in_order({count, false}, 50, 7));
+      CHECK(in_order({count, false}, 20, 200));
+    }
+    CHECK(slow_loops({count, false}, 10, 5) == 50);
+  }
+}
+
+TEST_CASE("more threads than processors of one process in several teams at once") {
+  std::atomic<int> right{0};
+  {
+    std::vector<std::jthread> teams;
+    for (int team = 0; team < 4; ++team) teams.emplace_back([&] { right += in_order({3, false}, 100, 7); });
+  }
+  CHECK(right == 4);
+}
+
+TEST_CASE("members that wait leave their processors to others") {
+  constexpr double kSeconds = 0.3;
+  constexpr std::size_t kMembers = 4;
+  const std::clock_t before = std::clock();
+  run({kMembers, false}, [&](const edgekiln::Parallel& parallel) {
+    parallel.run(parallel.self, [](void*, std::size_t) {}, 8, nullptr);
+    std::this_thread::sleep_for(std::chrono::duration<double>(kSeconds));
+  });
+  // Processor time of all threads, which is that of one processor at least if any of them spins.
+  CHECK(static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC < kSeconds / 3);
 }
 
 TEST_CASE("an exception of the region reaches the caller") {

@@ -35,7 +35,7 @@ std::optional<ONNXTensorElementDataType> cache_type(const KVCacheSpec& kv_cache)
   return found->second;
 }
 
-Ort::SessionOptions session_options(int threads) {
+Ort::SessionOptions session_options(int threads, bool own_kernels) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(threads);
   options.SetInterOpNumThreads(1);
@@ -44,6 +44,11 @@ Ort::SessionOptions session_options(int threads) {
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   // Smaller blocks of work, so that a core that other programs slow down delays the others less.
   options.AddConfigEntry("session.dynamic_block_base", "4");
+  // Idle threads of the pool spin for some 50 ms by default, on cores that other programs need. edgekiln's kernels keep
+  // their threads busy from the first layer to the last; the time between two tokens is what has to be bridged. ONNX
+  // Runtime's own kernels enter the pool for every node.
+  options.AddConfigEntry("session.intra_op.spin_duration_us", own_kernels ? "100" : "1000");
+  options.AddConfigEntry("session.intra_op.spin_backoff_max", "1");
   return options;
 }
 
@@ -93,7 +98,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
   Result<void> open(const fs::path& graph) {
     if (library_) {
       try {
-        Ort::SessionOptions options = session_options(threads_);
+        Ort::SessionOptions options = session_options(threads_, true);
         if (bf16_attention_) options.AddConfigEntry(kAttentionPrecision[0], kAttentionPrecision[1]);
         if (pack_cache_)
           for (const auto& [name, value] : pack_cache_->entries) options.AddConfigEntry(name.c_str(), value.c_str());
@@ -109,7 +114,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
         library_.reset();
       }
     }
-    Result<Ort::Session> loaded = load_graph(graph, session_options(threads_));
+    Result<Ort::Session> loaded = load_graph(graph, session_options(threads_, false));
     if (!loaded) return std::unexpected(loaded.error());
     session_ = std::move(loaded).value();
     return {};
