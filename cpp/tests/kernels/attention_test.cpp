@@ -25,6 +25,10 @@ struct Case {
   float scale, softcap;
   std::size_t window;
   bool int8 = false;
+  // Positions of the first cache slots, by which tokens are rotated; empty: 0, and no position_ids.
+  std::vector<std::size_t> start = {};
+
+  std::size_t start_of(std::size_t sequence) const { return start.empty() ? 0 : start[sequence]; }
 };
 
 using Doubles = std::vector<double>;
@@ -88,7 +92,9 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
       values[i] = value_codes[i] * scale_of(value_scales, i);
     }
   }
-  const std::vector<float> cosine = random_floats(generator, c.capacity * std::max<std::size_t>(c.rotary_dim / 2, 1));
+  std::size_t positions = c.capacity;
+  for (const std::size_t start : c.start) positions = std::max(positions, start + c.capacity);
+  const std::vector<float> cosine = random_floats(generator, positions * std::max<std::size_t>(c.rotary_dim / 2, 1));
   const std::vector<float> sine = random_floats(generator, cosine.size());
   Doubles true_keys(keys.begin(), keys.end()), true_values(values.begin(), values.end());
   const auto slot = [&](std::size_t b, std::size_t head, std::size_t position) {
@@ -96,12 +102,15 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   };
 
   std::vector<std::int32_t> last(c.batch);
+  std::vector<std::int64_t> position_ids;
   for (std::size_t b = 0; b < c.batch; ++b) {
     last[b] = c.past[b] + static_cast<std::int32_t>(c.length) - 1;
     for (std::size_t s = 0; s < c.length; ++s) {
+      const std::size_t position = c.start_of(b) + c.past[b] + s;
+      position_ids.push_back(static_cast<std::int64_t>(position));
       for (std::size_t head = 0; head < c.kv_heads; ++head) {
         const std::size_t from = (b * c.length + s) * widths[1] + head * dim, to = slot(b, head, c.past[b] + s);
-        const Doubles key = rotated(c, &parts[1][from], cosine.data(), sine.data(), c.past[b] + s);
+        const Doubles key = rotated(c, &parts[1][from], cosine.data(), sine.data(), position);
         for (std::size_t j = 0; j < dim; ++j) {
           const float by_key = scale_of(key_scales, to + j), by_value = scale_of(value_scales, to + j);
           true_keys[to + j] = c.int8 ? quantize(key[j], by_key) * by_key : key[j];
@@ -126,6 +135,7 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
     args.value_cache = {value_codes.data(), value_scales.data()};
   }
   args.last_position = last.data();
+  args.position_ids = c.start.empty() ? nullptr : position_ids.data();
   args.cosine = c.rotary_dim ? cosine.data() : nullptr, args.sine = c.rotary_dim ? sine.data() : nullptr;
   args.rotary_dim = c.rotary_dim, args.interleaved = c.interleaved;
   args.scale = c.scale, args.softcap = c.softcap, args.window = c.window;
@@ -149,7 +159,7 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
       const std::size_t first = c.window && position + 1 > c.window ? position + 1 - c.window : 0;
       for (std::size_t head = 0; head < c.heads; ++head) {
         const std::size_t kv_head = head / (c.heads / c.kv_heads), at = ((b * c.length + s) * c.heads + head) * dim;
-        const Doubles query = rotated(c, &parts[0][at], cosine.data(), sine.data(), position);
+        const Doubles query = rotated(c, &parts[0][at], cosine.data(), sine.data(), c.start_of(b) + position);
         Doubles weights, sum(dim);
         for (std::size_t k = first; k <= position; ++k) {
           double score = 0.0;
@@ -230,6 +240,9 @@ const std::vector<Case> kCases = {
     {"int8 cache, few tokens at once", 1, 8, 10, 2, 64, 512, {300}, 64, false, true, 0.125f, 0, 0, true},
     {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
     {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
+    {"window buffers, one token", 2, 1, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, false, {192, 0}},
+    {"window buffers, a chunk", 2, 40, 4, 2, 64, 128, {60, 3}, 64, true, true, 0.125f, 0, 50, false, {64, 640}},
+    {"window buffers, int8 cache", 2, 2, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, true, {192, 0}},
     {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
 };
 

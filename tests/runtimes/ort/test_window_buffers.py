@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from edgekiln import runtimes
+from edgekiln.calib.evaluation.graph_scorer import graph_scorer
+from edgekiln.calib.quantizers.kv_cache import cache_scales
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
@@ -203,6 +206,23 @@ def test_a_conversation_goes_on(
     edited[100] += 1
     for prompt in (edited, IDS[:50]):
         assert answer(prompt, cache) == answer(prompt, runtime.new_cache())
+
+
+def test_cache_scales_come_from_all_tokens(engines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = runtimes.open(engines("mistral"), threads=1)
+    assert isinstance(runtime, OrtCpuRuntime)
+    scales = cache_scales(runtime, IDS[None])
+    monkeypatch.setattr(WindowBuffer, "of", lambda window, _chunk: WindowBuffer(window, LENGTH))
+    for layer, expected in zip(scales, cache_scales(runtime, IDS[None]), strict=True):
+        np.testing.assert_array_equal(layer.key, expected.key)
+        np.testing.assert_array_equal(layer.value, expected.value)
+
+
+def test_graphs_run_without_an_adapter(engines: Callable[[str], Path]) -> None:
+    directory = engines("gemma3_text")
+    logits = graph_scorer(directory, read_manifest(directory), threads=1)(IDS[:300])
+    expected = runtimes.open(directory, threads=1, kernels="onnxruntime").score(IDS[:300])
+    np.testing.assert_allclose(logits, expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_an_interrupt_while_buffers_move_empties_the_sequence(
