@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edgekiln.engine.packed_directory import PACKED_DIRECTORY
 from edgekiln.telemetry import disable_telemetry, onnxruntime_telemetry
+from support.instruction_sets import fills
+from support.packed_weights import large_copy
 from support.system_calls import files_in, new_user, traced
 
 VARIABLES = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
@@ -115,6 +118,23 @@ def test_a_command_writes_nothing_and_connects_to_nothing(
     done, calls = traced(command, environment, tmp_path / "strace.log")
     assert (done.returncode, done.stderr) == (0, "")
     assert calls == []
+    assert files_in(user) == []
+
+
+def test_a_large_engine_writes_packed_weights_only(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = large_copy(tiny_engine, tmp_path / "engine")
+    user = tmp_path / "user"
+    user.mkdir()
+    environment = new_user(user)
+    command = [*COMMAND, "run", str(engine), "-p", "hello", "--max-tokens", "2"]
+    for options, allowed in ((("--no-pack-cache",), "nothing"), ((), f"{engine}/{PACKED_DIRECTORY}")):
+        done, calls = traced([*command, *options], environment, tmp_path / "strace.log")
+        assert (done.returncode, done.stderr) == (0, "")
+        # Calls relative to that directory name it by a descriptor.
+        assert [
+            call for call in calls if allowed not in call and ".packed" not in call and "O_TMPFILE" not in call
+        ] == []
+        assert (engine / PACKED_DIRECTORY).is_dir() == (allowed != "nothing" and fills("nbits_gemm"))
     assert files_in(user) == []
 
 
