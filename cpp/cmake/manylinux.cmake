@@ -12,5 +12,6 @@ if(NOT CMAKE_HOST_SYSTEM_PROCESSOR STREQUAL CMAKE_SYSTEM_PROCESSOR)
 endif()
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 foreach(_kind SHARED MODULE)
-  set(CMAKE_${_kind}_LINKER_FLAGS_INIT "-L$ENV{EDGEKILN_GLIBC} -static-libstdc++ -Wl,--gc-sections -Wl,--exclude-libs,ALL")
+  set(CMAKE_${_kind}_LINKER_FLAGS_INIT
+    "-L$ENV{EDGEKILN_GLIBC} -static-libstdc++ -Wl,--no-undefined -Wl,--gc-sections -Wl,--exclude-libs,ALL")
 endforeach()
