@@ -33,21 +33,21 @@ class Properties:
         layers: number of decoder layers.
         kv_heads: key-value heads of each layer.
         head_dims: elements of a key-value head, of each layer.
+        windows: sliding window of each layer whose cache holds the last tokens only, 0 for the other layers; empty if
+            there are none. See `edgekiln.runtimes.window_buffer`.
     """
 
     target: str
     vocab_size: int
-        windows: sliding window of each layer whose cache holds the last tokens only, 0 for the other layers; empty if
-            there are none. See `edgekiln.runtimes.window_buffer`.
     max_length: int
     layers: int
     kv_heads: tuple[int, ...]
     head_dims: tuple[int, ...]
+    windows: tuple[int, ...] = ()
 
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
         """The properties that engine.json states."""
-    windows: tuple[int, ...] = ()
         architecture = manifest.architecture
         return cls(
             target=manifest.target,
@@ -56,11 +56,11 @@ class Properties:
             layers=architecture.layers,
             kv_heads=tuple(architecture.kv_heads),
             head_dims=tuple(architecture.head_dims),
+            windows=tuple(manifest.kv_cache.windows),
         )
 
 
 class KVCache(Protocol):
-            windows=tuple(manifest.kv_cache.windows),
     """Keys and values of a batch of sequences. Not thread-safe."""
 
     @property
