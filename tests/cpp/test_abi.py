@@ -14,7 +14,7 @@ LIBRARY = BUILD / "lib" / "libedgekiln.so"
 SANITIZE = re.findall(r"EDGEKILN_SANITIZE:\w+=(.+)", (BUILD / "CMakeCache.txt").read_text())
 # Last fields that the older header lacks; the program below uses none of them.
 NEWEST = {
-    "edgekiln_engine_options": ("kernels_library", "device", "verify", "text"),
+    "edgekiln_engine_options": ("kernels_library", "device", "verify", "text", "pack_cache", "reserved"),
     "edgekiln_engine_info": ("threads", "max_verify_tokens", "has_text", "has_chat"),
     "edgekiln_generate_options": ("has_seed", "ignore_eos", "logprobs", "speculate", "special_tokens", "reserved"),
     "edgekiln_message": ("parse_special", "reserved"),

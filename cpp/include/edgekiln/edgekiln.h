@@ -71,11 +71,9 @@ typedef struct edgekiln_engine_options {
   edgekiln_kernels_choice kernels; /* default EDGEKILN_KERNELS_EDGEKILN */
   const char* kernels_library;     /* path of edgekiln's kernels; NULL: libedgekiln_ops.so beside libedgekiln */
   const char* device;              /* "cpu" or "cuda", one that the engine's target supports; NULL: its first */
-  int32_t verify;                  /* check the SHA-256 of every file, with a pack cache that of weights once until
-                                    * they are written; default 1 */
+  int32_t verify;                  /* check the SHA-256 of files, of weights once with pack_cache; default 1 */
   int32_t text;                    /* load the tokenizer, needed for text and messages; default 1 */
-  int32_t pack_cache;              /* keep packed weights in the engine's directory packed-weights, from 256 MiB of
-                                    * weights on, which later starts map; default 1 */
+  int32_t pack_cache;              /* keep packed weights of 256 MiB and more beside the engine; default 1 */
   int32_t reserved;
 } edgekiln_engine_options;
 
