@@ -1,5 +1,5 @@
 // Dot product of one weight column with one quantized activation vector, in blocks of 32 along k, each with a scale on
-// either side. For every instruction set: VPDPBUSD, VPMADDUBSW or scalar.
+// either side. For every instruction set: VPDPBUSD, VPMADDUBSW, SDOT or scalar.
 //
 // These instructions multiply unsigned by signed bytes, so weight codes count from 0; the caller corrects for the zero
 // points with the sum of each group's activations.
@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <algorithm>
@@ -115,11 +117,39 @@ inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const Qu
     const __m256 both = _mm256_mul_ps(groups, _mm256_loadu_ps(a.scales + block * kSumsPerBlock<Bits>));
     sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), both, sum);
   }
-#if defined(__AVX512F__)
-  return reinterpret_cast<Floats>(_mm512_zextps256_ps512(sum));
-#else
-  return reinterpret_cast<Floats>(sum);
-#endif
+  Floats result{};
+  std::memcpy(&result, &sum, sizeof sum);
+  return result;
+}
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+    // As above, with SDOT, which multiplies signed bytes: 8-bit codes are split into two nibbles.
+    template <int Bits, typename Scale>
+    inline Floats block_dot(const std::uint8_t* codes, const Scale* scales, const QuantizedVector& a,
+                            std::size_t blocks, unsigned group_shift, bool) {
+  constexpr std::size_t bytes = kBlock * Bits / 8;
+  const auto nibbles = [](const std::uint8_t* from) {
+    const uint8x16_t both = vld1q_u8(from);
+    return int8x16x2_t{vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(both, 4))};
+  };
+  Floats sum{};
+  for (std::size_t block = 0; block < blocks; ++block) {
+    const std::uint8_t* from = codes + block * bytes;
+    const std::int8_t* x = a.codes + block * bytes;
+    int32x4_t products = vdupq_n_s32(0);
+    if constexpr (Bits == 4) {
+      const int8x16x2_t both = nibbles(from);
+      products = vdotq_s32(vdotq_s32(products, both.val[0], vld1q_s8(x)), both.val[1], vld1q_s8(a.odd + block * bytes));
+    } else {
+      const int8x16x2_t first = nibbles(from), second = nibbles(from + 16);
+      products = vdotq_s32(vdotq_s32(products, first.val[1], vld1q_s8(x)), second.val[1], vld1q_s8(x + 16));
+      products = vshlq_n_s32(products, 4);
+      products = vdotq_s32(vdotq_s32(products, first.val[0], vld1q_s8(x)), second.val[0], vld1q_s8(x + 16));
+    }
+    sum += to_floats(reinterpret_cast<Ints>(products)) * (to_float(scales[block >> group_shift]) * a.scales[block]);
+  }
+  return sum;
 }
 
 #else

@@ -12,7 +12,7 @@
 namespace edgekiln::EDGEKILN_ISA {
 
 // Of a tile: rows * vectors accumulators, one row of B and one broadcast of A fill the registers.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kTileRows = 6, kTileVectors = 4;
 #elif defined(__AVX2__)
 inline constexpr int kTileRows = 6, kTileVectors = 2;

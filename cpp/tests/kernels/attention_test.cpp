@@ -25,6 +25,7 @@ struct Case {
   float scale, softcap;
   std::size_t window;
   bool int8 = false;
+  float spread = 1.0f;  // standard deviation of the keys and values in the cache
   // Positions of the first cache slots, by which tokens are rotated; empty: 0, and no position_ids.
   std::vector<std::size_t> start = {};
 
@@ -52,9 +53,14 @@ Doubles rotated(const Case& c, const float* x, const float* cosine, const float*
   return y;
 }
 
+// On few threads, as an emulated processor starts them slowly.
 void parallel_for(void*, void (*task)(void*, std::size_t), std::size_t count, void* context) {
+  constexpr std::size_t kThreads = 3;
   std::vector<std::jthread> threads;
-  for (std::size_t i = 0; i < count; ++i) threads.emplace_back(task, context, i);
+  for (std::size_t first = 0; first < std::min(count, kThreads); ++first)
+    threads.emplace_back([=] {
+      for (std::size_t i = first; i < count; i += kThreads) task(context, i);
+    });
 }
 
 // The largest error of the output and of the appended keys and values.
@@ -70,8 +76,8 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
       parts[i].insert(parts[i].end(), &packed[t * stride + offset], &packed[t * stride + offset] + widths[i]);
     offset += widths[i];
   }
-  std::vector<float> keys = random_floats(generator, c.batch * c.kv_heads * c.capacity * dim);
-  std::vector<float> values = random_floats(generator, keys.size());
+  std::vector<float> keys = random_floats(generator, c.batch * c.kv_heads * c.capacity * dim, c.spread);
+  std::vector<float> values = random_floats(generator, keys.size(), c.spread);
   // With an int8 cache, `keys` and `values` become the dequantized codes.
   std::vector<float> key_scales(c.kv_heads * dim), value_scales(c.kv_heads * dim);
   std::uniform_real_distribution<float> scale(0.01f, 0.03f);
@@ -240,9 +246,14 @@ const std::vector<Case> kCases = {
     {"int8 cache, few tokens at once", 1, 8, 10, 2, 64, 512, {300}, 64, false, true, 0.125f, 0, 0, true},
     {"int8 cache, odd heads", 2, 1, 6, 3, 40, 128, {64, 0}, 40, false, false, 0.2f, 0, 0, true},
     {"int8 cache, odd heads in a chunk", 1, 9, 6, 3, 40, 128, {64}, 40, false, false, 0.2f, 0, 0, true},
-    {"window buffers, one token", 2, 1, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, false, {192, 0}},
-    {"window buffers, a chunk", 2, 40, 4, 2, 64, 128, {60, 3}, 64, true, true, 0.125f, 0, 50, false, {64, 640}},
-    {"window buffers, int8 cache", 2, 2, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, true, {192, 0}},
+    {"window buffers, one token", 2, 1, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, false, 1.0f, {192, 0}},
+    {"window buffers, a chunk", 2, 40, 4, 2, 64, 128, {60, 3}, 64, true, true, 0.125f, 0, 50, false, 1.0f, {64, 640}},
+    {"window buffers, int8 cache", 2, 2, 4, 2, 64, 128, {90, 3}, 64, false, true, 0.125f, 0, 70, true, 1.0f, {192, 0}},
+    {"int8 cache, extreme codes", 1, 1, 9, 3, 64, 512, {400}, 64, false, true, 0.02f, 0, 0, true, 1e4f},
+    {"int8 cache, extreme codes, wide", 1, 2, 2, 1, 256, 128, {70}, 0, false, true, 0.01f, 0, 0, true, 1e4f},
+    {"int8 cache, zero codes", 1, 1, 3, 1, 64, 128, {70}, 64, false, true, 0.125f, 0, 0, true, 0.0f},
+    {"int8 cache, a window", 2, 1, 4, 1, 64, 512, {400, 7}, 64, false, true, 0.125f, 0, 39, true},
+    {"int8 cache, softcap", 1, 3, 4, 2, 64, 128, {90}, 64, false, true, 1.0f, 5.0f, 0, true},
     {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
 };
 
@@ -258,6 +269,23 @@ TEST_CASE("attention matches double precision") {
         const double tolerance = bf16 ? kBf16Tolerance : c.int8 ? kInt8Tolerance : kTolerance;
         // The rounding error of a score grows with the scores.
         CHECK(error_of(c, kernel, 7) <= tolerance * std::max(1.0f, c.scale * 8));
+      }
+    }
+  }
+}
+
+TEST_CASE("decode attention with any number of query heads a key-value head, and any width") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    if (!kernels.attention) continue;
+    for (const bool int8 : {false, true}) {
+      for (std::size_t group = 1; group <= 9; ++group) {
+        for (const std::size_t dim : {16, 48, 64, 80}) {
+          // The last of its blocks of keys ends anywhere.
+          const auto past = static_cast<std::int32_t>(60 + 3 * group);
+          const Case c{"", 1, 1, 2 * group, 2, dim, 128, {past}, 0, false, true, 0.125f, 0, 0, int8};
+          INFO(kernels.instruction_set, ", int8 ", int8, ": group ", group, ", head_dim ", dim);
+          CHECK(error_of(c, kernels.attention, 11) <= (int8 ? kInt8Tolerance : kTolerance));
+        }
       }
     }
   }
