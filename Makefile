@@ -174,11 +174,14 @@ lint: $(STAMP) lint-imports ## run ruff, clang-format, mypy, and check the order
 	$(BIN)/clang-format --dry-run --Werror $$(find cpp -name '*.h' -o -name '*.hpp' -o -name '*.cpp')
 	MYPYPATH=build/lint $(BIN)/mypy --cache-dir build/lint/.mypy_cache -p edgekiln
 
-# mypy and import-linter cannot follow package folders that pyproject.toml maps, so they check a copy in one tree.
+# mypy and import-linter cannot follow package folders that pyproject.toml maps, so they check a copy in one tree. -S: the
+# finder of an editable installation would lead import-linter to the mapped folders.
 lint-imports: $(STAMP)
 	rm -rf build/lint && mkdir -p build/lint
 	cp -rp edgekiln build/lint && cp -rp calib export runtimes build/lint/edgekiln
-	cd build/lint && "$(CURDIR)/$(BIN)/lint-imports" "$(CURDIR)/pyproject.toml" --no-logo --cache-dir ../lint-cache
+	cd build/lint && PYTHONPATH="$$("$(CURDIR)/$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  "$(CURDIR)/$(BIN)/python" -S -c 'from importlinter.cli import lint_imports_command as lint; lint()' \
+	  "$(CURDIR)/pyproject.toml" --no-logo --cache-dir ../lint-cache
 
 $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(call make_venv,$(BENCH))
