@@ -97,7 +97,8 @@ cpp-packages: ## install missing system packages that libedgekiln is built with
 	    echo "these packages are missing: run the command above as root" >&2; exit 1; \
 	  fi; }
 
-# A wheel for each architecture with the kernels and libedgekiln, linked against glibc 2.28 and checked by auditwheel.
+# A wheel for each architecture with the kernels and libedgekiln, linked against glibc 2.28. auditwheel checks that and names
+# the oldest glibc with which all symbols are there, 2.27 or 2.28.
 wheels: $(WHEEL_TOOLS)/.setup wheel-packages $(WHEEL_ARCHS:%=wheel-%) ## build wheels for Linux on x86-64 and 64-bit Arm in dist
 
 wheel-packages:
@@ -116,7 +117,7 @@ wheel-x86_64 wheel-aarch64: wheel-%: $(WHEEL_TOOLS)/.setup build/glibc/%/libc.so
 	  -w build/wheel-$* --config-settings=wheel.tags=py3-none-linux_$* --config-settings=build-dir=build/wheel-$*/cpp \
 	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE="$(CURDIR)/cpp/cmake/manylinux.cmake" \
 	  --config-settings=cmake.define.EDGEKILN_HOST=ON --config-settings=cmake.define.EDGEKILN_STATIC_PACKAGES=ON
-	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" $(WHEEL_TOOLS)/bin/auditwheel repair --plat manylinux_2_28_$* -w dist \
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" $(WHEEL_TOOLS)/bin/auditwheel repair -w dist \
 	  build/wheel-$*/edgekiln-*-linux_$*.whl
 
 test-wheels: wheels ## test the wheels of this machine in new environments; needs a network

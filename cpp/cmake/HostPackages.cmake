@@ -43,6 +43,11 @@ function(edgekiln_package name library header debian)
   target_link_libraries(edgekiln::${name} INTERFACE ${${_variable}_LIBRARY})
   string(REGEX REPLACE "/.*" "" _top ${header})
   edgekiln_headers(edgekiln::${name} ${${_variable}_INCLUDE_DIR} ${_top})
+  if(EDGEKILN_STATIC_PACKAGES AND EXISTS /usr/share/doc/${debian}/copyright)
+    # The licenses of these libraries want their text beside every copy.
+    install(FILES /usr/share/doc/${debian}/copyright DESTINATION share/licenses/edgekiln RENAME ${debian}.txt
+            COMPONENT host)
+  endif()
 endfunction()
 
 edgekiln_package(json "" nlohmann/json.hpp nlohmann-json3-dev)

@@ -62,6 +62,10 @@ def test_libraries_depend_on_old_systems_only(wheel: Path, tmp_path: Path) -> No
         versions = re.findall(r"GLIBC_(\d+)\.(\d+)", run("readelf", "-V", library))
         assert max((int(major), int(minor)) for major, minor in versions) <= (2, 28)
         assert "GLIBCXX" not in run("readelf", "-V", library)
+    licenses = {
+        path.stem for path in (tmp_path / "edgekiln" / "runtimes" / "share" / "licenses" / "edgekiln").iterdir()
+    }
+    assert licenses == {"libpcre2-dev", "libssl-dev", "libutf8proc-dev", "nlohmann-json3-dev"}
 
 
 def test_doctor_shows_the_kernels(installed: Path) -> None:
