@@ -15,8 +15,8 @@
 
 namespace edgekiln {
 
-// Initialize the API. Call it before any other ONNX Runtime call. An error of Code::kRuntime if there is no library, or if
-// it is older than the headers.
+// Initialize the API. Call it before any other ONNX Runtime call. An error of Code::kRuntime if there is no library, or
+// if it is older than the headers.
 [[nodiscard]] Result<void> ort_ready();
 
 // The environment, one a process. ONNX Runtime's telemetry is off unless the environment variable
