@@ -22,7 +22,10 @@ inline std::string description(const KernelTable* table) {
   for (const OpRow& row : op_table<false>()) {
     json.append(separator).append(R"({"domain": ")").append(row.domain);
     json.append(R"(", "op": ")").append(row.name()).append(R"(", "kernels": [)");
-    for (auto add = list; const KernelField& field : row.kernels) add(field.name);
+    auto add = list;
+    for (const KernelField& field : row.optional)
+      if (table && field.filled(*table)) add(field.name);
+    for (const KernelField& field : row.kernels) add(field.name);
     json.append(R"(], "registered": )").append(table && row.registered_with(*table) ? "true}" : "false}");
     separator = ", ";
   }

@@ -44,6 +44,7 @@ struct OpRow {
   const char* domain;
   const OrtCustomOp* op;
   std::vector<KernelField> kernels;
+  std::vector<KernelField> optional{};  // used where the table has them
 
   const char* name() const { return op->GetName(op); }
 
@@ -75,7 +76,7 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<SwiGLU>(), {kSwiglu}},
       {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
-      {kOwnDomain, op<TwoPassMatMulNBits>(), {kTwoPassLmHead, kNBitsGemm}},
+      {kOwnDomain, op<TwoPassMatMulNBits>(), {kNBitsGemm}, {kTwoPassLmHead}},
       {kOwnDomain, op<PostAttention<GroupBias>>(), post_attention},
       {kOwnDomain, op<PostAttention<ZeroPoint>>(), post_attention},
       {kOwnDomain, op<PostAttention<PerTokenInt8>>(), int8_post_attention},

@@ -21,7 +21,7 @@ class TwoPassMatMulNBits {
   explicit TwoPassMatMulNBits(const OrtKernelInfo* info) : k_(integer(info, "K")), n_(integer(info, "N")) {
     const MatMulNBitsArgs weight = constant_nbits_weight(info, kCodes, k_, n_, MatMulNBits::scheme_of(info));
     const WeightPacker packer(info);
-    lm_head_ = packer.pack_head(weight, real(info, "margin"));
+    if (kernels().two_pass_lm_head) lm_head_ = packer.pack_head(weight, real(info, "margin"));
     if (!lm_head_) packed_.emplace(packer.pack(weight));
   }
 
@@ -47,7 +47,8 @@ class TwoPassMatMulNBits {
 
  private:
   std::int64_t k_, n_;
-  // One of the two: weights that pack_lm_head() cannot split are packed as those of MatMulNBits.
+  // One of the two: weights that pack_lm_head() cannot split, or all where the instruction set has no kernel for two
+  // passes, are packed as those of MatMulNBits.
   std::optional<PackedLmHead> lm_head_;
   std::optional<PackedNBits> packed_;
 };

@@ -20,7 +20,6 @@ extern const InstructionSet instruction_set{
             .dequantize_row = dequantize_row,
             .nbits_gemm = nbits_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
-            .two_pass_lm_head = two_pass_lm_head,
         },
 };
 

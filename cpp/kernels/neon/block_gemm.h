@@ -10,6 +10,7 @@
 
 #include <arm_neon.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -174,19 +175,21 @@ struct TileTotals {
 // Stores the first `tokens` rows and `columns` columns of a tile to `out`, rows `stride` apart.
 inline void store_tile(const TileTotals& totals, std::size_t tokens, std::size_t columns, float* out,
                        std::size_t stride) {
+  if (tokens >= kTileTokens && columns >= kTileColumns) {
+#pragma GCC unroll 8
+    for (int token = 0; token < static_cast<int>(kTileTokens); ++token, out += stride) {
+      vst1q_f32(out, tile_row(totals.values, token, 0));
+      vst1q_f32(out + 4, tile_row(totals.values, token, 1));
+    }
+    return;
+  }
   float32x4_t rows[kTileTokens][2];
 #pragma GCC unroll 8
   for (int token = 0; token < static_cast<int>(kTileTokens); ++token)
 #pragma GCC unroll 2
     for (int quad = 0; quad < 2; ++quad) rows[token][quad] = tile_row(totals.values, token, quad);
-  for (std::size_t token = 0; token < tokens; ++token, out += stride) {
-    if (columns >= kTileColumns) {
-      vst1q_f32(out, rows[token][0]);
-      vst1q_f32(out + 4, rows[token][1]);
-    } else {
-      std::memcpy(out, rows[token], columns * sizeof(float));
-    }
-  }
+  for (std::size_t token = 0; token < std::min(tokens, kTileTokens); ++token, out += stride)
+    std::memcpy(out, rows[token], std::min(columns, kTileColumns) * sizeof(float));
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -28,6 +28,17 @@ inline QuantizedBlock quantize_block(const float* a) {
   return {codes, largest / 127.0f, sum};
 }
 
+// sum += weights . the four codes in a lane. In assembly, as GCC 12 copies accumulators of the intrinsic from register
+// to register.
+template <int Lane>
+inline void sdot_lane(int32x4_t& sum, int8x16_t weights, int8x16_t codes) {
+#if defined(__clang__)
+  sum = vdotq_laneq_s32(sum, weights, codes, Lane);
+#else
+  asm("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(weights), "w"(codes), "i"(Lane));
+#endif
+}
+
 template <int Bits>
 struct NBitsDot {
   using Weights = int8x16_t;
@@ -46,11 +57,6 @@ struct NBitsDot {
     std::int32_t word;
     std::memcpy(&word, four, sizeof word);
     return vdotq_s32(sum, weights, vreinterpretq_s8_s32(vdupq_n_s32(word)));
-  }
-  // As add(), with four of 16 activation codes.
-  template <int Lane>
-  static Sum add_lane(Sum sum, Weights weights, int8x16_t sixteen) {
-    return vdotq_laneq_s32(sum, weights, sixteen, Lane);
   }
   static Floats finish(Sum sum) { return reinterpret_cast<Floats>(vcvtq_f32_s32(sum)); }
 };

@@ -11,9 +11,10 @@ namespace detail {
 template <int Bits, int TileM, int Vectors>
 inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM], const std::uint8_t* codes) {
   using Dot = NBitsDot<Bits>;
-  const auto add = [&]<int Lane>(Bytes weights, int j) {
+  const auto add = [&]<int Lane>(Bytes bytes, int j) {
+    const auto weights = Dot::weights(bytes);
 #pragma GCC unroll 8
-    for (int i = 0; i < TileM; ++i) sums[i][j] = Dot::template add_lane<Lane>(sums[i][j], Dot::weights(weights), a[i]);
+    for (int i = 0; i < TileM; ++i) sdot_lane<Lane>(sums[i][j], weights, a[i]);
   };
   const auto add_row = [&]<int Row>() {
     Bytes bytes[Vectors];
@@ -40,48 +41,124 @@ inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM
 
 }  // namespace detail
 
-// The scales and biases of a group in kLanes columns; packed/group_params.h says what they are. The members of the
-// weight are copied, so that the compiler need not read them again after each store.
-template <int Bits, bool HasFloat16>
+// Vectors * kLanes scales or biases.
+template <int Vectors, typename Param>
+[[gnu::always_inline]] inline void load_params(const Param* from, Floats (&to)[Vectors]) {
+  if constexpr (std::is_same_v<Param, Float16> && Vectors == 4) {
+    // Two vectors from each load.
+#pragma GCC unroll 2
+    for (int j = 0; j < 4; j += 2) {
+      const float16x8_t both = vreinterpretq_f16_u16(vld1q_u16(&from[j * kLanes].bits));
+      to[j] = vcvt_f32_f16(vget_low_f16(both));
+      to[j + 1] = vcvt_high_f32_f16(both);
+    }
+  } else {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) to[j] = load(from + j * kLanes);
+  }
+}
+
+// The scales and biases of a group in Vectors * kLanes columns; packed/group_params.h says what they are. The members
+// of the weight are copied, so that the compiler need not read them again after each store.
+template <int Bits, bool HasFloat16, int Vectors>
 class GroupLoader {
   using Param = std::conditional_t<HasFloat16, Float16, float>;
 
  public:
-  explicit GroupLoader(const PackedNBits& weight)
-      : codes_bytes_(weight.codes_bytes()),
+  // Of columns from `first` of the panel on.
+  GroupLoader(const PackedNBits& weight, std::size_t first)
+      : offset_(weight.codes_bytes() + first * sizeof(Param)),
+        zero_offset_(weight.codes_bytes() + kPanelWidth * sizeof(Param) + first),
         scheme_(weight.scheme),
         code_offset_(weight.code_offset),
         zero_point_scale_(weight.zero_point_scale) {}
 
   bool has_bias() const { return scheme_ != WeightScheme::kSymmetric || code_offset_ != 0.0f; }
 
-  Floats scale(const std::uint8_t* block, std::size_t first) const { return load(params(block) + first); }
+  [[gnu::always_inline]] void load_scales(const std::uint8_t* block, Floats (&scales)[Vectors]) const {
+    load_params(params(block), scales);
+  }
 
-  Floats bias(const std::uint8_t* block, std::size_t first, Floats scale) const {
+  [[gnu::always_inline]] void load_biases(const std::uint8_t* block, const Floats (&scales)[Vectors],
+                                          Floats (&biases)[Vectors]) const {
     if (scheme_ == WeightScheme::kGroupBias) {
-      const Floats stored = load(params(block) + kPanelWidth + first);
-      return HasFloat16 ? stored + scale * static_cast<float>(1 << (Bits - 1)) : stored;
+      load_params(params(block) + kPanelWidth, biases);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors && HasFloat16; ++j)
+        biases[j] = vfmaq_n_f32(biases[j], scales[j], static_cast<float>(1 << (Bits - 1)));
+      return;
     }
-    if (scheme_ == WeightScheme::kSymmetric) return scale * code_offset_;
-    const auto* zero_points = reinterpret_cast<const std::uint8_t*>(params(block) + kPanelWidth);
-    return scale * (code_offset_ - load(zero_points + first) * zero_point_scale_);
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      biases[j] = scales[j] * code_offset_;
+      if (scheme_ == WeightScheme::kZeroPoints)
+        biases[j] = scales[j] * (code_offset_ - load(block + zero_offset_ + j * kLanes) * zero_point_scale_);
+    }
   }
 
  private:
-  const Param* params(const std::uint8_t* block) const { return reinterpret_cast<const Param*>(block + codes_bytes_); }
+  const Param* params(const std::uint8_t* block) const { return reinterpret_cast<const Param*>(block + offset_); }
 
-  std::size_t codes_bytes_;
+  std::size_t offset_, zero_offset_;
   WeightScheme scheme_;
   float code_offset_, zero_point_scale_;
 };
+
+// One token times one panel of 4-bit codes in groups of kBlock, with group biases or symmetric: most of decoding. In
+// the order of nbits_tile_by_lane(), whose result it has to the bit.
+template <bool HasFloat16, bool HasGroupBias>
+void nbits_gemv_panel(const NBitsGemmArgs& args, std::size_t panel) {
+  using Param = std::conditional_t<HasFloat16, Float16, float>;
+  const PackedNBits& weight = args.weight;
+  const std::size_t block_bytes = weight.block_bytes(), groups = args.groups;
+  const float code_offset = weight.code_offset;
+  const std::int8_t* a = args.codes;
+  const std::int32_t* compensation = args.compensation;
+  const float *scales = args.scales, *group_sums = args.sums;
+  const std::uint8_t* block = weight.panel(panel);
+  float32x4_t totals[1][4] = {};
+  for (std::size_t group = 0; group < groups; ++group, a += kBlock, block += block_bytes) {
+    const auto* params = reinterpret_cast<const Param*>(block + kBlock * kPanelWidth / 2);
+    int32x4_t sums[1][4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) sums[0][j] = vdupq_n_s32(compensation[group]);
+    const int8x16_t first[1] = {vld1q_s8(a)}, second[1] = {vld1q_s8(a + 16)};
+    detail::add_16<4>(sums, first, block);
+    detail::add_16<4>(sums, second, block + 8 * kPanelWidth);
+    Floats group_scales[4], biases[4];
+    load_params(params, group_scales);
+    if constexpr (HasGroupBias) load_params(params + kPanelWidth, biases);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      totals[0][j] = vfmaq_f32(totals[0][j], vcvtq_f32_s32(sums[0][j]), vmulq_n_f32(group_scales[j], scales[group]));
+      if constexpr (!HasGroupBias) {
+        biases[j] = group_scales[j] * code_offset;
+      } else if constexpr (HasFloat16) {
+        biases[j] = vfmaq_n_f32(biases[j], group_scales[j], 8.0f);
+      }
+      totals[0][j] = vfmaq_n_f32(totals[0][j], biases[j], group_sums[group]);
+    }
+  }
+  Floats results[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) results[j] = totals[0][j];
+  for (int j = 0; j < 4; ++j) store_columns(args.out, weight.n, panel * kPanelWidth + j * kLanes, results[j]);
+}
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes) of one panel.
 template <int Bits, bool HasFloat16, int TileM, int Vectors>
 void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   const PackedNBits& weight = args.weight;
-  const GroupLoader<Bits, HasFloat16> loader(weight);
+  if constexpr (Bits == 4 && TileM == 1 && Vectors == 4) {
+    if (args.m == 1 && weight.group_size == kBlock && weight.scheme != WeightScheme::kZeroPoints) {
+      auto* const gemv = weight.scheme == WeightScheme::kGroupBias ? nbits_gemv_panel<HasFloat16, true>
+                                                                   : nbits_gemv_panel<HasFloat16, false>;
+      return gemv(args, column / kPanelWidth);
+    }
+  }
   const std::size_t blocks_per_group = weight.group_size / kBlock, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, m = args.m, n = weight.n, first = column % kPanelWidth, groups = args.groups;
+  const GroupLoader<Bits, HasFloat16, Vectors> loader(weight, first);
   const bool has_bias = loader.has_bias();
   const std::int8_t* a = args.codes + token * k;
   const std::int32_t* compensation = args.compensation + token;
@@ -94,6 +171,7 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
     for (int j = 0; j < Vectors; ++j) totals[i][j] = vdupq_n_f32(0.0f);
   for (std::size_t group = 0; group < groups; ++group, group_block += block_bytes, group_sums += m) {
     const std::uint8_t* codes = group_block + first * sizeof(std::int32_t);
+    Floats group_scales[Vectors]{};
     for (std::size_t block = 0; block < blocks_per_group; ++block, a += kBlock, compensation += m, scales += m) {
       int32x4_t sums[TileM][Vectors];
 #pragma GCC unroll 8
@@ -107,27 +185,30 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
         for (int i = 0; i < TileM; ++i) sixteen[i] = vld1q_s8(a + i * k + at);
         detail::add_16<Bits>(sums, sixteen, codes);
       }
+      loader.load_scales(group_block, group_scales);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) {
-        const Floats scale = loader.scale(group_block, first + j * kLanes);
+      for (int j = 0; j < Vectors; ++j)
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i)
-          totals[i][j] = vfmaq_f32(totals[i][j], vcvtq_f32_s32(sums[i][j]), scale * scales[i]);
-      }
+          totals[i][j] = vfmaq_f32(totals[i][j], vcvtq_f32_s32(sums[i][j]), vmulq_n_f32(group_scales[j], scales[i]));
     }
     if (!has_bias) continue;
+    Floats biases[Vectors];
+    loader.load_biases(group_block, group_scales, biases);
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) {
-      const std::size_t at = first + j * kLanes;
-      const Floats bias = loader.bias(group_block, at, loader.scale(group_block, at));
+    for (int j = 0; j < Vectors; ++j)
 #pragma GCC unroll 8
-      for (int i = 0; i < TileM; ++i) totals[i][j] = vfmaq_n_f32(totals[i][j], bias, group_sums[i]);
-    }
+      for (int i = 0; i < TileM; ++i) totals[i][j] = vfmaq_n_f32(totals[i][j], biases[j], group_sums[i]);
   }
+  // Copied to memory first: with the stores on the accumulators themselves, GCC spills them in the loop above.
+  Floats results[TileM * Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < TileM; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) store_columns(args.out + (token + i) * n, n, column + j * kLanes, totals[i][j]);
+    for (int j = 0; j < Vectors; ++j) results[i * Vectors + j] = totals[i][j];
+  for (int i = 0; i < TileM; ++i)
+    for (int j = 0; j < Vectors; ++j)
+      store_columns(args.out + (token + i) * n, n, column + j * kLanes, results[i * Vectors + j]);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -137,7 +137,7 @@ void panel_task(void* context, std::size_t panel) {
       TileTotals totals{};
       add_tile(totals, args.codes + token * args.steps * kStepK, weights, args.steps, args.scales + token,
                args.weight.scales.data() + column);
-      store_tile(totals, std::min(kTileTokens, args.m - token), n - column, args.out + token * n + column, n);
+      store_tile(totals, args.m - token, n - column, args.out + token * n + column, n);
     }
   }
 }

@@ -19,12 +19,13 @@ namespace {
 
 constexpr float kMaxCode = 127.0f;
 constexpr float kSmallestMaximum = 1e-30f;  // keeps the scale of an all-zero column finite
-constexpr std::size_t kChunkSteps = kRequantizeK / kStepK;
+constexpr std::size_t kActivationK = 64;    // values of k that share a scale of the activations
+constexpr std::size_t kChunkSteps = kActivationK / kStepK;
 
 struct PrefillArgs {
   const PackedNBits& weight;
   const float* a;
-  std::size_t m, tiles, chunks;  // tiles of kTileTokens tokens, chunks of kRequantizeK values of k
+  std::size_t m, tiles, chunks;  // tiles of kTileTokens tokens, chunks of kActivationK values of k
   float* out;
   std::int8_t* codes;  // [tiles, k, kTileTokens] as block_gemm.h says; of each eight values of k the even ones first
   float* scales;       // [chunks, tiles * kTileTokens]
@@ -35,7 +36,7 @@ void quantize_token(const PrefillArgs& args, std::size_t token) {
   const float* a = args.a + token * k;
   std::int8_t* tile = args.codes + token / kTileTokens * kTileTokens * k;
   for (std::size_t chunk = 0; chunk < args.chunks; ++chunk) {
-    const std::size_t first = chunk * kRequantizeK, last = std::min(first + kRequantizeK, k);
+    const std::size_t first = chunk * kActivationK, last = std::min(first + kActivationK, k);
     const float largest = largest_magnitude(a + first, last - first);
     const float inverse = largest == 0.0f ? 0.0f : 127.0f / largest;
     for (std::size_t i = first; i < last; i += kCodesK)
@@ -121,7 +122,8 @@ inline int16x8_t to_int16(float32x4_t low, float32x4_t high) {
   return vuzp1q_s16(vreinterpretq_s16_s32(vcvtnq_s32_f32(low)), vreinterpretq_s16_s32(vcvtnq_s32_f32(high)));
 }
 
-// The weights of a panel as scale * code: codes [k, 16] in the order of block_gemm.h, scales [chunks, 16].
+// The weights of a panel as scale * code: codes [k, 16] in the order of block_gemm.h, scales [ceil(k / kRequantizeK),
+// 16].
 template <typename Param, WeightScheme kScheme>
 void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, float* scales) {
   const std::size_t block_bytes = weight.block_bytes(), group_size = weight.group_size;
@@ -175,22 +177,23 @@ void requantize_with(const PackedNBits& weight, std::size_t panel, std::int8_t* 
   }
 }
 
-// All tokens times half a panel: `weights` and `scales` [chunks, 16] are its first columns'.
+// All tokens times half a panel: `weights` and `scales` [ceil(k / kRequantizeK), 16] are its first
+// columns'.
 void multiply_half(const PrefillArgs& args, std::size_t column, const std::int8_t* weights, const float* scales) {
   const std::size_t k = args.weight.k, n = args.weight.n, stride = args.tiles * kTileTokens;
   for (std::size_t tile = 0; tile < args.tiles; ++tile) {
     const std::int8_t* a = args.codes + tile * kTileTokens * k;
     const std::int8_t* b = weights;
-    const float *a_scales = args.scales + tile * kTileTokens, *b_scales = scales;
+    const float* a_scales = args.scales + tile * kTileTokens;
     TileTotals totals{};
-    for (std::size_t chunk = 0; chunk < args.chunks; ++chunk, a_scales += stride, b_scales += kPanelWidth) {
+    for (std::size_t chunk = 0; chunk < args.chunks; ++chunk, a_scales += stride) {
       const std::size_t steps = std::min(kChunkSteps, k / kStepK - chunk * kChunkSteps);
-      add_tile(totals, a, b, steps, a_scales, b_scales);
+      add_tile(totals, a, b, steps, a_scales, scales + chunk * kActivationK / kRequantizeK * kPanelWidth);
       a += steps * kStepCodes;
       b += steps * kStepWeights;
     }
     const std::size_t token = tile * kTileTokens;
-    store_tile(totals, std::min(kTileTokens, args.m - token), n - column, args.out + token * n + column, n);
+    store_tile(totals, args.m - token, n - column, args.out + token * n + column, n);
   }
 }
 
@@ -211,7 +214,7 @@ void panel_task(void* context, std::size_t panel) {
 
 void q4_prefill(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                 Scratch& scratch) {
-  const std::size_t tiles = (m + kTileTokens - 1) / kTileTokens, chunks = (weight.k + kRequantizeK - 1) / kRequantizeK;
+  const std::size_t tiles = (m + kTileTokens - 1) / kTileTokens, chunks = (weight.k + kActivationK - 1) / kActivationK;
   const std::size_t padded = tiles * kTileTokens;
   float* memory = at_least(scratch, padded * (weight.k / sizeof(float) + chunks));
   PrefillArgs args{

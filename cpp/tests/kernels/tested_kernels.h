@@ -30,7 +30,7 @@ inline bool q4_prefill_of_codes(const edgekiln::KernelTable& kernels) {
 
 // The values of k that share a scale of the quantized activations in the q4 prefill GEMM of a table.
 inline std::size_t q4_prefill_block(const edgekiln::KernelTable& kernels) {
-  return std::string_view(kernels.instruction_set).starts_with("neon") ? edgekiln::kRequantizeK : 32;
+  return std::string_view(kernels.instruction_set).starts_with("neon") ? 64 : 32;
 }
 
 inline std::vector<edgekiln::KernelTable> tested_kernels() {
