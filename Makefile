@@ -161,7 +161,7 @@ test: cpp ## run the C++ tests and the fast Python tests
 test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where its compiler and qemu are installed
 	@if command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64 > /dev/null; then \
 	  cd cpp && PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --preset aarch64 -D EDGEKILN_HOST=OFF && \
-	  cmake --build ../build/aarch64 && ctest --test-dir ../build/aarch64 --output-on-failure; \
+	  cmake --build ../build/aarch64 && ctest --test-dir ../build/aarch64 --output-on-failure --timeout 200; \
 	else \
 	  echo "skipped, as these packages are missing: apt-get install g++-aarch64-linux-gnu qemu-user"; \
 	fi
