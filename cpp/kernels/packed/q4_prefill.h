@@ -1,7 +1,7 @@
 // The q4 prefill GEMM: a packed 4-bit weight times many tokens, m >= kPrefillMinM.
 //
-// Three sources implement it: avx512/q4_prefill.cpp (VNNI, requantized to int8), packed/q4_prefill.cpp (4-bit codes)
-// and amx/q4_prefill.cpp (AMX, bfloat16).
+// Four sources implement it: packed/q4_prefill_requantized.cpp (VNNI, requantized to int8), packed/q4_prefill.cpp
+// (VPMADDUBSW, 4-bit codes), neon/q4_prefill.cpp (NEON, requantized to int8) and amx/q4_prefill.cpp (AMX, bfloat16).
 #pragma once
 
 #include "kernels/common/parallel.h"

@@ -25,7 +25,7 @@ inline bool q4_prefill_in_bf16(const edgekiln::KernelTable& kernels) {
 // Whether it multiplies the 4-bit codes, as the smaller GEMMs do, without requantization.
 inline bool q4_prefill_of_codes(const edgekiln::KernelTable& kernels) {
   const std::string_view name = kernels.instruction_set;
-  return name == "avx512" || name == "avx2" || name.starts_with("avxvnni");
+  return name == "avx512" || name == "avx2";
 }
 
 // The values of k that share a scale of the quantized activations in the q4 prefill GEMM of a table.
