@@ -13,6 +13,7 @@ from edgekiln import runtimes
 from edgekiln.engine.directory import sha256
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EngineError
+from edgekiln.runtimes.ort.kernels import ISA_VARIABLE, installed_library
 from support.cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
 from support.engines import LONG
 
@@ -38,6 +39,18 @@ def python_error(engine: Path) -> str:
 def test_a_missing_engine(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == (ENGINE, python_error(tmp_path / "none"))
     assert refusal(tmp_path) == (ENGINE, python_error(tmp_path))
+
+
+def test_an_instruction_set_that_the_processor_lacks(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = installed_library()
+    assert library is not None
+    monkeypatch.setenv(ISA_VARIABLE, "sse9")
+    sets = ", ".join(library.supported)
+    assert refusal(engine) == (REQUEST, f"EDGEKILN_ISA must be {sets} or onnxruntime on this processor, got sse9")
+    for name in ("onnxruntime", library.supported[-1]):
+        monkeypatch.setenv(ISA_VARIABLE, name)
+        with Host(engine) as host:
+            assert host.hello["kernels"] == name
 
 
 @pytest.mark.parametrize("name", ["generate.onnx", "weights.bin", "tokenizer.json"])

@@ -16,7 +16,7 @@ from support.instruction_sets import supported_sets, use
 
 PROMPT = np.arange(60) % 259
 NAMES = [parameter.values[0] for parameter in supported_sets()]  # type: ignore[attr-defined]
-INCOMPLETE = ("avx512", "avx2", "portable")  # those that leave ops to ONNX Runtime
+INCOMPLETE = ("portable",)  # those that leave ops to ONNX Runtime
 WRONG = f"EDGEKILN_ISA must be {', '.join(NAMES)} or onnxruntime on this processor, got sse9"
 
 
