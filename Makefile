@@ -73,7 +73,7 @@ WHEEL = import onnxruntime.capi as c; print(c.__path__[0])
 
 define build_cpp
 	$(BIN)/cmake -S cpp -B build/cpp -G Ninja -D CMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" $(1)
-	$(BIN)/cmake --build build/cpp
+	$(BIN)/cmake --build build/cpp $(2)
 	$(BIN)/cmake --install build/cpp --component python --prefix runtimes/lib
 endef
 
@@ -82,7 +82,7 @@ runtimes/lib: | $(STAMP)
 	$(MAKE) kernels || echo "the kernels of edgekiln cannot be built here: engines run without them, slower" >&2
 
 kernels: $(STAMP) ## build edgekiln's CPU kernels, which are optional and faster than ONNX Runtime's
-	$(call build_cpp)
+	$(call build_cpp,,--target edgekiln_ops)
 
 # libedgekiln links the ONNX Runtime of .venv, so that C++ and Python run the same version.
 cpp: $(STAMP) cpp-packages ## build libedgekiln for C and C++ programs, and the kernels
