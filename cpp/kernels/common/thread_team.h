@@ -8,6 +8,7 @@
 // A thread that waits spins for as long as waits last where each thread has a core. Then it sleeps (on Linux by futex),
 // which gives its core to the thread that it waits for: where other programs take a core, the operating system may have
 // put that one aside for milliseconds in the middle of an iteration, and moves it to a core only when one is idle.
+// While that lasts, teams are smaller (team_size.h).
 #pragma once
 
 #include <algorithm>
@@ -18,22 +19,33 @@
 #include <thread>
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/team_size.h"
 
 namespace edgekiln {
+
+// Of all teams of the process, since they run on the same cores.
+inline TeamSize& process_team_size() {
+  static TeamSize size;
+  return size;
+}
 
 template <typename Region>
 class ThreadTeam {
  public:
   // Executes region(const Parallel&) on one of the threads of `pool`, and its loops on at most `most` of them; rethrows
   // its exception.
-  static void run(const Parallel& pool, const Region& region, std::size_t most = processors()) {
+  static void run(const Parallel& pool, const Region& region, std::size_t most = processors(),
+                  TeamSize& size = process_team_size()) {
     ThreadTeam team(region);
-    pool.run(pool.self, join, std::clamp<std::size_t>(most, 1, kMaxMembers), &team);
+    const Clock::time_point start = Clock::now();
+    pool.run(pool.self, join, std::clamp<std::size_t>(std::min(most, size.limit(start)), 1, kMaxMembers), &team);
+    size.record(team.joined_.load(std::memory_order_relaxed), start, Clock::now(), team.slept_);
     if (team.exception_) std::rethrow_exception(team.exception_);
   }
 
  private:
   using Task = void (*)(void*, std::size_t);
+  using Clock = std::chrono::steady_clock;
 
   static constexpr std::size_t kMaxMembers = 32;
   static constexpr std::chrono::microseconds kSpin{100};
@@ -71,7 +83,7 @@ class ThreadTeam {
     team.publish();
     // The pool waits for the other members, too, but may spin while it does.
     for (std::uint32_t left = 0; (left = team.left_.load(std::memory_order_acquire)) + 1 != team.joined_.load();)
-      wait(team.left_, left);
+      team.slept_ += wait(team.left_, left);
   }
 
   // Executes iterations of all loops until the region returns.
@@ -109,7 +121,7 @@ class ThreadTeam {
     team.publish();
     team.execute_iterations(0);
     for (std::uint32_t unfinished = 0; (unfinished = team.unfinished_.load(std::memory_order_acquire));)
-      wait(team.unfinished_, unfinished);
+      team.slept_ += wait(team.unfinished_, unfinished);
   }
 
   // Members so far, at most as many as there are ranges.
@@ -141,9 +153,8 @@ class ThreadTeam {
 
   // Waits until `word` is not `seen` any more: spins, then sleeps until another thread changes and notifies it. A
   // thread whose spinning was in vain spins for less the next time, since the threads that it waits for may need its
-  // core.
-  static void wait(const std::atomic<std::uint32_t>& word, std::uint32_t seen) {
-    using Clock = std::chrono::steady_clock;
+  // core. Returns how long it slept.
+  static Clock::duration wait(const std::atomic<std::uint32_t>& word, std::uint32_t seen) {
     thread_local Clock::duration limit = kSpin;
     Clock::time_point end{};
     for (;;) {
@@ -153,13 +164,14 @@ class ThreadTeam {
           continue;
         }
         if (end != Clock::time_point{}) limit = std::min<Clock::duration>(2 * limit, kSpin);
-        return;
+        return {};
       }
       const Clock::time_point now = Clock::now();
       if (end == Clock::time_point{}) end = now + limit;
       if (now < end) continue;
       limit = std::max<Clock::duration>(limit / 2, kSpin / 64);
-      return word.wait(seen, std::memory_order_acquire);
+      word.wait(seen, std::memory_order_acquire);
+      return Clock::now() - now;
     }
   }
 
@@ -173,6 +185,7 @@ class ThreadTeam {
 
   const Region& region_;
   std::exception_ptr exception_;
+  Clock::duration slept_{};  // of the first thread, until others finished
   // Threads that have joined the team, and those of them that have left it; the first one is not counted there.
   std::atomic<std::uint32_t> joined_{0};
   std::atomic<std::uint32_t> left_{0};

@@ -1,0 +1,56 @@
+// How many threads a team takes: fewer while other programs keep its members waiting.
+//
+// A thread that shares its core with another program stands still for milliseconds, in the middle of an iteration, and
+// all others wait for it: two threads on one and a half cores are slower than one thread on one. The operating system
+// does not tell, so teams are measured. After a region that waited too long, the next ones run with a thread less,
+// until one tries again after a pause, which is longer each time.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+
+namespace edgekiln {
+
+class TeamSize {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // Threads that a region may have that begins at `now`.
+  std::size_t limit(Clock::time_point now) const {
+    const std::size_t limit = limit_.load(std::memory_order_relaxed);
+    return limit == kUnlimited || now.time_since_epoch().count() < retry_.load(std::memory_order_relaxed) ? limit
+                                                                                                          : limit + 1;
+  }
+
+  // After a region of `members` threads from `begin` to `end`, in which its first thread slept for `slept` until others
+  // finished. Calls by several threads at once lose updates, no more.
+  void record(std::size_t members, Clock::time_point begin, Clock::time_point end, Clock::duration slept) {
+    const std::size_t allowed = limit(begin);
+    Clock::duration pause{pause_.load(std::memory_order_relaxed)};
+    if (members > 1 && slept > kShortest && slept * kShare > end - begin) {
+      pause = std::min<Clock::duration>(4 * pause, kLongestPause);
+      limit_.store(members - 1, std::memory_order_relaxed);
+      retry_.store((end + pause).time_since_epoch().count(), std::memory_order_relaxed);
+    } else if (allowed != limit_.load(std::memory_order_relaxed) || allowed == kUnlimited) {
+      pause = std::max<Clock::duration>(pause - pause / 8, kShortestPause);
+      limit_.store(members < allowed ? kUnlimited : allowed, std::memory_order_relaxed);
+      retry_.store((end + pause).time_since_epoch().count(), std::memory_order_relaxed);
+    }
+    pause_.store(pause.count(), std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr std::size_t kUnlimited = ~std::size_t{0};
+  // Waits are too long from this time on, if they are more than one kShare-th of the region.
+  static constexpr std::chrono::microseconds kShortest{500};
+  static constexpr int kShare = 8;
+  // How long teams have a thread less before the next attempt.
+  static constexpr std::chrono::milliseconds kShortestPause{4}, kLongestPause{1000};
+
+  std::atomic<std::size_t> limit_{kUnlimited};
+  std::atomic<Clock::rep> pause_{Clock::duration(kShortestPause).count()}, retry_{0};
+};
+
+}  // namespace edgekiln
