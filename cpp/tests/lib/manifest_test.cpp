@@ -13,7 +13,7 @@ using nlohmann::json;
 
 json good() {
   return json::parse(R"({
-    "schema_version": 3, "name": "tiny", "source": "here", "target": "ort-cpu",
+    "schema_version": 4, "name": "tiny", "source": "here", "target": "ort-cpu",
     "architecture": {"model_type": "llama", "vocab_size": 320, "hidden_size": 64, "layers": 2, "heads": 4,
                      "kv_heads": [2, 2], "head_dims": [16, 32], "max_length": 256, "parameters": 1000},
     "graphs": {"generate": "generate.onnx"},
@@ -61,6 +61,23 @@ TEST_CASE("optional graph inputs are parsed") {
   CHECK((!result.value().io.total_length && *result.value().io.logits_to_keep == "keep"));
   value["io"]["logits_to_keep"] = 7;
   CHECK(error_of(value) == damaged("io.logits_to_keep: it is not a string"));
+}
+
+TEST_CASE("windows of the layers are parsed and checked") {
+  json value = good();
+  value["kv_cache"]["windows"] = {0, 512};
+  CHECK(error_of(value) == damaged("io.window_start: it is missing"));
+  value["io"]["window_start"] = "start";
+  CHECK(error_of(value) == damaged("io: window_start has no {window}"));
+  value["io"]["window_start"] = "start.{window}";
+  const Result<Manifest> result = parse_manifest(value.dump(), "engine.json");
+  REQUIRE(result);
+  CHECK(result.value().kv_cache.windows == (std::vector<std::int64_t>{0, 512}));
+  CHECK(*result.value().io.window_start == "start.{window}");
+  value["kv_cache"]["windows"] = {512};
+  CHECK(error_of(value) == damaged("kv_cache: 1 windows for 2 layers"));
+  value["kv_cache"]["windows"] = {0, -1};
+  CHECK(error_of(value) == damaged("kv_cache.windows.1: it is -1, the least is 0"));
 }
 
 TEST_CASE("a missing or mistyped field is named") {
@@ -164,14 +181,14 @@ TEST_CASE("the TensorRT build is parsed") {
 
 TEST_CASE("other schema versions are refused") {
   json value = good();
-  for (const int version : {0, 2}) {
+  for (const int version : {0, 3}) {
     value["schema_version"] = version;
     CHECK(error_of(value, Code::kUnsupported) == "engine.json has schema version " + std::to_string(version) +
-                                                     ", this edgekiln reads version 3: build the engine again");
+                                                     ", this edgekiln reads version 4: build the engine again");
   }
-  value["schema_version"] = 4;
+  value["schema_version"] = 5;
   CHECK(error_of(value, Code::kUnsupported) ==
-        "engine.json has schema version 4, this edgekiln reads version 3: upgrade edgekiln");
+        "engine.json has schema version 5, this edgekiln reads version 4: upgrade edgekiln");
   value["schema_version"] = 18446744073709551615U;
   CHECK(error_of(value) == damaged("schema_version: it is not an integer"));
   value["schema_version"] = "1";
