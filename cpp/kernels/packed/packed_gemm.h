@@ -35,7 +35,9 @@ inline std::size_t vector_offset(std::size_t column, int index, std::size_t pane
 // out[n] of one token, from `column` on: kLanes results, or as many as there are columns.
 inline void store_columns(float* out, std::size_t n, std::size_t column, Floats results) {
   if (n >= column + kLanes) return store(out + column, results);
-  if (n > column) std::memcpy(out + column, &results, (n - column) * sizeof(float));
+  // The address of a copy: with that of `results`, all of them would pass through the stack.
+  const Floats last = results;
+  if (n > column) std::memcpy(out + column, &last, (n - column) * sizeof(float));
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

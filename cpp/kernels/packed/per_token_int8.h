@@ -44,8 +44,11 @@ void quantize_token(const Int8GemmArgs& args, std::size_t token) {
   const std::size_t k = args.weight.k, fours = k / kFour * kFour;
   const float* a = args.a + token * k;
   std::uint8_t* codes = args.codes + token * args.stride;
-  float rest[kFour] = {};
-  std::copy(a + fours, a + k, rest);
+  float rest[kFour];
+  if (fours < k) {
+    std::fill(rest, rest + kFour, 0.0f);
+    std::copy(a + fours, a + k, rest);
+  }
   // Four maxima, so that no vector waits for the one before.
   Floats most[4] = {};
   const auto update = [&](const float* from) {
