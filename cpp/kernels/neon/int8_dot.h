@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/matmul_nbits.h"
+#include "kernels/neon/multiply_add.h"
 #include "kernels/neon/quantize.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -26,17 +27,6 @@ inline QuantizedBlock quantize_block(const float* a) {
   std::memcpy(&codes, halves, sizeof codes);
   const std::int32_t sum = vaddvq_s32(vdotq_s32(vdotq_s32(vdupq_n_s32(0), halves[0], ones), halves[1], ones));
   return {codes, largest / 127.0f, sum};
-}
-
-// sum += weights . the four codes in a lane. In assembly, as GCC 12 copies accumulators of the intrinsic from register
-// to register.
-template <int Lane>
-inline void sdot_lane(int32x4_t& sum, int8x16_t weights, int8x16_t codes) {
-#if defined(__clang__)
-  sum = vdotq_laneq_s32(sum, weights, codes, Lane);
-#else
-  asm("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(weights), "w"(codes), "i"(Lane));
-#endif
 }
 
 template <int Bits>
