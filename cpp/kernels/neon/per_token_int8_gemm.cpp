@@ -1,14 +1,14 @@
 // Per-token int8 GEMM (W8A8): quantize each token, multiply with the packed weight, scale in the epilogue. For NEON.
 //
 // SDOT and SMMLA multiply signed bytes, so that neither activations nor weights need a zero point. m <= kGemvMaxM is a
-// GEMV, SDOT by lane: each panel is read once for all tokens. Larger m multiplies tiles (block_gemm.h).
+// GEMV, SDOT by lane: each panel is read once for all tokens. Larger m multiplies tiles (int8_tile.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "kernels/isa_kernels.h"
 #include "kernels/matmul_nbits.h"
-#include "kernels/neon/block_gemm.h"
+#include "kernels/neon/int8_tile.h"
 #include "kernels/neon/quantize.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/for_each_row.h"
@@ -23,7 +23,7 @@ struct Int8GemmArgs {
   const float* a;        // [m, k]
   std::size_t m, steps;  // steps of kStepK values of k
   float* out;            // [m, n]
-  std::int8_t* codes;    // GEMV: [m, steps * kStepK]; else tiles as block_gemm.h says; zero past k
+  std::int8_t* codes;    // GEMV: [m, steps * kStepK]; else tiles as tile_layout.h says; zero past k
   float* scales;         // [m], rounded up to whole tiles
   std::size_t panels_per_task;
 };
@@ -105,19 +105,33 @@ void gemv_task(void* context, std::size_t index) {
 }
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-// The weights of a panel in the order of SMMLA. Reads whole steps, past k: the activations are zero there.
+// The weights of a panel in the order of SMMLA: two halves of 8 columns. Reads whole steps, past k: the activations are
+// zero there.
 const std::int8_t* tile_weights(const Int8GemmArgs& args, std::size_t panel) {
   thread_local Scratch memory;
-  auto* const ordered = reinterpret_cast<std::int8_t*>(at_least(memory, args.steps * kStepWeights / sizeof(float)));
-  const auto* from = reinterpret_cast<const std::int32_t*>(args.weight.panel(panel));
-  auto* to = reinterpret_cast<std::int32_t*>(ordered);
-  for (std::size_t eight = 0; eight < args.steps * kStepK / 8; ++eight, from += 32, to += 32)
-#pragma GCC unroll 4
-    for (int quad = 0; quad < 4; ++quad) {
-      const int32x4_t low = vld1q_s32(from + 4 * quad), high = vld1q_s32(from + 16 + 4 * quad);
-      vst1q_s32(to + 8 * quad, vzip1q_s32(low, high));
-      vst1q_s32(to + 8 * quad + 4, vzip2q_s32(low, high));
-    }
+  const std::size_t half = args.steps * kStepK * kInt8TileColumns;
+  auto* const ordered = reinterpret_cast<std::int8_t*>(at_least(memory, 2 * half / sizeof(float)));
+  const auto* from = reinterpret_cast<const std::int8_t*>(args.weight.panel(panel));
+  auto *left = ordered, *right = ordered + half;
+  // 8 values of k of 16 columns at a time.
+  for (const auto* const end = left + half; left != end;)
+    asm volatile(
+        "ld1 {v0.4s-v3.4s}, [%[from]], #64\n\t"
+        "ld1 {v4.4s-v7.4s}, [%[from]], #64\n\t"
+        "zip1 v16.4s, v0.4s, v4.4s\n\t"
+        "zip2 v17.4s, v0.4s, v4.4s\n\t"
+        "zip1 v18.4s, v1.4s, v5.4s\n\t"
+        "zip2 v19.4s, v1.4s, v5.4s\n\t"
+        "zip1 v20.4s, v2.4s, v6.4s\n\t"
+        "zip2 v21.4s, v2.4s, v6.4s\n\t"
+        "zip1 v22.4s, v3.4s, v7.4s\n\t"
+        "zip2 v23.4s, v3.4s, v7.4s\n\t"
+        "st1 {v16.4s-v19.4s}, [%[left]], #64\n\t"
+        "st1 {v20.4s-v23.4s}, [%[right]], #64"
+        : [from] "+r"(from), [left] "+r"(left), [right] "+r"(right)
+        :
+        : "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+          "v23");
   return ordered;
 }
 #else
@@ -129,17 +143,14 @@ const std::int8_t* tile_weights(const Int8GemmArgs& args, std::size_t panel) {
 void panel_task(void* context, std::size_t panel) {
   const Int8GemmArgs& args = *static_cast<const Int8GemmArgs*>(context);
   const std::int8_t* weights = tile_weights(args, panel);
-  const std::size_t n = args.weight.n;
-  for (std::size_t half = 0; half < 2; ++half, weights += kHalfPanel) {
-    const std::size_t column = panel * PackedInt8::kPanelWidth + half * kTileColumns;
-    if (column >= n) return;
-    for (std::size_t token = 0; token < args.m; token += kTileTokens) {
-      TileTotals totals{};
-      add_tile(totals, args.codes + token * args.steps * kStepK, weights, args.steps, args.scales + token,
-               args.weight.scales.data() + column);
-      store_tile(totals, args.m - token, n - column, args.out + token * n + column, n);
+  const std::size_t n = args.weight.n, k = args.steps * kStepK;
+  for (std::size_t column = panel * PackedInt8::kPanelWidth, i = 0; i < PackedInt8::kPanelWidth && column + i < n;
+       i += kInt8TileColumns, weights += k * kInt8TileColumns)
+    for (std::size_t token = 0; token < args.m; token += kInt8TileTokens) {
+      const std::int8_t* a = args.codes + token / kTileTokens * kTileTokens * k + token % kTileTokens * kCodesK;
+      int8_tile(a, weights, args.steps, args.scales + token, args.weight.scales.data() + column + i, args.m - token,
+                n - column - i, args.out + token * n + column + i, n);
     }
-  }
 }
 
 }  // namespace
