@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekiln.calib.evaluation.perplexity import Scorer
-from edgekiln.engine.manifest import EngineManifest, of_window
+from edgekiln.engine.graph_io import of_window
+from edgekiln.engine.manifest import EngineManifest
 from edgekiln.engine.utf8_path import utf8_path
 from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes.tensorrt.profiles import cache_parts

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.engine.directory import WEIGHTS_FILE, atomic_directory
-from edgekiln.engine.manifest import EngineManifest, in_layer, of_window, read_manifest
+from edgekiln.engine.graph_io import in_layer, of_window
+from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import TARGETS, TritonBackend
 

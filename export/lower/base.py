@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes import PassError, Sequential
 
 from edgekiln.calib.tensorrt.options import TensorRTOptions
-from edgekiln.engine.manifest import EngineManifest, GraphIO, KVCacheSpec, TensorRTBuild
+from edgekiln.engine.graph_io import GraphIO
+from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
 from edgekiln.errors import EdgekilnError
 
 PLAN_FILE: Final = "generate.plan"

@@ -5,7 +5,8 @@ from typing import Final
 import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
-from edgekiln.engine.manifest import GraphIO, KVCacheSpec
+from edgekiln.engine.graph_io import GraphIO
+from edgekiln.engine.manifest import KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import MICROSOFT
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes

@@ -17,7 +17,8 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes import Sequential, common
 
-from edgekiln.engine.manifest import GraphIO, KVCacheSpec
+from edgekiln.engine.graph_io import GraphIO
+from edgekiln.engine.manifest import KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import DOMAIN
 from edgekiln.export.lower import ort_cpu

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engine.manifest import GraphIO, in_layer, of_window
+from edgekiln.engine.graph_io import GraphIO, in_layer, of_window
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache
 from edgekiln.runtimes.ort.library import onnxruntime as ort

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.engine.manifest import GraphIO, in_layer
+from edgekiln.engine.graph_io import GraphIO, in_layer
 from edgekiln.runtimes.base import Ids, Logits, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache, batch_slice
 from edgekiln.runtimes.ort.library import onnxruntime as ort

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekiln.engine.directory import ENGINE_FILE
-from edgekiln.engine.manifest import EngineManifest, in_layer, of_window
+from edgekiln.engine.graph_io import in_layer, of_window
+from edgekiln.engine.manifest import EngineManifest
 from edgekiln.engine.schema import damaged, shown
 from edgekiln.runtimes.ort.library import onnxruntime as ort
 

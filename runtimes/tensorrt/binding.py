@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekiln.engine.manifest import GraphIO
+from edgekiln.engine.graph_io import GraphIO
 from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.cuda.device import Array, Device
 from edgekiln.runtimes.kv_cache import batch_slice

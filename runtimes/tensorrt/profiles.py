@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edgekiln.engine.manifest import EngineManifest, GraphIO, TensorRTBuild, in_layer
+from edgekiln.engine.graph_io import GraphIO, in_layer
+from edgekiln.engine.manifest import EngineManifest, TensorRTBuild
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.runtimes.cuda.device import ALIGNMENT
 

@@ -18,8 +18,6 @@ namespace fs = std::filesystem;
 
 constexpr char kEngineFile[] = "engine.json";
 constexpr char kTokenizerFile[] = "tokenizer.json";
-constexpr std::string_view kLayer = "{layer}";
-constexpr std::string_view kWindow = "{window}";
 // Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
 constexpr std::int64_t kMaxLayers = 1 << 16;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
@@ -48,48 +46,6 @@ Architecture read_architecture(JsonObject object) {
   if (result.vocab_size > kMaxVocabulary || result.max_length > kMaxVocabulary)
     damaged(str_cat("architecture: a vocabulary of ", result.vocab_size, " for ", result.max_length, " positions"));
   return result;
-}
-
-using Name = std::pair<std::string_view, std::string>;  // field of `io`, name of the graph's input or output
-
-void check_names(const std::vector<Name>& names) {
-  for (const auto& [field, name] : names) {
-    if (name.empty()) damaged(str_cat("io: ", field, " is empty"));
-    if (name.find('\0') != std::string::npos) damaged(str_cat("io: ", field, " has a zero byte"));
-    if ((field.starts_with("past") || field.starts_with("present")) && name.find(kLayer) == std::string::npos)
-      damaged(str_cat("io: ", field, " has no ", kLayer));
-    if (field == "window_start" && name.find(kWindow) == std::string::npos)
-      damaged(str_cat("io: ", field, " has no ", kWindow));
-  }
-  for (auto name = names.begin(); name != names.end(); ++name) {
-    const auto first =
-        std::find_if(names.begin(), name, [&](const Name& other) { return other.second == name->second; });
-    if (first != name) damaged(str_cat("io: ", name->first, " has the name of ", first->first));
-  }
-}
-
-GraphIO read_io(JsonObject object) {
-  GraphIO io;
-  std::vector<Name> names;
-  for (auto [key, field] : {std::pair{"input_ids", &io.input_ids},
-                            {"position_ids", &io.position_ids},
-                            {"logits", &io.logits},
-                            {"past_key", &io.past_key},
-                            {"past_value", &io.past_value},
-                            {"present_key", &io.present_key},
-                            {"present_value", &io.present_value}}) {
-    *field = object.string_or(key, *field);
-    names.emplace_back(key, *field);
-  }
-  for (auto [key, field] : {std::pair{"total_length", &io.total_length},
-                            {"logits_to_keep", &io.logits_to_keep},
-                            {"window_start", &io.window_start}}) {
-    *field = object.optional_string(key);
-    if (*field) names.emplace_back(key, **field);
-  }
-  object.refuse_unknown_keys();
-  check_names(names);
-  return io;
 }
 
 // The string at `key`, which must be one of `allowed`.
@@ -180,7 +136,7 @@ Manifest read_fields(JsonObject& root) {
   manifest.target = root.string("target");
   manifest.architecture = read_architecture(root.object("architecture"));
   manifest.graphs = root.string_map("graphs");
-  if (std::optional<JsonObject> io = root.optional_object("io")) manifest.io = read_io(*std::move(io));
+  if (std::optional<JsonObject> io = root.optional_object("io")) manifest.io = read_graph_io(*std::move(io));
   manifest.kv_cache = read_kv_cache(root.object("kv_cache"));
   if (std::optional<JsonObject> build = root.optional_object("tensorrt"))
     manifest.tensorrt = read_tensorrt(*std::move(build));
@@ -237,16 +193,6 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 }
 
 }  // namespace
-
-std::string in_layer(std::string name, std::size_t layer) {
-  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), str_cat(layer));
-  return name;
-}
-
-std::string of_window(std::string name, std::int64_t window) {
-  if (const auto at = name.find(kWindow); at != std::string::npos) name.replace(at, kWindow.size(), str_cat(window));
-  return name;
-}
 
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
   return read_checked(path, [&]() -> Result<Manifest> {

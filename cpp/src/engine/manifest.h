@@ -1,7 +1,6 @@
 // engine.json, the manifest of an engine directory. docs/engine-format.md describes every field.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -11,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/graph_io.h"
 #include "util/result.h"
 
 namespace edgekiln {
@@ -43,26 +43,6 @@ struct TensorRTBuild {
   std::vector<std::string> compute_capabilities;  // as "8.9"
   bool weight_stripped = false;                   // the plan was built without its weights
 };
-
-// Names of the graph's inputs and outputs; those of the KV cache contain `{layer}`.
-struct GraphIO {
-  std::string input_ids = "input_ids";
-  std::string position_ids = "position_ids";
-  std::string logits = "logits";
-  std::string past_key = "past.{layer}.key";
-  std::string past_value = "past.{layer}.value";
-  std::string present_key = "present.{layer}.key";
-  std::string present_value = "present.{layer}.value";
-  std::optional<std::string> total_length;    // int32[1], the largest sequence length of the batch
-  std::optional<std::string> logits_to_keep;  // int64[1], number of last positions that get logits
-  std::optional<std::string> window_start;    // int64[B], position of the first token in a window's buffers
-};
-
-// `name` with `{layer}` replaced by the layer's index.
-std::string in_layer(std::string name, std::size_t layer);
-
-// `name` with `{window}` replaced by the number of tokens of a window.
-std::string of_window(std::string name, std::int64_t window);
 
 struct SpecialTokens {
   std::optional<std::int64_t> bos;

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from edgekiln.engine import manifest, reports
+from edgekiln.engine import graph_io, manifest, reports
 from edgekiln.pipeline.chat_segments import ChatSegments
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "engine-format.md"
@@ -14,7 +14,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "engine-format.md"
 MODELS: dict[str, type[BaseModel]] = {
     "engine.json": manifest.EngineManifest,
     "architecture": manifest.Architecture,
-    "io": manifest.GraphIO,
+    "io": graph_io.GraphIO,
     "kv_cache": manifest.KVCacheSpec,
     "tensorrt": manifest.TensorRTBuild,
     "quantization": manifest.QuantizationRecipe,

@@ -9,7 +9,8 @@ pytest.importorskip("cuda.bindings.runtime")
 import tensorrt_rtx as trt
 
 from edgekiln import runtimes
-from edgekiln.engine.manifest import GraphIO, KVCacheSpec, read_manifest
+from edgekiln.engine.graph_io import GraphIO
+from edgekiln.engine.manifest import KVCacheSpec, read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.sampling.sampler import SamplingOptions

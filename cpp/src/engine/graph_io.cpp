@@ -1,0 +1,72 @@
+#include "engine/graph_io.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "util/json_reader.h"
+#include "util/str_cat.h"
+
+namespace edgekiln {
+
+namespace {
+
+constexpr std::string_view kLayer = "{layer}";
+constexpr std::string_view kWindow = "{window}";
+
+using Name = std::pair<std::string_view, std::string>;  // field of `io`, name of the graph's input or output
+
+void check_names(const std::vector<Name>& names) {
+  for (const auto& [field, name] : names) {
+    if (name.empty()) damaged(str_cat("io: ", field, " is empty"));
+    if (name.find('\0') != std::string::npos) damaged(str_cat("io: ", field, " has a zero byte"));
+    if ((field.starts_with("past") || field.starts_with("present")) && name.find(kLayer) == std::string::npos)
+      damaged(str_cat("io: ", field, " has no ", kLayer));
+    if (field == "window_start" && name.find(kWindow) == std::string::npos)
+      damaged(str_cat("io: ", field, " has no ", kWindow));
+  }
+  for (auto name = names.begin(); name != names.end(); ++name) {
+    const auto first =
+        std::find_if(names.begin(), name, [&](const Name& other) { return other.second == name->second; });
+    if (first != name) damaged(str_cat("io: ", name->first, " has the name of ", first->first));
+  }
+}
+
+}  // namespace
+
+GraphIO read_graph_io(JsonObject object) {
+  GraphIO io;
+  std::vector<Name> names;
+  for (auto [key, field] : {std::pair{"input_ids", &io.input_ids},
+                            {"position_ids", &io.position_ids},
+                            {"logits", &io.logits},
+                            {"past_key", &io.past_key},
+                            {"past_value", &io.past_value},
+                            {"present_key", &io.present_key},
+                            {"present_value", &io.present_value}}) {
+    *field = object.string_or(key, *field);
+    names.emplace_back(key, *field);
+  }
+  for (auto [key, field] : {std::pair{"total_length", &io.total_length},
+                            {"logits_to_keep", &io.logits_to_keep},
+                            {"window_start", &io.window_start}}) {
+    *field = object.optional_string(key);
+    if (*field) names.emplace_back(key, **field);
+  }
+  object.refuse_unknown_keys();
+  check_names(names);
+  return io;
+}
+
+std::string in_layer(std::string name, std::size_t layer) {
+  if (const auto at = name.find(kLayer); at != std::string::npos) name.replace(at, kLayer.size(), str_cat(layer));
+  return name;
+}
+
+std::string of_window(std::string name, std::int64_t window) {
+  if (const auto at = name.find(kWindow); at != std::string::npos) name.replace(at, kWindow.size(), str_cat(window));
+  return name;
+}
+
+}  // namespace edgekiln
