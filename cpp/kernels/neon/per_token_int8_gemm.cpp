@@ -38,6 +38,7 @@ float quantize_token(const float* a, std::size_t k, const Store& store) {
   std::copy(a + whole, a + k, rest);
   const float largest = std::max({largest_magnitude(a, whole), largest_magnitude(rest, kStepK), kSmallestMaximum});
   const float inverse = 127.0f / largest;
+#pragma GCC unroll 2
   for (std::size_t i = 0; i < whole; i += kCodesK) store(i, quantize_16(a + i, inverse));
   if (whole < k)
     for (std::size_t i = 0; i < kStepK; i += kCodesK) store(whole + i, quantize_16(rest + i, inverse));

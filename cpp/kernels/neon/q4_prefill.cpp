@@ -32,9 +32,16 @@ constexpr std::uint8_t kOrder[kCodesK] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14,
 
 // Stores the codes of a token's values [first, last), and returns their scale.
 float quantize_chunk(const float* a, std::size_t first, std::size_t last, std::int8_t* tile, std::size_t token) {
+  const uint8x16_t order = vld1q_u8(kOrder);
+  if (last - first == 64) {
+    int8x16_t codes[4];
+    const float scale = quantize_64(a + first, codes);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store_codes(tile, token, first + i * kCodesK, vqtbl1q_s8(codes[i], order));
+    return scale;
+  }
   const float largest = largest_magnitude(a + first, last - first);
   const float inverse = largest == 0.0f ? 0.0f : 127.0f / largest;
-  const uint8x16_t order = vld1q_u8(kOrder);
   for (std::size_t i = first; i < last; i += kCodesK)
     store_codes(tile, token, i, vqtbl1q_s8(quantize_16(a + i, inverse), order));
   return largest / 127.0f;
