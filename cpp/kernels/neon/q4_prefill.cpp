@@ -20,7 +20,7 @@ struct PrefillArgs {
   std::size_t m, tiles, spans;  // tiles of kTileTokens tokens, spans of kSpanK values of k
   float* out;
   std::int8_t* codes;  // [tiles, k, kTileTokens] as tile_layout.h says, in the order of kOrder
-  float* factors;      // [tiles, spans, 2, kTokenFactors]
+  float* factors;      // [tiles, spans, kSpanFactors]
 };
 
 // The order of 16 values of k in the requantized weights, whose nibbles are even and odd ones.
@@ -51,13 +51,12 @@ void quantize_token(const PrefillArgs& args, std::size_t index) {
   const std::size_t k = args.weight.k, tile = index / kTileTokens, token = index % kTileTokens;
   const float* a = args.a + index * k;
   std::int8_t* codes = args.codes + tile * kTileTokens * k;
-  float* factors = args.factors + tile * args.spans * 2 * kTokenFactors;
-  for (std::size_t first = 0; first < k; first += kSpanK, factors += 2 * kTokenFactors) {
+  float* factors = args.factors + tile * args.spans * kSpanFactors;
+  for (std::size_t first = 0; first < k; first += kSpanK, factors += kSpanFactors) {
     const std::size_t middle = std::min(first + kActivationK, k), last = std::min(first + kSpanK, k);
     const float scale = quantize_chunk(a, first, middle, codes, token);
     const float second = middle < last ? quantize_chunk(a, middle, last, codes, token) : 0.0f;
-    store_token_factor(factors, token, scale - second);
-    store_token_factor(factors + kTokenFactors, token, second);
+    store_span_factors(factors, token, scale, second);
   }
 }
 
@@ -93,7 +92,7 @@ void panel_task(void* context, std::size_t panel) {
 void q4_prefill(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                 Scratch& scratch) {
   const std::size_t tiles = (m + kTileTokens - 1) / kTileTokens, spans = (weight.k + kSpanK - 1) / kSpanK;
-  const std::size_t tile_factors = spans * 2 * kTokenFactors, codes = tiles * kTileTokens * weight.k / sizeof(float);
+  const std::size_t tile_factors = spans * kSpanFactors, codes = tiles * kTileTokens * weight.k / sizeof(float);
   float* memory = at_least(scratch, codes + tiles * tile_factors);
   PrefillArgs args{
       .weight = weight,

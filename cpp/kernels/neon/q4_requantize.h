@@ -90,6 +90,7 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, f
   const std::size_t stride = weight.k * kStripColumns;
   const std::size_t scales_stride = (weight.k + kSpanK - 1) / kSpanK * kColumnScales;
   const std::uint8_t* block = weight.panel(panel);
+  CodeConstants constants;
   for (std::size_t first = 0; first < weight.groups(); first += groups_per_scale, scales += kColumnScales) {
     const std::size_t groups = std::min(groups_per_scale, weight.groups() - first);
     float32x4_t most[4];
@@ -116,7 +117,7 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, f
         const int16x8_t starts =
             kScheme == WeightScheme::kZeroPoints ? vsubq_s16(rounding, offsets) : vaddq_s16(rounding, offsets);
         std::int8_t* const left = to + 2 * half * stride;
-        requantize_codes(block + 32 * half, group_size, factors, starts, left, left + stride);
+        requantize_codes(block + 32 * half, group_size, factors, starts, constants, left, left + stride);
       }
     }
   }
