@@ -13,7 +13,6 @@ from edgekiln.commands._output import heading, print_json
 from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError
-from edgekiln.runtimes.cache_bytes import sequence_bytes
 
 
 @click.command("inspect", short_help="Show the contents of an engine.")
@@ -85,7 +84,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         for op, count in (counts or {}).items():
             click.echo(f"  {count:>6}  {op}")
     if facts["plan"]:
-        _show_plan(facts["plan"], sequence_bytes(manifest, manifest.architecture.max_length))
+        _show_plan(facts["plan"], _sequence_bytes(manifest, manifest.architecture.max_length))
     if facts["layers"]:
         heading("quantization of each layer")
         click.echo("  bits  group    grid        relative error  clipped  layer")
@@ -117,10 +116,16 @@ def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
         click.echo(f"  layers are not shown: {plan['not_opened']}")
 
 
+def _sequence_bytes(manifest: EngineManifest, length: int) -> float:
+    from edgekiln.runtimes.cache_bytes import sequence_bytes
+
+    return sequence_bytes(manifest, length)
+
+
 def _cache_size(manifest: EngineManifest) -> str:
     """What the keys and values of a sequence take."""
     if not any(manifest.kv_cache.windows):
-        return f"{sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
+        return f"{_sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
     longest, windows = manifest.architecture.max_length, Counter(manifest.kv_cache.windows)
     layers = ", ".join(f"{count} layers hold the last {size}" for size, count in sorted(windows.items()) if size)
-    return f"{sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"
+    return f"{_sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"
