@@ -5,8 +5,8 @@
 #pragma once
 
 #include "kernels/matmul_nbits.h"
-#include "kernels/neon/multiply_add.h"
 #include "kernels/neon/quantize.h"
+#include "kernels/neon/sdot_lane.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 

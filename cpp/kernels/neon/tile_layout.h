@@ -4,10 +4,10 @@
 //   SDOT   [8 tokens][16]
 #pragma once
 
+#include <arm_neon.h>
+
 #include <cstddef>
 #include <cstdint>
-
-#include "kernels/neon/multiply_add.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 

@@ -79,8 +79,14 @@ void prefill_task(void* context, std::size_t index) {
                                                keys, dim, padded, words(value));
     for (std::size_t top = 0; top < rows; top += Operands::kRowBlock) {
       const std::size_t count = std::min(Operands::kRowBlock, rows - top);
-      Operands::matmul(count, width, words_a_row, query + top * words_a_row, words_a_row, words(key), kKeyBlock, scores,
-                       kKeyBlock, false);
+      std::size_t needed = keys;
+      if constexpr (requires { Operands::kSkipsMaskedKeys; }) {
+        // Up to the last position of the rows, of which those of one head follow each other.
+        const std::size_t last = std::min(top % positions + count, positions);
+        needed = std::clamp(past + first + last, start + 1, start + keys) - start;
+      }
+      Operands::matmul(count, needed == keys ? width : rounded_up(needed, kLanes), words_a_row,
+                       query + top * words_a_row, words_a_row, words(key), kKeyBlock, scores, kKeyBlock, false);
       for (std::size_t i = 0; i < count; i += kLanes) {
         MaskRange ranges[kLanes]{};
         for (std::size_t lane = 0; lane < std::min<std::size_t>(kLanes, count - i); ++lane) {
@@ -95,7 +101,7 @@ void prefill_task(void* context, std::size_t index) {
                        sum + (top + i) * padded, padded);
         for (int lane = 0; lane < kLanes; ++lane) Operands::pack_weights(scores + (i + lane) * kKeyBlock, keys);
       }
-      Operands::matmul(count, padded, (keys + values_a_word - 1) / values_a_word, words(scores), kKeyBlock, values,
+      Operands::matmul(count, padded, (needed + values_a_word - 1) / values_a_word, words(scores), kKeyBlock, values,
                        padded, sum + top * padded, padded, true);
     }
   }

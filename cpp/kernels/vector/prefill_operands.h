@@ -6,6 +6,7 @@
 //   matmul: c[m, n] = a[m, k] * b[k, n] of words, added to c if `accumulate`; it may access m up to a multiple of 16
 //   kRowBlock: query rows whose scores stay in the cache
 //   Configuration: an object that exists while a thread calls matmul
+//   kSkipsMaskedKeys, if it is a member: keys that all rows of a block mask are not multiplied
 #pragma once
 
 #include <algorithm>
