@@ -53,10 +53,11 @@ void quantize_token(const PrefillArgs& args, std::size_t index) {
   std::int8_t* codes = args.codes + tile * kTileTokens * k;
   float* factors = args.factors + tile * args.spans * kSpanFactors;
   for (std::size_t first = 0; first < k; first += kSpanK, factors += kSpanFactors) {
-    const std::size_t middle = std::min(first + kActivationK, k), last = std::min(first + kSpanK, k);
-    const float scale = quantize_chunk(a, first, middle, codes, token);
-    const float second = middle < last ? quantize_chunk(a, middle, last, codes, token) : 0.0f;
-    store_span_factors(factors, token, scale, second);
+    float scales[kSpanChunks] = {};
+    const std::size_t end = std::min(first + kSpanK, k);
+    for (std::size_t at = first, chunk = 0; at < end; at += kActivationK, ++chunk)
+      scales[chunk] = quantize_chunk(a, at, std::min(at + kActivationK, end), codes, token);
+    store_span_factors(factors, token, scales);
   }
 }
 

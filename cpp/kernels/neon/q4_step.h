@@ -73,17 +73,18 @@ using Scales = float32x4x2_t;
 inline Factors load_factors(const float* from) { return vld1q_f32_x4(from); }
 inline Scales load_scales(const float* from) { return vld1q_f32_x2(from); }
 
-// Of element I: start + sum * factor, where sums have the offset.
+// Of element I: the first value, value + sum * factor, and total + value * scale.
 template <int I>
-inline float32x4_t scaled(const Factors& starts, int32x4_t sum, const Factors& factors) {
-  return vfmaq_f32(starts.val[I / 2], vreinterpretq_f32_s32(sum), factors.val[I / 2]);
+inline float32x4_t start(const Factors& starts) {
+  return starts.val[I / 2];
 }
-
-// total + (value + sum * factor) * scale
 template <int I>
-inline float32x4_t added(float32x4_t total, float32x4_t value, int32x4_t sum, const Factors& factors,
-                         const Scales& scales) {
-  return vfmaq_f32(total, vfmaq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 2]), scales.val[I % 2]);
+inline float32x4_t scaled(float32x4_t value, int32x4_t sum, const Factors& factors) {
+  return vfmaq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 2]);
+}
+template <int I>
+inline float32x4_t weighted(float32x4_t total, float32x4_t value, const Scales& scales) {
+  return vfmaq_f32(total, value, scales.val[I % 2]);
 }
 
 template <int Token>
@@ -155,14 +156,16 @@ inline Factors load_factors(const float* from) { return vld1q_f32_x2(from); }
 inline Scales load_scales(const float* from) { return vld1q_f32(from); }
 
 template <int I>
-inline float32x4_t scaled(const Factors& starts, int32x4_t sum, const Factors& factors) {
-  return vfmaq_laneq_f32(vdupq_laneq_f32(starts.val[I / 4], I % 4), vreinterpretq_f32_s32(sum), factors.val[I / 4],
-                         I % 4);
+inline float32x4_t start(const Factors& starts) {
+  return vdupq_laneq_f32(starts.val[I / 4], I % 4);
 }
-
 template <int I>
-inline float32x4_t added(float32x4_t total, float32x4_t value, int32x4_t sum, const Factors& factors, Scales scales) {
-  return vfmaq_f32(total, vfmaq_laneq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 4], I % 4), scales);
+inline float32x4_t scaled(float32x4_t value, int32x4_t sum, const Factors& factors) {
+  return vfmaq_laneq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 4], I % 4);
+}
+template <int I>
+inline float32x4_t weighted(float32x4_t total, float32x4_t value, Scales scales) {
+  return vfmaq_f32(total, value, scales);
 }
 
 template <int Token>
