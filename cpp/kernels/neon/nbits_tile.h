@@ -14,7 +14,7 @@ inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM
   const auto add = [&]<int Lane>(Bytes bytes, int j) {
     const auto weights = Dot::weights(bytes);
 #pragma GCC unroll 8
-    for (int i = 0; i < TileM; ++i) sdot_lane<Lane>(sums[i][j], weights, a[i]);
+    for (int i = 0; i < TileM; ++i) Dot::template add_lane<Lane>(sums[i][j], weights, a[i]);
   };
   const auto add_row = [&]<int Row>() {
     Bytes bytes[Vectors];
