@@ -114,9 +114,10 @@ const std::int8_t* tile_weights(const Int8GemmArgs& args, std::size_t panel) {
   auto* const ordered = reinterpret_cast<std::int8_t*>(at_least(memory, 2 * half / sizeof(float)));
   const auto* from = reinterpret_cast<const std::int8_t*>(args.weight.panel(panel));
   auto *left = ordered, *right = ordered + half;
-  // 8 values of k of 16 columns at a time.
+  static_assert(kStepK == 4 * 8);  // 8 values of k of 16 columns, four times
   for (const auto* const end = left + half; left != end;)
     asm volatile(
+        ".rept 4\n\t"
         "ld1 {v0.4s-v3.4s}, [%[from]], #64\n\t"
         "ld1 {v4.4s-v7.4s}, [%[from]], #64\n\t"
         "zip1 v16.4s, v0.4s, v4.4s\n\t"
@@ -128,7 +129,8 @@ const std::int8_t* tile_weights(const Int8GemmArgs& args, std::size_t panel) {
         "zip1 v22.4s, v3.4s, v7.4s\n\t"
         "zip2 v23.4s, v3.4s, v7.4s\n\t"
         "st1 {v16.4s-v19.4s}, [%[left]], #64\n\t"
-        "st1 {v20.4s-v23.4s}, [%[right]], #64"
+        "st1 {v20.4s-v23.4s}, [%[right]], #64\n\t"
+        ".endr"
         : [from] "+r"(from), [left] "+r"(left), [right] "+r"(right)
         :
         : "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
