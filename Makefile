@@ -27,7 +27,7 @@ TEST_WORKERS ?= 2
 CPP_PACKAGES = g++ pkg-config nlohmann-json3-dev libssl-dev libpcre2-dev libutf8proc-dev doctest-dev
 # Architectures of `make wheels`, and the packages that it needs for all of them.
 WHEEL_ARCHS = x86_64 aarch64
-WHEEL_PACKAGES = g++-x86-64-linux-gnu g++-aarch64-linux-gnu nlohmann-json3-dev \
+WHEEL_PACKAGES = g++ $(if $(filter x86_64,$(shell uname -m)),g++-aarch64-linux-gnu,g++-x86-64-linux-gnu) nlohmann-json3-dev \
   $(foreach arch,amd64 arm64,libssl-dev:$(arch) libpcre2-dev:$(arch) libutf8proc-dev:$(arch))
 WHEEL_TOOLS = build/wheel-tools
 PIP   = -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
