@@ -47,9 +47,10 @@ class MappedFileReader {
   bool has_file() const { return file_ >= 0; }
 
  private:
-  const char* data_;
+  // Without Linux, data_ and offset_ have no use.
+  [[maybe_unused]] const char* data_;
   int file_ = -1;
-  std::size_t offset_ = 0;  // of `data` in the file
+  [[maybe_unused]] std::size_t offset_ = 0;  // of `data` in the file
 };
 
 }  // namespace edgekiln

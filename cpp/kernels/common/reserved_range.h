@@ -26,8 +26,10 @@ class ReservedRange {
   bool map_file(int file, std::size_t offset, std::size_t size);
 
  private:
-  void* mapped_ = nullptr;
-  std::size_t mapped_size_ = 0, size_ = 0;
+  // Without Linux, there is nothing to unmap.
+  [[maybe_unused]] void* mapped_ = nullptr;
+  [[maybe_unused]] std::size_t mapped_size_ = 0;
+  std::size_t size_ = 0;
   std::uint8_t* data_ = nullptr;
 };
 
