@@ -95,8 +95,8 @@ inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const float32x2_t columns = vld1_f32(column_scales + 2 * j);
-      pairs[j] = vreinterpretq_f64_f32(vmulq_f32(vmulq_f32(vcvtq_f32_s32(vld1q_s32(sums + 4 * (4 * i + j))), tokens),
-                                                 vcombine_f32(columns, columns)));
+      const float32x4_t scales = vmulq_f32(vcombine_f32(columns, columns), tokens);
+      pairs[j] = vreinterpretq_f64_f32(vmulq_f32(vcvtq_f32_s32(vld1q_s32(sums + 4 * (4 * i + j))), scales));
     }
     results[4 * i] = vreinterpretq_f32_f64(vzip1q_f64(pairs[0], pairs[1]));
     results[4 * i + 1] = vreinterpretq_f32_f64(vzip1q_f64(pairs[2], pairs[3]));
@@ -222,9 +222,10 @@ inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j)
-      results[4 * i + j] = vmulq_f32(vmulq_n_f32(vcvtq_f32_s32(vld1q_s32(sums + 4 * (4 * i + j))), token_scales[i]),
-                                     vld1q_f32(column_scales + 4 * j));
+    for (int j = 0; j < 4; ++j) {
+      const float32x4_t scales = vmulq_n_f32(vld1q_f32(column_scales + 4 * j), token_scales[i]);
+      results[4 * i + j] = vmulq_f32(vcvtq_f32_s32(vld1q_s32(sums + 4 * (4 * i + j))), scales);
+    }
 }
 
 }  // namespace detail
