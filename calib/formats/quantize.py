@@ -47,9 +47,13 @@ def quantize(weight: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
 
 def _energy(weight: torch.Tensor) -> float:
     """Sum of squares, from the norms of the output channels. Torch copies what it takes the norm of to float64."""
-    norms = torch.cat(
-        map_channels(lambda part: torch.linalg.vector_norm(weight[part], dim=1, dtype=torch.float64), *weight.shape)
-    )
+
+    def norms_of(part: slice) -> list[float]:
+        # Not a tensor: between the copies to float64, it would keep malloc from giving their memory to the next ones.
+        return torch.linalg.vector_norm(weight[part], dim=1, dtype=torch.float64).tolist()  # type: ignore[no-any-return]
+
+    parts = map_channels(norms_of, *weight.shape)
+    norms = torch.tensor([norm for part in parts for norm in part], dtype=torch.float64)
     if not bool(torch.isfinite(norms).all()):
         raise SourceError("a weight holds NaN or infinite values: the checkpoint is damaged, fetch it again")
     return float(norms.square().sum())

@@ -1,4 +1,4 @@
-"""The memory that a build allocates depends on the largest weight, not on the number of layers."""
+"""The memory that a build allocates depends on the largest weight, and is little more than its codes."""
 
 import os
 import subprocess
@@ -77,3 +77,40 @@ def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
     # 10 layers of 26 million weights: 150 MB of quantized weights, 520 MB of bfloat16, 1 GB of float32.
     assert many - few < 60e6
     assert many < 400e6
+
+
+# Memory that a large weight takes beyond itself and its codes.
+_ONE_WEIGHT = """
+import threading
+from pathlib import Path
+import torch
+from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.scheme import Scheme
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    global peak
+    while not done.wait(0.005):
+        peak = max(peak, anonymous())
+
+torch.set_num_threads(2)
+weight = torch.randn(1 << 18).half().repeat(128).reshape(16384, 2048)
+quantize(weight[:512], Scheme(4, 128, False, "none"))
+peak, before, done = 0, anonymous(), threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+quantize(weight, Scheme(4, 128, False, "none"))
+done.set()
+watcher.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_weight_takes_little_beyond_its_codes() -> None:
+    done = subprocess.run([sys.executable, "-c", _ONE_WEIGHT], capture_output=True, text=True, check=True, timeout=300)
+    # 34 MB of codes; copies to float64 that are not reused would be 268 MB.
+    assert int(done.stdout) < 110e6
