@@ -90,7 +90,8 @@ def _openvino(python: Path, *options: str) -> Callable[[str, Path, Path], None]:
 def _llama(python: Path, kind: str) -> Callable[[str, Path, Path], None]:
     def prepare(_model: str, checkpoint: Path, path: Path) -> None:
         prefix = str(path).removesuffix(f"-{kind}.gguf")
-        _run([python, HERE / "llama_convert.py", checkpoint, prefix, kind], path.with_name(path.name + ".log"))
+        # -P: beside the script, llama_cpp.py has the name of the package that it imports.
+        _run([python, "-P", HERE / "llama_convert.py", checkpoint, prefix, kind], path.with_name(path.name + ".log"))
 
     return prepare
 
