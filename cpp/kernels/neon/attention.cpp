@@ -1,4 +1,4 @@
-// Causal grouped-query attention in float. For NEON, whose prefill skips the keys that a few rows mask.
+// Causal grouped-query attention in float. For NEON, whose prefill skips the keys that some query rows mask.
 #include "kernels/neon/gemm.h"
 #include "kernels/vector/attention_phases.h"
 #include "kernels/vector/attention_prefill.h"
