@@ -25,7 +25,35 @@ using Int8Results = float32x4_t[kAccumulators];
 
 }  // namespace detail
 
-// The multiplication is all in assembly, as in q4_tile.h.
+// The multiplication is all in assembly, as in q4_tile.h: the sums are in v16 to v31.
+#define EDGEKILN_ZERO_SUMS \
+  "movi v16.4s, #0\n\t"    \
+  "movi v17.4s, #0\n\t"    \
+  "movi v18.4s, #0\n\t"    \
+  "movi v19.4s, #0\n\t"    \
+  "movi v20.4s, #0\n\t"    \
+  "movi v21.4s, #0\n\t"    \
+  "movi v22.4s, #0\n\t"    \
+  "movi v23.4s, #0\n\t"    \
+  "movi v24.4s, #0\n\t"    \
+  "movi v25.4s, #0\n\t"    \
+  "movi v26.4s, #0\n\t"    \
+  "movi v27.4s, #0\n\t"    \
+  "movi v28.4s, #0\n\t"    \
+  "movi v29.4s, #0\n\t"    \
+  "movi v30.4s, #0\n\t"    \
+  "movi v31.4s, #0\n"
+
+#define EDGEKILN_STORE_SUMS                 \
+  "st1 {v16.4s-v19.4s}, [%[sums]], #64\n\t" \
+  "st1 {v20.4s-v23.4s}, [%[sums]], #64\n\t" \
+  "st1 {v24.4s-v27.4s}, [%[sums]], #64\n\t" \
+  "st1 {v28.4s-v31.4s}, [%[sums]]"
+
+#define EDGEKILN_CLOBBERED                                                                                         \
+  "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22", \
+      "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31"
+
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
 inline constexpr std::size_t kInt8TileTokens = 8, kInt8TileColumns = 8;
@@ -34,54 +62,33 @@ namespace detail {
 
 // sums [4 pairs of tokens][4 pairs of columns][2][2] = `steps` steps
 inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_t steps, std::int32_t* sums) {
-  asm volatile(
-      "movi v16.4s, #0\n\t"
-      "movi v17.4s, #0\n\t"
-      "movi v18.4s, #0\n\t"
-      "movi v19.4s, #0\n\t"
-      "movi v20.4s, #0\n\t"
-      "movi v21.4s, #0\n\t"
-      "movi v22.4s, #0\n\t"
-      "movi v23.4s, #0\n\t"
-      "movi v24.4s, #0\n\t"
-      "movi v25.4s, #0\n\t"
-      "movi v26.4s, #0\n\t"
-      "movi v27.4s, #0\n\t"
-      "movi v28.4s, #0\n\t"
-      "movi v29.4s, #0\n\t"
-      "movi v30.4s, #0\n\t"
-      "movi v31.4s, #0\n"
-      "1:\n\t"
-      ".rept 4\n\t"
-      "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "smmla v16.4s, v0.16b, v4.16b\n\t"
-      "smmla v17.4s, v0.16b, v5.16b\n\t"
-      "smmla v18.4s, v0.16b, v6.16b\n\t"
-      "smmla v19.4s, v0.16b, v7.16b\n\t"
-      "smmla v20.4s, v1.16b, v4.16b\n\t"
-      "smmla v21.4s, v1.16b, v5.16b\n\t"
-      "smmla v22.4s, v1.16b, v6.16b\n\t"
-      "smmla v23.4s, v1.16b, v7.16b\n\t"
-      "smmla v24.4s, v2.16b, v4.16b\n\t"
-      "smmla v25.4s, v2.16b, v5.16b\n\t"
-      "smmla v26.4s, v2.16b, v6.16b\n\t"
-      "smmla v27.4s, v2.16b, v7.16b\n\t"
-      "smmla v28.4s, v3.16b, v4.16b\n\t"
-      "smmla v29.4s, v3.16b, v5.16b\n\t"
-      "smmla v30.4s, v3.16b, v6.16b\n\t"
-      "smmla v31.4s, v3.16b, v7.16b\n\t"
-      ".endr\n\t"
-      "subs %[steps], %[steps], #1\n\t"
-      "b.ne 1b\n\t"
-      "st1 {v16.4s-v19.4s}, [%[sums]], #64\n\t"
-      "st1 {v20.4s-v23.4s}, [%[sums]], #64\n\t"
-      "st1 {v24.4s-v27.4s}, [%[sums]], #64\n\t"
-      "st1 {v28.4s-v31.4s}, [%[sums]]"
-      : [a] "+r"(a), [b] "+r"(b), [steps] "+r"(steps), [sums] "+r"(sums)
-      :
-      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
-        "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+  asm volatile(EDGEKILN_ZERO_SUMS
+               "1:\n\t"
+               ".rept 4\n\t"
+               "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
+               "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
+               "smmla v16.4s, v0.16b, v4.16b\n\t"
+               "smmla v17.4s, v0.16b, v5.16b\n\t"
+               "smmla v18.4s, v0.16b, v6.16b\n\t"
+               "smmla v19.4s, v0.16b, v7.16b\n\t"
+               "smmla v20.4s, v1.16b, v4.16b\n\t"
+               "smmla v21.4s, v1.16b, v5.16b\n\t"
+               "smmla v22.4s, v1.16b, v6.16b\n\t"
+               "smmla v23.4s, v1.16b, v7.16b\n\t"
+               "smmla v24.4s, v2.16b, v4.16b\n\t"
+               "smmla v25.4s, v2.16b, v5.16b\n\t"
+               "smmla v26.4s, v2.16b, v6.16b\n\t"
+               "smmla v27.4s, v2.16b, v7.16b\n\t"
+               "smmla v28.4s, v3.16b, v4.16b\n\t"
+               "smmla v29.4s, v3.16b, v5.16b\n\t"
+               "smmla v30.4s, v3.16b, v6.16b\n\t"
+               "smmla v31.4s, v3.16b, v7.16b\n\t"
+               ".endr\n\t"
+               "subs %[steps], %[steps], #1\n\t"
+               "b.ne 1b\n\t" EDGEKILN_STORE_SUMS
+               : [a] "+r"(a), [b] "+r"(b), [steps] "+r"(steps), [sums] "+r"(sums)
+               :
+               : EDGEKILN_CLOBBERED);
 }
 
 // results = sums * scales of the tile's tokens and columns, as rows: results[2 * token + column / 4]
@@ -111,109 +118,61 @@ inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_
 
 inline constexpr std::size_t kInt8TileTokens = 4, kInt8TileColumns = 16;
 
+// Multiplies four values of k, which lane `lane` of v0 to v3 has for four tokens, with their weights for 16 columns.
+#define EDGEKILN_SDOT_LANE(lane)         \
+  "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t" \
+  "sdot v16.4s, v4.16b, v0.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v20.4s, v4.16b, v1.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v24.4s, v4.16b, v2.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v28.4s, v4.16b, v3.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v17.4s, v5.16b, v0.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v21.4s, v5.16b, v1.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v25.4s, v5.16b, v2.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v29.4s, v5.16b, v3.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v18.4s, v6.16b, v0.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v22.4s, v6.16b, v1.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v26.4s, v6.16b, v2.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v30.4s, v6.16b, v3.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v19.4s, v7.16b, v0.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v23.4s, v7.16b, v1.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v27.4s, v7.16b, v2.4b[" #lane    \
+  "]\n\t"                                \
+  "sdot v31.4s, v7.16b, v3.4b[" #lane "]\n\t"
+
 namespace detail {
 
 // sums [4 tokens][16 columns] = `steps` steps
 inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_t steps, std::int32_t* sums) {
   asm volatile(
-      "movi v16.4s, #0\n\t"
-      "movi v17.4s, #0\n\t"
-      "movi v18.4s, #0\n\t"
-      "movi v19.4s, #0\n\t"
-      "movi v20.4s, #0\n\t"
-      "movi v21.4s, #0\n\t"
-      "movi v22.4s, #0\n\t"
-      "movi v23.4s, #0\n\t"
-      "movi v24.4s, #0\n\t"
-      "movi v25.4s, #0\n\t"
-      "movi v26.4s, #0\n\t"
-      "movi v27.4s, #0\n\t"
-      "movi v28.4s, #0\n\t"
-      "movi v29.4s, #0\n\t"
-      "movi v30.4s, #0\n\t"
-      "movi v31.4s, #0\n"
+      EDGEKILN_ZERO_SUMS
       "1:\n\t"
       ".rept 2\n\t"
       "ld1 {v0.16b-v3.16b}, [%[a]], %[stride]\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "sdot v16.4s, v4.16b, v0.4b[0]\n\t"
-      "sdot v20.4s, v4.16b, v1.4b[0]\n\t"
-      "sdot v24.4s, v4.16b, v2.4b[0]\n\t"
-      "sdot v28.4s, v4.16b, v3.4b[0]\n\t"
-      "sdot v17.4s, v5.16b, v0.4b[0]\n\t"
-      "sdot v21.4s, v5.16b, v1.4b[0]\n\t"
-      "sdot v25.4s, v5.16b, v2.4b[0]\n\t"
-      "sdot v29.4s, v5.16b, v3.4b[0]\n\t"
-      "sdot v18.4s, v6.16b, v0.4b[0]\n\t"
-      "sdot v22.4s, v6.16b, v1.4b[0]\n\t"
-      "sdot v26.4s, v6.16b, v2.4b[0]\n\t"
-      "sdot v30.4s, v6.16b, v3.4b[0]\n\t"
-      "sdot v19.4s, v7.16b, v0.4b[0]\n\t"
-      "sdot v23.4s, v7.16b, v1.4b[0]\n\t"
-      "sdot v27.4s, v7.16b, v2.4b[0]\n\t"
-      "sdot v31.4s, v7.16b, v3.4b[0]\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "sdot v16.4s, v4.16b, v0.4b[1]\n\t"
-      "sdot v20.4s, v4.16b, v1.4b[1]\n\t"
-      "sdot v24.4s, v4.16b, v2.4b[1]\n\t"
-      "sdot v28.4s, v4.16b, v3.4b[1]\n\t"
-      "sdot v17.4s, v5.16b, v0.4b[1]\n\t"
-      "sdot v21.4s, v5.16b, v1.4b[1]\n\t"
-      "sdot v25.4s, v5.16b, v2.4b[1]\n\t"
-      "sdot v29.4s, v5.16b, v3.4b[1]\n\t"
-      "sdot v18.4s, v6.16b, v0.4b[1]\n\t"
-      "sdot v22.4s, v6.16b, v1.4b[1]\n\t"
-      "sdot v26.4s, v6.16b, v2.4b[1]\n\t"
-      "sdot v30.4s, v6.16b, v3.4b[1]\n\t"
-      "sdot v19.4s, v7.16b, v0.4b[1]\n\t"
-      "sdot v23.4s, v7.16b, v1.4b[1]\n\t"
-      "sdot v27.4s, v7.16b, v2.4b[1]\n\t"
-      "sdot v31.4s, v7.16b, v3.4b[1]\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "sdot v16.4s, v4.16b, v0.4b[2]\n\t"
-      "sdot v20.4s, v4.16b, v1.4b[2]\n\t"
-      "sdot v24.4s, v4.16b, v2.4b[2]\n\t"
-      "sdot v28.4s, v4.16b, v3.4b[2]\n\t"
-      "sdot v17.4s, v5.16b, v0.4b[2]\n\t"
-      "sdot v21.4s, v5.16b, v1.4b[2]\n\t"
-      "sdot v25.4s, v5.16b, v2.4b[2]\n\t"
-      "sdot v29.4s, v5.16b, v3.4b[2]\n\t"
-      "sdot v18.4s, v6.16b, v0.4b[2]\n\t"
-      "sdot v22.4s, v6.16b, v1.4b[2]\n\t"
-      "sdot v26.4s, v6.16b, v2.4b[2]\n\t"
-      "sdot v30.4s, v6.16b, v3.4b[2]\n\t"
-      "sdot v19.4s, v7.16b, v0.4b[2]\n\t"
-      "sdot v23.4s, v7.16b, v1.4b[2]\n\t"
-      "sdot v27.4s, v7.16b, v2.4b[2]\n\t"
-      "sdot v31.4s, v7.16b, v3.4b[2]\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "sdot v16.4s, v4.16b, v0.4b[3]\n\t"
-      "sdot v20.4s, v4.16b, v1.4b[3]\n\t"
-      "sdot v24.4s, v4.16b, v2.4b[3]\n\t"
-      "sdot v28.4s, v4.16b, v3.4b[3]\n\t"
-      "sdot v17.4s, v5.16b, v0.4b[3]\n\t"
-      "sdot v21.4s, v5.16b, v1.4b[3]\n\t"
-      "sdot v25.4s, v5.16b, v2.4b[3]\n\t"
-      "sdot v29.4s, v5.16b, v3.4b[3]\n\t"
-      "sdot v18.4s, v6.16b, v0.4b[3]\n\t"
-      "sdot v22.4s, v6.16b, v1.4b[3]\n\t"
-      "sdot v26.4s, v6.16b, v2.4b[3]\n\t"
-      "sdot v30.4s, v6.16b, v3.4b[3]\n\t"
-      "sdot v19.4s, v7.16b, v0.4b[3]\n\t"
-      "sdot v23.4s, v7.16b, v1.4b[3]\n\t"
-      "sdot v27.4s, v7.16b, v2.4b[3]\n\t"
-      "sdot v31.4s, v7.16b, v3.4b[3]\n\t"
+      EDGEKILN_SDOT_LANE(0)
+      EDGEKILN_SDOT_LANE(1)
+      EDGEKILN_SDOT_LANE(2)
+      EDGEKILN_SDOT_LANE(3)
       ".endr\n\t"
       "subs %[steps], %[steps], #1\n\t"
       "b.ne 1b\n\t"
-      "st1 {v16.4s-v19.4s}, [%[sums]], #64\n\t"
-      "st1 {v20.4s-v23.4s}, [%[sums]], #64\n\t"
-      "st1 {v24.4s-v27.4s}, [%[sums]], #64\n\t"
-      "st1 {v28.4s-v31.4s}, [%[sums]]"
+      EDGEKILN_STORE_SUMS
       : [a] "+r"(a), [b] "+r"(b), [steps] "+r"(steps), [sums] "+r"(sums)
       : [stride] "r"(kTileTokens * kCodesK)
-      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
-        "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+      : EDGEKILN_CLOBBERED);
 }
 
 // results = sums * scales of the tile's tokens and columns, as rows: results[4 * token + column / 4]
@@ -230,7 +189,13 @@ inline void multiply_int8(const std::int8_t* a, const std::int8_t* b, std::size_
 
 }  // namespace detail
 
+#undef EDGEKILN_SDOT_LANE
+
 #endif
+
+#undef EDGEKILN_ZERO_SUMS
+#undef EDGEKILN_STORE_SUMS
+#undef EDGEKILN_CLOBBERED
 
 // out [tokens, columns], rows `stride` apart = activations * weights * scales, for `steps` * kStepK values of k.
 // `tokens` and `columns` may be more than a tile's.
