@@ -33,7 +33,8 @@ constexpr std::uint8_t kOrder[kCodesK] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14,
 // Stores the codes of a token's values [first, last), and returns their scale.
 float quantize_chunk(const float* a, std::size_t first, std::size_t last, std::int8_t* tile, std::size_t token) {
   const uint8x16_t order = vld1q_u8(kOrder);
-  if (last - first == 64) {
+  static_assert(kActivationK == 64);
+  if (last - first == kActivationK) {
     int8x16_t codes[4];
     const float scale = quantize_64(a + first, codes);
 #pragma GCC unroll 4

@@ -11,19 +11,22 @@ from transformers import AutoModelForCausalLM
 
 from support.models import tiny_config, tiny_tokenizer
 
-# Builds the engine and prints by how many bytes the anonymous memory grew, at most. Files that are mapped, as the
-# checkpoint is, do not count: the kernel drops their pages where memory is short.
-_SCRIPT = """
+# Bytes of anonymous memory. Files that are mapped, as a checkpoint is, do not count: the kernel drops their pages where
+# memory is short.
+_ANONYMOUS = """
 import sys, threading
 from pathlib import Path
-from edgekiln.pipeline.assemble import assemble
-from edgekiln.pipeline.options import BuildOptions
-from edgekiln.progress import StepTimer
-from edgekiln.sources.resolve import resolve
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+"""
+# Builds the engine and prints by how many bytes the anonymous memory grew, at most.
+_SCRIPT = f"""{_ANONYMOUS}
+from edgekiln.pipeline.assemble import assemble
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
+from edgekiln.sources.resolve import resolve
 
 class Timer(StepTimer):
     before = peak = 0
@@ -80,16 +83,10 @@ def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
 
 
 # Memory that a large weight takes beyond itself and its codes.
-_ONE_WEIGHT = """
-import threading
-from pathlib import Path
+_ONE_WEIGHT = f"""{_ANONYMOUS}
 import torch
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
-
-def anonymous():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 def watch():
     global peak
