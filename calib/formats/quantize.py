@@ -50,7 +50,7 @@ def _energy(weight: torch.Tensor) -> float:
 
     def norms_of(part: slice) -> list[float]:
         # Not a tensor: between the copies to float64, it would keep malloc from giving their memory to the next ones.
-        return torch.linalg.vector_norm(weight[part], dim=1, dtype=torch.float64).tolist()  # type: ignore[no-any-return]
+        return torch.linalg.vector_norm(weight[part], dim=1, dtype=torch.float64).tolist()
 
     parts = map_channels(norms_of, *weight.shape)
     norms = torch.tensor([norm for part in parts for norm in part], dtype=torch.float64)
