@@ -9,9 +9,19 @@ from pydantic import Field, model_validator
 
 from edgekiln.engine.schema import Schema, refusal
 
+# Field -> what its name must contain.
+_PLACEHOLDERS = {
+    **dict.fromkeys(("past_key", "past_value", "present_key", "present_value"), "{layer}"),
+    **dict.fromkeys(("past_state", "present_state"), "{state}"),
+    "window_start": "{window}",
+}
+
 
 class GraphIO(Schema):
-    """Names of the graph's inputs and outputs; those of the KV cache contain `{layer}`."""
+    """Names of the graph's inputs and outputs.
+
+    Those of keys and values contain `{layer}`, the number of the KV cache layer; those of states contain `{state}`.
+    """
 
     input_ids: str = "input_ids"
     position_ids: str = "position_ids"
@@ -20,6 +30,8 @@ class GraphIO(Schema):
     past_value: str = "past.{layer}.value"
     present_key: str = "present.{layer}.key"
     present_value: str = "present.{layer}.value"
+    past_state: str = "past_state.{state}"
+    present_state: str = "present_state.{state}"
     total_length: str | None = Field(
         default=None,
         description="int32[1], longest sequence of the batch including the new tokens; None: no such input",
@@ -41,10 +53,8 @@ class GraphIO(Schema):
                 raise refusal(f"{field} is empty")
             if "\0" in name:
                 raise refusal(f"{field} has a zero byte")
-            if field.startswith(("past", "present")) and "{layer}" not in name:
-                raise refusal(f"{field} has no {{layer}}")
-            if field == "window_start" and "{window}" not in name:
-                raise refusal(f"{field} has no {{window}}")
+            if (part := _PLACEHOLDERS.get(field, "")) not in name:
+                raise refusal(f"{field} has no {part}")
         first: dict[str, str] = {}
         for field, name in names.items():
             if first.setdefault(name, field) != field:
@@ -53,8 +63,13 @@ class GraphIO(Schema):
 
 
 def in_layer(name: str, layer: int) -> str:
-    """The name of a layer's input or output of the KV cache: "past.3.key" of "past.{layer}.key" for layer 3."""
+    """The name of an input or output of a KV cache layer: "past.3.key" of "past.{layer}.key" for layer 3."""
     return name.replace("{layer}", str(layer), 1)
+
+
+def of_state(name: str, state: int) -> str:
+    """The name of a state's input or output: "past_state.3" of "past_state.{state}" for state 3."""
+    return name.replace("{state}", str(state), 1)
 
 
 def of_window(name: str, window: int) -> str:

@@ -18,11 +18,13 @@ from edgekiln.engine.graph_io import GraphIO
 from edgekiln.engine.schema import MAX_INT, Schema, damaged, parse_json, refusal, shown, validate, version_error
 from edgekiln.errors import EngineError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
-MAX_LAYERS = 1 << 16
+MAX_LAYERS = 1 << 16  # decoder layers, KV cache layers, and states
 MAX_ELEMENTS = 1 << 24  # of key-value heads, and of a head
 MAX_TOKENS = 1 << 31  # of the vocabulary, and of a sequence
+MAX_STATE_ELEMENTS = 1 << 28
+MAX_STATE_SIZES = 8
 
 Size = Annotated[int, Field(ge=1, le=MAX_INT)]
 Index = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -43,33 +45,52 @@ def _text_or_texts(value: Any) -> Any:
 
 
 class Architecture(Schema):
-    """The sizes of the model that generation and the runtimes need."""
+    """The sizes of the model that generation and the runtimes need.
+
+    A KV cache layer is a pair of caches, one for keys and one for values. Hybrid models have fewer of them than decoder
+    layers, and models without attention have none.
+    """
 
     model_type: str = Field(description="as transformers names it")
     vocab_size: Size
     hidden_size: Size
     layers: Size = Field(description="decoder layers")
-    heads: Size = Field(description="attention heads of a layer")
-    kv_heads: list[Size] = Field(description="key-value heads of each layer")
-    head_dims: list[Size] = Field(description="head size of each layer")
+    heads: Index = Field(description="attention heads of a layer; 0: the model has no attention")
+    kv_heads: list[Size] = Field(description="key-value heads of each KV cache layer")
+    head_dims: list[Size] = Field(description="head size of each KV cache layer")
     max_length: Size = Field(description="largest number of tokens of a sequence, prompt and answer together")
     parameters: Size
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
         kv_heads, head_dims = len(self.kv_heads), len(self.head_dims)
-        if self.layers > MAX_LAYERS or kv_heads != self.layers or head_dims != self.layers:
+        if self.layers > MAX_LAYERS or kv_heads > MAX_LAYERS or kv_heads != head_dims:
             raise refusal(f"{self.layers} layers have {kv_heads} kv_heads and {head_dims} head_dims")
         for layer, (heads, size) in enumerate(zip(self.kv_heads, self.head_dims, strict=True)):
             if heads > MAX_ELEMENTS or size > MAX_ELEMENTS:
-                raise refusal(f"layer {layer} has keys of {heads} times {size}")
+                raise refusal(f"KV cache layer {layer} has keys of {heads} times {size}")
         if self.vocab_size > MAX_TOKENS or self.max_length > MAX_TOKENS:
             raise refusal(f"a vocabulary of {self.vocab_size} for {self.max_length} positions")
         return self
 
 
+class StateSpec(Schema):
+    """What a layer carries from token to token beside or instead of keys and values, in an array of constant size."""
+
+    shape: list[Size] = Field(description="sizes without the batch, which is the first axis")
+    dtype: Literal["float32", "float16"]
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if len(self.shape) > MAX_STATE_SIZES:
+            raise refusal(f"it has {len(self.shape)} sizes")
+        if math.prod(self.shape) > MAX_STATE_ELEMENTS:
+            raise refusal(f"it has {' times '.join(map(str, self.shape))} elements")
+        return self
+
+
 class KVCacheSpec(Schema):
-    """Layout and data type of the KV cache.
+    """Layout and data type of the KV cache, and the states beside it.
 
     Layouts:
         shared-buffer: past and present are one buffer [B, KV, capacity, D] that the graph updates; it is reallocated
@@ -82,9 +103,10 @@ class KVCacheSpec(Schema):
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
     windows: list[Index] = Field(
         default=[],
-        description="sliding window of each layer that has a window buffer, which holds the last tokens only; 0: the "
-        "layer holds all tokens; empty: all layers do",
+        description="sliding window of each KV cache layer that has a window buffer, which holds the last tokens only; "
+        "0: the layer holds all tokens; empty: all layers do",
     )
+    states: list[StateSpec] = Field(default=[], description="states of the graph, in the order of their numbers")
 
     @model_validator(mode="after")
     def _check_windows(self) -> Self:
@@ -92,6 +114,8 @@ class KVCacheSpec(Schema):
             raise refusal(f"layout {self.layout} has no windows")
         if any(window > MAX_TOKENS for window in self.windows):
             raise refusal(f"a window of {max(self.windows)} tokens")
+        if len(self.states) > MAX_LAYERS:
+            raise refusal(f"{len(self.states)} states")
         return self
 
 
@@ -192,9 +216,9 @@ class EngineManifest(Schema):
         for token in self.special_tokens.ids():
             if token >= vocab_size:
                 raise refusal(f"special_tokens: {token} is not below the vocabulary of {vocab_size}")
-        layers, windows = self.architecture.layers, self.kv_cache.windows
+        layers, windows = len(self.architecture.kv_heads), self.kv_cache.windows
         if len(windows) not in (0, layers):
-            raise refusal(f"kv_cache: {len(windows)} windows for {layers} layers")
+            raise refusal(f"kv_cache: {len(windows)} windows for {layers} KV cache layers")
         if any(windows) and self.io.window_start is None:
             raise refusal("io.window_start: it is missing")
         if not {"generate", "plan"} & set(self.graphs):

@@ -11,7 +11,7 @@ import pytest
 
 from edgekiln import runtimes
 from edgekiln.engine.directory import sha256
-from edgekiln.engine.manifest import read_manifest
+from edgekiln.engine.manifest import SCHEMA_VERSION, read_manifest
 from edgekiln.errors import EngineError
 from edgekiln.runtimes.ort.kernels import ISA_VARIABLE, installed_library
 from support.cpp_host import CANCELLED, ENGINE, MEMORY, OK, REQUEST, UNSUPPORTED, Host, refusal
@@ -97,10 +97,10 @@ def test_engine_json(engine: Path) -> None:
         f"{engine / 'engine.json'} is damaged: it is not JSON, build the engine again",
     )
     (engine / "engine.json").write_text(good)
-    for version in (1, 5):
+    for version in (1, SCHEMA_VERSION + 1):
         edit(engine, schema_version=version)
         assert refusal(engine) == (UNSUPPORTED, python_error(engine))
-    edit(engine, schema_version=4, target="tpu")
+    edit(engine, schema_version=SCHEMA_VERSION, target="tpu")
     status, sentence = refusal(engine)
     assert status == UNSUPPORTED
     assert sentence.startswith(f"{engine} is for target tpu, which this edgekiln does not run")

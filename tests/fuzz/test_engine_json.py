@@ -17,14 +17,28 @@ from support.mutations import mutate_json
 pytestmark = pytest.mark.slow
 
 FIELDS: dict[str, Any] = {
-    "schema_version": [1, 3, 5, "4", 4.0],
+    "schema_version": [1, 4, 6, "5", 5.0],
     "target": ["ort-cuda", "tpu"],
-    "io": [{"logits": "score"}, {"past_key": "past.key"}, {"total_length": "length", "logits_to_keep": "keep"}],
+    "io": [
+        {"logits": "score"},
+        {"past_key": "past.key"},
+        {"past_state": "state"},
+        {"total_length": "length", "logits_to_keep": "keep"},
+    ],
     "kv_cache": [
         *({"layout": layout, "dtype": "float32"} for layout in ("growing", "in-place", "paged")),
         *(
             {"layout": "shared-buffer", "dtype": "float32", "windows": windows}
             for windows in ([], [8], [0] * 4, [8] * 4)
+        ),
+        *(
+            {"layout": "shared-buffer", "dtype": "float32", "states": states}
+            for states in (
+                [],
+                [{}],
+                [{"shape": [4], "dtype": "float32"}, 7],
+                [{"shape": [2**30] * 3, "dtype": "float16"}],
+            )
         ),
     ],
     "graphs": [{}, {"generate": "engine.json"}, {"generate": "weights.bin"}, {"score": "score.onnx"}],

@@ -172,7 +172,7 @@ _DOCUMENTS = [
         Refusal(f"engine.json {name}", _damaged("it is not JSON"), write(text))
         for name, text in {
             "empty": "",
-            "cut": '{"schema_version": 4',
+            "cut": '{"schema_version": 5',
             "not UTF-8": b'{"name": "\xff"}',
             "deep": "[" * 100_000,
             "NaN": '{"schema_version": NaN}',
@@ -192,7 +192,11 @@ _DOCUMENTS = [
     ),
     *(
         Refusal(f"version {version}", _VERSION.replace("{}", str(version)) + fix, change(schema_version=version))
-        for version, fix in ((1, "build the engine again"), (-1, "build the engine again"), (5, "upgrade edgekiln"))
+        for version, fix in (
+            (1, "build the engine again"),
+            (-1, "build the engine again"),
+            (SCHEMA_VERSION + 1, "upgrade edgekiln"),
+        )
     ),
 ]
 # Field -> (value, reason)
@@ -219,6 +223,7 @@ _FIELDS: dict[str, list[tuple[object, str]]] = {
     "kv_cache__layout": [("paged", "paged is not known"), (7, "it is not a string")],
     "kv_cache__dtype": [("int3", "int3 is not known")],
     "kv_cache__windows": [(7, "it is not a list")],
+    "kv_cache__states": [(7, "it is not a list")],
     "tensorrt": [(7, "it is not an object")],
     "special_tokens__bos": [("1", "it is not an integer"), (0.5, "it is not an integer")],
     "special_tokens__add_bos": [("yes", "it is not true or false"), (1, "it is not true or false")],
@@ -247,18 +252,27 @@ _FIELD_CASES = [
     for name, cases in _FIELDS.items()
     for value, reason in cases
 ]
+_STATE = {"shape": [4, 8], "dtype": "float32"}
 # What is wrong with several fields together, and the fields.
 _TOGETHER: dict[str, dict[str, object]] = {
     "architecture.kv_heads.1: it is 0, the least is 1": {"architecture__kv_heads": [2, 0, 2, 2]},
     "architecture.head_dims.2: it is not an integer": {"architecture__head_dims": [16, 16, "16", 16]},
-    "architecture: 3 layers have 4 kv_heads and 4 head_dims": {"architecture__layers": 3},
+    "architecture: 4 layers have 3 kv_heads and 4 head_dims": {"architecture__kv_heads": [2] * 3},
+    "architecture: 1000000000 layers have 4 kv_heads and 4 head_dims": {"architecture__layers": 10**9},
+    "kv_cache.states.1.shape: it is missing": {"kv_cache__states": [_STATE, {"dtype": "float32"}, 7]},
+    "kv_cache.states.0: it has 9 sizes": {"kv_cache__states": [{**_STATE, "shape": [1] * 9}]},
+    "kv_cache.states.0: it has 3 times 1000000000000 elements": {
+        "kv_cache__states": [{**_STATE, "shape": [3, 10**12]}]
+    },
+    "io: past_state has no {state}": {"io__past_state": "past.{layer}"},
+    "io: present_state has the name of past_state": {"io__present_state": "past_state.{state}"},
     "architecture: a vocabulary of 320 for 1000000000000 positions": {"architecture__max_length": 10**12},
     "architecture.vocab_size: logits of generate.onnx is not of 321 tokens": {"architecture__vocab_size": 321},
     "architecture: past.0.key of generate.onnx is not of 1 heads of size 16": {"architecture__kv_heads": [1] * 4},
     "kv_cache.dtype: past.0.key of generate.onnx is not int8": {"kv_cache__dtype": "int8"},
     "kv_cache.windows.1: it is -8, the least is 0": {"kv_cache__windows": [0, -8, 0, 0]},
     "kv_cache: a window of 1000000000000 tokens": {"kv_cache__windows": [0, 10**12, 0, 0]},
-    "kv_cache: 2 windows for 4 layers": {"kv_cache__windows": [0, 8]},
+    "kv_cache: 2 windows for 4 KV cache layers": {"kv_cache__windows": [0, 8]},
     "io.window_start: it is missing": {"kv_cache__windows": [0, 8, 0, 8]},
     "io: window_start has no {window}": {"io__window_start": "start"},
     "io.window_start: generate.onnx has no input start.8": {

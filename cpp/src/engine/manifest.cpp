@@ -1,8 +1,10 @@
 #include "engine/manifest.h"
 
 #include <algorithm>
+#include <functional>
 #include <initializer_list>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "engine/file.h"
@@ -19,9 +21,11 @@ namespace fs = std::filesystem;
 constexpr char kEngineFile[] = "engine.json";
 constexpr char kTokenizerFile[] = "tokenizer.json";
 // Above any model's sizes, and small enough that buffer sizes computed from them fit in 64 bits.
-constexpr std::int64_t kMaxLayers = 1 << 16;
+constexpr std::int64_t kMaxLayers = 1 << 16;  // decoder layers, KV cache layers, and states
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 31;
+constexpr std::int64_t kMaxStateElements = std::int64_t{1} << 28;
+constexpr std::size_t kMaxStateSizes = 8;
 
 Architecture read_architecture(JsonObject object) {
   Architecture result;
@@ -29,19 +33,19 @@ Architecture read_architecture(JsonObject object) {
   result.vocab_size = object.integer("vocab_size", 1);
   object.integer("hidden_size", 1);
   result.layers = object.integer("layers", 1);
-  object.integer("heads", 1);
+  object.integer("heads", 0);
   result.kv_heads = object.integers("kv_heads", 1);
   result.head_dims = object.integers("head_dims", 1);
   result.max_length = object.integer("max_length", 1);
   object.integer("parameters", 1);
   object.refuse_unknown_keys();
-  const auto layers = static_cast<std::size_t>(result.layers);
-  if (result.layers > kMaxLayers || result.kv_heads.size() != layers || result.head_dims.size() != layers)
+  const std::size_t layers = result.kv_heads.size();
+  if (result.layers > kMaxLayers || layers > kMaxLayers || result.head_dims.size() != layers)
     damaged(str_cat("architecture: ", result.layers, " layers have ", result.kv_heads.size(), " kv_heads and ",
                     result.head_dims.size(), " head_dims"));
   for (std::size_t layer = 0; layer < layers; ++layer)
     if (result.kv_heads[layer] > kMaxSize || result.head_dims[layer] > kMaxSize)
-      damaged(str_cat("architecture: layer ", layer, " has keys of ", result.kv_heads[layer], " times ",
+      damaged(str_cat("architecture: KV cache layer ", layer, " has keys of ", result.kv_heads[layer], " times ",
                       result.head_dims[layer]));
   if (result.vocab_size > kMaxVocabulary || result.max_length > kMaxVocabulary)
     damaged(str_cat("architecture: a vocabulary of ", result.vocab_size, " for ", result.max_length, " positions"));
@@ -56,18 +60,39 @@ std::string one_of(JsonObject& object, const char* key, std::initializer_list<st
   return value;
 }
 
+StateSpec read_state(JsonObject object, const std::string& path) {
+  StateSpec state;
+  state.shape = object.integers("shape", 1);
+  state.dtype = one_of(object, "dtype", {"float32", "float16"});
+  object.refuse_unknown_keys();
+  const std::vector<std::int64_t>& shape = state.shape;
+  if (shape.size() > kMaxStateSizes) damaged(str_cat(path, ": it has ", shape.size(), " sizes"));
+  std::int64_t room = kMaxStateElements;  // elements that the sizes so far leave room for
+  for (const std::int64_t size : shape) room /= size;
+  if (room == 0) {
+    std::string sizes;
+    for (const std::int64_t size : shape) sizes += str_cat(sizes.empty() ? "" : " times ", size);
+    damaged(str_cat(path, ": it has ", sizes, " elements"));
+  }
+  return state;
+}
+
 KVCacheSpec read_kv_cache(JsonObject object) {
   KVCacheSpec kv_cache;
   kv_cache.layout = one_of(object, "layout", {"shared-buffer", "growing", "in-place"});
   kv_cache.dtype = one_of(object, "dtype", {"float32", "float16", "bfloat16", "int8"});
   kv_cache.windows = object.integers_or_empty("windows", 0);
+  object.each_object("states", [&](JsonObject state) {
+    const std::string path = str_cat("kv_cache.states.", kv_cache.states.size());
+    kv_cache.states.push_back(read_state(std::move(state), path));
+  });
   object.refuse_unknown_keys();
   const std::vector<std::int64_t>& windows = kv_cache.windows;
-  const auto largest = std::max_element(windows.begin(), windows.end());
-  if (largest == windows.end()) return kv_cache;
-  if (*largest && kv_cache.layout != "shared-buffer")
+  const std::int64_t largest = windows.empty() ? 0 : *std::max_element(windows.begin(), windows.end());
+  if (largest && kv_cache.layout != "shared-buffer")
     damaged(str_cat("kv_cache: layout ", kv_cache.layout, " has no windows"));
-  if (*largest > kMaxVocabulary) damaged(str_cat("kv_cache: a window of ", *largest, " tokens"));
+  if (largest > kMaxVocabulary) damaged(str_cat("kv_cache: a window of ", largest, " tokens"));
+  if (kv_cache.states.size() > kMaxLayers) damaged(str_cat("kv_cache: ", kv_cache.states.size(), " states"));
   return kv_cache;
 }
 
@@ -160,7 +185,8 @@ Result<void> check_parts(const Manifest& manifest, std::string_view path) {
       damaged(str_cat("special_tokens: ", id, " is not below the vocabulary of ", manifest.architecture.vocab_size));
   const std::vector<std::int64_t>& windows = manifest.kv_cache.windows;
   if (!windows.empty() && windows.size() != manifest.architecture.kv_heads.size())
-    damaged(str_cat("kv_cache: ", windows.size(), " windows for ", manifest.architecture.layers, " layers"));
+    damaged(str_cat("kv_cache: ", windows.size(), " windows for ", manifest.architecture.kv_heads.size(),
+                    " KV cache layers"));
   if (std::any_of(windows.begin(), windows.end(), [](std::int64_t window) { return window != 0; }) &&
       !manifest.io.window_start)
     damaged("io.window_start: it is missing");
@@ -193,6 +219,10 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 }
 
 }  // namespace
+
+std::int64_t StateSpec::elements() const {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
 
 Result<Manifest> parse_manifest(std::string_view text, std::string_view path) {
   return read_checked(path, [&]() -> Result<Manifest> {

@@ -16,9 +16,10 @@
 namespace edgekiln {
 
 // The only version that this library reads.
-constexpr std::int64_t kSchemaVersion = 4;
+constexpr std::int64_t kSchemaVersion = 5;
 
-// Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one entry a layer.
+// Sizes in elements, lengths in tokens; `kv_heads` and `head_dims` have one entry a KV cache layer, which is a pair of
+// caches, one for keys and one for values.
 struct Architecture {
   std::string model_type;
   std::int64_t vocab_size = 0;
@@ -28,12 +29,22 @@ struct Architecture {
   std::int64_t max_length = 0;
 };
 
-// How the graph takes past keys and values and gives present ones.
+// What a layer carries from token to token beside or instead of keys and values, in an array of constant size.
+struct StateSpec {
+  std::vector<std::int64_t> shape;  // sizes without the batch, which is the first axis
+  std::string dtype;                // "float32" or "float16"
+
+  std::int64_t elements() const;  // of one sequence
+};
+
+// How the graph takes past keys, values and states and gives present ones.
 struct KVCacheSpec {
   std::string layout;  // "shared-buffer": one [B, KV, capacity, D] buffer bound as both; "growing"; "in-place"
   std::string dtype;   // "float32", "float16", "bfloat16" or "int8"
-  // Sliding window of each layer whose window buffer holds the last tokens only; 0: the layer holds all. Empty: all do.
+  // Sliding window of each KV cache layer whose window buffer holds the last tokens only; 0: the layer holds all.
+  // Empty: all do.
   std::vector<std::int64_t> windows;
+  std::vector<StateSpec> states;
 };
 
 // The TensorRT library and the GPUs that a plan was compiled for.

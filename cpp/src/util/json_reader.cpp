@@ -209,6 +209,13 @@ std::vector<JsonObject> JsonObject::objects_or_empty(std::string_view key) {
   return has(key) ? objects(key) : std::vector<JsonObject>{};
 }
 
+void JsonObject::each_object(std::string_view key, const std::function<void(JsonObject)>& read) {
+  const json* value = find(key);
+  if (!value) return;
+  std::size_t index = 0;
+  for (const json& item : checked_list(*value, path_of(key))) read({item, str_cat(path_of(key), '.', index++)});
+}
+
 void JsonObject::refuse_unknown_keys() const {
   for (const auto& [key, value] : value_->items())
     if (!known_.contains(key)) refuse(key, "it is not known");

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -62,6 +63,9 @@ class JsonObject {
   std::optional<double> optional_number(std::string_view key);
   std::optional<JsonObject> optional_object(std::string_view key);
   std::vector<JsonObject> objects_or_empty(std::string_view key);
+  // Call `read` with each object of a list, in order, so that the first mistake in the list is the one that is
+  // reported.
+  void each_object(std::string_view key, const std::function<void(JsonObject)>& read);
 
   bool has(std::string_view key);
   std::vector<std::string> keys() const;

@@ -13,7 +13,7 @@ using nlohmann::json;
 
 json good() {
   return json::parse(R"({
-    "schema_version": 4, "name": "tiny", "source": "here", "target": "ort-cpu",
+    "schema_version": 5, "name": "tiny", "source": "here", "target": "ort-cpu",
     "architecture": {"model_type": "llama", "vocab_size": 320, "hidden_size": 64, "layers": 2, "heads": 4,
                      "kv_heads": [2, 2], "head_dims": [16, 32], "max_length": 256, "parameters": 1000},
     "graphs": {"generate": "generate.onnx"},
@@ -75,9 +75,40 @@ TEST_CASE("windows of the layers are parsed and checked") {
   CHECK(result.value().kv_cache.windows == (std::vector<std::int64_t>{0, 512}));
   CHECK(*result.value().io.window_start == "start.{window}");
   value["kv_cache"]["windows"] = {512};
-  CHECK(error_of(value) == damaged("kv_cache: 1 windows for 2 layers"));
+  CHECK(error_of(value) == damaged("kv_cache: 1 windows for 2 KV cache layers"));
   value["kv_cache"]["windows"] = {0, -1};
   CHECK(error_of(value) == damaged("kv_cache.windows.1: it is -1, the least is 0"));
+}
+
+TEST_CASE("states are parsed and checked") {
+  json value = good();
+  value["architecture"]["kv_heads"] = json::array();
+  value["architecture"]["head_dims"] = json::array();
+  value["architecture"]["heads"] = 0;
+  const json state = {{"shape", {4, 8}}, {"dtype", "float16"}};
+  value["kv_cache"]["states"] = {state, {{"shape", json::array()}, {"dtype", "float32"}}};
+  const Result<Manifest> result = parse_manifest(value.dump(), "engine.json");
+  REQUIRE(result);
+  const std::vector<StateSpec>& states = result.value().kv_cache.states;
+  CHECK((states.size() == 2 && states[0].elements() == 32 && states[0].dtype == "float16"));
+  CHECK((states[1].shape.empty() && states[1].elements() == 1));
+  CHECK(result.value().io.past_state == "past_state.{state}");
+  CHECK(of_state(result.value().io.present_state, 12) == "present_state.12");
+  const auto error = [&](const json& second) {
+    value["kv_cache"]["states"] = {state, second, 7};
+    return error_of(value);
+  };
+  CHECK(error(7) == damaged("kv_cache.states.1: it is not an object"));
+  CHECK(error({{"shape", {4}}}) == damaged("kv_cache.states.1.dtype: it is missing"));
+  CHECK(error({{"shape", {4, 0}}}) == damaged("kv_cache.states.1.shape.1: it is 0, the least is 1"));
+  CHECK(error({{"shape", {4}}, {"dtype", "int8"}}) == damaged("kv_cache.states.1.dtype: int8 is not known"));
+  CHECK(error({{"shape", json(9, 1)}, {"dtype", "float32"}}) == damaged("kv_cache.states.1: it has 9 sizes"));
+  CHECK(error({{"shape", {3, 1LL << 62}}, {"dtype", "float32"}}) ==
+        damaged("kv_cache.states.1: it has 3 times 4611686018427387904 elements"));
+  CHECK(error(state) == damaged("kv_cache.states.2: it is not an object"));
+  value["kv_cache"]["states"] = json::array();
+  value["io"]["past_state"] = "past.{layer}";
+  CHECK(error_of(value) == damaged("io: past_state has no {state}"));
 }
 
 TEST_CASE("a missing or mistyped field is named") {
@@ -181,14 +212,14 @@ TEST_CASE("the TensorRT build is parsed") {
 
 TEST_CASE("other schema versions are refused") {
   json value = good();
-  for (const int version : {0, 3}) {
+  for (const int version : {0, 4}) {
     value["schema_version"] = version;
     CHECK(error_of(value, Code::kUnsupported) == "engine.json has schema version " + std::to_string(version) +
-                                                     ", this edgekiln reads version 4: build the engine again");
+                                                     ", this edgekiln reads version 5: build the engine again");
   }
-  value["schema_version"] = 5;
+  value["schema_version"] = 6;
   CHECK(error_of(value, Code::kUnsupported) ==
-        "engine.json has schema version 5, this edgekiln reads version 4: upgrade edgekiln");
+        "engine.json has schema version 6, this edgekiln reads version 5: upgrade edgekiln");
   value["schema_version"] = 18446744073709551615U;
   CHECK(error_of(value) == damaged("schema_version: it is not an integer"));
   value["schema_version"] = "1";

@@ -232,7 +232,7 @@ def test_missing_file(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "has schema version 99, this edgekiln reads version 4: upgrade edgekiln"),
+        ({"schema_version": 99}, "has schema version 99, this edgekiln reads version 5: upgrade edgekiln"),
         ({"architecture": None}, "is damaged: architecture"),
         ({"target": "abacus"}, "is for target abacus"),
     ],

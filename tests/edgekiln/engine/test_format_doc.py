@@ -16,6 +16,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "architecture": manifest.Architecture,
     "io": graph_io.GraphIO,
     "kv_cache": manifest.KVCacheSpec,
+    "states": manifest.StateSpec,
     "tensorrt": manifest.TensorRTBuild,
     "quantization": manifest.QuantizationRecipe,
     "special_tokens": manifest.SpecialTokens,

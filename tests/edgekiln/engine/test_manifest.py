@@ -106,23 +106,23 @@ def test_of_equal_keys_the_last_one_counts(engine: Path) -> None:
     assert read_manifest(engine).name == "last"
 
 
-@pytest.mark.parametrize("version", [5, 10**9])
+@pytest.mark.parametrize("version", [6, 10**9])
 def test_a_newer_schema(engine: Path, version: object) -> None:
     # The fields of a newer manifest are unknown: only its version is read.
     edit(engine, lambda raw: raw.update(schema_version=version, novelty=True))
-    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 4: upgrade edgekiln"):
+    with pytest.raises(EngineError, match=r"has schema version .*, this edgekiln reads version 5: upgrade edgekiln"):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", [3, 1, 0, -3])
+@pytest.mark.parametrize("version", [4, 1, 0, -3])
 def test_an_older_schema(engine: Path, version: int) -> None:
     edit(engine, lambda raw: raw.update(schema_version=version, kv=raw.pop("kv_cache")))
-    sentence = f"has schema version {version}, this edgekiln reads version 4: build the engine again"
+    sentence = f"has schema version {version}, this edgekiln reads version 5: build the engine again"
     with pytest.raises(EngineError, match=sentence):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("version", ["4", None, 1.5, 4.0, True, 2**63])
+@pytest.mark.parametrize("version", ["5", None, 1.5, 5.0, True, 2**63])
 def test_a_schema_version_that_is_no_integer(engine: Path, version: object) -> None:
     edit(engine, lambda raw: raw.update(schema_version=version))
     with pytest.raises(EngineError, match=r"schema_version: it is (missing|not an integer), build"):
@@ -139,6 +139,7 @@ def set_field(raw: dict[str, Any], path: str, value: object) -> None:
         raw[last] = value
 
 
+STATE = {"shape": [4, 8], "dtype": "float32"}
 # Field, value, and the sentence; the C++ reader has the same ones, see tests/support/refusals.py.
 REFUSED: list[tuple[str, object, str]] = [
     ("target", ..., "target: it is missing"),
@@ -152,13 +153,17 @@ REFUSED: list[tuple[str, object, str]] = [
     ("architecture.vocab_size", 2**63, "architecture.vocab_size: it is not an integer"),
     ("architecture.vocab_size", 10**12, "architecture: a vocabulary of 1000000000000 for 256 positions"),
     ("architecture.max_length", 10**12, "architecture: a vocabulary of 320 for 1000000000000 positions"),
-    ("architecture.layers", 3, "architecture: 3 layers have 2 kv_heads and 2 head_dims"),
+    ("architecture.kv_heads", [2], "architecture: 2 layers have 1 kv_heads and 2 head_dims"),
+    ("architecture.head_dims", [], "architecture: 2 layers have 2 kv_heads and 0 head_dims"),
     ("architecture.layers", 10**9, "architecture: 1000000000 layers have 2 kv_heads and 2 head_dims"),
     ("architecture.kv_heads", "many", "architecture.kv_heads: it is not a list"),
     ("architecture.kv_heads", [2, 0], "architecture.kv_heads.1: it is 0, the least is 1"),
     ("architecture.kv_heads", [2, None], "architecture.kv_heads.1: it is not an integer"),
-    ("architecture.head_dims", [16, 2**25], "architecture: layer 1 has keys of 2 times 33554432"),
+    ("architecture.head_dims", [16, 2**25], "architecture: KV cache layer 1 has keys of 2 times 33554432"),
+    ("architecture.heads", -1, "architecture.heads: it is -1, the least is 0"),
     ("io.past_key", "past.key", "io: past_key has no {layer}"),
+    ("io.past_state", "past.{layer}", "io: past_state has no {state}"),
+    ("io.present_state", "past_state.{state}", "io: present_state has the name of past_state"),
     ("io.logits", "", "io: logits is empty"),
     ("io.logits", "a\0", "io: logits has a zero byte"),
     ("io.logits", "input_ids", "io: logits has the name of input_ids"),
@@ -168,8 +173,28 @@ REFUSED: list[tuple[str, object, str]] = [
     ("kv_cache.dtype", "x" * 10**5, "kv_cache.dtype: " + "x" * 60 + "\u2026 is not known"),
     ("kv_cache.windows", [0, -1], "kv_cache.windows.1: it is -1, the least is 0"),
     ("kv_cache.windows", [0, 8], "io.window_start: it is missing"),
-    ("kv_cache.windows", [8], "kv_cache: 1 windows for 2 layers"),
+    ("kv_cache.windows", [8], "kv_cache: 1 windows for 2 KV cache layers"),
     ("kv_cache.windows", [0, 10**12], "kv_cache: a window of 1000000000000 tokens"),
+    ("kv_cache.states", {}, "kv_cache.states: it is not a list"),
+    ("kv_cache.states", [None], "kv_cache.states.0: it is not an object"),
+    ("kv_cache.states", [{"shape": [1]}, 7], "kv_cache.states.0.dtype: it is missing"),
+    ("kv_cache.states", [STATE, 7], "kv_cache.states.1: it is not an object"),
+    ("kv_cache.states", [{"shape": None, "dtype": "float32"}], "kv_cache.states.0.shape: it is missing"),
+    ("kv_cache.states", [{"shape": [2, 0], "dtype": "float32"}], "kv_cache.states.0.shape.1: it is 0, the least is 1"),
+    ("kv_cache.states", [STATE, {"shape": [2], "dtype": "int8"}], "kv_cache.states.1.dtype: int8 is not known"),
+    ("kv_cache.states", [{**STATE, "size": 1}], "kv_cache.states.0.size: it is not known"),
+    ("kv_cache.states", [{**STATE, "shape": [1] * 9}], "kv_cache.states.0: it has 9 sizes"),
+    (
+        "kv_cache.states",
+        [{**STATE, "shape": [2**62, 5, 2**62]}],
+        "kv_cache.states.0: it has 4611686018427387904 times 5 times 4611686018427387904 elements",
+    ),
+    (
+        "kv_cache.states",
+        [{**STATE, "shape": [2**14, 2**14, 2]}],
+        "kv_cache.states.0: it has 16384 times 16384 times 2 elements",
+    ),
+    ("kv_cache.states", [STATE] * 65537, "kv_cache: 65537 states"),
     ("io.window_start", "start", "io: window_start has no {window}"),
     ("special_tokens.bos", -1, "special_tokens.bos: it is -1, the least is 0"),
     ("special_tokens.bos", 320, "special_tokens: 320 is not below the vocabulary of 320"),
@@ -211,6 +236,9 @@ def test_a_field_that_does_not_fit_is_named(engine: Path, field: str, value: obj
         ("io", None),
         ("io.logits", None),
         ("tensorrt", None),
+        ("architecture.heads", 0),
+        ("architecture.layers", 3),
+        ("kv_cache.states", [STATE, {"shape": [2**14, 2**14], "dtype": "float16"}, {"shape": [], "dtype": "float32"}]),
         ("special_tokens.eos", None),
         ("special_tokens.bos", 319),
         ("special_tokens.template_variables", {"bos_token": "<s>", "extra": ["a", "b"]}),
@@ -223,6 +251,15 @@ def test_a_field_that_does_not_fit_is_named(engine: Path, field: str, value: obj
 def test_a_legal_value(engine: Path, field: str, value: object) -> None:
     edit(engine, lambda raw: set_field(raw, field, value))
     read_manifest(engine)
+
+
+def test_a_model_without_attention(engine: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["architecture"].update(heads=0, kv_heads=[], head_dims=[])
+        raw["kv_cache"].update(states=[STATE, STATE])
+
+    edit(engine, change)
+    assert [state.shape for state in read_manifest(engine).kv_cache.states] == [[4, 8], [4, 8]]
 
 
 def test_a_missing_file(engine: Path) -> None:
