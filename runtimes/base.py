@@ -23,6 +23,19 @@ PackCacheUse = Literal["off", "read", "write", "temporary"]
 
 
 @dataclass(frozen=True)
+class StateProperties:
+    """What a layer carries from token to token beside or instead of keys and values.
+
+    Attributes:
+        shape: sizes without the batch, which is the first axis.
+        dtype: float32 or float16.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
 class Properties:
     """Sizes and limits of an engine.
 
@@ -31,10 +44,11 @@ class Properties:
         vocab_size: number of logits per position; token ids are below it.
         max_length: most tokens of one sequence, prompt and answer together.
         layers: number of decoder layers.
-        kv_heads: key-value heads of each layer.
-        head_dims: elements of a key-value head, of each layer.
-        windows: sliding window of each layer whose cache holds the last tokens only, 0 for the other layers; empty if
+        kv_heads: key-value heads of each KV cache layer, which is a pair of caches, one for keys and one for values.
+        head_dims: elements of a key-value head, of each KV cache layer.
+        windows: sliding window of each KV cache layer that holds the last tokens only, 0 for the other ones; empty if
             there are none. See `edgekiln.runtimes.window_buffer`.
+        states: shape without the batch, and dtype, of each state.
     """
 
     target: str
@@ -44,6 +58,7 @@ class Properties:
     kv_heads: tuple[int, ...]
     head_dims: tuple[int, ...]
     windows: tuple[int, ...] = ()
+    states: tuple["StateProperties", ...] = ()
 
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
@@ -57,11 +72,12 @@ class Properties:
             kv_heads=tuple(architecture.kv_heads),
             head_dims=tuple(architecture.head_dims),
             windows=tuple(manifest.kv_cache.windows),
+            states=tuple(StateProperties(tuple(s.shape), np.dtype(s.dtype)) for s in manifest.kv_cache.states),
         )
 
 
 class KVCache(Protocol):
-    """Keys and values of a batch of sequences. Not thread-safe."""
+    """Keys, values and states of a batch of sequences. Not thread-safe."""
 
     @property
     def batch_size(self) -> int:
@@ -86,16 +102,26 @@ class KVCache(Protocol):
         """
 
     def rewind(self, sequence: int, length: int) -> int:
-        """Drop all tokens of one sequence but its first `length`, or all where a layer has dropped keys they need.
+        """Drop all tokens of one sequence but its first `length`, or more of them where the cache cannot keep these.
 
         Layers with a window buffer hold the last tokens only (`edgekiln.runtimes.window_buffer`): at least the last 512
-        tokens can always be dropped. Other caches keep every length.
+        tokens can always be dropped; where keys are missing that the tokens need, all tokens are dropped. A state holds
+        the sequence as it is: tokens are dropped up to the latest snapshot (`edgekiln.runtimes.snapshots`), of which
+        there are at the start and the end of the last prompts of several tokens, and about every 512 tokens. Other
+        caches keep every length. To rewind to the current length drops nothing.
 
         Returns:
-            The number of tokens that are left: `length` or 0.
+            The number of tokens that are left, at most `length`.
 
         Raises:
             RequestError: the sequence has fewer than `length` tokens.
+        """
+
+    def pause(self, sequence: int) -> None:
+        """Let decode steps leave a sequence as it is, until it is rewound or appended to.
+
+        Steps still compute it. Its logits are those of the token that it is given, or have no meaning if the engine has
+        states.
         """
 
 
@@ -145,7 +171,7 @@ class Runtime(Protocol):
         """
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Decode step: append one token to every sequence.
+        """Decode step: append one token to every sequence that is not paused.
 
         Args:
             cache: made by this runtime's `new_cache`.

@@ -55,7 +55,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         return logits[0, 0]
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Decode step: append one token of int64[B] to every sequence; returns float32[B, V], a view of a buffer."""
+        """Decode step: append one of int64[B] `tokens` to every sequence; returns float32[B, V], a view of a buffer."""
         own = self._own(cache)
         own.reserve(max(own.lengths.tolist()) + 1)
         binding = own.decode_binding
@@ -100,7 +100,9 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         own = self._own(cache)
         if not 0 <= sequence < own.batch_size:
             raise RequestError(f"batch index {sequence} is outside the cache of batch size {own.batch_size}")
-        return own, checked_ids(tokens, self.properties, length=int(own.lengths[sequence]))
+        ids = checked_ids(tokens, self.properties, length=int(own.lengths[sequence]))
+        own.paused.discard(sequence)
+        return own, ids
 
     def _append(self, session: S, cache: C, sequence: int, ids: Ids, logits: Logits) -> None:
         """Run int64[S] `ids` of one sequence in chunks.
@@ -109,6 +111,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         """
         length = int(cache.lengths[sequence])
         cache.reserve(length + ids.size)
+        if ids.size > 1:
+            cache.begin_prompt(sequence)
         binding = self._bind(session, cache, slice(sequence, sequence + 1))
         for start in range(0, ids.size, self._chunk):
             chunk = ids[start : start + self._chunk]
@@ -117,6 +121,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
             binding.bind(chunk[None], positions[None], logits if logits.shape[1] == 1 else logits[:, start:stop])
             self._run(binding)
             cache.append(sequence, chunk)
+        if ids.size > 1:
+            cache.end_prompt(sequence)
 
     def _run(self, binding: CacheBinding) -> None:
         try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
+from edgekiln.runtimes.states import States
 
 MIN_CAPACITY = 256
 CAPACITY_STEP = 64
@@ -66,20 +67,26 @@ class VerifyBinding:
 class RaggedKVCache(ABC):
     """Base of KV caches whose sequences have different lengths; see `edgekiln.runtimes.base.KVCache`.
 
-    Subclasses own the storage of keys and values. The C++ counterpart, KVCache of runtime/kv_cache.h, holds a single
-    sequence.
+    Subclasses own the storage of keys, values and states. The C++ counterpart, KVCache of runtime/kv_cache.h, holds a
+    single sequence.
 
     Attributes:
+        states: states of the sequences; None if the engine has none.
+        paused: sequences that decode steps leave as they are.
+        keep_snapshots: take snapshots, so that sequences with states can be rewound.
         decode_binding: binding of all sequences for decode steps; None until the first step after the storage moved.
         verify_bindings: bindings for verify runs by batch index; dropped when the storage moves.
     """
 
-    def __init__(self, properties: Properties, batch_size: int) -> None:
+    def __init__(self, properties: Properties, batch_size: int, states: States | None = None) -> None:
         if batch_size < 1:
             raise RequestError(f"batch size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
+        self.states = states
+        self.paused: set[int] = set()
+        self.keep_snapshots = True
         self.decode_binding: CacheBinding | None = None
         self.verify_bindings: dict[int, VerifyBinding] = {}
         self._properties = properties
@@ -90,31 +97,72 @@ class RaggedKVCache(ABC):
         return self._tokens[sequence, : self.lengths[sequence]]
 
     def rewind(self, sequence: int, length: int) -> int:
-        """Drop all tokens of one sequence but its first `length`, or all; returns how many are left."""
+        """Drop tokens from the end of one sequence; see `edgekiln.runtimes.base.KVCache`."""
         current = int(self.lengths[sequence])
         if not 0 <= length <= current:
             raise RequestError(f"cannot rewind sequence {sequence} to {length} tokens: it holds {current}")
-        left = length if self._holds(sequence, length) else 0
+        left = self.states.snapshots[sequence].latest(length) if self.states and length != current else length
+        left = left if self._holds(sequence, left) else 0
         self.lengths[sequence] = left
+        self.paused.discard(sequence)
+        if self.states:
+            self.states.rewind(sequence, left)
         return left
+
+    def pause(self, sequence: int) -> None:
+        """Let decode steps leave a sequence as it is; see `edgekiln.runtimes.base.KVCache`."""
+        self.paused.add(sequence)
 
     def _holds(self, sequence: int, length: int) -> bool:
         """Whether the storage has all keys that the token after the first `length` of a sequence sees."""
         return True
 
+    def begin_prompt(self, sequence: int) -> None:
+        """Take a snapshot of a sequence, before several tokens are appended: they may be replaced by others."""
+        if self.states and self.keep_snapshots:
+            self.states.snapshot(sequence, int(self.lengths[sequence]))
+
+    def end_prompt(self, sequence: int) -> None:
+        """Take a snapshot of a sequence after several tokens were appended: the answer may be replaced by another."""
+        if self.states and self.keep_snapshots:
+            length = int(self.lengths[sequence])
+            self.states.snapshot(sequence, length)
+            self.states.snapshots[sequence].end_prompt(length)
+
     def append(self, sequence: int, tokens: Ids) -> None:
-        """Record int64[S] `tokens` of one sequence, after the graph has written their keys and values."""
+        """Record int64[S] `tokens` of one sequence, after the graph has written their keys, values and states."""
         length = int(self.lengths[sequence])
         self._tokens[sequence, length : length + tokens.size] = tokens
-        self.lengths[sequence] = length + tokens.size
+        self._extend(sequence, length + tokens.size)
 
     def append_step(self, tokens: Ids) -> None:
-        """Record int64[B] `tokens`, one for every sequence, after a decode step."""
+        """Record int64[B] `tokens`, one for every sequence that is not paused, after a decode step."""
         # A Python loop on purpose: between steps numpy's code has left the CPU caches, and a vectorized operation then
         # takes as long as one layer of a small model.
         for sequence, length in enumerate(self.lengths.tolist()):
-            self._tokens[sequence, length] = tokens[sequence]
-            self.lengths[sequence] = length + 1
+            if sequence not in self.paused:
+                self._tokens[sequence, length] = tokens[sequence]
+                self._extend(sequence, length + 1)
+
+    def _extend(self, sequence: int, length: int) -> None:
+        if self.states:
+            self.states.end_run(sequence, length)
+        self.lengths[sequence] = length
+        if self.states and self.keep_snapshots and self.states.snapshots[sequence].due(length):
+            self.states.snapshot(sequence, length)
+
+    def begin_run(self, sequences: range) -> int:
+        """Prepare the states of a range of sequences for a run.
+
+        Returns:
+            Which of their two buffers the run reads, 0 or 1; it writes the other one.
+        """
+        if not self.states:
+            return 0
+        for sequence in self.paused.intersection(sequences):
+            self.states.set_aside(sequence, int(self.lengths[sequence]))
+        active = [sequence for sequence in sequences if sequence not in self.paused]
+        return self.states.begin_run(active, self.lengths[active].tolist()) if active else 0
 
     def reserve(self, length: int) -> None:
         """Grow the storage, if necessary, to hold `length` tokens per sequence.
@@ -132,6 +180,8 @@ class RaggedKVCache(ABC):
             raise RequestError(too_long(length, limit))
         capacity = self._next_capacity(length, limit)
         used = int(self.lengths.max())
+        if self.states:
+            self.states.allocate()
         self._grow(capacity, used)
         self.decode_binding = None
         self.verify_bindings.clear()

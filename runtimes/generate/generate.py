@@ -202,36 +202,35 @@ def _generate(
     sampler = Sampler(options.sampling, batch_size=len(prompts))
     next_tokens: Ids = np.zeros(len(prompts), dtype=np.int64)
     active: dict[int, _Answer] = {}
-    # Finished sequences stay in the batch: every decode step appends a token to them, which is dropped again. In a
-    # cache that the caller does not keep, they are emptied, which saves the attention over them.
-    finished: dict[int, int] = {}  # index -> length to keep
+    finished: list[int] = []
     loop = _DecodeLoop(runtime, cache)
     if options.speculate and len(prompts) == 1 and runtime.max_verify_tokens > 1:
         loop.decoder = SpeculativeDecoder(runtime, cache, prompts[0], stats)
 
     def finish(index: int) -> None:
+        # It stays in the batch: every decode step computes it, too. In a cache that the caller does not keep, it is
+        # emptied, which saves the attention over it.
         loop.end()
-        finished[index] = int(cache.lengths[index]) if keep else 0
-        cache.rewind(index, finished[index])
-
-    for index, prompt in enumerate(prompts):
-        sampler.observe(index, prompt)
-        logits = runtime.prefill(cache, index, _rewind_to_prefix(cache, index, prompt))
-        token, logprob = sampler.sample(index, logits, options.logprobs)
-        answer = _Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
-        result = answer.add(token, logprob)
-        if result.finish_reason is None:
-            active[index] = answer
-            next_tokens[index] = token
-        else:
-            finish(index)
-        yield result
+        if not keep:
+            cache.rewind(index, 0)
+        cache.pause(index)
+        finished.append(index)
 
     try:
+        for index, prompt in enumerate(prompts):
+            sampler.observe(index, prompt)
+            logits = runtime.prefill(cache, index, _rewind_to_prefix(cache, index, prompt))
+            token, logprob = sampler.sample(index, logits, options.logprobs)
+            answer = _Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
+            result = answer.add(token, logprob)
+            if result.finish_reason is None:
+                active[index] = answer
+                next_tokens[index] = token
+            else:
+                finish(index)
+            yield result
         while active:
             step_logits = loop.step(next_tokens, min(answer.left for answer in active.values()))
-            for index, length in finished.items():
-                cache.rewind(index, length)
             for index, answer in list(active.items()):
                 token, logprob = sampler.sample(index, step_logits[index], options.logprobs)
                 next_tokens[index] = token
@@ -242,6 +241,8 @@ def _generate(
                 yield result
     finally:
         loop.end()
+        for index in finished:
+            cache.rewind(index, int(cache.lengths[index]))  # ends the pause
 
 
 def _rewind_to_prefix(cache: KVCache, index: int, prompt: Ids) -> Ids:

@@ -78,9 +78,13 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
 
     @property
     def max_verify_tokens(self) -> int:  # type: ignore[override]
-        """`MAX_VERIFY_TOKENS` with all of edgekiln's kernels and a graph with the input `logits_to_keep`, else 1."""
-        all_ops = self._kernels is not None and self._kernels.complete
-        return MAX_VERIFY_TOKENS if all_ops and self._manifest.io.logits_to_keep is not None else 1
+        """`MAX_VERIFY_TOKENS` with all of edgekiln's kernels and a graph with the input `logits_to_keep`, else 1.
+
+        1 with states, from which tokens that are not accepted cannot be dropped.
+        """
+        if self.properties.states or self._manifest.io.logits_to_keep is None:
+            return 1
+        return MAX_VERIFY_TOKENS if self._kernels is not None and self._kernels.complete else 1
 
     def new_cache(self, batch_size: int = 1) -> OrtKVCache:
         """An empty KV cache for `batch_size` sequences."""

@@ -5,9 +5,10 @@ Counterpart of cpp/src/runtime/ort/graph_io.h.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edgekiln.engine.directory import ENGINE_FILE
-from edgekiln.engine.graph_io import in_layer, of_window
+from edgekiln.engine.graph_io import in_layer, of_state, of_window
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.engine.schema import damaged, shown
 from edgekiln.runtimes.ort.library import onnxruntime as ort
@@ -60,13 +61,31 @@ def _mismatches(session: ort.InferenceSession, file: str, manifest: EngineManife
                 yield f"kv_cache.dtype: {shown(name)} of {file} is not {manifest.kv_cache.dtype}"
             elif values[name].shape[1::2] != [heads, size]:
                 yield f"architecture: {shown(name)} of {file} is not of {heads} heads of size {size}"
+    for state in range(len(manifest.kv_cache.states)):
+        known |= {of_state(name, state) for name in (names.past_state, names.present_state)}
+        yield from _state_mismatches(inputs, outputs, file, manifest, state)
     for name in inputs:
         if name not in known:
             yield f"io: {file} has the input {shown(name)}, which no field names"
 
 
+def _state_mismatches(
+    inputs: dict[str, Any], outputs: dict[str, Any], file: str, manifest: EngineManifest, state: int
+) -> Iterator[str]:
+    names, spec = manifest.io, manifest.kv_cache.states[state]
+    for field, values, kind in (("past_state", inputs, "input"), ("present_state", outputs, "output")):
+        name = of_state(getattr(names, field), state)
+        if name not in values:
+            yield f"io.{field}: {file} has no {kind} {shown(name)}"
+        elif values[name].type != _TYPES[spec.dtype]:
+            yield f"kv_cache.states.{state}.dtype: {shown(name)} of {file} is not {spec.dtype}"
+        elif values[name].shape[1:] != spec.shape or not values[name].shape:
+            shape = ", ".join(map(str, spec.shape))
+            yield f"kv_cache.states.{state}.shape: {shown(name)} of {file} is not of shape [{shape}]"
+
+
 def _named_inputs(manifest: EngineManifest, role: str) -> Iterator[tuple[str, str]]:
-    """Field of `io` and name of each input but past keys and values."""
+    """Field of `io` and name of each input but past keys, values and states."""
     names = manifest.io
     for field in ("input_ids", "position_ids", "total_length", "logits_to_keep"):
         name = getattr(names, field)

@@ -2,7 +2,8 @@
 
 Each buffer is bound as past and as present, so the graph appends in place. Attention reads only the positions below a
 sequence's length, so a rewind changes no buffer. The batch is the outermost axis: one sequence is a contiguous slice
-and can be prefilled separately. Sliding-window layers have window buffers (`edgekiln.runtimes.window_buffer`).
+and can be prefilled separately. Sliding-window layers have window buffers (`edgekiln.runtimes.window_buffer`), and
+states have two buffers each (`edgekiln.runtimes.states`).
 """
 
 import itertools
@@ -14,22 +15,27 @@ from numpy.typing import NDArray
 
 from edgekiln.runtimes.base import Ids, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache
+from edgekiln.runtimes.ort.states import OrtStates
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
 HUGE_PAGE = 2 << 20  # bytes
 
 
 class OrtKVCache(RaggedKVCache):
-    """Keys and values in numpy arrays; see `edgekiln.runtimes.base.KVCache`.
+    """Keys, values and states in numpy arrays; see `edgekiln.runtimes.base.KVCache`.
 
     Attributes:
-        layers: (keys, values) of each layer, both [B, KV, capacity, D] of the engine's cache type.
+        layers: (keys, values) of each KV cache layer, both [B, KV, capacity, D] of the engine's cache type.
+        states: None if the engine has none.
         window_starts: window -> int64[B], the position of the first slot of its buffers; bound to the graph.
     """
 
     def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int, chunk: int) -> None:
         """Make a cache for runs of up to `chunk` tokens a sequence."""
-        super().__init__(properties, batch_size)
+        self.states: OrtStates | None
+        super().__init__(
+            properties, batch_size, OrtStates(properties.states, batch_size) if properties.states else None
+        )
         self.layers: list[tuple[NDArray, NDArray]] = []
         self._dtype = dtype
         self._windows = properties.windows or (0,) * len(properties.kv_heads)
@@ -45,7 +51,7 @@ class OrtKVCache(RaggedKVCache):
         return keys[sequence, :, slots], values[sequence, :, slots]
 
     def rewind(self, sequence: int, length: int) -> int:
-        """Drop all tokens of one sequence but its first `length`, or all; returns how many are left."""
+        """Drop tokens from the end of one sequence; see `edgekiln.runtimes.base.KVCache`."""
         left = super().rewind(sequence, length)
         if not left:
             for starts in self.window_starts.values():

@@ -40,7 +40,9 @@ class OrtRuntime(ChunkedRuntime[C, ort.InferenceSession]):
         """Logits of every position of a new sequence int64[S], as float32[S, V]."""
         ids = checked_ids(tokens, self.properties)
         logits: Logits = np.empty((1, ids.size, self.properties.vocab_size), dtype=np.float32)
-        self._append(self._score, self.new_cache(), 0, ids, logits)
+        cache = self.new_cache()
+        cache.keep_snapshots = False
+        self._append(self._score, cache, 0, ids, logits)
         return logits[0]
 
     @cached_property

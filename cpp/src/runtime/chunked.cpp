@@ -18,6 +18,8 @@ Result<Logits> ChunkedRuntime::append(KVCache& cache, Ids tokens, const std::sto
   try {
     const auto size = static_cast<std::int64_t>(tokens.size());
     if (Result<void> reserved = own.reserve(own.length() + size); !reserved) return std::unexpected(reserved.error());
+    if (Result<void> begun = size > 1 ? own.begin_prompt() : Result<void>(); !begun)
+      return std::unexpected(begun.error());
     for (std::size_t start = 0; start < tokens.size(); start += chunk_) {
       if (cancel.stop_requested()) return cancelled();
       const Ids chunk = tokens.subspan(start, std::min(chunk_, tokens.size() - start));
@@ -26,7 +28,10 @@ Result<Logits> ChunkedRuntime::append(KVCache& cache, Ids tokens, const std::sto
         return std::unexpected(ran.error());
       }
       own.append(chunk);
+      if (Result<void> taken = own.snapshot_if_due(); !taken) return std::unexpected(taken.error());
     }
+    if (Result<void> ended = size > 1 ? own.end_prompt() : Result<void>(); !ended)
+      return std::unexpected(ended.error());
   } catch (const std::bad_alloc&) {
     return fail(Code::kMemory, "no memory to run ", tokens.size(), " tokens: close other sessions");
   }

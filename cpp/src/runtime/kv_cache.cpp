@@ -18,13 +18,38 @@ Properties::Properties(const Manifest& manifest)
       max_length(manifest.architecture.max_length),
       kv_heads(manifest.architecture.kv_heads),
       head_dims(manifest.architecture.head_dims),
-      windows(manifest.kv_cache.windows) {}
+      windows(manifest.kv_cache.windows),
+      states(manifest.kv_cache.states) {}
 
 std::int64_t KVCache::rewind(std::int64_t length) {
   const std::int64_t left = rewindable(length);
   tokens_.resize(static_cast<std::size_t>(left));
   if (left == 0) emptied();
+  if (states_) states_->rewind(left);
   return left;
+}
+
+std::int64_t KVCache::rewindable(std::int64_t length) const {
+  const std::int64_t left = states_ && length != this->length() ? states_->snapshots().latest(length) : length;
+  return holds(left) ? left : 0;
+}
+
+void KVCache::append(Ids tokens) {
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  if (states_) states_->end_run(length());
+}
+
+Result<void> KVCache::begin_prompt() { return states_ ? states_->snapshot(length()) : Result<void>(); }
+
+Result<void> KVCache::end_prompt() {
+  if (!states_) return {};
+  if (Result<void> taken = states_->snapshot(length()); !taken) return taken;
+  states_->end_prompt(length());
+  return {};
+}
+
+Result<void> KVCache::snapshot_if_due() {
+  return states_ && states_->snapshots().due(length()) ? states_->snapshot(length()) : Result<void>();
 }
 
 Result<void> KVCache::reserve(std::int64_t length) {

@@ -1,20 +1,24 @@
 // Base class of KV caches: the token ids that one sequence holds, and when its storage grows.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/manifest.h"
+#include "runtime/states.h"
 #include "util/result.h"
 
 namespace edgekiln {
 
 using Ids = std::span<const std::int64_t>;
 
-// Sizes and limits of an engine; `max_length` and `windows` in tokens, the others in elements. One entry a layer in the
-// vectors; `windows` is that of KVCacheSpec.
+// Sizes and limits of an engine; `max_length` and `windows` in tokens, the others in elements. One entry a KV cache
+// layer in the vectors, and one a state in `states`; `windows` and `states` are those of KVCacheSpec.
 struct Properties {
   explicit Properties(const Manifest& manifest);
 
@@ -24,13 +28,15 @@ struct Properties {
   std::vector<std::int64_t> kv_heads;
   std::vector<std::int64_t> head_dims;
   std::vector<std::int64_t> windows;
+  std::vector<StateSpec> states;
 };
 
-// Keys and values of one sequence. Not thread-safe.
+// Keys, values and states of one sequence. Not thread-safe.
 class KVCache {
  public:
-  // `properties` must outlive the cache.
-  explicit KVCache(const Properties& properties) : properties_(properties) {}
+  // `properties` must outlive the cache. `states`: null if the engine has none.
+  explicit KVCache(const Properties& properties, std::unique_ptr<States> states = nullptr)
+      : properties_(properties), states_(std::move(states)) {}
   virtual ~KVCache() = default;
   KVCache(const KVCache&) = delete;
   KVCache& operator=(const KVCache&) = delete;
@@ -42,18 +48,30 @@ class KVCache {
   // Number of tokens that fit before the storage grows.
   std::int64_t capacity() const { return capacity_; }
 
-  // Drop all tokens after the first `length`, which must not exceed length(), or all tokens where a layer has dropped
-  // keys that they need. Returns the number of tokens left: `length` or 0.
+  // Drop all tokens after the first `length`, which must not exceed length(), or more where the cache cannot keep
+  // these. Returns the number of tokens left, at most `length`.
   //
   // Layers with a window buffer hold the last tokens only (runtime/window_buffer.h): at least the last 512 tokens can
-  // always be dropped. Other caches keep every length.
+  // always be dropped; where keys are missing that the tokens need, all tokens are dropped. A state holds the sequence
+  // as it is: tokens are dropped up to the latest snapshot (runtime/snapshots.h), of which there are at the start and
+  // the end of the last prompts of several tokens, and about every 512 tokens. Other caches keep every length. To
+  // rewind to the current length drops nothing.
   std::int64_t rewind(std::int64_t length);
 
   // What `rewind(length)` would return.
-  std::int64_t rewindable(std::int64_t length) const { return holds(length) ? length : 0; }
+  std::int64_t rewindable(std::int64_t length) const;
 
-  // Record `tokens`, whose keys and values the graph has just written, as held.
-  void append(Ids tokens) { tokens_.insert(tokens_.end(), tokens.begin(), tokens.end()); }
+  // Record `tokens`, whose keys, values and states the graph has just written, as held.
+  void append(Ids tokens);
+
+  // Take a snapshot before several tokens are appended: they may be replaced by others.
+  [[nodiscard]] Result<void> begin_prompt();
+
+  // Take a snapshot after several tokens were appended: the answer may be replaced by another one.
+  [[nodiscard]] Result<void> end_prompt();
+
+  // Take a snapshot if the last one is far behind.
+  [[nodiscard]] Result<void> snapshot_if_due();
 
   // Grow the storage, if needed, so that it holds at least `length` tokens.
   //
@@ -64,6 +82,12 @@ class KVCache {
 
  protected:
   const Properties& properties() const { return properties_; }
+
+  // Null if the engine has no states.
+  States* states() const { return states_.get(); }
+
+  // Prepare the states for a run. Returns which of their two buffers it reads, 0 or 1; it writes the other one.
+  Result<std::size_t> begin_run() { return states_ ? states_->begin_run(length()) : Result<std::size_t>(0); }
 
  private:
   // Replace the storage by one for `capacity` tokens and keep the first length() tokens.
@@ -76,6 +100,7 @@ class KVCache {
   virtual void emptied() {}
 
   const Properties& properties_;
+  const std::unique_ptr<States> states_;
   std::vector<std::int64_t> tokens_;
   std::int64_t capacity_ = 0;
 };

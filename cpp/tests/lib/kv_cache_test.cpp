@@ -1,9 +1,11 @@
-// Growth of a KV cache's storage, rewinding, and window buffers.
+// Growth of a KV cache's storage, rewinding, window buffers, states and snapshots.
 #include "runtime/kv_cache.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "runtime/window_buffer.h"
@@ -84,6 +86,110 @@ TEST_CASE("a rewind keeps the prefix or nothing") {
   CHECK(cache.rewind(319) == 0);
   CHECK(cache.length() == 0);
   CHECK(cache.was_emptied);
+}
+
+// One state: the sum of the tokens.
+class SumStates final : public States {
+ public:
+  // What a run on `tokens` does.
+  void run(std::size_t front, const std::vector<std::int64_t>& tokens) {
+    sums_[1 - front] = sums_[front];
+    for (const std::int64_t token : tokens) sums_[1 - front] += token;
+  }
+  std::int64_t sum(std::size_t buffer) const { return sums_[buffer]; }
+
+ private:
+  Result<Snapshots::States> save(std::size_t buffer) override {
+    const auto* const bytes = reinterpret_cast<const std::byte*>(&sums_[buffer]);
+    return Snapshots::States(bytes, bytes + sizeof sums_[buffer]);
+  }
+  Result<void> load(std::size_t buffer, const Snapshots::States& states) override {
+    std::copy(states.begin(), states.end(), reinterpret_cast<std::byte*>(&sums_[buffer]));
+    return {};
+  }
+  Result<void> clear(std::size_t buffer) override {
+    sums_[buffer] = 0;
+    return {};
+  }
+
+  std::int64_t sums_[2] = {-1, -1};
+};
+
+// Holds the last 700 keys only.
+class StateKVCache final : public KVCache {
+ public:
+  explicit StateKVCache(const Properties& limits) : KVCache(limits, std::make_unique<SumStates>()) {}
+
+  // Append `count` tokens of value 1 as a runtime does; returns the state after them.
+  std::int64_t extend(std::int64_t count) {
+    const std::vector<std::int64_t> tokens(static_cast<std::size_t>(count), 1);
+    REQUIRE(reserve(length() + count));
+    if (count > 1) REQUIRE(begin_prompt());
+    const Result<std::size_t> front = begin_run();
+    REQUIRE(front);
+    auto& sums = static_cast<SumStates&>(*states());
+    sums.run(*front, tokens);
+    append(tokens);
+    REQUIRE(snapshot_if_due());
+    if (count > 1) REQUIRE(end_prompt());
+    return sums.sum(1 - *front);
+  }
+
+  // A run whose result is not recorded.
+  void fail_run() {
+    const Result<std::size_t> front = begin_run();
+    REQUIRE(front);
+    static_cast<SumStates&>(*states()).run(*front, {1000});
+  }
+
+  std::vector<std::int64_t> snapshots() const { return states()->snapshots().lengths(); }
+
+ private:
+  Result<void> grow(std::int64_t) override { return {}; }
+  bool holds(std::int64_t length) const override { return this->length() - length <= 700; }
+};
+
+TEST_CASE("a sequence with states is rewound to its snapshots") {
+  const Properties limits = properties(100000);
+  StateKVCache cache(limits);
+  CHECK(cache.extend(600) == 600);
+  for (std::int64_t length = 601; length <= 630; ++length) CHECK(cache.extend(1) == length);
+  CHECK(cache.snapshots() == std::vector<std::int64_t>{600});
+  CHECK((cache.rewindable(630) == 630 && cache.rewindable(629) == 600 && cache.rewindable(599) == 0));
+  CHECK(cache.rewind(630) == 630);
+  CHECK(cache.extend(70) == 700);
+  CHECK(cache.snapshots() == std::vector<std::int64_t>{600, 630, 700});
+  CHECK(cache.rewind(699) == 630);
+  cache.fail_run();
+  CHECK(cache.extend(1) == 631);
+  cache.fail_run();
+  cache.fail_run();
+  CHECK(cache.extend(1) == 632);
+  CHECK(cache.snapshots() == std::vector<std::int64_t>{600, 630});
+  for (std::int64_t length = 633; length <= 1400; ++length) CHECK(cache.extend(1) == length);
+  CHECK(cache.snapshots() == std::vector<std::int64_t>{600, 630, 1142});
+  CHECK(cache.rewindable(1141) == 0);  // the keys after token 630 are gone
+  CHECK(cache.rewind(1200) == 1142);
+  CHECK(cache.extend(5) == 1147);
+  CHECK(cache.rewind(0) == 0);
+  CHECK(cache.extend(1) == 1);
+  CHECK(cache.snapshots().empty());
+}
+
+TEST_CASE("of too many snapshots the one with the smallest gap is dropped") {
+  // tests/runtimes/test_snapshots.py has the same lengths.
+  const auto kept = [](const std::vector<std::int64_t>& lengths, std::int64_t prompt_end) {
+    Snapshots snapshots;
+    snapshots.end_prompt(prompt_end);
+    for (const std::int64_t length : lengths) snapshots.add(length, {});
+    return snapshots.lengths();
+  };
+  using Lengths = std::vector<std::int64_t>;
+  CHECK(kept({10, 15, 30, 100, 200, 300, 400, 500, 501}, 0) == Lengths{15, 30, 100, 200, 300, 400, 500, 501});
+  CHECK(kept({10, 15, 30, 100, 200, 300, 400, 500, 501, 502}, 0) == Lengths{15, 30, 100, 200, 300, 400, 500, 502});
+  CHECK(kept({100, 200, 300, 400, 500, 600, 700, 800, 900}, 0) == Lengths{200, 300, 400, 500, 600, 700, 800, 900});
+  CHECK(kept({100, 200, 300, 400, 500, 600, 700, 800, 900}, 100) == Lengths{100, 300, 400, 500, 600, 700, 800, 900});
+  CHECK(kept({1, 2, 3, 4, 5, 6, 7, 8, 9}, 1) == Lengths{1, 3, 4, 5, 6, 7, 8, 9});
 }
 
 TEST_CASE("window buffers hold what queries see, and the last 512 tokens can always be dropped") {

@@ -48,7 +48,8 @@ class Scripted:
         assert cache.lengths.max() < self.properties.max_length
         self.longest_step.append(int(cache.lengths.max()))
         for index, token in enumerate(tokens.tolist()):
-            cache.sequences[index].append(token)
+            if index not in cache.paused:
+                cache.sequences[index].append(token)
         return np.stack([self._logits(cache, index) for index in range(cache.batch_size)])
 
     def _logits(self, cache, index):
@@ -65,6 +66,7 @@ class ScriptedCache:
         self.batch_size = batch_size
         self.sequences = [[] for _ in range(batch_size)]
         self.prompt_lengths = [0] * batch_size
+        self.paused: set[int] = set()
 
     @property
     def lengths(self):
@@ -76,7 +78,11 @@ class ScriptedCache:
     def rewind(self, index, length):
         assert length <= len(self.sequences[index])
         del self.sequences[index][length:]
+        self.paused.discard(index)
         return length
+
+    def pause(self, index):
+        self.paused.add(index)
 
 
 def answers(tokens) -> dict[int, str]:

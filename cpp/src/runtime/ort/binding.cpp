@@ -19,4 +19,10 @@ void bind_layer(Ort::IoBinding& binding, const GraphIO& names, std::size_t layer
   share(binding, in_layer(names.past_value, layer), in_layer(names.present_value, layer), values);
 }
 
+void bind_state(Ort::IoBinding& binding, const GraphIO& names, std::size_t state, const Ort::Value& past,
+                const Ort::Value& present) {
+  binding.BindInput(of_state(names.past_state, state).c_str(), past);
+  binding.BindOutput(of_state(names.present_state, state).c_str(), present);
+}
+
 }  // namespace edgekiln

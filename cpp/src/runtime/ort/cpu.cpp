@@ -81,9 +81,11 @@ class OrtCpuRuntime final : public ChunkedRuntime {
     return std::make_unique<OrtKVCache>(properties(), session_, names_, type_, chunk());
   }
 
-  // ONNX Runtime's kernels round differently for one token and for several.
+  // ONNX Runtime's kernels round differently for one token and for several, and tokens that are not accepted cannot be
+  // dropped from states.
   std::size_t max_verify_tokens() const override {
-    return library_ && library_->complete && names_.logits_to_keep ? std::min(kMaxVerifyTokens, chunk()) : 1;
+    if (!properties().states.empty() || !names_.logits_to_keep) return 1;
+    return library_ && library_->complete ? std::min(kMaxVerifyTokens, chunk()) : 1;
   }
 
   Result<Logits> verify(KVCache& cache, Ids tokens, const std::stop_token& cancel) const override {

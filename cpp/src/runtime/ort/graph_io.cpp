@@ -55,6 +55,17 @@ const Port* find(const Ports& ports, const std::string& name) {
   return found == ports.end() ? nullptr : &*found;
 }
 
+// Whether `shape` is a batch axis and `sizes`.
+bool is_batch_of(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& sizes) {
+  return !shape.empty() && std::equal(shape.begin() + 1, shape.end(), sizes.begin(), sizes.end());
+}
+
+std::string text_of(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t size : shape) text += str_cat(text.empty() ? "" : ", ", size);
+  return str_cat("[", text, "]");
+}
+
 // What does not fit, in the order of runtimes/ort/graph_io.py.
 std::optional<std::string> mismatch(const Ports& inputs, const Ports& outputs, const std::string& file,
                                     const Manifest& manifest) {
@@ -98,6 +109,21 @@ std::optional<std::string> mismatch(const Ports& inputs, const Ports& outputs, c
         return str_cat("architecture: ", shown(name), " of ", file, " is not of ", heads, " heads of size ", size);
     }
   }
+  const std::vector<StateSpec>& states = manifest.kv_cache.states;
+  for (std::size_t state = 0; state < states.size(); ++state)
+    for (const auto& [field, pattern, ports, kind] : {std::tuple{"past_state", &io.past_state, &inputs, "input"},
+                                                      {"present_state", &io.present_state, &outputs, "output"}}) {
+      const std::string name = of_state(*pattern, state);
+      known.insert(name);
+      const Port* const port = find(*ports, name);
+      if (!port) return str_cat("io.", field, ": ", file, " has no ", kind, " ", shown(name));
+      if (port->type != type_of(states[state].dtype))
+        return str_cat("kv_cache.states.", state, ".dtype: ", shown(name), " of ", file, " is not ",
+                       states[state].dtype);
+      if (!is_batch_of(port->shape, states[state].shape))
+        return str_cat("kv_cache.states.", state, ".shape: ", shown(name), " of ", file, " is not of shape ",
+                       text_of(states[state].shape));
+    }
   for (const Port& input : inputs)
     if (!known.contains(input.name))
       return str_cat("io: ", file, " has the input ", shown(input.name), ", which no field names");

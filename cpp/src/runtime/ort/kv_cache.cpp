@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <numeric>
 
 #include "kernels/common/pages.h"
@@ -36,13 +37,13 @@ Ort::Value tensor_of(const Ort::MemoryInfo& memory, std::vector<T>& data, std::i
 
 OrtKVCache::OrtKVCache(const Properties& properties, Ort::Session& session, const GraphIO& names,
                        ONNXTensorElementDataType type, std::size_t chunk)
-    : ChunkedKVCache(properties),
+    : ChunkedKVCache(properties, properties.states.empty() ? nullptr : std::make_unique<OrtStates>(properties.states)),
       session_(session),
       names_(names),
       type_(type),
       element_size_(size_of(type)),
-      memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)),
-      binding_(session) {
+      memory_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+  for (std::size_t front = 0; front < (states() ? 2 : 1); ++front) bindings_.emplace_back(session);
   for (const std::int64_t window : properties.windows)
     if (window) windows_.try_emplace(window, WindowBuffer::of(window, static_cast<std::int64_t>(chunk)), 0);
 }
@@ -113,7 +114,7 @@ Result<void> OrtKVCache::grow(std::int64_t capacity) {
   std::size_t size = 0;
   for (std::size_t layer = 0; layer < layers; ++layer) size += 2 * layer_bytes(layer, capacity);
   ZeroedMemory memory(size, element_size_ == 1 && size >= kHugePagesFrom);
-  if (!memory)
+  if (!memory || (states() && !states()->allocate()))
     return fail(Code::kMemory, "no memory for the keys and values of ", capacity,
                 " tokens: shorten the prompt or close other sessions");
   std::byte* at = memory.get();
@@ -138,16 +139,23 @@ void OrtKVCache::bind_layers(std::int64_t capacity) {
                                             properties().head_dims[layer]};
     return Ort::Value::CreateTensor(memory_, data, layer_bytes(layer, capacity), shape.data(), shape.size(), type_);
   };
-  for (std::size_t layer = 0; layer < keys_.size(); ++layer)
-    bind_layer(binding_, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
+  for (Ort::IoBinding& binding : bindings_)
+    for (std::size_t layer = 0; layer < keys_.size(); ++layer)
+      bind_layer(binding, names_, layer, tensor(keys_[layer], layer), tensor(values_[layer], layer));
+  if (states())
+    for (std::size_t front = 0; front < bindings_.size(); ++front) states()->bind(bindings_[front], names_, front);
   bind_windows();
+}
+
+void OrtKVCache::bind_input(const std::string& name, const Ort::Value& value) {
+  for (Ort::IoBinding& binding : bindings_) binding.BindInput(name.c_str(), value);
 }
 
 void OrtKVCache::bind_windows() {
   const std::int64_t one = 1;
   for (auto& [size, window] : windows_)
-    binding_.BindInput(of_window(*names_.window_start, size).c_str(),
-                       Ort::Value::CreateTensor<std::int64_t>(memory_, &window.start, 1, &one, 1));
+    bind_input(of_window(*names_.window_start, size),
+               Ort::Value::CreateTensor<std::int64_t>(memory_, &window.start, 1, &one, 1));
 }
 
 void OrtKVCache::bind_inputs(std::int64_t size) {
@@ -155,8 +163,8 @@ void OrtKVCache::bind_inputs(std::int64_t size) {
   bound_tokens_ = 0;
   input_ids_.resize(static_cast<std::size_t>(size));
   position_ids_.resize(static_cast<std::size_t>(size));
-  binding_.BindInput(names_.input_ids.c_str(), tensor_of(memory_, input_ids_, {1, size}));
-  binding_.BindInput(names_.position_ids.c_str(), tensor_of(memory_, position_ids_, {1, size}));
+  bind_input(names_.input_ids, tensor_of(memory_, input_ids_, {1, size}));
+  bind_input(names_.position_ids, tensor_of(memory_, position_ids_, {1, size}));
   bound_tokens_ = size;
 }
 
@@ -167,17 +175,19 @@ void OrtKVCache::bind_logits() {
   const std::size_t size = static_cast<std::size_t>(logits_to_keep_) * vocab_size();
   if (logits_.size() < size) logits_.resize(size);
   const std::array<std::int64_t, 3> shape{1, logits_to_keep_, properties().vocab_size};
-  binding_.BindOutput(names_.logits.c_str(),
-                      Ort::Value::CreateTensor<float>(memory_, logits_.data(), size, shape.data(), shape.size()));
+  for (Ort::IoBinding& binding : bindings_)
+    binding.BindOutput(names_.logits.c_str(),
+                       Ort::Value::CreateTensor<float>(memory_, logits_.data(), size, shape.data(), shape.size()));
   if (names_.logits_to_keep) {
     const std::int64_t one = 1;
-    binding_.BindInput(names_.logits_to_keep->c_str(),
-                       Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_to_keep_, 1, &one, 1));
+    bind_input(*names_.logits_to_keep, Ort::Value::CreateTensor<std::int64_t>(memory_, &logits_to_keep_, 1, &one, 1));
   }
   bound_logits_ = logits_to_keep_;
 }
 
 Result<void> OrtKVCache::run(Ids tokens, const std::stop_token& cancel) {
+  const Result<std::size_t> front = begin_run();
+  if (!front) return std::unexpected(front.error());
   return ort_running([&] {
     bind_inputs(static_cast<std::int64_t>(tokens.size()));
     bind_logits();
@@ -186,7 +196,7 @@ Result<void> OrtKVCache::run(Ids tokens, const std::stop_token& cancel) {
     std::iota(position_ids_.begin(), position_ids_.end(), length());
     Ort::RunOptions options;
     const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
-    session_.Run(options, binding_);
+    session_.Run(options, bindings_[*front]);
   });
 }
 

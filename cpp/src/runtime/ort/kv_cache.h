@@ -1,22 +1,24 @@
-// The KV cache of ort-cpu: one buffer a layer, bound to the graph as past and as present.
+// The KV cache of ort-cpu: one buffer a layer, bound to the graph as past and as present, and two buffers a state.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <stop_token>
+#include <string>
 #include <vector>
 
 #include "runtime/chunked.h"
 #include "runtime/ort/library.h"
+#include "runtime/ort/states.h"
 #include "runtime/window_buffer.h"
 #include "util/zeroed_memory.h"
 
 namespace edgekiln {
 
-// Keys and values of one sequence. A layer's buffer is [1, KV, capacity, D]. The graph writes new keys and values in
-// place and reads no position after the last one held, so rewinding only changes the length. Sliding-window layers have
-// window buffers.
+// Keys, values and states of one sequence. A layer's buffer is [1, KV, capacity, D]. The graph writes new keys and
+// values in place and reads no position after the last one held, so rewinding only changes the length. Sliding-window
+// layers have window buffers.
 class OrtKVCache final : public ChunkedKVCache {
  public:
   // `session` and `names` must outlive the cache. `chunk`: maximum number of tokens of one run.
@@ -54,6 +56,8 @@ class OrtKVCache final : public ChunkedKVCache {
   void bind_windows();
   void copy_held(const std::byte* old, std::byte* to, std::size_t layer, std::int64_t capacity) const;
   void bind_layers(std::int64_t capacity);
+  void bind_input(const std::string& name, const Ort::Value& value);
+  OrtStates* states() const { return static_cast<OrtStates*>(KVCache::states()); }
   void bind_inputs(std::int64_t size);
   void bind_logits();
   std::size_t vocab_size() const { return static_cast<std::size_t>(properties().vocab_size); }
@@ -63,8 +67,8 @@ class OrtKVCache final : public ChunkedKVCache {
   const ONNXTensorElementDataType type_;
   const std::size_t element_size_;
   const Ort::MemoryInfo memory_;
-  Ort::IoBinding binding_;
-  ZeroedMemory buffer_;  // of all layers
+  std::vector<Ort::IoBinding> bindings_;  // with states, one for each front
+  ZeroedMemory buffer_;                   // of all layers
   std::vector<std::byte*> keys_;
   std::vector<std::byte*> values_;
   std::map<std::int64_t, Window> windows_;  // by number of tokens
