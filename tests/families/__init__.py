@@ -1,0 +1,1 @@
+"""The sweep over all causal model types of transformers, `make families`; check.py says what it compares."""
