@@ -13,7 +13,8 @@ from pathlib import Path
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.runtimes.base import KernelsChoice, PackCacheUse
-from edgekiln.runtimes.ort.cuda_kv_cache import GrowGraph, OrtCudaBinding, OrtCudaKVCache, RunConfig
+from edgekiln.runtimes.ort.cuda_kv_cache import OrtCudaBinding, OrtCudaKVCache, RunConfig
+from edgekiln.runtimes.ort.grow_graph import GrowGraph
 from edgekiln.runtimes.ort.library import LOG_FATAL
 from edgekiln.runtimes.ort.library import onnxruntime as ort
 from edgekiln.runtimes.ort.runtime import OrtRuntime, load_error, open_session
@@ -69,7 +70,7 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
         self._graph_ids = itertools.count(1)
         self._lock = threading.Lock()
         self._generate = self._load("generate")
-        self._grow_graph = GrowGraph(self._load("grow"), device)
+        self._grow_graph = GrowGraph(self._load("grow"), device, self._lock)
 
     def new_cache(self, batch_size: int = 1) -> OrtCudaKVCache:
         """An empty KV cache for `batch_size` sequences."""
@@ -77,12 +78,16 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
 
     def _bind(self, session: ort.InferenceSession, cache: OrtCudaKVCache, sequences: slice) -> OrtCudaBinding:
         decode = sequences == slice(None)
+        options = [self._run_options(decode) for _ in range(2 if cache.states else 1)]
+        config = RunConfig(self._device, options, self._lock, fixed_length=self._cuda_graph and decode)
+        return OrtCudaBinding(session, self._manifest.io, cache, sequences, config)
+
+    def _run_options(self, decode: bool) -> ort.RunOptions:
         options = ort.RunOptions()
         if self._cuda_graph:
             # A CUDA graph replays with the addresses that it was captured with, so each binding has its own.
             options.add_run_config_entry("gpu_graph_id", str(next(self._graph_ids)) if decode else _NO_GRAPH)
-        config = RunConfig(self._device, options, self._lock, fixed_length=self._cuda_graph and decode)
-        return OrtCudaBinding(session, self._manifest.io, cache, sequences, config)
+        return options
 
     def _open(self, path: Path) -> ort.InferenceSession:
         options = ort.SessionOptions()

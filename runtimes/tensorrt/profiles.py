@@ -87,7 +87,7 @@ def largest_chunk(profiles: list[Profile]) -> int:
 
 
 def cache_parts(manifest: EngineManifest) -> list[CachePart]:
-    """Keys and values of each layer: keys of layer 0, values of layer 0, keys of layer 1, ..."""
+    """Keys and values of each KV cache layer: keys of layer 0, values of layer 0, keys of layer 1, ..."""
     io, model = manifest.io, manifest.architecture
     parts = []
     for layer, (heads, size) in enumerate(zip(model.kv_heads, model.head_dims, strict=True)):
@@ -100,11 +100,16 @@ def check_layout(manifest: EngineManifest) -> TensorRTBuild:
     """The `tensorrt` section of engine.json.
 
     Raises:
-        EngineError: there is none, or this adapter does not support the KV cache's layout.
+        EngineError: there is none, or this adapter does not support the KV cache's layout, or states.
     """
     if manifest.tensorrt is None or "plan" not in manifest.graphs:
         raise EngineError(f"engine.json names no plan for target {manifest.target}: build the engine again")
     kv_cache = manifest.kv_cache
+    if kv_cache.states:
+        raise EngineError(
+            f"the engine has {len(kv_cache.states)} states, which {manifest.target} does not run: build it for ort-cpu "
+            "or ort-cuda"
+        )
     if kv_cache.layout not in ("in-place", "growing") or kv_cache.dtype not in ITEM_SIZES:
         raise EngineError(
             f"the engine's KV cache layout is {kv_cache.layout} {kv_cache.dtype}, {manifest.target} runs in-place "

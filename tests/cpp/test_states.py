@@ -11,6 +11,7 @@ from edgekiln.runtimes.base import Ids, KVCache, Logits, Runtime
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import CANCELLED, OK, Host
+from support.cuda_engines import open_on_cpu
 from support.hybrid_engine import HYBRID, RECURRENT, HybridDecoder, write_engine
 
 IDS = np.random.default_rng(0).integers(3, 250, 3000)
@@ -105,3 +106,19 @@ def test_answers_that_were_cancelled(engine: Path, tokenizer: Tokenizer) -> None
             reply = host.ask(IDS[:2500], max_tokens=1, cancel_after=0, cancel_wait_ms=wait)
             assert reply["status"] in (OK, CANCELLED)
             assert host.ask(prompt, max_tokens=COUNT, ignore_eos=True)["ids"] == expected
+
+
+def test_ort_cuda(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine", HybridDecoder.random(), "ort-cuda")
+    tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
+    runtime = open_on_cpu(engine, chunk=100, cuda_graph=True)
+    counting, cache = Counting(runtime), runtime.new_cache()
+    with Host(engine, chunk=100, device="cpu", text=False) as host:
+        for change in (0, 650, 0, "turn", "turn", 300, 5, "turn"):
+            turn = np.array([*cache.tokens(0), *IDS[1200:1217]])
+            prompt = edited(IDS[:700], change) if isinstance(change, int) else turn
+            found = generate(counting, tokenizer, [prompt], OPTIONS, cache)  # type: ignore[arg-type]
+            reply = host.ask(prompt, max_tokens=COUNT, ignore_eos=True)
+            assert reply["status"] == OK, reply
+            assert reply["ids"] == [token.id for token in found]
+            assert reply["cached_tokens"] == prompt.size - counting.prefilled

@@ -14,6 +14,7 @@ from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
 from support.adapters import check_ragged_batch, ids
 from support.cuda_engines import open_on_cpu, write_cuda_engine
+from support.hybrid_engine import HybridDecoder, write_engine
 from support.models import save_checkpoint
 
 TOLERANCE = 0.02
@@ -142,3 +143,30 @@ def test_without_onnxruntime_it_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(EdgekilnError, match=r"needs the module onnxruntime: pip install 'edgekiln\[gpu\]'$"):
         runtimes.open(engines[1])
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_an_engine_with_states(tmp_path: Path, cuda_graph: bool) -> None:
+    decoder = HybridDecoder.random()
+    runtime = open_on_cpu(write_engine(tmp_path / "engine", decoder, "ort-cuda"), chunk=50, cuda_graph=cuda_graph)
+    tokens = np.random.default_rng(0).integers(0, 250, 400)
+    expected = decoder.forward(tokens)
+    for row, wanted in zip(runtime.score(tokens), expected, strict=True):
+        close(row, wanted)
+    cache = runtime.new_cache(3)
+    for sequence, length in enumerate((5, 210, 60)):
+        close(runtime.prefill(cache, sequence, tokens[:length]), expected[length - 1])
+    cache.pause(2)
+    for step in range(300 - 210):
+        logits = runtime.step(cache, tokens[[5 + step, 210 + step, 0]])
+        close(logits[0], expected[5 + step])
+        close(logits[1], expected[210 + step])
+    assert cache.lengths.tolist() == [95, 300, 60]
+    assert [cache.rewind(sequence, length) for sequence, length in enumerate((94, 299, 60))] == [5, 210, 60]
+    close(runtime.prefill(cache, 1, tokens[210:300]), expected[299])
+    lengths = np.array([5, 300, 60])
+    for _ in range(3):
+        close(runtime.step(cache, tokens[lengths]), expected[lengths])
+        lengths += 1
+    assert cache.rewind(0, 1) == 0
+    close(runtime.prefill(cache, 0, tokens[:2]), expected[1])

@@ -1,6 +1,6 @@
 #include "runtime/ort/cuda_kv_cache.h"
 
-#include <array>
+#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -25,12 +25,18 @@ Ort::Value host_tensor(T* data, const std::vector<std::int64_t>& shape) {
 
 }  // namespace
 
+OrtCudaKVCache::OrtCudaKVCache(const Properties& properties, OrtCudaGraphs& graphs)
+    : ChunkedKVCache(properties,
+                     properties.states.empty() ? nullptr : std::make_unique<OrtCudaStates>(properties.states, graphs)),
+      graphs_(graphs) {}
+
 Result<void> OrtCudaKVCache::grow(std::int64_t capacity) {
   const std::lock_guard lock(graphs_.run_mutex);
-  prefill_.reset();
-  decode_.reset();
+  prefill_ = {};
+  decode_ = {};
   layers_.resize(properties().kv_heads.size());
   try {
+    if (states()) states()->allocate();
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
       // Buffer by buffer, so that old and new memory coexist for one buffer only.
       enlarge(layers_[layer].keys, layer, capacity);
@@ -54,16 +60,13 @@ void OrtCudaKVCache::enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t
   // If an earlier grow() failed half way, some buffers are already large enough.
   if (held >= capacity) return;
   Ort::Value larger = graphs_.device.float16_tensor({1, heads, capacity, size});
-  Ort::IoBinding binding(graphs_.grow);
-  binding.BindInput("past", past);
-  std::array<std::int64_t, 4> zeros{1, heads, capacity - held, size};
-  binding.BindInput("zeros", host_tensor(zeros.data(), {static_cast<std::int64_t>(zeros.size())}));
-  binding.BindOutput("present", larger);
-  graphs_.grow.Run(Ort::RunOptions(), binding);
+  graphs_.copy(past, larger);
   buffer = std::move(larger);
 }
 
 Result<void> OrtCudaKVCache::run(Ids tokens, const std::stop_token& cancel) {
+  const Result<std::size_t> front = begin_run();
+  if (!front) return std::unexpected(front.error());
   const std::lock_guard lock(graphs_.run_mutex);
   return ort_running([&] {
     if (!logits_) {
@@ -73,51 +76,54 @@ Result<void> OrtCudaKVCache::run(Ids tokens, const std::stop_token& cancel) {
       logits_ = graphs_.device.shared_tensor<float>({1, 1, size}, static_cast<std::size_t>(size));
     }
     if (tokens.size() == 1)
-      decode(tokens.front());
+      decode(*front, tokens.front());
     else
-      prefill(tokens, cancel);
+      prefill(*front, tokens, cancel);
   });
 }
 
-Ort::IoBinding OrtCudaKVCache::bind_buffers() {
+Ort::IoBinding OrtCudaKVCache::bind_buffers(std::size_t front) {
   Ort::IoBinding binding(graphs_.generate);
   for (std::size_t layer = 0; layer < layers_.size(); ++layer)
     bind_layer(binding, graphs_.names, layer, layers_[layer].keys, layers_[layer].values);
+  if (states()) states()->bind(binding, graphs_.names, front);
   binding.BindInput(graphs_.names.total_length->c_str(), host_tensor(&total_length_, {1}));
   binding.BindOutput(graphs_.names.logits.c_str(), logits_->value());
   return binding;
 }
 
-void OrtCudaKVCache::prefill(Ids tokens, const std::stop_token& cancel) {
-  if (!prefill_) prefill_ = bind_buffers();
+void OrtCudaKVCache::prefill(std::size_t front, Ids tokens, const std::stop_token& cancel) {
+  if (!prefill_[front]) prefill_[front] = bind_buffers(front);
+  Ort::IoBinding& binding = *prefill_[front];
   const auto size = static_cast<std::int64_t>(tokens.size());
   std::vector<std::int64_t> input_ids(tokens.begin(), tokens.end());
   std::vector<std::int64_t> position_ids(tokens.size());
   std::iota(position_ids.begin(), position_ids.end(), length());
   // BindInput copies host tensors to the device.
-  prefill_->BindInput(graphs_.names.input_ids.c_str(), host_tensor(input_ids.data(), {1, size}));
-  prefill_->BindInput(graphs_.names.position_ids.c_str(), host_tensor(position_ids.data(), {1, size}));
+  binding.BindInput(graphs_.names.input_ids.c_str(), host_tensor(input_ids.data(), {1, size}));
+  binding.BindInput(graphs_.names.position_ids.c_str(), host_tensor(position_ids.data(), {1, size}));
   total_length_ = static_cast<std::int32_t>(length() + size);
   Ort::RunOptions options;
   options.AddConfigEntry(kGraphId, kNoGraph);
   const std::stop_callback terminate(cancel, [&] { options.SetTerminate(); });
-  graphs_.generate.Run(options, *prefill_);
+  graphs_.generate.Run(options, binding);
 }
 
 // A captured graph keeps the addresses and host values of its capture, so total_length is the capacity, which is the
 // same in every step. The run is never terminated early: a partial capture would be replayed as if it were complete.
-void OrtCudaKVCache::decode(std::int64_t token) {
-  if (!decode_) {
-    decode_ = Step{bind_buffers(), graphs_.next_graph_id()};
-    decode_->binding.BindInput(graphs_.names.input_ids.c_str(), input_id_->value());
-    decode_->binding.BindInput(graphs_.names.position_ids.c_str(), position_id_->value());
+void OrtCudaKVCache::decode(std::size_t front, std::int64_t token) {
+  std::optional<Step>& step = decode_[front];
+  if (!step) {
+    step = Step{bind_buffers(front), graphs_.next_graph_id()};
+    step->binding.BindInput(graphs_.names.input_ids.c_str(), input_id_->value());
+    step->binding.BindInput(graphs_.names.position_ids.c_str(), position_id_->value());
   }
   *input_id_->data() = token;
   *position_id_->data() = length();
   total_length_ = static_cast<std::int32_t>(capacity());
   Ort::RunOptions options;
-  options.AddConfigEntry(kGraphId, decode_->graph_id.c_str());
-  graphs_.generate.Run(options, decode_->binding);
+  options.AddConfigEntry(kGraphId, step->graph_id.c_str());
+  graphs_.generate.Run(options, step->binding);
 }
 
 }  // namespace edgekiln

@@ -1,48 +1,29 @@
-// The KV cache of ort-cuda: one device buffer a layer, bound as past and as present, with CUDA graph capture of steps.
+// The KV cache of ort-cuda: one device buffer a layer, bound as past and as present, two buffers a state, and CUDA
+// graph capture of steps.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
 
 #include "runtime/chunked.h"
+#include "runtime/ort/cuda_graphs.h"
+#include "runtime/ort/cuda_states.h"
 #include "runtime/ort/device.h"
 #include "runtime/ort/library.h"
 
 namespace edgekiln {
 
-// The sessions and the device that all caches of an engine share. It must outlive them.
-class OrtCudaGraphs {
- public:
-  // Throws Ort::Exception.
-  OrtCudaGraphs(GraphIO io, const std::string& device_name, Ort::Session generate_session, Ort::Session grow_session)
-      : names(std::move(io)),
-        generate(std::move(generate_session)),
-        grow(std::move(grow_session)),
-        device(device_name, generate) {}
-
-  // An unused id for a captured CUDA graph of `generate`. The caller holds `run_mutex`.
-  std::string next_graph_id() { return str_cat(++graph_ids_); }
-
-  const GraphIO names;
-  Ort::Session generate;
-  Ort::Session grow;  // copies a buffer into a larger one
-  OrtDevice device;
-  // Held during every use of the device: other work on it would break a CUDA graph capture in progress.
-  std::mutex run_mutex;
-
- private:
-  std::int64_t graph_ids_ = 0;
-};
-
-// Keys and values of one sequence. A layer's buffer is float16 [1, KV, capacity, D]. Runs of a single token (decode)
-// are captured as a CUDA graph once and replayed until the buffers are reallocated.
+// Keys, values and states of one sequence. A layer's buffer is float16 [1, KV, capacity, D]. Runs of a single token
+// (decode) are captured as a CUDA graph once, or with states once for each of the two directions between their buffers,
+// and replayed until the buffers of keys and values are reallocated.
 class OrtCudaKVCache final : public ChunkedKVCache {
  public:
-  OrtCudaKVCache(const Properties& properties, OrtCudaGraphs& graphs) : ChunkedKVCache(properties), graphs_(graphs) {}
+  OrtCudaKVCache(const Properties& properties, OrtCudaGraphs& graphs);
 
   Result<void> run(Ids tokens, const std::stop_token& cancel) override;
 
@@ -60,9 +41,10 @@ class OrtCudaKVCache final : public ChunkedKVCache {
 
   Result<void> grow(std::int64_t capacity) override;
   void enlarge(Ort::Value& buffer, std::size_t layer, std::int64_t capacity);
-  Ort::IoBinding bind_buffers();
-  void prefill(Ids tokens, const std::stop_token& cancel);
-  void decode(std::int64_t token);
+  OrtCudaStates* states() const { return static_cast<OrtCudaStates*>(KVCache::states()); }
+  Ort::IoBinding bind_buffers(std::size_t front);
+  void prefill(std::size_t front, Ids tokens, const std::stop_token& cancel);
+  void decode(std::size_t front, std::int64_t token);
 
   OrtCudaGraphs& graphs_;
   std::vector<Layer> layers_;
@@ -70,8 +52,8 @@ class OrtCudaKVCache final : public ChunkedKVCache {
   std::optional<SharedTensor<std::int64_t>> input_id_;
   std::optional<SharedTensor<std::int64_t>> position_id_;
   std::optional<SharedTensor<float>> logits_;
-  std::optional<Ort::IoBinding> prefill_;
-  std::optional<Step> decode_;
+  std::array<std::optional<Ort::IoBinding>, 2> prefill_;  // by front
+  std::array<std::optional<Step>, 2> decode_;
 };
 
 }  // namespace edgekiln

@@ -12,20 +12,20 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;  // bytes
 
-std::size_t bytes_of(const StateSpec& state) {
-  return static_cast<std::size_t>(state.elements()) * (state.dtype == "float16" ? 2 : sizeof(float));
-}
-
 }  // namespace
 
 ONNXTensorElementDataType state_type(const StateSpec& state) {
   return state.dtype == "float16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
+std::size_t state_bytes(const StateSpec& state) {
+  return static_cast<std::size_t>(state.elements()) * (state.dtype == "float16" ? 2 : sizeof(float));
+}
+
 std::vector<std::size_t> state_offsets(const std::vector<StateSpec>& states) {
   std::vector<std::size_t> offsets{0};
   for (const StateSpec& state : states)
-    offsets.push_back((offsets.back() + bytes_of(state) + kAlignment - 1) / kAlignment * kAlignment);
+    offsets.push_back((offsets.back() + state_bytes(state) + kAlignment - 1) / kAlignment * kAlignment);
   return offsets;
 }
 
@@ -39,7 +39,7 @@ void OrtStates::bind(Ort::IoBinding& binding, const GraphIO& names, std::size_t 
   const auto tensor = [&](std::size_t buffer, std::size_t state) {
     std::vector<std::int64_t> shape{1};
     shape.insert(shape.end(), states_[state].shape.begin(), states_[state].shape.end());
-    return Ort::Value::CreateTensor(cpu, memory_of(buffer) + offsets_[state], bytes_of(states_[state]), shape.data(),
+    return Ort::Value::CreateTensor(cpu, memory_of(buffer) + offsets_[state], state_bytes(states_[state]), shape.data(),
                                     shape.size(), state_type(states_[state]));
   };
   for (std::size_t state = 0; state < states_.size(); ++state)

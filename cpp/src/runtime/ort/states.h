@@ -14,6 +14,9 @@ namespace edgekiln {
 // ONNX Runtime's type of a state.
 ONNXTensorElementDataType state_type(const StateSpec& state);
 
+// Bytes of a state of one sequence.
+std::size_t state_bytes(const StateSpec& state);
+
 // Where each state begins in a buffer of all states: multiples of 64 bytes. The last entry is the size of the buffer.
 std::vector<std::size_t> state_offsets(const std::vector<StateSpec>& states);
 
