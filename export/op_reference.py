@@ -14,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from edgekiln.calib.formats.scheme import Codebook
 from edgekiln.calib.formats.weight import CODEBOOKS
-from edgekiln.export import canonical
+from edgekiln.export import canonical, recurrent_reference
 
 Array = npt.NDArray[Any]
 
@@ -141,6 +141,11 @@ _OPS = [
     _op("Attention", attention),
     _op("QuantizedMatMul", quantized_matmul),
     _op("QuantizedGather", quantized_gather),
+    _op("MaskPadding", recurrent_reference.mask_padding),
+    _op("CausalConv", recurrent_reference.causal_conv),
+    _op("LinearAttention", recurrent_reference.linear_attention),
+    _op("SelectiveScan", recurrent_reference.selective_scan),
+    _op("Wkv", recurrent_reference.wkv),
 ]
 
 

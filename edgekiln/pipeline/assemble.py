@@ -8,6 +8,7 @@ import importlib.metadata
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +29,19 @@ from edgekiln.engine.directory import (
     WEIGHTS_FILE,
     write_json,
 )
-from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, write_manifest
+from edgekiln.engine.graph_io import GraphIO, of_state
+from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, StateSpec, write_manifest
 from edgekiln.engine.reports import LayerReport, QuantizationReport
 from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
 from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
-from edgekiln.export.passes.common.tensors import set_lazily
-from edgekiln.export.tracing.attention import LayerShape
+from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
+from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing.meta_model import build_meta_model, check_positions, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
 from edgekiln.export.tracing.rope import check_length
-from edgekiln.export.tracing.trace import layer_shapes, trace
+from edgekiln.export.tracing.trace import layer_caches, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
 from edgekiln.pipeline.chat_segments import chat_segments
@@ -52,6 +54,10 @@ from edgekiln.targets import find_target
 _GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
 # A graph has the rotary angles of each position: at 2^20 positions half a GB, at 2^24 eight.
 _LONGEST_BY_DEFAULT, _LONGEST = 1 << 20, 1 << 24
+_STATE_TYPES: dict[ir.DataType, Literal["float32", "float16"]] = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+}
 _PACKAGES = ("edgekiln", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -63,14 +69,14 @@ class CanonicalModel:
         graph: canonical ONNX graph; its initializers are read and quantized when they are written.
         meta_model: the transformers model on the meta device, with quantized layers swapped in.
         quantization: scheme of each layer, and notes for the build report.
-        shapes: attention shape of each decoder layer.
+        caches: the caches of each decoder layer.
         layer_reports: module name -> quantization error and scale statistics, for quantization.json.
     """
 
     graph: ir.Model
     meta_model: PreTrainedModel
     quantization: QuantizationPlan
-    shapes: list[LayerShape]
+    caches: list[list[CacheShape]]
     layer_reports: dict[str, LayerReport] = field(default_factory=dict)
 
 
@@ -102,12 +108,12 @@ def canonical_graph(
     """
     timer = timer or StepTimer()
     timer.step("trace")
-    meta_model = build_meta_model(source.config)
-    shapes = layer_shapes(meta_model)
+    meta_model = build_meta_model(source.config, source.model_class)
+    caches = layer_caches(meta_model)
     quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized)
     swap_quantized_modules(meta_model, quantization)
-    graph = trace(meta_model, shapes)
-    model = CanonicalModel(graph, meta_model, quantization, shapes)
+    graph = trace(meta_model, caches)
+    model = CanonicalModel(graph, meta_model, quantization, caches)
     timer.step("quantize")
     _attach_weights(model, source, timer, scratch)
     return model
@@ -157,6 +163,7 @@ def write_engine(
     timer.step("lower")
     kv_cache = lowering.kv_cache(model.graph, lowering_options)
     lowering.lower(model.graph, lowering_options)
+    kv_cache = kv_cache.model_copy(update={"states": _states(model.graph.graph, lowering.io)})
     timer.step("write")
     with WeightsFile(directory, WEIGHTS_FILE) as weights:
         weights.store(model.graph)
@@ -210,16 +217,27 @@ def _write_text_files(source: ModelSource, directory: Path) -> None:
         write_json(directory / CHAT_SEGMENTS_FILE, segments.model_dump())
 
 
+def _states(graph: ir.Graph, io: GraphIO) -> list[StateSpec]:
+    """The states of a lowered graph, in the order of their numbers."""
+    inputs = {value.name: value for value in graph.inputs}
+    states = []
+    while (value := inputs.get(of_state(io.past_state, len(states)))) is not None:
+        sizes = [size for size in sizes_of(value)[1:] if isinstance(size, int)]
+        states.append(StateSpec(shape=sizes, dtype=_STATE_TYPES[dtype_of(value)]))
+    return states
+
+
 def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -> Architecture:
     config = normalized(source.config)
+    key_values = [cache for caches in model.caches for cache in caches if isinstance(cache, KeyValueShape)]
     return Architecture(
         model_type=source.config.model_type,
         vocab_size=model.meta_model.config.vocab_size,
         hidden_size=config.hidden_size,
-        layers=len(model.shapes),
+        layers=len(model.caches),
         heads=config.num_attention_heads,
-        kv_heads=[shape.kv_heads for shape in model.shapes],
-        head_dims=[shape.head_dim for shape in model.shapes],
+        kv_heads=[cache.kv_heads for cache in key_values],
+        head_dims=[cache.head_dim for cache in key_values],
         max_length=max_length,
         parameters=_parameters(source.weights),
     )

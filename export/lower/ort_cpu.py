@@ -27,6 +27,7 @@ from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulInte
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
 from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
+from edgekiln.export.passes.ort.recurrence import LowerRecurrence
 from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
 from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.export.passes.ort.two_pass_lm_head import FuseTwoPassLMHead
@@ -74,6 +75,7 @@ def lower_ops(
         ShareActOrder(),
         FuseSharedInputs(),
         LowerToGroupQueryAttention(max_length, total_length, window_buffers=window_buffers),
+        LowerRecurrence(),
         common.RemoveUnusedNodesPass(),
         FuseSkipRMSNorm(),
         LOWER_QUANTIZED_OPS,

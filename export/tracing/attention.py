@@ -5,10 +5,8 @@ mask function builds no mask: it returns a `MaskSpec`, so that a sliding window 
 not guessed from its config.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
+from edgekiln.export.tracing.cache_trace import KeyValueShape, current
 
 IMPLEMENTATION = "edgekiln"
 
@@ -28,45 +27,8 @@ class MaskSpec:
     window: int | None
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """Sizes of one layer's KV cache."""
-
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass
-class AttentionTrace:
-    """The KV cache of the graph that is being traced.
-
-    Attributes:
-        past: layer -> past key and value [B, KV, P, D]; None to record shapes only.
-        start: int64[B], the first slot of each sequence that is not left padding.
-        present: layer -> present key and value, filled by the trace.
-        shapes: layer -> sizes, filled by the trace.
-    """
-
-    past: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
-    start: torch.Tensor | None = None
-    present: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    shapes: dict[int, LayerShape] = field(default_factory=dict)
-
-
-_current: ContextVar[AttentionTrace] = ContextVar("attention_trace")
-
 # Arguments of an attention call that change its result and that the canonical op does not have.
 _UNSUPPORTED_ARGUMENTS = {"s_aux": "attention sinks", "head_mask": "head masks", "position_bias": "a position bias"}
-
-
-@contextlib.contextmanager
-def tracing(trace: AttentionTrace) -> Iterator[AttentionTrace]:
-    """Record attention calls inside the block in `trace`."""
-    token = _current.set(trace)
-    try:
-        yield trace
-    finally:
-        _current.reset(token)
 
 
 def _mask(
@@ -85,7 +47,7 @@ def _mask(
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
         raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which edgekiln does not support yet")
     # Only in the forward that records shapes: under torch.export tensors have no values.
-    if _current.get().past is None and _sees_the_next_token(mask_function):
+    if current().past is None and _sees_the_next_token(mask_function):
         raise UnsupportedModelError(
             f"{config.model_type} attends in both directions, which a causal decoder graph cannot express"
         )
@@ -108,7 +70,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function for transformers; shapes as in `canonical.attention`, returns [B, S, H, D]."""
-    trace = _current.get()
+    trace = current()
     model_type = module.config.model_type
     for name, description in _UNSUPPORTED_ARGUMENTS.items():
         if kwargs.get(name) is not None:
@@ -123,12 +85,10 @@ def _attention(
             "(latent attention), which edgekiln does not support yet"
         )
     layer: int = module.layer_idx
-    if layer in trace.shapes:
-        raise UnsupportedModelError(f"{model_type} attends twice in layer {layer}, which edgekiln does not support yet")
-    trace.shapes[layer] = LayerShape(key.shape[1], key.shape[-1])
-    if trace.past is None:
+    past = trace.next_past(layer, KeyValueShape(key.shape[1], key.shape[-1]))
+    if past is None:
         return query.transpose(1, 2), None
-    past_key, past_value = trace.past[layer]
+    past_key, past_value = past
     assert trace.start is not None
     out, present_key, present_value = canonical.attention(
         query,
@@ -141,7 +101,7 @@ def _attention(
         window=mask.window,
         softcap=softcap,
     )
-    trace.present[layer] = (present_key, present_value)
+    trace.add_present(layer, present_key, present_value)
     return out, None
 
 

@@ -12,7 +12,8 @@ def expand_layers(model: ir.Model, prefix: str, representatives: Sequence[int]) 
     """Replace the marked layers of a traced graph by all layers of the model, in place.
 
     Args:
-        model: graph whose inputs and outputs `past.N.key`, `present.N.value` and so on are those of representatives.
+        model: graph whose inputs and outputs `past.N.0.key`, `present.N.0.value` and so on, where N is a layer, are
+            those of representatives.
         prefix: name of the layer list; initializer `{prefix}.N.x` belongs to layer N.
         representatives: for each layer the traced layer that it equals.
 
@@ -26,11 +27,11 @@ def expand_layers(model: ir.Model, prefix: str, representatives: Sequence[int]) 
     hidden = input_of(traced[representatives[0]].begin, 0)
     present: list[ir.Value] = []
     copies: list[ir.Node] = []
-    past: list[ir.Value] = []
+    past: dict[int, list[ir.Value]] = {}
     for layer, representative in enumerate(representatives):
         nodes, hidden, layer_past, layer_present = traced[representative].copy(layer, hidden)
         copies += nodes
-        past += layer_past
+        past[layer] = layer_past
         present += layer_present
     ir.convenience.replace_all_uses_with(last.outputs[0], hidden)
     originals = [node for each in traced.values() for node in (*each.nodes, each.begin, each.end)]
@@ -40,21 +41,26 @@ def expand_layers(model: ir.Model, prefix: str, representatives: Sequence[int]) 
     graph.outputs.extend(outputs)
     # The remaining readers of a traced layer's past read its shape only, which is that of the layer's own copy.
     for layer, each in traced.items():
-        for old, new in zip(each.past, past[2 * layer : 2 * layer + 2], strict=True):
+        for old, new in zip(each.past, past[layer], strict=True):
             ir.convenience.replace_all_uses_with(old, new)
     for node in originals:
         # A removed node still counts as a user of its inputs, so that RemoveUnusedNodes would keep their producers.
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
     graph.remove(originals)
-    inputs = [*graph.inputs[:2], *past]
+    inputs = [*graph.inputs[:2], *(value for values in past.values() for value in values)]
     graph.inputs.clear()
     graph.inputs.extend(inputs)
     graph.sort()
 
 
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name
+
+
 class _TracedLayer:
-    """The nodes of one representative: those that depend on its input, its weights, or its past keys and values."""
+    """The nodes of one representative: those that depend on its input, its weights, or the past of its caches."""
 
     def __init__(self, graph: ir.Graph, prefix: str, layer: int) -> None:
         self.layer = layer
@@ -64,11 +70,8 @@ class _TracedLayer:
             (node.op_type, node.attributes["layer"].as_int()): node for node in graph if node.op_type in (BEGIN, END)
         }
         self.begin, self.end = markers[BEGIN, layer], markers[END, layer]
-        names = [f"{layer}.key", f"{layer}.value"]
-        inputs = {value.name: value for value in graph.inputs}
-        self.past = [inputs[f"past.{name}"] for name in names]
-        outputs = {value.name: value for value in graph.outputs}
-        self.present = [outputs[f"present.{name}"] for name in names]
+        self.past = [value for value in graph.inputs if _name(value).startswith(f"past.{layer}.")]
+        self.present = [value for value in graph.outputs if _name(value).startswith(f"present.{layer}.")]
         own = {self.begin.outputs[0], *self.past}
         own.update(v for v in graph.initializers.values() if v.name and v.name.startswith(f"{prefix}.{layer}."))
         self.nodes: list[ir.Node] = []
@@ -87,12 +90,13 @@ class _TracedLayer:
             hidden: its input.
 
         Returns:
-            The copied nodes, the output, past key and value, present key and value.
+            The copied nodes, the output, the past and the present of the caches.
         """
         values: dict[ir.Value, ir.Value] = {self.begin.outputs[0]: hidden}
         past = []
-        for value, kind in zip(self.past, ("key", "value"), strict=True):
-            new = ir.Value(name=f"past.{layer}.{kind}", type=value.type, shape=value.shape)
+        for value in self.past:
+            name = f"past.{layer}.{_name(value).removeprefix(f'past.{self.layer}.')}"
+            new = ir.Value(name=name, type=value.type, shape=value.shape)
             values[value] = new
             past.append(new)
         nodes = []
@@ -111,9 +115,9 @@ class _TracedLayer:
                 values[old] = new
             nodes.append(copy)
         present = []
-        for value, kind in zip(self.present, ("key", "value"), strict=True):
+        for value in self.present:
             result = self._copied(value, layer, values)
-            result.name = f"present.{layer}.{kind}"
+            result.name = f"present.{layer}.{_name(value).removeprefix(f'present.{self.layer}.')}"
             present.append(result)
         return nodes, self._copied(input_of(self.end, 0), layer, values), past, present
 

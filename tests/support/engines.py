@@ -4,7 +4,6 @@ Tracing takes seconds and is nearly the whole time of building a tiny engine, so
 for the other workers of pytest-xdist. Engines of real models are shared between workers, too.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from edgekiln.calib.data.options import DataOptions
-from edgekiln.export.tracing.attention import LayerShape
+from edgekiln.export.tracing.cache_trace import CacheShape
 from edgekiln.export.tracing.trace import trace
 from edgekiln.pipeline import assemble
 from edgekiln.pipeline.build import build_engine
@@ -38,13 +37,13 @@ def shared_traces(directory: Path) -> Iterator[None]:
     """
     graphs: dict[str, ir.Model] = {}
 
-    def cached(model: Any, shapes: list[LayerShape]) -> ir.Model:
-        key = _trace_key(model, shapes)
+    def cached(model: Any, caches: list[list[CacheShape]]) -> ir.Model:
+        key = _trace_key(model, caches)
         if key not in graphs:
             path = directory / f"{key}.onnx"
             with FileLock(directory / f"{key}.lock"):
                 if not path.exists():
-                    _save(trace(model, shapes), path)
+                    _save(trace(model, caches), path)
             graphs[key] = _load(path)
         return graphs[key].clone()
 
@@ -54,8 +53,8 @@ def shared_traces(directory: Path) -> Iterator[None]:
         yield
 
 
-def _trace_key(model: Any, shapes: list[LayerShape]) -> str:
-    """A digest of all that a trace depends on: config, modules with their schemes, tensors, and attention shapes."""
+def _trace_key(model: Any, caches: list[list[CacheShape]]) -> str:
+    """A digest of all that a trace depends on: config, modules with their schemes, tensors, and caches."""
     config = model.config.to_dict()
     config.pop("_name_or_path", None)
     parts = [
@@ -65,7 +64,7 @@ def _trace_key(model: Any, shapes: list[LayerShape]) -> str:
         [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()],
         [(name, tuple(b.shape), str(b.dtype)) for name, b in model.named_buffers()],
         sorted(model.state_dict()),
-        [dataclasses.astuple(shape) for shape in shapes],
+        caches,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.tracing.meta_model import build_meta_model
-from edgekiln.export.tracing.trace import layer_shapes
+from edgekiln.export.tracing.trace import layer_caches
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.resolve import resolve
@@ -32,9 +32,6 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("gpt_oss", {**_EXPERTS, "head_dim": 16}, "gpt_oss uses attention sinks"),
     ("deepseek_v3", _LATENT, r"deepseek_v3 has keys of 24 and values of 16 elements a head \(latent attention\)"),
     ("llama4_text", {**_EXPERTS, "head_dim": 16, "attention_chunk_size": 8}, "llama4_text uses chunked attention"),
-    ("jamba", {**_EXPERTS, "use_mamba_kernels": False}, "jamba has linear_attention layers that keep another state"),
-    ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}, "lfm2 has conv layers that keep another state"),
-    ("qwen3_next", {**_EXPERTS, "head_dim": 16}, "qwen3_next has linear_attention layers that keep another state"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "gemma3_text overlays its own attention mask"),
     ("bert", {"is_decoder": False}, "bert attends in both directions"),
     ("doge", {}, "doge makes its attention mask by itself"),
@@ -48,7 +45,6 @@ _PLAIN: list[tuple[str, dict[str, Any], str]] = [
         "falcon adds ALiBi",
     ),
     ("gptj", {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "gptj computes attention by itself and not"),
-    ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "mamba has linear_attention layers"),
     ("rwkv", {"hidden_size": 64, "num_hidden_layers": 2}, "rwkv has layers that keep another state"),
     ("t5", {"d_model": 64, "num_heads": 4, "num_layers": 2}, "transformers has no causal language model for 't5'"),
 ]
@@ -63,7 +59,7 @@ _PLAIN: list[tuple[str, dict[str, Any], str]] = [
 )
 def test_the_unsupported_part_is_named(config: Any, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message) as caught:
-        layer_shapes(build_meta_model(config))
+        layer_caches(build_meta_model(config))
     assert len(str(caught.value).splitlines()) == 1
 
 
