@@ -14,8 +14,14 @@ using Shorts = std::int16_t __attribute__((vector_size(kLanes * 2 * sizeof(std::
 
 namespace detail {
 
+// `Size` codes, zeros past them.
+template <std::size_t Size>
 inline Shorts load_shorts(const std::int8_t* codes) {
 #if defined(__AVX512F__)
+  if constexpr (Size == kLanes) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    return reinterpret_cast<Shorts>(_mm512_cvtepi8_epi16(_mm256_zextsi128_si256(half)));
+  }
   return reinterpret_cast<Shorts>(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes))));
 #else
   return reinterpret_cast<Shorts>(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
@@ -69,7 +75,6 @@ inline void store_shorts(std::int16_t* to, Ints values) {
 
 }  // namespace detail
 
-// head_dim is a multiple of it.
 inline constexpr std::size_t kKvStep = 2 * kLanes;
 
 // Query heads and keys of a tile of scores, and query heads of a tile of sums.
@@ -91,7 +96,10 @@ struct QueryPart {
 };
 
 using KeyPart = Shorts;
-inline KeyPart load_key(const std::int8_t* codes) { return detail::load_shorts(codes); }
+template <std::size_t Size>
+inline KeyPart load_key(const std::int8_t* codes) {
+  return detail::load_shorts<Size>(codes);
+}
 
 // Accumulates the products of a query and a key, over all lanes.
 struct ScoreSum {
@@ -105,9 +113,9 @@ inline void store_weights(Ints high, Ints low, std::size_t at, std::int8_t* part
   detail::store_shorts(reinterpret_cast<std::int16_t*>(parts) + at, high * 255 + low - 32768);
 }
 
-// sum [Heads, kKvStep], rows `stride` apart, of the weights of Heads heads times the first kKvStep columns of values
+// sum [Heads, Columns], rows `stride` apart, of the weights of Heads heads times the first Columns columns of values
 // [keys, dim].
-template <int Heads>
+template <int Heads, std::size_t Columns>
 inline void value_tile(const std::int8_t* parts, const std::int8_t* values, std::size_t keys, std::size_t dim,
                        float* sum, std::size_t stride) {
   Ints low[Heads], high[Heads];
@@ -116,7 +124,7 @@ inline void value_tile(const std::int8_t* parts, const std::int8_t* values, std:
   Shorts plain{};  // sums of the values, without weights: at most kKeysPerBlock * 128
   const auto* weights = reinterpret_cast<const std::int16_t*>(parts);
   const auto add_pair = [&](const std::int8_t* first, const std::int8_t* second) {
-    const Shorts a = detail::load_shorts(first), b = detail::load_shorts(second);
+    const Shorts a = detail::load_shorts<Columns>(first), b = detail::load_shorts<Columns>(second);
     plain += a + b;
     const Shorts low_pairs = detail::unpack_low(a, b), high_pairs = detail::unpack_high(a, b);
 #pragma GCC unroll 4
@@ -133,9 +141,10 @@ inline void value_tile(const std::int8_t* parts, const std::int8_t* values, std:
   const Ints low_plain = reinterpret_cast<Ints>(detail::unpack_low(plain, plain)) >> 16 << 15;
   const Ints high_plain = reinterpret_cast<Ints>(detail::unpack_high(plain, plain)) >> 16 << 15;
   const auto store_columns = [](float* to, Ints total) {
-    const Floats scaled = to_floats(total) * (1.0f / 65025);
+    const Floats scaled = to_floats(total) * kWeightStep;
     // Every 128 bits hold four columns of eight.
-    for (int i = 0; i < kLanes / 4; ++i) std::memcpy(to + 8 * i, reinterpret_cast<const float*>(&scaled) + 4 * i, 16);
+    for (std::size_t i = 0; i < Columns / 8; ++i)
+      std::memcpy(to + 8 * i, reinterpret_cast<const float*>(&scaled) + 4 * i, 16);
   };
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) {

@@ -11,21 +11,21 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-inline constexpr std::size_t kKvStep = 64;  // bytes of a vector; head_dim is a multiple of it
+inline constexpr std::size_t kKvStep = 64;  // bytes of a vector
 
 // What one query head's parts have in common: query = scale * (256 * high + low).
 struct QuantizedQuery {
   float scale;
-  std::int32_t high_sum, low_sum;  // sums of the parts over head_dim
+  std::int32_t sum;  // of 256 * high + low over head_dim
 };
 
-// Quantizes query[dim] to parts [2, dim], high and low; `dim` is a multiple of kKvStep, at most kMaxInt8HeadDim.
+// Quantizes query[dim] to parts [2, dim], high and low.
 inline QuantizedQuery quantize_query(const float* query, std::size_t dim, std::int8_t* parts) {
   __m512 most = _mm512_setzero_ps();
   for (std::size_t i = 0; i < dim; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(query + i)));
   const float largest = _mm512_reduce_max_ps(most);
   const __m512 inverse = _mm512_set1_ps(largest == 0.0f ? 0.0f : 127.0f / largest);
-  __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
+  __m512i sum = _mm512_setzero_si512();
   for (std::size_t i = 0; i < dim; i += kLanes) {
     const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(query + i), inverse);
     const __m512i high = _mm512_cvtps_epi32(x);
@@ -33,10 +33,9 @@ inline QuantizedQuery quantize_query(const float* query, std::size_t dim, std::i
     const __m512i low = _mm512_min_epi32(_mm512_cvtps_epi32(rest), _mm512_set1_epi32(127));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(parts + i), _mm512_cvtepi32_epi8(high));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(parts + dim + i), _mm512_cvtepi32_epi8(low));
-    high_sum = _mm512_add_epi32(high_sum, high);
-    low_sum = _mm512_add_epi32(low_sum, low);
+    sum = _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
   }
-  return {largest / (127.0f * 256.0f), _mm512_reduce_add_epi32(high_sum), _mm512_reduce_add_epi32(low_sum)};
+  return {largest / (127.0f * 256.0f), _mm512_reduce_add_epi32(sum)};
 }
 
 namespace detail {
@@ -66,12 +65,10 @@ inline void int8_score_tile(const QuantizedQuery* queries, const std::int8_t* pa
   }
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) {
-    const auto signed_sum = [](__m512i sum, std::int32_t part_sum) {
-      return _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(128 * part_sum)));
-    };
-    const __m512 sum = _mm512_fmadd_ps(signed_sum(high[head], queries[head].high_sum), _mm512_set1_ps(256.0f),
-                                       signed_sum(low[head], queries[head].low_sum));
-    _mm512_storeu_ps(scores + head * stride, _mm512_mul_ps(sum, _mm512_set1_ps(queries[head].scale)));
+    const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[head], 8), low[head]);
+    const __m512i total = _mm512_sub_epi32(sum, _mm512_set1_epi32(128 * queries[head].sum));
+    _mm512_storeu_ps(scores + head * stride,
+                     _mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(queries[head].scale)));
   }
 }
 
@@ -85,11 +82,11 @@ inline void int8_score_heads(std::size_t heads, const QuantizedQuery* queries, c
   }
 }
 
-// sum [Heads, kKvStep], rows `stride` apart, of weights in parts [Heads, 2, kKvStep keys] times the
-// first kKvStep columns of values [keys, dim].
-template <int Heads>
+// sum [Heads, columns], rows `stride` apart, of weights in parts [Heads, 2, kKvStep keys] times the first `columns`
+// columns of values [keys, dim]: kKvStep if Whole, else fewer.
+template <int Heads, bool Whole>
 inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, std::size_t keys, std::size_t dim,
-                          float* sum, std::size_t stride) {
+                          std::size_t columns, float* sum, std::size_t stride) {
   __m512i high[Heads][4], low[Heads][4];
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head)
@@ -97,7 +94,10 @@ inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, 
     for (int i = 0; i < 4; ++i) high[head][i] = low[head][i] = _mm512_setzero_si512();
   for (std::size_t key = 0; key < keys; key += 4) {
     // Keys past the end have weight 0; the last key's value is loaded in their place.
-    const auto row = [&](std::size_t i) { return _mm512_loadu_si512(values + std::min(key + i, keys - 1) * dim); };
+    const auto row = [&](std::size_t i) {
+      const std::int8_t* from = values + std::min(key + i, keys - 1) * dim;
+      return Whole ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8((__mmask64{1} << columns) - 1, from);
+    };
     const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
     const __m512i ab[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)};
     const __m512i cd[2] = {_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)};
@@ -118,25 +118,26 @@ inline void int8_sum_tile(const std::uint8_t* parts, const std::int8_t* values, 
   for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const __m512 sums = _mm512_mul_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(low[head][i]), _mm512_set1_ps(1.0f / 255),
-                                                        _mm512_cvtepi32_ps(high[head][i])),
-                                        _mm512_set1_ps(1.0f / 255));
+      const __m512i high_sums = _mm512_sub_epi32(_mm512_slli_epi32(high[head][i], 8), high[head][i]);  // times 255
+      const __m512 sums =
+          _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(high_sums, low[head][i])), _mm512_set1_ps(kWeightStep));
       // Unpacking works within 128-bit lanes, so that each vector has 4 columns of every 16.
       float* to = sum + head * stride + 4 * i;
       _mm_storeu_ps(to, _mm512_extractf32x4_ps(sums, 0));
-      _mm_storeu_ps(to + 16, _mm512_extractf32x4_ps(sums, 1));
-      _mm_storeu_ps(to + 32, _mm512_extractf32x4_ps(sums, 2));
-      _mm_storeu_ps(to + 48, _mm512_extractf32x4_ps(sums, 3));
+      if (Whole || columns > 16) _mm_storeu_ps(to + 16, _mm512_extractf32x4_ps(sums, 1));
+      if (Whole || columns > 32) _mm_storeu_ps(to + 32, _mm512_extractf32x4_ps(sums, 2));
+      if (Whole) _mm_storeu_ps(to + 48, _mm512_extractf32x4_ps(sums, 3));
     }
 }
 
 template <int Heads = 3>
 inline void int8_sum_heads(std::size_t heads, const std::uint8_t* parts, const std::int8_t* values, std::size_t keys,
-                           std::size_t dim, float* sum, std::size_t stride) {
+                           std::size_t dim, std::size_t columns, float* sum, std::size_t stride) {
   if (heads >= Heads) {
-    int8_sum_tile<Heads>(parts, values, keys, dim, sum, stride);
+    (columns == kKvStep ? int8_sum_tile<Heads, true> : int8_sum_tile<Heads, false>)(parts, values, keys, dim, columns,
+                                                                                    sum, stride);
   } else if constexpr (Heads > 1) {
-    int8_sum_heads<Heads - 1>(heads, parts, values, keys, dim, sum, stride);
+    int8_sum_heads<Heads - 1>(heads, parts, values, keys, dim, columns, sum, stride);
   }
 }
 
@@ -151,7 +152,9 @@ inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts,
     const std::size_t count = std::min<std::size_t>(kLanes, keys - first), row_words = dim / 4;
     alignas(64) float copy[kMaxInt8HeadDim / 4 * kLanes];
     const float* rows = reinterpret_cast<const float*>(key + first * dim);
-    if (count < kLanes) {
+    // Transposition reads rows of a multiple of kKvStep bytes, up to three keys further, of whose words score tiles
+    // read only those of `dim`.
+    if (count < kLanes || (dim % kKvStep && keys - first < kLanes + 3)) {
       std::memcpy(copy, rows, count * dim);
       std::memset(reinterpret_cast<std::int8_t*>(copy) + count * dim, 0, (kLanes - count) * dim);
       rows = copy;
@@ -166,8 +169,7 @@ inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts,
 }
 
 // sum [group, dim], rows `stride` apart, of softmax weights [group, keys] in [0, 1], rows `weight_stride` apart, times
-// values [keys, dim]; at most kKeysPerBlock keys. A weight's parts are
-// 255 * weight = high + low / 255.
+// values [keys, dim]; at most kKeysPerBlock keys.
 inline void int8_weighted_sum(const float* weights, std::size_t weight_stride, std::size_t group,
                               const std::int8_t* value, std::size_t keys, std::size_t dim, float* sum,
                               std::size_t stride) {
@@ -188,7 +190,8 @@ inline void int8_weighted_sum(const float* weights, std::size_t weight_stride, s
       }
     }
     for (std::size_t at = 0; at < dim; at += kKvStep)
-      detail::int8_sum_heads(heads, parts, value + at, keys, dim, sum + head * stride + at, stride);
+      detail::int8_sum_heads(heads, parts, value + at, keys, dim, std::min(kKvStep, dim - at), sum + head * stride + at,
+                             stride);
   }
 }
 

@@ -36,7 +36,10 @@ struct QueryPart {
 };
 
 using KeyPart = int8x16_t;
-inline KeyPart load_key(const std::int8_t* codes) { return vld1q_s8(codes); }
+template <std::size_t Size>
+inline KeyPart load_key(const std::int8_t* codes) {
+  return vld1q_s8(codes);
+}
 
 struct ScoreSum {
   int32x4_t high = vdupq_n_s32(0), low = vdupq_n_s32(0);
@@ -53,9 +56,9 @@ inline void store_weights(Ints high, Ints low, std::size_t at, std::int8_t* part
   detail::store_bytes(parts + kKeysPerBlock + at, low);
 }
 
-// sum [Heads, kKvStep], rows `stride` apart, of the weights of Heads heads times the first kKvStep columns of values
+// sum [Heads, Columns], rows `stride` apart, of the weights of Heads heads times the first Columns columns of values
 // [keys, dim].
-template <int Heads>
+template <int Heads, std::size_t Columns>
 inline void value_tile(const std::int8_t* parts, const std::int8_t* values, std::size_t keys, std::size_t dim,
                        float* sum, std::size_t stride) {
   uint32x4_t high[Heads][4], low[Heads][4];
@@ -98,18 +101,21 @@ inline void value_tile(const std::int8_t* parts, const std::int8_t* values, std:
   }
 #pragma GCC unroll 4
   for (int head = 0; head < Heads; ++head) {
-    std::int32_t totals[2];
+    const auto of_both = [](uint32x4_t high, uint32x4_t low) {
+      return vsubq_u32(vaddq_u32(vshlq_n_u32(high, 8), low), high);  // 255 * high + low
+    };
+    uint32x4_t totals[2];
     for (int part = 0; part < 2; ++part) {
       const auto* from = reinterpret_cast<const std::uint8_t*>(parts) + (2 * head + part) * kKeysPerBlock;
-      uint32x4_t total = vdupq_n_u32(0);
-      for (std::size_t k = 0; k < kKeysPerBlock; k += 16) total = vdotq_u32(total, vld1q_u8(from + k), vdupq_n_u8(1));
-      totals[part] = static_cast<std::int32_t>(vaddvq_u32(total)) * 128;
+      totals[part] = vdupq_n_u32(0);
+      for (std::size_t k = 0; k < kKeysPerBlock; k += 16)
+        totals[part] = vdotq_u32(totals[part], vld1q_u8(from + k), vdupq_n_u8(1));
     }
+    const uint32x4_t offset = vdupq_n_u32(vaddvq_u32(of_both(totals[0], totals[1])) * 128);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const Floats of_high = to_floats(reinterpret_cast<Ints>(high[head][i]) - totals[0]);
-      const Floats of_low = to_floats(reinterpret_cast<Ints>(low[head][i]) - totals[1]);
-      store(sum + head * stride + 4 * i, added(of_high, of_low, broadcast(1.0f / 255)) * (1.0f / 255));
+      const uint32x4_t total = vsubq_u32(of_both(high[head][i], low[head][i]), offset);
+      store(sum + head * stride + 4 * i, to_floats(reinterpret_cast<Ints>(total)) * kWeightStep);
     }
   }
 }

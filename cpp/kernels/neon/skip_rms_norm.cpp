@@ -7,11 +7,12 @@
 
 #include "kernels/isa_kernels.h"
 #include "kernels/vector/for_each_row.h"
+#include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kStep = 16;
+constexpr std::size_t kStep = kStripes;
 
 // sum[width] = a + b + bias; returns the sum of squares. `sum` may be `a` or `b`.
 template <bool HasBias>
@@ -29,12 +30,16 @@ float add(const float* a, const float* b, const float* bias, float* sum, std::si
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) vst1q_f32(sum + i + 4 * j, x[j]);
   }
-  float rest = 0.0f;
-  for (; i < width; ++i) {
-    sum[i] = a[i] + b[i] + (HasBias ? bias[i] : 0.0f);
-    rest += sum[i] * sum[i];
+  if (i < width) {
+    float last[kStripes] = {};
+    for (std::size_t j = 0; i + j < width; ++j)
+      sum[i + j] = last[j] = a[i + j] + b[i + j] + (HasBias ? bias[i + j] : 0);
+    for (int j = 0; j < 4; ++j) {
+      const float32x4_t x = vld1q_f32(last + 4 * j);
+      squares[j] = vfmaq_f32(squares[j], x, x);
+    }
   }
-  return vaddvq_f32(vaddq_f32(vaddq_f32(squares[0], squares[1]), vaddq_f32(squares[2], squares[3]))) + rest;
+  return sum_of_stripes(reinterpret_cast<const Floats(&)[kStripeParts]>(squares));
 }
 
 // out[width] = factor * from * gamma; `out` may be `from`.

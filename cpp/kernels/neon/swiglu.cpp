@@ -3,31 +3,18 @@
 
 #include <arm_neon.h>
 
-#include <cmath>
+#include <algorithm>
 
 #include "kernels/isa_kernels.h"
+#include "kernels/vector/exponential.h"
 #include "kernels/vector/for_each_row.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-// 1 + e^-x with x clamped to +-87, with an error of at most 2 ulp. As exp_of_negative() of vector.h, whose polynomial
-// it evaluates in pairs (Estrin's scheme): fewer operations, as a multiply-add overwrites its sum.
-inline float32x4_t one_plus_exp_minus(float32x4_t x) {
-  const float32x4_t one = vdupq_n_f32(1.0f);
-  x = vmaxq_f32(vminq_f32(x, vdupq_n_f32(87.0f)), vdupq_n_f32(-87.0f));
-  // x = -n ln 2 + r, e^-x = 2^n e^-r
-  const float32x4_t n = vrndnq_f32(vmulq_n_f32(x, -1.44269504f));
-  float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(0.693359375f));
-  r = vfmsq_f32(r, n, vdupq_n_f32(2.12194440e-4f));
-  const float32x4_t square = vmulq_f32(r, r);
-  float32x4_t high = vfmsq_f32(vdupq_n_f32(1.0f / 24), r, vdupq_n_f32(1.0f / 120));
-  high = vfmaq_f32(high, square, vdupq_n_f32(1.0f / 720));
-  const float32x4_t middle = vfmaq_f32(vfmsq_f32(vdupq_n_f32(0.5f), r, vdupq_n_f32(1.0f / 6)), square, high);
-  const float32x4_t power = vfmaq_f32(vsubq_f32(one, r), square, middle);
-  // Times 2^n: the result is a normal number.
-  const int32x4_t exponent = vshlq_n_s32(vcvtq_s32_f32(n), 23);
-  return vaddq_f32(one, vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(power), exponent)));
+// Of kLanes values.
+inline float32x4_t gated(float32x4_t x, float32x4_t y) {
+  return vdivq_f32(vmulq_f32(x, y), reinterpret_cast<float32x4_t>(one_plus_exp_minus(reinterpret_cast<Floats>(x))));
 }
 
 // Of one token.
@@ -37,11 +24,18 @@ void swiglu_token(const float* gate, const float* up, float* out, std::size_t wi
     const float32x4x2_t x = vld1q_f32_x2(gate + i), y = vld1q_f32_x2(up + i);
     float32x4_t results[2];
 #pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) results[j] = vdivq_f32(vmulq_f32(x.val[j], y.val[j]), one_plus_exp_minus(x.val[j]));
+    for (int j = 0; j < 2; ++j) results[j] = gated(x.val[j], y.val[j]);
     vst1q_f32(out + i, results[0]);
     vst1q_f32(out + i + 4, results[1]);
   }
-  for (; i < width; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+  for (std::size_t count; i < width; i += count) {
+    count = std::min<std::size_t>(4, width - i);
+    float last[2][4] = {};
+    std::copy_n(gate + i, count, last[0]);
+    std::copy_n(up + i, count, last[1]);
+    vst1q_f32(last[0], gated(vld1q_f32(last[0]), vld1q_f32(last[1])));
+    std::copy_n(last[0], count, out + i);
+  }
 }
 
 }  // namespace

@@ -1,22 +1,26 @@
 // Decode attention over an int8 KV cache in integer arithmetic, without dequantizing keys or values.
 //
 // Queries and softmax weights are quantized to two parts of 8 bits each, which keeps 15 bits of them or more: a query
-// is scale * (256 * high + low), a weight (high + low / 255) / 255. The integer sums are exact, so that every
-// instruction set gets the same scores of the same query. An instruction set's header has the products:
+// is scale * (256 * high + low), a weight (255 * high + low) / 255^2. The integer sums of both parts are exact and
+// scaled once, so that every instruction set gets the same bits. An instruction set's header has the products:
 //
-//   kKvStep                      of which head_dim is a multiple
+//   kKvStep                      kInt8HeadUnit, or twice as much
 //   store_query, store_weights   write the parts of kLanes values, two bytes a value
-//   QueryPart, load_key          kKvStep values of a query and of a key
+//   QueryPart, load_key<Size>    kKvStep values of a query, as many of a key of which Size are not zero
 //   ScoreSum                     accumulates their products
-//   value_tile                   weighted sums of kKvStep columns
+//   value_tile<Heads, Columns>   weighted sums of kKvStep or kInt8HeadUnit columns
 //   kInt8ScoreHeads, kInt8ScoreKeys, kInt8SumHeads   register tiles
 #pragma once
 
 #include "kernels/vector/attention_products.h"
 
 namespace edgekiln::EDGEKILN_ISA {
-inline constexpr std::size_t kMaxInt8HeadDim = 256;  // the sums fit int32
-}
+// Which head_dim is multiplied so, on all instruction sets alike.
+inline constexpr std::size_t kInt8HeadUnit = 16;     // a multiple of it
+inline constexpr std::size_t kMaxInt8HeadDim = 256;  // at most: the sums fit int32
+
+inline constexpr float kWeightStep = 1.0f / 65025;  // 1 / 255^2, of a weight's 255 * high + low
+}  // namespace edgekiln::EDGEKILN_ISA
 
 #if defined(__AVX512VNNI__)
 #define EDGEKILN_INT8_KV_ATTENTION
@@ -39,7 +43,7 @@ struct QuantizedQuery {
   float scale;
 };
 
-// Quantizes query[dim] to 2 * dim bytes of parts; `dim` is a multiple of kKvStep.
+// Quantizes query[dim] to 2 * dim bytes of parts.
 inline QuantizedQuery quantize_query(const float* query, std::size_t dim, std::int8_t* parts) {
   Floats most{};
   for (std::size_t i = 0; i < dim; i += kLanes) {
@@ -61,16 +65,21 @@ namespace detail {
 template <int Heads, int Keys>
 inline void int8_score_tile(const std::int8_t* parts, const std::int8_t* key, std::size_t dim, Ints (*sums)[kLanes]) {
   ScoreSum sum[Heads][Keys];
-  for (std::size_t at = 0; at < dim; at += kKvStep) {
+  const auto add = [&]<std::size_t Size>(std::size_t at) {
     QueryPart x[Heads];
 #pragma GCC unroll 8
     for (int head = 0; head < Heads; ++head) x[head] = QueryPart::load(parts + 2 * head * dim, at, dim);
 #pragma GCC unroll 8
     for (int i = 0; i < Keys; ++i) {
-      const KeyPart part = load_key(key + i * dim + at);
+      const KeyPart part = load_key<Size>(key + i * dim + at);
 #pragma GCC unroll 8
       for (int head = 0; head < Heads; ++head) sum[head][i].add(x[head], part);
     }
+  };
+  std::size_t at = 0;
+  for (; at + kKvStep <= dim; at += kKvStep) add.template operator()<kKvStep>(at);
+  if constexpr (kKvStep > kInt8HeadUnit) {
+    if (at < dim) add.template operator()<kInt8HeadUnit>(at);
   }
 #pragma GCC unroll 8
   for (int head = 0; head < Heads; ++head)
@@ -104,13 +113,18 @@ inline void int8_sum_heads(std::size_t heads, const std::int8_t* parts, const st
   if constexpr (Heads > 1) {
     if (heads < Heads) return int8_sum_heads<Heads - 1>(heads, parts, values, keys, dim, sum, stride);
   }
-  for (std::size_t at = 0; at < dim; at += kKvStep) value_tile<Heads>(parts, values + at, keys, dim, sum + at, stride);
+  std::size_t at = 0;
+  for (; at + kKvStep <= dim; at += kKvStep)
+    value_tile<Heads, kKvStep>(parts, values + at, keys, dim, sum + at, stride);
+  if constexpr (kKvStep > kInt8HeadUnit) {
+    if (at < dim) value_tile<Heads, kInt8HeadUnit>(parts, values + at, keys, dim, sum + at, stride);
+  }
 }
 
 }  // namespace detail
 
 // scores [group, keys], rows `stride` apart, of queries with parts [group, 2 * dim] and keys [keys, dim]. Overwrites up
-// to the end of each row's last vector.
+// to the end of each row's last vector, and may read kInt8HeadUnit * 2 bytes past the parts.
 inline void int8_scores(const QuantizedQuery* queries, const std::int8_t* parts, std::size_t group,
                         const std::int8_t* key, std::size_t keys, std::size_t dim, float* scores, std::size_t stride) {
   for (std::size_t head = 0; head < group; head += kInt8ScoreHeads)

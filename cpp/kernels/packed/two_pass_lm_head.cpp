@@ -7,6 +7,7 @@
 #include "kernels/packed/low_nibbles.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/find_lanes.h"
+#include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -52,14 +53,23 @@ void quantize_token(const float* a, std::size_t blocks, Activations* to) {
 float low_dot(const PackedLmHead& head, std::size_t column, const Activations* activations, std::size_t vectors) {
   const std::uint8_t* codes = head.low_codes_of(column);
   const Float16* scales = head.low_scales_of(column);
-  Floats total{};
-  for (std::size_t i = 0; i < vectors; ++i, codes += sizeof(Bytes), scales += kBlocksPerVector) {
-    const Activations& a = activations[i];
+  Floats totals[kStripeParts] = {};
+  const auto add = [&](Floats& total) {
+    const Activations& a = *activations++;
     const Bytes both = load_bytes(codes);
     const Ints sums = dot_nibbles(low_nibbles(both), a.low, high_nibbles(both), a.high);
     total = added(total, to_floats(sums) + a.compensation, spread_scales(scales) * a.scale);
+    codes += sizeof(Bytes);
+    scales += kBlocksPerVector;
+  };
+  const Activations* const end = activations + vectors;
+  while (activations + kStripeParts <= end)
+    for (Floats& total : totals) add(total);
+  for (Floats& total : totals) {
+    if (activations == end) break;
+    add(total);
   }
-  return sum_of_lanes(total);
+  return sum_of_stripes(totals);
 }
 
 void prefetch(const PackedLmHead& head, std::size_t column) {

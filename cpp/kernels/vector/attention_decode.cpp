@@ -121,13 +121,14 @@ void merge(const Decode& decode, std::size_t sequence, std::size_t s, std::size_
   std::copy_n(decode.maxima + at, count, weights);
   exp_scores(weights, count, max_score(weights, count));
   float total = 0.0f;
-  for (std::size_t i = 0; i < count; ++i) total += weights[i] * decode.totals[at + i];
+  for (std::size_t i = 0; i < count; ++i) total = added(total, weights[i], decode.totals[at + i]);
   const float inverse = 1.0f / total;
   for (std::size_t i = 0; i < count; ++i) weights[i] *= inverse;
   float* sum = decode.sums + at * decode.padded;
   for (std::size_t j = 0; j < decode.padded; j += kLanes) {
     Floats weighted{};
-    for (std::size_t i = 0; i < count; ++i) weighted += load(sum + i * decode.padded + j) * weights[i];
+    for (std::size_t i = 0; i < count; ++i)
+      weighted = added(weighted, load(sum + i * decode.padded + j), broadcast(weights[i]));
     store(sum + j, weighted);
   }
   float* out = args.out + (token * args.heads + head) * args.head_dim;
@@ -148,9 +149,10 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   std::size_t size = queries + partials * (decode.padded + 2) + decode.blocks + kLanes +
                      tasks * (args.heads / args.kv_heads) * kScoreStride;
 #if defined(EDGEKILN_INT8_KV_ATTENTION)
-  const bool quantized = args.key_cache.scales && args.head_dim % kKvStep == 0 && args.head_dim <= kMaxInt8HeadDim;
+  const bool quantized =
+      args.key_cache.scales && args.head_dim % kInt8HeadUnit == 0 && args.head_dim <= kMaxInt8HeadDim;
   const std::size_t quantized_at = size;
-  if (quantized) size += queries / 2 + tokens * args.heads * sizeof(QuantizedQuery) / sizeof(float);
+  if (quantized) size += queries / 2 + tokens * args.heads * sizeof(QuantizedQuery) / sizeof(float) + kInt8HeadUnit;
 #endif
   decode.queries = at_least(scratch, size);
   decode.sums = decode.queries + queries;

@@ -6,7 +6,8 @@
 #include <limits>
 
 #include "kernels/attention.h"
-#include "kernels/vector/vector.h"
+#include "kernels/vector/exponential.h"
+#include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 
@@ -23,14 +24,14 @@ inline void rotate(const AttentionArgs& args, const float* __restrict from, floa
   if (args.interleaved) {
     for (std::size_t pair = 0; pair < half; ++pair) {
       const float x = from[2 * pair], y = from[2 * pair + 1];
-      to[2 * pair] = factor * (x * cosine[pair] - y * sine[pair]);
-      to[2 * pair + 1] = factor * (x * sine[pair] + y * cosine[pair]);
+      to[2 * pair] = factor * subtracted(x * cosine[pair], y, sine[pair]);
+      to[2 * pair + 1] = factor * added(x * sine[pair], y, cosine[pair]);
     }
   } else {
     for (std::size_t pair = 0; pair < half; ++pair) {
       const float x = from[pair], y = from[half + pair];
-      to[pair] = factor * (x * cosine[pair] - y * sine[pair]);
-      to[half + pair] = factor * (x * sine[pair] + y * cosine[pair]);
+      to[pair] = factor * subtracted(x * cosine[pair], y, sine[pair]);
+      to[half + pair] = factor * added(x * sine[pair], y, cosine[pair]);
     }
   }
   for (std::size_t i = 2 * half; i < args.head_dim; ++i) to[i] = factor * from[i];
@@ -102,9 +103,13 @@ inline void append_token(const AttentionArgs& args, float* queries, std::size_t 
 // scores = softcap * tanh(scores / softcap)
 inline void cap_scores(float* scores, std::size_t count, float softcap) {
   const float inverse = 1.0f / softcap;
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(scores + i, tanh_of(load(scores + i) * inverse) * softcap);
-  for (; i < count; ++i) scores[i] = softcap * std::tanh(scores[i] * inverse);
+  const auto cap = [&](float* at) { store(at, tanh_of(load(at) * inverse) * softcap); };
+  const std::size_t whole = count / kLanes * kLanes;
+  for (std::size_t i = 0; i < whole; i += kLanes) cap(scores + i);
+  float last[kLanes] = {};
+  std::copy_n(scores + whole, count - whole, last);
+  cap(last);
+  std::copy_n(last, count - whole, scores + whole);
 }
 
 // The keys of a block that a query attends to: causal attention and the sliding window mask all others.
@@ -127,18 +132,26 @@ inline Floats masked_max(const float* scores, MaskRange range) {
 }
 
 // Replaces scores[0, count) by their weights, e^(score - shift) in the range and 0 outside. Returns the weights' sums,
-// lane by lane.
+// in stripes of which the lanes are left to add.
 inline Floats masked_exp(float* scores, MaskRange range, std::size_t count, float shift) {
-  Floats sum{};
-  std::size_t at = 0;
-  for (; at + kLanes <= range.from; at += kLanes) store(scores + at, Floats{});
-  for (; at < range.to; at += kLanes) {
+  Floats sums[kStripeParts] = {};
+  const auto weigh = [&](std::size_t at, Floats& sum) {
     const Floats weights = apply_mask(exp_of_negative(load(scores + at) - shift), at, range, 0.0f);
     store(scores + at, weights);
     sum += weights;
+  };
+  std::size_t at = 0;
+  for (const std::size_t first = range.from / kStripes * kStripes; at < first; at += kLanes)
+    store(scores + at, Floats{});
+  for (; at + kStripes <= range.to; at += kStripes)
+    for (int part = 0; part < kStripeParts; ++part) weigh(at + part * kLanes, sums[part]);
+  for (Floats& sum : sums) {
+    if (at >= range.to) break;
+    weigh(at, sum);
+    at += kLanes;
   }
   for (; at < count; at += kLanes) store(scores + at, Floats{});
-  return sum;
+  return sum_of_parts(sums);
 }
 
 // The maximum of scores[0, count). Reads up to the end of the last vector.

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "kernels/vector/vector.h"
+#include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 
@@ -34,30 +34,51 @@ inline constexpr int vectors_per_tile(int heads) {
   return heads < 4 ? 4 : 2;
 }
 
-// sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and Keys
-// keys.
+// sums[head][key] = one of the kStripeParts of the dot product of a query and a key, for Heads queries and Keys keys.
 template <int Heads, int Keys, typename Element>
-inline void score_tile(const float* query, const Element* key, std::size_t dim, Floats (*sums)[kLanes]) {
-  Floats sum[Heads][Keys];
+[[gnu::always_inline]] inline void score_part(const float* query, const Element* key, std::size_t dim, int part,
+                                              Floats (&sum)[Heads][Keys]) {
 #pragma GCC unroll 8
   for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 8
     for (int i = 0; i < Keys; ++i) sum[head][i] = Floats{};
-  for (std::size_t j = 0; j < dim; j += kLanes) {
+  for (std::size_t j = part * kLanes; j < dim; j += kStripes) {
     Floats x[Heads];
 #pragma GCC unroll 8
     for (int head = 0; head < Heads; ++head) x[head] = load(query + head * dim + j);
 #pragma GCC unroll 8
     for (int i = 0; i < Keys; ++i) {
-      const Floats part = load(key + i * dim + j);
+      const Floats values = load(key + i * dim + j);
 #pragma GCC unroll 8
-      for (int head = 0; head < Heads; ++head) sum[head][i] = added(sum[head][i], x[head], part);
+      for (int head = 0; head < Heads; ++head) sum[head][i] = added(sum[head][i], x[head], values);
     }
   }
+}
+
+// sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and Keys
+// keys. The registers hold one part of the stripes at a time, so that narrow vectors take as many passes.
+template <int Heads, int Keys, typename Element>
+inline void score_tile(const float* query, const Element* key, std::size_t dim, Floats (*sums)[kLanes]) {
+  Floats sum[Heads][Keys];
+  const auto for_each = [&](auto&& visit) {
 #pragma GCC unroll 8
-  for (int head = 0; head < Heads; ++head)
+    for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 8
-    for (int i = 0; i < Keys; ++i) sums[head][i] = sum[head][i];
+      for (int i = 0; i < Keys; ++i) visit(head, i);
+  };
+  const auto add_part = [&](int part) {
+    Floats other[Heads][Keys];
+    score_part(query, key, dim, part, other);
+    for_each([&](int head, int i) { sum[head][i] += other[head][i]; });
+  };
+  // The order of sum_of_parts().
+  score_part(query, key, dim, 0, sum);
+  if constexpr (kStripeParts == 4) add_part(2);
+  for_each([&](int head, int i) { sums[head][i] = sum[head][i]; });
+  if constexpr (kStripeParts == 1) return;
+  score_part(query, key, dim, 1, sum);
+  if constexpr (kStripeParts == 4) add_part(3);
+  for_each([&](int head, int i) { sums[head][i] += sum[head][i]; });
 }
 
 // scores [heads, keys], rows kScoreStride apart, for up to Heads heads. Overwrites up to the end of each row's last
@@ -139,9 +160,12 @@ void score_keys(const float* query, std::size_t group, const Element* key, std::
   }
   for (std::size_t i = 0; i < keys; ++i) {
     for (std::size_t head = 0; head < group; ++head) {
-      float product = 0.0f;
-      for (std::size_t j = 0; j < dim; ++j) product += query[head * dim + j] * key[i * dim + j];
-      scores[head * kScoreStride + i] = product;
+      float stripes[kStripes] = {};
+      for (std::size_t j = 0; j < dim; ++j)
+        stripes[j % kStripes] = added(stripes[j % kStripes], query[head * dim + j], key[i * dim + j]);
+      Floats parts[kStripeParts];
+      std::memcpy(parts, stripes, sizeof parts);
+      scores[head * kScoreStride + i] = sum_of_stripes(parts);
     }
   }
 }
@@ -161,7 +185,7 @@ void sum_values(const float* weights, std::size_t group, const Element* value, s
     std::fill_n(sum + head * stride, (dim + kLanes - 1) / kLanes * kLanes, 0.0f);
     for (std::size_t k = 0; k < keys; ++k)
       for (std::size_t j = 0; j < dim; ++j)
-        sum[head * stride + j] += weights[head * kScoreStride + k] * value[k * dim + j];
+        sum[head * stride + j] = added(sum[head * stride + j], weights[head * kScoreStride + k], value[k * dim + j]);
   }
 }
 

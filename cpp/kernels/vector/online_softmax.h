@@ -20,7 +20,7 @@ inline void online_softmax(float* scores, std::size_t stride, const MaskRange* r
   const Floats rescale = now > before ? exp_of_negative(before - now) : broadcast(1.0f);
   store(maximum, now);
   for (int i = 0; i < kLanes; ++i) rows[i] = masked_exp(scores + i * stride, ranges[i], count, maximum[i]);
-  store(total, load(total) * rescale + sums(rows));
+  store(total, added(sums(rows), load(total), rescale));
   for (int i = 0; i < kLanes; ++i) {
     if (rescale[i] == 1.0f) continue;
     for (std::size_t j = 0; j < width; j += kLanes)

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kernels/vector/for_each_row.h"
-#include "kernels/vector/vector.h"
+#include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -17,12 +17,18 @@ void add_bias(const float* from, const float* bias, float* to, std::size_t width
 
 // to = from / sqrt(mean(from^2) + epsilon) * gamma
 void rms_norm(const float* from, const float* gamma, float epsilon, float* to, std::size_t width) {
-  const std::size_t whole = width / kLanes * kLanes;
-  Floats squares{};
-  float rest = 0.0f;
-  for (std::size_t i = 0; i < whole; i += kLanes) squares += load(from + i) * load(from + i);
-  for (std::size_t i = whole; i < width; ++i) rest += from[i] * from[i];
-  const float mean = (sum_of_lanes(squares) + rest) / static_cast<float>(width);
+  const std::size_t whole = width / kStripes * kStripes;
+  Floats squares[kStripeParts] = {};
+  const auto add = [&](const float* x) {
+    for (int part = 0; part < kStripeParts; ++part, x += kLanes) squares[part] = added(squares[part], load(x), load(x));
+  };
+  for (std::size_t i = 0; i < whole; i += kStripes) add(from + i);
+  if (whole < width) {
+    float last[kStripes] = {};
+    std::copy(from + whole, from + width, last);
+    add(last);
+  }
+  const float mean = sum_of_stripes(squares) / static_cast<float>(width);
   const float inverse = 1.0f / std::sqrt(mean + epsilon);
   for (std::size_t i = 0; i < whole; i += kLanes) store(to + i, load(from + i) * inverse * load(gamma + i));
   for (std::size_t i = whole; i < width; ++i) to[i] = from[i] * inverse * gamma[i];

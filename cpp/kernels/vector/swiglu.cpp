@@ -1,23 +1,24 @@
 #include "kernels/swiglu.h"
 
-#include <cmath>
+#include <algorithm>
 
+#include "kernels/vector/exponential.h"
 #include "kernels/vector/for_each_row.h"
-#include "kernels/vector/vector.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 // Of one token.
 void swiglu_token(const float* gate, const float* up, float* out, std::size_t width) {
-  std::size_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    const Floats x = load(gate + i);
-    // e^-|x| cannot overflow.
-    const Floats e = exp_of_negative(x < 0.0f ? x : -x);
-    store(out + i, x * load(up + i) * (x < 0.0f ? e : broadcast(1.0f)) / (1.0f + e));
-  }
-  for (; i < width; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+  const auto gated = [](Floats x, Floats y) { return x * y / one_plus_exp_minus(x); };
+  const std::size_t whole = width / kLanes * kLanes, rest = width - whole;
+  for (std::size_t i = 0; i < whole; i += kLanes) store(out + i, gated(load(gate + i), load(up + i)));
+  if (!rest) return;
+  float last[2][kLanes] = {};
+  std::copy_n(gate + whole, rest, last[0]);
+  std::copy_n(up + whole, rest, last[1]);
+  store(last[0], gated(load(last[0]), load(last[1])));
+  std::copy_n(last[0], rest, out + whole);
 }
 
 }  // namespace

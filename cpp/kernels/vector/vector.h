@@ -70,20 +70,60 @@ inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof valu
 
 inline Floats broadcast(float value) { return value - Floats{}; }
 
-inline Floats added(Floats sum, Floats a, Floats b) { return sum + a * b; }
+// sum + a * b, rounded once where the processor has fused multiply-adds, which all instruction sets but "portable" on
+// x86 do. Explicit, as it decides the bits: whether a compiler contracts an expression depends on its surroundings.
+inline Floats added(Floats sum, Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_fmadd_ps(a, b, sum));
+#elif defined(__FMA__)
+  return reinterpret_cast<Floats>(_mm256_fmadd_ps(a, b, sum));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vfmaq_f32(sum, a, b));
+#else
+  return sum + a * b;
+#endif
+}
+
+inline float added(float sum, float a, float b) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, sum);
+#else
+  return sum + a * b;  // without the instruction, fmaf() is a function of many
+#endif
+}
+
+// sum - a * b, likewise.
+inline Floats subtracted(Floats sum, Floats a, Floats b) { return added(sum, -a, b); }
+inline float subtracted(float sum, float a, float b) { return added(sum, -a, b); }
 
 inline Floats plus(Floats a, Floats b) { return a + b; }
 
 inline Floats magnitude(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & 0x7fffffff); }
 
-// a > b ? a : b, which is MAXPS. With intrinsics: GCC 12 makes a comparison and a masked load of it.
+// a > b ? a : b, which is MAXPS; on Arm NaN where either is. With intrinsics: GCC 12 makes a comparison and a masked
+// load of it.
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(_mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
 #elif defined(__AVX2__)
   return reinterpret_cast<Floats>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vmaxq_f32(a, b));
 #else
   return a > b ? a : b;
+#endif
+}
+
+// a < b ? a : b, likewise.
+inline Floats smaller(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_min_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vminq_f32(a, b));
+#else
+  return a < b ? a : b;
 #endif
 }
 
@@ -159,37 +199,6 @@ inline void store(std::int8_t* to, Floats value) {
   const Floats clamped = value < low ? low : (value > high ? high : value);
   const Bytes bytes = __builtin_convertvector(__builtin_convertvector(nearest(clamped), Ints), Bytes);
   std::memcpy(to, &bytes, sizeof bytes);
-}
-
-// e^x for x <= 0 with an error of at most 2 ulp; 0 where e^x would be subnormal.
-//
-// Range reduction by Cody and Waite, x = n ln 2 + r with |r| <= ln 2 / 2 and ln 2 in two parts, then the Taylor
-// polynomial of e^r of degree 6, whose remainder is below 2^-24 there.
-inline Floats exp_of_negative(Floats x) {
-  const Floats lowest = broadcast(-87.0f);
-  const Floats clamped = larger(x, lowest);
-  const Floats n = nearest(clamped * 1.44269504f);
-  Floats r = clamped - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Floats p = broadcast(1.0f / 720);
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Ints bits = (__builtin_convertvector(n, Ints) + 127) << 23;
-  Floats power;
-  std::memcpy(&power, &bits, sizeof power);
-  return x < lowest ? Floats{} : p * power;
-}
-
-// tanh(|x|) = (1 - e^-2|x|) / (1 + e^-2|x|)
-inline Floats tanh_of(Floats x) {
-  const Floats size = x < 0.0f ? -x : x;
-  const Floats e = exp_of_negative(size * -2.0f);
-  const Floats t = (1.0f - e) / (1.0f + e);
-  return x < 0.0f ? -t : t;
 }
 
 namespace detail {

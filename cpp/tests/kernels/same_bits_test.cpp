@@ -1,0 +1,292 @@
+// Kernels give the same bits on every instruction set with fused multiply-adds, x86 or Arm, which docs/performance.md
+// promises: their outputs for fixed inputs have fixed hashes.
+//
+// Inputs come from integers, as the libraries of two systems need not agree on distributions. A change of a kernel's
+// rounding or order of sums changes its hash for all instruction sets; the failed check shows the new one.
+#include <doctest/doctest.h>
+
+#include <bit>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "tested_kernels.h"
+
+namespace {
+
+using edgekiln::KernelTable;
+
+// Portable code has no fused multiply-adds on x86.
+std::vector<KernelTable> compared_kernels() {
+  std::vector<KernelTable> tables = tested_kernels();
+  std::erase_if(tables, [](const KernelTable& table) { return std::string_view(table.instruction_set) == "portable"; });
+  return tables;
+}
+
+class Numbers {
+ public:
+  std::uint32_t next() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<std::uint32_t>(state_ >> 33);
+  }
+  template <typename Integer>
+  std::vector<Integer> integers(std::size_t count) {
+    std::vector<Integer> values(count);
+    for (Integer& value : values) value = static_cast<Integer>(next());
+    return values;
+  }
+  // Sums of three uniform numbers, in (-3 * spread, 3 * spread).
+  std::vector<float> floats(std::size_t count, float spread = 1.0f) {
+    std::vector<float> values(count);
+    for (float& value : values) {
+      std::int32_t sum = 0;
+      for (int i = 0; i < 3; ++i) sum += static_cast<std::int32_t>(next() >> 10) - (1 << 20);
+      value = static_cast<float>(sum) * (spread / (1 << 20));
+    }
+    return values;
+  }
+  std::vector<float> scales(std::size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = static_cast<float>(next() % 48 + 16) * 0x1p-12f;
+    return values;
+  }
+
+ private:
+  std::uint64_t state_ = 1;
+};
+
+// FNV-1a of 64 bits, with a whole value a step.
+class Hash {
+ public:
+  void add(const std::vector<float>& values) {
+    for (const float value : values) add(std::bit_cast<std::uint32_t>(value));
+  }
+  void add(const std::vector<std::int8_t>& values) {
+    for (const std::int8_t value : values) add(static_cast<std::uint8_t>(value));
+  }
+  void add(std::uint64_t value) { value_ = (value_ ^ value) * 0x100000001b3u; }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  std::uint64_t value_ = 0xcbf29ce484222325u;
+};
+
+std::uint64_t skip_rms_norms(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t width : {5, 24, 100, 576}) {
+    Numbers numbers;
+    constexpr std::size_t kTokens = 3;
+    const std::vector<float> a = numbers.floats(kTokens * width), b = numbers.floats(kTokens * width),
+                             gamma = numbers.floats(width), bias = numbers.floats(width);
+    std::vector<float> out(a.size()), sum(a.size());
+    for (const float* with : {static_cast<const float*>(nullptr), bias.data()}) {
+      kernels.skip_rms_norm({kTokens, width, a.data(), b.data(), gamma.data(), with, 1e-5f, out.data(), sum.data()},
+                            edgekiln::kSerial);
+      hash.add(out);
+      hash.add(sum);
+    }
+  }
+  return hash.value();
+}
+
+std::uint64_t qkv_prologues(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t dim : {8, 40, 64, 80}) {
+    Numbers numbers;
+    edgekiln::QkvPrologueArgs args{};
+    args.tokens = 2;
+    args.heads = 3;
+    args.kv_heads = 1;
+    args.head_dim = dim;
+    const std::vector<float> from = numbers.floats(args.tokens * args.width()), bias = numbers.floats(args.width()),
+                             gammas = numbers.floats(2 * dim);
+    std::vector<float> to(from.size());
+    args.from = from.data();
+    args.to = to.data();
+    args.gammas[0] = gammas.data();
+    args.gammas[1] = gammas.data() + dim;
+    args.epsilon = 1e-6f;
+    for (const float* with : {static_cast<const float*>(nullptr), bias.data()}) {
+      args.bias = with;
+      kernels.qkv_prologue(args, edgekiln::kSerial);
+      hash.add(to);
+    }
+  }
+  return hash.value();
+}
+
+std::uint64_t swiglus(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t width : {3, 37, 576}) {
+    Numbers numbers;
+    constexpr std::size_t kTokens = 3;
+    const std::vector<float> gate_up = numbers.floats(kTokens * 2 * width, 40.0f);
+    std::vector<float> out(kTokens * width);
+    kernels.swiglu({kTokens, width, gate_up.data(), out.data()}, edgekiln::kSerial);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
+struct AttentionCase {
+  std::size_t length, past, head_dim;
+  float softcap = 0.0f;
+  std::size_t window = 0;
+  bool interleaved = false;
+};
+
+std::uint64_t attention(const KernelTable& kernels, const AttentionCase& c, bool int8) {
+  Numbers numbers;
+  constexpr std::size_t kHeads = 6, kKvHeads = 2;
+  const std::size_t capacity = c.past + c.length, dim = c.head_dim, stride = (kHeads + 2 * kKvHeads) * dim;
+  const std::size_t cached = kKvHeads * capacity * dim;
+  const std::vector<float> qkv = numbers.floats(c.length * stride), cosine = numbers.floats(capacity * dim / 2, 0.3f),
+                           sine = numbers.floats(capacity * dim / 2, 0.3f), scales = numbers.scales(kKvHeads * dim);
+  std::vector<float> keys = numbers.floats(cached), values = numbers.floats(cached), out(c.length * kHeads * dim);
+  std::vector<std::int8_t> key_codes = numbers.integers<std::int8_t>(cached),
+                           value_codes = numbers.integers<std::int8_t>(cached);
+  const auto last = static_cast<std::int32_t>(capacity - 1);
+  edgekiln::AttentionArgs args{};
+  args.batch = 1;
+  args.length = c.length;
+  args.heads = kHeads;
+  args.kv_heads = kKvHeads;
+  args.head_dim = dim;
+  args.capacity = capacity;
+  args.set_packed_qkv(qkv.data(), stride);
+  args.key_cache =
+      int8 ? edgekiln::CacheTensor{key_codes.data(), scales.data()} : edgekiln::CacheTensor{keys.data(), nullptr};
+  args.value_cache =
+      int8 ? edgekiln::CacheTensor{value_codes.data(), scales.data()} : edgekiln::CacheTensor{values.data(), nullptr};
+  args.last_position = &last;
+  args.cosine = cosine.data();
+  args.sine = sine.data();
+  args.rotary_dim = dim;
+  args.interleaved = c.interleaved;
+  args.scale = 0.125f;
+  args.softcap = c.softcap;
+  args.window = c.window;
+  args.out = out.data();
+  edgekiln::Scratch scratch;
+  kernels.attention(args, edgekiln::kSerial, scratch);
+  Hash hash;
+  hash.add(out);
+  hash.add(keys);
+  hash.add(key_codes);
+  hash.add(value_codes);
+  return hash.value();
+}
+
+std::uint64_t attentions(const KernelTable& kernels, bool int8) {
+  Hash hash;
+  for (const AttentionCase& c : {AttentionCase{1, 0, 64},
+                                 {1, 150, 64},
+                                 {5, 70, 64},
+                                 {9, 3, 64},
+                                 {140, 0, 64},
+                                 {20, 200, 64},
+                                 {1, 90, 24},
+                                 {1, 90, 37},
+                                 {1, 90, 48},
+                                 {1, 90, 80},
+                                 {1, 90, 128},
+                                 {1, 90, 256},
+                                 {12, 40, 40},
+                                 {12, 40, 37},
+                                 {12, 40, 80},
+                                 {1, 90, 64, 30.0f},
+                                 {30, 90, 64, 30.0f, 50},
+                                 {1, 90, 64, 0.0f, 33, true},
+                                 {200, 0, 16, 0.0f, 33, true}})
+    hash.add(attention(kernels, c, int8));
+  return hash.value();
+}
+
+// Below the prefill of 4-bit weights, whose rounding differs.
+std::uint64_t nbits_gemms(const KernelTable& kernels) {
+  constexpr std::size_t kK = 320, kN = 43, kGroup = 64, kGroups = kK / kGroup;
+  Hash hash;
+  for (const int bits : {4, 8})
+    for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
+                              edgekiln::WeightScheme::kGroupBias}) {
+      Numbers numbers;
+      const auto codes = numbers.integers<std::uint8_t>(kN * kK * bits / 8);
+      const auto zeros = numbers.integers<std::uint8_t>(kN * (kGroups * bits + 7) / 8);
+      const std::vector<float> scales = numbers.scales(kN * kGroups), biases = numbers.floats(kN * kGroups);
+      edgekiln::MatMulNBitsArgs weight{};
+      weight.k = kK;
+      weight.n = kN;
+      weight.group_size = kGroup;
+      weight.bits = bits;
+      weight.codes = codes.data();
+      weight.scales = scales.data();
+      if (scheme == edgekiln::WeightScheme::kZeroPoints) weight.zero_points = zeros.data();
+      if (scheme == edgekiln::WeightScheme::kGroupBias) weight.group_bias = biases.data();
+      const edgekiln::PackedNBits packed = edgekiln::pack_nbits(weight);
+      for (const std::size_t m : {1, 8, 15}) {
+        const std::vector<float> a = numbers.floats(m * kK);
+        std::vector<float> out(m * kN);
+        edgekiln::Scratch scratch;
+        kernels.nbits_gemm(packed, a.data(), m, out.data(), edgekiln::kSerial, scratch);
+        hash.add(out);
+      }
+    }
+  return hash.value();
+}
+
+std::uint64_t int8_gemms(const KernelTable& kernels) {
+  constexpr std::size_t kK = 323, kN = 43;
+  Numbers numbers;
+  const auto codes = numbers.integers<std::int8_t>(kK * kN);
+  const std::vector<float> scales = numbers.scales(kN);
+  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN);
+  Hash hash;
+  for (const std::size_t m : {1, 8, 45}) {
+    const std::vector<float> a = numbers.floats(m * kK);
+    std::vector<float> out(m * kN);
+    edgekiln::Scratch scratch;
+    kernels.per_token_int8_gemm(weight, a.data(), m, out.data(), edgekiln::kSerial, scratch);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
+std::uint64_t two_pass_lm_heads(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t k : {32, 96, 160, 576}) {
+    constexpr std::size_t kN = 300, kTokens = 3;
+    Numbers numbers;
+    const auto codes = numbers.integers<std::uint8_t>(kN * k);
+    const std::vector<float> scales = numbers.scales(kN * k / 32), a = numbers.floats(kTokens * k);
+    edgekiln::MatMulNBitsArgs weight{};
+    weight.k = k;
+    weight.n = kN;
+    weight.group_size = 32;
+    weight.bits = 8;
+    weight.codes = codes.data();
+    weight.scales = scales.data();
+    const auto packed = edgekiln::pack_lm_head(weight, 20.0f);
+    REQUIRE(packed);
+    std::vector<float> out(kTokens * kN);
+    edgekiln::Scratch scratch;
+    kernels.two_pass_lm_head(*packed, a.data(), kTokens, out.data(), edgekiln::kSerial, scratch);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
+}  // namespace
+
+TEST_CASE("every instruction set gives the same bits") {
+  for (const KernelTable& kernels : compared_kernels()) {
+    INFO(kernels.instruction_set);
+    CHECK(skip_rms_norms(kernels) == 0xf0d679e46eff3b83u);
+    CHECK(qkv_prologues(kernels) == 0x73fe442392108918u);
+    CHECK(swiglus(kernels) == 0xdfc11198eee5d187u);
+    CHECK(attentions(kernels, false) == 0x6c9d00c7d1661a5bu);
+    CHECK(attentions(kernels, true) == 0xe8f80f57900456bbu);
+    CHECK(nbits_gemms(kernels) == 0x8a7e8eddd121f424u);
+    CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);
+    if (kernels.two_pass_lm_head) CHECK(two_pass_lm_heads(kernels) == 0xe7708079b997e541u);
+  }
+}
