@@ -15,16 +15,4 @@ inline void sdot_lane(int32x4_t& sum, int8x16_t weights, int8x16_t codes) {
 #endif
 }
 
-#if defined(__ARM_FEATURE_MATMUL_INT8)
-// The same with unsigned weights.
-template <int Lane>
-inline void usdot_lane(int32x4_t& sum, int8x16_t weights, int8x16_t codes) {
-#if defined(__clang__)
-  sum = vusdotq_laneq_s32(sum, vreinterpretq_u8_s8(weights), codes, Lane);
-#else
-  asm("usdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(weights), "w"(codes), "i"(Lane));
-#endif
-}
-#endif
-
 }  // namespace edgekiln::EDGEKILN_ISA

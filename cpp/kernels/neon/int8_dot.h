@@ -1,7 +1,7 @@
 // Int8 dot products of NEON with FEAT_DotProd; see packed/int8_dot.h.
 //
 // SDOT multiplies signed bytes and adds four products to each int32 lane: activation codes need no zero point, and
-// weight codes of 8 bits become signed by subtracting 128. USDOT of FEAT_I8MM multiplies them as they are.
+// weight codes of 8 bits are packed less 128 (kPackedZero).
 #pragma once
 
 #include "kernels/matmul_nbits.h"
@@ -29,34 +29,19 @@ inline QuantizedBlock quantize_block(const float* a) {
   return {codes, largest / 127.0f, sum};
 }
 
-#if defined(__ARM_FEATURE_MATMUL_INT8)
-inline constexpr bool kMultipliesUnsigned = true;
-#else
-inline constexpr bool kMultipliesUnsigned = false;
-#endif
-
 template <int Bits>
 struct NBitsDot {
   using Weights = int8x16_t;
   using Sum = int32x4_t;
-  static constexpr bool kUnsigned = Bits == 8 && kMultipliesUnsigned;
 
-  // The codes; of 8 bits less 128, if they have to be signed.
-  static Weights weights(Bytes codes) {
-    const auto bytes = reinterpret_cast<int8x16_t>(codes);
-    return Bits == 4 || kUnsigned ? bytes : veorq_s8(bytes, vdupq_n_s8(-128));
-  }
+  static Weights weights(Bytes codes) { return reinterpret_cast<int8x16_t>(codes); }
   static std::int32_t compensation(BlockCodes, std::int32_t sum, bool zero_points) {
     if constexpr (Bits == 4) return zero_points ? 0 : -8 * sum;
-    if constexpr (kUnsigned) return zero_points ? 0 : -128 * sum;
-    return zero_points ? 128 * sum : 0;
+    return zero_points ? kPackedZero * sum : 0;
   }
   static Sum start(std::int32_t compensation) { return vdupq_n_s32(compensation); }
   template <int Lane>
   static void add_lane(Sum& sum, Weights weights, int8x16_t codes) {
-#if defined(__ARM_FEATURE_MATMUL_INT8)
-    if constexpr (kUnsigned) return usdot_lane<Lane>(sum, weights, codes);
-#endif
     sdot_lane<Lane>(sum, weights, codes);
   }
   static Floats finish(Sum sum) { return reinterpret_cast<Floats>(vcvtq_f32_s32(sum)); }

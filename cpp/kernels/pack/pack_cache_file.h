@@ -10,7 +10,7 @@ namespace edgekiln {
 
 // Increase it when a packed layout, the identity of a weight or this file changes: files of other versions are ignored
 // and replaced.
-inline constexpr std::uint32_t kPackCacheVersion = 1;
+inline constexpr std::uint32_t kPackCacheVersion = 2;
 
 // Names what a packed weight was made from, and how; see packed_weight_id.h.
 struct PackedWeightId {

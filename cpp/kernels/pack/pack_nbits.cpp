@@ -10,6 +10,7 @@ namespace edgekiln {
 namespace {
 
 constexpr std::size_t kLane = sizeof(std::uint32_t);  // bytes of a column in one vector
+constexpr std::uint32_t kSigns = kPackedZero * 0x01010101u;
 
 void store_param(const PackedNBits& weight, std::uint8_t* to, std::size_t lane, float value, Float16 float16) {
   if (weight.float16_params) {
@@ -24,8 +25,12 @@ void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::si
   const std::size_t lane = column % kPanelWidth, vectors = args.group_size * args.bits / 8 / kLane;
   for (std::size_t group = 0; group < args.groups(); ++group, block += weight.block_bytes()) {
     const std::uint8_t* codes = args.codes + column * args.column_bytes() + group * vectors * kLane;
-    for (std::size_t vector = 0; vector < vectors; ++vector)
-      std::memcpy(block + (vector * kPanelWidth + lane) * kLane, codes + vector * kLane, kLane);
+    for (std::size_t vector = 0; vector < vectors; ++vector) {
+      std::uint32_t four;
+      std::memcpy(&four, codes + vector * kLane, kLane);
+      if (args.bits == 8) four ^= kSigns;
+      std::memcpy(block + (vector * kPanelWidth + lane) * kLane, &four, kLane);
+    }
     const std::size_t at = column * args.groups() + group;
     std::uint8_t* scales = block + weight.codes_bytes();
     store_param(weight, scales, lane, args.scales[at], weight.float16_params ? args.float16_scales[at] : Float16{});

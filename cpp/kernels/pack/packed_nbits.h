@@ -9,7 +9,7 @@
 //   4 bits  | 01  23  45  67  for k 0..7  | ... | ...          |   64 bytes = one vector: byte "01" has the code of
 //           | 89  ab  cd  ef  for k 8..15 | ... | ...          |   k = 0 in its low and of k = 1 in its high nibble
 //             ...
-//   8 bits  | k0  k1  k2  k3              | ... | ...          |   64 bytes = one VPDPBUSD operand
+//   8 bits  | k0  k1  k2  k3              | ... | ...          |   64 bytes = one VPDPBUSD operand; less kPackedZero
 //             ...
 //           +--------------+--------------+-----+--------------+
 //           | 16 scales, float16 or float                      |
@@ -33,6 +33,13 @@ namespace edgekiln {
 struct PackPlace;  // pack_place.h
 
 inline constexpr std::size_t kPanelWidth = 16;
+
+// Subtracted from 8-bit codes where they are packed: VPDPBUSD multiplies unsigned bytes, SDOT signed ones.
+#if defined(__aarch64__)
+inline constexpr int kPackedZero = 128;
+#else
+inline constexpr int kPackedZero = 0;
+#endif
 
 struct PackedNBits {
   std::size_t k, n, group_size;

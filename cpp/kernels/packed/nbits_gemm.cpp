@@ -87,7 +87,8 @@ void dequantize(const PackedNBits& weight, std::size_t column, std::size_t count
       for (int part = 0; part < kPanelVectors; ++part) {
         Ints four;
         std::memcpy(&four, block + (within / 4 * kPanelVectors + part) * sizeof four, sizeof four);
-        const Floats codes = __builtin_convertvector(four >> static_cast<int>(within % 4 * 8) & 255, Floats);
+        const Floats codes =
+            __builtin_convertvector((four >> static_cast<int>(within % 4 * 8) ^ kPackedZero) & 255, Floats);
         const GroupParams<HasFloat16> params(weight, block, part * kLanes);
         store(to + k * kFloatColumns + at + part * kLanes, added(params.bias, codes - midpoint, params.scale));
       }
