@@ -2,6 +2,7 @@
 // a lane of which multiplies four values of k of the four columns in a vector of weights. For NEON.
 #pragma once
 
+#include "kernels/neon/nbits_gemv.h"
 #include "kernels/packed/nbits_tile.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -104,57 +105,13 @@ class GroupLoader {
   float code_offset_, zero_point_scale_;
 };
 
-// One token times one panel of 4-bit codes in groups of kBlock, with group biases or symmetric: most of decoding. In
-// the order of nbits_tile_by_lane(), whose result it has to the bit.
-template <bool HasFloat16, bool HasGroupBias>
-void nbits_gemv_panel(const NBitsGemmArgs& args, std::size_t panel) {
-  using Param = std::conditional_t<HasFloat16, Float16, float>;
-  const PackedNBits& weight = args.weight;
-  const std::size_t block_bytes = weight.block_bytes(), groups = args.groups;
-  const float code_offset = weight.code_offset;
-  const std::int8_t* a = args.codes;
-  const std::int32_t* compensation = args.compensation;
-  const float *scales = args.scales, *group_sums = args.sums;
-  const std::uint8_t* block = weight.panel(panel);
-  float32x4_t totals[1][4] = {};
-  for (std::size_t group = 0; group < groups; ++group, a += kBlock, block += block_bytes) {
-    const auto* params = reinterpret_cast<const Param*>(block + kBlock * kPanelWidth / 2);
-    int32x4_t sums[1][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) sums[0][j] = vdupq_n_s32(compensation[group]);
-    const int8x16_t first[1] = {vld1q_s8(a)}, second[1] = {vld1q_s8(a + 16)};
-    detail::add_16<4>(sums, first, block);
-    detail::add_16<4>(sums, second, block + 8 * kPanelWidth);
-    Floats group_scales[4], biases[4];
-    load_params(params, group_scales);
-    if constexpr (HasGroupBias) load_params(params + kPanelWidth, biases);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      totals[0][j] = vfmaq_f32(totals[0][j], vcvtq_f32_s32(sums[0][j]), vmulq_n_f32(group_scales[j], scales[group]));
-      if constexpr (!HasGroupBias) {
-        biases[j] = group_scales[j] * code_offset;
-      } else if constexpr (HasFloat16) {
-        biases[j] = vfmaq_n_f32(biases[j], group_scales[j], 8.0f);
-      }
-      totals[0][j] = vfmaq_n_f32(totals[0][j], biases[j], group_sums[group]);
-    }
-  }
-  Floats results[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) results[j] = totals[0][j];
-  for (int j = 0; j < 4; ++j) store_columns(args.out, weight.n, panel * kPanelWidth + j * kLanes, results[j]);
-}
-
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes) of one panel.
 template <int Bits, bool HasFloat16, int TileM, int Vectors>
 void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   const PackedNBits& weight = args.weight;
-  if constexpr (Bits == 4 && TileM == 1 && Vectors == 4) {
-    if (args.m == 1 && weight.group_size == kBlock && weight.scheme != WeightScheme::kZeroPoints) {
-      auto* const gemv = weight.scheme == WeightScheme::kGroupBias ? nbits_gemv_panel<HasFloat16, true>
-                                                                   : nbits_gemv_panel<HasFloat16, false>;
-      return gemv(args, column / kPanelWidth);
-    }
+  if constexpr (TileM == 1 && Vectors == kPanelVectors) {
+    using Param = std::conditional_t<HasFloat16, Float16, float>;
+    if (auto* const gemv = nbits_gemv_panel_for<Bits, Param>(args)) return gemv(args, column / kPanelWidth);
   }
   const std::size_t blocks_per_group = weight.group_size / kBlock, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, m = args.m, n = weight.n, first = column % kPanelWidth, groups = args.groups;

@@ -6,8 +6,10 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "kernels/common/float16.h"
 #include "tested_kernels.h"
 
 namespace {
@@ -32,9 +34,15 @@ int wrong_tokens(const Multiply& multiply) {
   return wrong;
 }
 
+std::vector<edgekiln::Float16> to_float16(const std::vector<float>& values) {
+  std::vector<edgekiln::Float16> result;
+  for (const float value : values) result.push_back(*edgekiln::exact_float16(edgekiln::round_to_float16(value)));
+  return result;
+}
+
 }  // namespace
 
-TEST_CASE("n-bit GEMV gives each token the bits that it gets alone") {
+TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Param, float, edgekiln::Float16) {
   std::mt19937 generator(5);
   for (const int bits : {4, 8}) {
     for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
@@ -56,6 +64,11 @@ TEST_CASE("n-bit GEMV gives each token the bits that it gets alone") {
       args.scales = scales.data();
       if (scheme == edgekiln::WeightScheme::kZeroPoints) args.zero_points = zeros.data();
       if (scheme == edgekiln::WeightScheme::kGroupBias) args.group_bias = biases.data();
+      const std::vector<edgekiln::Float16> float16_scales = to_float16(scales), float16_min = to_float16(biases);
+      if (std::is_same_v<Param, edgekiln::Float16>) {
+        args.float16_scales = float16_scales.data();
+        args.float16_min = float16_min.data();
+      }
       const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
       for (const edgekiln::KernelTable& kernels : tested_kernels()) {
         if (!kernels.nbits_gemm) continue;
