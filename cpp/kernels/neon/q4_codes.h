@@ -14,50 +14,24 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-// Codes in v4, v5 and v6, v7: of four columns each, 16 values of k. Their low nibbles become indices there, their high
-// nibbles in the operands odd0 .. odd3, whose own high nibbles stay as they are. With SMMLA each register has the codes
-// of two columns, else of four.
+// Of codes in v4, v5 and v6, v7: of four columns each, 8 values of k in a register. Their low nibbles become indices
+// there, their high nibbles in the operands odd0 .. odd3, whose own high nibbles stay as they are. SMMLA takes two
+// columns a register, into which ST2 sorts what two registers have of them.
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-
-inline constexpr std::uint8_t kTableOfByte[16] = {0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16};
-
-#define EDGEKILN_LOAD_CODES         \
-  "ldp q0, q1, [%[codes]], #64\n\t" \
-  "ldp q2, q3, [%[codes]], #64\n\t" \
-  "zip1 v4.4s, v0.4s, v2.4s\n\t"    \
-  "zip2 v5.4s, v0.4s, v2.4s\n\t"    \
-  "zip1 v6.4s, v1.4s, v3.4s\n\t"    \
-  "zip2 v7.4s, v1.4s, v3.4s\n\t"
-
-#define EDGEKILN_SELECT                             \
-  "tbl v0.16b, {v16.16b, v17.16b}, v4.16b\n\t"      \
-  "tbl v1.16b, {v18.16b, v19.16b}, v5.16b\n\t"      \
-  "tbl v2.16b, {v16.16b, v17.16b}, %[odd0].16b\n\t" \
-  "tbl v3.16b, {v18.16b, v19.16b}, %[odd1].16b\n\t" \
-  "tbl v4.16b, {v20.16b, v21.16b}, v6.16b\n\t"      \
-  "tbl v5.16b, {v22.16b, v23.16b}, v7.16b\n\t"      \
-  "tbl v6.16b, {v20.16b, v21.16b}, %[odd2].16b\n\t" \
-  "tbl v7.16b, {v22.16b, v23.16b}, %[odd3].16b\n\t"
-
+#define EDGEKILN_SELECT_AND_STORE(r0, r1, r2, r3, table, low0, low1, odd0, odd1, to) \
+  EDGEKILN_TBL(r0, table, low0)                                                      \
+  EDGEKILN_TBL(r1, table, low1)                                                      \
+  EDGEKILN_TBL(r2, table, odd0)                                                      \
+  EDGEKILN_TBL(r3, table, odd1) "st2 {" r0 ".4s, " r1 ".4s}, [%[" to                 \
+                                "]], #32\n\t"                                        \
+                                "st2 {" r2 ".4s, " r3 ".4s}, [%[" to "]], #32\n\t"
 #else
-
-inline constexpr std::uint8_t kTableOfByte[16] = {0, 0, 0, 0, 16, 16, 16, 16, 32, 32, 32, 32, 48, 48, 48, 48};
-
-#define EDGEKILN_LOAD_CODES         \
-  "ldp q4, q6, [%[codes]], #64\n\t" \
-  "ldp q5, q7, [%[codes]], #64\n\t"
-
-#define EDGEKILN_SELECT                            \
-  "tbl v0.16b, {v16.16b-v19.16b}, v4.16b\n\t"      \
-  "tbl v1.16b, {v16.16b-v19.16b}, %[odd0].16b\n\t" \
-  "tbl v2.16b, {v16.16b-v19.16b}, v5.16b\n\t"      \
-  "tbl v3.16b, {v16.16b-v19.16b}, %[odd1].16b\n\t" \
-  "tbl v4.16b, {v20.16b-v23.16b}, v6.16b\n\t"      \
-  "tbl v5.16b, {v20.16b-v23.16b}, %[odd2].16b\n\t" \
-  "tbl v6.16b, {v20.16b-v23.16b}, v7.16b\n\t"      \
-  "tbl v7.16b, {v20.16b-v23.16b}, %[odd3].16b\n\t"
-
+#define EDGEKILN_SELECT_AND_STORE(r0, r1, r2, r3, table, low0, low1, odd0, odd1, to) \
+  EDGEKILN_TBL(r0, table, low0)                                                      \
+  EDGEKILN_TBL(r1, table, odd0)                                                      \
+  EDGEKILN_TBL(r2, table, low1) EDGEKILN_TBL(r3, table, odd1) "st1 {" r0 ".16b-" r3 ".16b}, [%[" to "]], #64\n\t"
 #endif
+#define EDGEKILN_TBL(result, table, indices) "tbl " result ".16b, {" table "}, " indices ".16b\n\t"
 
 // What requantize_codes() keeps in registers.
 struct CodeConstants {
@@ -69,6 +43,7 @@ struct CodeConstants {
     low = vld1q_s16(kCodes);
     high = vld1q_s16(kCodes + 8);
     nibble = vdupq_n_u8(15);
+    static constexpr std::uint8_t kTableOfByte[16] = {0, 0, 0, 0, 16, 16, 16, 16, 32, 32, 32, 32, 48, 48, 48, 48};
     table = vld1q_u8(kTableOfByte);
     odd[0] = odd[1] = odd[2] = odd[3] = table;
     // Not to be loaded again before each use.
@@ -76,47 +51,69 @@ struct CodeConstants {
   }
 };
 
-// Requantizes the codes of eight columns of a group, in rows of 16 columns, to two strips. group_size is a multiple of
-// 32.
-[[gnu::always_inline]] inline void requantize_codes(const std::uint8_t* codes, std::size_t group_size,
-                                                    int16x8_t factors, int16x8_t starts, CodeConstants& constants,
-                                                    std::int8_t* left, std::int8_t* right) {
-  const std::uint8_t* const end = codes + group_size * kPanelWidth / 2;
+// Of eight columns of a group: a weight is scale * code + min.
+struct EightSteps {
+  float32x4_t scale[2], min[2];
+};
+
+// Added to a float, it leaves the nearest integer in the low 16 bits; to mins 128 more, which rounds.
+inline constexpr float kToInt16 = 12582912.0f;  // 1.5 * 2^23
+inline constexpr float kSumsToInt16[16] = {kToInt16,          kToInt16,          kToInt16,          kToInt16,
+                                           kToInt16,          kToInt16,          kToInt16,          kToInt16,
+                                           kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f,
+                                           kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f};
+
+// Requantizes eight of the 16 columns of a group, whose rows are `bytes`, to two strips, in steps of 256 / inverse.
+// Advances all pointers. `bytes` is a multiple of those of 32 values of k.
+[[gnu::always_inline]] inline void requantize_codes(const std::uint8_t*& codes, std::size_t bytes,
+                                                    const EightSteps& steps, const float32x4_t (&inverse)[2],
+                                                    CodeConstants& constants, std::int8_t*& left, std::int8_t*& right) {
+  const std::uint8_t* const end = codes + bytes;
   std::int16_t columns[8];
-  vst1q_s16(columns, starts);
   asm volatile(
+      // Factors in v15, starts in memory.
+      "ld1 {v0.4s-v3.4s}, [%[to_int16]]\n\t"
+      "ld1 {v4.4s-v7.4s}, [%[steps]]\n\t"
+      "fmla v0.4s, v4.4s, %[inverse0].4s\n\t"
+      "fmla v1.4s, v5.4s, %[inverse1].4s\n\t"
+      "fmla v2.4s, v6.4s, %[inverse0].4s\n\t"
+      "fmla v3.4s, v7.4s, %[inverse1].4s\n\t"
+      "uzp1 v15.8h, v0.8h, v1.8h\n\t"
+      "uzp1 v2.8h, v2.8h, v3.8h\n\t"
+      "str q2, [%[starts]]\n\t"
       // The tables of the eight columns in v16 .. v23.
       "ld4r {v0.8h-v3.8h}, [%[starts]]\n\t"
       "ld4r {v4.8h-v7.8h}, [%[starts]]\n\t"
-      "mla v0.8h, %[low].8h, %[factors].h[0]\n\t"
-      "mla v1.8h, %[low].8h, %[factors].h[1]\n\t"
-      "mla v2.8h, %[low].8h, %[factors].h[2]\n\t"
-      "mla v3.8h, %[low].8h, %[factors].h[3]\n\t"
-      "mla v4.8h, %[high].8h, %[factors].h[0]\n\t"
-      "mla v5.8h, %[high].8h, %[factors].h[1]\n\t"
-      "mla v6.8h, %[high].8h, %[factors].h[2]\n\t"
-      "mla v7.8h, %[high].8h, %[factors].h[3]\n\t"
+      "mla v0.8h, %[low].8h, v15.h[0]\n\t"
+      "mla v1.8h, %[low].8h, v15.h[1]\n\t"
+      "mla v2.8h, %[low].8h, v15.h[2]\n\t"
+      "mla v3.8h, %[low].8h, v15.h[3]\n\t"
+      "mla v4.8h, %[high].8h, v15.h[0]\n\t"
+      "mla v5.8h, %[high].8h, v15.h[1]\n\t"
+      "mla v6.8h, %[high].8h, v15.h[2]\n\t"
+      "mla v7.8h, %[high].8h, v15.h[3]\n\t"
       "uzp2 v16.16b, v0.16b, v4.16b\n\t"
       "uzp2 v17.16b, v1.16b, v5.16b\n\t"
       "uzp2 v18.16b, v2.16b, v6.16b\n\t"
       "uzp2 v19.16b, v3.16b, v7.16b\n\t"
       "ld4r {v0.8h-v3.8h}, [%[more_starts]]\n\t"
       "ld4r {v4.8h-v7.8h}, [%[more_starts]]\n\t"
-      "mla v0.8h, %[low].8h, %[factors].h[4]\n\t"
-      "mla v1.8h, %[low].8h, %[factors].h[5]\n\t"
-      "mla v2.8h, %[low].8h, %[factors].h[6]\n\t"
-      "mla v3.8h, %[low].8h, %[factors].h[7]\n\t"
-      "mla v4.8h, %[high].8h, %[factors].h[4]\n\t"
-      "mla v5.8h, %[high].8h, %[factors].h[5]\n\t"
-      "mla v6.8h, %[high].8h, %[factors].h[6]\n\t"
-      "mla v7.8h, %[high].8h, %[factors].h[7]\n\t"
+      "mla v0.8h, %[low].8h, v15.h[4]\n\t"
+      "mla v1.8h, %[low].8h, v15.h[5]\n\t"
+      "mla v2.8h, %[low].8h, v15.h[6]\n\t"
+      "mla v3.8h, %[low].8h, v15.h[7]\n\t"
+      "mla v4.8h, %[high].8h, v15.h[4]\n\t"
+      "mla v5.8h, %[high].8h, v15.h[5]\n\t"
+      "mla v6.8h, %[high].8h, v15.h[6]\n\t"
+      "mla v7.8h, %[high].8h, v15.h[7]\n\t"
       "uzp2 v20.16b, v0.16b, v4.16b\n\t"
       "uzp2 v21.16b, v1.16b, v5.16b\n\t"
       "uzp2 v22.16b, v2.16b, v6.16b\n\t"
       "uzp2 v23.16b, v3.16b, v7.16b\n"
       "1:\n\t"
       ".rept 2\n\t"  // 16 values of k each
-      EDGEKILN_LOAD_CODES
+      "ldp q4, q6, [%[codes]], #64\n\t"
+      "ldp q5, q7, [%[codes]], #64\n\t"
       "sri %[odd0].16b, v4.16b, #4\n\t"
       "sri %[odd1].16b, v5.16b, #4\n\t"
       "sri %[odd2].16b, v6.16b, #4\n\t"
@@ -124,22 +121,22 @@ struct CodeConstants {
       "bif v4.16b, %[table].16b, %[nibble].16b\n\t"
       "bif v5.16b, %[table].16b, %[nibble].16b\n\t"
       "bif v6.16b, %[table].16b, %[nibble].16b\n\t"
-      "bif v7.16b, %[table].16b, %[nibble].16b\n\t" EDGEKILN_SELECT
-      "st1 {v0.16b-v3.16b}, [%[left]], #64\n\t"
-      "st1 {v4.16b-v7.16b}, [%[right]], #64\n\t"
+      "bif v7.16b, %[table].16b, %[nibble].16b\n\t"  //
+      EDGEKILN_SELECT_AND_STORE("v0", "v1", "v2", "v3", "v16.16b-v19.16b", "v4", "v5", "%[odd0]", "%[odd1]", "left")
+      EDGEKILN_SELECT_AND_STORE("v0", "v1", "v2", "v3", "v20.16b-v23.16b", "v6", "v7", "%[odd2]", "%[odd3]", "right")
       ".endr\n\t"
       "cmp %[codes], %[end]\n\t"
       "b.ne 1b"
       : [codes] "+r"(codes), [left] "+r"(left), [right] "+r"(right), [odd0] "+w"(constants.odd[0]),
         [odd1] "+w"(constants.odd[1]), [odd2] "+w"(constants.odd[2]), [odd3] "+w"(constants.odd[3])
-      : [end] "r"(end), [starts] "r"(columns), [more_starts] "r"(columns + 4), [factors] "x"(factors),
-        [low] "w"(constants.low), [high] "w"(constants.high), [table] "w"(constants.table),
+      : [end] "r"(end), [steps] "r"(&steps), [to_int16] "r"(kSumsToInt16), [inverse0] "w"(inverse[0]), [inverse1] "w"(inverse[1]),
+        [starts] "r"(columns), [more_starts] "r"(columns + 4), [low] "w"(constants.low), [high] "w"(constants.high), [table] "w"(constants.table),
         [nibble] "w"(constants.nibble)
-      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
         "v23");
 }
 
-#undef EDGEKILN_LOAD_CODES
-#undef EDGEKILN_SELECT
+#undef EDGEKILN_SELECT_AND_STORE
+#undef EDGEKILN_TBL
 
 }  // namespace edgekiln::EDGEKILN_ISA

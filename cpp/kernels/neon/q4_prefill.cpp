@@ -17,9 +17,9 @@ namespace {
 struct PrefillArgs {
   const PackedNBits& weight;
   const float* a;
-  std::size_t m, tiles, spans;  // tiles of kTileTokens tokens, spans of kSpanK values of k
+  std::size_t m, tiles, padded_k, spans;  // tiles of kTileTokens tokens, spans of kSpanK values of k
   float* out;
-  std::int8_t* codes;  // [tiles, k, kTileTokens] as tile_layout.h says, in the order of kOrder
+  std::int8_t* codes;  // [tiles, padded_k, kTileTokens] as tile_layout.h says, in the order of kOrder
   float* factors;      // [tiles, spans, kSpanFactors]
 };
 
@@ -45,13 +45,14 @@ float quantize_chunk(const float* a, std::size_t first, std::size_t last, std::i
   const float inverse = largest == 0.0f ? 0.0f : 127.0f / largest;
   for (std::size_t i = first; i < last; i += kCodesK)
     store_codes(tile, token, i, vqtbl1q_s8(quantize_16(a + i, inverse), order));
+  for (std::size_t i = last; i < first + kActivationK; i += kCodesK) store_codes(tile, token, i, vdupq_n_s8(0));
   return largest / 127.0f;
 }
 
 void quantize_token(const PrefillArgs& args, std::size_t index) {
   const std::size_t k = args.weight.k, tile = index / kTileTokens, token = index % kTileTokens;
   const float* a = args.a + index * k;
-  std::int8_t* codes = args.codes + tile * kTileTokens * k;
+  std::int8_t* codes = args.codes + tile * kTileTokens * args.padded_k;
   float* factors = args.factors + tile * args.spans * kSpanFactors;
   for (std::size_t first = 0; first < k; first += kSpanK, factors += kSpanFactors) {
     float scales[kSpanChunks] = {};
@@ -77,7 +78,7 @@ void requantize_with(const PackedNBits& weight, std::size_t panel, std::int8_t* 
 void panel_task(void* context, std::size_t panel) {
   const PrefillArgs& args = *static_cast<const PrefillArgs*>(context);
   const PackedNBits& weight = args.weight;
-  const std::size_t k = weight.k, n = weight.n, scales_stride = args.spans * kColumnScales;
+  const std::size_t k = args.padded_k, n = weight.n, scales_stride = args.spans * kColumnScales;
   thread_local Scratch memory;
   float* scales = at_least(memory, kPanelWidth * k / sizeof(float) + kStrips * scales_stride);
   auto* codes = reinterpret_cast<std::int8_t*>(scales + kStrips * scales_stride);
@@ -85,7 +86,9 @@ void panel_task(void* context, std::size_t panel) {
   for (std::size_t strip = 0; strip < kStrips; ++strip, codes += kStripColumns * k, scales += scales_stride) {
     const std::size_t column = panel * kPanelWidth + strip * kStripColumns;
     if (column >= n) return;
-    multiply_strip(args.codes, codes, args.factors, scales, k, args.m, n - column, args.out + column, n);
+    // The padding is multiplied by zero, but should not be what was never written.
+    std::fill(codes + kStripColumns * weight.k, codes + kStripColumns * k, 0);
+    multiply_strip(args.codes, codes, args.factors, scales, k / kActivationK, args.m, n - column, args.out + column, n);
   }
 }
 
@@ -93,14 +96,16 @@ void panel_task(void* context, std::size_t panel) {
 
 void q4_prefill(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                 Scratch& scratch) {
-  const std::size_t tiles = (m + kTileTokens - 1) / kTileTokens, spans = (weight.k + kSpanK - 1) / kSpanK;
-  const std::size_t tile_factors = spans * kSpanFactors, codes = tiles * kTileTokens * weight.k / sizeof(float);
+  const std::size_t tiles = (m + kTileTokens - 1) / kTileTokens, padded_k = padded_to_chunks(weight.k);
+  const std::size_t spans = (padded_k + kSpanK - 1) / kSpanK, tile_factors = spans * kSpanFactors;
+  const std::size_t codes = tiles * kTileTokens * padded_k / sizeof(float);
   float* memory = at_least(scratch, codes + tiles * tile_factors);
   PrefillArgs args{
       .weight = weight,
       .a = a,
       .m = m,
       .tiles = tiles,
+      .padded_k = padded_k,
       .spans = spans,
       .out = out,
       .codes = reinterpret_cast<std::int8_t*>(memory),

@@ -1,5 +1,15 @@
-// The steps of the tile of q4 prefill (q4_tile.h), with SMMLA where the processor has it, else with SDOT by lane.
+// The assembly of the tile of q4 prefill (q4_tile.h) that differs between SMMLA and SDOT, and the layout of what it
+// reads.
+//
+// The weights of a strip are for 16 values of k, sums and results of 8 tokens times 4 columns in eight registers:
+//
+//   SMMLA  weights [k / 8][2 pairs of columns][2][8], sums [2 pairs of columns][4 pairs of tokens][2][2]
+//   SDOT   weights [k / 4][4 columns][4],             sums [8 tokens][4 columns]
+//
+// v0 .. v7 are operands, v8 .. v15 totals, v16 .. v23 sums, v24 .. v31 the values of a span.
 #pragma once
+
+#include <arm_neon.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -10,16 +20,6 @@ namespace edgekiln::EDGEKILN_ISA {
 
 inline constexpr std::size_t kStripColumns = 4;
 
-namespace detail {
-
-using Sums = int32x4_t[8];
-using Totals = float32x4_t[8];
-
-}  // namespace detail
-
-// The strip of weights has for 16 values of k
-//   SMMLA  [k / 8][2 pairs of columns][2][8]   and sums [4 pairs of tokens][2 pairs of columns][2][2]
-//   SDOT   [k / 4][4 columns][4]               and sums [8 tokens][4 columns]
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
 // One of the factors of a tile for one span, each token's twice; scales of a strip for one span, each pair of columns'
@@ -36,65 +36,53 @@ inline void store_column_scales(float* to, float32x4_t scales) {
   vst1q_f32(to + 4, vreinterpretq_f32_f64(vdupq_laneq_f64(pairs, 1)));
 }
 
-namespace detail {
+#define EDGEKILN_SMMLA(s0, s1, s2, s3, weights) \
+  "smmla v" #s0 ".4s, v0.16b, v" #weights       \
+  ".16b\n\t"                                    \
+  "smmla v" #s1 ".4s, v1.16b, v" #weights       \
+  ".16b\n\t"                                    \
+  "smmla v" #s2 ".4s, v2.16b, v" #weights       \
+  ".16b\n\t"                                    \
+  "smmla v" #s3 ".4s, v3.16b, v" #weights ".16b\n\t"
+#define EDGEKILN_HALF(left, right) \
+  "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t" EDGEKILN_SMMLA(16, 17, 18, 19, left) EDGEKILN_SMMLA(20, 21, 22, 23, right)
 
-// sums += kCodesK values of k; advances a and b. All in assembly, as LD1 of four registers needs neighbours, which GCC
-// 12 gets by copying, and has no offset.
-[[gnu::always_inline]] inline void multiply_step(Sums& sums, const std::int8_t*& a, const std::int8_t*& b) {
-  asm("ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "smmla %0.4s, v0.16b, v4.16b\n\t"
-      "smmla %1.4s, v0.16b, v5.16b\n\t"
-      "smmla %2.4s, v1.16b, v4.16b\n\t"
-      "smmla %3.4s, v1.16b, v5.16b\n\t"
-      "smmla %4.4s, v2.16b, v4.16b\n\t"
-      "smmla %5.4s, v2.16b, v5.16b\n\t"
-      "smmla %6.4s, v3.16b, v4.16b\n\t"
-      "smmla %7.4s, v3.16b, v5.16b\n\t"
-      "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
-      "smmla %0.4s, v0.16b, v6.16b\n\t"
-      "smmla %1.4s, v0.16b, v7.16b\n\t"
-      "smmla %2.4s, v1.16b, v6.16b\n\t"
-      "smmla %3.4s, v1.16b, v7.16b\n\t"
-      "smmla %4.4s, v2.16b, v6.16b\n\t"
-      "smmla %5.4s, v2.16b, v7.16b\n\t"
-      "smmla %6.4s, v3.16b, v6.16b\n\t"
-      "smmla %7.4s, v3.16b, v7.16b"
-      : "+w"(sums[0]), "+w"(sums[1]), "+w"(sums[2]), "+w"(sums[3]), "+w"(sums[4]), "+w"(sums[5]), "+w"(sums[6]),
-        "+w"(sums[7]), [a] "+r"(a), [b] "+r"(b)
-      : "m"(*reinterpret_cast<const std::int8_t (*)[kTileTokens * kCodesK]>(a)),
-        "m"(*reinterpret_cast<const std::int8_t (*)[kStripColumns * kCodesK]>(b))
-      : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7");
-}
+// sums += kCodesK values of k.
+#define EDGEKILN_STEP "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t" EDGEKILN_HALF(4, 5) EDGEKILN_HALF(6, 7)
 
-using Factors = float32x4x4_t;
-using Scales = float32x4x2_t;
+// The values of a span before its first chunk.
+#define EDGEKILN_START                    \
+  "ld1 {v24.4s-v27.4s}, [%[factors]]\n\t" \
+  "ld1 {v28.4s-v31.4s}, [%[factors]], #64\n\t"
 
-inline Factors load_factors(const float* from) { return vld1q_f32_x4(from); }
-inline Scales load_scales(const float* from) { return vld1q_f32_x2(from); }
+// values += sums * factors of a chunk
+#define EDGEKILN_ADD_CHUNK                   \
+  "ld1 {v0.4s-v3.4s}, [%[factors]], #64\n\t" \
+  "fmla v24.4s, v16.4s, v0.4s\n\t"           \
+  "fmla v25.4s, v17.4s, v1.4s\n\t"           \
+  "fmla v26.4s, v18.4s, v2.4s\n\t"           \
+  "fmla v27.4s, v19.4s, v3.4s\n\t"           \
+  "fmla v28.4s, v20.4s, v0.4s\n\t"           \
+  "fmla v29.4s, v21.4s, v1.4s\n\t"           \
+  "fmla v30.4s, v22.4s, v2.4s\n\t"           \
+  "fmla v31.4s, v23.4s, v3.4s\n\t"
 
-// Of element I: the first value, value + sum * factor, and total + value * scale.
-template <int I>
-inline float32x4_t start(const Factors& starts) {
-  return starts.val[I / 2];
-}
-template <int I>
-inline float32x4_t scaled(float32x4_t value, int32x4_t sum, const Factors& factors) {
-  return vfmaq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 2]);
-}
-template <int I>
-inline float32x4_t weighted(float32x4_t total, float32x4_t value, const Scales& scales) {
-  return vfmaq_f32(total, value, scales.val[I % 2]);
-}
+// The scales of the strip's columns in a span, for EDGEKILN_LEFT and EDGEKILN_RIGHT, which multiply v24 .. and v28 ..
+#define EDGEKILN_LOAD_SCALES "ld1 {v0.4s, v1.4s}, [%[scales]], #32\n\t"
+#define EDGEKILN_LEFT "v0.4s"
+#define EDGEKILN_RIGHT "v1.4s"
 
-template <int Token>
-inline float32x4_t tile_row(const Totals& totals) {
-  const float64x2_t a = vreinterpretq_f64_f32(totals[Token / 2 * 2]);
-  const float64x2_t b = vreinterpretq_f64_f32(totals[Token / 2 * 2 + 1]);
-  return vreinterpretq_f32_f64(Token % 2 ? vzip2q_f64(a, b) : vzip1q_f64(a, b));
-}
-
-}  // namespace detail
+// Totals to rows of four columns, in v8 .. v15 in the order 0, 2, 4, 6, 1, 3, 5, 7.
+#define EDGEKILN_ROWS               \
+  "zip1 v0.2d, v8.2d, v12.2d\n\t"   \
+  "zip2 v12.2d, v8.2d, v12.2d\n\t"  \
+  "zip1 v1.2d, v9.2d, v13.2d\n\t"   \
+  "zip2 v13.2d, v9.2d, v13.2d\n\t"  \
+  "zip1 v2.2d, v10.2d, v14.2d\n\t"  \
+  "zip2 v14.2d, v10.2d, v14.2d\n\t" \
+  "zip1 v3.2d, v11.2d, v15.2d\n\t"  \
+  "zip2 v15.2d, v11.2d, v15.2d\n\t"
+#define EDGEKILN_STORE_ROWS(row) row(0) row(12) row(1) row(13) row(2) row(14) row(3) row(15)
 
 #else
 
@@ -104,76 +92,41 @@ inline void store_token_factor(float* to, std::size_t token, float factor) { to[
 
 inline void store_column_scales(float* to, float32x4_t scales) { vst1q_f32(to, scales); }
 
-namespace detail {
+#define EDGEKILN_SDOT(s0, s1, s2, s3, weights, lane)  \
+  "sdot v" #s0 ".4s, v" #weights ".16b, v0.4b[" #lane \
+  "]\n\t"                                             \
+  "sdot v" #s1 ".4s, v" #weights ".16b, v1.4b[" #lane \
+  "]\n\t"                                             \
+  "sdot v" #s2 ".4s, v" #weights ".16b, v2.4b[" #lane \
+  "]\n\t"                                             \
+  "sdot v" #s3 ".4s, v" #weights ".16b, v3.4b[" #lane "]\n\t"
+#define EDGEKILN_HALF(s0, s1, s2, s3)                                                                            \
+  "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t" EDGEKILN_SDOT(s0, s1, s2, s3, 4, 0) EDGEKILN_SDOT(s0, s1, s2, s3, 5, 1) \
+      EDGEKILN_SDOT(s0, s1, s2, s3, 6, 2) EDGEKILN_SDOT(s0, s1, s2, s3, 7, 3)
 
-[[gnu::always_inline]] inline void multiply_step(Sums& sums, const std::int8_t*& a, const std::int8_t*& b) {
-  asm("ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
-      "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t"
-      "sdot %0.4s, v4.16b, v0.4b[0]\n\t"
-      "sdot %1.4s, v4.16b, v1.4b[0]\n\t"
-      "sdot %2.4s, v4.16b, v2.4b[0]\n\t"
-      "sdot %3.4s, v4.16b, v3.4b[0]\n\t"
-      "sdot %0.4s, v5.16b, v0.4b[1]\n\t"
-      "sdot %1.4s, v5.16b, v1.4b[1]\n\t"
-      "sdot %2.4s, v5.16b, v2.4b[1]\n\t"
-      "sdot %3.4s, v5.16b, v3.4b[1]\n\t"
-      "sdot %0.4s, v6.16b, v0.4b[2]\n\t"
-      "sdot %1.4s, v6.16b, v1.4b[2]\n\t"
-      "sdot %2.4s, v6.16b, v2.4b[2]\n\t"
-      "sdot %3.4s, v6.16b, v3.4b[2]\n\t"
-      "sdot %0.4s, v7.16b, v0.4b[3]\n\t"
-      "sdot %1.4s, v7.16b, v1.4b[3]\n\t"
-      "sdot %2.4s, v7.16b, v2.4b[3]\n\t"
-      "sdot %3.4s, v7.16b, v3.4b[3]\n\t"
-      "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
-      "sdot %4.4s, v4.16b, v0.4b[0]\n\t"
-      "sdot %5.4s, v4.16b, v1.4b[0]\n\t"
-      "sdot %6.4s, v4.16b, v2.4b[0]\n\t"
-      "sdot %7.4s, v4.16b, v3.4b[0]\n\t"
-      "sdot %4.4s, v5.16b, v0.4b[1]\n\t"
-      "sdot %5.4s, v5.16b, v1.4b[1]\n\t"
-      "sdot %6.4s, v5.16b, v2.4b[1]\n\t"
-      "sdot %7.4s, v5.16b, v3.4b[1]\n\t"
-      "sdot %4.4s, v6.16b, v0.4b[2]\n\t"
-      "sdot %5.4s, v6.16b, v1.4b[2]\n\t"
-      "sdot %6.4s, v6.16b, v2.4b[2]\n\t"
-      "sdot %7.4s, v6.16b, v3.4b[2]\n\t"
-      "sdot %4.4s, v7.16b, v0.4b[3]\n\t"
-      "sdot %5.4s, v7.16b, v1.4b[3]\n\t"
-      "sdot %6.4s, v7.16b, v2.4b[3]\n\t"
-      "sdot %7.4s, v7.16b, v3.4b[3]"
-      : "+w"(sums[0]), "+w"(sums[1]), "+w"(sums[2]), "+w"(sums[3]), "+w"(sums[4]), "+w"(sums[5]), "+w"(sums[6]),
-        "+w"(sums[7]), [a] "+r"(a), [b] "+r"(b)
-      : "m"(*reinterpret_cast<const std::int8_t (*)[kTileTokens * kCodesK]>(a)),
-        "m"(*reinterpret_cast<const std::int8_t (*)[kStripColumns * kCodesK]>(b))
-      : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7");
-}
+#define EDGEKILN_STEP "ld1 {v4.16b-v7.16b}, [%[b]], #64\n\t" EDGEKILN_HALF(16, 17, 18, 19) EDGEKILN_HALF(20, 21, 22, 23)
 
-using Factors = float32x4x2_t;
-using Scales = float32x4_t;
+#define EDGEKILN_START                          \
+  "ld4r {v24.4s-v27.4s}, [%[factors]], #16\n\t" \
+  "ld4r {v28.4s-v31.4s}, [%[factors]], #16\n\t"
 
-inline Factors load_factors(const float* from) { return vld1q_f32_x2(from); }
-inline Scales load_scales(const float* from) { return vld1q_f32(from); }
+#define EDGEKILN_ADD_CHUNK                    \
+  "ld1 {v0.4s, v1.4s}, [%[factors]], #32\n\t" \
+  "fmla v24.4s, v16.4s, v0.s[0]\n\t"          \
+  "fmla v25.4s, v17.4s, v0.s[1]\n\t"          \
+  "fmla v26.4s, v18.4s, v0.s[2]\n\t"          \
+  "fmla v27.4s, v19.4s, v0.s[3]\n\t"          \
+  "fmla v28.4s, v20.4s, v1.s[0]\n\t"          \
+  "fmla v29.4s, v21.4s, v1.s[1]\n\t"          \
+  "fmla v30.4s, v22.4s, v1.s[2]\n\t"          \
+  "fmla v31.4s, v23.4s, v1.s[3]\n\t"
 
-template <int I>
-inline float32x4_t start(const Factors& starts) {
-  return vdupq_laneq_f32(starts.val[I / 4], I % 4);
-}
-template <int I>
-inline float32x4_t scaled(float32x4_t value, int32x4_t sum, const Factors& factors) {
-  return vfmaq_laneq_f32(value, vreinterpretq_f32_s32(sum), factors.val[I / 4], I % 4);
-}
-template <int I>
-inline float32x4_t weighted(float32x4_t total, float32x4_t value, Scales scales) {
-  return vfmaq_f32(total, value, scales);
-}
+#define EDGEKILN_LOAD_SCALES "ld1 {v0.4s}, [%[scales]], #16\n\t"
+#define EDGEKILN_LEFT "v0.4s"
+#define EDGEKILN_RIGHT "v0.4s"
 
-template <int Token>
-inline float32x4_t tile_row(const Totals& totals) {
-  return totals[Token];
-}
-
-}  // namespace detail
+#define EDGEKILN_ROWS
+#define EDGEKILN_STORE_ROWS(row) row(8) row(9) row(10) row(11) row(12) row(13) row(14) row(15)
 
 #endif
 

@@ -36,132 +36,95 @@ inline void store_span_factors(float* to, std::size_t token, const float (&scale
                        scales[chunk] - (chunk + 1 < kSpanChunks ? scales[chunk + 1] : 0.0f));
 }
 
-namespace detail {
+// Values of k with those that pad the last chunk, whose activation codes are zero.
+inline std::size_t padded_to_chunks(std::size_t k) { return (k + kActivationK - 1) / kActivationK * kActivationK; }
 
-// Element by element below: GCC 12 keeps in memory what it finds in loops and lambdas.
+// What a span's sums begin at.
+inline constexpr float kOffsets[16] = {kOffset, kOffset, kOffset, kOffset, kOffset, kOffset, kOffset, kOffset,
+                                       kOffset, kOffset, kOffset, kOffset, kOffset, kOffset, kOffset, kOffset};
 
-// values += sums * factors
-[[gnu::always_inline]] inline void add_chunk(Totals& values, const Sums& sums, const float* from) {
-  const Factors factors = load_factors(from);
-  values[0] = scaled<0>(values[0], sums[0], factors);
-  values[1] = scaled<1>(values[1], sums[1], factors);
-  values[2] = scaled<2>(values[2], sums[2], factors);
-  values[3] = scaled<3>(values[3], sums[3], factors);
-  values[4] = scaled<4>(values[4], sums[4], factors);
-  values[5] = scaled<5>(values[5], sums[5], factors);
-  values[6] = scaled<6>(values[6], sums[6], factors);
-  values[7] = scaled<7>(values[7], sums[7], factors);
+// One tile: `chunks` chunks of the activations `a`, which it advances, as `factors`, times the weights `b`. Stores
+// eight rows of four columns, `stride` apart. All in assembly: LD1 of four registers, and LD4R, need neighbours, which
+// GCC 12 gets by copying.
+[[gnu::always_inline]] inline void multiply_tile(const std::int8_t*& a, const std::int8_t* b, const float*& factors,
+                                                 const float* scales, std::size_t chunks, float* out,
+                                                 std::size_t stride) {
+  static_assert(kActivationK == 4 * kCodesK && kSpanChunks == 2);
+#define EDGEKILN_CHUNK EDGEKILN_STEP EDGEKILN_STEP EDGEKILN_STEP EDGEKILN_STEP
+#define EDGEKILN_FIRST_CHUNK              \
+  "ld1 {v16.4s-v19.4s}, [%[offsets]]\n\t" \
+  "ld1 {v20.4s-v23.4s}, [%[offsets]]\n\t" EDGEKILN_CHUNK EDGEKILN_START EDGEKILN_ADD_CHUNK
+#define EDGEKILN_FMLA(total, value, scale) "fmla v" #total ".4s, v" #value ".4s, " scale "\n\t"
+// totals += values * scales
+#define EDGEKILN_ADD_SPAN               \
+  EDGEKILN_LOAD_SCALES                  \
+  EDGEKILN_FMLA(8, 24, EDGEKILN_LEFT)   \
+  EDGEKILN_FMLA(9, 25, EDGEKILN_LEFT)   \
+  EDGEKILN_FMLA(10, 26, EDGEKILN_LEFT)  \
+  EDGEKILN_FMLA(11, 27, EDGEKILN_LEFT)  \
+  EDGEKILN_FMLA(12, 28, EDGEKILN_RIGHT) \
+  EDGEKILN_FMLA(13, 29, EDGEKILN_RIGHT) \
+  EDGEKILN_FMLA(14, 30, EDGEKILN_RIGHT) \
+  EDGEKILN_FMLA(15, 31, EDGEKILN_RIGHT)
+#define EDGEKILN_STORE_ROW(row) "st1 {v" #row ".4s}, [%[out]], %[stride]\n\t"
+  asm volatile(
+      "movi v8.4s, #0\n\t"
+      "movi v9.4s, #0\n\t"
+      "movi v10.4s, #0\n\t"
+      "movi v11.4s, #0\n\t"
+      "movi v12.4s, #0\n\t"
+      "movi v13.4s, #0\n\t"
+      "movi v14.4s, #0\n\t"
+      "movi v15.4s, #0\n\t"
+      "subs %[chunks], %[chunks], #2\n\t"
+      "b.lo 2f\n"
+      "1:\n\t"  // a span of two chunks
+      EDGEKILN_FIRST_CHUNK EDGEKILN_CHUNK EDGEKILN_ADD_CHUNK EDGEKILN_ADD_SPAN
+      "subs %[chunks], %[chunks], #2\n\t"
+      "b.hs 1b\n"
+      "2:\n\t"
+      "tbz %[chunks], #0, 3f\n\t"  // -1 where a chunk is left, else -2
+      EDGEKILN_FIRST_CHUNK EDGEKILN_ADD_SPAN
+      "add %[factors], %[factors], %[second]\n"  // of the chunk that is not there
+      "3:\n\t"                                   //
+      EDGEKILN_ROWS EDGEKILN_STORE_ROWS(EDGEKILN_STORE_ROW)
+      : [a] "+r"(a), [b] "+r"(b), [factors] "+r"(factors), [scales] "+r"(scales), [chunks] "+r"(chunks), [out] "+r"(out)
+      : [stride] "r"(stride * sizeof(float)), [offsets] "r"(kOffsets), [second] "i"(kTokenFactors * sizeof(float))
+      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14",
+        "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30",
+        "v31");
 }
 
-// sums += a chunk, or its first `k` values of k.
-template <bool kWhole>
-[[gnu::always_inline]] inline void multiply_chunk(Sums& sums, const std::int8_t*& a, const std::int8_t*& b,
-                                                  std::size_t k) {
-  if constexpr (kWhole) {
-    static_assert(kActivationK == 4 * kCodesK);
-    multiply_step(sums, a, b);
-    multiply_step(sums, a, b);
-    multiply_step(sums, a, b);
-    multiply_step(sums, a, b);
-  } else {
-    for (const auto* const end = a + std::min(k, kActivationK) * kTileTokens; a != end;) multiply_step(sums, a, b);
-  }
-}
+#undef EDGEKILN_SMMLA
+#undef EDGEKILN_SDOT
+#undef EDGEKILN_HALF
+#undef EDGEKILN_STEP
+#undef EDGEKILN_START
+#undef EDGEKILN_ADD_CHUNK
+#undef EDGEKILN_LOAD_SCALES
+#undef EDGEKILN_LEFT
+#undef EDGEKILN_RIGHT
+#undef EDGEKILN_ROWS
+#undef EDGEKILN_STORE_ROWS
+#undef EDGEKILN_CHUNK
+#undef EDGEKILN_FIRST_CHUNK
+#undef EDGEKILN_FMLA
+#undef EDGEKILN_ADD_SPAN
+#undef EDGEKILN_STORE_ROW
 
-// A whole span, its first chunk, or some of it.
-enum class Span { kWhole, kChunk, kPart };
-
-// totals += a span, or the first `k` values of k of it.
-template <Span kSpan>
-[[gnu::always_inline]] inline void add_span(Totals& totals, const std::int8_t*& a, const std::int8_t*& b,
-                                            const float* factors, const float* scales, std::size_t k = kSpanK) {
-  const int32x4_t offset = vreinterpretq_s32_f32(vdupq_n_f32(kOffset));
-  Sums sums = {offset, offset, offset, offset, offset, offset, offset, offset};
-  multiply_chunk<kSpan != Span::kPart>(sums, a, b, k);
-  const Factors starts = load_factors(factors);
-  Totals values = {start<0>(starts), start<1>(starts), start<2>(starts), start<3>(starts),
-                   start<4>(starts), start<5>(starts), start<6>(starts), start<7>(starts)};
-  add_chunk(values, sums, factors += kTokenFactors);
-  // Computed here: later, they would need more registers than there are.
-  asm(""
-      : "+w"(values[0]), "+w"(values[1]), "+w"(values[2]), "+w"(values[3]), "+w"(values[4]), "+w"(values[5]),
-        "+w"(values[6]), "+w"(values[7]));
-  if constexpr (kSpan == Span::kWhole) {
-#pragma GCC unroll 4
-    for (std::size_t chunk = 1; chunk < kSpanChunks; ++chunk) {
-      multiply_chunk<true>(sums, a, b, k);
-      add_chunk(values, sums, factors += kTokenFactors);
-    }
-  } else if constexpr (kSpan == Span::kPart) {
-    for (; k > kActivationK; add_chunk(values, sums, factors += kTokenFactors)) {
-      k -= kActivationK;
-      multiply_chunk<false>(sums, a, b, k);
-    }
-  }
-  const Scales columns = load_scales(scales);
-  totals[0] = weighted<0>(totals[0], values[0], columns);
-  totals[1] = weighted<1>(totals[1], values[1], columns);
-  totals[2] = weighted<2>(totals[2], values[2], columns);
-  totals[3] = weighted<3>(totals[3], values[3], columns);
-  totals[4] = weighted<4>(totals[4], values[4], columns);
-  totals[5] = weighted<5>(totals[5], values[5], columns);
-  totals[6] = weighted<6>(totals[6], values[6], columns);
-  totals[7] = weighted<7>(totals[7], values[7], columns);
-}
-
-// Stores a row and advances by `stride`, in one instruction.
-inline void store_row(float32x4_t row, float*& to, std::size_t stride) {
-  asm volatile("st1 {%1.4s}, [%0], %2" : "+r"(to) : "w"(row), "r"(stride * sizeof(float)) : "memory");
-}
-
-// Stores the first `tokens` rows and `columns` columns of a tile.
-[[gnu::noinline]] inline void store_part(const Totals& totals, std::size_t tokens, std::size_t columns, float* out,
-                                         std::size_t stride) {
-  const float32x4_t rows[kTileTokens] = {tile_row<0>(totals), tile_row<1>(totals), tile_row<2>(totals),
-                                         tile_row<3>(totals), tile_row<4>(totals), tile_row<5>(totals),
-                                         tile_row<6>(totals), tile_row<7>(totals)};
-  for (std::size_t token = 0; token < std::min(tokens, kTileTokens); ++token)
-    std::memcpy(out + token * stride, &rows[token], std::min(columns, kStripColumns) * sizeof(float));
-}
-
-}  // namespace detail
-
-// out [m, columns], rows `stride` apart = activations * weights of a strip, for k values of k. `a` has the codes of all
-// tiles one after another, `factors` those of the spans of all tiles, `scales` those of the strip's spans. `columns`
-// may be more than a strip's.
+// out [m, columns], rows `stride` apart = activations * weights of a strip, for `chunks` chunks of k. `a` has the codes
+// of all tiles one after another, `factors` those of the spans of all tiles, `scales` those of the strip's spans.
+// `columns` may be more than a strip's.
 [[gnu::noinline]] inline void multiply_strip(const std::int8_t* a, const std::int8_t* weights, const float* factors,
-                                             const float* scales, std::size_t k, std::size_t m, std::size_t columns,
-                                             float* out, std::size_t stride) {
-  using namespace detail;
-  const std::size_t spans = k / kSpanK, rest = k % kSpanK;
+                                             const float* scales, std::size_t chunks, std::size_t m,
+                                             std::size_t columns, float* out, std::size_t stride) {
   for (std::size_t token = 0; token < m; token += kTileTokens, out += kTileTokens * stride) {
-    const std::int8_t* b = weights;
-    const float* column_scales = scales;
-    const float32x4_t zero = vdupq_n_f32(0.0f);
-    Totals totals = {zero, zero, zero, zero, zero, zero, zero, zero};
-    for (std::size_t span = 0; span < spans; ++span, factors += kSpanFactors, column_scales += kColumnScales)
-      add_span<Span::kWhole>(totals, a, b, factors, column_scales);
-    if (rest == kActivationK) {
-      add_span<Span::kChunk>(totals, a, b, factors, column_scales, rest);
-      factors += kSpanFactors;
-    } else if (rest) {
-      add_span<Span::kPart>(totals, a, b, factors, column_scales, rest);
-      factors += kSpanFactors;
-    }
-    if (m - token < kTileTokens || columns < kStripColumns) {
-      const Totals copy = {totals[0], totals[1], totals[2], totals[3], totals[4], totals[5], totals[6], totals[7]};
-      store_part(copy, m - token, columns, out, stride);
-      continue;
-    }
-    float* to = out;
-    store_row(tile_row<0>(totals), to, stride);
-    store_row(tile_row<1>(totals), to, stride);
-    store_row(tile_row<2>(totals), to, stride);
-    store_row(tile_row<3>(totals), to, stride);
-    store_row(tile_row<4>(totals), to, stride);
-    store_row(tile_row<5>(totals), to, stride);
-    store_row(tile_row<6>(totals), to, stride);
-    store_row(tile_row<7>(totals), to, stride);
+    const bool whole = m - token >= kTileTokens && columns >= kStripColumns;
+    float part[kTileTokens][kStripColumns];
+    multiply_tile(a, weights, factors, scales, chunks, whole ? out : part[0], whole ? stride : kStripColumns);
+    if (whole) continue;
+    for (std::size_t row = 0; row < std::min(m - token, kTileTokens); ++row)
+      std::memcpy(out + row * stride, part[row], std::min(columns, kStripColumns) * sizeof(float));
   }
 }
 
