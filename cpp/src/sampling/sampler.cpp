@@ -32,12 +32,23 @@ float penalized(float logit, float penalty) {
   return std::clamp(logit < 0 ? logit * penalty : logit / penalty, Limits::lowest(), Limits::max());
 }
 
-// Index of the first maximum; NaN counts as the maximum.
+// Index of the first maximum; NaN counts as the maximum. Blocks without a larger value, nearly all, are compared at
+// once.
 std::size_t argmax(std::span<const float> values) {
+  constexpr std::size_t kBlock = 32;
   std::size_t best = 0;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (std::isnan(values[i])) return i;
-    if (values[i] > values[best]) best = i;
+  for (std::size_t first = 0; first < values.size(); first += kBlock) {
+    const std::span<const float> block = values.subspan(first, std::min(kBlock, values.size() - first));
+    const float largest = values[best];
+    if (block.size() == kBlock && !std::isnan(largest)) {
+      int larger = 0;
+      for (std::size_t i = 0; i < kBlock; ++i) larger |= !(block[i] <= largest);
+      if (!larger) continue;
+    }
+    for (std::size_t i = 0; i < block.size(); ++i) {
+      if (std::isnan(block[i])) return first + i;
+      if (block[i] > values[best]) best = first + i;
+    }
   }
   return best;
 }
