@@ -4,6 +4,7 @@ The sequences of a batch share one KV cache and may have different lengths; ther
 sequence, a decode step runs all of them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -33,6 +34,11 @@ class StateProperties:
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sequence."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,13 @@ class Properties:
 
 
 class KVCache(Protocol):
-    """Keys, values and states of a batch of sequences. Not thread-safe."""
+    """Keys, values and states of a batch of sequences. Not thread-safe.
+
+    Attributes:
+        keep_snapshots: take the snapshots that `rewind` needs if the engine has states.
+    """
+
+    keep_snapshots: bool
 
     @property
     def batch_size(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekiln.calib.evaluation.perplexity import Scorer
-from edgekiln.engine.graph_io import of_window
+from edgekiln.engine.graph_io import of_state, of_window
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.engine.utf8_path import utf8_path
 from edgekiln.errors import EdgekilnError
@@ -77,7 +77,7 @@ def open_graph(directory: Path, manifest: EngineManifest, threads: int | None, a
 
 
 def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of the graph for int64 tokens [S] at the start of a sequence, with an empty KV cache."""
+    """Inputs of the graph for int64 tokens [S] at the start of a sequence, with an empty KV cache and zero states."""
     io, kv = manifest.io, manifest.kv_cache
     slots = {"in-place": manifest.architecture.max_length, "growing": 0, "shared-buffer": len(tokens)}[kv.layout]
     feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
@@ -85,4 +85,5 @@ def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict
     total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}
     windows = set(kv.windows) - {0}
     starts = {of_window(io.window_start or "", window): np.zeros(1, dtype=np.int64) for window in windows}
-    return feeds | past | total | starts
+    states = {of_state(io.past_state, i): np.zeros((1, *s.shape), s.dtype) for i, s in enumerate(kv.states)}
+    return feeds | past | total | starts | states

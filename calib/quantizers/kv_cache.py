@@ -24,7 +24,7 @@ _SMALLEST = 1e-8
 
 
 class CacheScales(NamedTuple):
-    """Scales of one layer's cache: key = scale * code with codes in -128..127, and likewise for values.
+    """Scales of a KV cache layer: key = scale * code with codes in -128..127, and likewise for values.
 
     Attributes:
         key, value: float32 [KV, D], positive.
@@ -48,12 +48,13 @@ def cache_scales(
         progress: called with the share of the windows that are done.
 
     Returns:
-        One entry per layer.
+        One entry per KV cache layer.
     """
     largest: list[list[npt.NDArray[np.float32]]] = []
-    layers = runtime.properties.layers
+    layers = len(runtime.properties.kv_heads)
     for done, window in enumerate(windows):
         cache = runtime.new_cache()
+        cache.keep_snapshots = False
         # In parts, since layers with a window buffer hold the last tokens only.
         for start in range(0, window.size, _PART):
             runtime.prefill(cache, 0, window[start : start + _PART])

@@ -66,10 +66,8 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         ("target", manifest.target),
         ("quantization", f"{recipe.scheme}{group}"),
         ("layers", f"{model.layers}, hidden {model.hidden_size}, heads {model.heads}, vocabulary {model.vocab_size}"),
-        (
-            "KV cache",
-            f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}, {_cache_size(manifest)}",
-        ),
+        ("KV cache", _cache_size(manifest)),
+        *([("states", _state_size(manifest))] if manifest.kv_cache.states else []),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
@@ -123,9 +121,21 @@ def _sequence_bytes(manifest: EngineManifest, length: int) -> float:
 
 
 def _cache_size(manifest: EngineManifest) -> str:
-    """What the keys and values of a sequence take."""
+    """How keys and values are held, and what those of a sequence take."""
+    if not manifest.architecture.kv_heads:
+        return "none"
+    kind = f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}"
     if not any(manifest.kv_cache.windows):
-        return f"{_sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
+        return f"{kind}, {_sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
     longest, windows = manifest.architecture.max_length, Counter(manifest.kv_cache.windows)
     layers = ", ".join(f"{count} layers hold the last {size}" for size, count in sorted(windows.items()) if size)
-    return f"{_sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"
+    return f"{kind}, {_sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"
+
+
+def _state_size(manifest: EngineManifest) -> str:
+    """How many states there are, and what those of a sequence take."""
+    from edgekiln.runtimes.cache_bytes import state_bytes
+    from edgekiln.runtimes.snapshots import MOST
+
+    size = state_bytes(manifest) / 1e3
+    return f"{len(manifest.kv_cache.states)}, {size:.1f} kB a sequence, held twice and in up to {MOST} snapshots"

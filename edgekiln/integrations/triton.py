@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.engine.directory import WEIGHTS_FILE, atomic_directory
-from edgekiln.engine.graph_io import in_layer, of_window
+from edgekiln.engine.graph_io import in_layer, of_state, of_window
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import TARGETS, TritonBackend
@@ -116,6 +116,10 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
         dims = (_ANY_SIZE, heads, _ANY_SIZE, size)
         inputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.past_key, io.past_value)]
         outputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.present_key, io.present_value)]
+    for number, state in enumerate(manifest.kv_cache.states):
+        kind, dims = _TYPES[state.dtype], (_ANY_SIZE, *state.shape)
+        inputs.append(Tensor(of_state(io.past_state, number), kind, dims))
+        outputs.append(Tensor(of_state(io.present_state, number), kind, dims))
     return inputs, outputs
 
 

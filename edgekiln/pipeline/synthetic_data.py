@@ -75,5 +75,6 @@ def _generate_windows(engine: Path, options: DataOptions, progress: StepProgress
 
 def _batch_size(properties: Properties, options: DataOptions) -> int:
     layers = zip(properties.kv_heads, properties.head_dims, strict=True)
-    bytes_per_token = sum(2 * 4 * heads * size for heads, size in layers)
-    return max(1, min(options.count, _MAX_CACHE_BYTES // (bytes_per_token * options.length)))
+    keys_and_values = sum(2 * 4 * heads * size for heads, size in layers) * options.length
+    states = 2 * sum(state.nbytes for state in properties.states)  # two buffers
+    return max(1, min(options.count, _MAX_CACHE_BYTES // max(1, keys_and_values + states)))

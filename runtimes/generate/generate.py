@@ -199,6 +199,7 @@ def _generate(
     keep = cache is not None
     if cache is None:
         cache = runtime.new_cache(len(prompts))
+        cache.keep_snapshots = False
     sampler = Sampler(options.sampling, batch_size=len(prompts))
     next_tokens: Ids = np.zeros(len(prompts), dtype=np.int64)
     active: dict[int, _Answer] = {}

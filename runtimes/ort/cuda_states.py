@@ -1,13 +1,11 @@
 """The states of the CUDA adapter, in device memory; see `edgekiln.runtimes.states`. Snapshots are in host memory."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.runtimes.base import StateProperties
-from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.ort.grow_graph import GrowGraph
 from edgekiln.runtimes.ort.library import onnxruntime as ort
 from edgekiln.runtimes.states import States
@@ -41,9 +39,7 @@ class OrtCudaStates(States):
         """Address and bytes of each state of a sequence in a buffer."""
         places = []
         for tensor, state in zip(self.buffers[buffer], self.properties, strict=True):
-            itemsize, one = state.dtype.itemsize, slice(sequence, sequence + 1)
-            address, shape = batch_slice(tensor.data_ptr(), tuple(tensor.shape()), one, itemsize)
-            places.append((address, math.prod(shape) * itemsize))
+            places.append((tensor.data_ptr() + sequence * state.nbytes, state.nbytes))
         return places
 
     def _save(self, sequence: int, buffer: int) -> list[NDArray]:
