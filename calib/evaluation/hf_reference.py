@@ -27,7 +27,9 @@ def load_model(source: ModelSource) -> PreTrainedModel:
         SourceError: a weight cannot be read.
     """
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(source.config, dtype=torch.float32)
+        model_class = source.model_class
+        create = AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
+        model = create(source.config, dtype=torch.float32)
     # no_init_weights also skips the tying of weights.
     model.tie_weights()
     with torch.no_grad():

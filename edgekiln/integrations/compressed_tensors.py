@@ -129,6 +129,11 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
 
 
 def _check_model(source: ModelSource) -> None:
+    if source.model_class is not None:
+        raise UnsupportedModelError(
+            f"{source.name} is the text decoder of a model with other inputs, for which transformers and vLLM have no "
+            "class: build an engine with `edgekiln engine`, or quantize the whole model with llm-compressor"
+        )
     stacked = next((name for name in source.weights.keys() if len(source.weights.shape(name)) > 2), None)  # noqa: SIM118
     if stacked is not None:
         raise UnsupportedModelError(

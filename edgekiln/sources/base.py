@@ -10,7 +10,7 @@ from edgekiln.engine.manifest import SamplingDefaults, SpecialTokens
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from edgekiln.calib.formats.prequantized import PrequantizedWeight
 
@@ -57,13 +57,14 @@ class ModelSource:
     Attributes:
         model_id: the model argument: a directory, a GGUF file, a hub id or an alias.
         name: short name of the model, safe as a file name.
-        config: configuration of the text decoder; `AutoModelForCausalLM.from_config(config)` builds the model.
+        config: configuration of the text decoder.
         tokenizer_json: tokenizer.json of the `tokenizers` library, as text.
         chat_template: the Jinja chat template, or several by name; None if the model has none.
         special_tokens: token ids for the beginning and end of a text, and for padding.
         sampling: sampling defaults of generation_config.json.
         weights: the weights.
         notes: remarks for the build report, for instance on approximations.
+        model_class: class of the text decoder, where it is not the one of `AutoModelForCausalLM.from_config(config)`.
         layer_inputs: calibration activations, float [T, K] by module name, with which the output error of quantized
             layers is measured; empty without calibration.
     """
@@ -77,6 +78,7 @@ class ModelSource:
     sampling: SamplingDefaults
     weights: WeightReader
     notes: tuple[str, ...] = ()
+    model_class: "type[PreTrainedModel] | None" = None
     layer_inputs: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
 
     def local_paths(self) -> list[Path]:

@@ -193,11 +193,13 @@ def refused(where: object, name: str, value: Any, wanted: str) -> SourceError:
 
 
 def _parts(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The configuration and that of its text decoder, with the prefix of their fields in messages."""
-    yield "", raw
-    for name in _TEXT_PARTS:
-        if isinstance(part := raw.get(name), dict):
-            yield f"{name}.", part
+    """The configuration and that of its text decoder, with the prefix of their fields in messages.
+
+    A field of both is the decoder's: beside it, the same name may mean something else, such as a length in seconds.
+    """
+    parts = {name: part for name in _TEXT_PARTS if isinstance(part := raw.get(name), dict)}
+    yield "", {key: value for key, value in raw.items() if not any(key in part for part in parts.values())}
+    yield from ((f"{name}.", part) for name, part in parts.items())
 
 
 def _check_fields(

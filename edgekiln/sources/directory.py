@@ -1,29 +1,33 @@
 """A Hugging Face directory as a model source: config.json, tokenizer.json and safetensors."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from edgekiln.engine.directory import ENGINE_FILE
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
-from edgekiln.sources.base import ModelSource
+from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.sources.checkpoint_schema import check_counts, check_layers, check_types
+from edgekiln.sources.composite import Composite, causal_class, composite, composite_class
 from edgekiln.sources.generation_config import GENERATION_FILE, not_applied, read_generation_config, sampling_defaults
 from edgekiln.sources.json_file import read_json
 from edgekiln.sources.meta_model import meta_model
+from edgekiln.sources.part_weights import PartWeights
 from edgekiln.sources.quantized.methods import PrequantizedTensors, quantization_config
 from edgekiln.sources.safetensors import SafetensorsReader
 from edgekiln.sources.tokenizer import load_tokenizer
 from edgekiln.sources.unused_tensors import check_unused, unused_notes
-from edgekiln.sources.weight_conversion import ConvertedWeights
+from edgekiln.sources.weight_conversion import CheckpointTensors, ConvertedWeights
 
 CONFIG_FILE = "config.json"
 _FIELD_OF_ERROR = re.compile(r"Validation error for field '(\w+)'")
 _VALIDATOR = re.compile(r"^Class validation error for validator '\w+': (\w+: )?")
-# Prefixes of the text decoder in vision-language checkpoints; older checkpoints use the first and third.
+# Prefixes of the text decoder in vision-language checkpoints whose model transformers does not have.
 _DECODER_PREFIXES = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -48,32 +52,83 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     check_config(raw, directory, trust_remote_code)
     files = SafetensorsReader(directory)
     check_layers(raw, files.keys(), directory / CONFIG_FILE)
-    config, key_mapping = _load_config(raw, directory, trust_remote_code)
+    config = _load_config(raw, directory, trust_remote_code)
     quantization = quantization_config(raw, directory)
     tensors = PrequantizedTensors(files, quantization, directory) if quantization else files
-    files.check_floating(tensors.floats if isinstance(tensors, PrequantizedTensors) else files.keys())
-    model = meta_model(config, trust_remote_code)
-    weights = ConvertedWeights(tensors, model, str(directory), key_mapping)
-    if weights.untied:
-        config.tie_word_embeddings = False
+    floats = tensors.floats if isinstance(tensors, PrequantizedTensors) else files.keys()
+
+    def check_floating(needed: set[str] | None) -> None:
+        files.check_floating(floats if needed is None else needed.intersection(floats))
+
+    model = _open_model(config, tensors, check_floating, directory, trust_remote_code)
     generation = read_generation_config(directory)
-    tokenizer = load_tokenizer(directory, config, generation, trust_remote_code)
-    check_unused(tensors, weights.unused, model, directory)
-    unused = unused_notes(weights.unused, model)
+    tokenizer = load_tokenizer(directory, model.config, generation, trust_remote_code)
     return ModelSource(
         model_id=model_id,
         name=name,
-        config=config,
+        config=model.config,
+        model_class=model.model_class,
         tokenizer_json=tokenizer.json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
         sampling=sampling_defaults(generation or {}, directory / GENERATION_FILE),
-        weights=weights,
-        notes=(
-            *(unused if not key_mapping else [f"only the text decoder of {type(model).__name__} is used"]),
-            *not_applied(generation or {}),
-        ),
+        weights=model.weights,
+        notes=(*model.notes, *not_applied(generation or {})),
     )
+
+
+@dataclass(frozen=True)
+class _OpenModel:
+    """The text decoder of a checkpoint, with the attributes of a `ModelSource`."""
+
+    config: PretrainedConfig
+    model_class: type[PreTrainedModel] | None
+    weights: WeightReader
+    notes: list[str]
+
+
+def _open_model(
+    config: PretrainedConfig,
+    tensors: CheckpointTensors,
+    check_floating: Callable[[set[str] | None], None],
+    directory: Path,
+    trust_remote_code: bool,
+) -> _OpenModel:
+    """Find the text decoder and its weights; `check_floating` gets the names of the tensors it needs, None for all."""
+    text = config.get_text_config(decoder=True)
+    composite_type = composite_class(config)
+    if composite_type is not None and (text is not config or causal_class(config) is None):
+        return _open_composite(composite(config, composite_type), tensors, check_floating, directory)
+    check_floating(None)
+    model = meta_model(text, trust_remote_code)
+    weights = ConvertedWeights(tensors, model, str(directory), {} if text is config else _DECODER_PREFIXES)
+    _set_ties(text, weights)
+    check_unused(tensors, weights.unused, model, text, directory)
+    notes = unused_notes(weights.unused, model)
+    if text is not config:
+        notes = [f"only the text decoder of {type(model).__name__} is used"]
+    return _OpenModel(text, None, weights, notes)
+
+
+def _open_composite(
+    found: Composite, tensors: CheckpointTensors, check_floating: Callable[[set[str] | None], None], directory: Path
+) -> _OpenModel:
+    config = found.decoder.config
+    part = set(found.names.values())
+    weights = ConvertedWeights(tensors, found.whole, str(directory), part=part, may_tie=found.may_tie)
+    check_floating(weights.sources())
+    _set_ties(config, weights)
+    check_unused(tensors, weights.unused, found.whole, config, directory)
+    notes = [*found.notes, *unused_notes(weights.unused, found.whole)]
+    model_class = type(found.decoder)
+    own = None if model_class is causal_class(config) else model_class
+    return _OpenModel(config, own, PartWeights(weights, found.names), notes)
+
+
+def _set_ties(config: PretrainedConfig, weights: ConvertedWeights) -> None:
+    """Correct the configuration where the checkpoint has other ties."""
+    if weights.untied or weights.tied:
+        config.tie_word_embeddings = weights.tied
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -118,9 +173,7 @@ def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) ->
     raise UnsupportedModelError(f"{where} has model type {model_type!r}, which this transformers does not know")
 
 
-def _load_config(
-    raw: dict[str, Any], directory: Path, trust_remote_code: bool
-) -> tuple[PretrainedConfig, dict[str, str]]:
+def _load_config(raw: dict[str, Any], directory: Path, trust_remote_code: bool) -> PretrainedConfig:
     path = directory / CONFIG_FILE
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -138,4 +191,4 @@ def _load_config(
     if not isinstance(text, PretrainedConfig):
         raise SourceError(f"{path} has a text_config, which models of type {config.model_type} do not have: correct it")
     check_counts(text, path)
-    return text, {} if text is config else _DECODER_PREFIXES
+    return config

@@ -7,8 +7,15 @@ from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.rope_parameters import rope_types
 
 
-def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build the causal language model of `config` on the meta device, which allocates no weights.
+def meta_model(
+    config: PretrainedConfig, trust_remote_code: bool = False, model_class: type[PreTrainedModel] | None = None
+) -> PreTrainedModel:
+    """Build a model of `config` on the meta device, which allocates no weights.
+
+    Args:
+        config: its configuration.
+        trust_remote_code: run model code that the checkpoint contains.
+        model_class: class of the model; None for the causal language model that transformers has for `config`.
 
     Raises:
         SourceError: the configuration contradicts itself.
@@ -16,6 +23,8 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
     """
     try:
         with torch.device("meta"):
+            if model_class is not None:
+                return model_class._from_config(config)
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:
         # Each model class validates its configuration with other exceptions.

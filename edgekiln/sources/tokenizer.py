@@ -155,9 +155,10 @@ def _utf8(text: str) -> str:
 
 
 def _named_ids(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a config.json and of its text decoder's part."""
+    """The keys of a config.json and of its text decoder's part, which count where the whole has no value for them."""
     text = config.get("text_config")
-    return {**(text if isinstance(text, dict) else {}), **config}
+    given = {key: value for key, value in config.items() if value is not None}
+    return {**(text if isinstance(text, dict) else {}), **given}
 
 
 def _ids(value: Any, key: str, where: Path, size: int) -> list[int]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from edgekiln.errors import SourceError
 from edgekiln.sources.weight_conversion import CheckpointTensors
@@ -20,13 +20,16 @@ _LAYER = re.compile(r"\.(\d+)\.")
 _NOTES = 3
 
 
-def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTrainedModel, where: Path) -> None:
+def check_unused(
+    tensors: CheckpointTensors, unused: Sequence[str], model: PreTrainedModel, config: PretrainedConfig, where: Path
+) -> None:
     """Refuse tensors without which the model computes something else than it was trained to compute.
 
     Args:
         tensors: the checkpoint.
         unused: names of its tensors that the model has no place for.
         model: the model.
+        config: configuration of its text decoder.
         where: the checkpoint, for error messages.
 
     Raises:
@@ -36,7 +39,7 @@ def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTr
     modules = {name for name, _ in model.named_modules()}
     weights = set(model.state_dict())
     # Layers that predict further tokens follow those of the decoder; transformers has no place for them either.
-    predicts_more = bool(getattr(model.config, "num_nextn_predict_layers", None))
+    predicts_more = bool(getattr(config, "num_nextn_predict_layers", None))
     for name in unused:
         if _QUANTIZED.search(name):
             raise SourceError(
@@ -44,7 +47,7 @@ def check_unused(tensors: CheckpointTensors, unused: Sequence[str], model: PreTr
                 "download config.json again or give the unquantized checkpoint"
             )
         if (layer := _LAYER.search(name)) and not predicts_more:
-            count = getattr(model.config, "num_hidden_layers", None)
+            count = getattr(config, "num_hidden_layers", None)
             # Layers may lack tensors that the checkpoint has: those that share the keys and values of others.
             if isinstance(count, int) and int(layer[1]) >= count and _LAYER.sub(".0.", name, count=1) in weights:
                 raise SourceError(

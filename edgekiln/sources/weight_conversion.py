@@ -7,7 +7,7 @@ lazily: a tensor is read when it is needed, and there is no second copy of the c
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    _INTERNAL_MANY_TO_MANY_CONVERSIONS,
     MergeModulelist,
     WeightConverter,
     WeightRenaming,
@@ -67,10 +68,13 @@ class ConvertedWeights:
         model: the model on the meta device; defines which tensors are needed and which are tied.
         where: the checkpoint, for error messages.
         key_mapping: renamings (pattern -> replacement) that are applied before the model's own.
+        part: the tensors of the model that are needed; None for all. Others are neither looked for nor read.
+        may_tie: further weights (name -> the one it is tied to) that are tied where the checkpoint lacks them.
 
     Attributes:
         untied: the configuration ties weights that have different values in the checkpoint. As in transformers, they
             are then two weights, and the model must be built with `tie_word_embeddings=False`.
+        tied: a weight of `may_tie` is tied, and the model must be built with `tie_word_embeddings=True`.
         unused: names in the checkpoint that the model does not have, as in transformers' loading report.
 
     Raises:
@@ -83,20 +87,28 @@ class ConvertedWeights:
         model: PreTrainedModel,
         where: str,
         key_mapping: Mapping[str, str] | None = None,
+        part: Collection[str] | None = None,
+        may_tie: Mapping[str, str] | None = None,
     ) -> None:
         self._tensors = tensors
         self._model = model
         self._where = where
         self.nbytes = tensors.nbytes
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self._modules = {name for name, _ in model.named_modules()}
+        self._part = frozenset(self._shapes if part is None else part)
         self._conversions, self.unused = self._map_names(dict(key_mapping or {}))
-        self.untied = False
-        self._aliases = self._tie()
+        self.untied = self.tied = False
+        self._aliases = self._tie(may_tie or {})
         self._converted: dict[str, torch.Tensor] = {}
         self._check()
 
     def keys(self) -> Iterable[str]:
         return self._conversions.keys()
+
+    def sources(self) -> set[str]:
+        """Names in the checkpoint of the tensors that are needed."""
+        return {name for conversion in self._conversions.values() for _, name in conversion.sources}
 
     def __contains__(self, name: object) -> bool:
         return name in self._conversions or name in self._aliases
@@ -126,13 +138,15 @@ class ConvertedWeights:
         converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
         by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
         ignored = self._model._keys_to_ignore_on_load_unexpected or ()
+        concerned = self._concerned()
         conversions: dict[str, _Conversion] = {}
         unused = []
         # transformers' natural order (2 before 10): experts are merged in the order in which they are listed.
         for name_in_checkpoint in sorted(self._tensors.keys(), key=dot_natural_key):
             target, pattern = self._rename(name_in_checkpoint, renamings, converters)
             if target not in self._shapes:
-                if not _OBSOLETE.search(name_in_checkpoint) and not any(re.search(entry, target) for entry in ignored):
+                obsolete = _OBSOLETE.search(name_in_checkpoint) or any(re.search(entry, target) for entry in ignored)
+                if not obsolete and self._owner(target) in concerned:
                     unused.append(name_in_checkpoint)
             elif pattern is None:
                 conversions[target] = _Conversion(target, [(name_in_checkpoint, name_in_checkpoint)], None, (target,))
@@ -144,7 +158,19 @@ class ConvertedWeights:
                 conversion.sources.append((pattern, name_in_checkpoint))
         for conversion in list(conversions.values()):
             conversions.update(dict.fromkeys(conversion.targets, conversion))
-        return conversions, tuple(unused)
+        needed = {target: conversion for target, conversion in conversions.items() if target in self._part}
+        return needed, tuple(unused)
+
+    def _concerned(self) -> set[str]:
+        """Names of the modules that hold needed tensors, themselves or in modules inside them."""
+        return {"", *(name[:end] for name in self._part for end, char in enumerate(name) if char == ".")}
+
+    def _owner(self, tensor: str) -> str:
+        """Name of the innermost module that a tensor of this name would be in."""
+        name = tensor.rpartition(".")[0]
+        while name and name not in self._modules:
+            name = name.rpartition(".")[0]
+        return name
 
     def _rename(
         self, name: str, renamings: list[WeightRenaming], converters: list[WeightConverter]
@@ -155,7 +181,7 @@ class ConvertedWeights:
             return name, None
         return target, pattern
 
-    def _tie(self) -> dict[str, str]:
+    def _tie(self, may_tie: Mapping[str, str]) -> dict[str, str]:
         """Drop the conversions of tied weights; returns tied name -> the name that keeps its conversion."""
         aliases = {}
         for target, source in self._model.all_tied_weights_keys.items():
@@ -166,6 +192,10 @@ class ConvertedWeights:
             elif source in self._conversions:
                 self._conversions.pop(target, None)
                 aliases[target] = source
+        for target, source in may_tie.items():
+            if target not in self._conversions and source in self._conversions:
+                aliases[target] = source
+                self.tied = True
         return aliases
 
     def _same(self, source: str, target: str) -> bool:
@@ -177,7 +207,9 @@ class ConvertedWeights:
     def _check(self) -> None:
         may_miss = self._model._keys_to_ignore_on_load_missing or ()
         missing = [
-            name for name in self._shapes if name not in self and not any(re.search(entry, name) for entry in may_miss)
+            name
+            for name in self._shapes
+            if name in self._part and name not in self and not any(re.search(entry, name) for entry in may_miss)
         ]
         if missing:
             hint = f"; it holds {_some(self.unused)}, which the model has no place for" if self.unused else ""
@@ -197,6 +229,8 @@ class ConvertedWeights:
         counts = {pattern: 0 for pattern in converter.source_patterns}
         for pattern, _ in conversion.sources:
             counts[pattern] += 1
+        if any(isinstance(operation, _INTERNAL_MANY_TO_MANY_CONVERSIONS) for operation in converter.operations):
+            return  # these share the tensors of one pattern out to several; `_convert` checks the shapes
         merged = any(isinstance(operation, MergeModulelist) for operation in converter.operations)
         wanted = self._shapes[name][0] if merged else 1
         for pattern, count in counts.items():

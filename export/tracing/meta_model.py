@@ -21,8 +21,12 @@ from edgekiln.export.tracing import attention, moe
 from edgekiln.export.tracing.rope import check_rope, fix_frequencies
 
 
-def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
+def build_meta_model(config: PretrainedConfig, model_class: type[PreTrainedModel] | None = None) -> PreTrainedModel:
     """Instantiate the causal language model of `config` as a meta model with our attention and MoE functions.
+
+    Args:
+        config: configuration of a text decoder.
+        model_class: its class; None for the one that transformers has for `config`.
 
     Raises:
         UnsupportedModelError: transformers has no such class, or the class does not use its attention interface.
@@ -31,7 +35,7 @@ def build_meta_model(config: PretrainedConfig) -> PreTrainedModel:
     # The class writes the names of our functions into its config.
     config = copy.deepcopy(config)
     config.return_dict = True  # outputs have names, whatever the checkpoint says
-    model_class = _model_class(config)
+    model_class = model_class or _model_class(config)
     with torch.device("meta"), warnings.catch_warnings(), explained(model_class, config):
         warnings.simplefilter("ignore")
         model = model_class._from_config(

@@ -247,15 +247,25 @@ def write_quantized(directory: Path, form: Format) -> dict[str, np.ndarray]:
         The dequantized weights of these layers, by name.
     """
     save_checkpoint(directory, "llama", num_hidden_layers=2)
+    weights = quantize_layers(directory, form, "_proj.weight")
+    change_config(directory, **form.config)
+    return weights
+
+
+def quantize_layers(directory: Path, form: Format, suffix: str) -> dict[str, np.ndarray]:
+    """Write the linear layers of a checkpoint whose names end in `suffix` in a format; config.json stays as it is.
+
+    Returns:
+        The dequantized weights of these layers, by name.
+    """
     file = directory / "model.safetensors"
     tensors, weights = load_file(file), {}
-    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+    for name in [name for name in tensors if name.endswith(suffix)]:
         parts, weights[name] = form.write(tensors.pop(name))
         tensors |= {
             f"{name.removesuffix('weight')}{part}": np.asarray(value, order="C") for part, value in parts.items()
         }
     save_file(tensors, file, metadata={"format": "pt"})
-    change_config(directory, **form.config)
     return weights
 
 

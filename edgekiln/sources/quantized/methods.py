@@ -42,7 +42,10 @@ def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | No
     Raises:
         UnsupportedModelError: the method, or the value of a field, cannot be read.
     """
-    quantization = raw.get("quantization_config") or raw.get("compression_config")
+    text = raw.get("text_config")
+    parts = [raw, text] if isinstance(text, dict) else [raw]
+    names = ("quantization_config", "compression_config")
+    quantization = next((found for part in parts for name in names if (found := part.get(name))), None)
     if not quantization:
         return None
     if not isinstance(quantization, dict):

@@ -1,0 +1,65 @@
+"""Engines of the text decoders of models with images or audio give the logits of the whole models, for text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekiln import runtimes
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.pipeline.assemble import canonical_graph, write_engine
+from edgekiln.pipeline.options import BuildOptions
+from edgekiln.progress import StepTimer
+from edgekiln.sources.resolve import resolve
+from support.models import VOCABULARY
+from support.multimodal import COMPOSITES, REFUSED, save_composite, tiny_composite
+
+TOLERANCE = 1e-3  # relative to the norm of the logits
+PROMPTS = (23, 14, 19)
+CHUNK = 7
+DECODE = 4
+# One whose decoder has a class in transformers, and one with sections of positions, which has none.
+FAST = ("smolvlm", "qwen2_5_vl")
+# Token ids from here on stand for images and audio.
+FIRST_SPECIAL = 250
+assert FIRST_SPECIAL < VOCABULARY
+
+
+@pytest.mark.parametrize(
+    "model_type", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in COMPOSITES]
+)
+def test_engine_matches_the_whole_model(model_type: str, tmp_path: Path) -> None:
+    text, fields = COMPOSITES[model_type]
+    model = tiny_composite(model_type, text, **fields)
+    save_composite(tmp_path / "model", model)
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, FIRST_SPECIAL, prompt + DECODE) for prompt in PROMPTS]
+    with torch.no_grad():
+        expected = [model(input_ids=torch.tensor(row)[None], use_cache=False).logits[0].numpy() for row in tokens]
+    source = resolve(str(tmp_path / "model"))
+    options = BuildOptions(quant="none")
+    (tmp_path / "engine").mkdir()
+    write_engine(canonical_graph(source, options), source, tmp_path / "engine", options, StepTimer())
+    runtime = runtimes.open(tmp_path / "engine", chunk=CHUNK)
+    close(runtime.score(tokens[0]), expected[0])
+    cache = runtime.new_cache(len(PROMPTS))
+    for row, (ids, prompt) in enumerate(zip(tokens, PROMPTS, strict=True)):
+        close(runtime.prefill(cache, row, ids[:prompt]), expected[row][prompt - 1])
+    for step in range(DECODE):
+        new = np.array([ids[prompt + step] for ids, prompt in zip(tokens, PROMPTS, strict=True)])
+        close(runtime.step(cache, new), np.stack([expected[row][prompt + step] for row, prompt in enumerate(PROMPTS)]))
+
+
+def close(logits: np.ndarray, expected: np.ndarray) -> None:
+    assert np.linalg.norm(logits - expected) < TOLERANCE * np.linalg.norm(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_other_decoders_are_refused_in_a_sentence(model_type: str, tmp_path: Path) -> None:
+    text, fields, message = REFUSED[model_type]
+    save_composite(tmp_path, tiny_composite(model_type, text, **fields))
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        canonical_graph(resolve(str(tmp_path)), BuildOptions(quant="none"))
+    assert "\n" not in str(caught.value)
