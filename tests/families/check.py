@@ -70,7 +70,7 @@ def check(model_type: str) -> Outcome:
             engine = _build(model, Path(directory))
             error = max(_relative_error(*pair) for pair in _compared(engine, tokens, expected))
         except EdgekilnError as error_of_user:
-            reason = " ".join(str(error_of_user).replace(directory, "").split())
+            reason = " ".join(str(error_of_user).replace(f"{directory}/model", "the checkpoint").split())
             return Outcome("refused" if causal else "not a decoder", reason)
         except Exception as failure:
             return Outcome("traceback", _sentence(failure), traceback.format_exc())
@@ -133,5 +133,5 @@ def _relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _sentence(error: Exception) -> str:
-    """A library's exception as one line of at most 200 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip()
+    """The first sentence of a library's exception, at most 200 characters of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()).partition('. ')[0]}"[:200].rstrip()

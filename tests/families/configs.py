@@ -91,6 +91,13 @@ _INDEXER = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 4,
 }
+# Logits are scaled by the position from position 8.
+_INKLING2 = {
+    "unpadded_vocab_size": VOCABULARY,
+    "rel_extent": 16,
+    "log_scaling_n_floor": 8,
+    "n_layers_per_attn_res_block": 2,
+}
 
 # Model type -> values beyond the common sizes; a dictionary under the name of a config inside the config has the values
 # of that config. To make a new type run, add a row.
@@ -120,6 +127,22 @@ ROWS: dict[str, dict[str, Any]] = {
         "o_lora_rank": 16,
     },
     "doge": {"keep_window_size": 8},
+    "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
+    "dots3_note": {
+        "vision_config": {"mlp_layer_types": ["dense"] * 2, "adapter_in_dim": 32, "adapter_out_dim": 64},
+        "audio_config": {"downsample_hidden_size": 8, "adapter_input_size": 32, "adapter_out_dim": 64},
+    },
+    # Layers with a sliding window have latent attention of other sizes.
+    "dots3_note_text": {
+        "swa_num_attention_heads": 2,
+        "swa_num_key_value_heads": 2,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 24,
+        "swa_head_dim": 16,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 16,
+    },
+    "fuyu": {"text_config": {"model_type": "persimmon"}},
     "gemma2": {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0},
     # Each layer takes a part of a second embedding; later layers share the KV cache of earlier ones.
     "gemma3n_text": {
@@ -134,6 +157,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "granite": {"attention_multiplier": 0.2, "logits_scaling": 2.0, "residual_multiplier": 0.5},
     "granitemoehybrid": {"layer_types": _HYBRID},
     "inkling_text": {"rel_extent": 16},
+    "inkling2_text": _INKLING2,
+    "inkling2_loop_text": {
+        **_INKLING2,
+        "n_layers_per_attn_res_block": 1,
+        "loop_layer_index_start": 1,
+        "loop_layer_index_end": 3,
+        "loop_num_passes": 2,
+        "loop_gate_rank": 8,
+    },
     "jetmoe": {"kv_channels": 16},
     "laguna": _SLIDING,
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
@@ -151,6 +183,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "ministral": _SLIDING,
     "mixtral": {"sliding_window": None},
+    "moss_transcribe_diarize": {"text_config": {"model_type": "qwen3"}},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2},
     "phi3": {"sliding_window": None},
     "prophetnet": _FIRST_IDS,
