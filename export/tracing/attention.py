@@ -84,7 +84,9 @@ def _attention(
             f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head "
             "(latent attention), which edgekiln does not support yet"
         )
-    layer: int = module.layer_idx
+    # A module that several layers share says its layer to the cache only.
+    layer: int = module.layer_idx if trace.attention_layer is None else trace.attention_layer
+    trace.attention_layer = None
     past = trace.next_past(layer, KeyValueShape(key.shape[1], key.shape[-1]))
     if past is None:
         return query.transpose(1, 2), None

@@ -53,6 +53,7 @@ class CacheTrace:
         present: layer -> the present of its caches, filled by the trace.
         shapes: layer -> their sizes, filled by the trace.
         layer: the layer that computes now, where the replaced functions of a layer are not told.
+        attention_layer: the layer of the next attention; None if its module knows.
     """
 
     past: dict[int, list[CacheTensors]] | None = None
@@ -61,6 +62,7 @@ class CacheTrace:
     present: dict[int, list[CacheTensors]] = field(default_factory=dict)
     shapes: dict[int, list[CacheShape]] = field(default_factory=dict)
     layer: int = -1
+    attention_layer: int | None = None
 
     def next_past(self, layer: int, shape: CacheShape) -> CacheTensors | None:
         """Record the next cache of a layer, and return its past; None while shapes are recorded."""

@@ -162,22 +162,25 @@ def compute_buffers(model: PreTrainedModel) -> None:
     _compute_buffers(model, model)
 
 
-def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> None:
-    """`owner` is the innermost PreTrainedModel around `module`, whose _init_weights initializes it."""
+def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> list[torch.Tensor]:
+    """Compute the buffers of a module and all inside it, and return those that are still NaN.
+
+    `owner` is the innermost PreTrainedModel around `module`, whose _init_weights initializes it. Some initialize
+    buffers of the modules inside with the module around them.
+    """
     if isinstance(module, PreTrainedModel):
         owner = module
-    for child in module.children():
-        _compute_buffers(child, owner)
-    names = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.device.type == "meta"]
-    for name in names:
-        buffer = module._buffers[name]
-        assert buffer is not None
-        # A buffer that _init_weights does not set stays NaN, which every parity test shows.
-        fill = float("nan") if buffer.dtype.is_floating_point else 0
-        module._buffers[name] = torch.full(buffer.shape, fill, dtype=buffer.dtype, device="cpu")
-    if names:
+    unset = [buffer for child in module.children() for buffer in _compute_buffers(child, owner)]
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.device.type == "meta":
+            # A buffer that _init_weights does not set stays NaN, which every parity test shows.
+            fill = float("nan") if buffer.dtype.is_floating_point else 0
+            module._buffers[name] = torch.full(buffer.shape, fill, dtype=buffer.dtype, device="cpu")
+            unset.append(module._buffers[name])  # type: ignore[arg-type]
+    if unset:
         with torch.no_grad():
             owner._init_weights(module)
+    return [buffer for buffer in unset if buffer.dtype.is_floating_point and bool(buffer.isnan().any())]
 
 
 def normalized(config: PretrainedConfig) -> Any:

@@ -93,7 +93,7 @@ def layer_caches(model: PreTrainedModel) -> list[list[CacheShape]]:
     with explained(type(model), model.config):
         expected = normalized(model.config).num_layers
     without = [layer for layer in range(expected) if layer not in trace.shapes and not stateless(model.config, layer)]
-    if without or max(trace.shapes, default=0) >= expected:
+    if without or set(trace.shapes) - set(range(expected)):
         error = UnsupportedModelError(
             f"{model.config.model_type} keeps keys and values in {len(trace.shapes)} of its {expected} layers, which "
             "edgekiln does not support yet"

@@ -9,6 +9,8 @@ from edgekiln.export.functions.define import DOMAIN as ORT_DOMAIN
 from edgekiln.export.functions.define import MICROSOFT, add_function
 from edgekiln.export.functions.selective_scan import NAME as SELECTIVE_SCAN
 from edgekiln.export.functions.selective_scan import selective_scan_function
+from edgekiln.export.functions.wkv import NAME as WKV
+from edgekiln.export.functions.wkv import wkv_function
 from edgekiln.export.passes.common.tensors import (
     attribute,
     constant,
@@ -31,7 +33,7 @@ class LowerRecurrence(InPlacePass):
         2. CausalConv: CausalConvWithState, whose weight has an axis more;
         3. LinearAttention: LinearAttention of com.microsoft on flattened heads. It shares queries among the heads of
            values, but not keys, which are repeated;
-        4. SelectiveScan: a function.
+        4. SelectiveScan and Wkv: functions.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -50,6 +52,10 @@ class LowerRecurrence(InPlacePass):
                 case "SelectiveScan":
                     add_function(model, selective_scan_function())
                     _lower_scan(node)
+                case "Wkv":
+                    add_function(model, wkv_function())
+                    attention = make(WKV, inputs_of(node, 5), f"{name_of(node)}.wkv", domain=ORT_DOMAIN, outputs=2)
+                    replace_node(node, [attention], attention.outputs)
                 case _:
                     continue
             modified = True
