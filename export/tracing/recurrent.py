@@ -39,6 +39,14 @@ class _LayerCache:
     def __init__(self) -> None:
         self.conv_states = self.recurrent_states = _Nothing()
 
+    def get_seq_length(self) -> int:
+        """As that of `TraceCache`."""
+        return 0
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[Any, int]:
+        """As that of `TraceCache`."""
+        return query_length, 0
+
 
 class _Nothing:
     def __getitem__(self, _: int) -> None:
