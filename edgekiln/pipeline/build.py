@@ -15,6 +15,7 @@ from edgekiln.pipeline.assemble import assemble, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
 from edgekiln.pipeline.chat_segments import check_chat_templates
+from edgekiln.pipeline.content_parts import with_content_parts
 from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
@@ -47,6 +48,7 @@ def build_engine(
     lowering, lowering_options = lowering_of(source, options)
     lowering.check(lowering_options)
     check_chat_templates(source)
+    source = with_content_parts(source)
     if lowering.compile is not None and not is_utf8(output.resolve()):
         raise EngineError(f"the path {output} is not UTF-8, so TensorRT cannot open it: choose another output with -o")
     if options.tensorrt.timing_cache is not None:

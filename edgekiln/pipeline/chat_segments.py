@@ -109,7 +109,7 @@ def chat_segments(source: ModelSource) -> ChatSegments | None:
     default = templates.get(DEFAULT_TEMPLATE) if isinstance(templates, Mapping) else templates
     if default is None:
         return None
-    variables = _variables(source)
+    variables = template_variables(source)
 
     def rendered(messages: list[dict[str, str]], now: Callable[[str], str]) -> str:
         return render(default, {**variables, "messages": messages, "strftime_now": now}, steps=_MOST_STEPS)
@@ -130,7 +130,7 @@ def check_chat_templates(source: ModelSource) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     for template in templates.values() if isinstance(templates, Mapping) else [templates]:
         try:
-            render(template, {**_variables(source), "messages": messages})
+            render(template, {**template_variables(source), "messages": messages})
         except TemplateLimitError:
             raise
         except RequestError as error:
@@ -141,7 +141,7 @@ def check_chat_templates(source: ModelSource) -> None:
                 ) from error
 
 
-def _variables(source: ModelSource) -> dict[str, Any]:
+def template_variables(source: ModelSource) -> dict[str, Any]:
     """The variables of a template but messages."""
     own = source.special_tokens.template_variables
     return {"tools": None, "documents": None, **own, "add_generation_prompt": True}
