@@ -22,9 +22,10 @@ namespace edgekiln::EDGEKILN_ISA {
   EDGEKILN_TBL(r0, table, low0)                                                      \
   EDGEKILN_TBL(r1, table, low1)                                                      \
   EDGEKILN_TBL(r2, table, odd0)                                                      \
-  EDGEKILN_TBL(r3, table, odd1) "st2 {" r0 ".4s, " r1 ".4s}, [%[" to                 \
-                                "]], #32\n\t"                                        \
-                                "st2 {" r2 ".4s, " r3 ".4s}, [%[" to "]], #32\n\t"
+  EDGEKILN_TBL(r3, table, odd1)                                                      \
+  "st2 {" r0 ".4s, " r1 ".4s}, [%[" to                                               \
+  "]], #32\n\t"                                                                      \
+  "st2 {" r2 ".4s, " r3 ".4s}, [%[" to "]], #32\n\t"
 #else
 #define EDGEKILN_SELECT_AND_STORE(r0, r1, r2, r3, table, low0, low1, odd0, odd1, to) \
   EDGEKILN_TBL(r0, table, low0)                                                      \
@@ -64,7 +65,8 @@ inline constexpr float kSumsToInt16[16] = {kToInt16,          kToInt16,         
                                            kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f, kToInt16 + 128.0f};
 
 // Requantizes eight of the 16 columns of a group, whose rows are `bytes`, to two strips, in steps of 256 / inverse.
-// Advances all pointers. `bytes` is a multiple of those of 32 values of k.
+// Advances all pointers. `bytes` is a multiple of those of 32 values of k, or, if not kLoop, those.
+template <bool kLoop>
 [[gnu::always_inline]] inline void requantize_codes(const std::uint8_t*& codes, std::size_t bytes,
                                                     const EightSteps& steps, const float32x4_t (&inverse)[2],
                                                     CodeConstants& constants, std::int8_t*& left, std::int8_t*& right) {
@@ -125,11 +127,13 @@ inline constexpr float kSumsToInt16[16] = {kToInt16,          kToInt16,         
       EDGEKILN_SELECT_AND_STORE("v0", "v1", "v2", "v3", "v16.16b-v19.16b", "v4", "v5", "%[odd0]", "%[odd1]", "left")
       EDGEKILN_SELECT_AND_STORE("v0", "v1", "v2", "v3", "v20.16b-v23.16b", "v6", "v7", "%[odd2]", "%[odd3]", "right")
       ".endr\n\t"
+      ".if %c[loop]\n\t"
       "cmp %[codes], %[end]\n\t"
-      "b.ne 1b"
+      "b.ne 1b\n\t"
+      ".endif"
       : [codes] "+r"(codes), [left] "+r"(left), [right] "+r"(right), [odd0] "+w"(constants.odd[0]),
         [odd1] "+w"(constants.odd[1]), [odd2] "+w"(constants.odd[2]), [odd3] "+w"(constants.odd[3])
-      : [end] "r"(end), [steps] "r"(&steps), [to_int16] "r"(kSumsToInt16), [inverse0] "w"(inverse[0]), [inverse1] "w"(inverse[1]),
+      : [loop] "i"(kLoop ? 1 : 0), [end] "r"(kLoop ? end : codes), [steps] "r"(&steps), [to_int16] "r"(kSumsToInt16), [inverse0] "w"(inverse[0]), [inverse1] "w"(inverse[1]),
         [starts] "r"(columns), [more_starts] "r"(columns + 4), [low] "w"(constants.low), [high] "w"(constants.high), [table] "w"(constants.table),
         [nibble] "w"(constants.nibble)
       : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22",

@@ -63,15 +63,21 @@ void quantize_token(const PrefillArgs& args, std::size_t index) {
   }
 }
 
+template <typename Param, WeightScheme kScheme>
+void requantize_as(const PackedNBits& weight, std::size_t panel, std::int8_t* to, float* scales) {
+  (weight.group_size == kBlock ? requantize<Param, kScheme, kBlock> : requantize<Param, kScheme, 0>)(weight, panel, to,
+                                                                                                     scales);
+}
+
 template <typename Param>
 void requantize_with(const PackedNBits& weight, std::size_t panel, std::int8_t* to, float* scales) {
   switch (weight.scheme) {
     case WeightScheme::kSymmetric:
-      return requantize<Param, WeightScheme::kSymmetric>(weight, panel, to, scales);
+      return requantize_as<Param, WeightScheme::kSymmetric>(weight, panel, to, scales);
     case WeightScheme::kZeroPoints:
-      return requantize<Param, WeightScheme::kZeroPoints>(weight, panel, to, scales);
+      return requantize_as<Param, WeightScheme::kZeroPoints>(weight, panel, to, scales);
     case WeightScheme::kGroupBias:
-      return requantize<Param, WeightScheme::kGroupBias>(weight, panel, to, scales);
+      return requantize_as<Param, WeightScheme::kGroupBias>(weight, panel, to, scales);
   }
 }
 

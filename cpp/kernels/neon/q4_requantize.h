@@ -9,6 +9,7 @@
 
 #include "kernels/neon/q4_codes.h"
 #include "kernels/neon/q4_tile.h"
+#include "kernels/packed/quantized_block.h"
 #include "kernels/vector/float16_load.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -81,12 +82,12 @@ inline void load_steps(const std::uint8_t* params, EightSteps (&steps)[2], float
 }  // namespace detail
 
 // The weights of a panel as scale * code: codes [kStrips, padded k, kStripColumns] in the order of q4_tile.h, scales
-// [kStrips, spans, kColumnScales].
-template <typename Param, WeightScheme kScheme>
+// [kStrips, spans, kColumnScales]. kGroup is the group size, or 0 for any.
+template <typename Param, WeightScheme kScheme, std::size_t kGroup>
 void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, float* scales) {
   using namespace detail;
-  const std::size_t block_bytes = weight.block_bytes(), codes_bytes = weight.codes_bytes();
-  const std::size_t groups_per_scale = kRequantizeK / weight.group_size;
+  const std::size_t block_bytes = weight.block_bytes(), group_size = kGroup ? kGroup : weight.group_size;
+  const std::size_t codes_bytes = group_size * kPanelWidth / 2, groups_per_scale = kRequantizeK / group_size;
   const std::size_t scales_stride = (weight.k + kSpanK - 1) / kSpanK * kColumnScales;
   const std::uint8_t* block = weight.panel(panel);
   const std::size_t stride = padded_to_chunks(weight.k) * kStripColumns;
@@ -109,9 +110,11 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, f
     }
     for (std::size_t group = 0; group < groups; ++group, block += block_bytes) {
       const std::uint8_t* codes = block;
-      requantize_codes(codes, codes_bytes, steps[group][0], inverse[0], constants, strips[0], strips[1]);
+      requantize_codes<kGroup != kBlock>(codes, codes_bytes, steps[group][0], inverse[0], constants, strips[0],
+                                         strips[1]);
       codes -= codes_bytes - kPanelWidth / 2 * sizeof(std::uint32_t);
-      requantize_codes(codes, codes_bytes, steps[group][1], inverse[1], constants, strips[2], strips[3]);
+      requantize_codes<kGroup != kBlock>(codes, codes_bytes, steps[group][1], inverse[1], constants, strips[2],
+                                         strips[3]);
     }
   }
 }
