@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from edgekiln.sources.composite import without_missing_libraries
 from families.configs import COMMON, ENCODER_COMMON, LATENT, ROWS
 
 # Layers of a model that has every kind of layer of its class.
@@ -26,10 +27,16 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
 
 
 def tiny_model(model_type: str, **overrides: Any) -> Any:
-    """A random model with large weights: attention is far from uniform, so that wrong masks or angles show."""
+    """A random model, with `large_weights`; encoders of images that need a library that is missing are left out."""
     torch.manual_seed(0)
     config = tiny_config(model_type, **overrides)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with without_missing_libraries():
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    return large_weights(model)
+
+
+def large_weights(model: Any) -> Any:
+    """Give a model random weights so large that attention is far from uniform and wrong masks or angles show."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = torch.randn_like(parameter)

@@ -7,6 +7,7 @@ import torch
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from edgekiln.sources.composite import composite_class, without_missing_libraries
+from families.tiny import large_weights
 from support.models import VOCABULARY, tiny_tokenizer
 
 TEXT: dict[str, Any] = {
@@ -154,7 +155,7 @@ COMPOSITES: dict[str, Row] = {
 
 
 def tiny_composite(model_type: str, text: dict[str, Any], **fields: Any) -> Any:
-    """A random model of `model_type` in float32, with large weights as in `support.models.tiny_model`.
+    """A random model of `model_type` in float32, with `large_weights`.
 
     Args:
         model_type: of a configuration of transformers.
@@ -167,14 +168,7 @@ def tiny_composite(model_type: str, text: dict[str, Any], **fields: Any) -> Any:
     torch.manual_seed(0)
     with without_missing_libraries():
         model = model_class._from_config(config, attn_implementation="eager").float().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = torch.randn_like(parameter)
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * spread)
-            else:
-                parameter.copy_(spread * (0.5 if "embed" in name or "wte" in name else 0.2))
-    return model
+    return large_weights(model)
 
 
 def tiny_composite_config(model_type: str, text: dict[str, Any], **fields: Any) -> PretrainedConfig:
