@@ -117,9 +117,9 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
         inputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.past_key, io.past_value)]
         outputs += [Tensor(in_layer(name, layer), kind, dims) for name in (io.present_key, io.present_value)]
     for number, state in enumerate(manifest.kv_cache.states):
-        kind, dims = _TYPES[state.dtype], (_ANY_SIZE, *state.shape)
-        inputs.append(Tensor(of_state(io.past_state, number), kind, dims))
-        outputs.append(Tensor(of_state(io.present_state, number), kind, dims))
+        form = _TYPES[state.dtype], (_ANY_SIZE, *state.shape)
+        inputs.append(Tensor(of_state(io.past_state, number), *form))
+        outputs.append(Tensor(of_state(io.present_state, number), *form))
     return inputs, outputs
 
 

@@ -12,16 +12,19 @@ from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import CANCELLED, OK, Host
 from support.cuda_engines import open_on_cpu
-from support.hybrid_engine import HYBRID, RECURRENT, HybridDecoder, write_engine
+from support.hybrid_engine import HYBRID, RECURRENT, HybridDecoder, build_hybrid, write_engine
 
 IDS = np.random.default_rng(0).integers(3, 250, 3000)
 COUNT = 40
 OPTIONS = GenerateOptions(COUNT, ignore_eos=True)
 
 
-@pytest.fixture(scope="module", params=[HYBRID, RECURRENT], ids=["hybrid", "without attention"])
+@pytest.fixture(scope="module", params=[HYBRID, RECURRENT, "lfm2"], ids=["hybrid", "without attention", "lfm2"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_engine(tmp_path_factory.mktemp("engines") / "hybrid", HybridDecoder.random(request.param))
+    directory = tmp_path_factory.mktemp("engines")
+    if isinstance(request.param, str):
+        return build_hybrid(directory, request.param)[0]
+    return write_engine(directory / "hybrid", HybridDecoder.random(request.param))
 
 
 @pytest.fixture(scope="module")

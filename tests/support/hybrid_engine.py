@@ -1,4 +1,6 @@
-"""A tiny decoder of short convolutions, linear attention and attention, as an engine and in numpy."""
+"""Engines with states: a tiny decoder of short convolutions, linear attention and attention, which is also in numpy,
+and tiny models of transformers.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from edgekiln.engine.manifest import (
     write_manifest,
 )
 from edgekiln.export.lower.ort_cuda import growth_graph
-from support.models import CHAT_TEMPLATE, VOCABULARY, tiny_tokenizer
+from support.models import CHAT_TEMPLATE, VOCABULARY, save_model, tiny_tokenizer
 
 Kind = Literal["conv", "linear", "attention"]
 HYBRID: tuple[Kind, ...] = ("conv", "attention", "linear", "attention", "linear")
@@ -289,3 +291,18 @@ def write_engine(directory: Path, decoder: HybridDecoder, target: str = "ort-cpu
     }
     write_manifest(directory, **(fields | changes))
     return directory
+
+
+def build_hybrid(directory: Path, model_type: str) -> tuple[Path, Any]:
+    """Build a float engine of a tiny random model, and return it with the model."""
+    from edgekiln.pipeline.build import build_engine
+    from edgekiln.pipeline.options import BuildOptions
+    from edgekiln.sources.resolve import resolve
+    from families.tiny import tiny_config, tiny_model
+
+    has_positions = hasattr(tiny_config(model_type), "max_position_embeddings")
+    model = tiny_model(model_type, **({"max_position_embeddings": MAX_LENGTH} if has_positions else {}))
+    save_model(directory / "checkpoint", model)
+    options = BuildOptions(quant="none", max_length=MAX_LENGTH)
+    build_engine(resolve(str(directory / "checkpoint")), directory / "engine", options)
+    return directory / "engine", model

@@ -264,6 +264,7 @@ _TOGETHER: dict[str, dict[str, object]] = {
     "kv_cache.states.0: it has 3 times 1000000000000 elements": {
         "kv_cache__states": [{**_STATE, "shape": [3, 10**12]}]
     },
+    "io.past_state: generate.onnx has no input past_state.0": {"kv_cache__states": [_STATE]},
     "io: past_state has no {state}": {"io__past_state": "past.{layer}"},
     "io: present_state has the name of past_state": {"io__present_state": "past_state.{state}"},
     "architecture: a vocabulary of 320 for 1000000000000 positions": {"architecture__max_length": 10**12},

@@ -15,6 +15,7 @@ from edgekiln.engine.directory import ENGINE_FILE, QUANTIZATION_FILE
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.command import edgekiln
+from support.hybrid_engine import RECURRENT, HybridDecoder, write_engine
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 3
 
@@ -163,6 +164,17 @@ def test_inspect_text(tiny_engine: Path) -> None:
     assert "DecoderLayers" in shown
     for name in (*manifest.files, *json.loads((tiny_engine / QUANTIZATION_FILE).read_text())["layers"]):
         assert name in shown
+
+
+def test_inspect_says_how_large_states_are(tmp_path: Path) -> None:
+    hybrid = write_engine(tmp_path / "hybrid", HybridDecoder.random())
+    shown = edgekiln("inspect", hybrid).stdout
+    # Two attention layers of 2 heads of 16; a convolution of 64 x 3 and two states of 4 x 16 x 16.
+    assert "KV cache      shared-buffer, float32, 0.5 kB a token\n" in shown
+    assert "states        3, 9.0 kB a sequence, held twice and in up to 8 snapshots\n" in shown
+    shown = edgekiln("inspect", write_engine(tmp_path / "recurrent", HybridDecoder.random(RECURRENT))).stdout
+    assert "KV cache      none\n" in shown
+    assert "states        2, 4.9 kB a sequence" in shown
 
 
 def test_inspect_without_onnx(tiny_engine: Path) -> None:

@@ -13,9 +13,12 @@ from edgekiln import runtimes
 from edgekiln.cli import main
 from edgekiln.engine.manifest import KVCacheSpec, read_manifest
 from edgekiln.errors import EngineError, RequestError
+from edgekiln.integrations import triton
 from edgekiln.integrations.triton import config, write_repository
 from edgekiln.sources.resolve import resolve
 from support.cuda_engines import write_cuda_engine
+from support.hybrid_engine import HybridDecoder
+from support.hybrid_engine import write_engine as write_hybrid_engine
 from support.models import VOCABULARY
 
 Field = descriptor_pb2.FieldDescriptorProto
@@ -110,6 +113,19 @@ def test_config_has_the_inputs_and_outputs_of_the_graph(
             assert all(
                 size in (-1, dim) for size, dim in zip(tensor.dims, value.shape, strict=True) if isinstance(dim, int)
             )
+
+
+def test_states_are_inputs_and_outputs(tmp_path: Path) -> None:
+    engine = write_hybrid_engine(tmp_path / "engine", HybridDecoder.random())
+    session = ort.InferenceSession(engine / "generate.onnx", providers=["CPUExecutionProvider"])
+    tensors = zip(triton.tensors(read_manifest(engine)), (session.get_inputs(), session.get_outputs()), strict=True)
+    for ours, actual in tensors:
+        assert [tensor.name for tensor in ours if "state" in tensor.name] == [
+            value.name for value in actual if "state" in value.name
+        ]
+        assert {tensor.name for tensor in ours} == {value.name for value in actual}
+        shapes = {value.name: tuple(value.shape[1:]) for value in actual}
+        assert all(tensor.dims[1:] == shapes[tensor.name] for tensor in ours if "state" in tensor.name)
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda"])
