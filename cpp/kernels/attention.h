@@ -14,6 +14,12 @@ struct CacheTensor {
   const float* scales;  // [kv_heads, head_dim], one a channel; null for a float cache
 };
 
+// Biases [batch or 1, heads or 1, length, keys], added to the scores after the softcap; strides are 0 for a size of 1.
+struct ScoreBias {
+  const float* data;  // null for none
+  std::size_t sequence_stride, head_stride, token_stride;
+};
+
 // Attention of `length` new tokens in each of `batch` sequences. Tensors are float32 and row-major; the caller owns all
 // memory. Appends the new keys and values to the caches and attends to all positions up to each token's own.
 struct AttentionArgs {
@@ -36,7 +42,9 @@ struct AttentionArgs {
   float scale;         // of the scores
   float softcap;       // 0 is none
   std::size_t window;  // sliding window in tokens, including the query's own; 0 is none
-  float* out;          // [batch, length, heads * head_dim]
+  const float* sinks;  // [heads], scores in each head's softmax that have no value; null for none
+  ScoreBias bias;
+  float* out;  // [batch, length, heads * head_dim]
 
   // Tokens of a sequence that are in the cache already.
   std::size_t past(std::size_t sequence) const {

@@ -83,6 +83,25 @@ inline AttentionArgs attention_args(const AttentionAttributes& attributes, const
   return args;
 }
 
+// The sinks of heads, [heads]; null for none.
+inline const float* sinks(const Tensor& tensor, const AttentionArgs& args) {
+  if (tensor && element_count(tensor.shape) != args.heads) fail("head_sink needs one number a head");
+  return tensor.floats();
+}
+
+// The input attention_bias, [batch or 1, heads or 1, length, keys up to the last position or more].
+inline ScoreBias score_bias(const Tensor& tensor, const AttentionArgs& args) {
+  if (!tensor) return {};
+  const auto size = [&](std::size_t axis) { return static_cast<std::size_t>(tensor.shape.at(axis)); };
+  if (tensor.shape.size() != 4 || (size(0) != 1 && size(0) != args.batch) || (size(1) != 1 && size(1) != args.heads) ||
+      size(2) != args.length)
+    fail("attention_bias has another batch, or number of heads or tokens");
+  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
+    if (static_cast<std::size_t>(args.last_position[sequence]) >= size(3)) fail("attention_bias lacks keys");
+  const std::size_t of_head = size(2) * size(3);
+  return {tensor.floats(), size(0) == 1 ? 0 : size(1) * of_head, size(1) == 1 ? 0 : of_head, size(3)};
+}
+
 // A cache output, [batch, kv_heads, capacity, head_dim]. Runtimes usually bind the buffer of the past to it; where they
 // do not, the past is copied.
 template <typename Element>

@@ -47,8 +47,6 @@ class GroupQueryAttention {
   void compute(OrtKernelContext* context) const {
     const Tensor query = input(context, kQuery), key = input(context, kKey), value = input(context, kValue);
     const Tensor past_key = input(context, kPastKey), past_value = input(context, kPastValue);
-    if (input_data(context, kAttentionBias) || input_data(context, kHeadSink))
-      fail("attention_bias and head_sink are not implemented");
     const std::int64_t heads = attributes_.heads, kv_heads = attributes_.kv_heads;
     NewTokens tokens{query.shape.at(0), query.shape.at(1)};
     tokens.head_dim = query.shape.at(2) / (key ? heads : heads + 2 * kv_heads);
@@ -59,6 +57,8 @@ class GroupQueryAttention {
     tokens.position_ids = input(context, kPositionIds);
     AttentionArgs args = attention_args(attributes_, tokens);
     args.set_packed_qkv(query.floats(), query.shape[2]);
+    args.sinks = sinks(input(context, kHeadSink), args);
+    args.bias = score_bias(input(context, kAttentionBias), args);
     if (key) {
       args.key = key.floats();
       args.value = value.floats();

@@ -92,6 +92,7 @@ void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_hea
   for (std::size_t head = 0; head < group; ++head) {
     float* head_scores = scores + head * kScoreStride;
     if (args.softcap != 0.0f) cap_scores(head_scores, keys, args.softcap);
+    add_bias(args, sequence, kv_head * group + head, s, start, head_scores, keys);
     float& maximum = decode.maxima[at + head * decode.blocks];
     maximum = max_score(head_scores, keys);
     decode.totals[at + head * decode.blocks] = exp_scores(head_scores, keys, maximum);
@@ -119,8 +120,12 @@ void merge(const Decode& decode, std::size_t sequence, std::size_t s, std::size_
   const std::size_t at = decode.index(token, head, first);
   float* weights = decode.weights;
   std::copy_n(decode.maxima + at, count, weights);
-  exp_scores(weights, count, max_score(weights, count));
-  float total = 0.0f;
+  float largest = max_score(weights, count), total = 0.0f;
+  if (args.sinks) {
+    largest = std::max(largest, args.sinks[head]);
+    total = exp_of_negative(broadcast(args.sinks[head] - largest))[0];
+  }
+  exp_scores(weights, count, largest);
   for (std::size_t i = 0; i < count; ++i) total = added(total, weights[i], decode.totals[at + i]);
   const float inverse = 1.0f / total;
   for (std::size_t i = 0; i < count; ++i) weights[i] *= inverse;

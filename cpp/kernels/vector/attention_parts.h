@@ -112,6 +112,15 @@ inline void cap_scores(float* scores, std::size_t count, float softcap) {
   std::copy_n(last, count - whole, scores + whole);
 }
 
+// Adds the bias of new token s of a sequence to its scores of `count` keys from position `first`.
+inline void add_bias(const AttentionArgs& args, std::size_t sequence, std::size_t head, std::size_t s,
+                     std::size_t first, float* scores, std::size_t count) {
+  if (!args.bias.data) return;
+  const float* bias = args.bias.data + sequence * args.bias.sequence_stride + head * args.bias.head_stride +
+                      s * args.bias.token_stride + first;
+  for (std::size_t i = 0; i < count; ++i) scores[i] += bias[i];
+}
+
 // The keys of a block that a query attends to: causal attention and the sliding window mask all others.
 struct MaskRange {
   std::size_t from, to;

@@ -64,6 +64,10 @@ void prefill_task(void* context, std::size_t index) {
   std::fill_n(sum, padded_rows * padded, 0.0f);
   std::fill_n(maximum, padded_rows, kMinusInfinity);
   std::fill_n(total, padded_rows, 0.0f);
+  for (std::size_t i = 0; args.sinks && i < rows; ++i) {
+    maximum[i] = args.sinks[kv_head * group + i / positions];
+    total[i] = 1.0f;
+  }
 
   const auto window_start = [&](std::size_t position) {
     return args.window && position + 1 > args.window ? position + 1 - args.window : 0;
@@ -90,12 +94,15 @@ void prefill_task(void* context, std::size_t index) {
       for (std::size_t i = 0; i < count; i += kLanes) {
         MaskRange ranges[kLanes]{};
         for (std::size_t lane = 0; lane < std::min<std::size_t>(kLanes, count - i); ++lane) {
-          const std::size_t position = past + first + (top + i + lane) % positions;
+          const std::size_t row = top + i + lane, position = past + first + row % positions;
           ranges[lane] = {std::clamp(window_start(position), start, start + keys) - start,
                           std::clamp(position + 1, start, start + keys) - start};
           if (args.softcap != 0.0f)
             cap_scores(scores + (i + lane) * kKeyBlock + ranges[lane].from, ranges[lane].to - ranges[lane].from,
                        args.softcap);
+          add_bias(args, sequence, kv_head * group + row / positions, first + row % positions,
+                   start + ranges[lane].from, scores + (i + lane) * kKeyBlock + ranges[lane].from,
+                   ranges[lane].to - ranges[lane].from);
         }
         online_softmax(scores + i * kKeyBlock, kKeyBlock, ranges, whole, maximum + top + i, total + top + i,
                        sum + (top + i) * padded, padded);

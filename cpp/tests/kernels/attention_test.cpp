@@ -28,6 +28,9 @@ struct Case {
   float spread = 1.0f;  // standard deviation of the keys and values in the cache
   // Positions of the first cache slots, by which tokens are rotated; empty: 0, and no position_ids.
   std::vector<std::size_t> start = {};
+  bool sinks = false;
+  // The batch and head sizes of a bias of the scores, which also masks every fifth key; 0 is no bias.
+  std::size_t bias_batch = 0, bias_heads = 0;
 
   std::size_t start_of(std::size_t sequence) const { return start.empty() ? 0 : start[sequence]; }
 };
@@ -127,8 +130,18 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
     }
   }
 
+  const std::vector<float> sinks = random_floats(generator, c.heads);
+  std::vector<float> bias = random_floats(generator, c.bias_batch * c.bias_heads * c.length * c.capacity);
+  for (std::size_t i = 0; i < bias.size(); i += 5) bias[i] = -30000.0f;
+
   std::vector<float> out(tokens * widths[0], NAN);
   edgekiln::AttentionArgs args{};
+  if (c.sinks) args.sinks = sinks.data();
+  if (!bias.empty()) {
+    const std::size_t of_head = c.length * c.capacity;
+    args.bias = {bias.data(), c.bias_batch == 1 ? 0 : c.bias_heads * of_head, c.bias_heads == 1 ? 0 : of_head,
+                 c.capacity};
+  }
   args.batch = c.batch, args.length = c.length, args.heads = c.heads, args.kv_heads = c.kv_heads;
   args.head_dim = dim, args.capacity = c.capacity;
   args.query = c.packed ? packed.data() : parts[0].data();
@@ -172,10 +185,16 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
           double score = 0.0;
           for (std::size_t j = 0; j < dim; ++j) score += query[j] * true_keys[slot(b, kv_head, k) + j];
           score *= c.scale;
-          weights.push_back(c.softcap != 0.0f ? c.softcap * std::tanh(score / c.softcap) : score);
+          if (c.softcap != 0.0f) score = c.softcap * std::tanh(score / c.softcap);
+          const std::size_t row =
+              b % std::max<std::size_t>(c.bias_batch, 1) * c.bias_heads + head % std::max<std::size_t>(c.bias_heads, 1);
+          weights.push_back(bias.empty() ? score : score + bias[(row * c.length + s) * c.capacity + k]);
         }
-        const double largest = *std::max_element(weights.begin(), weights.end());
-        double total = 0.0;
+        double largest = *std::max_element(weights.begin(), weights.end()), total = 0.0;
+        if (c.sinks) {
+          largest = std::max<double>(largest, sinks[head]);
+          total = std::exp(sinks[head] - largest);
+        }
         for (std::size_t k = 0; k < weights.size(); ++k) {
           const double weight = std::exp(weights[k] - largest);
           total += weight;
@@ -255,6 +274,13 @@ const std::vector<Case> kCases = {
     {"int8 cache, zero codes", 1, 1, 3, 1, 64, 128, {70}, 64, false, true, 0.125f, 0, 0, true, 0.0f},
     {"int8 cache, a window", 2, 1, 4, 1, 64, 512, {400, 7}, 64, false, true, 0.125f, 0, 39, true},
     {"int8 cache, softcap", 1, 3, 4, 2, 64, 128, {90}, 64, false, true, 1.0f, 5.0f, 0, true},
+    {"sinks, a prompt", 1, 150, 6, 2, 64, 256, {20}, 64, false, true, 0.125f, 0, 0, false, 1.0f, {}, true},
+    {"sinks, one token", 2, 1, 6, 2, 64, 256, {200, 0}, 64, false, true, 0.125f, 0, 9, false, 1.0f, {}, true},
+    {"sinks, int8 cache", 1, 3, 6, 2, 64, 256, {90}, 64, false, true, 0.125f, 0, 0, true, 1.0f, {}, true},
+    {"a bias of heads", 2, 70, 6, 2, 64, 256, {100, 3}, 64, false, true, 0.125f, 0, 0, false, 1.0f, {}, false, 2, 6},
+    {"a bias, one token", 2, 1, 6, 2, 64, 256, {190, 3}, 64, false, true, 0.125f, 0, 0, false, 1.0f, {}, false, 2, 1},
+    {"a bias in a window", 2, 30, 6, 2, 64, 256, {140, 3}, 64, false, true, 0.125f, 0, 33, false, 1.0f, {}, true, 1, 6},
+    {"a bias, int8 cache", 1, 2, 6, 2, 64, 256, {90}, 64, false, true, 1.0f, 5.0f, 0, true, 1.0f, {}, true, 1, 1},
     {"scores far apart", 1, 40, 2, 2, 64, 128, {60}, 64, false, true, 20.0f, 0, 0},
 };
 
