@@ -22,21 +22,31 @@ def attention(
     past_key: torch.Tensor,
     past_value: torch.Tensor,
     start: torch.Tensor,
+    sinks: torch.Tensor | None = None,
+    slopes: torch.Tensor | None = None,
     *,
     scale: float,
-    window: int | None,
-    softcap: float | None,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    bfloat16_alibi: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Emit `edgekiln::Attention`: causal grouped-query attention over past and new keys.
+
+    Positions count from `start`. A score is capped, then biased, then masked.
 
     Args:
         query: [B, H, S, D], with rotary embedding applied.
         key, value: [B, KV, S, D], likewise.
         past_key, past_value: [B, KV, P, D].
         start: int64[B], the first key slot of each sequence that is not left padding.
+        sinks: [H], a score of each head that takes part in the softmax and has no value; None for none.
+        slopes: [H], ALiBi: slope · (position of the key - position of the query) is added to a score; None for none.
         scale: factor on query·key.
         window: number of last keys that a query sees, its own included; None for all.
+        chunk: a query sees the keys of its own chunk of so many positions; None for all.
         softcap: scores become softcap · tanh(score / softcap); None for no cap.
+        bfloat16_alibi: slopes, positions and their products are rounded to bfloat16, and then multiplied by scale.
 
     Returns:
         out [B, S, H, D], present_key and present_value [B, KV, P + S, D].
@@ -45,8 +55,14 @@ def attention(
     present_shape = (batch, key.shape[1], past_key.shape[2] + length, head_dim)
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::Attention",
-        (query, key, value, past_key, past_value, start),
-        attrs={"scale": float(scale), "window": int(window or 0), "softcap": float(softcap or 0.0)},
+        _without_trailing_none(query, key, value, past_key, past_value, start, sinks, slopes),
+        attrs={
+            "scale": float(scale),
+            "window": int(window or 0),
+            "softcap": float(softcap or 0.0),
+            **({"chunk": chunk} if chunk else {}),
+            **({"bfloat16_alibi": 1} if bfloat16_alibi else {}),
+        },
         dtypes=(query.dtype,) * 3,
         shapes=((batch, length, heads, head_dim), present_shape, present_shape),
         version=VERSION,

@@ -6,6 +6,7 @@ They plug into onnx's reference evaluator, which then runs whole canonical graph
 from collections.abc import Callable
 from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -26,10 +27,14 @@ def attention(
     past_key: Array,
     past_value: Array,
     start: Array,
+    sinks: Array | None = None,
+    slopes: Array | None = None,
     *,
     scale: float,
     window: int = 0,
+    chunk: int = 0,
     softcap: float = 0.0,
+    bfloat16_alibi: int = 0,
 ) -> tuple[Array, Array, Array]:
     """Causal grouped-query attention; arguments and results as in `edgekiln.export.canonical.attention`."""
     present_key = np.concatenate([past_key, key], axis=2)
@@ -40,17 +45,34 @@ def attention(
     scores = query @ np.repeat(present_key, share, axis=1).swapaxes(2, 3) * scale
     if softcap:
         scores = softcap * np.tanh(scores / softcap)
-    slots, own = np.arange(total), past + np.arange(length)[:, None]
-    visible = (slots <= own) & (slots >= start.reshape(batch, 1, 1))
+    keys = np.arange(total) - start.reshape(batch, 1, 1)  # positions [B, 1, T]
+    own = past + np.arange(length)[:, None] - start.reshape(batch, 1, 1)  # [B, S, 1]
+    visible = (keys <= own) & (keys >= 0)
     if window:
-        visible = visible & (slots > own - window)
+        visible &= keys > own - window
+    if chunk:
+        visible &= keys // chunk == own // chunk
+    if slopes is not None:
+        of_keys, of_queries = (_alibi(slopes, x, scale if bfloat16_alibi else None) for x in (keys, own))
+        scores = scores + (of_keys - of_queries).astype(scores.dtype)
     scores = np.where(visible[:, None], scores, -np.inf)
     # A padding query has no visible key: with a maximum of 0 its output is 0, not NaN.
     largest = scores.max(axis=-1, keepdims=True)
-    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
-    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), np.finfo(weights.dtype).tiny)
+    sink = np.full((1, heads, 1, 1), -np.inf) if sinks is None else sinks.reshape(1, heads, 1, 1)
+    largest = np.maximum(np.where(np.isfinite(largest), largest, 0 if sinks is None else -np.inf), sink)
+    weights = np.exp(scores - largest)
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True) + np.exp(sink - largest), np.finfo(weights.dtype).tiny)
     out = (weights @ np.repeat(present_value, share, axis=1)).swapaxes(1, 2)
     return out.astype(query.dtype), present_key, present_value
+
+
+def _alibi(slopes: Array, positions: Array, scale: float | None) -> Array:
+    """slopes [H] · positions [B, ...], as [B, H, ...]; with `scale` rounded to bfloat16 and multiplied by it."""
+    factors = slopes.reshape(1, -1, 1, 1), positions[:, None].astype(np.float32)
+    if scale is None:
+        return np.asarray(factors[0] * factors[1])
+    rounded = [factor.astype(ml_dtypes.bfloat16).astype(np.float32) for factor in factors]
+    return np.asarray((rounded[0] * rounded[1]).astype(ml_dtypes.bfloat16).astype(np.float32) * scale)
 
 
 def dequantize(

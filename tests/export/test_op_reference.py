@@ -33,6 +33,8 @@ def attentions(draw: st.DrawFn) -> dict[str, Any]:
         "start": rng.integers(0, past + length, batch),
         "scale": draw(st.sampled_from([0.1, 1.0, 3.0])),
         "window": draw(st.integers(0, 6)),
+        "chunk": draw(st.sampled_from([0, 0, 3])),
+        "slopes": draw(st.sampled_from([None, normal(kv_heads * share)])),
     }
 
 
@@ -42,18 +44,25 @@ def by_torch(arguments: dict[str, Any]) -> np.ndarray:
     value = np.concatenate([arguments["past_value"], arguments["value"]], axis=2)
     batch, _, length, _ = arguments["query"].shape
     past, total = arguments["past_key"].shape[2], key.shape[2]
+    slopes = arguments["slopes"]
     mask = torch.zeros(batch, 1, length, total, dtype=torch.bool)
+    bias = torch.zeros(batch, arguments["query"].shape[1], length, total, dtype=torch.float64)
     for row in range(batch):
         for i in range(length):
             for slot in range(total):
                 own = past + i
                 inside = not arguments["window"] or own - slot < arguments["window"]
+                if arguments["chunk"]:
+                    start = arguments["start"][row]
+                    inside &= (own - start) // arguments["chunk"] == (slot - start) // arguments["chunk"]
+                if slopes is not None:
+                    bias[row, :, i, slot] = torch.from_numpy(slopes) * (slot - own)
                 mask[row, 0, i, slot] = bool(arguments["start"][row] <= slot <= own and inside)
     out = torch.nn.functional.scaled_dot_product_attention(
         torch.from_numpy(arguments["query"]).double(),
         torch.from_numpy(key).double(),
         torch.from_numpy(value).double(),
-        attn_mask=mask,
+        attn_mask=bias.masked_fill(~mask, -torch.inf),
         scale=arguments["scale"],
         enable_gqa=True,
     )
@@ -78,6 +87,31 @@ def test_softcap_bounds_the_scores() -> None:
         query, np.zeros((1, 1, 1, 1)), values[1], past, values[0], np.zeros(1, np.int64), scale=1.0, softcap=2.0
     )
     np.testing.assert_allclose(out.item(), np.exp(2) / (np.exp(2) + 1), rtol=1e-9)
+
+
+def test_sinks_take_part_in_the_softmax() -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 4, 5, 8)) for _ in range(3))
+    none, sinks = np.zeros((2, 4, 0, 8)), rng.standard_normal(4)
+    plain, _, _ = reference.attention(q, k, v, none, none, np.array([0, 2]), scale=1.0)
+    out, _, _ = reference.attention(q, k, v, none, none, np.array([0, 2]), sinks, scale=1.0)
+    scores = torch.from_numpy(q @ k.swapaxes(2, 3)).masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+    scores[1, :, :, :2] = -torch.inf
+    # Attention with a sink is plain attention, scaled by sigmoid(log-sum-exp of the scores - sink).
+    shares = torch.sigmoid(torch.logsumexp(scores, dim=-1) - torch.from_numpy(sinks)[None, :, None]).nan_to_num()
+    np.testing.assert_allclose(out, plain * shares.transpose(1, 2)[..., None].numpy(), atol=1e-12)
+
+
+def test_falcon_rounds_alibi_to_bfloat16() -> None:
+    query, slopes = np.zeros((1, 1, 1, 1)), np.array([0.3], np.float32)
+    past = np.zeros((1, 1, 300, 1))
+    values = np.arange(300.0).reshape(1, 1, 300, 1)
+    out, _, _ = reference.attention(
+        query, query, query, past, values, np.zeros(1, np.int64), None, slopes, scale=0.25, bfloat16_alibi=1
+    )
+    positions = torch.arange(301)
+    weights = torch.softmax((torch.tensor(0.3).bfloat16() * positions).float() * 0.25, dim=0)
+    np.testing.assert_allclose(out.item(), float((weights[:300] * torch.arange(300.0)).sum()), rtol=1e-5)
 
 
 def test_padding_does_not_change_a_sequence() -> None:

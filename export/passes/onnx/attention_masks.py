@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgekiln.export.passes.common.attention_bias import MASKED, BiasKind, BiasNodes
 from edgekiln.export.passes.common.tensors import constant, input_of, make
-
-# Far below any score and inside the range of float16: a fully masked query stays finite.
-_MASKED = -30000.0
 
 
 @dataclass
 class AttentionMasks:
-    """Masks that are added to the scores, float32 [B, 1, S, T]: 0 for visible keys, -30000 for others.
+    """Masks that are added to the scores, float32 [B, 1 or H, S, T]: 0 or a bias for visible keys, -30000 for others.
 
     Cases:
         1. a growing cache: queries and keys are counted in cache slots; slots before `start` are left padding;
@@ -31,7 +29,7 @@ class AttentionMasks:
     first: ir.Node
     growing: bool
     write_indices: ir.Value | None = None
-    _made: dict[int, ir.Value] = field(default_factory=dict)
+    _made: dict[BiasKind, ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positions = next(value for value in self.graph.inputs if value.name == "position_ids")
@@ -61,27 +59,28 @@ class AttentionMasks:
         self.graph.insert_before(self.first if self.growing else self.graph[0], nodes)
         self._last = nodes[-1]
 
-    def of(self, window: int) -> ir.Value:
-        """The mask for a sliding window in tokens, 0 for none; layers with the same window share it."""
-        if window in self._made:
-            return self._made[window]
-        nodes = [make("LessOrEqual", [self._keys, self._queries], f"mask.{window}.causal")]
+    def of(self, kind: BiasKind) -> ir.Value:
+        """The mask of a kind; layers with the same share it."""
+        if kind in self._made:
+            return self._made[kind]
+        make_nodes = BiasNodes(self.graph, f"mask.{kind.name}", [])
+        add = make_nodes.add
+        visible = [add("LessOrEqual", [self._keys, self._queries], "causal")]
         if self.growing:
-            nodes.append(make("GreaterOrEqual", [self._keys, self._start], f"mask.{window}.not_padding"))
-        if window:
-            width = constant(self.graph, f"mask.window.{window}", np.array(window, dtype=np.int64))
-            nodes.append(make("Sub", [self._queries, width], f"mask.{window}.before"))
-            nodes.append(make("Greater", [self._keys, nodes[-1].outputs[0]], f"mask.{window}.inside"))
-        conditions = [node.outputs[0] for node in nodes if node.op_type != "Sub"]
-        visible = conditions[0]
-        for i, condition in enumerate(conditions[1:]):
-            nodes.append(make("And", [visible, condition], f"mask.{window}.visible.{i}"))
-            visible = nodes[-1].outputs[0]
-        kept, masked = (
-            constant(self.graph, f"mask.{name}", np.array(value, dtype=np.float32))
-            for name, value in (("kept", 0.0), ("masked", _MASKED))
-        )
-        nodes.append(make("Where", [visible, kept, masked], f"mask.{window}.added"))
-        self.graph.insert_after(self._last, nodes)
-        self._made[window] = nodes[-1].outputs[0]
-        return self._made[window]
+            visible.append(add("GreaterOrEqual", [self._keys, self._start], "not_padding"))
+        if kind.window:
+            before = add("Sub", [self._queries, make_nodes.integer(kind.window)], "before")
+            visible.append(add("Greater", [self._keys, before], "inside"))
+        keys, queries = self._keys, self._queries
+        if self.growing and (kind.chunk or kind.slopes):
+            keys, queries = (
+                add("Sub", [slots, self._start], f"{name}_positions")
+                for name, slots in (("key", keys), ("query", queries))
+            )
+        if kind.chunk:
+            visible.append(make_nodes.in_chunk(keys, queries, kind.chunk))
+        kept = make_nodes.alibi(keys, queries, kind) if kind.slopes else make_nodes.number(0.0)
+        mask = add("Where", [make_nodes.all_of(visible), kept, make_nodes.number(MASKED)], "added")
+        self.graph.insert_after(self._last, make_nodes.nodes)
+        self._made[kind] = mask
+        return mask

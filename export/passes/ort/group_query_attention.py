@@ -10,6 +10,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import MICROSOFT
+from edgekiln.export.passes.common.attention_bias import BiasKind, chunk_of, sinks_of
 from edgekiln.export.passes.common.tensors import (
     attribute,
     constant,
@@ -22,6 +23,7 @@ from edgekiln.export.passes.common.tensors import (
     shape_of,
     values_of,
 )
+from edgekiln.export.passes.ort.attention_biases import AttentionBiases
 from edgekiln.export.passes.ort.rotary_cache import RotaryCache, RotaryCaches
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
@@ -42,7 +44,9 @@ class LowerToGroupQueryAttention(InPlacePass):
         2. query, key and value are consecutive parts of one tensor: it is passed packed;
         3. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit;
         4. the layer has a window buffer (`cache_windows`): the attention counts from the buffer's start, a graph input,
-           and rotates by position_ids.
+           and rotates by position_ids;
+        5. chunked attention is a window of the chunk's size, and a bias that masks the keys of the chunk before;
+        6. ALiBi is a bias of [B, H, S, T], which all layers share.
 
     Args:
         max_length: positions that the rotary cache holds.
@@ -66,12 +70,13 @@ class LowerToGroupQueryAttention(InPlacePass):
             return PassResult(model, False)
         caches = RotaryCaches(model, self._max_length)
         windows = cache_windows(model, self._max_length) if self._window_buffers else {}
+        biases = AttentionBiases(model.graph)
         lengths = _lengths(model.graph, self._total_length, sorted(set(windows.values())))
         for node in attentions:
             window = windows.get(_layer(node), 0) if windows else 0
             if window:
                 _name_slots(node, window)
-            _lower(model.graph, node, caches, lengths[window])
+            _lower(model.graph, node, caches, lengths[window], biases)
         return PassResult(model, True)
 
 
@@ -81,7 +86,7 @@ def cache_windows(model: ir.Model, max_length: int) -> dict[int, int]:
     These are all layers whose buffers would be shorter than a sequence of `max_length` tokens; see
     `edgekiln.runtimes.window_buffer`.
     """
-    windows = {_layer(node): int(attribute(node, "window")) for node in model.graph if _is_attention(node)}
+    windows = {_layer(node): _window(node) for node in model.graph if _is_attention(node)}
     return {layer: size for layer, size in windows.items() if size and WindowBuffer.of(size).capacity < max_length}
 
 
@@ -96,6 +101,11 @@ def _is_attention(node: ir.Node) -> bool:
 
 def _layer(attention: ir.Node) -> int:
     return int((input_of(attention, 3).name or "").split(".")[1])
+
+
+def _window(attention: ir.Node) -> int:
+    """The last keys that a query sees at most; 0 for all. A chunk is one as well."""
+    return int(attribute(attention, "window")) or chunk_of(attention)
 
 
 def _name_slots(attention: ir.Node, window: int) -> None:
@@ -118,11 +128,13 @@ class _Lengths:
         seqlens_k: int32[B], the slot of the last new key.
         total: int32, the largest of them plus one.
         position_ids: int64[B, S], positions of the new tokens; None where these are their slots in all layers.
+        start: int64[B], the position of the first slot of a window buffer; None for other buffers.
     """
 
     seqlens_k: ir.Value
     total: ir.Value
     position_ids: ir.Value | None = None
+    start: ir.Value | None = None
 
 
 def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[int]) -> dict[int, _Lengths]:
@@ -135,7 +147,7 @@ def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[i
     last_position = nodes[0].outputs[0]
     lengths = {}
     for window in (0, *windows):
-        suffix, last_slot = "", last_position
+        suffix, last_slot, start = "", last_position, None
         if window:
             suffix = f".{window}"
             start = ir.Value(
@@ -151,7 +163,7 @@ def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[i
             nodes.append(make("ReduceMax", [seqlens], f"largest_seqlen_k{suffix}", keepdims=0))
             nodes.append(make("Add", [nodes[-1].outputs[0], one], f"total_sequence_length{suffix}"))
             total = nodes[-1].outputs[0]
-        lengths[window] = _Lengths(seqlens, total, position_ids)
+        lengths[window] = _Lengths(seqlens, total, position_ids, start)
     graph.insert_before(graph[0], nodes)
     return lengths
 
@@ -171,7 +183,7 @@ class _Rotation:
     interleaved: int
 
 
-def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengths) -> None:
+def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengths, biases: AttentionBiases) -> None:
     query, key, value, past_key, past_value = inputs_of(node, 5)
     heads, head_dim = heads_of(query)
     kv_heads, _ = heads_of(key)
@@ -188,12 +200,13 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
         first, second = rotations
         query, key, cos, sin = first.x, second.x, first.cache.cos, first.cache.sin
         attributes = {"do_rotary": 1, "rotary_interleaved": first.interleaved}
-    if window := int(attribute(node, "window")):
+    if window := _window(node):
         attributes["local_window_size"] = window
     if softcap := float(attribute(node, "softcap")):
         attributes["softcap"] = softcap
     # The kernel rotates by them; without them by slots.
-    rotated_by = [lengths.position_ids] if rotations is not None and lengths.position_ids is not None else []
+    rotated_by = lengths.position_ids if rotations is not None else None
+    bias, sinks = biases.of(BiasKind.of(node), lengths.total, lengths.start), sinks_of(node)
     new: list[ir.Node] = []
     parts = [
         _flat(graph, part, f"{name}.{kind}", new) for kind, part in (("query", query), ("key", key), ("value", value))
@@ -204,7 +217,7 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
         [
             *(parts if packed is None else (packed, None, None)),
             *(past_key, past_value, lengths.seqlens_k, lengths.total, cos, sin),
-            *rotated_by,
+            *_without_trailing_none(rotated_by, bias, sinks),
         ],
         name + ".gqa",
         domain=MICROSOFT,
@@ -221,6 +234,11 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
     for user in users:
         if user.op_type == "Reshape" and _last_dim(user.outputs[0]) == heads * head_dim:
             replace_node(user, [], [attention.outputs[0]])
+
+
+def _without_trailing_none(*inputs: ir.Value | None) -> Sequence[ir.Value | None]:
+    last = max((i for i, value in enumerate(inputs) if value is not None), default=-1)
+    return inputs[: last + 1]
 
 
 def _shared_rotation(query: ir.Value, key: ir.Value, caches: RotaryCaches) -> tuple[_Rotation, _Rotation] | None:
