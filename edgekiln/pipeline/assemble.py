@@ -38,7 +38,7 @@ from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
-from edgekiln.export.tracing.meta_model import build_meta_model, check_positions, normalized
+from edgekiln.export.tracing.meta_model import build_meta_model, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
 from edgekiln.export.tracing.rope import check_length
 from edgekiln.export.tracing.trace import layer_caches, trace
@@ -255,7 +255,6 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
-    check_positions(source.config)
     context: int | None = getattr(source.config, "max_position_embeddings", None)
     chosen = context if wanted is None else wanted
     if chosen is None:

@@ -161,6 +161,8 @@ def check_layers(raw: Mapping[str, Any], tensors: Iterable[str], path: Path) -> 
     """
     found = max((int(index) + 1 for name in tensors for index in _LAYER_INDEX.findall(name)[:1]), default=0)
     for prefix, part in _parts(raw):
+        if "num_layers_per_stack" in part:
+            continue  # layers run several times, and num_hidden_layers counts the runs
         for field in _LAYER_COUNTS:
             if (count := part.get(field)) is not None and count > found:
                 raise SourceError(

@@ -7,9 +7,10 @@ not guessed from its config.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch.nn.functional import pad
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -18,17 +19,27 @@ from edgekiln.export import canonical
 from edgekiln.export.tracing.cache_trace import KeyValueShape, current
 
 IMPLEMENTATION = "edgekiln"
+# A bias of keys is one more element of them; ONNX Runtime's attention takes head sizes that are multiples of 8.
+_BIAS_ELEMENTS = 8
 
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A causal mask in place of the mask tensor; `window` as in `canonical.attention`."""
+    """A causal mask in place of the mask tensor; `window` and `chunk` as in `canonical.attention`."""
 
-    window: int | None
+    window: int | None = None
+    chunk: int | None = None
+
+    # Falcon adds ALiBi to a mask of 4 dimensions.
+    ndim: ClassVar[int] = 0
+
+    def to(self, *_: Any) -> "MaskSpec":
+        """MPT converts its mask."""
+        return self
 
 
 # Arguments of an attention call that change its result and that the canonical op does not have.
-_UNSUPPORTED_ARGUMENTS = {"s_aux": "attention sinks", "head_mask": "head masks", "position_bias": "a position bias"}
+_UNSUPPORTED_ARGUMENTS = {"head_mask": "head masks", "position_bias": "a position bias"}
 
 
 def _mask(
@@ -44,14 +55,15 @@ def _mask(
         raise UnsupportedModelError(
             f"{config.model_type} overlays its own attention mask, which edgekiln does not support yet"
         )
+    # transformers has one argument for both; a model with chunks has no sliding window.
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
-        raise UnsupportedModelError(f"{config.model_type} uses chunked attention, which edgekiln does not support yet")
+        return MaskSpec(chunk=local_size)
     # Only in the forward that records shapes: under torch.export tensors have no values.
     if current().past is None and _sees_the_next_token(mask_function):
         raise UnsupportedModelError(
             f"{config.model_type} attends in both directions, which a causal decoder graph cannot express"
         )
-    return MaskSpec(local_size)
+    return MaskSpec(window=local_size)
 
 
 def _sees_the_next_token(mask_function: Callable[..., torch.Tensor]) -> bool:
@@ -64,32 +76,68 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: MaskSpec | torch.Tensor | None,
+    attention_mask: MaskSpec | torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function for transformers; shapes as in `canonical.attention`, returns [B, S, H, D]."""
-    trace = current()
-    model_type = module.config.model_type
     for name, description in _UNSUPPORTED_ARGUMENTS.items():
         if kwargs.get(name) is not None:
-            raise UnsupportedModelError(f"{model_type} uses {description}, which edgekiln does not support yet")
-    if not isinstance(mask, MaskSpec):
+            raise UnsupportedModelError(
+                f"{module.config.model_type} uses {description}, which edgekiln does not support yet"
+            )
+    if not isinstance(attention_mask, MaskSpec):
         raise UnsupportedModelError(
-            f"{model_type} builds its own attention mask (ALiBi, for one), which edgekiln does not support yet"
+            f"{module.config.model_type} builds its own attention mask, which edgekiln does not support yet"
         )
-    if key.shape[-1] != value.shape[-1]:
-        raise UnsupportedModelError(
-            f"{model_type} has keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head "
-            "(latent attention), which edgekiln does not support yet"
-        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend(module, query, key, value, attention_mask, scale=scale, softcap=softcap, sinks=s_aux), None
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: MaskSpec,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    slopes: torch.Tensor | None = None,
+    bfloat16_alibi: bool = False,
+    key_bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Trace one attention.
+
+    Args:
+        module: the attention module; its `layer_idx` numbers the KV cache.
+        query: [B, H, S, D].
+        key: [B, KV, S, D].
+        value: [B, KV, S, V]; the canonical op and its cache have one head size, so that the narrower of keys and values
+            is padded with zeros.
+        mask: which keys a query sees.
+        scale, softcap, sinks, slopes, bfloat16_alibi: as in `canonical.attention`.
+        key_bias: [B, KV, S], added to the scaled scores of each key, for which head sizes grow by `_BIAS_ELEMENTS`.
+
+    Returns:
+        [B, S, H, V].
+    """
+    trace = current()
+    width = value.shape[-1]
+    if key_bias is not None:
+        key = pad(torch.cat([key, key_bias.unsqueeze(-1)], dim=-1), (0, _BIAS_ELEMENTS - 1))
+        query = pad(pad(query, (0, 1), value=1.0 / scale), (0, _BIAS_ELEMENTS - 1))
+    head_dim = max(key.shape[-1], width)
+    query, key, value = (pad(part, (0, head_dim - part.shape[-1])) for part in (query, key, value))
     # A module that several layers share says its layer to the cache only.
     layer: int = module.layer_idx if trace.attention_layer is None else trace.attention_layer
     trace.attention_layer = None
-    past = trace.next_past(layer, KeyValueShape(key.shape[1], key.shape[-1]))
+    past = trace.next_past(layer, KeyValueShape(key.shape[1], head_dim))
     if past is None:
-        return query.transpose(1, 2), None
+        return query.transpose(1, 2)[..., :width]
     past_key, past_value = past
     assert trace.start is not None
     out, present_key, present_value = canonical.attention(
@@ -99,12 +147,16 @@ def _attention(
         past_key,
         past_value,
         trace.start,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sinks,
+        slopes,
+        scale=scale,
         window=mask.window,
+        chunk=mask.chunk,
         softcap=softcap,
+        bfloat16_alibi=bfloat16_alibi,
     )
     trace.add_present(layer, present_key, present_value)
-    return out, None
+    return out[..., :width] if width < head_dim else out
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.tracing import attention, moe
+from edgekiln.export.tracing.adapters import install_adapters
 from edgekiln.export.tracing.rope import check_rope, fix_frequencies
 
 
@@ -40,12 +41,15 @@ def build_meta_model(config: PretrainedConfig, model_class: type[PreTrainedModel
         warnings.simplefilter("ignore")
         model = model_class._from_config(
             config,
-            attn_implementation=attention.IMPLEMENTATION,
+            attn_implementation="eager",
             experts_implementation=moe.IMPLEMENTATION,
             dtype=torch.float32,
         )
+    # Not before, as some classes look up their attention module by it.
+    model.config._attn_implementation = attention.IMPLEMENTATION
     with explained(model_class, config):
         compute_buffers(model)
+        install_adapters(model)
     fix_frequencies(model)
     _check_buffers(model)
     return model.eval()
@@ -77,8 +81,6 @@ def unsupported(
             f"{config.model_type} has {layers} that keep another state than keys and values, "
             "which edgekiln does not support yet"
         )
-    if _uses_alibi(config):
-        return _alibi(config)
     if not model_class._supports_attention_backend:
         return UnsupportedModelError(
             f"{config.model_type} computes attention by itself and not through transformers' attention interface, "
@@ -89,28 +91,6 @@ def unsupported(
             f"{config.model_type} makes its attention mask by itself, which edgekiln does not support yet"
         )
     return error if isinstance(error, UnsupportedModelError) else not_traced(config, error)
-
-
-def check_positions(config: PretrainedConfig) -> None:
-    """Check that a model does not use ALiBi.
-
-    Raises:
-        UnsupportedModelError: it does.
-    """
-    if _uses_alibi(config):
-        raise _alibi(config)
-
-
-def _alibi(config: PretrainedConfig) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{config.model_type} adds ALiBi position biases to attention, which edgekiln does not support yet"
-    )
-
-
-def _uses_alibi(config: PretrainedConfig) -> bool:
-    own = getattr(config, "attn_config", None)  # of MPT
-    flags = (getattr(config, "alibi", False), getattr(own, "alibi", False))
-    return config.model_type == "bloom" or True in flags or getattr(config, "position_embedding_type", "") == "alibi"
 
 
 # In messages of torch about code that reads the values of its tensors, or branches on them.

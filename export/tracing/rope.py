@@ -20,6 +20,9 @@ _OF_FAMILIES = ("default", "axial", "mrope")
 # Families whose modules branch on the length of the sequence themselves.
 _OWN_LONGROPE = ("phimoe",)
 
+# Families that attend to a part of the keys from a length on, and the name of that length.
+_KEPT_KEYS = {"doge": "keep_window_size"}
+
 
 def check_rope(config: PretrainedConfig) -> None:
     """Check that the types of RoPE of a configuration can be traced.
@@ -42,12 +45,19 @@ def check_rope(config: PretrainedConfig) -> None:
 
 
 def check_length(config: PretrainedConfig, max_length: int) -> None:
-    """Check that the RoPE frequencies of a model are constant up to `max_length` tokens.
+    """Check that the graph of a model is exact up to `max_length` tokens.
 
     Raises:
-        UnsupportedModelError: they change at a shorter length, which the message names; or as `check_rope`.
+        UnsupportedModelError: its RoPE frequencies, or the keys that it attends to, change at a shorter length, which
+            the message names; or as `check_rope`.
     """
     check_rope(config)
+    keys = getattr(config, _KEPT_KEYS.get(config.model_type, ""), None)
+    if isinstance(keys, int) and max_length > keys:
+        raise UnsupportedModelError(
+            f"{config.model_type} attends to the {keys} keys of the largest bias in longer sequences: "
+            f"build an engine of at most --max-length {keys}"
+        )
     for parameters in rope_parameters(config):
         limit = parameters.get("original_max_position_embeddings")
         if parameters.get("rope_type") == "longrope" and isinstance(limit, int) and max_length > limit:

@@ -126,7 +126,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "o_groups": 2,
         "o_lora_rank": 16,
     },
-    "doge": {"keep_window_size": 8},
+    # Beyond this length the keys depend on their biases, and engines are refused.
+    "doge": {"keep_window_size": 256},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "dots3_note": {
         "vision_config": {"mlp_layer_types": ["dense"] * 2, "adapter_in_dim": 32, "adapter_out_dim": 64},

@@ -44,6 +44,18 @@ FAMILIES = (
     "qwen3_moe",
     "gemma3n_text",
     "gemma4_text",
+    # Attention and experts of their own, see edgekiln/export/tracing/adapters.py.
+    "gptj",
+    "gpt_neo",
+    "falcon",
+    "jetmoe",
+    # A bias of keys, ALiBi, sinks, chunks, values narrower than keys, two attentions in a layer.
+    "doge",
+    "bloom",
+    "gpt_oss",
+    "llama4_text",
+    "deepseek_v3",
+    "diffllama",
 )
 
 

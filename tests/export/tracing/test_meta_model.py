@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, MptConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM
 
-from edgekiln.errors import UnsupportedModelError
-from edgekiln.export.tracing.meta_model import build_meta_model, check_positions, normalized, takes
+from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
 from support.models import FAMILIES, tiny_config
 
 # Rotary variants with computed frequencies.
@@ -32,10 +31,13 @@ def test_buffers_equal_those_of_a_constructed_model(family: str, options: dict[s
     model = build_meta_model(tiny_config(family, **options))
     real = AutoModelForCausalLM.from_config(tiny_config(family, **options)).float().eval()
     buffers, expected = dict(model.named_buffers()), dict(real.named_buffers())
-    assert buffers.keys() == expected.keys()
+    # Adapters keep slopes of ALiBi, and drop masks that modules with an attention of their own have.
+    kept = {name for name in buffers if not name.endswith("alibi_slopes")}
+    assert kept == {name for name in expected if not name.endswith(("attn.bias", "attention.bias"))}
     for name, buffer in buffers.items():
         assert torch.isfinite(buffer).all(), name
-        torch.testing.assert_close(buffer, expected[name], rtol=0, atol=0)
+        if name in kept:
+            torch.testing.assert_close(buffer, expected[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
@@ -55,10 +57,3 @@ def test_takes_reads_the_signature_of_forward() -> None:
     model = build_meta_model(tiny_config("llama"))
     assert takes(model, "logits_to_keep")
     assert not takes(model, "pixel_values")
-
-
-@pytest.mark.parametrize("config", [BloomConfig(), MptConfig(), FalconConfig(alibi=True)], ids=lambda c: c.model_type)
-def test_alibi_is_named_before_a_length_is_asked_for(config: PretrainedConfig) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"{config.model_type} adds ALiBi position biases to attention"):
-        check_positions(config)
-    check_positions(FalconConfig(alibi=False))

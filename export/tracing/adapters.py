@@ -1,0 +1,78 @@
+"""Modules whose attention or experts transformers offers no hook for: a row for each kind of module.
+
+Most attention modules call a function that is registered by name (`attention`). Older ones compute attention in a
+method, or in the middle of their forward; here that method is replaced by a function that calls `attention.attend`.
+A row names a class, so that nothing depends on the type of the model around it.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+from edgekiln.export.tracing import complex_rotation, experts, own_attention
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The replacement of methods of a module.
+
+    Attributes:
+        methods: name of a method -> a function that takes the module and then the arguments of the method.
+        unused: buffers that the function does not read, such as masks of [positions, positions].
+        prepare: called once for each module.
+    """
+
+    methods: dict[str, Callable[..., Any]]
+    unused: tuple[str, ...] = ()
+    prepare: Callable[[Any], None] | None = None
+
+
+# Package of transformers.models and class -> what is replaced.
+ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
+    ("codegen", "CodeGenAttention"): Adapter({"_attn": own_attention.scaled_by_root}),
+    ("gpt_neo", "GPTNeoSelfAttention"): Adapter({"_attn": own_attention.gpt_neo}, unused=("bias",)),
+    ("gpt_neox_japanese", "GPTNeoXJapaneseAttention"): Adapter({"_attn": own_attention.scaled_by_root}),
+    ("gptj", "GPTJAttention"): Adapter({"forward": own_attention.gptj}),
+    ("openai", "Attention"): Adapter({"_attn": own_attention.openai_gpt}, unused=("bias",)),
+    ("doge", "DogeAttention"): Adapter({"forward": own_attention.doge}),
+    ("falcon", "FalconAttention"): Adapter({"forward": own_attention.falcon}, prepare=own_attention.falcon_slopes),
+    ("bloom", "BloomAttention"): Adapter({"forward": own_attention.bloom}, prepare=own_attention.bloom_slopes),
+    ("mpt", "MptAttention"): Adapter({"forward": own_attention.mpt}, prepare=own_attention.mpt_slopes),
+    ("hrm_text", "HrmTextAttention"): Adapter({"forward": own_attention.hrm_text}),
+    ("llama4", "Llama4TextRotaryEmbedding"): Adapter({"forward": complex_rotation.angles}),
+    ("llama4", "Llama4TextAttention"): Adapter({"forward": complex_rotation.llama4}),
+    ("deepseek_v2", "DeepseekV2RotaryEmbedding"): Adapter({"forward": complex_rotation.angles}),
+    ("deepseek_v2", "DeepseekV2Attention"): Adapter({"forward": complex_rotation.deepseek_v2}),
+    ("aria", "AriaExperts"): Adapter({"forward": experts.aria}),
+    ("jetmoe", "JetMoeMoE"): Adapter({"forward": experts.jetmoe}),
+    ("jetmoe", "JetMoeMoA"): Adapter({"map": experts.jetmoe_queries, "reduce": experts.jetmoe_outputs}),
+}
+
+
+def install_adapters(model: torch.nn.Module) -> None:
+    """Replace the methods of all modules of `ADAPTERS` in a model, and number attention modules without `layer_idx`."""
+    count: Counter[type] = Counter()
+    for module in model.modules():
+        adapter = ADAPTERS.get(kind_of(module))
+        if adapter is None:
+            continue
+        replaced: Any = module
+        if not isinstance(getattr(module, "layer_idx", None), int):
+            replaced.layer_idx = count[type(module)]
+        count[type(module)] += 1
+        for name in adapter.unused:
+            setattr(replaced, name, None)
+        if adapter.prepare is not None:
+            adapter.prepare(module)
+        for name, function in adapter.methods.items():
+            setattr(replaced, name, partial(function, module))
+
+
+def kind_of(module: torch.nn.Module) -> tuple[str, str]:
+    """The package of transformers.models that a module's class is from, empty for other classes, and its name."""
+    path = type(module).__module__.split(".")
+    return path[2] if path[:2] == ["transformers", "models"] else "", type(module).__name__
