@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from edgekiln.export.tracing import complex_rotation, experts, own_attention
+from edgekiln.export.tracing import complex_rotation, experts, latent_attention, own_attention
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Adapter:
     prepare: Callable[[Any], None] | None = None
 
 
+_LATENT: Final = Adapter({"expand_kv": latent_attention.expand_kv}, prepare=latent_attention.keep_latent)
+
 # Package of transformers.models and class -> what is replaced.
 ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("codegen", "CodeGenAttention"): Adapter({"_attn": own_attention.scaled_by_root}),
@@ -46,7 +48,16 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("llama4", "Llama4TextRotaryEmbedding"): Adapter({"forward": complex_rotation.angles}),
     ("llama4", "Llama4TextAttention"): Adapter({"forward": complex_rotation.llama4}),
     ("deepseek_v2", "DeepseekV2RotaryEmbedding"): Adapter({"forward": complex_rotation.angles}),
-    ("deepseek_v2", "DeepseekV2Attention"): Adapter({"forward": complex_rotation.deepseek_v2}),
+    ("deepseek_v2", "DeepseekV2Attention"): Adapter(
+        {"forward": complex_rotation.deepseek_v2, **_LATENT.methods}, prepare=_LATENT.prepare
+    ),
+    ("axk1", "AXK1Attention"): _LATENT,
+    ("deepseek_v3", "DeepseekV3Attention"): _LATENT,
+    ("glm4_moe_lite", "Glm4MoeLiteAttention"): _LATENT,
+    ("kimi_linear", "KimiLinearAttention"): _LATENT,
+    ("minicpm3", "MiniCPM3Attention"): _LATENT,
+    ("mistral4", "Mistral4Attention"): _LATENT,
+    ("youtu", "YoutuAttention"): _LATENT,
     ("aria", "AriaExperts"): Adapter({"forward": experts.aria}),
     ("jetmoe", "JetMoeMoE"): Adapter({"forward": experts.jetmoe}),
     ("jetmoe", "JetMoeMoA"): Adapter({"map": experts.jetmoe_queries, "reduce": experts.jetmoe_outputs}),

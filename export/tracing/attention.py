@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.tracing.cache_trace import KeyValueShape, current
+from edgekiln.export.tracing.latent_attention import LatentProjection
 
 IMPLEMENTATION = "edgekiln"
 # A bias of keys is one more element of them; ONNX Runtime's attention takes head sizes that are multiples of 8.
@@ -127,6 +128,9 @@ def attend(
     """
     trace = current()
     width = value.shape[-1]
+    projection = getattr(module, "kv_b_proj", None)
+    if isinstance(projection, LatentProjection):
+        query = projection.latent_query(query)
     if key_bias is not None:
         key = pad(torch.cat([key, key_bias.unsqueeze(-1)], dim=-1), (0, _BIAS_ELEMENTS - 1))
         query = pad(pad(query, (0, 1), value=1.0 / scale), (0, _BIAS_ELEMENTS - 1))
@@ -137,7 +141,7 @@ def attend(
     trace.attention_layer = None
     past = trace.next_past(layer, KeyValueShape(key.shape[1], head_dim))
     if past is None:
-        return query.transpose(1, 2)[..., :width]
+        return _values(query.transpose(1, 2), width, projection)
     past_key, past_value = past
     assert trace.start is not None
     out, present_key, present_value = canonical.attention(
@@ -156,7 +160,13 @@ def attend(
         bfloat16_alibi=bfloat16_alibi,
     )
     trace.add_present(layer, present_key, present_value)
-    return out[..., :width] if width < head_dim else out
+    return _values(out, width, projection)
+
+
+def _values(out: torch.Tensor, width: int, projection: Any) -> torch.Tensor:
+    """The values in out [B, S, H, D]: without padding, and not latent."""
+    out = out[..., :width] if width < out.shape[-1] else out
+    return projection.value_of(out) if isinstance(projection, LatentProjection) else out
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
