@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from families import check, report
 from families.__main__ import main
@@ -98,3 +99,18 @@ def test_the_exit_status_tells_of_defects(monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.setattr(sys, "argv", ["families", "llama", "--out", str(tmp_path / "report.md")])
         assert main() == status
         assert report.read((tmp_path / "report.md").read_text()) == {"llama": Outcome(kind, "why")}
+
+
+def test_rows_of_single_types_are_replaced_in_a_report_of_the_same_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.md"
+    old = {"gpt2": Outcome("right", "1e-06"), "llama": Outcome("refused", "why")}
+    path.write_text(report.write(old, transformers.__version__, "make families"))
+    monkeypatch.setattr("families.__main__.sweep", lambda names, _: [(names[0], Outcome("right", "2e-06"))])
+    monkeypatch.setattr(sys, "argv", ["families", "llama", "--out", str(path)])
+    assert main() == 0
+    assert report.read(path.read_text()) == {"gpt2": old["gpt2"], "llama": Outcome("right", "2e-06")}
+    path.write_text(report.write(old, "1.0.0", "make families"))
+    with pytest.raises(SystemExit, match="2"):
+        main()

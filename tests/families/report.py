@@ -1,5 +1,6 @@
 """The report of a sweep, docs/families.md: written, read again, and compared with another."""
 
+import re
 from collections.abc import Mapping
 
 from families.check import TOLERANCE, Class, Outcome
@@ -59,6 +60,12 @@ def read(text: str) -> dict[str, Outcome]:
             name, detail = line.removeprefix("| `").removesuffix(" |").split("` | ", 1)
             outcomes[name] = Outcome(kind, detail)
     return outcomes
+
+
+def version(text: str) -> str:
+    """The version of transformers in a report that `write` made; empty if the text is none."""
+    found = re.search(r"of transformers (\S+) \(", text)
+    return found[1] if found else ""
 
 
 def changes(old: Mapping[str, Outcome], new: Mapping[str, Outcome]) -> list[str]:
