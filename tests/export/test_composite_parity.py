@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from edgekiln import runtimes
-from edgekiln.errors import UnsupportedModelError
 from edgekiln.pipeline.assemble import canonical_graph, write_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
 from edgekiln.sources.resolve import resolve
 from support.models import VOCABULARY
-from support.multimodal import COMPOSITES, REFUSED, save_composite, tiny_composite
+from support.multimodal import COMPOSITES, save_composite, tiny_composite
 
 TOLERANCE = 1e-3  # relative to the norm of the logits
 PROMPTS = (23, 14, 19)
@@ -53,13 +52,3 @@ def test_engine_matches_the_whole_model(model_type: str, tmp_path: Path) -> None
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
     assert np.linalg.norm(logits - expected) < TOLERANCE * np.linalg.norm(expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", REFUSED)
-def test_other_decoders_are_refused_in_a_sentence(model_type: str, tmp_path: Path) -> None:
-    text, fields, message = REFUSED[model_type]
-    save_composite(tmp_path, tiny_composite(model_type, text, **fields))
-    with pytest.raises(UnsupportedModelError, match=message) as caught:
-        canonical_graph(resolve(str(tmp_path)), BuildOptions(quant="none"))
-    assert "\n" not in str(caught.value)

@@ -46,7 +46,6 @@ _EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, 
 _MOE: dict[str, Any] = {**_EXPERTS, "moe_intermediate_size": 32}
 _WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _KOSMOS = {"embed_dim": 64, "layers": 4, "ffn_dim": 128, "attention_heads": 4, "pad_token_id": 1}
-_LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "qk_nope_head_dim": 8}
 _PER_LAYER = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY}
 
 Row = tuple[dict[str, Any], dict[str, Any]]
@@ -151,6 +150,11 @@ COMPOSITES: dict[str, Row] = {
             for kind in ("acoustic", "semantic")
         },
     ),
+}
+# Type -> the same values, and words of the sentence that refuses its decoder.
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "mllama": ({}, {}, "cross-attention layers, whose keys and values come from images"),
+    "paligemma": ({}, {}, "attends in both directions"),
 }
 
 

@@ -17,7 +17,7 @@ from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import no_progress
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, quantize_layers
-from support.multimodal import COMPOSITES, save_composite, tiny_composite
+from support.multimodal import COMPOSITES, REFUSED, save_composite, tiny_composite
 
 IDS = torch.arange(5, 25)[None]
 # Names of a saved checkpoint -> the names of checkpoints that were published.
@@ -138,6 +138,15 @@ def test_missing_tensor_of_the_decoder_is_named(tmp_path: Path) -> None:
     write_tensors(tmp_path, tensors)
     with pytest.raises(SourceError, match=r"lacks model\.language_model\.layers\.1\.mlp\.up_proj\.weight"):
         resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_decoders_that_need_more_than_earlier_text_are_refused(tmp_path: Path, model_type: str) -> None:
+    text, fields, message = REFUSED[model_type]
+    save_composite(tmp_path, tiny_composite(model_type, text, **fields))
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        resolve(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model_type", ["smolvlm", "qwen2_5_vl"])
