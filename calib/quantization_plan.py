@@ -78,7 +78,7 @@ def plan_quantization(
     tied = head is not None and getattr(head, "weight", None) is embedding.weight
     shared = _plan_embedding(names[embedding], embedding, recipe, prequantized, result)
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear | Conv1D):
+        if not is_linear(module):
             continue
         is_head = module is head
         if is_head and tied and shared is not None:
@@ -109,11 +109,19 @@ def plan_quantization(
 def quantizable(model: PreTrainedModel) -> list[str]:
     """Names of the modules that a recipe's patterns may match, each once: the embedding and all linear layers."""
     embedding = model.get_input_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if module is embedding or isinstance(module, torch.nn.Linear | Conv1D)
-    ]
+    return [name for name, module in model.named_modules() if module is embedding or is_linear(module)]
+
+
+# Subclasses of Linear whose own forward computes the same.
+_SAME_PRODUCT = frozenset({"FalconLinear"})
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether a module is a plain linear layer, and no router, which are Linears with more in their forward."""
+    if not isinstance(module, torch.nn.Linear | Conv1D):
+        return False
+    plain = type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
+    return plain or type(module).__name__ in _SAME_PRODUCT
 
 
 def weight_shape(module: torch.nn.Module) -> tuple[int, int]:

@@ -18,14 +18,15 @@ def angles(module: Any, _hidden_states: torch.Tensor, position_ids: torch.Tensor
 
 
 def rotate_pairs(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (0, 1), (2, 3), ... of x [B, H, S, D] by angles [B, S, R / 2], R at most D."""
-    if x.is_meta:
-        return x
+    """Rotate the pairs (0, 1), (2, 3), ... of x [B, H, S, D] by angles [B, S, R / 2], R at most D.
+
+    In plain ops: TensorRT-RTX 1.7 does not compile an interleaved RotaryEmbedding over a growing cache.
+    """
+    cosine, sine = cosine.unsqueeze(1), sine.unsqueeze(1)
     rotated = 2 * cosine.shape[-1]
-    partial = {"rotary_embedding_dim": rotated, "num_heads": x.shape[1]} if rotated < x.shape[-1] else {}
-    return torch.onnx.ops.symbolic(
-        "RotaryEmbedding", (x, cosine, sine), attrs={"interleaved": 1, **partial}, dtype=x.dtype, shape=x.shape
-    )
+    first, second = x[..., 0:rotated:2], x[..., 1:rotated:2]
+    pairs = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1).flatten(3)
+    return torch.cat([pairs, x[..., rotated:]], dim=-1) if rotated < x.shape[-1] else pairs
 
 
 def llama4(

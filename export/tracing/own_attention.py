@@ -33,12 +33,14 @@ def gptj(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """GPTJAttention.forward, [B, S, K] to [B, S, K]. Its own looks up angles in a copy of their table a sequence."""
+    assert position_ids is not None
     query, key, value = (
         projection(hidden_states).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
         for projection in (module.q_proj, module.k_proj, module.v_proj)
     )
-    sine, cosine = module.embed_positions[position_ids].chunk(2, dim=-1)
-    query, key = (rotate_pairs(part, cosine, sine) for part in (query, key))
+    exponents = torch.arange(0, module.pos_embd_dim, 2, dtype=torch.int64, device=position_ids.device)
+    angles = position_ids.unsqueeze(-1).float() * (1.0 / (10000 ** (exponents / module.pos_embd_dim)))
+    query, key = (rotate_pairs(part, angles.cos(), angles.sin()) for part in (query, key))
     out = attend(module, query, key, value, attention_mask, scale=module.head_dim**-0.5)
     return module.out_proj(out.flatten(2)), None
 

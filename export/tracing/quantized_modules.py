@@ -34,6 +34,11 @@ class QuantizedParameters(torch.nn.Module):
         self.order = _meta_parameter((k,), torch.int64) if scheme.act_order else None
         self.input_scale = _meta_parameter((), torch.float32) if scheme.activation == "int8-static" else None
 
+    @property
+    def device(self) -> torch.device:
+        """As of a weight, for models that move their input to it."""
+        return self.qweight.device
+
     def extra_repr(self) -> str:
         """The scheme, so that layer deduplication distinguishes layers of different schemes."""
         return str(self.scheme)

@@ -1,5 +1,6 @@
 """What is added to the scores of an edgekiln::Attention, by position: masks and ALiBi, in standard ops."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,7 @@ class BiasNodes:
     name: str
     nodes: list[ir.Node]
 
-    def add(self, op: str, inputs: list[ir.Value | None], suffix: str, **attributes: Any) -> ir.Value:
+    def add(self, op: str, inputs: Sequence[ir.Value | None], suffix: str, **attributes: Any) -> ir.Value:
         """Make a node."""
         self.nodes.append(make(op, inputs, f"{self.name}.{suffix}", **attributes))
         return self.nodes[-1].outputs[0]
