@@ -96,6 +96,10 @@ def composite(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> C
         decoder = meta_model(owner.config, model_class=type(owner))
         return Composite(whole, decoder, {name: prefix + name for name in decoder.state_dict()}, {})
     backbone_name, backbone = _backbone(owner, kind)
+    if not isinstance(owner.get_submodule(head_name), torch.nn.Linear):
+        raise UnsupportedModelError(
+            f"{owner.config.model_type} has a head that is no linear layer, which edgekiln does not support yet"
+        )
     text_ties = bool(getattr(backbone.config, "tie_word_embeddings", False))
     decoder = _decoder(owner, backbone_name, backbone, head_name)
     own_backbone, own_head = _name(decoder, decoder.base_model), _name(decoder, decoder.get_output_embeddings())

@@ -12,6 +12,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from edgekiln.errors import UnsupportedModelError
+
 _Head = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -79,11 +81,20 @@ def same_logits(a: PreTrainedModel, a_names: tuple[str, str], b: PreTrainedModel
     Args:
         a, b: the models.
         a_names, b_names: names of the backbone and of the head in each.
+
+    Raises:
+        UnsupportedModelError: one cannot be called without what is before its head.
     """
     size = a.config.get_text_config(decoder=True).vocab_size
     given = torch.linspace(-100, 100, size, device="cpu").reshape(1, 1, size)
     hidden = torch.zeros(1, 1, 1, device="cpu")
-    made = [_logits(model, names, hidden, lambda _: given) for model, names in ((a, a_names), (b, b_names))]
+    try:
+        made = [_logits(model, names, hidden, lambda _: given) for model, names in ((a, a_names), (b, b_names))]
+    except Exception as error:
+        # The forward of any model class runs here, which fails in ways of its own.
+        raise UnsupportedModelError(
+            f"{b.config.model_type} computes its logits in a way that edgekiln does not support yet"
+        ) from error
     return torch.equal(*made)
 
 

@@ -131,7 +131,15 @@ COMPOSITES: dict[str, Row] = {
     "granite_speech": ({"logits_scaling": 8.0, "embedding_multiplier": 3.0}, {}),
     "granite_speech_plus": ({"logits_scaling": 8.0}, {}),
     "hunyuan_vl": (
-        {"rope_parameters": {"rope_type": "xdrope", "rope_theta": 1e4, "mrope_section": [2] * 4, "alpha": 1000.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "xdrope",
+                "rope_theta": 1e4,
+                "mrope_section": [2] * 4,
+                "alpha": 1000.0,
+                "factor": 1.0,
+            }
+        },
         {},
     ),
     "janus": ({}, {"vq_config": {"base_channels": 32, "num_embeddings": 64}}),
