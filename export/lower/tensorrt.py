@@ -17,6 +17,7 @@ from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
 from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
 from edgekiln.export.passes.onnx.int4_matmul import LowerInt4ToDequantizeLinear
 from edgekiln.export.passes.onnx.per_token_int8 import LowerPerTokenInt8ToQDQ
+from edgekiln.export.passes.onnx.recurrence import LowerRecurrenceToOnnx
 from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 
 FloatType = Literal["float16", "bfloat16", "float32"]
@@ -64,6 +65,7 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
     passes = Sequential(
         ShareActOrder(),
         LowerToOnnxAttention(options.capacity, options.fused_attention),
+        LowerRecurrenceToOnnx(padded=options.capacity is None),
         LOWER_QUANTIZED_OPS,
         common.RemoveUnusedNodesPass(),
     )

@@ -4,6 +4,7 @@ They take the past of the current layer from the trace and leave its present the
 have the right shapes only.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -104,7 +105,9 @@ def _mamba2_scan(
         dt = dt + dt_bias
     if dt_softplus:
         dt = F.softplus(dt)
-    dt = dt.clamp(*dt_limit)
+    least, most = (limit if math.isfinite(limit) else None for limit in dt_limit)
+    if most is not None or least:  # after softplus, 0 limits nothing
+        dt = dt.clamp(least, most)
     out, state = linear_attention(C, B, hidden_states * dt[..., None], dt * A, rule="gated", scale=1.0)
     if D is not None:
         out = out + hidden_states * D[..., None]

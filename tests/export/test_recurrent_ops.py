@@ -7,9 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import helper
+from onnx_ir.passes import InPlacePass
 
 from edgekiln.export import canonical
 from edgekiln.export import recurrent_reference as reference
+from edgekiln.export.passes.onnx.recurrence import LowerRecurrenceToOnnx
 from edgekiln.export.passes.ort.recurrence import LowerRecurrence
 from support.graphs import graph, run_ort, run_reference
 
@@ -106,11 +108,12 @@ def _graph(name: str) -> tuple[ir.Model, Arrays]:
     return model, feeds
 
 
+@pytest.mark.parametrize("lower", [LowerRecurrence(), LowerRecurrenceToOnnx(padded=True)], ids=["ort", "onnx"])
 @pytest.mark.parametrize("name", CASES)
-def test_lowered_ops_compute_their_definition(name: str) -> None:
+def test_lowered_ops_compute_their_definition(name: str, lower: InPlacePass) -> None:
     model, feeds = _graph(name)
     expected = run_reference(model, feeds)
-    LowerRecurrence()(model)
+    lower(model)
     for got, want in zip(run_ort(model, feeds), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
@@ -147,3 +150,16 @@ def test_padding_is_zero() -> None:
     assert (masked[0, :2] == 0).all()
     np.testing.assert_array_equal(masked[0, 2:], x[0, 2:])
     np.testing.assert_array_equal(masked[1], x[1])
+
+
+def test_lowered_padding_masks_compute_their_definition() -> None:
+    x, position_ids = normal(2, 4, 3), np.array([[0, 0, 0, 1], [5, 6, 7, 8]])
+    model = graph(
+        [helper.make_node("MaskPadding", ["x", "position_ids"], ["out"], domain=canonical.DOMAIN)],
+        {"x": ["B", "S", 3], "position_ids": ["B", "S"]},
+        {"out": ["B", "S", 3]},
+        {},
+    )
+    LowerRecurrenceToOnnx(padded=True)(model)
+    (out,) = run_ort(model, {"x": x, "position_ids": position_ids})
+    np.testing.assert_array_equal(out, reference.mask_padding(x, position_ids))

@@ -7,8 +7,10 @@ from onnx_ir.passes import InPlacePass, PassResult, common
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.passes.common.tensors import Array, make, set_lazily, shape_of, values_of
 
-# Ops of norms that are not fused, and others whose results grow.
-_WIDE_OPS = frozenset({"Pow", "ReduceMean", "Sqrt", "Reciprocal", "Exp", "Log", "CumSum", "Softmax"})
+# Ops of norms that are not fused, others whose results grow, and recurrences, whose rounding errors add up.
+_WIDE_OPS = frozenset(
+    {"Pow", "ReduceMean", "Sqrt", "Reciprocal", "Exp", "Log", "CumSum", "Softmax", "Scan", "LinearAttention"}
+)
 _ANGLE_OPS = frozenset({"Cos", "Sin"})
 HALF_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _LARGEST = {ir.DataType.FLOAT16: float(np.finfo(np.float16).max)}
@@ -19,7 +21,8 @@ class ConvertToHalf(InPlacePass):
 
     Cases:
         1. Cos, Sin and every op that computes their input: float32, as the angles of late positions need the bits;
-        2. ops whose results or inner sums exceed the range of float16 (`_WIDE_OPS`): float32, with Casts on both sides;
+        2. ops whose results or inner sums exceed the range of float16, and recurrences with their states (`_WIDE_OPS`):
+           float32, with Casts on both sides;
         3. the logits: cast to float32 at the end, for sampling;
         4. everything else: `dtype`.
 
@@ -77,8 +80,8 @@ def _floats(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _only_read_by(value: ir.Value, nodes: set[ir.Node]) -> bool:
-    """Whether `value` is an initializer that only `nodes` read."""
-    return value.is_initializer() and all(use.node in nodes for use in value.uses())
+    """Whether `value` is an initializer or a graph input that only `nodes` read."""
+    return value.producer() is None and bool(value.uses()) and all(use.node in nodes for use in value.uses())
 
 
 def _convert(value: ir.Value, dtype: ir.DataType) -> None:

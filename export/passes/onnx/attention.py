@@ -57,9 +57,10 @@ class LowerToOnnxAttention(InPlacePass):
             _lower(model.graph, node, masks, self._fused)
         if self._capacity is not None:
             model.opset_imports[""] = max(model.opset_imports[""], IN_PLACE_OPSET)
-            for value in (*model.graph.inputs[2:], *model.graph.outputs[1:]):
-                sizes = list(value.shape or ())
-                value.shape = ir.Shape([*sizes[:2], self._capacity, *sizes[3:]])
+            for value in (*model.graph.inputs, *model.graph.outputs):
+                if (value.name or "").startswith(("past.", "present.")):
+                    sizes = list(value.shape or ())
+                    value.shape = ir.Shape([*sizes[:2], self._capacity, *sizes[3:]])
         return PassResult(model, True)
 
 
