@@ -235,7 +235,7 @@ def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -
         vocab_size=model.meta_model.config.vocab_size,
         hidden_size=config.hidden_size,
         layers=len(model.caches),
-        heads=config.num_attention_heads,
+        heads=config.num_attention_heads if key_values else 0,
         kv_heads=[cache.kv_heads for cache in key_values],
         head_dims=[cache.head_dim for cache in key_values],
         max_length=max_length,
@@ -256,6 +256,8 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
     context: int | None = getattr(source.config, "max_position_embeddings", None)
+    if context is None and not hasattr(source.config, "num_attention_heads"):
+        context = getattr(source.config, "context_length", None) or _LONGEST_BY_DEFAULT  # states hold any length
     chosen = context if wanted is None else wanted
     if chosen is None:
         raise RequestError(f"{source.name} does not say its context length: give --max-length")

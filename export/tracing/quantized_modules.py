@@ -39,6 +39,15 @@ class QuantizedParameters(torch.nn.Module):
         """As of a weight, for models that move their input to it."""
         return self.qweight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that modules convert activations to."""
+        return self.scales.dtype
+
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        """The weight times columns [..., K, S], which Mamba computes without calling the layer: [..., N, S]."""
+        return QuantizedLinear(self, None)(x.transpose(-1, -2)).transpose(-1, -2)
+
     def extra_repr(self) -> str:
         """The scheme, so that layer deduplication distinguishes layers of different schemes."""
         return str(self.scheme)
