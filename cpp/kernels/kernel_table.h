@@ -46,6 +46,7 @@ struct KernelTable {
   DequantizeRowKernel dequantize_row = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;
+  Int8Order int8_order = Int8Order::kFours;  // of the weights of per_token_int8_gemm
   TwoPassLmHeadKernel two_pass_lm_head = nullptr;
   AttentionKernel bf16_attention = nullptr;  // prefill in bfloat16 with float accumulators
 };

@@ -102,7 +102,9 @@ class WeightPacker {
     const auto* scales = constant_input<float>(info_, first + 1, n);
     if (!codes || !scales || !k || !n) fail("weights and scales must be constant");
     const WeightInput inputs[] = {{codes, k * n}, {scales, n * sizeof(float)}};
-    PackedInt8 packed(codes, scales, k, n, place(layout_name("int8", {k, n}), inputs));
+    const Int8Order order = kernels().int8_order;
+    const char* const layout = order == Int8Order::kFours ? "int8" : "int8 eights";
+    PackedInt8 packed(codes, scales, k, n, order, place(layout_name(layout, {k, n}), inputs));
     drop_mapped_pages(codes, k * n);
     return packed;
   }

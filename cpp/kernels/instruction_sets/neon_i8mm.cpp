@@ -20,6 +20,7 @@ extern const InstructionSet instruction_set{
             .dequantize_row = dequantize_row,
             .nbits_gemm = nbits_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
+            .int8_order = Int8Order::kEights,
         },
 };
 

@@ -13,10 +13,15 @@ namespace edgekiln::EDGEKILN_ISA {
 // The largest magnitude of a[count]; count is a multiple of 16.
 inline float largest_magnitude(const float* a, std::size_t count) {
   float32x4_t most[4] = {};
-#pragma GCC unroll 2
-  for (std::size_t i = 0; i < count; i += 16)
+  const auto add_16 = [&](const float* from) {
+    const float32x4x4_t x = vld1q_f32_x4(from);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) most[j] = vmaxq_f32(most[j], vabsq_f32(vld1q_f32(a + i + 4 * j)));
+    for (int j = 0; j < 4; ++j) most[j] = vmaxq_f32(most[j], vabsq_f32(x.val[j]));
+  };
+  const float* const end = a + count;
+  for (const float* const first = a + count % 64; a != first; a += 16) add_16(a);
+#pragma GCC unroll 4
+  for (; a != end; a += 16) add_16(a);
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(most[0], most[1]), vmaxq_f32(most[2], most[3])));
 }
 
@@ -32,9 +37,10 @@ inline int8x16_t narrowed(const int32x4_t (&codes)[4]) {
 
 // The codes of a[16], rounded to the nearest integer with ties to even. |a * inverse| <= 127.
 inline int8x16_t quantize_16(const float* a, float inverse) {
+  const float32x4x4_t x = vld1q_f32_x4(a);
   int32x4_t codes[4];
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) codes[j] = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(a + 4 * j), inverse));
+  for (int j = 0; j < 4; ++j) codes[j] = vcvtnq_s32_f32(vmulq_n_f32(x.val[j], inverse));
   return detail::narrowed(codes);
 }
 

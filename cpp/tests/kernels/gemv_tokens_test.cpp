@@ -87,10 +87,10 @@ TEST_CASE("per-token int8 GEMV gives each token the bits that it gets alone") {
   std::vector<std::int8_t> codes(kK * kN);
   std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::int8_t>(generator()); });
   const std::vector<float> scales(kN, 0.013f);
-  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN);
   for (const edgekiln::KernelTable& kernels : tested_kernels()) {
     if (!kernels.per_token_int8_gemm) continue;
     INFO(kernels.instruction_set);
+    const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN, kernels.int8_order);
     edgekiln::Scratch scratch;
     CHECK(wrong_tokens([&](const float* a, std::size_t m, float* out) {
             kernels.per_token_int8_gemm(weight, a, m, out, edgekiln::kSerial, scratch);

@@ -239,7 +239,7 @@ std::uint64_t int8_gemms(const KernelTable& kernels) {
   Numbers numbers;
   const auto codes = numbers.integers<std::int8_t>(kK * kN);
   const std::vector<float> scales = numbers.scales(kN);
-  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN);
+  const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN, kernels.int8_order);
   Hash hash;
   for (const std::size_t m : {1, 8, 45}) {
     const std::vector<float> a = numbers.floats(m * kK);
