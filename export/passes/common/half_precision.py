@@ -54,6 +54,9 @@ class ConvertToHalf(InPlacePass):
         for node in graph:
             if node not in wide and node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
                 node.attributes["to"] = ir.AttrInt64("to", dtype.value)
+            if node not in wide and node.op_type == "ConstantOfShape" and node.outputs[0] in halves:
+                filled = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1)
+                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(filled.astype(dtype.numpy()), dtype=dtype))
         _insert_casts(graph, wide, dtype)
         if graph.outputs[0].dtype == dtype:
             _cast_logits(graph, dtype)
@@ -90,7 +93,9 @@ def _convert(value: ir.Value, dtype: ir.DataType) -> None:
 
     def converted() -> Array:
         values = values_of(original)
-        if largest is not None and values.size and float(np.abs(values).max()) > largest:
+        # Infinities, which mask experts, stay what they are.
+        finite = values[np.isfinite(values)]
+        if largest is not None and finite.size and float(np.abs(finite).max()) > largest:
             raise UnsupportedModelError(f"{name} holds values beyond {largest:.0f}: build with --dtype bfloat16")
         return values.astype(numpy_type)
 
