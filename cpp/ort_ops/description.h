@@ -20,7 +20,7 @@ inline std::string description(const KernelTable* table) {
   json += "], \"ops\": [";
   const char* separator = "";
   for (const OpRow& row : op_table<false>()) {
-    json.append(separator).append(R"({"domain": ")").append(row.domain);
+    json.append(separator).append(R"({"domain": ")").append(*row.domain ? row.domain : "ai.onnx");
     json.append(R"(", "op": ")").append(row.name()).append(R"(", "kernels": [)");
     auto add = list;
     for (const KernelField& field : row.optional)

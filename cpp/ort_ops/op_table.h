@@ -12,12 +12,14 @@
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
+#include "ort_ops/simplified_layer_normalization.h"
 #include "ort_ops/skip_simplified_layer_normalization.h"
 #include "ort_ops/swiglu.h"
 #include "ort_ops/two_pass_matmul_nbits.h"
 
 namespace edgekiln::ort {
 
+inline constexpr const char* kOnnxDomain = "";
 inline constexpr const char* kMicrosoftDomain = "com.microsoft";
 
 // A field of KernelTable.
@@ -68,6 +70,7 @@ const std::vector<OpRow>& op_table() {
       int8_post_attention{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu},
       int8_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention};
   static const std::vector<OpRow> rows{
+      {kOnnxDomain, op<SimplifiedLayerNormalization>(), {kQkvPrologue}},
       {kMicrosoftDomain, op<GroupQueryAttention<float, Bf16>>(), {kAttention}},
       {kMicrosoftDomain, op<GroupQueryAttention<std::int8_t, Bf16>>(), {kAttention}},
       {kMicrosoftDomain, op<GatherBlockQuantized>(), {kDequantizeRow}},

@@ -1,8 +1,8 @@
 // The library that a session registers: edgekiln's kernels as ONNX Runtime custom ops.
 //
-// Ops of com.microsoft replace ONNX Runtime's kernels of the same names, which it looks up after custom ops, so an
-// engine's graph stays one that every ONNX Runtime runs. Constructors of kernels throw for what they do not implement;
-// creating the session then fails, and the caller creates it without this library.
+// Ops of com.microsoft and of ONNX replace ONNX Runtime's kernels of the same names, which it looks up after custom
+// ops, so an engine's graph stays one that every ONNX Runtime runs. Constructors of kernels throw for what they do not
+// implement; creating the session then fails, and the caller creates it without this library.
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -53,9 +53,9 @@ Domain make_domain(const std::string& name) {
 // The domains are static, as their ops are.
 template <bool Bf16>
 void add_domains(OrtSessionOptions* options) {
-  static const Domain microsoft = make_domain<Bf16>(kMicrosoftDomain), own = make_domain<Bf16>(kOwnDomain);
-  check(api->AddCustomOpDomain(options, microsoft.get()));
-  check(api->AddCustomOpDomain(options, own.get()));
+  static const Domain domains[] = {make_domain<Bf16>(kOnnxDomain), make_domain<Bf16>(kMicrosoftDomain),
+                                   make_domain<Bf16>(kOwnDomain)};
+  for (const Domain& domain : domains) check(api->AddCustomOpDomain(options, domain.get()));
 }
 
 }  // namespace

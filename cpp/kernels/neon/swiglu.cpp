@@ -13,8 +13,18 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 // Of kLanes values.
-inline float32x4_t gated(float32x4_t x, float32x4_t y) {
+[[gnu::always_inline]] inline float32x4_t gated(float32x4_t x, float32x4_t y) {
   return vdivq_f32(vmulq_f32(x, y), reinterpret_cast<float32x4_t>(one_plus_exp_minus(reinterpret_cast<Floats>(x))));
+}
+
+// Of fewer than 8 values. Not inlined: with its calls, GCC would load the constants of the loop below in each
+// iteration.
+[[gnu::noinline]] void swiglu_rest(const float* gate, const float* up, float* out, std::size_t count) {
+  float last[2][8] = {};
+  std::copy_n(gate, count, last[0]);
+  std::copy_n(up, count, last[1]);
+  for (int i = 0; i < 8; i += 4) vst1q_f32(last[0] + i, gated(vld1q_f32(last[0] + i), vld1q_f32(last[1] + i)));
+  std::copy_n(last[0], count, out);
 }
 
 // Of one token.
@@ -28,14 +38,7 @@ void swiglu_token(const float* gate, const float* up, float* out, std::size_t wi
     vst1q_f32(out + i, results[0]);
     vst1q_f32(out + i + 4, results[1]);
   }
-  for (std::size_t count; i < width; i += count) {
-    count = std::min<std::size_t>(4, width - i);
-    float last[2][4] = {};
-    std::copy_n(gate + i, count, last[0]);
-    std::copy_n(up + i, count, last[1]);
-    vst1q_f32(last[0], gated(vld1q_f32(last[0]), vld1q_f32(last[1])));
-    std::copy_n(last[0], count, out + i);
-  }
+  if (i < width) swiglu_rest(gate + i, up + i, out + i, width - i);
 }
 
 }  // namespace

@@ -101,7 +101,7 @@ inline void append_token(const AttentionArgs& args, float* queries, std::size_t 
 }
 
 // scores = softcap * tanh(scores / softcap)
-inline void cap_scores(float* scores, std::size_t count, float softcap) {
+[[gnu::noinline]] inline void cap_scores(float* scores, std::size_t count, float softcap) {
   const float inverse = 1.0f / softcap;
   const auto cap = [&](float* at) { store(at, tanh_of(load(at) * inverse) * softcap); };
   const std::size_t whole = count / kLanes * kLanes;

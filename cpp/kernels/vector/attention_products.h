@@ -21,9 +21,17 @@ inline constexpr bool kHas32Registers = true;
 inline constexpr bool kHas32Registers = false;
 #endif
 
-// Keys of a tile of scores: heads * keys accumulators, one vector of each query and one of keys fill the registers, and
-// there should be enough accumulators to hide the latency of the multiply-adds.
+// Parts of the stripes that a tile of scores holds in registers; where that is not all, it takes as many passes.
+#if defined(__aarch64__)
+inline constexpr int kPartsPerPass = kStripeParts;
+#else
+inline constexpr int kPartsPerPass = 1;
+#endif
+
+// Keys of a tile of scores: heads * keys accumulators a part, one vector of each query and one of keys fill the
+// registers, and there should be enough accumulators to hide the latency of the multiply-adds.
 inline constexpr int keys_per_tile(int heads) {
+  if (kPartsPerPass == 4) return heads == 1 ? 4 : heads < 4 ? 2 : 1;
   if (kHas32Registers) return heads == 1 ? std::min(8, kLanes) : 4;
   return std::min(heads == 1 ? 8 : heads < 4 ? 4 : 2, kLanes);
 }
@@ -34,51 +42,79 @@ inline constexpr int vectors_per_tile(int heads) {
   return heads < 4 ? 4 : 2;
 }
 
-// sums[head][key] = one of the kStripeParts of the dot product of a query and a key, for Heads queries and Keys keys.
-template <int Heads, int Keys, typename Element>
-[[gnu::always_inline]] inline void score_part(const float* query, const Element* key, std::size_t dim, int part,
-                                              Floats (&sum)[Heads][Keys]) {
+// sums[part][head][key] = Parts parts of the stripes of dot products, from `first` on, for Heads queries and Keys keys.
+template <int Parts, int Heads, int Keys, typename Element>
+[[gnu::always_inline]] inline void score_parts(const float* query, const Element* key, std::size_t dim, int first,
+                                               Floats (&sums)[Parts][Heads][Keys]) {
+#pragma GCC unroll 4
+  for (int part = 0; part < Parts; ++part)
 #pragma GCC unroll 8
-  for (int head = 0; head < Heads; ++head)
+    for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 8
-    for (int i = 0; i < Keys; ++i) sum[head][i] = Floats{};
-  for (std::size_t j = part * kLanes; j < dim; j += kStripes) {
-    Floats x[Heads];
+      for (int i = 0; i < Keys; ++i) sums[part][head][i] = Floats{};
+  // Two vectors of a row at a time, which Arm loads with one instruction.
+  constexpr int kCount = std::min(Parts, 2);
+  const auto add = [&]<int Count>(std::size_t j, int part) {
+    Floats x[Heads][Count];
 #pragma GCC unroll 8
-    for (int head = 0; head < Heads; ++head) x[head] = load(query + head * dim + j);
+    for (int head = 0; head < Heads; ++head)
+#pragma GCC unroll 2
+      for (int next = 0; next < Count; ++next) x[head][next] = load(query + head * dim + j + next * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < Keys; ++i) {
-      const Floats values = load(key + i * dim + j);
+      Floats values[Count];
+#pragma GCC unroll 2
+      for (int next = 0; next < Count; ++next) values[next] = load(key + i * dim + j + next * kLanes);
+#pragma GCC unroll 2
+      for (int next = 0; next < Count; ++next)
 #pragma GCC unroll 8
-      for (int head = 0; head < Heads; ++head) sum[head][i] = added(sum[head][i], x[head], values);
+        for (int head = 0; head < Heads; ++head)
+          sums[part + next][head][i] = added(sums[part + next][head][i], x[head][next], values[next]);
     }
+  };
+  std::size_t j = first * kLanes;
+  for (; j + (Parts - 1) * kLanes < dim; j += kStripes)
+#pragma GCC unroll 2
+    for (int part = 0; part < Parts; part += kCount) add.template operator()<kCount>(j + part * kLanes, part);
+  if constexpr (Parts > 1) {
+#pragma GCC unroll 4
+    for (int part = 0; part + 1 < Parts; ++part)
+      if (j + part * kLanes < dim) add.template operator()<1>(j + part * kLanes, part);
   }
 }
 
 // sums[head][key] = the dot product of a query and a key, still to be added across lanes, for Heads queries and Keys
-// keys. The registers hold one part of the stripes at a time, so that narrow vectors take as many passes.
+// keys.
 template <int Heads, int Keys, typename Element>
 inline void score_tile(const float* query, const Element* key, std::size_t dim, Floats (*sums)[kLanes]) {
-  Floats sum[Heads][Keys];
-  const auto for_each = [&](auto&& visit) {
+  const auto for_each = [](auto&& visit) {
 #pragma GCC unroll 8
     for (int head = 0; head < Heads; ++head)
 #pragma GCC unroll 8
       for (int i = 0; i < Keys; ++i) visit(head, i);
   };
-  const auto add_part = [&](int part) {
-    Floats other[Heads][Keys];
-    score_part(query, key, dim, part, other);
-    for_each([&](int head, int i) { sum[head][i] += other[head][i]; });
-  };
-  // The order of sum_of_parts().
-  score_part(query, key, dim, 0, sum);
-  if constexpr (kStripeParts == 4) add_part(2);
-  for_each([&](int head, int i) { sums[head][i] = sum[head][i]; });
-  if constexpr (kStripeParts == 1) return;
-  score_part(query, key, dim, 1, sum);
-  if constexpr (kStripeParts == 4) add_part(3);
-  for_each([&](int head, int i) { sums[head][i] += sum[head][i]; });
+  // In the order of sum_of_parts().
+  if constexpr (kPartsPerPass == 4) {
+    Floats sum[4][Heads][Keys];
+    score_parts(query, key, dim, 0, sum);
+    for_each([&](int head, int i) {
+      sums[head][i] = (sum[0][head][i] + sum[2][head][i]) + (sum[1][head][i] + sum[3][head][i]);
+    });
+  } else {
+    Floats sum[1][Heads][Keys];
+    const auto add_part = [&](int part) {
+      Floats other[1][Heads][Keys];
+      score_parts(query, key, dim, part, other);
+      for_each([&](int head, int i) { sum[0][head][i] += other[0][head][i]; });
+    };
+    score_parts(query, key, dim, 0, sum);
+    if constexpr (kStripeParts == 4) add_part(2);
+    for_each([&](int head, int i) { sums[head][i] = sum[0][head][i]; });
+    if constexpr (kStripeParts == 1) return;
+    score_parts(query, key, dim, 1, sum);
+    if constexpr (kStripeParts == 4) add_part(3);
+    for_each([&](int head, int i) { sums[head][i] += sum[0][head][i]; });
+  }
 }
 
 // scores [heads, keys], rows kScoreStride apart, for up to Heads heads. Overwrites up to the end of each row's last

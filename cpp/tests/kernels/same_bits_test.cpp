@@ -1,4 +1,4 @@
-// Kernels give the same bits on every instruction set with fused multiply-adds, x86 or Arm, which docs/performance.md
+// Kernels give the same bits on every instruction set with fused multiply-adds, x86 or Arm, which docs/kernels.md
 // promises: their outputs for fixed inputs have fixed hashes.
 //
 // Inputs come from integers, as the libraries of two systems need not agree on distributions. A change of a kernel's

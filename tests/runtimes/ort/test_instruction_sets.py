@@ -17,6 +17,8 @@ from support.instruction_sets import supported_sets, use
 PROMPT = np.arange(60) % 259
 NAMES = [parameter.values[0] for parameter in supported_sets()]  # type: ignore[attr-defined]
 INCOMPLETE = ("portable",)  # those that leave ops to ONNX Runtime
+# Those with other rounding: without fused multiply-adds, or in bfloat16.
+OTHER_ROUNDING = ("portable", "amx", "avx512bf16")
 WRONG = f"EDGEKILN_ISA must be {', '.join(NAMES)} or onnxruntime on this processor, got sse9"
 
 
@@ -51,6 +53,23 @@ def test_ops_of_each_set(name, monkeypatch, folder):
     assert list(library.supported) == NAMES
     assert all(op.kernels for op in library.ops)
     assert library.complete == (name not in INCOMPLETE)
+
+
+@pytest.mark.parametrize(("quant", "kv"), [("int8", "float32"), ("int4", "float32"), ("int4", "int8")])
+def test_logits_have_the_same_bits_on_every_set(quant, kv, tmp_path, monkeypatch, folder):
+    # Heads of 64: a multiple of the vectors of all sets.
+    engine = build(tmp_path, "llama", quant, kv, head_dim=64)
+    names = [name for name in NAMES if name not in OTHER_ROUNDING]
+    found = {}
+    for name in names:
+        use(name, monkeypatch, folder)
+        runtime = runtimes.open(engine)
+        assert runtime.kernels == name
+        cache = runtime.new_cache(1)
+        logits = [runtime.score(PROMPT), runtime.prefill(cache, 0, PROMPT)]
+        logits += [runtime.step(cache, np.array([token])) for token in (5, 7, 11)]
+        found[name] = b"".join(np.ascontiguousarray(part).tobytes() for part in logits)
+    assert [name for name in names if found[name] != found[names[0]]] == []
 
 
 def test_several_tokens_are_verified_only_where_all_ops_are_edgekilns(quantized, monkeypatch, folder):

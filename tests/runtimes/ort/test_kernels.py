@@ -162,6 +162,18 @@ def test_skip_rms_norm(shape, inputs, outputs):
     np.testing.assert_allclose(found["y"], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("shape", [(1, 1, 576), (3, 40, 70)])
+def test_rms_norm(shape):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    gamma = rng.standard_normal(shape[-1], dtype=np.float32)
+    node = helper.make_node("SimplifiedLayerNormalization", ["x", "gamma"], ["y"], axis=-1, epsilon=1e-5, stash_type=1)
+    session = node_session(node, {"x": shape}, {"y": shape}, {"gamma": gamma})
+    expected = x / np.sqrt(np.square(x.astype(np.float64)).mean(-1, keepdims=True) + 1e-5) * gamma
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=1e-5, rtol=0)
+
+
 def node_session(node, inputs, outputs, constants, kind=onnx.TensorProto.FLOAT) -> ort.InferenceSession:
     """A session of one node with edgekiln's kernels; inputs have the element type `kind`, outputs are float32."""
     graph = helper.make_graph(
