@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from edgekiln import runtimes
-from edgekiln.errors import EdgekilnError
+from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.resolve import resolve
@@ -41,8 +41,9 @@ class Outcome:
 
     Attributes:
         kind: "right" and "wrong": the engine's logits are, or are not, those of transformers; "refused": edgekiln
-            refuses the model with one of its errors; "not configurable": transformers itself does not run it with a
-            tiny configuration; "not a decoder": it does not continue a text; "traceback": edgekiln fails otherwise.
+            refuses the model in one of its errors; "not configurable": transformers itself does not run it with a
+            tiny configuration; "not a decoder": it does not continue a text; "traceback": edgekiln fails otherwise, or
+            its engine does.
         detail: the relative error, or the reason in one sentence.
         log: the traceback of a failure of edgekiln.
     """
@@ -65,13 +66,20 @@ def check(model_type: str) -> Outcome:
         return Outcome("not configurable", _sentence(error))
     if not all(np.isfinite(row).all() for row in expected):
         return Outcome("not configurable", "transformers computes logits that are not finite")
+    outcome = _compare(model, tokens, expected)
+    return Outcome("not a decoder", outcome.detail) if outcome.kind == "refused" and not causal else outcome
+
+
+def _compare(model: Any, tokens: list[np.ndarray], expected: list[np.ndarray]) -> Outcome:
+    """Build an engine of `model` and compare its logits with `expected`; arguments as in `_compared`."""
     with tempfile.TemporaryDirectory() as directory:
         try:
             engine = _build(model, Path(directory))
             error = max(_relative_error(*pair) for pair in _compared(engine, tokens, expected))
-        except EdgekilnError as error_of_user:
-            reason = " ".join(str(error_of_user).replace(f"{directory}/model", "the checkpoint").split())
-            return Outcome("refused" if causal else "not a decoder", reason)
+        except EngineError as failure:  # the engine was built but does not run
+            return Outcome("traceback", _reason(failure, directory), traceback.format_exc())
+        except EdgekilnError as refusal:
+            return Outcome("refused", _reason(refusal, directory))
         except Exception as failure:
             return Outcome("traceback", _sentence(failure), traceback.format_exc())
     return Outcome("right" if error <= TOLERANCE else "wrong", f"{error:.0e}")
@@ -130,6 +138,11 @@ def _relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
         return float("inf")
     difference = np.linalg.norm(logits - expected, axis=-1)
     return float(np.max(difference / np.linalg.norm(expected, axis=-1)))
+
+
+def _reason(error: EdgekilnError, directory: str) -> str:
+    """The sentence of an error of edgekiln, without the path of the checkpoint."""
+    return " ".join(str(error).replace(f"{directory}/model", "the checkpoint").split())
 
 
 def _sentence(error: Exception) -> str:
