@@ -72,6 +72,7 @@ ENCODER_COMMON: dict[str, Any] = {
     **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 64),
     **dict.fromkeys(("num_hidden_layers", "depth", "encoder_layers", "decoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 2),
+    **dict.fromkeys(("out_hidden_size", "vision_output_dim", "projector_input_dim", "projector_output_dim"), 64),
     "image_size": 32,
     "patch_size": 8,
 }
@@ -143,6 +144,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "swa_qk_nope_head_dim": 8,
         "swa_v_head_dim": 16,
     },
+    "emu3": {"vq_config": {"base_channels": 32}, "vocabulary_map": {"<image>": 300}},
     "fuyu": {"text_config": {"model_type": "persimmon"}},
     "gemma2": {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0},
     # Each layer takes a part of a second embedding; later layers share the KV cache of earlier ones.

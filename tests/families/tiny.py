@@ -5,7 +5,8 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from edgekiln.sources.composite import without_missing_libraries
 from families.configs import COMMON, ENCODER_COMMON, LATENT, ROWS
@@ -27,11 +28,16 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
 
 
 def tiny_model(model_type: str, **overrides: Any) -> Any:
-    """A random model, with `large_weights`; encoders of images that need a library that is missing are left out."""
+    """A random model, with `large_weights`: of the class that checkpoints of the type are, which may take images, too.
+
+    Encoders of images that need a library that is missing are left out.
+    """
     torch.manual_seed(0)
     config = tiny_config(model_type, **overrides)
+    whole = model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    auto_class = AutoModelForMultimodalLM if whole else AutoModelForCausalLM
     with without_missing_libraries():
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+        model = auto_class.from_config(config, attn_implementation="eager").float().eval()
     return large_weights(model)
 
 
