@@ -71,7 +71,7 @@ inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof valu
 inline Floats broadcast(float value) { return value - Floats{}; }
 
 // sum + a * b, rounded once where the processor has fused multiply-adds, which all instruction sets but "portable" on
-// x86 do. Explicit, as it decides the bits: whether a compiler contracts an expression depends on its surroundings.
+// x86 do. Explicit, as it decides the bits: whether a compiler contracts an expression depends on the code around it.
 inline Floats added(Floats sum, Floats a, Floats b) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(_mm512_fmadd_ps(a, b, sum));

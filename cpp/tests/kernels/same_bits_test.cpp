@@ -23,7 +23,7 @@ std::vector<KernelTable> compared_kernels() {
   return tables;
 }
 
-class Numbers {
+class Generator {
  public:
   std::uint32_t next() {
     state_ = state_ * 6364136223846793005u + 1442695040888963407u;
@@ -74,10 +74,10 @@ class Hash {
 std::uint64_t skip_rms_norms(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t width : {5, 24, 100, 576}) {
-    Numbers numbers;
+    Generator generator;
     constexpr std::size_t kTokens = 3;
-    const std::vector<float> a = numbers.floats(kTokens * width), b = numbers.floats(kTokens * width),
-                             gamma = numbers.floats(width), bias = numbers.floats(width);
+    const std::vector<float> a = generator.floats(kTokens * width), b = generator.floats(kTokens * width),
+                             gamma = generator.floats(width), bias = generator.floats(width);
     std::vector<float> out(a.size()), sum(a.size());
     for (const float* with : {static_cast<const float*>(nullptr), bias.data()}) {
       kernels.skip_rms_norm({kTokens, width, a.data(), b.data(), gamma.data(), with, 1e-5f, out.data(), sum.data()},
@@ -92,14 +92,14 @@ std::uint64_t skip_rms_norms(const KernelTable& kernels) {
 std::uint64_t qkv_prologues(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t dim : {8, 40, 64, 80}) {
-    Numbers numbers;
+    Generator generator;
     edgekiln::QkvPrologueArgs args{};
     args.tokens = 2;
     args.heads = 3;
     args.kv_heads = 1;
     args.head_dim = dim;
-    const std::vector<float> from = numbers.floats(args.tokens * args.width()), bias = numbers.floats(args.width()),
-                             gammas = numbers.floats(2 * dim);
+    const std::vector<float> from = generator.floats(args.tokens * args.width()), bias = generator.floats(args.width()),
+                             gammas = generator.floats(2 * dim);
     std::vector<float> to(from.size());
     args.from = from.data();
     args.to = to.data();
@@ -118,9 +118,9 @@ std::uint64_t qkv_prologues(const KernelTable& kernels) {
 std::uint64_t swiglus(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t width : {3, 37, 576}) {
-    Numbers numbers;
+    Generator generator;
     constexpr std::size_t kTokens = 3;
-    const std::vector<float> gate_up = numbers.floats(kTokens * 2 * width, 40.0f);
+    const std::vector<float> gate_up = generator.floats(kTokens * 2 * width, 40.0f);
     std::vector<float> out(kTokens * width);
     kernels.swiglu({kTokens, width, gate_up.data(), out.data()}, edgekiln::kSerial);
     hash.add(out);
@@ -136,15 +136,16 @@ struct AttentionCase {
 };
 
 std::uint64_t attention(const KernelTable& kernels, const AttentionCase& c, bool int8) {
-  Numbers numbers;
+  Generator generator;
   constexpr std::size_t kHeads = 6, kKvHeads = 2;
   const std::size_t capacity = c.past + c.length, dim = c.head_dim, stride = (kHeads + 2 * kKvHeads) * dim;
   const std::size_t cached = kKvHeads * capacity * dim;
-  const std::vector<float> qkv = numbers.floats(c.length * stride), cosine = numbers.floats(capacity * dim / 2, 0.3f),
-                           sine = numbers.floats(capacity * dim / 2, 0.3f), scales = numbers.scales(kKvHeads * dim);
-  std::vector<float> keys = numbers.floats(cached), values = numbers.floats(cached), out(c.length * kHeads * dim);
-  std::vector<std::int8_t> key_codes = numbers.integers<std::int8_t>(cached),
-                           value_codes = numbers.integers<std::int8_t>(cached);
+  const std::vector<float> qkv = generator.floats(c.length * stride),
+                           cosine = generator.floats(capacity * dim / 2, 0.3f),
+                           sine = generator.floats(capacity * dim / 2, 0.3f), scales = generator.scales(kKvHeads * dim);
+  std::vector<float> keys = generator.floats(cached), values = generator.floats(cached), out(c.length * kHeads * dim);
+  std::vector<std::int8_t> key_codes = generator.integers<std::int8_t>(cached),
+                           value_codes = generator.integers<std::int8_t>(cached);
   const auto last = static_cast<std::int32_t>(capacity - 1);
   edgekiln::AttentionArgs args{};
   args.batch = 1;
@@ -209,10 +210,10 @@ std::uint64_t nbits_gemms(const KernelTable& kernels) {
   for (const int bits : {4, 8})
     for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
                               edgekiln::WeightScheme::kGroupBias}) {
-      Numbers numbers;
-      const auto codes = numbers.integers<std::uint8_t>(kN * kK * bits / 8);
-      const auto zeros = numbers.integers<std::uint8_t>(kN * (kGroups * bits + 7) / 8);
-      const std::vector<float> scales = numbers.scales(kN * kGroups), biases = numbers.floats(kN * kGroups);
+      Generator generator;
+      const auto codes = generator.integers<std::uint8_t>(kN * kK * bits / 8);
+      const auto zeros = generator.integers<std::uint8_t>(kN * (kGroups * bits + 7) / 8);
+      const std::vector<float> scales = generator.scales(kN * kGroups), biases = generator.floats(kN * kGroups);
       edgekiln::MatMulNBitsArgs weight{};
       weight.k = kK;
       weight.n = kN;
@@ -224,7 +225,7 @@ std::uint64_t nbits_gemms(const KernelTable& kernels) {
       if (scheme == edgekiln::WeightScheme::kGroupBias) weight.group_bias = biases.data();
       const edgekiln::PackedNBits packed = edgekiln::pack_nbits(weight);
       for (const std::size_t m : {1, 8, 15}) {
-        const std::vector<float> a = numbers.floats(m * kK);
+        const std::vector<float> a = generator.floats(m * kK);
         std::vector<float> out(m * kN);
         edgekiln::Scratch scratch;
         kernels.nbits_gemm(packed, a.data(), m, out.data(), edgekiln::kSerial, scratch);
@@ -236,13 +237,13 @@ std::uint64_t nbits_gemms(const KernelTable& kernels) {
 
 std::uint64_t int8_gemms(const KernelTable& kernels) {
   constexpr std::size_t kK = 323, kN = 43;
-  Numbers numbers;
-  const auto codes = numbers.integers<std::int8_t>(kK * kN);
-  const std::vector<float> scales = numbers.scales(kN);
+  Generator generator;
+  const auto codes = generator.integers<std::int8_t>(kK * kN);
+  const std::vector<float> scales = generator.scales(kN);
   const edgekiln::PackedInt8 weight(codes.data(), scales.data(), kK, kN, kernels.int8_order);
   Hash hash;
   for (const std::size_t m : {1, 8, 45}) {
-    const std::vector<float> a = numbers.floats(m * kK);
+    const std::vector<float> a = generator.floats(m * kK);
     std::vector<float> out(m * kN);
     edgekiln::Scratch scratch;
     kernels.per_token_int8_gemm(weight, a.data(), m, out.data(), edgekiln::kSerial, scratch);
@@ -255,9 +256,9 @@ std::uint64_t two_pass_lm_heads(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t k : {32, 96, 160, 576}) {
     constexpr std::size_t kN = 300, kTokens = 3;
-    Numbers numbers;
-    const auto codes = numbers.integers<std::uint8_t>(kN * k);
-    const std::vector<float> scales = numbers.scales(kN * k / 32), a = numbers.floats(kTokens * k);
+    Generator generator;
+    const auto codes = generator.integers<std::uint8_t>(kN * k);
+    const std::vector<float> scales = generator.scales(kN * k / 32), a = generator.floats(kTokens * k);
     edgekiln::MatMulNBitsArgs weight{};
     weight.k = k;
     weight.n = kN;
