@@ -220,7 +220,7 @@ def _write_text_files(source: ModelSource, directory: Path) -> None:
 def _states(graph: ir.Graph, io: GraphIO) -> list[StateSpec]:
     """The states of a lowered graph, in the order of their numbers."""
     inputs = {value.name: value for value in graph.inputs}
-    states = []
+    states: list[StateSpec] = []
     while (value := inputs.get(of_state(io.past_state, len(states)))) is not None:
         sizes = [size for size in sizes_of(value)[1:] if isinstance(size, int)]
         states.append(StateSpec(shape=sizes, dtype=_STATE_TYPES[dtype_of(value)]))

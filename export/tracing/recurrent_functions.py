@@ -59,7 +59,7 @@ def linear_attention(
     past = trace.next_past(trace.layer, StateShape(sizes))
     if past is None:
         return torch.empty_like(value), value.new_empty(value.shape[0], *sizes)
-    out, present = recurrent_ops.linear_attention(query, key, value, *past, decay, beta, rule=rule, scale=scale)
+    out, present = recurrent_ops.linear_attention(query, key, value, past[0], decay, beta, rule=rule, scale=scale)
     trace.add_present(trace.layer, present)
     return out, present
 

@@ -22,11 +22,11 @@ def _lightning_attention(
     self: Any, hidden_states: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Lightning attention of MiniMax: linear attention whose decay is a constant of the head."""
-    batch, length, _ = hidden_states.shape
+    batch, length = hidden_states.shape[:2]
     qkv = mask_padding(self.act_fn(self.qkv_proj(hidden_states)))
     query, key, value = qkv.reshape(batch, length, self.num_attention_heads, -1).split(self.head_dim, dim=3)
     decay = -self.slope_rate.flatten().to(value.dtype).expand(batch, length, -1)
-    out, _ = linear_attention(query, key, value, decay, rule="gated", scale=1.0)
+    out = linear_attention(query, key, value, decay, rule="gated", scale=1.0)[0]
     out = self.norm(out.reshape(batch, length, -1))
     return self.out_proj(F.sigmoid(self.output_gate(hidden_states)) * out), None
 

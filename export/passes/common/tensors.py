@@ -129,6 +129,13 @@ def sizes_of(value: ir.Value) -> list[int | ir.SymbolicDim]:
     return list(value.shape)
 
 
+def size_of(value: ir.Value, axis: int) -> int:
+    """The static size of one axis."""
+    size = sizes_of(value)[axis]
+    assert isinstance(size, int)
+    return size
+
+
 def dtype_of(value: ir.Value) -> ir.DataType:
     """The element type of a value.
 

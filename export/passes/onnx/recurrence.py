@@ -26,6 +26,7 @@ from edgekiln.export.passes.common.tensors import (
     optional_input,
     replace_node,
     shape_of,
+    size_of,
     sizes_of,
 )
 from edgekiln.export.recurrent_ops import UpdateRule
@@ -124,12 +125,12 @@ def _conv(_: ir.Model, node: ir.Node, __: bool) -> None:
 def _linear_attention(model: ir.Model, node: ir.Node, _: bool) -> None:
     query, key, value, past = inputs_of(node, 4)
     decay, beta = optional_input(node, 4), optional_input(node, 5)
-    groups, heads, nodes = int(sizes_of(key)[2]), int(sizes_of(value)[2]), _Nodes(node)
+    groups, heads, nodes = size_of(key, 2), size_of(value, 2), _Nodes(node)
 
     def by_value_head(x: ir.Value, kind: str) -> ir.Value:
         if groups == heads:
             return x
-        size = int(sizes_of(x)[3])
+        size = size_of(x, 3)
         x = nodes.add("Unsqueeze", [x, nodes.ints(3)], f"{kind}.unsqueezed")
         x = nodes.add("Expand", [x, nodes.ints(1, 1, 1, heads // groups, 1)], f"{kind}.repeated")
         return nodes.add("Reshape", [x, nodes.ints(0, 0, heads, size)], f"{kind}.by_value_head")

@@ -21,6 +21,7 @@ from edgekiln.export.passes.common.tensors import (
     name_of,
     optional_input,
     replace_node,
+    size_of,
     sizes_of,
 )
 
@@ -85,7 +86,7 @@ def _lower_conv(node: ir.Node) -> None:
 
 def _lower_scan(node: ir.Node) -> None:
     inputs = inputs_of(node, 6)
-    channels = int(sizes_of(inputs[0])[1])
+    channels = size_of(inputs[0], 1)
     scan = make(SELECTIVE_SCAN, inputs, f"{name_of(node)}.scan", domain=ORT_DOMAIN, outputs=2, channels=channels)
     replace_node(node, [scan], scan.outputs)
 
@@ -94,12 +95,12 @@ def _lower_attention(node: ir.Node) -> None:
     graph, name = graph_of(node), name_of(node)
     query, key, value, past = inputs_of(node, 4)
     decay, beta = optional_input(node, 4), optional_input(node, 5)
-    groups, key_dim = (int(size) for size in sizes_of(key)[2:])
-    heads, value_dim = (int(size) for size in sizes_of(value)[2:])
+    groups, key_dim = size_of(key, 2), size_of(key, 3)
+    heads, value_dim = size_of(value, 2), size_of(value, 3)
     new: list[ir.Node] = []
 
-    def add(op: str, inputs: list[ir.Value | None], kind: str, **attributes: object) -> ir.Value:
-        new.append(make(op, inputs, f"{name}.{kind}", **attributes))
+    def add(op: str, inputs: list[ir.Value | None], kind: str) -> ir.Value:
+        new.append(make(op, inputs, f"{name}.{kind}"))
         return new[-1].outputs[0]
 
     def sizes(*values: int) -> ir.Value:
