@@ -93,6 +93,13 @@ def composite(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> C
     owner_name, owner, head_name = _head(whole, kind)
     prefix = f"{owner_name}." if owner_name else ""
     if type(owner.config) is kind:
+        # A class for use inside another model only need not take positions as causal language models do: Kosmos's
+        # are indices of embeddings, which the model around it never gives.
+        if owner is not whole and type(owner) is not causal_class(owner.config):
+            raise UnsupportedModelError(
+                f"transformers has no causal language model for {owner.config.model_type}, the text decoder of "
+                f"{config.model_type}, so edgekiln does not support it yet"
+            )
         decoder = meta_model(owner.config, model_class=type(owner))
         return Composite(whole, decoder, {name: prefix + name for name in decoder.state_dict()}, {})
     backbone_name, backbone = _backbone(owner, kind)

@@ -143,7 +143,6 @@ COMPOSITES: dict[str, Row] = {
         {},
     ),
     "janus": ({}, {"vq_config": {"base_channels": 32, "num_embeddings": 64}}),
-    "kosmos-2.5": (_KOSMOS, {}),
     "muse_glimmer": (
         {"sliding_window": 8, "final_logit_softcapping": 20.0},
         {"vision_config": {"layer_types": ["window_attention", "full_attention"]}},
@@ -161,6 +160,7 @@ COMPOSITES: dict[str, Row] = {
 }
 # Type -> the same values, and words of the sentence that refuses its decoder.
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "kosmos-2.5": (_KOSMOS, {}, "transformers has no causal language model for kosmos_2_5_text_model"),
     "mllama": ({}, {}, "cross-attention layers, whose keys and values come from images"),
     "paligemma": ({}, {}, "attends in both directions"),
 }
