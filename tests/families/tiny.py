@@ -73,6 +73,7 @@ def _values(config_class: Any, overrides: dict[str, Any], common: dict[str, Any]
     if "layer_types" in fields and "layer_types" not in values and "num_hidden_layers" in values:
         kinds = dict.fromkeys(config_class(num_hidden_layers=_DEEP).layer_types or ())
         if len(kinds) > 1:
-            values["num_hidden_layers"] = max(values["num_hidden_layers"], 2 * len(kinds))
+            if "num_hidden_layers" not in overrides:
+                values["num_hidden_layers"] = max(values["num_hidden_layers"], 2 * len(kinds))
             values["layer_types"] = list(islice(cycle(kinds), values["num_hidden_layers"]))
     return values
