@@ -5,6 +5,7 @@
 
 #include <arm_neon.h>
 
+#include "kernels/neon/float16_convert.h"
 #include "kernels/packed/nbits_activations.h"
 #include "kernels/packed/packed_gemm.h"
 
@@ -70,30 +71,22 @@ template <int Bits>
 #undef EDGEKILN_ROW_4
 }
 
-// Eight parameters each.
-inline void widen(uint16x8_t low, uint16x8_t high, float32x4_t (&to)[4]) {
-  to[0] = vcvt_f32_f16(vget_low_f16(vreinterpretq_f16_u16(low)));
-  to[1] = vcvt_high_f32_f16(vreinterpretq_f16_u16(low));
-  to[2] = vcvt_f32_f16(vget_low_f16(vreinterpretq_f16_u16(high)));
-  to[3] = vcvt_high_f32_f16(vreinterpretq_f16_u16(high));
-}
-
 // The 16 scales of a panel's columns, and their biases: the float16 ones are stored less scale * midpoint. Advances
 // `from`.
 [[gnu::always_inline]] inline void load_panel_params(const Float16*& from, float32x4_t (&scales)[4]) {
   const uint16x8x2_t both = vld1q_u16_x2(&from->bits);
   from += kPanelWidth;
-  widen(both.val[0], both.val[1], scales);
+  floats_of_float16(both.val[0], both.val[1], scales);
 }
 [[gnu::always_inline]] inline void load_panel_params(const Float16*& from, float midpoint, float32x4_t (&scales)[4],
                                                      float32x4_t (&biases)[4]) {
   const uint16x8x4_t all = vld1q_u16_x4(&from->bits);
   from += 2 * kPanelWidth;
-  widen(all.val[0], all.val[1], scales);
+  floats_of_float16(all.val[0], all.val[1], scales);
   // In assembly, as GCC 12 copies the accumulators of the intrinsics.
-#define EDGEKILN_ADD(widening, half, j)                          \
-  asm(widening " %0.4s, %1." half "\n\tfmla %0.4s, %2.4s, %3.4s" \
-      : "=&w"(biases[j])                                         \
+#define EDGEKILN_ADD(convert, half, j)                          \
+  asm(convert " %0.4s, %1." half "\n\tfmla %0.4s, %2.4s, %3.4s" \
+      : "=&w"(biases[j])                                        \
       : "w"(all.val[2 + j / 2]), "w"(scales[j]), "w"(vdupq_n_f32(midpoint)))
   EDGEKILN_ADD("fcvtl", "4h", 0);
   EDGEKILN_ADD("fcvtl2", "8h", 1);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/neon/float16_convert.h"
 #include "kernels/neon/q4_codes.h"
 #include "kernels/neon/q4_tile.h"
 #include "kernels/packed/quantized_block.h"
@@ -26,15 +27,8 @@ inline void load_16(const float* from, float32x4_t (&to)[4]) {
   for (int quad = 0; quad < 4; ++quad) to[quad] = vld1q_f32(from + 4 * quad);
 }
 
-inline void widen(uint16x8_t low, uint16x8_t high, float32x4_t (&to)[4]) {
-  to[0] = vcvt_f32_f16(vget_low_f16(vreinterpretq_f16_u16(low)));
-  to[1] = vcvt_high_f32_f16(vreinterpretq_f16_u16(low));
-  to[2] = vcvt_f32_f16(vget_low_f16(vreinterpretq_f16_u16(high)));
-  to[3] = vcvt_high_f32_f16(vreinterpretq_f16_u16(high));
-}
-
 inline void load_16(const Float16* from, float32x4_t (&to)[4]) {
-  widen(vld1q_u16(&from->bits), vld1q_u16(&from[8].bits), to);
+  floats_of_float16(vld1q_u16(&from->bits), vld1q_u16(&from[8].bits), to);
 }
 
 inline void load_16(const std::uint8_t* from, float32x4_t (&to)[4]) {
@@ -53,8 +47,8 @@ inline void load_steps(const std::uint8_t* params, EightSteps (&steps)[2], float
   float32x4_t loaded[4], stored[4];
   if constexpr (std::is_same_v<Param, Float16> && kScheme == WeightScheme::kGroupBias) {
     const uint16x8x4_t all = vld1q_u16_x4(&scales->bits);
-    widen(all.val[0], all.val[1], loaded);
-    widen(all.val[2], all.val[3], stored);
+    floats_of_float16(all.val[0], all.val[1], loaded);
+    floats_of_float16(all.val[2], all.val[3], stored);
   } else {
     load_16(scales, loaded);
     if constexpr (kScheme == WeightScheme::kZeroPoints) load_16(params + kPanelWidth * sizeof(Param), stored);
