@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
 from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
-from edgekiln.errors import RequestError
+from edgekiln.errors import RequestError, UnsupportedModelError
 from edgekiln.export import canonical
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
@@ -76,6 +76,10 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
 
 
 def _lower(model: ir.Model, options: LoweringOptions) -> None:
+    if any((value.name or "").startswith("past_state.") for value in model.graph.inputs):
+        raise UnsupportedModelError(
+            f"{options.target} does not run models with states (recurrent layers) yet: build for ort-cpu or ort-cuda"
+        )
     chosen = options.tensorrt
     lower(model, GraphOptions(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
 
