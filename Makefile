@@ -21,6 +21,8 @@ LLAMA = bench/.venv-llama
 LLAMA_AVX2 = bench/.venv-llama-avx2
 # Further options of the benchmark that a target runs.
 BENCH_ARGS ?=
+# Environment of `make families-newest`.
+NEWEST = build/venv-families
 # pytest processes that run the tests; each computes with one thread, see tests/conftest.py.
 TEST_WORKERS ?= 2
 # Packages of Debian and Ubuntu that libedgekiln and its tests are built with.
@@ -39,7 +41,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow lint lint-imports bench bench-isa curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow families families-newest lint lint-imports bench bench-isa curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -168,6 +170,16 @@ test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where
 
 test-slow: cpp ## run the other Python tests: real models, sweeps over all families
 	$(PYTEST) -m slow
+
+families: $(STAMP) runtimes/lib ## try every causal model type of transformers, and write docs/families.md
+	PYTHONPATH=tests $(BIN)/python -m families --workers $(TEST_WORKERS) --out docs/families.md
+
+# pip leaves the newest transformers out of what edgekiln's bound allows, so it is installed afterwards.
+families-newest: runtimes/lib ## try the types of the newest transformers, and print what differs from docs/families.md
+	$(call make_venv,$(NEWEST))
+	$(call install,$(NEWEST),'$(BENCH_SETUP)')
+	$(NEWEST)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --upgrade transformers
+	PYTHONPATH=tests $(NEWEST)/bin/python -m families --workers $(TEST_WORKERS) --compare docs/families.md
 
 lint: $(STAMP) lint-imports ## run ruff, clang-format, mypy, and check the order of imports
 	$(BIN)/ruff check .
