@@ -135,7 +135,7 @@ def attend(
         key = pad(torch.cat([key, key_bias.unsqueeze(-1)], dim=-1), (0, _BIAS_ELEMENTS - 1))
         query = pad(pad(query, (0, 1), value=1.0 / scale), (0, _BIAS_ELEMENTS - 1))
     head_dim = max(key.shape[-1], width)
-    query, key, value = (pad(part, (0, head_dim - part.shape[-1])) for part in (query, key, value))
+    query, key, value = (_padded(part, head_dim) for part in (query, key, value))
     # A module that several layers share says its layer to the cache only.
     layer: int = module.layer_idx if trace.attention_layer is None else trace.attention_layer
     trace.attention_layer = None
@@ -161,6 +161,11 @@ def attend(
     )
     trace.add_present(layer, present_key, present_value)
     return _values(out, width, projection)
+
+
+def _padded(x: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Zeros added to the heads of x [B, H, S, D]. A Pad of none would keep lowerings from fusing what it is between."""
+    return x if x.shape[-1] == head_dim else pad(x, (0, head_dim - x.shape[-1]))
 
 
 def _values(out: torch.Tensor, width: int, projection: Any) -> torch.Tensor:
