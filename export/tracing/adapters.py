@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from edgekiln.export.tracing import complex_rotation, experts, latent_attention, own_attention
+from edgekiln.export.tracing import complex_rotation, latent_attention, own_attention, own_moe
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("minicpm3", "MiniCPM3Attention"): _LATENT,
     ("mistral4", "Mistral4Attention"): _LATENT,
     ("youtu", "YoutuAttention"): _LATENT,
-    ("aria", "AriaExperts"): Adapter({"forward": experts.aria}),
-    ("jetmoe", "JetMoeMoE"): Adapter({"forward": experts.jetmoe}),
-    ("jetmoe", "JetMoeMoA"): Adapter({"map": experts.jetmoe_queries, "reduce": experts.jetmoe_outputs}),
+    ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}),
+    ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
+    ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}),
 }
 
 

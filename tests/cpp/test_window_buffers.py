@@ -30,11 +30,12 @@ def test_tokens_are_those_of_python(engine: Path, kernels: KernelsChoice) -> Non
     edited = IDS[:1700].copy()
     edited[100] += 1
     prompts = [(IDS[:1070], 0), (IDS[:1900], 1070), (IDS[:1900], 1899), (IDS[:1880], 1879), (edited, 0)]
-    options = GenerateOptions(60, ignore_eos=True)
+    options, cache = GenerateOptions(60, ignore_eos=True), runtime.new_cache()
     with Host(engine, threads=1, text=False, kernels=kernels) as host:
         assert host.hello["status"] == OK, host.hello
         for prompt, cached in prompts:
             reply = host.ask(prompt, max_tokens=60, ignore_eos=True)
             assert reply["status"] == OK
-            assert reply["ids"] == [token.id for token in generate(runtime, tokenizer, [prompt], options)]
+            # With the same cache: a token has other rounding errors in a chunk than alone.
+            assert reply["ids"] == [token.id for token in generate(runtime, tokenizer, [prompt], options, cache)]
             assert reply["cached_tokens"] == cached

@@ -15,7 +15,7 @@ from edgekiln.sources.base import ModelSource
 def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Model:
     """Build `source` without calibration at `directory`, and return its canonical graph."""
     directory.mkdir(parents=True)
-    options = BuildOptions(target="ort-cuda", quant=quant)
+    options = BuildOptions(target="ort-cuda", quant=quant, max_length=256)
     canonical = canonical_graph(source, options)
     traced = canonical.graph.clone()
     write_engine(canonical, source, directory, options, StepTimer())
