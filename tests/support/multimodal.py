@@ -46,6 +46,10 @@ _EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, 
 _MOE: dict[str, Any] = {**_EXPERTS, "moe_intermediate_size": 32}
 _WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _KOSMOS = {"embed_dim": 64, "layers": 4, "ffn_dim": 128, "attention_heads": 4, "pad_token_id": 1}
+_LATENT: dict[str, Any] = {
+    **{**_MOE, "kv_lora_rank": 16, "q_lora_rank": 16},
+    **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16},
+}
 _PER_LAYER = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": VOCABULARY}
 
 Row = tuple[dict[str, Any], dict[str, Any]]
@@ -53,11 +57,13 @@ Row = tuple[dict[str, Any], dict[str, Any]]
 COMPOSITES: dict[str, Row] = {
     **dict.fromkeys(
         (
+            "aria",
             "audioflamingo3",
             "cohere2_vision",
             "aya_vision",
             "deepseek_vl",
             "deepseek_vl_hybrid",
+            "evolla",
             "exaone4_5",
             "fast_vlm",
             "gemma4_unified",
@@ -66,7 +72,9 @@ COMPOSITES: dict[str, Row] = {
             "idefics2",
             "idefics3",
             "internvl",
+            "lfm2_vl",
             "lighton_ocr",
+            "minicpmv4_6",
             "llava",
             "llava_next",
             "llava_next_video",
@@ -78,6 +86,7 @@ COMPOSITES: dict[str, Row] = {
             "pp_chart2table",
             "qianfan_ocr",
             "qwen2_audio",
+            "qwen3_5",
             "qwen3_asr",
             "smolvlm",
             "video_llama_3",
@@ -105,6 +114,16 @@ COMPOSITES: dict[str, Row] = {
     ),
     "chameleon": ({}, {"vq_config": {"base_channels": 32}, "vocabulary_map": {"<image>": 300}}),
     "emu3": ({}, {"vq_config": {"base_channels": 32}, "vocabulary_map": {"<image>": 300}}),
+    "cohere_compass": (
+        {
+            **_WINDOWS,
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
+                for kind in ("sliding_attention", "full_attention")
+            },
+        },
+        {},
+    ),
     "ernie4_5_vl_moe": (
         {**_mrope(2, 2, 4), "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": [32, 32]},
         {},
@@ -143,11 +162,16 @@ COMPOSITES: dict[str, Row] = {
         {},
     ),
     "janus": ({}, {"vq_config": {"base_channels": 32, "num_embeddings": 64}}),
+    "kimi_k25": ({**_LATENT, "num_key_value_heads": 4, "head_dim": 8, "n_group": 1, "topk_group": 1}, {}),
+    "llama4": ({**_MOE, "intermediate_size_mlp": 128}, {}),
+    "minimax_m3_vl": (_MOE, {}),
+    "mistral4": ({**_LATENT, "num_key_value_heads": 4}, {}),
     "muse_glimmer": (
         {"sliding_window": 8, "final_logit_softcapping": 20.0},
         {"vision_config": {"layer_types": ["window_attention", "full_attention"]}},
     ),
     "perception_lm": ({}, {"vision_config": {"model_args": {"embed_dim": 32}}}),
+    "qwen3_5_moe": ({**_MOE, "shared_expert_intermediate_size": 32}, {}),
     "qwen3_omni_moe_thinker": ({**_MOE, **_mrope(2, 3, 3), "shared_expert_intermediate_size": 32}, {}),
     "qwen3_vl_moe": ({**_MOE, **_mrope(2, 3, 3)}, {}),
     "vibevoice_asr": (
