@@ -2,6 +2,8 @@
 // for the norm of the embedding, and for those that no other op contains.
 #pragma once
 
+#include <vector>
+
 #include "kernels/kernel_table.h"
 #include "ort_ops/ort_api.h"
 
@@ -23,7 +25,11 @@ class SimplifiedLayerNormalization {
   void compute(OrtKernelContext* context) const {
     const Tensor x = input(context, kInput), gamma = input(context, kGamma);
     const std::int64_t width = x.shape.empty() ? 0 : x.shape.back();
-    if (width < 1 || gamma.shape != std::vector{width}) fail("gamma is not as wide as the input");
+    const std::size_t factors = element_count(gamma.shape), elements = element_count(x.shape);
+    // torch.onnx gives norms without weights factors of the size of their input, all 1.
+    const bool own = width > 0 && factors == static_cast<std::size_t>(width);
+    if (width < 1 || (!own && factors != 1 && factors != elements)) fail("gamma is not as wide as the input");
+    const std::vector<float> ones(own ? 0 : width, 1.0f);
     // The norm of one head for each token.
     QkvPrologueArgs args{};
     args.tokens = leading_size(x.shape);
@@ -31,9 +37,11 @@ class SimplifiedLayerNormalization {
     args.head_dim = width;
     args.from = x.floats();
     args.to = static_cast<float*>(output(context, kOutput, x.shape));
-    args.gammas[0] = gamma.floats();
+    args.gammas[0] = own ? gamma.floats() : ones.data();
     args.epsilon = epsilon_;
     if (args.tokens) kernels().qkv_prologue(args, {run_parallel, context});
+    if (own) return;
+    for (std::size_t i = 0; i < elements; ++i) args.to[i] *= gamma.floats()[factors == 1 ? 0 : i];
   }
 
  private:
