@@ -5,10 +5,13 @@ numpy; lowerings are tested against it.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from edgekiln.calib.formats.scheme import Activation, Codebook
+
+T = TypeVar("T")
 
 DOMAIN = "edgekiln"
 VERSION = 1
@@ -55,7 +58,7 @@ def attention(
     present_shape = (batch, key.shape[1], past_key.shape[2] + length, head_dim)
     out, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::Attention",
-        _without_trailing_none(query, key, value, past_key, past_value, start, sinks, slopes),
+        without_trailing_none(query, key, value, past_key, past_value, start, sinks, slopes),
         attrs={
             "scale": float(scale),
             "window": int(window or 0),
@@ -104,7 +107,7 @@ def quantized_matmul(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedMatMul",
-        _without_trailing_none(x, qweight, scales, zero_points, group_bias, input_scale),
+        without_trailing_none(x, qweight, scales, zero_points, group_bias, input_scale),
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
@@ -134,7 +137,7 @@ def quantized_gather(
     """
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedGather",
-        _without_trailing_none(indices, qweight, scales, zero_points, group_bias),
+        without_trailing_none(indices, qweight, scales, zero_points, group_bias),
         attrs={"bits": bits, "group_size": group_size},
         dtype=scales.dtype,
         shape=(*indices.shape, hidden_size),
@@ -142,7 +145,7 @@ def quantized_gather(
     )
 
 
-def _without_trailing_none(*inputs: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
-    """The inputs up to the last that is not None."""
-    last = max(i for i, value in enumerate(inputs) if value is not None)
+def without_trailing_none(*inputs: T | None) -> Sequence[T | None]:
+    """The inputs of a node up to the last that is not None."""
+    last = max((i for i, value in enumerate(inputs) if value is not None), default=-1)
     return inputs[: last + 1]

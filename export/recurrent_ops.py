@@ -4,12 +4,11 @@ They belong to domain `edgekiln`, as those of `edgekiln.export.canonical`; `edge
 each in numpy. A state has the sizes of its past in the present; the past of a new sequence is zero.
 """
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 
-from edgekiln.export.canonical import DOMAIN, VERSION
+from edgekiln.export.canonical import DOMAIN, VERSION, without_trailing_none
 
 UpdateRule = Literal["linear", "gated", "delta", "gated_delta"]
 Activation = Literal["none", "silu"]
@@ -53,7 +52,7 @@ def causal_conv(
     """
     out, present = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::CausalConv",
-        (x, weight, past, bias) if bias is not None else (x, weight, past),
+        without_trailing_none(x, weight, past, bias),
         attrs={"activation": activation},
         dtypes=(x.dtype, x.dtype),
         shapes=(x.shape, past.shape),
@@ -95,12 +94,9 @@ def linear_attention(
         out [B, S, H, DV] and present [B, H, DK, DV].
     """
     assert rule in get_args(UpdateRule)
-    inputs: Sequence[torch.Tensor | None] = (query, key, value, past, decay, beta)
-    while inputs[-1] is None:
-        inputs = inputs[:-1]
     out, present = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::LinearAttention",
-        inputs,
+        without_trailing_none(query, key, value, past, decay, beta),
         attrs={"rule": rule, "scale": float(scale)},
         dtypes=(value.dtype, past.dtype),
         shapes=(value.shape, past.shape),

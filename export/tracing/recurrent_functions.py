@@ -85,6 +85,15 @@ def _gated_delta_rule(
     return linear_attention(query, key, value, g, beta, rule="gated_delta", scale=scale)
 
 
+def _skipped_and_gated(
+    out: torch.Tensor, x: torch.Tensor, skip: torch.Tensor | None, gate: torch.Tensor | None
+) -> torch.Tensor:
+    """The output of a scan plus skip · x, times silu(gate); `skip` has a factor for each row of the last axis of x."""
+    if skip is not None:
+        out = out + x * skip[..., None]
+    return out if gate is None else out * F.silu(gate)
+
+
 def _mamba2_scan(
     hidden_states: torch.Tensor,
     dt: torch.Tensor,
@@ -109,10 +118,7 @@ def _mamba2_scan(
     if most is not None or least:  # after softplus, 0 limits nothing
         dt = dt.clamp(least, most)
     out, state = linear_attention(C, B, hidden_states * dt[..., None], dt * A, rule="gated", scale=1.0)
-    if D is not None:
-        out = out + hidden_states * D[..., None]
-    if z is not None:
-        out = out * F.silu(z)
+    out = _skipped_and_gated(out, hidden_states, D, z)
     return (out, state) if return_final_states else out
 
 
@@ -141,10 +147,7 @@ def _mamba_scan(
     else:
         out, state = recurrent_ops.selective_scan(hidden_states, dt, A, B, C, *past)
         trace.add_present(trace.layer, state)
-    if D is not None:
-        out = out + hidden_states * D[:, None]
-    if z is not None:
-        out = out * F.silu(z)
+    out = _skipped_and_gated(out, hidden_states, D, z)
     return (out, state) if return_last_state else out
 
 

@@ -15,7 +15,7 @@ from edgekiln.export import recurrent_ops
 from edgekiln.export.tracing.cache_trace import StateShape, current
 from edgekiln.export.tracing.recurrent_functions import causal_conv, linear_attention, mask_padding
 
-_MASKED_KEY: Final = -1e9  # its exponential is 0
+_KEY_OF_PADDING: Final = -1e9  # its exponential is 0
 
 
 def _lightning_attention(
@@ -79,7 +79,7 @@ def _rwkv_attention(self: Any, hidden: torch.Tensor, *_: Any, **__: Any) -> tupl
     shifted = _shifted(hidden)
     receptance = torch.sigmoid(self.receptance(_mix(hidden, shifted, self.time_mix_receptance)))
     key = self.key(_mix(hidden, shifted, self.time_mix_key))
-    key = key + (mask_padding(torch.ones_like(key[..., :1])) - 1) * -_MASKED_KEY
+    key = key + (1 - mask_padding(torch.ones_like(key[..., :1]))) * _KEY_OF_PADDING
     value = self.value(_mix(hidden, shifted, self.time_mix_value))
     trace = current()
     past = trace.next_past(trace.layer, StateShape((3, key.shape[2])))

@@ -16,6 +16,7 @@ from edgekiln.export.functions.linear_attention import (
 )
 from edgekiln.export.functions.wkv import NAME as WKV
 from edgekiln.export.functions.wkv import wkv_function
+from edgekiln.export.passes.common.new_nodes import NewNodes
 from edgekiln.export.passes.common.tensors import (
     attribute,
     constant,
@@ -24,7 +25,6 @@ from edgekiln.export.passes.common.tensors import (
     make,
     name_of,
     optional_input,
-    replace_node,
     shape_of,
     size_of,
     sizes_of,
@@ -65,32 +65,14 @@ class LowerRecurrenceToOnnx(InPlacePass):
         return PassResult(model, bool(nodes))
 
 
-class _Nodes:
-    """New nodes in place of one."""
-
-    def __init__(self, node: ir.Node) -> None:
-        self._node = node
-        self._graph = graph_of(node)
-        self.new: list[ir.Node] = []
-
-    def add(self, op: str, inputs: list[ir.Value | None], suffix: str, **attributes: Any) -> ir.Value:
-        self.new.append(make(op, inputs, f"{name_of(self._node)}.{suffix}", **attributes))
-        return self.new[-1].outputs[0]
-
-    def ints(self, *values: int) -> ir.Value:
-        return constant(self._graph, "ints." + ".".join(map(str, values)), np.array(values, dtype=np.int64))
-
-    def sized_as(self, model: ir.Value, value: ir.Value) -> ir.Value:
-        """`value` with the sizes of `model`, which TensorRT does not infer through Conv and Scan."""
-        return self.add("Reshape", [value, self.add("Shape", [model], "sizes")], "sized")
-
-    def replace(self, *outputs: ir.Value) -> None:
-        replace_node(self._node, self.new, list(outputs))
+def _sized_as(nodes: NewNodes, model: ir.Value, value: ir.Value) -> ir.Value:
+    """`value` with the sizes of `model`, which TensorRT does not infer through Conv and Scan."""
+    return nodes.add("Reshape", [value, nodes.add("Shape", [model], "sizes")], "sized")
 
 
 def _mask(_: ir.Model, node: ir.Node, padded: bool) -> None:
     x, positions = inputs_of(node, 2)
-    nodes = _Nodes(node)
+    nodes = NewNodes(node)
     if not padded:
         nodes.replace(x)
         return
@@ -112,10 +94,10 @@ def _mask(_: ir.Model, node: ir.Node, padded: bool) -> None:
 def _conv(_: ir.Model, node: ir.Node, __: bool) -> None:
     x, weight, past = inputs_of(node, 3)
     channels, width = shape_of(weight)
-    nodes = _Nodes(node)
+    nodes = NewNodes(node)
     columns = nodes.add("Concat", [past, x], "columns", axis=2)
     kernel = nodes.add("Unsqueeze", [weight, nodes.ints(1)], "kernel")
-    out = nodes.sized_as(x, nodes.add("Conv", [columns, kernel, optional_input(node, 3)], "conv", group=channels))
+    out = _sized_as(nodes, x, nodes.add("Conv", [columns, kernel, optional_input(node, 3)], "conv", group=channels))
     if attribute(node, "activation") == "silu":
         out = nodes.add("Mul", [out, nodes.add("Sigmoid", [out], "sigmoid")], "silu")
     starts, ends, axes = nodes.ints(1 - width), nodes.ints(np.iinfo(np.int64).max), nodes.ints(2)
@@ -125,15 +107,13 @@ def _conv(_: ir.Model, node: ir.Node, __: bool) -> None:
 def _linear_attention(model: ir.Model, node: ir.Node, _: bool) -> None:
     query, key, value, past = inputs_of(node, 4)
     decay, beta = optional_input(node, 4), optional_input(node, 5)
-    groups, heads, nodes = size_of(key, 2), size_of(value, 2), _Nodes(node)
+    heads, nodes = size_of(value, 2), NewNodes(node)
 
     def by_value_head(x: ir.Value, kind: str) -> ir.Value:
-        if groups == heads:
+        repeated = nodes.repeated_heads(x, heads, kind)
+        if repeated is x:
             return x
-        size = size_of(x, 3)
-        x = nodes.add("Unsqueeze", [x, nodes.ints(3)], f"{kind}.unsqueezed")
-        x = nodes.add("Expand", [x, nodes.ints(1, 1, 1, heads // groups, 1)], f"{kind}.repeated")
-        return nodes.add("Reshape", [x, nodes.ints(0, 0, heads, size)], f"{kind}.by_value_head")
+        return nodes.add("Reshape", [repeated, nodes.ints(0, 0, heads, size_of(x, 3))], f"{kind}.by_value_head")
 
     rule = cast(UpdateRule, attribute(node, "rule"))
     by_row = decay is not None and len(sizes_of(decay)) == 4
@@ -142,7 +122,7 @@ def _linear_attention(model: ir.Model, node: ir.Node, _: bool) -> None:
     inputs += [extra for extra in (decay, beta) if extra is not None]
     scan = make(linear_attention_name(rule, by_row), inputs, f"{name_of(node)}.scan", domain=DOMAIN, outputs=2)
     nodes.new.append(scan)
-    out = nodes.sized_as(value, scan.outputs[0])
+    out = _sized_as(nodes, value, scan.outputs[0])
     if (scale := float(attribute(node, "scale"))) != 1:
         factor = constant(graph_of(node), f"attention_scale.{scale}", np.array(scale, dtype=np.float32))
         out = nodes.add("Mul", [out, factor], "scaled")
@@ -152,10 +132,10 @@ def _linear_attention(model: ir.Model, node: ir.Node, _: bool) -> None:
 def _function(name: str, function: Any, count: int) -> Any:
     def lower(model: ir.Model, node: ir.Node, _: bool) -> None:
         add_function(model, function())
-        inputs, nodes = inputs_of(node, count), _Nodes(node)
+        inputs, nodes = inputs_of(node, count), NewNodes(node)
         call = make(name, inputs, f"{name_of(node)}.scan", domain=DOMAIN, outputs=2)
         nodes.new.append(call)
-        nodes.replace(nodes.sized_as(inputs[0], call.outputs[0]), call.outputs[1])
+        nodes.replace(_sized_as(nodes, inputs[0], call.outputs[0]), call.outputs[1])
 
     return lower
 

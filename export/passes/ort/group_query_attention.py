@@ -217,7 +217,7 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
         [
             *(parts if packed is None else (packed, None, None)),
             *(past_key, past_value, lengths.seqlens_k, lengths.total, cos, sin),
-            *_without_trailing_none(rotated_by, bias, sinks),
+            *canonical.without_trailing_none(rotated_by, bias, sinks),
         ],
         name + ".gqa",
         domain=MICROSOFT,
@@ -234,11 +234,6 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
     for user in users:
         if user.op_type == "Reshape" and _last_dim(user.outputs[0]) == heads * head_dim:
             replace_node(user, [], [attention.outputs[0]])
-
-
-def _without_trailing_none(*inputs: ir.Value | None) -> Sequence[ir.Value | None]:
-    last = max((i for i, value in enumerate(inputs) if value is not None), default=-1)
-    return inputs[: last + 1]
 
 
 def _shared_rotation(query: ir.Value, key: ir.Value, caches: RotaryCaches) -> tuple[_Rotation, _Rotation] | None:

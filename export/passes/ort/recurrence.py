@@ -1,6 +1,5 @@
 """Lower the canonical ops of layers with states to CausalConvWithState and LinearAttention of com.microsoft."""
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -11,14 +10,11 @@ from edgekiln.export.functions.selective_scan import NAME as SELECTIVE_SCAN
 from edgekiln.export.functions.selective_scan import selective_scan_function
 from edgekiln.export.functions.wkv import NAME as WKV
 from edgekiln.export.functions.wkv import wkv_function
+from edgekiln.export.passes.common.new_nodes import NewNodes
 from edgekiln.export.passes.common.tensors import (
     attribute,
-    constant,
-    graph_of,
     input_of,
     inputs_of,
-    make,
-    name_of,
     optional_input,
     replace_node,
     size_of,
@@ -52,11 +48,10 @@ class LowerRecurrence(InPlacePass):
                     _lower_attention(node)
                 case "SelectiveScan":
                     add_function(model, selective_scan_function())
-                    _lower_scan(node)
+                    _call(node, SELECTIVE_SCAN, 6, channels=size_of(input_of(node, 0), 1))
                 case "Wkv":
                     add_function(model, wkv_function())
-                    attention = make(WKV, inputs_of(node, 5), f"{name_of(node)}.wkv", domain=ORT_DOMAIN, outputs=2)
-                    replace_node(node, [attention], attention.outputs)
+                    _call(node, WKV, 5)
                 case _:
                     continue
             modified = True
@@ -65,62 +60,50 @@ class LowerRecurrence(InPlacePass):
 
 def _lower_conv(node: ir.Node) -> None:
     x, weight, past = inputs_of(node, 3)
-    new: list[ir.Node] = []
+    nodes = NewNodes(node)
     squeeze = weight.producer()
     if squeeze is not None and squeeze.op_type == "Squeeze" and len(sizes_of(input_of(squeeze, 0))) == 3:
         weight = input_of(squeeze, 0)  # of a Conv1d
     else:
-        axis = constant(graph_of(node), "conv_weight_axis", np.array([1], dtype=np.int64))
-        new.append(make("Unsqueeze", [weight, axis], f"{name_of(node)}.weight"))
-        weight = new[-1].outputs[0]
-    conv = make(
+        weight = nodes.add("Unsqueeze", [weight, nodes.ints(1)], "weight")
+    nodes.add(
         "CausalConvWithState",
         [x, weight, optional_input(node, 3), past],
-        f"{name_of(node)}.conv",
+        "conv",
         domain=MICROSOFT,
         outputs=2,
         activation=str(attribute(node, "activation")),
     )
-    replace_node(node, [*new, conv], conv.outputs)
+    nodes.replace(*nodes.new[-1].outputs)
 
 
-def _lower_scan(node: ir.Node) -> None:
-    inputs = inputs_of(node, 6)
-    channels = size_of(inputs[0], 1)
-    scan = make(SELECTIVE_SCAN, inputs, f"{name_of(node)}.scan", domain=ORT_DOMAIN, outputs=2, channels=channels)
-    replace_node(node, [scan], scan.outputs)
+def _call(node: ir.Node, function: str, inputs: int, **attributes: int) -> None:
+    nodes = NewNodes(node)
+    nodes.add(function, [*inputs_of(node, inputs)], "scan", domain=ORT_DOMAIN, outputs=2, **attributes)
+    nodes.replace(*nodes.new[-1].outputs)
 
 
 def _lower_attention(node: ir.Node) -> None:
-    graph, name = graph_of(node), name_of(node)
     query, key, value, past = inputs_of(node, 4)
     decay, beta = optional_input(node, 4), optional_input(node, 5)
     groups, key_dim = size_of(key, 2), size_of(key, 3)
     heads, value_dim = size_of(value, 2), size_of(value, 3)
-    new: list[ir.Node] = []
+    nodes = NewNodes(node)
 
-    def add(op: str, inputs: list[ir.Value | None], kind: str) -> ir.Value:
-        new.append(make(op, inputs, f"{name}.{kind}"))
-        return new[-1].outputs[0]
+    def flat(x: ir.Value, width: int, kind: str) -> ir.Value:
+        return nodes.add("Reshape", [x, nodes.ints(0, 0, width)], f"{kind}.flat")
 
-    def sizes(*values: int) -> ir.Value:
-        return constant(graph, "sizes." + ".".join(map(str, values)), np.array(values, dtype=np.int64))
-
-    if groups != heads:
-        axis = constant(graph, "key_heads_axis", np.array([3], dtype=np.int64))
-        repeated = add("Unsqueeze", [key, axis], "key.unsqueezed")
-        repeated = add("Expand", [repeated, sizes(1, 1, 1, heads // groups, 1)], "key.repeated")
-        key = add("Reshape", [repeated, sizes(0, 0, heads * key_dim)], "key.flat")
-    else:
-        key = add("Reshape", [key, sizes(0, 0, heads * key_dim)], "key.flat")
-    query = add("Reshape", [query, sizes(0, 0, groups * key_dim)], "query.flat")
-    flat_value = add("Reshape", [value, sizes(0, 0, heads * value_dim)], "value.flat")
     if decay is not None and len(sizes_of(decay)) == 4:
-        decay = add("Reshape", [decay, sizes(0, 0, heads * key_dim)], "decay.flat")
-    attention = make(
+        decay = flat(decay, heads * key_dim, "decay")
+    out = nodes.add(
         "LinearAttention",
-        [query, key, flat_value, past, decay, beta],
-        f"{name}.attention",
+        [
+            flat(query, groups * key_dim, "query"),
+            flat(nodes.repeated_heads(key, heads, "key"), heads * key_dim, "key"),
+            flat(value, heads * value_dim, "value"),
+            *(past, decay, beta),
+        ],
+        "attention",
         domain=MICROSOFT,
         outputs=2,
         q_num_heads=groups,
@@ -128,6 +111,5 @@ def _lower_attention(node: ir.Node) -> None:
         update_rule=str(attribute(node, "rule")),
         scale=float(attribute(node, "scale")),
     )
-    new.append(attention)
-    out = add("Reshape", [attention.outputs[0], sizes(0, 0, heads, value_dim)], "heads")
-    replace_node(node, new, [out, attention.outputs[1]])
+    present = nodes.new[-1].outputs[1]
+    nodes.replace(nodes.add("Reshape", [out, nodes.ints(0, 0, heads, value_dim)], "heads"), present)
