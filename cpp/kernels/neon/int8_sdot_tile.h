@@ -7,20 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/neon/zero_registers.h"
+
 namespace edgekiln::EDGEKILN_ISA {
 
 inline constexpr std::size_t kSdotTokens = 4, kSdotK = 16;
 
 // All of it is in assembly, as in q4_tile.h: GCC 12 would copy the accumulators. v0 to v3 hold activations, v4 to v7
 // weights, v16 to v31 sums [tokens][16 columns].
-#define EDGEKILN_ZERO(s0, s1, s2, s3) \
-  "movi v" #s0                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s1                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s2                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s3 ".4s, #0\n\t"
 
 // A column vector times four values of k of four tokens.
 #define EDGEKILN_MULTIPLY(lane, weights, s0, s1, s2, s3) \
@@ -96,7 +90,6 @@ inline constexpr std::size_t kSdotTokens = 4, kSdotK = 16;
         "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
 }
 
-#undef EDGEKILN_ZERO
 #undef EDGEKILN_MULTIPLY
 #undef EDGEKILN_MULTIPLY_4
 #undef EDGEKILN_FINISH

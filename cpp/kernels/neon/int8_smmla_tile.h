@@ -10,20 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/neon/zero_registers.h"
+
 namespace edgekiln::EDGEKILN_ISA {
 
 inline constexpr std::size_t kSmmlaTokens = 12, kSmmlaColumns = 8;
 
 // All of it is in assembly, as in q4_tile.h: GCC 12 would copy the accumulators. v0 to v3 hold activations, v4 to v7
 // weights, v8 to v31 sums [pairs of tokens][pairs of columns][2][2].
-#define EDGEKILN_ZERO(s0, s1, s2, s3) \
-  "movi v" #s0                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s1                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s2                        \
-  ".4s, #0\n\t"                       \
-  "movi v" #s3 ".4s, #0\n\t"
 
 #define EDGEKILN_LOAD_TOKENS "ld1 {v0.16b-v3.16b}, [%[a]], #64\n\t"
 #define EDGEKILN_LOAD_COLUMNS "ld1 {v4.16b-v7.16b}, [%[b]], %[row]\n\t"
@@ -164,7 +158,6 @@ template <int Pairs>
         "v31");
 }
 
-#undef EDGEKILN_ZERO
 #undef EDGEKILN_LOAD_TOKENS
 #undef EDGEKILN_LOAD_COLUMNS
 #undef EDGEKILN_MULTIPLY

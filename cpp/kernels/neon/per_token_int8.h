@@ -1,4 +1,4 @@
-// Quantizing the activations of the per-token int8 GEMM (W8A8). For NEON.
+// Arguments of the per-token int8 GEMM (W8A8), and quantizing its activations. For NEON.
 #pragma once
 
 #include <arm_neon.h>
@@ -24,6 +24,26 @@ struct Int8GemmArgs {
   float* scales;         // [m], rounded up to whole tiles
   std::size_t panels_per_task;
 };
+
+// With room in `scratch` for the codes and scales of m tokens, rounded up to a multiple of tile_m. Tokens past the last
+// are multiplied, too, and dropped: their scales are 0.
+inline Int8GemmArgs int8_gemm_args(const PackedInt8& weight, const float* a, std::size_t m, std::size_t tile_m,
+                                   float* out, Scratch& scratch) {
+  const std::size_t steps = ceil_div(weight.k, kStepK), code_floats = steps * kStepK / sizeof(float);
+  const std::size_t held = ceil_div(m, tile_m) * tile_m;
+  float *memory = at_least(scratch, held * (code_floats + 1)), *scales = memory + held * code_floats;
+  std::fill(scales + m, scales + held, 0.0f);
+  return {
+      .weight = weight,
+      .a = a,
+      .m = m,
+      .steps = steps,
+      .out = out,
+      .codes = reinterpret_cast<std::int8_t*>(memory),
+      .scales = scales,
+      .panels_per_task = panels_per_task(weight.panels(), weight.panel_bytes()),
+  };
+}
 
 namespace detail {
 

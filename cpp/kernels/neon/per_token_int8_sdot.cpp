@@ -107,19 +107,8 @@ void panel_task(void* context, std::size_t panel) {
 
 void per_token_int8_gemm(const PackedInt8& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                          Scratch& scratch) {
-  const std::size_t steps = ceil_div(weight.k, kStepK), k = steps * kStepK;
-  const std::size_t held = ceil_div(m, kSdotTokens) * kSdotTokens;
-  float* memory = at_least(scratch, held * (k / sizeof(float) + 1));
-  const Int8GemmArgs args{
-      .weight = weight,
-      .a = a,
-      .m = m,
-      .steps = steps,
-      .out = out,
-      .codes = reinterpret_cast<std::int8_t*>(memory),
-      .scales = memory + held * k / sizeof(float),
-      .panels_per_task = panels_per_task(weight.panels(), weight.panel_bytes()),
-  };
+  const Int8GemmArgs args = int8_gemm_args(weight, a, m, kSdotTokens, out, scratch);
+  const std::size_t k = args.steps * kStepK;
   if (m <= kGemvMaxM) {
     for_each_row(m, k, parallel, [&](std::size_t token) {
       std::int8_t* to = args.codes + token * k;
@@ -131,8 +120,6 @@ void per_token_int8_gemm(const PackedInt8& weight, const float* a, std::size_t m
     parallel.run(parallel.self, gemv_task, ceil_div(weight.panels(), args.panels_per_task),
                  const_cast<Int8GemmArgs*>(&args));
   } else {
-    // Tokens past the last are multiplied, too, and dropped.
-    std::fill(args.scales + m, args.scales + held, 0.0f);
     for_each_row(m, k, parallel, [&](std::size_t token) {
       std::int8_t* to = args.codes + token / kSdotTokens * kSdotTokens * k + token % kSdotTokens * kSdotK;
       args.scales[token] = quantize_token(a + token * weight.k, weight.k, [&](int8x16_t codes) {

@@ -146,21 +146,8 @@ void panel_task(void* context, std::size_t panel) {
 void per_token_int8_gemm(const PackedInt8& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                          Scratch& scratch) {
   const bool gemv = m <= kGemvMaxM;
-  const std::size_t steps = ceil_div(weight.k, kStepK), k = steps * kStepK;
-  const std::size_t held = ceil_div(m, kSmallBlock) * kSmallBlock;
-  float* memory = at_least(scratch, held * (k / sizeof(float) + 1));
-  const Int8GemmArgs args{
-      .weight = weight,
-      .a = a,
-      .m = m,
-      .steps = steps,
-      .out = out,
-      .codes = reinterpret_cast<std::int8_t*>(memory),
-      .scales = memory + held * k / sizeof(float),
-      .panels_per_task = panels_per_task(weight.panels(), weight.panel_bytes()),
-  };
-  // Tokens past the last are multiplied, too, and dropped.
-  std::fill(args.scales + m, args.scales + held, 0.0f);
+  const Int8GemmArgs args = int8_gemm_args(weight, a, m, kSmallBlock, out, scratch);
+  const std::size_t k = args.steps * kStepK;
   for_each_row(m, k, parallel, [&](std::size_t token) {
     const std::size_t block = gemv ? 2 : kSmmlaTokens, first = token / block * block, in_block = token - first;
     const std::size_t tokens = gemv ? 2 : block_tokens(m - first), stride = tokens * kDotK;
