@@ -12,10 +12,10 @@ from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
 from edgekiln.sources.base import ModelSource
 
 
-def write_cuda_engine(source: ModelSource, directory: Path, quant: str) -> ir.Model:
+def write_cuda_engine(source: ModelSource, directory: Path, quant: str, max_length: int | None = None) -> ir.Model:
     """Build `source` without calibration at `directory`, and return its canonical graph."""
     directory.mkdir(parents=True)
-    options = BuildOptions(target="ort-cuda", quant=quant, max_length=256)
+    options = BuildOptions(target="ort-cuda", quant=quant, max_length=max_length)
     canonical = canonical_graph(source, options)
     traced = canonical.graph.clone()
     write_engine(canonical, source, directory, options, StepTimer())
