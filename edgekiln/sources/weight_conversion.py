@@ -16,7 +16,6 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
-    _INTERNAL_MANY_TO_MANY_CONVERSIONS,
     MergeModulelist,
     WeightConverter,
     WeightRenaming,
@@ -229,8 +228,8 @@ class ConvertedWeights:
         counts = {pattern: 0 for pattern in converter.source_patterns}
         for pattern, _ in conversion.sources:
             counts[pattern] += 1
-        if any(isinstance(operation, _INTERNAL_MANY_TO_MANY_CONVERSIONS) for operation in converter.operations):
-            return  # these share the tensors of one pattern out to several; `_convert` checks the shapes
+        if len(converter.source_patterns) > 1 and len(converter.target_patterns) > 1:
+            return  # the tensors of one pattern are shared out to several targets; `_convert` checks the shapes
         merged = any(isinstance(operation, MergeModulelist) for operation in converter.operations)
         wanted = self._shapes[name][0] if merged else 1
         for pattern, count in counts.items():
