@@ -1,7 +1,7 @@
 """Find the model that a user named and open it as a `ModelSource`.
 
-A model argument is a local Hugging Face directory, a GGUF file or a directory of one, a hub id (`owner/name`, optionally
-`@revision`) or a built-in alias. Importing this module is cheap; `resolve` needs the extra `export`.
+A model argument is a local Hugging Face directory, a GGUF file or a directory of one, a hub id (`owner/name`,
+optionally `@revision`) or a built-in alias. Importing this module is cheap; `resolve` needs the extra `export`.
 """
 
 import importlib.util
