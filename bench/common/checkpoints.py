@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from bench.common.hybrid_shapes import HYBRID_SHAPES
+
 # Shapes of well-known models with random weights: speed does not depend on values, and nothing is downloaded.
 SHAPES: dict[str, dict[str, object]] = {
     "random-llama-1b": {
@@ -28,6 +30,7 @@ SHAPES: dict[str, dict[str, object]] = {
         "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
+    **HYBRID_SHAPES,
 }
 TOKENIZER_OF = "smollm2-135m"  # random models take its tokenizer and vocabulary size
 
