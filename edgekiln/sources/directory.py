@@ -55,6 +55,7 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     config = _load_config(raw, directory, trust_remote_code)
     quantization = quantization_config(raw, directory)
     tensors = PrequantizedTensors(files, quantization, directory) if quantization else files
+    not_kept = tensors.notes if isinstance(tensors, PrequantizedTensors) else []
     floats = tensors.floats if isinstance(tensors, PrequantizedTensors) else files.keys()
 
     def check_floating(needed: set[str] | None) -> None:
@@ -73,7 +74,7 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
         special_tokens=tokenizer.special_tokens,
         sampling=sampling_defaults(generation or {}, directory / GENERATION_FILE),
         weights=model.weights,
-        notes=(*model.notes, *not_applied(generation or {})),
+        notes=(*model.notes, *not_kept, *not_applied(generation or {})),
     )
 
 

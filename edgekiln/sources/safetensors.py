@@ -45,6 +45,10 @@ class SafetensorsReader:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
+    def dtype(self, name: str) -> str:
+        """The type of a tensor, as safetensors names it: F32, BF16, F8_E4M3, U8 and so on."""
+        return self._dtypes[name]
+
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor.
 

@@ -13,7 +13,7 @@ from edgekiln.sources.weight_conversion import CheckpointTensors
 _QUANTIZED = re.compile(
     r"[._](weight_scale|weight_scale_inv|weight_scale_2|scale_weight|weight_zero_point|weight_packed|weight_shape|SCB|CB"
     r"|qweight|qzeros|scales|g_idx|weight_g_idx|input_scale|absmax|quant_map|quant_state\.\w+|nested_absmax|codebooks?"
-    r"|codes|scales_and_zeros|blocks)$"
+    r"|codes|scales_and_zeros|blocks|W_q)$"
 )
 _BIAS = ".bias"
 _LAYER = re.compile(r"\.(\d+)\.")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from support.models import save_checkpoint
 
@@ -73,7 +74,7 @@ def words(codes: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(shifted, axis=-1).astype(np.uint32).view(np.int32)
 
 
-Tensors = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]  # or torch tensors, where numpy lacks the type
 
 
 def gptq(g: Quantized, *, version: int = 1, indices: bool = True) -> Tensors:
@@ -240,13 +241,13 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def write_quantized(directory: Path, form: Format) -> dict[str, np.ndarray]:
-    """Write a tiny random llama whose linear layers except the head are in a format.
+def write_quantized(directory: Path, form: Format, **overrides: Any) -> dict[str, np.ndarray]:
+    """Write a tiny random llama whose linear layers except the head are in a format; `overrides` change its config.
 
     Returns:
         The dequantized weights of these layers, by name.
     """
-    save_checkpoint(directory, "llama", num_hidden_layers=2)
+    save_checkpoint(directory, "llama", **{"num_hidden_layers": 2, **overrides})
     weights = quantize_layers(directory, form, "_proj.weight")
     change_config(directory, **form.config)
     return weights
@@ -261,10 +262,10 @@ def quantize_layers(directory: Path, form: Format, suffix: str) -> dict[str, np.
     file = directory / "model.safetensors"
     tensors, weights = load_file(file), {}
     for name in [name for name in tensors if name.endswith(suffix)]:
-        parts, weights[name] = form.write(tensors.pop(name))
-        tensors |= {
-            f"{name.removesuffix('weight')}{part}": np.asarray(value, order="C") for part, value in parts.items()
-        }
+        parts, weights[name] = form.write(tensors.pop(name).numpy())
+        for part, value in parts.items():
+            stored = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value, order="C"))
+            tensors[f"{name.removesuffix('weight')}{part}"] = stored.contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
     return weights
 

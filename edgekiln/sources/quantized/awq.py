@@ -52,7 +52,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: AwqConfig) -> d
         _config: its quantization_config; not needed.
 
     Returns:
-        The layers by module name.
+        The weights by name.
 
     Raises:
         SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
@@ -60,7 +60,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: AwqConfig) -> d
     """
     known = set(names)
     return {
-        name.removesuffix(_SUFFIX): _layer(tensors, name.removesuffix(_SUFFIX), known)
+        f"{name.removesuffix(_SUFFIX)}.weight": _layer(tensors, name.removesuffix(_SUFFIX), known)
         for name in known
         if name.endswith(_SUFFIX)
     }

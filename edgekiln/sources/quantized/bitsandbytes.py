@@ -54,7 +54,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConf
         config: its quantization_config.
 
     Returns:
-        The layers by module name.
+        The weights by name.
 
     Raises:
         SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
@@ -68,7 +68,9 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConf
         )
     four = {name.removesuffix(_STATE) for name in known if name.endswith(_STATE)}
     eight = {name.removesuffix(_ROW_ABSMAX) for name in known if name.endswith(_ROW_ABSMAX)}
-    return {name: _nf4(tensors, name, known) for name in four} | {name: _int8(tensors, name, known) for name in eight}
+    return {f"{name}.weight": _nf4(tensors, name, known) for name in four} | {
+        f"{name}.weight": _int8(tensors, name, known) for name in eight
+    }
 
 
 def _nf4(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:

@@ -1,9 +1,9 @@
-"""Read compressed-tensors checkpoints (llm-compressor) with integer weights, packed or not.
+"""Read compressed-tensors checkpoints (llm-compressor). Weights of floats of 8 or 4 bits: `compressed_floats`.
 
-Packed: weight_packed int32 [N, K * bits / 32] packs codes along K, weight_zero_point int32 [N * bits / 32, G] packs
-zero points along N (absent if symmetric), weight_shape is [2], and weight_g_idx [K] is there with act-order (-1: none).
-Not packed: weight int8 [N, K] and weight_zero_point int8. weight_scale is [N, G], [N, 1], or one value for the tensor,
-whose zero point is one int8 value in both. Codes are signed; packed codes are stored with an offset of 2^(bits - 1).
+Integers, packed: weight_packed int32 [N, K * bits / 32] packs codes along K, weight_zero_point int32 [N * bits / 32, G]
+packs zero points along N (absent if symmetric), weight_shape is [2], and weight_g_idx [K] is there with act-order (-1:
+none). Not packed: weight int8 [N, K] and weight_zero_point int8. weight_scale is [N, G], [N, 1], or one value for the
+tensor, whose zero point is one int8 value in both. Codes are signed; packed codes have an offset of 2^(bits - 1).
 
 The engine's recipe decides how activations are quantized, not the checkpoint. Its static activation scale, input_scale
 float [1], is kept for recipes with static activation scales, unless it has a zero point.
@@ -16,10 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.sources.quantized import compressed_floats
+from edgekiln.sources.quantized.block_scales import FP8_DTYPES
 from edgekiln.sources.quantized.grid import (
+    DequantizedTensor,
     Groups,
     QuantizedLayer,
     Tensors,
@@ -43,6 +46,7 @@ class _Weights(BaseModel):
     num_bits: int
     type: str = "int"
     strategy: str | None = None
+    block_structure: tuple[PositiveInt, PositiveInt] | None = None
 
 
 class _Group(BaseModel):
@@ -61,11 +65,15 @@ class CompressedTensorsConfig(BaseModel):
     transform_config: dict[str, Any] = Field(default_factory=dict)
 
 
-_STRATEGIES = (None, "tensor", "channel", "group")
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+_STRATEGIES = (None, "tensor", "channel", "group", "block", "tensor_group")
+_INTEGER_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+_FLOAT_FORMATS = ("float-quantized", "mxfp8-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized")
+_FORMATS = (*_INTEGER_FORMATS, *_FLOAT_FORMATS)
 
 
-def find_layers(tensors: Tensors, names: Iterable[str], config: CompressedTensorsConfig) -> dict[str, QuantizedLayer]:
+def find_layers(
+    tensors: Tensors, names: Iterable[str], config: CompressedTensorsConfig
+) -> dict[str, QuantizedLayer | DequantizedTensor]:
     """Find the quantized layers among the tensors `names`.
 
     Args:
@@ -74,7 +82,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: CompressedTensor
         config: its quantization_config.
 
     Returns:
-        The layers by module name.
+        The weights by name.
 
     Raises:
         SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
@@ -82,21 +90,26 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: CompressedTensor
     """
     _check(config)
     known = set(names)
-    found = {}
+    weights = [group.weights for group in config.config_groups.values() if group.weights is not None]
+    blocks = [entry.block_structure for entry in weights if entry.block_structure is not None]
+    found: dict[str, QuantizedLayer | DequantizedTensor] = {}
     for name in known:
-        if name.endswith(_PACKED):
-            module = name.removesuffix(_PACKED)
-            found[module] = _packed(tensors, module, known)
-        elif name.endswith(_SCALE) and f"{name.removesuffix(_SCALE)}{_PACKED}" not in known:
-            module = name.removesuffix(_SCALE)
-            found[module] = _plain(tensors, module, known)
+        if name.endswith((_PACKED, _SCALE)) or (name.endswith(".weight") and tensors.dtype(name) in FP8_DTYPES):
+            module = name.rpartition(".")[0]
+            found[f"{module}.weight"] = (
+                compressed_floats.find_layer(tensors, module, known, blocks)
+                if compressed_floats.is_float(tensors, module, known)
+                else (_packed if f"{module}{_PACKED}" in known else _plain)(tensors, module, known)
+            )
     return found
 
 
 def _check(config: CompressedTensorsConfig) -> None:
     problem = None
     for group in config.config_groups.values():
-        if group.weights is not None and (group.weights.type != "int" or group.weights.num_bits not in (4, 8)):
+        if group.weights is not None and (
+            group.weights.type not in ("int", "float") or group.weights.num_bits not in (4, 8)
+        ):
             problem = f"{group.weights.num_bits}-bit weights of type {group.weights.type}"
         elif group.weights is not None and group.weights.strategy not in _STRATEGIES:
             problem = f"the strategy {group.weights.strategy}"
@@ -110,7 +123,7 @@ def _check(config: CompressedTensorsConfig) -> None:
         problem = "transforms of the activations (transform_config)"
     if problem:
         raise UnsupportedModelError(
-            f"{problem} of compressed-tensors cannot be carried, only integers of 4 or 8 bits: "
+            f"{problem} of compressed-tensors cannot be carried, only integers and floats of 4 or 8 bits: "
             "give the unquantized checkpoint"
         )
 

@@ -56,7 +56,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: GptqConfig) -> d
         config: its quantization_config.
 
     Returns:
-        The layers by module name.
+        The weights by name.
 
     Raises:
         SourceError: tensors of a layer are missing, or their shapes or values contradict each other.
@@ -65,7 +65,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: GptqConfig) -> d
     """
     known = set(names)
     return {
-        name.removesuffix(_SUFFIX): _layer(tensors, name.removesuffix(_SUFFIX), known, config)
+        f"{name.removesuffix(_SUFFIX)}.weight": _layer(tensors, name.removesuffix(_SUFFIX), known, config)
         for name in known
         if name.endswith(_SUFFIX)
     }

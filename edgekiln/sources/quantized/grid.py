@@ -20,6 +20,7 @@ class Tensors(Protocol):
     """The tensors of a checkpoint, by name."""
 
     def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> str: ...
     def read(self, name: str) -> torch.Tensor: ...
 
 
@@ -36,6 +37,23 @@ class QuantizedLayer:
     parts: tuple[str, ...]
     shape: tuple[int, int]
     weight: PrequantizedWeight
+
+
+@dataclass(frozen=True)
+class DequantizedTensor:
+    """A quantized tensor of a format that engines do not have: it is read as floats.
+
+    Attributes:
+        parts: names of all tensors that hold it in the checkpoint.
+        shape: its shape in the model.
+        form: the format, for a note.
+        read: reads it, float32.
+    """
+
+    parts: tuple[str, ...]
+    shape: tuple[int, ...]
+    form: str
+    read: Callable[[], Floats]
 
 
 def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:

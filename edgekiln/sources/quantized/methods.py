@@ -1,5 +1,6 @@
 """Quantized Hugging Face checkpoints: the table of readers by `quant_method`."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -8,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.errors import SourceError, UnsupportedModelError
-from edgekiln.sources.quantized import awq, bitsandbytes, compressed_tensors, gptq
-from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors
+from edgekiln.sources.quantized import auto_round, awq, bitsandbytes, compressed_tensors, fp8, gptq, hqq, mxfp4
+from edgekiln.sources.quantized.grid import DequantizedTensor, QuantizedLayer, Tensors
 
 
 class Files(Tensors, Protocol):
@@ -20,13 +21,21 @@ class Files(Tensors, Protocol):
     def keys(self) -> Iterable[str]: ...
 
 
-_Find = Callable[[Tensors, Iterable[str], Any], dict[str, QuantizedLayer]]
+# The quantized tensors of a checkpoint, by their names in the unquantized one.
+_Find = Callable[[Tensors, Iterable[str], Any], Mapping[str, QuantizedLayer | DequantizedTensor]]
 _METHODS: dict[str, tuple[type[BaseModel], _Find]] = {
+    "auto-round": (auto_round.AutoRoundConfig, auto_round.find_layers),
     "awq": (awq.AwqConfig, awq.find_layers),
     "bitsandbytes": (bitsandbytes.BitsAndBytesConfig, bitsandbytes.find_layers),
     "compressed-tensors": (compressed_tensors.CompressedTensorsConfig, compressed_tensors.find_layers),
+    "fbgemm_fp8": (fp8.FbgemmFp8Config, fp8.find_layers),
+    "fp8": (fp8.Fp8Config, fp8.find_layers),
     "gptq": (gptq.GptqConfig, gptq.find_layers),
+    "hqq": (hqq.HqqConfig, hqq.find_layers),
+    "mxfp4": (mxfp4.Mxfp4Config, mxfp4.find_layers),
 }
+# AutoRound's name in old checkpoints.
+_RENAMED = {"intel/auto-round": "auto-round"}
 
 
 def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | None:
@@ -56,6 +65,8 @@ def quantization_config(raw: Mapping[str, Any], where: object) -> BaseModel | No
         method = "compressed-tensors"
     elif method is None and ("load_in_4bit" in quantization or "load_in_8bit" in quantization):
         method = "bitsandbytes"
+    if isinstance(method, str):
+        method = _RENAMED.get(method, method)
     if not isinstance(method, str) or method not in _METHODS:
         raise UnsupportedModelError(
             f"{where} is quantized with {method!s:.60}, which cannot be read yet (can: {', '.join(_METHODS)}): "
@@ -83,6 +94,7 @@ class PrequantizedTensors:
     Attributes:
         floats: names of the tensors that are not quantized.
         nbytes: size of the checkpoint, in bytes.
+        notes: for the user, which weights are not kept.
 
     Raises:
         SourceError: tensors are missing, or their shapes or values contradict each other.
@@ -94,7 +106,7 @@ class PrequantizedTensors:
         names = list(files.keys())
         self.nbytes = files.nbytes
         self._files = files
-        self._layers = {f"{name}.weight": layer for name, layer in find(files, names, config).items()}
+        self._layers = dict(find(files, names, config))
         if not self._layers:
             raise SourceError(
                 f"{where} has a quantization_config that says {method}, and none of its tensors is quantized that way: "
@@ -102,6 +114,11 @@ class PrequantizedTensors:
             )
         parts = {part for layer in self._layers.values() for part in layer.parts}
         self.floats = [name for name in names if name not in parts]
+        forms = Counter(layer.form for layer in self._layers.values() if isinstance(layer, DequantizedTensor))
+        self.notes = [
+            f"engines have no {form}: {count} weights are dequantized, and quantized again as the preset says"
+            for form, count in forms.items()
+        ]
 
     def keys(self) -> Iterable[str]:
         return [*self.floats, *self._layers]
@@ -111,10 +128,14 @@ class PrequantizedTensors:
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor; a quantized one is dequantized to float32."""
-        if name in self._layers:
-            return torch.from_numpy(self._layers[name].weight.read().dequantize())
-        return self._files.read(name)
+        layer = self._layers.get(name)
+        if layer is None:
+            return self._files.read(name)
+        return torch.from_numpy(
+            layer.read() if isinstance(layer, DequantizedTensor) else layer.weight.read().dequantize()
+        )
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The weight with the checkpoint's codes and scales; None if it holds floats."""
-        return self._layers[name].weight if name in self._layers else None
+        """The weight with the checkpoint's codes and scales; None if it holds floats, or is read as floats."""
+        layer = self._layers.get(name)
+        return layer.weight if isinstance(layer, QuantizedLayer) else None
