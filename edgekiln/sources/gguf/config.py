@@ -11,7 +11,8 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
-from edgekiln.sources.gguf.architectures import ARCHITECTURES, LAYER_EPSILON, RMS_EPSILON, Architecture
+from edgekiln.sources.gguf.architecture import LAYER_EPSILON, RMS_EPSILON, Architecture
+from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.gguf.metadata import Metadata
 from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.rope import DEFAULT_THETA, LONGROPE_FACTORS, rope_parameters
@@ -99,14 +100,31 @@ def _token_ids(file: GgufFile) -> dict[str, int | None]:
 
 
 def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
-    heads = metadata.count("attention.head_count")
+    heads = metadata.count("attention.head_count") if architecture.attention else None
     for key, field in architecture.counts.items():
         parsed[field] = metadata.count(key, heads if key == "attention.head_count_kv" else None)
-    kv_heads = metadata.count("attention.head_count_kv", heads) if architecture.rope else heads
+    for key, (field, default) in architecture.numbers.items():
+        if (number := metadata.number(key, default or 0.0, zero=True)) or metadata.value(key) is not None:
+            parsed[field] = number
+    _read_epsilon(metadata, architecture, parsed)
+    if heads is not None:
+        _read_heads(metadata, architecture, parsed, heads)
+
+
+def _read_epsilon(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
+    key, field = architecture.epsilon
+    # transformers' converter once wrote the name of the other kind of norm.
+    other = RMS_EPSILON if key == LAYER_EPSILON else LAYER_EPSILON
+    epsilon = metadata.value(other)
+    parsed[field] = metadata.number(other) if metadata.value(key) is None and epsilon else metadata.number(key)
+
+
+def _read_heads(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any], heads: int) -> None:
+    kv_heads = heads
+    if "attention.head_count_kv" in architecture.counts:
+        kv_heads = metadata.count("attention.head_count_kv", heads)
     if heads % kv_heads:
         raise metadata.damaged("attention.head_count_kv", kv_heads, f"a divisor of the {heads} heads")
-    if architecture.model_type == "falcon" and kv_heads != 1:
-        raise metadata.unsupported("attention.head_count_kv", "several key-value heads")
     hidden = metadata.count("embedding_length")
     head_dim = metadata.count("attention.key_length", hidden // heads or None)
     if metadata.count("attention.value_length", head_dim) != head_dim:
@@ -115,19 +133,16 @@ def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str
         parsed["head_dim"] = head_dim
     elif head_dim * heads != hidden:
         raise metadata.unsupported("attention.key_length", f"{hidden} / {heads} heads is another head size")
-    key, field = architecture.epsilon
-    # transformers' converter once wrote the name of the other kind of norm.
-    other = RMS_EPSILON if key == LAYER_EPSILON else LAYER_EPSILON
-    epsilon = metadata.value(other)
-    parsed[field] = metadata.number(other) if metadata.value(key) is None and epsilon else metadata.number(key)
+    if "attention.scale" in architecture.numbers:
+        field, _ = architecture.numbers["attention.scale"]
+        parsed.setdefault(field, head_dim**-0.5)
+        return
     scale = metadata.number("attention.scale", 0, zero=True)
     if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
         raise metadata.unsupported("attention.scale")
 
 
 def _read_positions(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
-    hidden, heads = metadata.count("embedding_length"), metadata.count("attention.head_count")
-    head_dim = metadata.count("attention.key_length", hidden // heads)
     for name in LONGROPE_FACTORS:
         if name in metadata.file.tensors:
             raise UnsupportedModelError(
@@ -136,6 +151,8 @@ def _read_positions(metadata: Metadata, architecture: Architecture, parsed: dict
             )
     if not architecture.rope:
         return
+    hidden, heads = metadata.count("embedding_length"), metadata.count("attention.head_count")
+    head_dim = metadata.count("attention.key_length", hidden // heads)
     rotated = metadata.count("rope.dimension_count", head_dim)
     if rotated > head_dim or rotated % 2:
         raise metadata.damaged("rope.dimension_count", rotated, f"even and at most the head size, {head_dim}")
@@ -149,6 +166,8 @@ def _read_positions(metadata: Metadata, architecture: Architecture, parsed: dict
 
 def _read_family(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:
     """Read what only some architectures have."""
+    if architecture.read is not None:
+        architecture.read(metadata, parsed)
     tensors = metadata.file.tensors
     if architecture.model_type == "stablelm":
         parsed["use_qkv_bias"] = any(".attn_q.bias" in name for name in tensors)
@@ -158,6 +177,8 @@ def _read_family(metadata: Metadata, architecture: Architecture, parsed: dict[st
             raise metadata.unsupported("rope.scaling.factor", "phi3 of transformers has longrope only")
         window = metadata.number("attention.sliding_window", 0, zero=True)
         parsed["sliding_window"] = int(window) or None
+    elif architecture.model_type == "falcon" and parsed["num_kv_heads"] != 1:
+        raise metadata.unsupported("attention.head_count_kv", "several key-value heads")
     elif metadata.architecture in _GEMMA_PERIOD:
         _read_gemma(metadata, parsed)
 

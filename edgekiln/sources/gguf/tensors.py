@@ -1,6 +1,6 @@
-"""A GGUF file as a model source, by transformers' own mapping of tensor names and layouts.
+"""A GGUF file as a model source, by the names of the `gguf` package and the layouts of the table of architectures.
 
-Tensors are dequantized one at a time. Quantized tensors keep their codes where the mapping only permutes whole rows.
+Tensors are dequantized one at a time. Quantized tensors keep their codes where the layout only permutes whole rows.
 """
 
 import re
@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources.base import ModelSource
+from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.gguf.config import build_config, parse_config
 from edgekiln.sources.gguf.kinds import check_is_model
+from edgekiln.sources.gguf.layouts import Merge, Undo, rows
+from edgekiln.sources.gguf.names import file_names
 from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.rope import ROPE_FREQUENCIES
 from edgekiln.sources.gguf.sampling import sampling_defaults
@@ -32,6 +34,7 @@ from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
 _MATRIX = 2
+_LAYER = re.compile(r"^blk\.\d+\.")
 
 
 def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
@@ -75,9 +78,6 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
 class GgufTensors:
     """`CheckpointTensors` of a GGUF file, with the model's names and layouts.
 
-    llama.cpp's converter permutes, transposes, merges or splits some tensors; transformers' `TensorProcessor` of the
-    architecture undoes that.
-
     Args:
         file: the GGUF file.
         model: the model on the meta device.
@@ -91,124 +91,138 @@ class GgufTensors:
         self._model = model
         self.nbytes = sum(info.nbytes for info in file.tensors.values())
         self._file = file
+        self._parsed = parsed
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        architecture = file.get("general.architecture")
-        self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=parsed)
-        self._names: dict[str, str] = get_gguf_hf_weights_map(
-            _NameScope(model, model.config, model.base_model_prefix), self._processor
-        )
-        self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+        name = file.get("general.architecture")
+        architecture = ARCHITECTURES[name]
+        self._undos = [(re.compile(pattern), undo) for pattern, undo in architecture.layouts.items()]
+        layers = file.get(f"{name}.block_count")
+        found = file_names(self._shapes, name, layers, architecture.merges, file.tensors)
+        tied = model.all_tied_weights_keys
+        self._parts = {name: parts for name, (parts, _) in found.items() if name not in tied or tied[name] not in found}
+        self._merges: dict[str, Merge] = {name: merge for name, (_, merge) in found.items() if merge is not None}
         self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
-        self._parts: dict[str, list[str]] = {}
-        for name in file.tensors:
-            # The mapping names the tensors of MoE experts without ".weight".
-            target = self._names.get(name) or self._names.get(name.removesuffix(".weight"))
-            if target is not None:
-                self._parts.setdefault(target, []).append(name)
-            elif name != ROPE_FREQUENCIES:
+        self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+        used = {part for parts, _ in found.values() for part in parts} | {ROPE_FREQUENCIES}
+        for stored in file.tensors:
+            if stored not in used:
                 raise UnsupportedModelError(
-                    f"{file.path} holds {name}, which {type(model).__name__} has no place for: "
+                    f"{file.path} holds {stored}, which {type(model).__name__} has no place for: "
                     "give the model's Hugging Face directory"
                 )
+        for target, parts in self._parts.items():
+            if missing := [part for part in parts if part not in file.tensors]:
+                raise SourceError(f"{file.path} lacks {missing[0]} of {target}: download or convert it again")
 
     def keys(self) -> Iterable[str]:
         return self._parts.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that `read` gives; the shape in the file if that of merged tensors does not fit.
+        """The shape that `read` gives; the shape of a part in the file if parts cannot be joined.
 
         Raises:
             SourceError: the metadata contradicts the shape of the tensor.
         """
-        wanted, parts = self._shapes.get(name, ()), self._parts[name]
-        stored = [self._file.tensors[part].shape for part in parts]
-        if len(parts) > 1:
-            # transformers' merged experts: [experts, gate and up, hidden].
-            merged = (stored[0][0], sum(shape[1] for shape in stored if len(shape) > 1), *stored[0][2:])
-            return merged if set(stored) == {stored[0]} and merged == wanted else stored[0]
-        return self._processed_shape(parts[0], stored[0])
+        parts = self._parts[name]
+        shapes = [self._undone_shape(part) for part in parts]
+        merge = self._merges.get(name)
+        if merge is None:
+            return shapes[0]
+        try:
+            joined = merge.join([np.broadcast_to(np.float32(0), shape) for shape in shapes], self._parsed)
+        except ValueError:
+            return shapes[0]
+        return joined.shape
 
     def read(self, name: str) -> torch.Tensor:
-        # Processors of merged tensors write into this dictionary instead of returning the tensor.
-        collected: dict[str, torch.Tensor] = {}
+        parts = []
         for part in self._parts[name]:
             with np.errstate(invalid="ignore", over="ignore"):
                 values = self._file.read(part)
             check_finite(torch.from_numpy(values), part, self._file.path)
-            weights = self._process(values, part, collected)
-            if weights is not None:
-                collected[name] = torch.from_numpy(np.ascontiguousarray(weights))
-        return collected[name]
+            parts.append(self._undo(values, part))
+        merge = self._merges.get(name)
+        weight = parts[0] if merge is None else merge.join(parts, self._parsed)
+        return torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The weight with the file's codes; None if it holds floats, or if the mapping splits rows."""
-        part, info = self._parts[name][0], self._file.tensors[self._parts[name][0]]
-        if len(self._parts[name]) > 1 or len(info.shape) != 2 or info.shape[1] % GROUP:
+        """The weight with the file's codes; None if it holds floats, or if its layout does more than move rows."""
+        parts, merge = self._parts[name], self._merges.get(name)
+        infos = [self._file.tensors[part] for part in parts]
+        info, shape = infos[0], self._shapes[name]
+        if len(shape) != _MATRIX or any(len(one.shape) != _MATRIX or one.type != info.type for one in infos):
             return None
         transposed = isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
-        if self._shapes[name] != (info.shape[::-1] if transposed else info.shape):
+        stored = (sum(one.shape[0] for one in infos), info.shape[1])
+        if info.shape[1] % GROUP or shape != (stored[::-1] if transposed else stored):
             return None
-        # The layout is the same in every layer.
-        kind = (re.sub(r"^blk\.\d+\.", "", part), info.shape)
-        if kind not in self._layouts:
-            self._layouts[kind] = self._layout(part, info.shape, transposed)
-        layout = self._layouts[kind]
+        if merge is not None:
+            if merge.join is not rows or any(self._undo_of(part) for part in parts):
+                return None
+            layout: _Layout | None = _Layout(None)
+        else:
+            # The layout is the same in every layer.
+            kind = (_local(parts[0]), info.shape)
+            if kind not in self._layouts:
+                self._layouts[kind] = self._layout(parts[0], info.shape, transposed)
+            layout = self._layouts[kind]
         if layout is None:
             return None
+
+        def raw() -> npt.NDArray[np.uint8]:
+            found = [self._file.raw(part) for part in parts]
+            return found[0] if len(found) == 1 else np.concatenate(found)
 
         def dequantized() -> npt.NDArray[np.float32]:
             weight = self.read(name).numpy()
             return weight.T if transposed else weight
 
-        return prequantized_gguf(info.type, layout.rows, lambda: self._file.raw(part), dequantized)
+        return prequantized_gguf(info.type, layout.rows, raw, dequantized)
 
-    def _process(
-        self, weights: npt.NDArray[np.float32], part: str, collected: dict[str, torch.Tensor]
-    ) -> npt.NDArray[np.float32] | None:
-        """Apply transformers' processor to a tensor of the file; None if it put the result into `collected`."""
-        result = self._processor.process(
-            weights=weights, name=part, tensor_key_mapping=self._names, parsed_parameters={"tensors": collected}
-        )
-        return None if result.name is None else result.weights
+    def _undo_of(self, part: str) -> Undo | None:
+        return next((undo for pattern, undo in self._undos if pattern.fullmatch(_local(part))), None)
 
-    def _processed_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        # Experts are large, and are not changed.
-        if len(shape) > _MATRIX:
+    def _undo(self, values: npt.NDArray[np.float32], part: str) -> npt.NDArray[np.float32]:
+        """Undo the converter's layout of a tensor."""
+        undo = self._undo_of(part)
+        return values if undo is None else undo(values, self._parsed)
+
+    def _undone_shape(self, part: str) -> tuple[int, ...]:
+        shape = self._file.tensors[part].shape
+        if self._undo_of(part) is None:
             return shape
         # The shape is the same in every layer.
-        kind = (re.sub(r"^blk\.\d+\.", "", part), shape)
+        kind = (_local(part), shape)
         if kind not in self._processed_shapes:
-            collected: dict[str, torch.Tensor] = {}
             try:
-                result = self._process(np.broadcast_to(np.float32(-1), shape), part, collected)
-            except Exception as error:
-                # Processors reshape by the metadata's sizes, with exceptions of numpy and torch.
+                self._processed_shapes[kind] = self._undo(np.broadcast_to(np.float32(-1), shape), part).shape
+            except ValueError as error:
                 raise SourceError(
                     f"{self._file.path} holds {part} of shape {list(shape)}, which does not fit its metadata: "
                     "download or convert it again"
                 ) from error
-            found = result if result is not None else next(iter(collected.values()))
-            self._processed_shapes[kind] = tuple(found.shape)
         return self._processed_shapes[kind]
 
     def _layout(self, part: str, shape: tuple[int, ...], transposed: bool) -> "_Layout | None":
-        """The row permutation that transformers applies to a tensor; None if it does more than permute rows.
+        """The permutation of rows that undoes the layout of a tensor; None if undoing it does more than that.
 
-        It is found by processing a matrix of row indices and a matrix of column indices.
+        It is found by undoing the layout of a matrix of row indices and of one of column indices.
         """
-        rows = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
-        moved = self._process(rows, part, {})
-        if moved is rows:
-            return _Layout(None)
+        if self._undo_of(part) is None:
+            return None if transposed else _Layout(None)
         columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape)
-        kept = self._process(columns, part, {})
-        if moved is None or kept is None:
-            return None
+        moved = self._undo(np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape), part)
+        kept = self._undo(columns, part)
         if transposed:
             moved, kept = moved.T, kept.T
         if moved.shape != shape or (moved != moved[:, :1]).any() or (kept != columns).any():
             return None
         return _Layout(moved[:, 0].astype(np.int64))
+
+
+def _local(part: str) -> str:
+    """The name of a tensor within its layer."""
+    return _LAYER.sub("", part)
 
 
 @dataclass(frozen=True)
@@ -220,22 +234,3 @@ class _Layout:
     """
 
     rows: npt.NDArray[np.int64] | None
-
-
-class _NameScope:
-    """The part of a model that transformers' name mapping reads: the model and its decoder, without their modules.
-
-    With the real model, the mapping rebuilds gguf's whole name table for each module, which takes 14 s for 30 layers.
-    """
-
-    def __init__(self, model: torch.nn.Module, config: PretrainedConfig, decoder: str = "") -> None:
-        self.config = config
-        self._model = model
-        self._decoder = decoder
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return self._model.state_dict()
-
-    def named_children(self) -> list[tuple[str, "_NameScope"]]:
-        child = getattr(self._model, self._decoder, None) if self._decoder else None
-        return [(self._decoder, _NameScope(child, self.config))] if isinstance(child, torch.nn.Module) else []

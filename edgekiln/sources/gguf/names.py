@@ -1,0 +1,74 @@
+"""Names of a model's tensors in a GGUF file, by the `gguf` package's map of names.
+
+The map has the names of published checkpoints. What transformers names otherwise, or merges, is found by the rules here
+and by `Architecture.merges`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gguf import MODEL_ARCH_NAMES, TensorNameMap, get_tensor_name_map
+
+from edgekiln.sources.gguf.layouts import Merge, expert_rows
+
+_SUFFIXES = (".weight", ".bias")
+_PREFIXES = ("", "transformer.", "model.")
+_GATE_UP = "experts.gate_up_proj"
+_EXPERTS = Merge(("ffn_gate_exps", "ffn_up_exps"), expert_rows)
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def file_names(
+    names: Iterable[str], architecture: str, layers: int, merges: Mapping[str, Merge], stored: Mapping[str, object]
+) -> dict[str, tuple[tuple[str, ...], Merge | None]]:
+    """Find the tensors of a model in a file.
+
+    Args:
+        names: of the model's tensors.
+        architecture: general.architecture of the file.
+        layers: number of layers.
+        merges: regular expression for the end of a model's tensor name -> the parts of the tensor in the file.
+        stored: names in the file.
+
+    Returns:
+        Of each tensor of the model that the file has: the names in the file, and how they are joined.
+    """
+    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    table = get_tensor_name_map(kind, layers)
+    found: dict[str, tuple[tuple[str, ...], Merge | None]] = {}
+    for name in names:
+        merge = next((merge for pattern, merge in merges.items() if re.search(f"{pattern}$", _stem(name)[0])), None)
+        single = None if merge else _single(table, name, stored)
+        if merge is None and single is None and _GATE_UP in name:
+            merge = _EXPERTS
+        if single is not None:
+            found[name] = (single,), None
+        elif merge is not None and (match := _LAYER.search(name)):
+            suffix = _stem(name)[1] or ".weight"
+            parts = tuple(f"blk.{match[1]}.{part}{suffix}" for part in merge.names)
+            if any(part in stored for part in parts):
+                found[name] = parts, merge
+    return found
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """A tensor's name without its suffix, and the suffix: "x.bias" and "x_bias" are both ("x", ".bias")."""
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), suffix
+    return (name.removesuffix("_bias"), ".bias") if name.endswith("_bias") else (name, "")
+
+
+def _single(table: TensorNameMap, name: str, stored: Mapping[str, object]) -> str | None:
+    """The name in the file of a tensor that is stored as a whole."""
+    stem, suffix = _stem(name)
+    if stem.endswith(".dt"):
+        stem = f"{stem}_proj"  # Mamba's dt_bias
+    for prefix in _PREFIXES:
+        if not stem.startswith(prefix):
+            continue
+        mapped = table.get_name(stem.removeprefix(prefix))
+        for candidate in (f"{mapped}{suffix}", f"{mapped}.weight" if not suffix else "", mapped):
+            if mapped is not None and candidate in stored:
+                return candidate
+    return None
