@@ -6,13 +6,15 @@ transformers configuration that describes the same computation. What llama.cpp f
 
 from edgekiln.sources.gguf import layouts
 from edgekiln.sources.gguf.architecture import DENSE, KV_HEADS, LAYER_EPSILON, Architecture
+from edgekiln.sources.gguf.dense_architectures import DENSE_ARCHITECTURES, PERMUTED
+from edgekiln.sources.gguf.expert_architectures import EXPERT_ARCHITECTURES, mixtral
+from edgekiln.sources.gguf.state_architectures import STATE_ARCHITECTURES
 
 _EXPERTS = {
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
-_PERMUTED = {r"attn_q\.(weight|bias)": layouts.query, r"attn_k\.(weight|bias)": layouts.key}
 _PLUS_ONE = {r".*norm\.weight": layouts.minus_one}
 
 # tensor_data_layout: the old converter's name for the layout that all files of the architecture have.
@@ -21,7 +23,8 @@ ARCHITECTURES = {
         "llama",
         {**DENSE, **KV_HEADS},
         neutral={"tensor_data_layout": ("Meta AI original pth", "reference")},
-        layouts=_PERMUTED,
+        layouts=PERMUTED,
+        read=mixtral,
     ),
     "qwen2": Architecture("qwen2", {**DENSE, **KV_HEADS}, fixed={"use_sliding_window": False}, head_dim=False),
     "qwen2moe": Architecture(
@@ -94,4 +97,7 @@ ARCHITECTURES = {
         head_dim=False,
         layouts={r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight": layouts.transposed},
     ),
+    **DENSE_ARCHITECTURES,
+    **EXPERT_ARCHITECTURES,
+    **STATE_ARCHITECTURES,
 }

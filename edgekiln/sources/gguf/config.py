@@ -16,6 +16,7 @@ from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.gguf.metadata import Metadata
 from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.rope import DEFAULT_THETA, LONGROPE_FACTORS, rope_parameters
+from edgekiln.sources.gguf.windows import layer_types
 
 EMBEDDING = "token_embd.weight"
 _OUTPUT = "output.weight"
@@ -104,7 +105,8 @@ def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str
     for key, field in architecture.counts.items():
         parsed[field] = metadata.count(key, heads if key == "attention.head_count_kv" else None)
     for key, (field, default) in architecture.numbers.items():
-        if (number := metadata.number(key, default or 0.0, zero=True)) or metadata.value(key) is not None:
+        # 0 stands for a number that is not set, as in llama.cpp.
+        if number := metadata.number(key, default or 0.0, zero=True):
             parsed[field] = number
     _read_epsilon(metadata, architecture, parsed)
     if heads is not None:
@@ -210,24 +212,4 @@ def _read_gemma(metadata: Metadata, parsed: dict[str, Any]) -> None:
             metadata.value("attention.sliding_window_pattern")
             return
         parsed["sliding_window"] = int(window)
-    parsed["layer_types"] = _layer_types(metadata, layers)
-
-
-def _layer_types(metadata: Metadata, layers: int) -> list[str]:
-    """The layers with a sliding window, by a period or by one flag a layer (llama.cpp's set_swa_pattern).
-
-    With a period n, the last of every n layers attends to everything; with n = 0, none does.
-
-    Raises:
-        SourceError: the pattern is neither.
-    """
-    key = "attention.sliding_window_pattern"
-    if isinstance(metadata.file.get(f"{metadata.architecture}.{key}"), list):
-        flags = metadata.array(key, layers) or []
-        if not all(isinstance(flag, bool) or flag in (0, 1) for flag in flags):
-            raise metadata.damaged(key, flags, "one flag a layer")
-        windowed = [bool(flag) for flag in flags]
-    else:
-        period = metadata.number(key, _GEMMA_PERIOD[metadata.architecture], zero=True)
-        windowed = [not period or layer % period < period - 1 for layer in range(layers)]
-    return ["sliding_attention" if window else "full_attention" for window in windowed]
+    parsed["layer_types"] = layer_types(metadata, layers, _GEMMA_PERIOD[architecture])

@@ -111,3 +111,8 @@ def interleaved_experts(parts: Sequence[Floats], _fields: Fields) -> Floats:
 def transposed_experts(weight: Floats, _fields: Fields) -> Floats:
     """gpt-oss: [E, N, K], in the model [E, K, N]; biases [E, N] are the same."""
     return weight.swapaxes(1, 2) if weight.ndim > 2 else weight
+
+
+def first(parts: Sequence[Floats], _fields: Fields) -> Floats:
+    """A tensor that the `gguf` package has no name for, stored as it is."""
+    return parts[0]

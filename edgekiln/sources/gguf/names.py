@@ -37,17 +37,18 @@ def file_names(
     table = get_tensor_name_map(kind, layers)
     found: dict[str, tuple[tuple[str, ...], Merge | None]] = {}
     for name in names:
-        merge = next((merge for pattern, merge in merges.items() if re.search(f"{pattern}$", _stem(name)[0])), None)
-        single = None if merge else _single(table, name, stored)
-        if merge is None and single is None and _GATE_UP in name:
-            merge = _EXPERTS
-        if single is not None:
+        stem, suffix = _stem(name)
+        if single := _single(table, name, stored):
             found[name] = (single,), None
-        elif merge is not None and (match := _LAYER.search(name)):
-            suffix = _stem(name)[1] or ".weight"
-            parts = tuple(f"blk.{match[1]}.{part}{suffix}" for part in merge.names)
+            continue
+        wanted = [merge for pattern, merge in merges.items() if re.search(f"{pattern}$", stem)]
+        wanted += [_EXPERTS] if stem.endswith(_GATE_UP) else []
+        layer = _LAYER.search(name)
+        for merge in wanted if layer else []:
+            parts = tuple(f"blk.{layer[1]}.{part}{suffix or '.weight'}" for part in merge.names)
             if any(part in stored for part in parts):
                 found[name] = parts, merge
+                break
     return found
 
 
@@ -71,4 +72,6 @@ def _single(table: TensorNameMap, name: str, stored: Mapping[str, object]) -> st
         for candidate in (f"{mapped}{suffix}", f"{mapped}.weight" if not suffix else "", mapped):
             if mapped is not None and candidate in stored:
                 return candidate
-    return None
+    # The package has some names with their suffix, and a file then has none.
+    mapped = table.get_name(name)
+    return mapped if mapped in stored else None

@@ -1,0 +1,133 @@
+"""Architectures with mixtures of experts, beside those of `architectures`."""
+
+from typing import Any
+
+from edgekiln.sources.gguf import layouts
+from edgekiln.sources.gguf.architecture import DENSE, KV_HEADS, Architecture
+from edgekiln.sources.gguf.dense_architectures import GRANITE_SCALES, PERMUTED, ROTATED, biases
+from edgekiln.sources.gguf.layouts import Merge
+from edgekiln.sources.gguf.metadata import Metadata
+from edgekiln.sources.gguf.windows import layer_types
+
+_SIZES = {**DENSE, **KV_HEADS}
+_USED = {"expert_used_count": "num_experts_per_tok"}
+_LOCAL = {"expert_count": "num_local_experts", **_USED}
+_SIGMOID = 2  # llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
+# Granite's experts, and its shared expert, whose gate and up projections are one matrix in the model.
+GRANITE_EXPERTS = {
+    r"block_sparse_moe\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.first),
+    r"block_sparse_moe\.router": Merge(("ffn_gate_inp",), layouts.first),
+    r"shared_mlp\.input_linear": Merge(("ffn_gate_shexp", "ffn_up_shexp"), layouts.rows),
+    r"shared_mlp\.output_linear": Merge(("ffn_down_shexp",), layouts.first),
+}
+
+
+def mixtral(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Llama's architecture with experts is Mixtral."""
+    biases(metadata, parsed)
+    if metadata.number("expert_count", 0, zero=True):
+        parsed["model_type"], parsed["sliding_window"] = "mixtral", None
+        parsed["num_local_experts"] = metadata.count("expert_count")
+        parsed["num_experts_per_tok"] = metadata.count("expert_used_count")
+
+
+def _granite_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    biases(metadata, parsed)
+    if shared := int(metadata.number("expert_shared_feed_forward_length", 0, zero=True)):
+        parsed["model_type"], parsed["shared_intermediate_size"] = "granitemoeshared", shared
+
+
+def _gpt_oss(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    parsed["sliding_window"] = metadata.count("attention.sliding_window")
+    parsed["layer_types"] = layer_types(metadata, parsed["num_hidden_layers"], 2)
+    if parsed["rope_parameters"]["rope_type"] == "yarn":
+        # The ramp's ends are no whole dimensions in the published model.
+        parsed["rope_parameters"]["truncate"] = False
+
+
+def _sigmoid_router(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Routers of DeepSeek-V3's kind: sigmoid, a bias for the choice, normalized weights and a factor."""
+    parsed["n_shared_experts"] = int(metadata.number("expert_shared_count", 0, zero=True))
+    parsed["first_k_dense_replace"] = int(metadata.number("leading_dense_block_count", 0, zero=True))
+    parsed["norm_topk_prob"] = bool(metadata.value("expert_weights_norm"))
+    parsed["routed_scaling_factor"] = metadata.number("expert_weights_scale", 1.0)
+    parsed["n_group"] = parsed["topk_group"] = 1
+    if metadata.value("expert_gating_func") not in (None, _SIGMOID):
+        raise metadata.unsupported("expert_gating_func", "sigmoid (2) is possible")
+
+
+def _glm4_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    _sigmoid_router(metadata, parsed)
+    parsed["attention_bias"] = "blk.0.attn_q.bias" in metadata.file.tensors
+    parsed["use_qk_norm"] = "blk.0.attn_q_norm.weight" in metadata.file.tensors
+
+
+EXPERT_ARCHITECTURES = {
+    "olmoe": Architecture(
+        "olmoe",
+        {**_SIZES, "expert_count": "num_experts", **_USED},
+        numbers={"attention.clamp_kqv": ("clip_qkv", None)},
+        fixed={"norm_topk_prob": False},
+        neutral={"expert_gating_func": (0, 1)},
+        head_dim=False,
+    ),
+    "granitemoe": Architecture(
+        "granitemoe",
+        {**_SIZES, **_LOCAL},
+        numbers=GRANITE_SCALES,
+        neutral={**ROTATED, "expert_gating_func": (0, 1)},
+        head_dim=False,
+        layouts=PERMUTED,
+        merges=GRANITE_EXPERTS,
+        read=_granite_moe,
+    ),
+    "gpt-oss": Architecture(
+        "gpt_oss",
+        {**_SIZES, **_LOCAL, "expert_feed_forward_length": "intermediate_size"},
+        fixed={"attention_bias": True},
+        layouts={r"ffn_down_exps\.(weight|bias)": layouts.transposed_experts},
+        merges={
+            r"mlp\.experts\.gate_up_proj": Merge(("ffn_gate_exps", "ffn_up_exps"), layouts.interleaved_experts),
+            r"mlp\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.first),
+        },
+        read=_gpt_oss,
+    ),
+    "glm4moe": Architecture(
+        "glm4_moe",
+        {
+            **_SIZES,
+            **_USED,
+            "expert_count": "n_routed_experts",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        partial_rotary=True,
+        read=_glm4_moe,
+    ),
+    "dots1": Architecture(
+        "dots1",
+        {
+            **_SIZES,
+            **_USED,
+            "expert_count": "n_routed_experts",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        fixed={"sliding_window": None},
+        read=_sigmoid_router,
+    ),
+    "qwen3vlmoe": Architecture(
+        "qwen3_moe",
+        {
+            **_SIZES,
+            **_USED,
+            "expert_count": "num_experts",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        fixed={"use_sliding_window": False, "norm_topk_prob": True, "decoder_sparse_step": 1},
+        neutral={
+            "expert_gating_func": (0, 1),
+            "expert_weights_norm": (True,),
+            "rope.dimension_sections": None,
+            "n_deepstack_layers": None,
+        },
+    ),
+}
