@@ -18,6 +18,10 @@ void matmul_nbits(const MatMulNBitsArgs&, const Parallel&, Scratch&);
 void skip_rms_norm(const SkipRmsNormArgs&, const Parallel&);
 void swiglu(const SwigluArgs&, const Parallel&);
 void qkv_prologue(const QkvPrologueArgs&, const Parallel&);
+void causal_conv(const CausalConvArgs&, const Parallel&);
+void linear_attention(const LinearAttentionArgs&, const Parallel&);
+void selective_scan(const SelectiveScanArgs&, const Parallel&);
+void gated_rms_norm(const GatedRmsNormArgs&, const Parallel&);
 void bf16_attention(const AttentionArgs&, const Parallel&, Scratch&);  // with AVX512-BF16
 
 // avx512/, with AVX512-VNNI

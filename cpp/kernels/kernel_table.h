@@ -9,12 +9,16 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/causal_conv.h"
 #include "kernels/common/block_quantized_row.h"
+#include "kernels/gated_rms_norm.h"
+#include "kernels/linear_attention.h"
 #include "kernels/matmul_nbits.h"
 #include "kernels/pack/packed_int8.h"
 #include "kernels/pack/packed_lm_head.h"
 #include "kernels/pack/packed_nbits.h"
 #include "kernels/qkv_prologue.h"
+#include "kernels/selective_scan.h"
 #include "kernels/skip_rms_norm.h"
 #include "kernels/swiglu.h"
 
@@ -43,6 +47,10 @@ struct KernelTable {
   SkipRmsNormKernel skip_rms_norm = nullptr;
   SwigluKernel swiglu = nullptr;
   QkvPrologueKernel qkv_prologue = nullptr;
+  CausalConvKernel causal_conv = nullptr;
+  LinearAttentionKernel linear_attention = nullptr;
+  SelectiveScanKernel selective_scan = nullptr;
+  GatedRmsNormKernel gated_rms_norm = nullptr;
   DequantizeRowKernel dequantize_row = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;

@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <vector>
 
+#include "ort_ops/causal_conv.h"
 #include "ort_ops/decoder_layers.h"
+#include "ort_ops/gated_rms_norm.h"
+#include "ort_ops/gated_selective_scan.h"
 #include "ort_ops/gather_block_quantized.h"
 #include "ort_ops/group_bias_matmul_nbits.h"
 #include "ort_ops/group_query_attention.h"
+#include "ort_ops/linear_attention.h"
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
@@ -38,7 +42,10 @@ inline constexpr KernelField kAttention = EDGEKILN_FIELD(attention), kMatMulNBit
                              kQkvPrologue = EDGEKILN_FIELD(qkv_prologue), kNBitsGemm = EDGEKILN_FIELD(nbits_gemm),
                              kPerTokenInt8Gemm = EDGEKILN_FIELD(per_token_int8_gemm),
                              kTwoPassLmHead = EDGEKILN_FIELD(two_pass_lm_head),
-                             kDequantizeRow = EDGEKILN_FIELD(dequantize_row);
+                             kDequantizeRow = EDGEKILN_FIELD(dequantize_row), kCausalConv = EDGEKILN_FIELD(causal_conv),
+                             kLinearAttention = EDGEKILN_FIELD(linear_attention),
+                             kSelectiveScan = EDGEKILN_FIELD(selective_scan),
+                             kGatedRmsNorm = EDGEKILN_FIELD(gated_rms_norm);
 
 #undef EDGEKILN_FIELD
 
@@ -79,6 +86,13 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<SwiGLU>(), {kSwiglu}},
       {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
+      {kOwnDomain, op<CausalConv>(), {kCausalConv}},
+      {kOwnDomain, op<LinearAttention>(), {kLinearAttention}},
+      {kOwnDomain, op<Mamba2Scan>(), {kLinearAttention}},
+      {kOwnDomain, op<GatedDeltaRule>(), {kLinearAttention}},
+      {kOwnDomain, op<GatedSelectiveScan>(), {kSelectiveScan}},
+      {kOwnDomain, op<GatedRMSNorm<true>>(), {kGatedRmsNorm}},
+      {kOwnDomain, op<GatedRMSNorm<false>>(), {kGatedRmsNorm}},
       {kOwnDomain, op<TwoPassMatMulNBits>(), {kNBitsGemm}, {kTwoPassLmHead}},
       {kOwnDomain, op<PostAttention<GroupBias>>(), post_attention},
       {kOwnDomain, op<PostAttention<ZeroPoint>>(), post_attention},

@@ -69,6 +69,18 @@ inline float real(const OrtKernelInfo* info, const char* name) {
   return attribute<float>(info, api->KernelInfoGetAttribute_float, name, 0.0f);
 }
 
+// A string attribute; empty where the node does not have it.
+inline std::string text(const OrtKernelInfo* info, const char* name) {
+  std::size_t size = 0;
+  if (OrtStatus* status = api->KernelInfoGetAttribute_string(info, name, nullptr, &size)) {
+    api->ReleaseStatus(status);
+    return {};
+  }
+  std::string value(size, '\0');
+  check(api->KernelInfoGetAttribute_string(info, name, value.data(), &size));
+  return value.c_str();  // without the terminating null, which the size includes
+}
+
 // An attribute with a list of integers; empty where the node does not have it.
 inline std::vector<std::int64_t> integers(const OrtKernelInfo* info, const char* name) {
   std::size_t size = 0;

@@ -16,6 +16,10 @@ extern const InstructionSet instruction_set{
             .skip_rms_norm = skip_rms_norm,
             .swiglu = swiglu,
             .qkv_prologue = qkv_prologue,
+            .causal_conv = causal_conv,
+            .linear_attention = linear_attention,
+            .selective_scan = selective_scan,
+            .gated_rms_norm = gated_rms_norm,
             .dequantize_row = dequantize_row,
         },
 };

@@ -1,0 +1,78 @@
+#include "kernels/causal_conv.h"
+
+#include <algorithm>
+
+#include "kernels/vector/softplus.h"
+
+namespace edgekiln::EDGEKILN_ISA {
+namespace {
+
+constexpr std::size_t kBlock = 64;  // channels that are computed together: whole vectors of every instruction set
+
+// `count` channels from `first` on, of the sequence whose first values are at the pointers.
+void convolve(const CausalConvArgs& args, std::size_t sequence, std::size_t first, std::size_t count) {
+  const std::size_t before = args.width - 1, state = (sequence * args.channels + first) * before;
+  const std::size_t start = sequence * args.length * args.channels + first;
+  const float *x = args.x + start, *past = args.past + state;
+  // The columns of the past and the parameters, padded to whole vectors.
+  alignas(64) float columns[kMaxCausalConvWidth * kBlock] = {}, weight[kMaxCausalConvWidth * kBlock] = {};
+  alignas(64) float bias[kBlock] = {}, padded[kBlock] = {};
+  for (std::size_t channel = 0; channel < count; ++channel)
+    for (std::size_t i = 0; i < before; ++i) columns[i * kBlock + channel] = past[channel * before + i];
+  for (std::size_t i = 0; i < args.width; ++i)
+    std::copy_n(args.weight + i * args.channels + first, count, weight + i * kBlock);
+  std::copy_n(args.bias + first, count, bias);
+  const std::size_t whole = count / kLanes * kLanes;
+  const float* rows[kMaxCausalConvWidth];  // the columns of one output
+  for (std::size_t token = 0; token < args.length; ++token) {
+    for (std::size_t i = 0; i < args.width; ++i)
+      rows[i] = token + i < before ? columns + (token + i) * kBlock : x + (token + i - before) * args.channels;
+    const auto at = [&](std::size_t channel, const auto& value_of) {
+      Floats sum = load(bias + channel);
+      for (std::size_t i = 0; i < args.width; ++i)
+        sum = added(sum, load(weight + i * kBlock + channel), value_of(rows[i]));
+      return args.silu ? silu(sum) : sum;
+    };
+    float* const out = args.out + start + token * args.channels;
+    for (std::size_t channel = 0; channel < whole; channel += kLanes)
+      store(out + channel, at(channel, [&](const float* row) { return load(row + channel); }));
+    if (whole < count) {
+      const auto rest = [&](const float* row) {
+        float values[kLanes] = {};
+        std::copy_n(row + whole, count - whole, values);
+        return load(values);
+      };
+      store(padded, at(whole, rest));
+      std::copy_n(padded, count - whole, out + whole);
+    }
+  }
+  float* const present = args.present + state;
+  for (std::size_t i = 0; i < before; ++i) {
+    const std::size_t column = args.length + i;
+    const float* const row = column < before ? columns + column * kBlock : x + (column - before) * args.channels;
+    for (std::size_t channel = 0; channel < count; ++channel) present[channel * before + i] = row[channel];
+  }
+}
+
+}  // namespace
+
+void causal_conv(const CausalConvArgs& args, const Parallel& parallel) {
+  // A task computes several blocks of channels where each takes less time than its dispatch.
+  constexpr std::size_t kTaskValues = 1 << 13;
+  struct Loop {
+    const CausalConvArgs& args;
+    std::size_t channels_a_task, tasks_a_sequence;
+  };
+  const std::size_t channels_a_task = (kTaskValues / (kBlock * args.length * args.width) + 1) * kBlock;
+  Loop loop{args, channels_a_task, (args.channels + channels_a_task - 1) / channels_a_task};
+  const auto task = [](void* context, std::size_t index) {
+    const Loop& loop = *static_cast<const Loop*>(context);
+    const std::size_t first = index % loop.tasks_a_sequence * loop.channels_a_task;
+    const std::size_t last = std::min(first + loop.channels_a_task, loop.args.channels);
+    for (std::size_t block = first; block < last; block += kBlock)
+      convolve(loop.args, index / loop.tasks_a_sequence, block, std::min(kBlock, last - block));
+  };
+  parallel.run(parallel.self, task, args.batch * loop.tasks_a_sequence, &loop);
+}
+
+}  // namespace edgekiln::EDGEKILN_ISA

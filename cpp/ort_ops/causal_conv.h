@@ -1,0 +1,65 @@
+// edgekiln.ort::CausalConv: a causal depthwise convolution of tokens, with a state.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "ort_ops/ort_api.h"
+
+namespace edgekiln::ort {
+
+// Engines define a function over CausalConvWithState under this name, which runs where the kernel is not registered.
+// Inputs: x [batch, length, channels], weight [channels, 1, width] and bias [channels], both constant, past
+// [batch, channels, width - 1].
+class CausalConv {
+ public:
+  enum Input : std::size_t { kX, kWeight, kBias, kPast };
+  enum Output : std::size_t { kOut, kPresent };
+  static constexpr const char* kName = "CausalConv";
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kFloat, kFloat};
+  static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kFloat};
+  static constexpr Signature kSignature{kInputs, {}, kOutputs};
+
+  explicit CausalConv(const OrtKernelInfo* info) : silu_(text(info, "activation") == "silu") {
+    const Tensor weight = constant_tensor(info, kWeight);
+    if (!weight || weight.shape.size() != 3) fail("the weight must be constant, [channels, 1, width]");
+    channels_ = static_cast<std::size_t>(weight.shape[0]);
+    width_ = static_cast<std::size_t>(weight.shape[2]);
+    if (!width_ || width_ > kMaxCausalConvWidth) fail("a convolution is at most 16 wide");
+    weight_.resize(width_ * channels_);
+    for (std::size_t channel = 0; channel < channels_; ++channel)
+      for (std::size_t i = 0; i < width_; ++i) weight_[i * channels_ + channel] = weight.floats()[channel * width_ + i];
+  }
+
+  void compute(OrtKernelContext* context) const {
+    const Tensor x = input(context, kX), bias = input(context, kBias), past = input(context, kPast);
+    const auto width = static_cast<std::int64_t>(width_), channels = static_cast<std::int64_t>(channels_);
+    if (x.shape.size() != 3 || x.shape[2] != channels || element_count(bias.shape) != channels_)
+      fail("x and bias need a value for each channel");
+    if (past.shape != std::vector{x.shape[0], channels, width - 1}) fail("the past has another shape");
+    CausalConvArgs args{};
+    args.batch = static_cast<std::size_t>(x.shape[0]);
+    args.length = static_cast<std::size_t>(x.shape[1]);
+    args.channels = channels_;
+    args.width = width_;
+    args.x = x.floats();
+    args.weight = weight_.data();
+    args.bias = bias.floats();
+    args.past = past.floats();
+    args.silu = silu_;
+    args.out = static_cast<float*>(output(context, kOut, x.shape));
+    args.present = static_cast<float*>(output(context, kPresent, past.shape));
+    if (!args.batch || !args.length) fail("a convolution needs a token");
+    kernels().causal_conv(args, {run_parallel, context});
+  }
+
+ private:
+  bool silu_;
+  std::size_t channels_ = 0, width_ = 0;
+  std::vector<float> weight_;  // [width, channels]
+};
+
+}  // namespace edgekiln::ort
