@@ -15,6 +15,8 @@ from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
+from edgekiln.export.passes.ort.fuse_recurrence import FuseRecurrence
+from edgekiln.export.passes.ort.gated_rms_norm import FuseGatedRMSNorm
 from edgekiln.export.passes.ort.gather_block_quantized import LowerToGatherBlockQuantized
 from edgekiln.export.passes.ort.group_bias_matmul import LowerToGroupBiasMatMul
 from edgekiln.export.passes.ort.group_query_attention import (
@@ -53,6 +55,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
+    run_passes(model, Sequential(FuseRecurrence(), FuseGatedRMSNorm()))
     lower_ops(model, max_length, window_buffers=True)
     run_passes(model, Sequential(FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()))
 
