@@ -62,7 +62,8 @@ def plain(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]
         layer = re.findall(r"\.(\d+)\.", name)[0]
         yield f"model.layers.{layer}.mlp.experts.down_proj.weight", tensor
     elif name.endswith("e_score_correction_bias"):
-        yield name.removesuffix("_bias") + ".bias", tensor
+        # Published ERNIE checkpoints have it outside of the gate.
+        yield name.removesuffix("_bias").replace("gate.moe_statics", "moe_statics") + ".bias", tensor
     else:
         yield name, tensor
 
@@ -176,7 +177,73 @@ def gpt_oss(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tenso
         yield name, tensor
 
 
+def deepseek2(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    if name.endswith("kv_b_proj.weight"):
+        by_head = tensor.reshape(config.num_attention_heads, -1, tensor.shape[1])
+        keys, values = np.split(by_head, [config.qk_nope_head_dim], axis=1)
+        yield name.replace("kv_b_proj", "k_b_proj"), keys.swapaxes(1, 2)
+        yield name.replace("kv_b_proj", "v_b_proj"), values
+    else:
+        yield from plain(name, tensor, config)
+
+
+def lfm2moe(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    if name.endswith(".expert_bias"):
+        yield f"{name}.bias", tensor
+    elif ".experts." in name:
+        layer = re.findall(r"\.(\d+)\.", name)[0]
+        for published, part in plain(name, tensor, config):
+            kind = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}[published.split(".")[-2]]
+            yield f"layers.{layer}.feed_forward.experts.{kind}.weight", part
+    else:
+        yield from lfm2(name, tensor, config)
+
+
+def qwen3next(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    layer = "".join(re.findall(r"\.(\d+)\.", name)[:1])
+    if name.endswith("in_proj_qkvz.weight"):
+        heads, key, value = config.linear_num_key_heads, config.linear_key_head_dim, config.linear_value_head_dim
+        values = config.linear_num_value_heads // heads * value
+        by_head = tensor.reshape(heads, -1, tensor.shape[1])
+        q, k, v, z = np.split(by_head, np.cumsum([key, key, values]), axis=1)
+        columns = tensor.shape[1]
+        yield f"blk.{layer}.attn_qkv.weight", np.concatenate([part.reshape(-1, columns) for part in (q, k, v)])
+        yield f"blk.{layer}.attn_gate.weight", z.reshape(-1, columns)
+    elif name.endswith("dt_bias"):
+        yield name.removesuffix("dt_bias") + "dt_proj.bias", tensor
+    elif name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        yield name, tensor + 1
+    elif name.endswith("shared_expert_gate.weight"):
+        yield name, tensor[0]
+    else:
+        for published, part in plain(name, tensor, config):
+            yield from mamba(published, part, config)
+
+
+def qwen35(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    """Value heads change from groups of a key head to tiles of all key heads."""
+    keys, values, size = config.linear_num_key_heads, config.linear_num_value_heads, config.linear_value_head_dim
+
+    def tiled(weight: Tensor, width: int) -> Tensor:
+        return weight.reshape(keys, values // keys, width, *weight.shape[1:]).swapaxes(0, 1).reshape(weight.shape)
+
+    first = 2 * keys * config.linear_key_head_dim
+    if ".in_proj_qkv." in name or ".conv1d." in name:
+        tensor = np.concatenate([tensor[:first], tiled(tensor[first:], size)])
+    elif ".in_proj_z." in name:
+        tensor = tiled(tensor, size)
+    elif ".in_proj_a." in name or ".in_proj_b." in name or name.endswith((".A_log", ".dt_bias")):
+        tensor = tiled(tensor, 1)
+    elif ".linear_attn.out_proj." in name:
+        tensor = tiled(tensor.T, size).T
+    yield from qwen3next(name, tensor, config)
+
+
 CONVERTERS: dict[str, Convert] = {
+    **dict.fromkeys(("qwen35", "qwen35moe"), qwen35),
+    "deepseek2": deepseek2,
+    "lfm2moe": lfm2moe,
+    "qwen3next": qwen3next,
     **dict.fromkeys(("llama", "olmo", "arcee", "smollm3", "internlm2", "xverse", "baichuan"), llama),
     **dict.fromkeys(("granite", "granitemoe", "granitehybrid"), granite),
     **dict.fromkeys(("gptneox", "bloom"), fused_heads),

@@ -57,6 +57,7 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
         **_token_ids(file),
     }
     _read_sizes(metadata, architecture, parsed)
+    _drop_predictors(metadata, parsed)
     _read_positions(metadata, architecture, parsed)
     _read_family(metadata, architecture, parsed)
     metadata.check_all_read(architecture.neutral)
@@ -111,6 +112,15 @@ def _read_sizes(metadata: Metadata, architecture: Architecture, parsed: dict[str
     _read_epsilon(metadata, architecture, parsed)
     if heads is not None:
         _read_heads(metadata, architecture, parsed, heads)
+
+
+def _drop_predictors(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Leave out the last blocks, where they predict further tokens: llama.cpp uses them for speculation only."""
+    blocks, predictors = metadata.count("block_count"), int(metadata.number("nextn_predict_layers", 0, zero=True))
+    if predictors >= blocks:
+        raise metadata.damaged("nextn_predict_layers", predictors, f"less than the {blocks} blocks")
+    if predictors:
+        parsed["num_hidden_layers"] = blocks - predictors
 
 
 def _read_epsilon(metadata: Metadata, architecture: Architecture, parsed: dict[str, Any]) -> None:

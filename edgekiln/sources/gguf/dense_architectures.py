@@ -134,6 +134,8 @@ DENSE_ARCHITECTURES = {
         layouts=PERMUTED,
     ),
     "ernie4_5": Architecture("ernie4_5", _SIZES, fixed={"use_bias": False}),
+    # The converter computes the base from HunYuan's alpha.
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", _SIZES, read=_query_biases),
     "glm4": Architecture("glm4", _SIZES, partial_rotary=True, read=_query_biases),
     "chatglm": Architecture("glm", _SIZES, partial_rotary=True, read=_query_biases),
     "granite": Architecture(

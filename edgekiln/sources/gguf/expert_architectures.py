@@ -7,6 +7,7 @@ from edgekiln.sources.gguf.architecture import DENSE, KV_HEADS, Architecture
 from edgekiln.sources.gguf.dense_architectures import GRANITE_SCALES, PERMUTED, ROTATED, biases
 from edgekiln.sources.gguf.layouts import Merge
 from edgekiln.sources.gguf.metadata import Metadata
+from edgekiln.sources.gguf.rope import rope_parameters
 from edgekiln.sources.gguf.windows import layer_types
 
 _SIZES = {**DENSE, **KV_HEADS}
@@ -62,7 +63,85 @@ def _glm4_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["use_qk_norm"] = "blk.0.attn_q_norm.weight" in metadata.file.tensors
 
 
+def _deepseek(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Latent attention and experts of DeepSeek-V2 (softmax router) and V3 (sigmoid router)."""
+    gating = metadata.value("expert_gating_func")
+    sigmoid = gating == _SIGMOID
+    if gating not in (None, 0, 1, _SIGMOID):
+        raise metadata.unsupported("expert_gating_func", "softmax (1) and sigmoid (2) are possible")
+    parsed["model_type"] = "deepseek_v3" if sigmoid else "deepseek_v2"
+    heads, rotated = metadata.count("attention.head_count"), metadata.count("rope.dimension_count")
+    # Files for llama.cpp's latent attention have the sizes of latent keys and values under the shorter names.
+    sizes = [
+        metadata.count(f"attention.{part}_length_mla", metadata.count(f"attention.{part}_length"))
+        for part in ("key", "value")
+    ]
+    if sizes[0] <= rotated:
+        raise metadata.damaged("rope.dimension_count", rotated, f"less than the size of a key, {sizes[0]}")
+    rank = int(metadata.number("attention.q_lora_rank", 0, zero=True))
+    parsed |= {
+        "num_key_value_heads": heads,
+        "qk_rope_head_dim": rotated,
+        "qk_nope_head_dim": sizes[0] - rotated,
+        "v_head_dim": sizes[1],
+        "q_lora_rank": rank or None,
+        "n_shared_experts": metadata.count("expert_shared_count"),
+        "first_k_dense_replace": int(metadata.number("leading_dense_block_count", 0, zero=True)),
+        "norm_topk_prob": bool(metadata.value("expert_weights_norm")),
+        "routed_scaling_factor": metadata.number("expert_weights_scale", 0, zero=True) or 1.0,
+        "n_group": int(metadata.number("expert_group_count", 1)),
+        "topk_group": int(metadata.number("expert_group_used_count", 1)),
+        "rope_parameters": rope_parameters(metadata, rotated, metadata.count("context_length"), mscale=True),
+    }
+    if not sigmoid:
+        parsed["topk_method"] = "group_limited_greedy" if parsed["n_group"] > 1 else "greedy"
+        if parsed["norm_topk_prob"]:
+            raise metadata.unsupported("expert_weights_norm", "DeepSeek-V2 of transformers does not normalize")
+
+
+def _ernie_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    parsed["moe_layer_start_index"] = int(metadata.number("leading_dense_block_count", 0, zero=True))
+    parsed["moe_layer_end_index"] = -1
+    parsed["moe_layer_interval"] = int(metadata.number("interleave_moe_layer_step", 1))
+    parsed["moe_num_shared_experts"] = int(metadata.number("expert_shared_count", 0, zero=True))
+
+
 EXPERT_ARCHITECTURES = {
+    "deepseek2": Architecture(
+        "deepseek_v2",
+        {
+            **DENSE,
+            **_USED,
+            "expert_count": "n_routed_experts",
+            "expert_feed_forward_length": "moe_intermediate_size",
+            "attention.kv_lora_rank": "kv_lora_rank",
+        },
+        neutral={"attention.head_count_kv": None},
+        rope=False,
+        attention=False,
+        merges={r"self_attn\.kv_b_proj": Merge(("attn_k_b", "attn_v_b"), layouts.latent_heads)},
+        read=_deepseek,
+    ),
+    "minimax-m2": Architecture(
+        "minimax_m2",
+        {**_SIZES, **_LOCAL, "expert_feed_forward_length": "intermediate_size"},
+        neutral={"expert_gating_func": (_SIGMOID,), "expert_weights_norm": (True,)},
+        partial_rotary=True,
+    ),
+    "ernie4_5-moe": Architecture(
+        "ernie4_5_moe",
+        {
+            **_SIZES,
+            "expert_count": "moe_num_experts",
+            "expert_used_count": "moe_k",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        fixed={"use_bias": False},
+        # The shapes of the shared expert's tensors say the same; the converter derives this number wrongly.
+        neutral={"expert_shared_feed_forward_length": None, "expert_gating_func": (0, 1)},
+        merges={r"moe_statics\.e_score_correction": Merge(("exp_probs_b",), layouts.first_as_row)},
+        read=_ernie_moe,
+    ),
     "olmoe": Architecture(
         "olmoe",
         {**_SIZES, "expert_count": "num_experts", **_USED},

@@ -92,6 +92,40 @@ def interleaved_heads(weight: Floats, fields: Fields) -> Floats:
     return weight.reshape(3, heads, -1, *weight.shape[1:]).swapaxes(0, 1).reshape(weight.shape)
 
 
+def _grouped_heads(weight: Floats, fields: Fields, axis: int = 0) -> Floats:
+    """Value heads of linear attention from tiled order (key head varies fastest) to groups of a key head."""
+    keys, values = int(fields["linear_num_key_heads"]), int(fields["linear_num_value_heads"])
+    moved = np.moveaxis(weight, axis, 0)
+    tiled = moved.reshape(values // keys, keys, -1, *moved.shape[1:])
+    return np.moveaxis(tiled.swapaxes(0, 1).reshape(moved.shape), 0, axis)
+
+
+def value_heads(weight: Floats, fields: Fields) -> Floats:
+    """Qwen3.5: rows of value heads."""
+    return _grouped_heads(weight, fields)
+
+
+def last_value_heads(weight: Floats, fields: Fields) -> Floats:
+    """Qwen3.5: rows q, k and v, of which the last are of value heads."""
+    first = 2 * int(fields["linear_num_key_heads"]) * int(fields["linear_key_head_dim"])
+    return np.concatenate([weight[:first], _grouped_heads(weight[first:], fields)])
+
+
+def value_head_columns(weight: Floats, fields: Fields) -> Floats:
+    """Qwen3.5: columns of value heads. This moves columns, so that codes are not kept."""
+    return _grouped_heads(weight, fields, axis=1)
+
+
+def value_head_convolution(weight: Floats, fields: Fields) -> Floats:
+    """Qwen3.5: a depthwise convolution over q, k and v."""
+    return convolution(last_value_heads(weight, fields), fields)
+
+
+def value_head_decay(weight: Floats, fields: Fields) -> Floats:
+    """Qwen3.5: decay rates of value heads."""
+    return log_decay(_grouped_heads(weight, fields), fields)
+
+
 def rows(parts: Sequence[Floats], _fields: Fields) -> Floats:
     """Parts one below the other, [N, K] or [N]."""
     return np.concatenate(parts)
@@ -116,3 +150,24 @@ def transposed_experts(weight: Floats, _fields: Fields) -> Floats:
 def first(parts: Sequence[Floats], _fields: Fields) -> Floats:
     """A tensor that the `gguf` package has no name for, stored as it is."""
     return parts[0]
+
+
+def latent_heads(parts: Sequence[Floats], _fields: Fields) -> Floats:
+    """DeepSeek's kv_b_proj [heads * (nope + v), rank], of keys [heads, rank, nope] and values [heads, v, rank]."""
+    keys, values = parts
+    return np.concatenate([keys.swapaxes(1, 2), values], axis=1).reshape(-1, values.shape[2])
+
+
+def linear_attention_heads(parts: Sequence[Floats], fields: Fields) -> Floats:
+    """Qwen3-Next's in_proj_qkvz: rows q, k, v of all heads, and z of all heads, in the model by key head."""
+    heads, size = int(fields["linear_num_key_heads"]), int(fields["linear_key_head_dim"])
+    qkv, z = parts
+    key_rows = heads * size
+    sections = [qkv[:key_rows], qkv[key_rows : 2 * key_rows], qkv[2 * key_rows :], z]
+    by_head = [section.reshape(heads, -1, *section.shape[1:]) for section in sections]
+    return np.concatenate(by_head, axis=1).reshape(-1, *qkv.shape[1:])
+
+
+def first_as_row(parts: Sequence[Floats], _fields: Fields) -> Floats:
+    """A vector that is a matrix of one row in the model and that the `gguf` package has no name for."""
+    return parts[0].reshape(1, -1)

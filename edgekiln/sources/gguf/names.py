@@ -72,6 +72,6 @@ def _single(table: TensorNameMap, name: str, stored: Mapping[str, object]) -> st
         for candidate in (f"{mapped}{suffix}", f"{mapped}.weight" if not suffix else "", mapped):
             if mapped is not None and candidate in stored:
                 return candidate
-    # The package has some names with their suffix, and a file then has none.
+    # The package has some names with their suffix, and a file then has none, or that of a bias.
     mapped = table.get_name(name)
-    return mapped if mapped in stored else None
+    return next((candidate for candidate in (mapped, f"{mapped}.bias") if candidate in stored), None)

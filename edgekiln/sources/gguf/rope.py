@@ -17,7 +17,7 @@ DEFAULT_THETA = 10000.0
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-def rope_parameters(metadata: Metadata, head_dim: int, positions: int) -> dict[str, Any]:
+def rope_parameters(metadata: Metadata, head_dim: int, positions: int, *, mscale: bool = False) -> dict[str, Any]:
     """Read transformers' `rope_parameters` from the keys "rope.*" and the tensor of frequency divisors.
 
     A scaling factor without a type is linear, as in llama.cpp.
@@ -26,6 +26,7 @@ def rope_parameters(metadata: Metadata, head_dim: int, positions: int) -> dict[s
         metadata: of the file.
         head_dim: rotated size of a head.
         positions: the model's context length.
+        mscale: the architecture multiplies the scale of attention by YaRN's mscale, as DeepSeek does.
 
     Raises:
         SourceError: a value that no converter writes.
@@ -43,7 +44,9 @@ def rope_parameters(metadata: Metadata, head_dim: int, positions: int) -> dict[s
     for key in ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"):
         if metadata.value(key) not in (None, 1):
             raise metadata.unsupported(key)
-    if metadata.number("rope.scaling.yarn_log_multiplier", 0.0, zero=True):
+    # 0.1 times DeepSeek's mscale_all_dim.
+    multiplier = metadata.number("rope.scaling.yarn_log_multiplier", 0.0, zero=True)
+    if multiplier and not mscale:
         raise metadata.unsupported("rope.scaling.yarn_log_multiplier")
     ramp = {
         "beta_fast": metadata.number("rope.scaling.yarn_beta_fast", 32.0),
@@ -70,6 +73,7 @@ def rope_parameters(metadata: Metadata, head_dim: int, positions: int) -> dict[s
         "factor": factor,
         "original_max_position_embeddings": original,
         **ramp,
+        **(dict.fromkeys(("mscale", "mscale_all_dim"), 10 * multiplier) if multiplier else {}),
     }
 
 

@@ -85,6 +85,23 @@ def _lfm2(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["layer_types"] = kinds
 
 
+def _lfm2_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    _lfm2(metadata, parsed)
+    parsed["num_dense_layers"] = int(metadata.number("leading_dense_block_count", 0, zero=True))
+    parsed["use_expert_bias"] = any(name.endswith("exp_probs_b.bias") for name in metadata.file.tensors)
+
+
+def _qwen3_next(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    heads, inner = parsed["linear_num_value_heads"], metadata.count("ssm.inner_size")
+    if inner % heads or heads % parsed["linear_num_key_heads"]:
+        raise metadata.damaged("ssm.inner_size", inner, f"a multiple of the {heads} value heads")
+    parsed["linear_value_head_dim"] = inner // heads
+    interval, layers = metadata.count("full_attention_interval", 4), parsed["num_hidden_layers"]
+    parsed["layer_types"] = [
+        "full_attention" if layer % interval == interval - 1 else "linear_attention" for layer in range(layers)
+    ]
+
+
 def _granite_hybrid(metadata: Metadata, parsed: dict[str, Any]) -> None:
     _one_group(metadata)
     tensors = metadata.file.tensors
@@ -131,6 +148,36 @@ def _period(metadata: Metadata, key: str, chosen: list[int], layers: int) -> tup
     return period, chosen[0]
 
 
+_GATED_DELTA = {
+    **DENSE,
+    "attention.head_count_kv": "num_key_value_heads",
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+}
+_QWEN_EXPERTS = {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
+_QWEN_NEXT = {
+    r"(?!ssm_).*norm\.weight": layouts.minus_one,
+    r"ffn_gate_inp_shexp\.weight": layouts.row,
+    r"ssm_conv1d\.weight": layouts.convolution,
+    "ssm_a": layouts.log_decay,
+}
+_QWEN35 = {
+    **_QWEN_NEXT,
+    r"attn_qkv\.weight": layouts.last_value_heads,
+    r"(attn_gate|ssm_alpha|ssm_beta)\.weight": layouts.value_heads,
+    r"ssm_dt(\.bias)?": layouts.value_heads,
+    r"ssm_out\.weight": layouts.value_head_columns,
+    r"ssm_conv1d\.weight": layouts.value_head_convolution,
+    "ssm_a": layouts.value_head_decay,
+}
+
 STATE_ARCHITECTURES = {
     "mamba": Architecture(
         "mamba",
@@ -171,6 +218,49 @@ STATE_ARCHITECTURES = {
         head_dim=False,
         layouts={r"shortconv\.conv\.weight": layouts.convolution},
         read=_lfm2,
+    ),
+    "lfm2moe": Architecture(
+        "lfm2_moe",
+        {
+            **DENSE,
+            "shortconv.l_cache": "conv_L_cache",
+            "expert_count": "num_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "moe_intermediate_size",
+        },
+        epsilon=(RMS_EPSILON, "norm_eps"),
+        fixed={"norm_topk_prob": True, "routed_scaling_factor": 1.0},
+        neutral={"expert_gating_func": (2,)},
+        head_dim=False,
+        layouts={r"shortconv\.conv\.weight": layouts.convolution},
+        read=_lfm2_moe,
+    ),
+    "qwen3next": Architecture(
+        "qwen3_next",
+        {**_GATED_DELTA, **_QWEN_EXPERTS},
+        fixed={"norm_topk_prob": True, "decoder_sparse_step": 1},
+        neutral={"expert_gating_func": (0, 1)},
+        partial_rotary=True,
+        layouts=_QWEN_NEXT,
+        merges={r"linear_attn\.in_proj_qkvz": Merge(("attn_qkv", "attn_gate"), layouts.linear_attention_heads)},
+        read=_qwen3_next,
+    ),
+    # Text has one position in all sections of the rotary dimensions.
+    "qwen35": Architecture(
+        "qwen3_5_text",
+        _GATED_DELTA,
+        neutral={"rope.dimension_sections": None},
+        partial_rotary=True,
+        layouts=_QWEN35,
+        read=_qwen3_next,
+    ),
+    "qwen35moe": Architecture(
+        "qwen3_5_moe_text",
+        {name: field for name, field in {**_GATED_DELTA, **_QWEN_EXPERTS}.items() if name != "feed_forward_length"},
+        neutral={"rope.dimension_sections": None, "expert_gating_func": (0, 1), "feed_forward_length": None},
+        partial_rotary=True,
+        layouts=_QWEN35,
+        read=_qwen3_next,
     ),
     "granitehybrid": Architecture(
         "granitemoehybrid",

@@ -29,12 +29,12 @@ from edgekiln.sources.gguf.sampling import sampling_defaults
 from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
-from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf
+from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf, requantized_gguf
 from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
 _MATRIX = 2
-_LAYER = re.compile(r"^blk\.\d+\.")
+_BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 
 
 def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
@@ -104,8 +104,10 @@ class GgufTensors:
         self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
         self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         used = {part for parts, _ in found.values() for part in parts} | {ROPE_FREQUENCIES}
+        kept = int(model.config.num_hidden_layers)
         for stored in file.tensors:
-            if stored not in used:
+            block = _BLOCK.match(stored)
+            if stored not in used and not (block and kept <= int(block[1]) < layers):
                 raise UnsupportedModelError(
                     f"{file.path} holds {stored}, which {type(model).__name__} has no place for: "
                     "give the model's Hugging Face directory"
@@ -130,7 +132,7 @@ class GgufTensors:
             return shapes[0]
         try:
             joined = merge.join([np.broadcast_to(np.float32(0), shape) for shape in shapes], self._parsed)
-        except ValueError:
+        except (ValueError, IndexError):
             return shapes[0]
         return joined.shape
 
@@ -157,17 +159,14 @@ class GgufTensors:
         if info.shape[1] % GROUP or shape != (stored[::-1] if transposed else stored):
             return None
         if merge is not None:
-            if merge.join is not rows or any(self._undo_of(part) for part in parts):
-                return None
-            layout: _Layout | None = _Layout(None)
+            joined = merge.join is rows and not any(self._undo_of(part) for part in parts)
+            layout = _Layout(None) if joined else None
         else:
             # The layout is the same in every layer.
             kind = (_local(parts[0]), info.shape)
             if kind not in self._layouts:
                 self._layouts[kind] = self._layout(parts[0], info.shape, transposed)
             layout = self._layouts[kind]
-        if layout is None:
-            return None
 
         def raw() -> npt.NDArray[np.uint8]:
             found = [self._file.raw(part) for part in parts]
@@ -177,6 +176,8 @@ class GgufTensors:
             weight = self.read(name).numpy()
             return weight.T if transposed else weight
 
+        if layout is None:
+            return requantized_gguf(info.type, "has another layout in the file than in the model", dequantized)
         return prequantized_gguf(info.type, layout.rows, raw, dequantized)
 
     def _undo_of(self, part: str) -> Undo | None:
@@ -196,7 +197,7 @@ class GgufTensors:
         if kind not in self._processed_shapes:
             try:
                 self._processed_shapes[kind] = self._undo(np.broadcast_to(np.float32(-1), shape), part).shape
-            except ValueError as error:
+            except (ValueError, IndexError) as error:
                 raise SourceError(
                     f"{self._file.path} holds {part} of shape {list(shape)}, which does not fit its metadata: "
                     "download or convert it again"
@@ -222,7 +223,7 @@ class GgufTensors:
 
 def _local(part: str) -> str:
     """The name of a tensor within its layer."""
-    return _LAYER.sub("", part)
+    return _BLOCK.sub("", part, count=1)
 
 
 @dataclass(frozen=True)

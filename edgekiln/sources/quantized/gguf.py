@@ -167,9 +167,22 @@ def prequantized_gguf(
         )
     form = FORMATS.get(Kind(kind))
     if form is None:
-        note = f"{Kind(kind).name} has no counterpart among the formats of engines and is quantized again, to 8 bits"
-        return PrequantizedWeight(_REQUANTIZED, lambda: _requantize(dequantized()), note=note)
+        return requantized_gguf(kind, "has no counterpart among the formats of engines", dequantized)
     return PrequantizedWeight(form.scheme, lambda: _unpack(form, raw(), rows))
+
+
+def requantized_gguf(kind: int, why: str, dequantized: Callable[[], Floats]) -> PrequantizedWeight | None:
+    """A weight [N, K] of a GGUF file whose codes cannot be kept, in 8 bits; None if the tensor holds floats.
+
+    Args:
+        kind: the tensor's ggml type.
+        why: for the note, what is the matter with the weight.
+        dequantized: reads the weight as float32 [N, K].
+    """
+    if Kind(kind) in _FLOAT:
+        return None
+    note = f"{Kind(kind).name} {why} and is quantized again, to 8 bits"
+    return PrequantizedWeight(_REQUANTIZED, lambda: _requantize(dequantized()), note=note)
 
 
 def _requantize(weight: Floats) -> QuantizedWeight:

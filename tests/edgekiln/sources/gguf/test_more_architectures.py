@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.resolve import resolve
 from support.gguf_conversion import converted
 from support.gguf_files import TOKENS, add
@@ -126,6 +128,33 @@ GRANITE_HYBRID_KEYS = {
     "ssm.time_step_rank": 8,
     "rope.scaling.finetuned": False,
 }
+DELTA = {
+    "head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    **HALF,
+}
+DELTA_KEYS = {
+    **WIDE,
+    "rope.dimension_count": 16,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 8,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 64,
+    "full_attention_interval": 4,
+}
+QWEN_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+}
+QWEN_EXPERT_KEYS = {**EXPERTS, "expert_feed_forward_length": 32, "expert_shared_feed_forward_length": 48}
 # Case -> architecture, model type, fields of the configuration beyond FIELDS, and keys beyond METADATA.
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("llama", "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}, EXPERTS | WIDE),
@@ -297,6 +326,117 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         },
         {**WIDE, **EXPERTS, "expert_feed_forward_length": 32, "rope.dimension_sections": [4, 6, 6, 0]},
     ),
+    **{
+        f"deepseek {version}": (
+            "deepseek2",
+            f"deepseek_{version}",
+            {
+                **SIGMOID,
+                "norm_topk_prob": version == "v3",
+                "num_key_value_heads": HEADS,
+                "head_dim": 8,
+                "kv_lora_rank": 16,
+                "q_lora_rank": 24 if version == "v3" else None,
+                "qk_rope_head_dim": 8,
+                "qk_nope_head_dim": 12,
+                "v_head_dim": 20,
+                "topk_method": "greedy",
+                "rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.7},
+            },
+            {
+                **SIGMOID_KEYS,
+                **YARN_KEYS,
+                "attention.head_count_kv": 1,
+                "attention.kv_lora_rank": 16,
+                "attention.q_lora_rank": 24 if version == "v3" else None,
+                "attention.key_length": 24,
+                "attention.value_length": 16,
+                "attention.key_length_mla": 20,
+                "attention.value_length_mla": 20,
+                "rope.dimension_count": 8,
+                "rope.scaling.yarn_log_multiplier": 0.07,
+                "expert_gating_func": 2 if version == "v3" else 1,
+                "expert_weights_norm": True if version == "v3" else None,
+            },
+        )
+        for version in ("v2", "v3")
+    },
+    "minimax-m2": (
+        "minimax-m2",
+        "minimax_m2",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, **HALF},
+        {
+            **WIDE,
+            **EXPERTS,
+            "expert_feed_forward_length": INNER,
+            "expert_gating_func": 2,
+            "rope.dimension_count": 16,
+        },
+    ),
+    "ernie4_5-moe": (
+        "ernie4_5-moe",
+        "ernie4_5_moe",
+        {
+            "moe_num_experts": 4,
+            "moe_k": 2,
+            "moe_intermediate_size": 32,
+            "moe_num_shared_experts": 1,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": -1,
+            "moe_layer_interval": 1,
+        },
+        {
+            **EXPERTS,
+            "interleave_moe_layer_step": 1,
+            "leading_dense_block_count": 1,
+            "expert_feed_forward_length": 32,
+            "expert_shared_count": 1,
+            "expert_shared_feed_forward_length": INNER // KV_HEADS,
+        },
+    ),
+    "hunyuan-dense": (
+        "hunyuan-dense",
+        "hunyuan_v1_dense",
+        {"head_dim": 32},
+        {**WIDE, "rope.scaling.type": "none", "rope.scaling.factor": 1.0},
+    ),
+    "lfm2moe": (
+        "lfm2moe",
+        "lfm2_moe",
+        {
+            "norm_eps": 0.03,
+            "conv_L_cache": 3,
+            "layer_types": ["conv", "full_attention"] * 2,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 1,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "tie_word_embeddings": True,
+        },
+        {
+            **EXPERTS,
+            "expert_feed_forward_length": 32,
+            "expert_gating_func": 2,
+            "leading_dense_block_count": 1,
+            "shortconv.l_cache": 3,
+            "attention.head_count_kv": [0, KV_HEADS, 0, KV_HEADS],
+        },
+    ),
+    "qwen3next": (
+        "qwen3next",
+        "qwen3_next",
+        {**DELTA, **QWEN_EXPERTS, "norm_topk_prob": True, "decoder_sparse_step": 1},
+        {**DELTA_KEYS, **QWEN_EXPERT_KEYS},
+    ),
+    "qwen35": ("qwen35", "qwen3_5_text", DELTA, {**DELTA_KEYS, "rope.dimension_sections": [3, 3, 2, 0]}),
+    "qwen35moe": (
+        "qwen35moe",
+        "qwen3_5_moe_text",
+        {**DELTA, **QWEN_EXPERTS},
+        {**DELTA_KEYS, **QWEN_EXPERT_KEYS, "rope.dimension_sections": [3, 3, 2, 0]},
+    ),
     "mamba": (
         "mamba",
         "mamba",
@@ -421,7 +561,9 @@ def random_model(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
-def write_model(path: Path, architecture: str, model: PreTrainedModel, metadata: dict[str, Any]) -> Path:
+def write_model(
+    path: Path, architecture: str, model: PreTrainedModel, metadata: dict[str, Any], **more: np.ndarray
+) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**METADATA, **metadata}.items():
         if value is not None:
@@ -432,7 +574,7 @@ def write_model(path: Path, architecture: str, model: PreTrainedModel, metadata:
     writer.add_token_merges(["h e"])
     tied = set(model.all_tied_weights_keys)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
-    for name, tensor in converted(architecture, state, model.config).items():
+    for name, tensor in {**converted(architecture, state, model.config), **more}.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -459,3 +601,36 @@ def test_logits_survive(tmp_path: Path, case: str) -> None:
     expected = logits_of(model)
     assert expected.std() > 0.01
     torch.testing.assert_close(logits_of(read), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    architecture, model_type, fields, metadata = CASES["glm4moe"]
+    model = random_model(model_type, fields)
+    keys = {**metadata, "block_count": LAYERS + 1, "nextn_predict_layers": 1}
+    more = {f"blk.{LAYERS}.nextn.eh_proj.weight": np.zeros((HIDDEN, 2 * HIDDEN), np.float32)}
+    source = resolve(str(write_model(tmp_path / "m.gguf", architecture, model, keys, **more)))
+    assert source.config.num_hidden_layers == LAYERS
+    assert set(source.weights.keys()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("mamba2", {"ssm.group_count": 2}, "ssm.group_count = 2 .*normalizes all groups"),
+        ("mamba", {"ssm.dt_b_c_rms": True}, "ssm.dt_b_c_rms = True"),
+        ("baichuan", {"attention.max_alibi_bias": 8.0}, "max_alibi_bias = 8.0"),
+        ("granite", {"rope.scaling.finetuned": False}, "rope.scaling.finetuned = False"),
+        ("mpt", {"attention.max_alibi_bias": 0.0}, "MPT of transformers has ALiBi"),
+        ("bloom", {"feed_forward_length": 96}, "feed_forward_length = 96"),
+        ("lfm2", {"attention.head_count_kv": [0, 1, 0, 2]}, "it differs between layers with attention"),
+        ("olmo", {LAYER: 1e-6}, "OLMo of transformers has 1e-05"),
+        ("dots1", {"expert_gating_func": 1}, "sigmoid"),
+        ("starcoder", {"attention.head_count_kv": HEADS}, "StarCoder without multi-query attention"),
+    ],
+)
+def test_what_a_row_cannot_express_is_refused(tmp_path: Path, case: str, changes: dict[str, Any], message: str) -> None:
+    architecture, model_type, fields, metadata = CASES[case]
+    path = write_model(tmp_path / "m.gguf", architecture, random_model(model_type, fields), {**metadata, **changes})
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        resolve(str(path))
+    assert "\n" not in str(caught.value)
