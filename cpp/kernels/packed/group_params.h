@@ -22,12 +22,12 @@ struct GroupParams {
     scale = load(params + first);
     if (weight.scheme == WeightScheme::kZeroPoints) {
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(params + kPanelWidth);
-      bias = scale * (weight.code_offset - load(bytes + first) * weight.zero_point_scale);
+      bias = scale * subtracted(broadcast(weight.code_offset), load(bytes + first), broadcast(weight.zero_point_scale));
       min = bias;
     } else if (weight.scheme == WeightScheme::kGroupBias) {
       const Floats stored = load(params + kPanelWidth + first);
-      bias = HasFloat16 ? stored + scale * midpoint : stored;
-      min = HasFloat16 ? stored : stored - scale * midpoint;
+      bias = HasFloat16 ? added(stored, scale, broadcast(midpoint)) : stored;
+      min = HasFloat16 ? stored : subtracted(stored, scale, broadcast(midpoint));
     } else {
       bias = scale * weight.code_offset;
       min = -scale * midpoint;

@@ -67,7 +67,7 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
       for (int j = 0; j < Vectors; ++j) {
         const Floats scale = params(j).scale;
 #pragma GCC unroll 8
-        for (int i = 0; i < TileM; ++i) totals[i][j] += Dot::finish(sums[i][j]) * (scale * scales[i]);
+        for (int i = 0; i < TileM; ++i) totals[i][j] = added(totals[i][j], Dot::finish(sums[i][j]), scale * scales[i]);
       }
     }
     if (!has_bias) continue;
@@ -75,7 +75,7 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
     for (int j = 0; j < Vectors; ++j) {
       const Floats bias = params(j).bias;
 #pragma GCC unroll 8
-      for (int i = 0; i < TileM; ++i) totals[i][j] += bias * group_sums[i];
+      for (int i = 0; i < TileM; ++i) totals[i][j] = added(totals[i][j], bias, broadcast(group_sums[i]));
     }
   }
   // Copied to memory first: with the stores on the accumulators themselves, GCC spills them in the loop above.

@@ -85,7 +85,7 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* code
       Floats most = broadcast(kSmallestMaximum);
       for (std::size_t group = 0; group < groups; ++group) {
         const GroupParams<HasFloat16> params(weight, block + group * block_bytes, column);
-        const Floats min = params.min, max = params.min + params.scale * 15.0f;
+        const Floats min = params.min, max = added(params.min, params.scale, broadcast(15.0f));
         most = larger(most, larger(larger(min, -min), larger(max, -max)));
       }
       const Floats scale = most / kMaxCode, inverse = 256.0f / scale;
@@ -93,7 +93,7 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* code
       for (std::size_t group = 0; group < groups; ++group, block += block_bytes) {
         const GroupParams<HasFloat16> params(weight, block, column);
         const Words factor = to_int16_twice(params.scale * inverse);
-        const Words start = to_int16_twice(params.min * inverse + (kZeroPoint * 256.0f + 128.0f));
+        const Words start = to_int16_twice(added(broadcast(kZeroPoint * 256.0f + 128.0f), params.min, inverse));
         for (std::size_t at = column * sizeof(std::int32_t); at < codes_bytes; at += kRowBytes, to += 2 * kRowBytes) {
           const Bytes nibbles = load_bytes(block + at);
           store_bytes(to, requantized(low_nibbles(nibbles), factor, start));
