@@ -67,9 +67,7 @@ def decoder_class(
             )
             hidden = outputs.last_hidden_state[:, -logits_to_keep:]
             logits = _logits(owner, (backbone_name, head_name), hidden, self.lm_head)
-            return CausalLMOutputWithPast(
-                logits=cast(Any, logits), past_key_values=getattr(outputs, "past_key_values", None)
-            )
+            return CausalLMOutputWithPast(logits=cast(Any, logits))
 
     TextDecoder.__name__ = TextDecoder.__qualname__ = f"{backbone_class.__name__}WithHead"
     return TextDecoder

@@ -78,6 +78,18 @@ class TraceCache:
         current().attention_layer = layer_idx
         return key, value
 
+    def get_conv_state(self, layer_idx: int, *_: Any, **__: Any) -> None:
+        """None: the function of the convolution takes the state from the trace."""
+        current().layer = layer_idx
+
+    def get_recurrent_state(self, layer_idx: int, *_: Any, **__: Any) -> None:
+        """None, likewise."""
+        current().layer = layer_idx
+
+    def is_recording_past(self, *_: Any) -> bool:
+        """False, as in a step of generation."""
+        return False
+
     def update_conv_state(self, columns: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> torch.Tensor:
         """The new columns: the function of the convolution adds those of the past."""
         current().layer = layer_idx

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Final
 
 import onnx_ir as ir
 import torch
@@ -31,6 +32,8 @@ from edgekiln.export.tracing.layer_expansion import expand_layers
 from edgekiln.export.tracing.meta_model import explained, normalized, not_traced, takes, unsupported
 from edgekiln.export.tracing.recurrent import TraceCache, canonical_recurrence, has_states, stateless
 
+# Names of the cache among the arguments of a model: `cache` since transformers 5.24, the others before.
+_CACHE_ARGUMENTS: Final = ("cache", "past_key_values", "cache_params")
 # Sizes of the example inputs. torch.export would specialize sizes 0 and 1, and equal ones.
 BATCH, LENGTH, PAST = 2, 3, 5
 
@@ -63,7 +66,7 @@ def cache_argument(model: PreTrainedModel) -> dict[str, TraceCache]:
     """The cache that a model with states is called with; it refers to the `CacheTrace` of the call."""
     if not has_states(model):
         return {}
-    return {name: TraceCache() for name in ("past_key_values", "cache_params") if takes(model, name)}
+    return {name: TraceCache() for name in _CACHE_ARGUMENTS if takes(model, name)}
 
 
 def layer_caches(model: PreTrainedModel) -> list[list[CacheShape]]:
