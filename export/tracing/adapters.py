@@ -1,4 +1,4 @@
-"""Modules whose attention or experts transformers offers no hook for: a row for each kind of module.
+"""Modules whose attention, experts or positions transformers offers no hook for: a row for each kind of module.
 
 Most attention modules call a function that is registered by name (`attention`). Older ones compute attention in a
 method, or in the middle of their forward; here that method is replaced by a function that calls `attention.attend`.
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from edgekiln.export.tracing import complex_rotation, latent_attention, own_attention, own_moe
+from edgekiln.export.tracing import complex_rotation, latent_attention, own_attention, own_moe, own_positions
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Adapter:
 
 
 _LATENT: Final = Adapter({"expand_kv": latent_attention.expand_kv}, prepare=latent_attention.keep_latent)
+
+_POSITIONS: Final = Adapter({"forward": own_positions.from_table})
 
 # Package of transformers.models and class -> what is replaced.
 ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
@@ -61,6 +63,15 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}),
     ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
     ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}),
+    ("bart", "BartLearnedPositionalEmbedding"): _POSITIONS,
+    ("bigbird_pegasus", "BigBirdPegasusLearnedPositionalEmbedding"): _POSITIONS,
+    ("blenderbot", "BlenderbotLearnedPositionalEmbedding"): _POSITIONS,
+    ("blenderbot_small", "BlenderbotSmallLearnedPositionalEmbedding"): _POSITIONS,
+    ("marian", "MarianSinusoidalPositionalEmbedding"): _POSITIONS,
+    ("mbart", "MBartLearnedPositionalEmbedding"): _POSITIONS,
+    ("pegasus", "PegasusSinusoidalPositionalEmbedding"): _POSITIONS,
+    ("plbart", "PLBartLearnedPositionalEmbedding"): _POSITIONS,
+    ("whisper", "WhisperPositionalEmbedding"): _POSITIONS,
 }
 
 

@@ -26,10 +26,15 @@ _BIAS_ELEMENTS = 8
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A causal mask in place of the mask tensor; `window` and `chunk` as in `canonical.attention`."""
+    """A mask in place of the mask tensor: causal, with `window` and `chunk` as in `canonical.attention`.
+
+    `bidirectional` masks let tokens see later ones, which is refused where they are used: decoders that may have an
+    encoder make one for attention to it.
+    """
 
     window: int | None = None
     chunk: int | None = None
+    bidirectional: bool = False
 
     # Falcon adds ALiBi to a mask of 4 dimensions.
     ndim: ClassVar[int] = 0
@@ -60,11 +65,7 @@ def _mask(
     if local_size is not None and local_size == getattr(config, "attention_chunk_size", None):
         return MaskSpec(chunk=local_size)
     # Only in the forward that records shapes: under torch.export tensors have no values.
-    if current().past is None and _sees_the_next_token(mask_function):
-        raise UnsupportedModelError(
-            f"{config.model_type} attends in both directions, which a causal decoder graph cannot express"
-        )
-    return MaskSpec(window=local_size)
+    return MaskSpec(window=local_size, bidirectional=current().past is None and _sees_the_next_token(mask_function))
 
 
 def _sees_the_next_token(mask_function: Callable[..., torch.Tensor]) -> bool:
@@ -126,6 +127,10 @@ def attend(
     Returns:
         [B, S, H, V].
     """
+    if mask.bidirectional:
+        raise UnsupportedModelError(
+            f"{module.config.model_type} attends in both directions, which a causal decoder graph cannot express"
+        )
     trace = current()
     width = value.shape[-1]
     projection = getattr(module, "kv_b_proj", None)

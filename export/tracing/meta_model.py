@@ -163,8 +163,16 @@ def _compute_buffers(module: torch.nn.Module, owner: PreTrainedModel) -> list[to
     return [buffer for buffer in unset if buffer.dtype.is_floating_point and bool(buffer.isnan().any())]
 
 
+# Of a decoder that may have an encoder, whose layers and heads are what the common names say.
+_DecoderConfig = NormalizedTextConfig.with_args(
+    num_layers="decoder_layers", num_attention_heads="decoder_attention_heads"
+)
+
+
 def normalized(config: PretrainedConfig) -> Any:
     """The config with optimum's normalized attribute names, which are the same for every family."""
+    if hasattr(config, "decoder_layers"):
+        return _DecoderConfig(config)
     try:
         return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
     except KeyError:

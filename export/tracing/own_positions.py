@@ -1,0 +1,20 @@
+"""Embeddings of positions in decoders that take no position ids and number the tokens of a call by themselves."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from edgekiln.export.tracing.cache_trace import current
+
+
+def from_table(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The forward of a table [positions, K] of position embeddings: its rows for the position ids of the trace.
+
+    Rows may begin with some (`offset`) that are for no position.
+    """
+    position_ids = current().position_ids
+    if position_ids is None:  # while shapes are recorded
+        embedded: torch.Tensor = type(module).forward(module, *args, **kwargs)
+        return embedded
+    return F.embedding(position_ids + getattr(module, "offset", 0), module.weight)
