@@ -41,6 +41,7 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("gpt_neo", "GPTNeoSelfAttention"): Adapter({"_attn": own_attention.gpt_neo}, unused=("bias",)),
     ("gpt_neox_japanese", "GPTNeoXJapaneseAttention"): Adapter({"_attn": own_attention.scaled_by_root}),
     ("gptj", "GPTJAttention"): Adapter({"forward": own_attention.gptj}, unused=("embed_positions",)),
+    ("gptj", "GPTJRotaryEmbedding"): Adapter({"forward": own_attention.no_angles}, unused=("embed_positions",)),
     ("openai", "Attention"): Adapter({"_attn": own_attention.openai_gpt}, unused=("bias",)),
     ("doge", "DogeAttention"): Adapter({"forward": own_attention.doge}),
     ("falcon", "FalconAttention"): Adapter({"forward": own_attention.falcon}, prepare=own_attention.falcon_slopes),

@@ -38,11 +38,16 @@ def gptj(
         projection(hidden_states).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
         for projection in (module.q_proj, module.k_proj, module.v_proj)
     )
-    exponents = torch.arange(0, module.pos_embd_dim, 2, dtype=torch.int64, device=position_ids.device)
-    angles = position_ids.unsqueeze(-1).float() * (1.0 / (10000 ** (exponents / module.pos_embd_dim)))
+    size = module.rotary_dim or module.embed_dim
+    exponents = torch.arange(0, size, 2, dtype=torch.int64, device=position_ids.device)
+    angles = position_ids.unsqueeze(-1).float() * (1.0 / (10000 ** (exponents / size)))
     query, key = (rotate_pairs(part, angles.cos(), angles.sin()) for part in (query, key))
     out = attend(module, query, key, value, attention_mask, scale=module.head_dim**-0.5)
     return module.out_proj(out.flatten(2)), None
+
+
+def no_angles(_module: Any, *_: Any, **__: Any) -> None:
+    """GPTJRotaryEmbedding.forward: `gptj` computes the angles."""
 
 
 def gpt_neo(
