@@ -24,11 +24,14 @@ class Adapter:
         methods: name of a method -> a function that takes the module and then the arguments of the method.
         unused: buffers that the function does not read, such as masks of [positions, positions].
         prepare: called once for each module.
+        needs: an attribute of the modules that are meant, where the class has become another one in some version of
+            transformers; None for all modules of the class.
     """
 
     methods: dict[str, Callable[..., Any]]
     unused: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
+    needs: str | None = None
 
 
 _LATENT: Final = Adapter({"expand_kv": latent_attention.expand_kv}, prepare=latent_attention.keep_latent)
@@ -61,7 +64,8 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("minicpm3", "MiniCPM3Attention"): _LATENT,
     ("mistral4", "Mistral4Attention"): _LATENT,
     ("youtu", "YoutuAttention"): _LATENT,
-    ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}),
+    ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}, needs="fc1"),
+    ("dbrx", "DbrxExperts"): Adapter({"forward": own_moe.dbrx}),
     ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
     ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}),
     ("bart", "BartLearnedPositionalEmbedding"): _POSITIONS,
@@ -81,7 +85,7 @@ def install_adapters(model: torch.nn.Module) -> None:
     count: Counter[type] = Counter()
     for module in model.modules():
         adapter = ADAPTERS.get(kind_of(module))
-        if adapter is None:
+        if adapter is None or not (adapter.needs is None or hasattr(module, adapter.needs)):
             continue
         replaced: Any = module
         if not isinstance(getattr(module, "layer_idx", None), int):

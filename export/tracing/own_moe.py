@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 
 
 def aria(module: Any, hidden_states: torch.Tensor, router_logits: torch.Tensor) -> torch.Tensor:
-    """AriaExperts.forward.
+    """AriaExperts.forward before transformers 5.24.
 
     Args:
         module: its fc1 has weights [E, K, 2 · I], up projection first, and its fc2 [E, I, K].
@@ -25,6 +25,29 @@ def aria(module: Any, hidden_states: torch.Tensor, router_logits: torch.Tensor) 
     up, gate = torch.matmul(hidden_states.unsqueeze(0), module.fc1.weight).chunk(2, dim=-1)
     out = torch.matmul(silu(up) * gate, module.fc2.weight)
     return (out * _expert_weights(index, gates, module.fc1.groups).t().unsqueeze(-1)).sum(dim=0)
+
+
+def dbrx(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+    """DbrxExperts.forward.
+
+    Args:
+        module: its mlp has the weights of the experts in one matrix, [E · I, K] each.
+        hidden_states: [B, S, K].
+        index: int64[T, k], the experts of each token.
+        gates: [T, k].
+
+    Returns:
+        [B, S, K].
+    """
+    width = module.hidden_size
+    gate_proj, up_proj, down_proj = (
+        weight.view(module.num_experts, -1, width) for weight in (module.mlp.w1, module.mlp.v1, module.mlp.w2)
+    )
+    x = hidden_states.reshape(1, -1, width)
+    gate = module.mlp.activation_fn(torch.matmul(x, gate_proj.transpose(1, 2)))
+    out = torch.matmul(gate * torch.matmul(x, up_proj.transpose(1, 2)), down_proj)
+    weights = _expert_weights(index, gates, module.num_experts)
+    return (out * weights.t().unsqueeze(-1)).sum(dim=0).view(hidden_states.shape)
 
 
 def jetmoe(module: Any, layer_input: torch.Tensor) -> torch.Tensor:
