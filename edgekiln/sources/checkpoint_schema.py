@@ -21,6 +21,8 @@ _Check = Callable[[Any], bool]
 # Parts of a config.json that can hold the configuration of the text decoder, as in get_text_config of transformers.
 _TEXT_PARTS = ("text_config", "decoder", "generator")
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# Fields of models whose layers run several times, and whose counts are those of the runs or of parts of layers.
+_COUNTS_OTHERWISE = {"num_layers_per_stack", "n_recurrent_layers"}
 _LAYER_INDEX = re.compile(r"\.(\d+)\.")
 _MAX_LABELS = 1 << 20
 _MAY_BE_INFINITE = ("time_step_limit", "time_step_max")
@@ -161,8 +163,8 @@ def check_layers(raw: Mapping[str, Any], tensors: Iterable[str], path: Path) -> 
     """
     found = max((int(index) + 1 for name in tensors for index in _LAYER_INDEX.findall(name)[:1]), default=0)
     for prefix, part in _parts(raw):
-        if "num_layers_per_stack" in part:
-            continue  # layers run several times, and num_hidden_layers counts the runs
+        if _COUNTS_OTHERWISE & part.keys():
+            continue
         for field in _LAYER_COUNTS:
             if (count := part.get(field)) is not None and count > found:
                 raise SourceError(

@@ -191,5 +191,7 @@ def _load_config(raw: dict[str, Any], directory: Path, trust_remote_code: bool) 
     text = config.get_text_config(decoder=True)
     if not isinstance(text, PretrainedConfig):
         raise SourceError(f"{path} has a text_config, which models of type {config.model_type} do not have: correct it")
+    if getattr(text, "is_heterogeneous", False):  # layers differ, and transformers tells common values on request only
+        text.allow_global_per_layer_attribute_access = True
     check_counts(text, path)
     return config
