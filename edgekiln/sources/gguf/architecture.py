@@ -34,6 +34,7 @@ class Architecture:
         attention: the architecture has attention in some layer.
         partial_rotary: the configuration can rotate a part of each head.
         head_dim: the configuration can have a head size other than hidden size / heads.
+        predictors: the last blocks may predict further tokens; llama.cpp leaves them out, but for speculation.
         layouts: regular expression for a name in the file, without "blk.N." -> how its layout is undone.
         merges: regular expression for the end of a name in the model, without ".weight" -> its parts in the file.
         read: reads what the other attributes do not express from the metadata into the fields.
@@ -49,6 +50,7 @@ class Architecture:
     attention: bool = True
     partial_rotary: bool = False
     head_dim: bool = True
+    predictors: bool = False
     layouts: Mapping[str, Undo] = field(default_factory=dict)
     merges: Mapping[str, Merge] = field(default_factory=dict)
     read: Callable[[Metadata, dict[str, Any]], None] | None = None

@@ -57,7 +57,8 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
         **_token_ids(file),
     }
     _read_sizes(metadata, architecture, parsed)
-    _drop_predictors(metadata, parsed)
+    if architecture.predictors:
+        _drop_predictors(metadata, parsed)
     _read_positions(metadata, architecture, parsed)
     _read_family(metadata, architecture, parsed)
     metadata.check_all_read(architecture.neutral)

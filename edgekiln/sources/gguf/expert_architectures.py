@@ -93,6 +93,9 @@ def _deepseek(metadata: Metadata, parsed: dict[str, Any]) -> None:
         "topk_group": int(metadata.number("expert_group_used_count", 1)),
         "rope_parameters": rope_parameters(metadata, rotated, metadata.count("context_length"), mscale=True),
     }
+    rope = parsed["rope_parameters"]
+    if rope["rope_type"] == "yarn" and "mscale" not in rope:
+        raise metadata.unsupported("rope.scaling.type", "without rope.scaling.yarn_log_multiplier")
     if not sigmoid:
         parsed["topk_method"] = "group_limited_greedy" if parsed["n_group"] > 1 else "greedy"
         if parsed["norm_topk_prob"]:
@@ -119,6 +122,7 @@ EXPERT_ARCHITECTURES = {
         neutral={"attention.head_count_kv": None},
         rope=False,
         attention=False,
+        predictors=True,
         merges={r"self_attn\.kv_b_proj": Merge(("attn_k_b", "attn_v_b"), layouts.latent_heads)},
         read=_deepseek,
     ),
@@ -180,6 +184,7 @@ EXPERT_ARCHITECTURES = {
             "expert_feed_forward_length": "moe_intermediate_size",
         },
         partial_rotary=True,
+        predictors=True,
         read=_glm4_moe,
     ),
     "dots1": Architecture(

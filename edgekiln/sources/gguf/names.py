@@ -44,7 +44,9 @@ def file_names(
         wanted = [merge for pattern, merge in merges.items() if re.search(f"{pattern}$", stem)]
         wanted += [_EXPERTS] if stem.endswith(_GATE_UP) else []
         layer = _LAYER.search(name)
-        for merge in wanted if layer else []:
+        if layer is None:
+            continue
+        for merge in wanted:
             parts = tuple(f"blk.{layer[1]}.{part}{suffix or '.weight'}" for part in merge.names)
             if any(part in stored for part in parts):
                 found[name] = parts, merge

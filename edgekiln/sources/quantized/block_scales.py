@@ -15,6 +15,7 @@ from edgekiln.sources.quantized.grid import Floats, Tensors, array, damaged
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
 # Twice the values of E2M1, which are integers.
 DOUBLED_FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+FP4_VALUES: Floats = np.divide(DOUBLED_FP4, 2, dtype=np.float32)
 _E8M0_BIAS, _E8M0_NAN = 127, 255
 
 

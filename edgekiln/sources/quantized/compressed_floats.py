@@ -13,7 +13,7 @@ import numpy as np
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.quantized import mxfp4
 from edgekiln.sources.quantized.block_scales import (
-    DOUBLED_FP4,
+    FP4_VALUES,
     FP8_DTYPES,
     block_size,
     fp4_codes,
@@ -99,7 +99,7 @@ def _packed(
         raise damaged(name, f"{whole} has the shape {list(tensors.shape(whole))}, not that of one value")
 
     def read() -> Floats:
-        values = DOUBLED_FP4[fp4_codes(array(tensors, packed))].astype(np.float32) / 2
+        values = FP4_VALUES[fp4_codes(array(tensors, packed))]
         with np.errstate(divide="ignore", invalid="ignore"):
             scales = scales_of(tensors, scale) / array(tensors, whole)
         return multiply_blocks(values, scales, (1, group), name)

@@ -10,11 +10,10 @@ The grid of FP8 is no multiple of a step, so engines cannot keep it: weights are
 from collections.abc import Iterable
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, PositiveInt
 
 from edgekiln.sources.quantized.block_scales import (
-    DOUBLED_FP4,
+    FP4_VALUES,
     FP8_DTYPES,
     block_size,
     fp4_codes,
@@ -93,7 +92,7 @@ def _weight(
 
     def read() -> Floats:
         values = array(tensors, name)
-        weight = DOUBLED_FP4[fp4_codes(values)].astype(np.float32) / 2 if packed else values
+        weight = FP4_VALUES[fp4_codes(values)] if packed else values
         return multiply_blocks(weight, scales_of(tensors, scale), size, name)
 
     stem = name.removesuffix("weight") if name.endswith(".weight") else f"{name}_"

@@ -82,7 +82,7 @@ def _odd_nibbles(raw: Bytes) -> Floats:
 def _odd_three_bits(raw: Bytes) -> Floats:
     """IQ1_S: group scales 2s + 1, s in bits 12 to 14 of 8 words. Values are -1, 0 and 1 plus or minus an eighth."""
     scales = np.ascontiguousarray(raw[:, -2 * _GROUPS :]).view("<u2") >> 12 & 7
-    return _half(raw[:, :2]) * (2 * scales.astype(np.float32) + 1) / 8
+    return _half(raw[:, :2]) * (2 * scales.astype(np.float32) + 1) * np.float32(0.125)
 
 
 MULTIPLES = {

@@ -31,7 +31,15 @@ from edgekiln.sources.quantized.grid import (
 
 _SUFFIX = ".W_q"
 _NEEDED = ("scale", "zero", "shape", "nbits", "axis")
-_OTHER = ("group_size", "packing", "unpack_view_dtype", "view_as_float", "quant_scale", "quant_zero", "compute_dtype")
+_OTHER: tuple[str, ...] = (
+    "group_size",
+    "packing",
+    "unpack_view_dtype",
+    "view_as_float",
+    "quant_scale",
+    "quant_zero",
+    "compute_dtype",
+)
 _OTHER += ("offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero")
 _BITS = (1, 2, 4, 8)
 _MATRIX = 2
@@ -118,8 +126,7 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer | Deq
 
     def weight() -> QuantizedWeight:
         scale, zero = (np.repeat(values.reshape(n, -1), group_size // size, axis=1) for values in parameters())
-        bias = ((1 << scheme.bits - 1) - zero.astype(np.float64)) * scale
-        bias = bias.astype(np.float32)
+        bias = np.asarray(((1 << scheme.bits - 1) - zero.astype(np.float64)) * scale, dtype=np.float32)
         return QuantizedWeight(
             scheme, codes().reshape(n, k), scale, None, relative_error=0.0, clipped=0.0, group_bias=bias
         )

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.block_scales import DOUBLED_FP4, fp4_codes, multiply_blocks, powers_of_two
+from edgekiln.sources.quantized.block_scales import DOUBLED_FP4, FP4_VALUES, fp4_codes, multiply_blocks, powers_of_two
 from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged
 
 GROUP = 32
@@ -64,7 +64,7 @@ def kept(read: Callable[[], tuple[Bytes, Bytes]]) -> PrequantizedWeight:
     def weight() -> QuantizedWeight:
         codes, exponents = read()
         multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
-        scales = powers_of_two(exponents) / 2
+        scales = powers_of_two(exponents) * np.float32(0.5)
         return QuantizedWeight(scheme, multiples, scales, None, relative_error=0.0, clipped=0.0)
 
     return PrequantizedWeight(scheme, weight)
@@ -91,8 +91,8 @@ def _experts(tensors: Tensors, name: str, known: set[str]) -> DequantizedTensor:
         packed, exponents = array(tensors, blocks), array(tensors, scales)
         # One expert at a time: there are up to 128 of them.
         for expert in range(experts):
-            values = DOUBLED_FP4[fp4_codes(packed[expert])].astype(np.float32).reshape(n, -1)
-            weight[expert] = multiply_blocks(values, powers_of_two(exponents[expert]) / 2, (1, GROUP), name).T
+            values = FP4_VALUES[fp4_codes(packed[expert])].reshape(n, -1)
+            weight[expert] = multiply_blocks(values, powers_of_two(exponents[expert]), (1, GROUP), name).T
         return weight
 
     return DequantizedTensor((blocks, scales), (experts, groups * GROUP, n), "MXFP4", read)
