@@ -239,7 +239,17 @@ def qwen35(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor
     yield from qwen3next(name, tensor, config)
 
 
+def nemotron_h(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    """Published checkpoints say backbone."""
+    if name.startswith("model."):
+        name = f"backbone.{name.removeprefix('model.')}"
+    for published, changed in mamba2(name, tensor, config):
+        yield published.replace("mixer.dt_proj.bias", "mixer.dt.bias"), changed
+
+
 CONVERTERS: dict[str, Convert] = {
+    "mistral3": llama,
+    "nemotron_h": nemotron_h,
     **dict.fromkeys(("qwen35", "qwen35moe"), qwen35),
     "deepseek2": deepseek2,
     "lfm2moe": lfm2moe,

@@ -35,6 +35,7 @@ class Architecture:
         partial_rotary: the configuration can rotate a part of each head.
         head_dim: the configuration can have a head size other than hidden size / heads.
         predictors: the last blocks may predict further tokens; llama.cpp leaves them out, but for speculation.
+        yarn_multiplier: the architecture has YaRN's mscale.
         layouts: regular expression for a name in the file, without "blk.N." -> how its layout is undone.
         merges: regular expression for the end of a name in the model, without ".weight" -> its parts in the file.
         read: reads what the other attributes do not express from the metadata into the fields.
@@ -51,6 +52,7 @@ class Architecture:
     partial_rotary: bool = False
     head_dim: bool = True
     predictors: bool = False
+    yarn_multiplier: bool = False
     layouts: Mapping[str, Undo] = field(default_factory=dict)
     merges: Mapping[str, Merge] = field(default_factory=dict)
     read: Callable[[Metadata, dict[str, Any]], None] | None = None

@@ -171,7 +171,7 @@ def _read_positions(metadata: Metadata, architecture: Architecture, parsed: dict
         raise metadata.damaged("rope.dimension_count", rotated, f"even and at most the head size, {head_dim}")
     if rotated != head_dim and not architecture.partial_rotary:
         raise metadata.unsupported("rope.dimension_count", f"heads have {head_dim}")
-    rope = rope_parameters(metadata, rotated, metadata.count("context_length"))
+    rope = rope_parameters(metadata, rotated, metadata.count("context_length"), mscale=architecture.yarn_multiplier)
     if architecture.partial_rotary:
         parsed["partial_rotary_factor"] = rope["partial_rotary_factor"] = rotated / head_dim
     parsed["rope_parameters"] = rope

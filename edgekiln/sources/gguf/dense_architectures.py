@@ -111,7 +111,25 @@ def _starcoder(metadata: Metadata, parsed: dict[str, Any]) -> None:
         raise metadata.unsupported("attention.head_count_kv", "StarCoder without multi-query attention")
 
 
+def _mistral3(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Mistral Small 3 is Mistral; Ministral 3 also scales attention with the position."""
+    parsed["sliding_window"] = None
+    rope = parsed["rope_parameters"]
+    beta = metadata.number("attention.temperature_scale", 0, zero=True)
+    if not beta:
+        if rope["rope_type"] != "default":
+            raise metadata.unsupported("rope.scaling.type", "without attention.temperature_scale")
+        return
+    if rope["rope_type"] != "yarn" or "mscale_all_dim" not in rope:
+        raise metadata.unsupported("attention.temperature_scale", "without YaRN and its yarn_log_multiplier")
+    parsed["model_type"] = "ministral3"
+    # The key holds mscale_all_dim itself here; llama.cpp's mscale is 1.
+    multiplier = metadata.number("rope.scaling.yarn_log_multiplier")
+    rope |= {"mscale": 1.0, "mscale_all_dim": multiplier, "llama_4_scaling_beta": beta}
+
+
 DENSE_ARCHITECTURES = {
+    "mistral3": Architecture("mistral", _SIZES, yarn_multiplier=True, layouts=PERMUTED, read=_mistral3),
     "gemma": Architecture("gemma", _SIZES, layouts={r".*norm\.weight": layouts.minus_one}),
     "phi2": Architecture("phi", _SIZES, epsilon=(LAYER_EPSILON, "layer_norm_eps"), partial_rotary=True, head_dim=False),
     "olmo": Architecture(

@@ -65,15 +65,15 @@ def _stem(name: str) -> tuple[str, str]:
 def _single(table: TensorNameMap, name: str, stored: Mapping[str, object]) -> str | None:
     """The name in the file of a tensor that is stored as a whole."""
     stem, suffix = _stem(name)
-    if stem.endswith(".dt"):
-        stem = f"{stem}_proj"  # Mamba's dt_bias
-    for prefix in _PREFIXES:
-        if not stem.startswith(prefix):
-            continue
-        mapped = table.get_name(stem.removeprefix(prefix))
-        for candidate in (f"{mapped}{suffix}", f"{mapped}.weight" if not suffix else "", mapped):
-            if mapped is not None and candidate in stored:
-                return candidate
+    # Mamba's dt_bias; NVIDIA's hybrids are named as Mamba's checkpoints.
+    stems = [stem, f"{stem}_proj"] if stem.endswith(".dt") else [stem]
+    stems += [f"backbone.{other.removeprefix('model.')}" for other in stems if other.startswith("model.")]
+    for other in stems:
+        for prefix in _PREFIXES:
+            mapped = table.get_name(other.removeprefix(prefix)) if other.startswith(prefix) else None
+            for candidate in (f"{mapped}{suffix}", f"{mapped}.weight" if not suffix else "", mapped):
+                if mapped is not None and candidate in stored:
+                    return candidate
     # The package has some names with their suffix, and a file then has none, or that of a bias.
     mapped = table.get_name(name)
     return next((candidate for candidate in (mapped, f"{mapped}.bias") if candidate in stored), None)

@@ -128,6 +128,23 @@ def _falcon_h1(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["mamba_conv_bias"] = "blk.0.ssm_conv1d.bias" in metadata.file.tensors
 
 
+def _nemotron_h(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    layers = parsed.pop("num_hidden_layers")
+    widths = metadata.array("feed_forward_length", layers) or []
+    found = {width for width in widths if width}
+    if len(found) != 1 or not all(isinstance(width, int) for width in found):
+        raise metadata.unsupported("feed_forward_length", "it differs between layers with an MLP, or none has any")
+    (parsed["intermediate_size"],) = found
+    counts = _kv_heads(metadata, {**parsed, "num_hidden_layers": layers})
+    parsed["num_key_value_heads"] = max(counts)
+    parsed["layers_block_type"] = [
+        "mlp" if width else "full_attention" if count else "linear_attention"
+        for width, count in zip(widths, counts, strict=True)
+    ]
+    parsed["mamba_head_dim"] = _head_size(metadata, parsed["mamba_num_heads"])
+    parsed["use_conv_bias"] = any(name.endswith("ssm_conv1d.bias") for name in metadata.file.tensors)
+
+
 def _jamba(metadata: Metadata, parsed: dict[str, Any]) -> None:
     layers, tensors = parsed["num_hidden_layers"], metadata.file.tensors
     counts = _kv_heads(metadata, parsed)
@@ -304,6 +321,25 @@ STATE_ARCHITECTURES = {
         },
         layouts=_MAMBA2,
         read=_falcon_h1,
+    ),
+    "nemotron_h": Architecture(
+        "nemotron_h",
+        {
+            "block_count": "num_hidden_layers",
+            "context_length": "max_position_embeddings",
+            "embedding_length": "hidden_size",
+            "attention.head_count": "num_attention_heads",
+            "ssm.conv_kernel": "conv_kernel",
+            "ssm.state_size": "ssm_state_size",
+            "ssm.time_step_rank": "mamba_num_heads",
+            "ssm.group_count": "n_groups",
+        },
+        epsilon=(RMS_EPSILON, "layer_norm_epsilon"),
+        # Its attention has no positions.
+        neutral={"rope.freq_base": None, "rope.dimension_count": None},
+        rope=False,
+        layouts=_MAMBA2,
+        read=_nemotron_h,
     ),
     "jamba": Architecture(
         "jamba",

@@ -159,6 +159,30 @@ QWEN_EXPERT_KEYS = {**EXPERTS, "expert_feed_forward_length": 32, "expert_shared_
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("llama", "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}, EXPERTS | WIDE),
     "llama with biases": ("llama", "llama", {"attention_bias": True, "mlp_bias": True}, {}),
+    "mistral3": ("mistral3", "mistral", {"head_dim": 32, "sliding_window": None}, WIDE),
+    "ministral3": (
+        "mistral3",
+        "ministral3",
+        {
+            "head_dim": 32,
+            "sliding_window": None,
+            # Positions beyond the original length, which is shorter than the prompt here, scale the query.
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": 8,
+                "mscale": 1.0,
+                "mscale_all_dim": 0.8,
+                "llama_4_scaling_beta": 0.3,
+            },
+        },
+        {
+            **WIDE,
+            **YARN_KEYS,
+            "rope.scaling.original_context_length": 8,
+            "rope.scaling.yarn_log_multiplier": 0.8,
+            "attention.temperature_scale": 0.3,
+        },
+    ),
     "gemma": ("gemma", "gemma", {"head_dim": 32, "tie_word_embeddings": True}, WIDE),
     "phi2": ("phi2", "phi", {**NORM, **HALF}, {**LAYER_NORM, "rope.dimension_count": 8}),
     "olmo": ("olmo", "olmo", {"clip_qkv": 0.5}, {LAYER: 1e-5, RMS: None, "attention.clamp_kqv": 0.5}),
@@ -517,6 +541,35 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
             "ssm.group_count": 2,
         },
     ),
+    "nemotron_h": (
+        "nemotron_h",
+        "nemotron_h",
+        {
+            "num_hidden_layers": None,
+            "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+            "layer_norm_epsilon": 0.03,
+            "head_dim": 32,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 16,
+            "n_groups": 2,
+            "ssm_state_size": 8,
+            "conv_kernel": 4,
+            "chunk_size": 8,
+            "use_mamba_kernels": False,
+        },
+        {
+            **WIDE,
+            **NO_ROPE,
+            "feed_forward_length": [0, INNER, 0, INNER],
+            "attention.head_count_kv": [0, 0, KV_HEADS, 0],
+            "ssm.conv_kernel": 4,
+            "ssm.inner_size": 128,
+            "ssm.state_size": 8,
+            "ssm.time_step_rank": 8,
+            "ssm.group_count": 2,
+            "rope.scaling.finetuned": False,
+        },
+    ),
     "jamba": (
         "jamba",
         "jamba",
@@ -548,7 +601,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 
 def random_model(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
     # Configurations change the dictionaries that they get.
-    config = AutoConfig.for_model(model_type, **copy.deepcopy({**FIELDS, **fields}))
+    config = AutoConfig.for_model(
+        model_type,
+        **copy.deepcopy(
+            {name: value for name, value in {**FIELDS, **fields}.items() if name != "num_hidden_layers" or value}
+        ),
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
