@@ -241,6 +241,11 @@ def qwen35(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor
 
 def nemotron_h(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
     """Published checkpoints say backbone."""
+    layer = "".join(re.findall(r"\.(\d+)\.", name)[:1])
+    if ".mixer.experts." in name:
+        yield f"model.layers.{layer}.mlp.experts.{name.rsplit('.', maxsplit=1)[-1]}.weight", tensor
+        return
+    name = name.replace("e_score_correction_bias", "e_score_correction.bias")
     if name.startswith("model."):
         name = f"backbone.{name.removeprefix('model.')}"
     for published, changed in mamba2(name, tensor, config):
@@ -249,7 +254,9 @@ def nemotron_h(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Te
 
 CONVERTERS: dict[str, Convert] = {
     "mistral3": llama,
+    "minicpm": llama,
     "nemotron_h": nemotron_h,
+    "nemotron_h_moe": nemotron_h,
     **dict.fromkeys(("qwen35", "qwen35moe"), qwen35),
     "deepseek2": deepseek2,
     "lfm2moe": lfm2moe,

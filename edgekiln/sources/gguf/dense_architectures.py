@@ -35,6 +35,14 @@ def biases(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["mlp_bias"] = "blk.0.ffn_down.bias" in metadata.file.tensors
 
 
+def _minicpm(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """MiniCPM computes as Granite does; old files leave the scales to llama.cpp's code."""
+    biases(metadata, parsed)
+    for key in ("embedding_scale", "residual_scale", "logit_scale"):
+        if not metadata.value(key):
+            raise metadata.unsupported(key, "a file of MiniCPM's first converter")
+
+
 def _query_biases(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["attention_bias"] = "blk.0.attn_q.bias" in metadata.file.tensors
 
@@ -165,6 +173,7 @@ DENSE_ARCHITECTURES = {
         layouts=PERMUTED,
         read=biases,
     ),
+    "minicpm": Architecture("granite", _SIZES, numbers=GRANITE_SCALES, head_dim=False, layouts=PERMUTED, read=_minicpm),
     # Llama's computation under other names; EXAONE's converter does not permute.
     "exaone": Architecture("llama", _SIZES, head_dim=False),
     "internlm2": Architecture("llama", _SIZES, layouts=PERMUTED),

@@ -63,6 +63,15 @@ def _glm4_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["use_qk_norm"] = "blk.0.attn_q_norm.weight" in metadata.file.tensors
 
 
+def _exaone_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    _sigmoid_router(metadata, parsed)
+    layers, dense = parsed["num_hidden_layers"], parsed["first_k_dense_replace"]
+    parsed["num_shared_experts"] = parsed.pop("n_shared_experts")
+    parsed["mlp_layer_types"] = ["dense" if layer < dense else "sparse" for layer in range(layers)]
+    parsed["sliding_window"] = metadata.count("attention.sliding_window")
+    parsed["layer_types"] = layer_types(metadata, layers, 4)
+
+
 def _deepseek(metadata: Metadata, parsed: dict[str, Any]) -> None:
     """Latent attention and experts of DeepSeek-V2 (softmax router) and V3 (sigmoid router)."""
     gating = metadata.value("expert_gating_func")
@@ -186,6 +195,13 @@ EXPERT_ARCHITECTURES = {
         partial_rotary=True,
         predictors=True,
         read=_glm4_moe,
+    ),
+    "exaone-moe": Architecture(
+        "exaone_moe",
+        {**_SIZES, **_USED, "expert_count": "num_experts", "expert_feed_forward_length": "moe_intermediate_size"},
+        # The shapes of the shared expert's tensors say the same.
+        neutral={"expert_shared_feed_forward_length": None},
+        read=_exaone_moe,
     ),
     "dots1": Architecture(
         "dots1",
