@@ -7,7 +7,9 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kBlock = 64;  // channels that are computed together: whole vectors of every instruction set
+// Channels that are computed together, whole vectors of every instruction set; enough that the tokens of a prompt are
+// read in long runs.
+constexpr std::size_t kBlock = 256;
 
 // `count` channels from `first` on, of the sequence whose first values are at the pointers.
 void convolve(const CausalConvArgs& args, std::size_t sequence, std::size_t first, std::size_t count) {

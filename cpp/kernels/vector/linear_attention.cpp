@@ -14,6 +14,13 @@ namespace {
 constexpr int kVectors = 4;
 constexpr std::size_t kColumns = kVectors * kLanes;
 
+// Tokens that are applied to a vector of the state while it is in a register, as far as registers last.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTokens = 4;
+#else
+constexpr int kTokens = 2;
+#endif
+
 float dot(const float* a, const float* b, std::size_t count) {
   Floats parts[kStripeParts] = {};
   const auto add = [&](const float* x, const float* y) {
@@ -43,6 +50,8 @@ struct Token {
   const float* kept_rows = nullptr;  // factors of its rows, instead; null for none
   float factor = 1.0f;               // on the new values
   float key_scale = 1.0f, query_scale = 1.0f;
+
+  float factor_of_key() const { return factor * key_scale; }
 };
 
 class HeadColumns {
@@ -56,26 +65,69 @@ class HeadColumns {
 
   void compute() {
     const std::size_t state = (sequence_ * args_.heads + head_) * args_.key_dim * args_.value_dim + first_;
-    for (std::size_t row = 0; row < args_.key_dim; ++row) {
-      float* const to = state_ + row * kColumns;
-      std::copy_n(args_.past + state + row * args_.value_dim, count_, to);
-      std::fill(to + count_, to + kColumns, 0.0f);
+    const Rows past{args_.past + state, args_.value_dim}, copy{state_, kColumns};
+    float* const present = args_.present + state;
+    // Whole vectors are read from the past and written to the present without a copy, which matters to a decode step.
+    const std::size_t vectors = (count_ + kLanes - 1) / kLanes;
+    const bool whole = count_ == vectors * kLanes;
+    if (!whole) {
+      std::fill_n(state_, args_.key_dim * kColumns, 0.0f);
+      copy_rows(past.first, args_.value_dim, state_, kColumns);
     }
-    const auto vectors = (count_ + kLanes - 1) / kLanes;
-    for (std::size_t token = 0; token < args_.length; ++token) {
-      if (vectors > 2) {
-        update<kVectors>(token_at(token));
-      } else if (vectors == 2) {
-        update<2>(token_at(token));
+    // The delta rule reads the state that the token before left; rows with decays of their own have one buffer for
+    // them.
+    const bool several = !args_.delta && !args_.decay_by_row;
+    for (std::size_t token = 0; token < args_.length;) {
+      const std::size_t tokens = several && token + kTokens <= args_.length ? kTokens : 1;
+      const Rows from = whole && token == 0 ? past : copy;
+      const bool last = whole && token + tokens == args_.length;
+      float* const to = last ? present : state_;
+      const std::size_t stride = last ? args_.value_dim : kColumns;
+      if (token + tokens < args_.length) prefetch(token + tokens);
+      if (tokens > 1) {
+        update_several(token, from, to, stride);
       } else {
-        update<1>(token_at(token));
+        switch (vectors) {
+          case 1:
+            update<1>(token_at(token), from, to, stride);
+            break;
+          case 2:
+            update<2>(token_at(token), from, to, stride);
+            break;
+          case 3:
+            update<3>(token_at(token), from, to, stride);
+            break;
+          default:
+            update<kVectors>(token_at(token), from, to, stride);
+        }
       }
+      token += tokens;
     }
-    for (std::size_t row = 0; row < args_.key_dim; ++row)
-      std::copy_n(state_ + row * kColumns, count_, args_.present + state + row * args_.value_dim);
+    if (!whole) copy_rows(state_, kColumns, present, args_.value_dim);
   }
 
  private:
+  // The rows of a state, `stride` floats apart.
+  struct Rows {
+    const float* first;
+    std::size_t stride;
+  };
+
+  void copy_rows(const float* from, std::size_t from_stride, float* to, std::size_t to_stride) const {
+    for (std::size_t row = 0; row < args_.key_dim; ++row)
+      std::copy_n(from + row * from_stride, count_, to + row * to_stride);
+  }
+
+  // The inputs of the next tokens, which hardware does not foresee, as they are far apart.
+  void prefetch(std::size_t token) const {
+    constexpr std::size_t kLine = 64 / sizeof(float);
+    for (std::size_t next = token; next < std::min<std::size_t>(token + kTokens, args_.length); ++next) {
+      const std::size_t of_head = (sequence_ * args_.length + next) * args_.heads + head_;
+      for (std::size_t i = 0; i < count_; i += kLine)
+        __builtin_prefetch(args_.value + of_head * args_.value_dim + first_ + i);
+    }
+  }
+
   Token token_at(std::size_t token) {
     const std::size_t at = sequence_ * args_.length + token, of_head = at * args_.heads + head_;
     const std::size_t key = (at * args_.key_heads + head_ / (args_.heads / args_.key_heads)) * args_.key_dim;
@@ -120,44 +172,85 @@ class HeadColumns {
     return kept_;
   }
 
+  // Reads the state `from`, which may be that at `to`.
   template <int Vectors>
-  void update(const Token& token) {
+  void update(const Token& token, Rows from, float* to, std::size_t stride) const {
     Floats values[Vectors], news[Vectors], sums[Vectors] = {};
     float padded[kColumns] = {};
     std::copy_n(token.value, count_, padded);
     for (int i = 0; i < Vectors; ++i) values[i] = load(padded + i * kLanes);
-    const float news_scale = token.factor * token.key_scale;
-    bool decayed = !args_.decay;
+    const float news_scale = token.factor_of_key();
+    for (int i = 0; i < Vectors; ++i) news[i] = values[i] * news_scale;
     if (args_.delta) {
       Floats known[Vectors] = {};
       for (std::size_t row = 0; row < args_.key_dim; ++row) {
+        const float* const at = from.first + row * from.stride;
         const Floats key = broadcast(token.key[row]), kept = broadcast(kept_of(token, row));
-        for (int i = 0; i < Vectors; ++i) {
-          float* const at = state_ + row * kColumns + i * kLanes;
-          const Floats state = load(at) * kept;
-          store(at, state);
-          known[i] = added(known[i], key, state);
-        }
+        for (int i = 0; i < Vectors; ++i) known[i] = added(known[i], key, load(at + i * kLanes) * kept);
       }
-      decayed = true;
       for (int i = 0; i < Vectors; ++i)
         news[i] = subtracted(values[i], known[i], broadcast(token.key_scale)) * news_scale;
-    } else {
-      for (int i = 0; i < Vectors; ++i) news[i] = values[i] * news_scale;
     }
     for (std::size_t row = 0; row < args_.key_dim; ++row) {
+      const float* const at = from.first + row * from.stride;
       const Floats key = broadcast(token.key[row]), query = broadcast(token.query[row]);
-      const Floats kept = broadcast(decayed ? 1.0f : kept_of(token, row));
+      const Floats kept = broadcast(kept_of(token, row));
       for (int i = 0; i < Vectors; ++i) {
-        float* const at = state_ + row * kColumns + i * kLanes;
-        const Floats state = added(load(at) * kept, key, news[i]);
-        store(at, state);
+        const Floats state = added(load(at + i * kLanes) * kept, key, news[i]);
+        store(to + row * stride + i * kLanes, state);
         sums[i] = added(sums[i], query, state);
       }
     }
     const Floats skip = broadcast(args_.skip ? args_.skip[head_] : 0.0f);
     for (int i = 0; i < Vectors; ++i) store(padded + i * kLanes, added(sums[i] * token.query_scale, skip, values[i]));
     std::copy_n(padded, count_, token.out);
+  }
+
+  // The same for kTokens tokens from `first` on, without the delta rule; each has the bits that update() gives it.
+  void update_several(std::size_t first, Rows from, float* to, std::size_t stride) {
+    Token tokens[kTokens];
+    for (int i = 0; i < kTokens; ++i) tokens[i] = token_at(first + i);
+    for (std::size_t column = 0; column < count_; column += 2 * kLanes) {
+      const Rows rows{from.first + column, from.stride};
+      if (column + kLanes < count_) {
+        update_columns<2>(tokens, column, rows, to + column, stride);
+      } else {
+        update_columns<1>(tokens, column, rows, to + column, stride);
+      }
+    }
+  }
+
+  template <int Vectors>
+  void update_columns(const Token (&tokens)[kTokens], std::size_t column, Rows from, float* to, std::size_t stride) {
+    const std::size_t count = std::min<std::size_t>(Vectors * kLanes, count_ - column);
+    Floats values[kTokens][Vectors], sums[kTokens][Vectors] = {};
+    float padded[Vectors * kLanes] = {};
+    for (int token = 0; token < kTokens; ++token) {
+      std::copy_n(tokens[token].value + column, count, padded);
+      for (int i = 0; i < Vectors; ++i) values[token][i] = load(padded + i * kLanes) * tokens[token].factor_of_key();
+    }
+    for (std::size_t row = 0; row < args_.key_dim; ++row) {
+      const float* const at = from.first + row * from.stride;
+      Floats state[Vectors];
+      for (int i = 0; i < Vectors; ++i) state[i] = load(at + i * kLanes);
+      for (int token = 0; token < kTokens; ++token) {
+        const Floats key = broadcast(tokens[token].key[row]), query = broadcast(tokens[token].query[row]);
+        for (int i = 0; i < Vectors; ++i) {
+          state[i] = added(state[i] * tokens[token].kept, key, values[token][i]);
+          sums[token][i] = added(sums[token][i], query, state[i]);
+        }
+      }
+      for (int i = 0; i < Vectors; ++i) store(to + row * stride + i * kLanes, state[i]);
+    }
+    const Floats skip = broadcast(args_.skip ? args_.skip[head_] : 0.0f);
+    for (int token = 0; token < kTokens; ++token) {
+      std::copy_n(tokens[token].value + column, count, padded);
+      for (int i = 0; i < Vectors; ++i) {
+        float* const at = padded + i * kLanes;
+        store(at, added(sums[token][i] * tokens[token].query_scale, skip, load(at)));
+      }
+      std::copy_n(padded, count, tokens[token].out + column);
+    }
   }
 
   static float kept_of(const Token& token, std::size_t row) {

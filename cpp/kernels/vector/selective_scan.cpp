@@ -8,93 +8,119 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-// A vector of channels of one sequence. States and the rows of `a` are padded with zeros, which change no sum.
+// Channels that are computed together: enough that the tokens of a prompt are read in long runs, while their states
+// stay in the L1 cache.
+constexpr std::size_t kChannels = 128;
+constexpr float kLog2OfE = 1.44269504f;
+
+// A block of channels of one sequence. States, rows of `a`, b and c are padded with zeros, which change no sum.
 class ScanChannels {
  public:
   ScanChannels(const SelectiveScanArgs& args, std::size_t sequence, std::size_t first)
       : args_(args),
         sequence_(sequence),
         first_(first),
-        count_(std::min<std::size_t>(kLanes, args.channels - first)),
-        padded_((args.states + kStripes - 1) / kStripes * kStripes) {
-    for (float* const padded : {state_, a_}) std::fill_n(padded, kLanes * padded_, 0.0f);
-  }
+        count_(std::min(kChannels, args.channels - first)),
+        padded_((args.states + kStripes - 1) / kStripes * kStripes) {}
 
   void compute() {
-    const std::size_t state = (sequence_ * args_.channels + first_) * args_.states;
+    const std::size_t states = args_.states, whole = (count_ + kLanes - 1) / kLanes * kLanes;
+    const std::size_t state = (sequence_ * args_.channels + first_) * states;
+    std::fill_n(state_, whole * padded_, 0.0f);
+    std::fill_n(a_, whole * padded_, 0.0f);
     for (std::size_t channel = 0; channel < count_; ++channel) {
-      std::copy_n(args_.past + state + channel * args_.states, args_.states, state_ + channel * padded_);
-      std::copy_n(args_.a + (first_ + channel) * args_.states, args_.states, a_ + channel * padded_);
+      std::copy_n(args_.past + state + channel * states, states, state_ + channel * padded_);
+      const float* const a = args_.a + (first_ + channel) * states;
+      for (std::size_t i = 0; i < states; ++i) a_[channel * padded_ + i] = a[i] * kLog2OfE;
     }
-    const Floats d = channels(args_.d + first_), bias = channels(args_.dt_bias + first_);
     for (std::size_t token = 0; token < args_.length; ++token) {
       const std::size_t at = sequence_ * args_.length + token, start = at * args_.channels + first_;
-      std::copy_n(args_.b + at * args_.states, args_.states, b_);
-      std::copy_n(args_.c + at * args_.states, args_.states, c_);
-      const Floats x = channels(args_.x + start), step = softplus(channels(args_.dt + start) + bias);
-      const Floats read = update(step, step * x);
-      float out[kLanes];
-      store(out, added(read, d, x) * silu(channels(args_.z + start)));
-      std::copy_n(out, count_, args_.out + start);
+      if (token + 1 < args_.length) prefetch(start + args_.channels);
+      std::copy_n(args_.b + at * states, states, b_);
+      std::copy_n(args_.c + at * states, states, c_);
+      for (std::size_t channel = 0; channel < count_; channel += kLanes) scan(start, channel);
     }
     for (std::size_t channel = 0; channel < count_; ++channel)
-      std::copy_n(state_ + channel * padded_, args_.states, args_.present + state + channel * args_.states);
+      std::copy_n(state_ + channel * padded_, states, args_.present + state + channel * states);
   }
 
  private:
-  // The channels at `from`, padded with zeros.
-  Floats channels(const float* from) const {
-    if (count_ == kLanes) return load(from);
+  // The inputs of a token, which hardware does not foresee, as they are far apart.
+  void prefetch(std::size_t start) const {
+    constexpr std::size_t kLine = 64 / sizeof(float);
+    for (const float* const from : {args_.x, args_.dt, args_.z})
+      for (std::size_t i = 0; i < count_; i += kLine) __builtin_prefetch(from + start + i);
+  }
+
+  // A vector of channels of the token whose values begin at `start`.
+  void scan(std::size_t start, std::size_t channel) {
+    const std::size_t at = start + channel;
+    const Floats d = channels(args_.d + first_, channel), bias = channels(args_.dt_bias + first_, channel);
+    const Floats x = channels(args_.x + start, channel), z = channels(args_.z + start, channel);
+    const Floats step = softplus(channels(args_.dt + start, channel) + bias);
+    const Floats read = padded_ == kStripes ? update<kStripeParts>(channel, step, step * x, kStripeParts)
+                                            : update<0>(channel, step, step * x, padded_ / kLanes);
+    const Floats out = added(read, d, x) * silu(z);
+    if (channel + kLanes <= count_) return store(args_.out + at, out);
+    float padded[kLanes];
+    store(padded, out);
+    std::copy_n(padded, count_ - channel, args_.out + at);
+  }
+
+  // The values of a vector of channels at `from`, padded with zeros.
+  Floats channels(const float* from, std::size_t channel) const {
+    if (channel + kLanes <= count_) return load(from + channel);
     float padded[kLanes] = {};
-    std::copy_n(from, count_, padded);
+    std::copy_n(from + channel, count_ - channel, padded);
     return load(padded);
   }
 
-  // Updates the states with `news`, step x, and returns Sᵀc of each channel.
-  Floats update(Floats step, Floats news) {
+  // Updates the states with `news`, step x, and returns Sᵀc of each channel. Their number of vectors is Parts, or
+  // `parts` where that is 0.
+  template <std::size_t Parts>
+  Floats update(std::size_t first, Floats step, Floats news, std::size_t parts) {
     Floats reads[kLanes];
     float sizes[kLanes], values[kLanes];
     store(sizes, step);
     store(values, news);
     for (int channel = 0; channel < kLanes; ++channel) {
-      float *const state = state_ + channel * padded_, *const a = a_ + channel * padded_;
+      const std::size_t row = (first + channel) * padded_;
       const Floats size = broadcast(sizes[channel]), value = broadcast(values[channel]);
       Floats sums[kStripeParts] = {};
-      for (std::size_t part = 0; part < padded_ / kLanes; ++part) {
+      for (std::size_t part = 0; part < (Parts ? Parts : parts); ++part) {
         const std::size_t i = part * kLanes;
-        const Floats kept = exp_of(load(a + i) * size) * load(state + i), s = added(kept, value, load(b_ + i));
-        store(state + i, s);
+        const Floats kept = exp2_of_negative(load(a_ + row + i) * size) * load(state_ + row + i);
+        const Floats s = added(kept, value, load(b_ + i));
+        store(state_ + row + i, s);
         sums[part % kStripeParts] = added(sums[part % kStripeParts], s, load(c_ + i));
       }
       reads[channel] = sum_of_parts(sums);
     }
-    return sums(reads);
+    return EDGEKILN_ISA::sums(reads);
   }
-
-  static Floats sums(Floats* rows) { return EDGEKILN_ISA::sums(rows); }
 
   const SelectiveScanArgs& args_;
   std::size_t sequence_, first_, count_, padded_;
-  alignas(64) float state_[kLanes * kMaxSelectiveScanStates], a_[kLanes * kMaxSelectiveScanStates];
+  alignas(64) float state_[kChannels * kMaxSelectiveScanStates], a_[kChannels * kMaxSelectiveScanStates];
   alignas(64) float b_[kMaxSelectiveScanStates] = {}, c_[kMaxSelectiveScanStates] = {};
 };
 
 }  // namespace
 
 void selective_scan(const SelectiveScanArgs& args, const Parallel& parallel) {
-  // A task computes several vectors of channels where each takes less time than its dispatch.
-  constexpr std::size_t kTaskValues = 1 << 12;
+  // A task computes several blocks of channels where each takes less time than its dispatch.
+  constexpr std::size_t kTaskValues = 1 << 13;
   struct Loop {
     const SelectiveScanArgs& args;
     std::size_t channels_a_task, tasks_a_sequence;
   };
-  const std::size_t channels_a_task = (kTaskValues / (kLanes * args.length * args.states) + 1) * kLanes;
+  const std::size_t channels_a_task = (kTaskValues / (kChannels * args.length * args.states) + 1) * kChannels;
   Loop loop{args, channels_a_task, (args.channels + channels_a_task - 1) / channels_a_task};
   const auto task = [](void* context, std::size_t index) {
     const Loop& loop = *static_cast<const Loop*>(context);
     const std::size_t first = index % loop.tasks_a_sequence * loop.channels_a_task;
     const std::size_t last = std::min(first + loop.channels_a_task, loop.args.channels);
-    for (std::size_t channel = first; channel < last; channel += kLanes)
+    for (std::size_t channel = first; channel < last; channel += kChannels)
       ScanChannels(loop.args, index / loop.tasks_a_sequence, channel).compute();
   };
   parallel.run(parallel.self, task, args.batch * loop.tasks_a_sequence, &loop);

@@ -19,6 +19,22 @@ inline Floats softplus(Floats x) {
 // e^x for x <= 88, with an error of at most 2 ulp.
 inline Floats exp_of(Floats x) { return exp_of_negative(smaller(x, broadcast(88.0f))); }
 
+// 2^x for x <= 0 with an error of at most 2 ulp; 2^-100 where it is less, which a state in float does not see.
+inline Floats exp2_of_negative(Floats x) {
+  x = larger(x, broadcast(-100.0f));
+  // The lowest bits of `shifted` are x to the nearest integer, see nearest(); the Taylor polynomial is that of the
+  // rest.
+  const float round = 12582912.0f;
+  const Floats shifted = x + round, r = x - (shifted - round);
+  Floats p = added(broadcast(1.33335581e-3f), broadcast(1.54035304e-4f), r);
+  p = added(broadcast(9.61812911e-3f), p, r);
+  p = added(broadcast(5.55041087e-2f), p, r);
+  p = added(broadcast(0.240226507f), p, r);
+  p = added(broadcast(0.693147181f), p, r);
+  p = added(broadcast(1.0f), p, r);
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
+}
+
 // x / (1 + e^-x)
 inline Floats silu(Floats x) { return x / one_plus_exp_minus(x); }
 
