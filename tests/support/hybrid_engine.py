@@ -293,8 +293,9 @@ def write_engine(directory: Path, decoder: HybridDecoder, target: str = "ort-cpu
     return directory
 
 
-def build_hybrid(directory: Path, model_type: str) -> tuple[Path, Any]:
-    """Build a float engine of a tiny random model, and return it with the model."""
+def build_hybrid(directory: Path, model_type: str, quant: str = "none") -> tuple[Path, Any]:
+    """Build an engine of a tiny random model, and return it with the model."""
+    from edgekiln.calib.data.options import DataOptions
     from edgekiln.pipeline.build import build_engine
     from edgekiln.pipeline.options import BuildOptions
     from edgekiln.sources.resolve import resolve
@@ -303,6 +304,7 @@ def build_hybrid(directory: Path, model_type: str) -> tuple[Path, Any]:
     has_positions = hasattr(tiny_config(model_type), "max_position_embeddings")
     model = tiny_model(model_type, **({"max_position_embeddings": MAX_LENGTH} if has_positions else {}))
     save_model(directory / "checkpoint", model)
-    options = BuildOptions(quant="none", max_length=MAX_LENGTH)
+    data = DataOptions(samples=4, length=32)
+    options = BuildOptions(quant=quant, max_length=MAX_LENGTH, data=data)
     build_engine(resolve(str(directory / "checkpoint")), directory / "engine", options)
     return directory / "engine", model
