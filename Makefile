@@ -169,10 +169,11 @@ test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where
 	fi
 
 test-slow: cpp ## run the other Python tests: real models, sweeps over all families
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not sweep"
 
 families: $(STAMP) runtimes/lib ## try every causal model type of transformers, and write docs/families.md
 	PYTHONPATH=tests $(BIN)/python -m families --workers $(TEST_WORKERS) --out docs/families.md
+	$(PYTEST) -m sweep
 
 # pip leaves the newest transformers out of what edgekiln's bound allows, so it is installed afterwards.
 families-newest: runtimes/lib ## try the types of the newest transformers, and print what differs from docs/families.md

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,6 +13,7 @@ from families.tiny import tiny_config, tiny_model
 __all__ = [
     "CHAT_TEMPLATE",
     "FAMILIES",
+    "FAMILY_NAMES",
     "VOCABULARY",
     "save_checkpoint",
     "save_model",
@@ -26,29 +28,18 @@ CHAT_TEMPLATE = (
 )
 # Families that the tests of every target build. Their configurations, and those of all other types, are rows of
 # families/configs.py.
-FAMILIES = (
+_FAST = (
     "llama",
-    "qwen2",
     "qwen3",
-    "mistral",
     "gemma2",
     "gemma3_text",
     "phi3",
-    "olmo2",
-    "granite",
-    "smollm3",
     "stablelm",
     "gpt2",
     "gpt_neox",
     "mixtral",
-    "qwen3_moe",
-    "gemma3n_text",
-    "gemma4_text",
-    # Attention and experts of their own, see edgekiln/export/tracing/adapters.py.
-    "gptj",
-    "gpt_neo",
+    # Attention of its own, see edgekiln/export/tracing/adapters.py.
     "falcon",
-    "jetmoe",
     # A bias of keys, ALiBi, sinks, chunks, values narrower than keys, two attentions in a layer.
     "doge",
     "bloom",
@@ -57,6 +48,22 @@ FAMILIES = (
     "deepseek_v3",
     "diffllama",
 )
+_SLOW = (
+    "qwen2",
+    "mistral",
+    "olmo2",
+    "granite",
+    "smollm3",
+    "qwen3_moe",
+    "gemma3n_text",
+    "gemma4_text",
+    "gptj",
+    "gpt_neo",
+    "jetmoe",
+)
+FAMILY_NAMES = _FAST + _SLOW
+# For `parametrize`.
+FAMILIES = [*_FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
-from support.models import FAMILIES, tiny_config
+from support.models import FAMILY_NAMES, tiny_config
 
 # Rotary variants with computed frequencies.
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
@@ -20,7 +20,7 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((family, {}) for family in FAMILIES),
+    *((family, {}) for family in FAMILY_NAMES),
     ("llama", {"rope_parameters": _YARN}),
     ("llama", {"rope_parameters": _LLAMA3}),
 ]
