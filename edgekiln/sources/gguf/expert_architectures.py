@@ -16,10 +16,10 @@ _LOCAL = {"expert_count": "num_local_experts", **_USED}
 _SIGMOID = 2  # llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
 # Granite's experts, and its shared expert, whose gate and up projections are one matrix in the model.
 GRANITE_EXPERTS = {
-    r"block_sparse_moe\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.first),
-    r"block_sparse_moe\.router": Merge(("ffn_gate_inp",), layouts.first),
+    r"block_sparse_moe\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.rows),
+    r"block_sparse_moe\.router": Merge(("ffn_gate_inp",), layouts.rows),
     r"shared_mlp\.input_linear": Merge(("ffn_gate_shexp", "ffn_up_shexp"), layouts.rows),
-    r"shared_mlp\.output_linear": Merge(("ffn_down_shexp",), layouts.first),
+    r"shared_mlp\.output_linear": Merge(("ffn_down_shexp",), layouts.rows),
 }
 
 
@@ -180,7 +180,7 @@ EXPERT_ARCHITECTURES = {
         layouts={r"ffn_down_exps\.(weight|bias)": layouts.transposed_experts},
         merges={
             r"mlp\.experts\.gate_up_proj": Merge(("ffn_gate_exps", "ffn_up_exps"), layouts.interleaved_experts),
-            r"mlp\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.first),
+            r"mlp\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.rows),
         },
         read=_gpt_oss,
     ),

@@ -127,7 +127,7 @@ def value_head_decay(weight: Floats, fields: Fields) -> Floats:
 
 
 def rows(parts: Sequence[Floats], _fields: Fields) -> Floats:
-    """Parts one below the other, [N, K] or [N]."""
+    """Parts one below the other, [N, K] or [N]; one part, which the `gguf` package has no name for, as it is."""
     return np.concatenate(parts)
 
 
@@ -145,11 +145,6 @@ def interleaved_experts(parts: Sequence[Floats], _fields: Fields) -> Floats:
 def transposed_experts(weight: Floats, _fields: Fields) -> Floats:
     """gpt-oss: [E, N, K], in the model [E, K, N]; biases [E, N] are the same."""
     return weight.swapaxes(1, 2) if weight.ndim > 2 else weight
-
-
-def first(parts: Sequence[Floats], _fields: Fields) -> Floats:
-    """A tensor that the `gguf` package has no name for, stored as it is."""
-    return parts[0]
 
 
 def latent_heads(parts: Sequence[Floats], _fields: Fields) -> Floats:

@@ -172,7 +172,7 @@ STATE_ARCHITECTURES = {
         merges={
             **GRANITE_EXPERTS,
             r"mlp\.input_linear": Merge(("ffn_gate", "ffn_up"), layouts.rows),
-            r"mlp\.output_linear": Merge(("ffn_down",), layouts.first),
+            r"mlp\.output_linear": Merge(("ffn_down",), layouts.rows),
         },
         read=state_fields.granite_hybrid,
     ),
@@ -222,8 +222,8 @@ STATE_ARCHITECTURES = {
         rope=False,
         layouts=_MAMBA2,
         merges={
-            r"mixer\.experts\.up_proj": Merge(("ffn_up_exps",), layouts.first),
-            r"mixer\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.first),
+            r"mixer\.experts\.up_proj": Merge(("ffn_up_exps",), layouts.rows),
+            r"mixer\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.rows),
         },
         read=state_fields.nemotron_h,
     ),

@@ -4,7 +4,7 @@ Tensors are dequantized one at a time. Quantized tensors keep their codes where 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edgekiln.sources.base import ModelSource
 from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.gguf.config import build_config, parse_config
 from edgekiln.sources.gguf.kinds import check_is_model
-from edgekiln.sources.gguf.layouts import Merge, Undo, rows
+from edgekiln.sources.gguf.layouts import Merge, Undo
 from edgekiln.sources.gguf.names import file_names
 from edgekiln.sources.gguf.reader import GgufFile
 from edgekiln.sources.gguf.rope import ROPE_FREQUENCIES
@@ -101,7 +101,7 @@ class GgufTensors:
         tied = model.all_tied_weights_keys
         self._parts = {name: parts for name, (parts, _) in found.items() if name not in tied or tied[name] not in found}
         self._merges: dict[str, Merge] = {name: merge for name, (_, merge) in found.items() if merge is not None}
-        self._layouts: dict[tuple[str, tuple[int, ...]], _Layout | None] = {}
+        self._layouts: dict[tuple[tuple[str, tuple[int, ...]], ...], _Layout | None] = {}
         self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         used = {part for parts, _ in found.values() for part in parts} | {ROPE_FREQUENCIES}
         kept = int(model.config.num_hidden_layers)
@@ -158,15 +158,11 @@ class GgufTensors:
         stored = (sum(one.shape[0] for one in infos), info.shape[1])
         if info.shape[1] % GROUP or shape != (stored[::-1] if transposed else stored):
             return None
-        if merge is not None:
-            joined = merge.join is rows and not any(self._undo_of(part) for part in parts)
-            layout = _Layout(None) if joined else None
-        else:
-            # The layout is the same in every layer.
-            kind = (_local(parts[0]), info.shape)
-            if kind not in self._layouts:
-                self._layouts[kind] = self._layout(parts[0], info.shape, transposed)
-            layout = self._layouts[kind]
+        # The layout is the same in every layer.
+        kind = tuple((_local(part), one.shape) for part, one in zip(parts, infos, strict=True))
+        if kind not in self._layouts:
+            self._layouts[kind] = self._layout(parts, merge, transposed)
+        layout = self._layouts[kind]
 
         def raw() -> npt.NDArray[np.uint8]:
             found = [self._file.raw(part) for part in parts]
@@ -204,21 +200,27 @@ class GgufTensors:
                 ) from error
         return self._processed_shapes[kind]
 
-    def _layout(self, part: str, shape: tuple[int, ...], transposed: bool) -> "_Layout | None":
-        """The permutation of rows that undoes the layout of a tensor; None if undoing it does more than that.
+    def _layout(self, parts: Sequence[str], merge: Merge | None, transposed: bool) -> "_Layout | None":
+        """The permutation of the rows of `parts`, one below the other, that gives a weight; None if it takes more.
 
-        It is found by undoing the layout of a matrix of row indices and of one of column indices.
+        It is found by converting matrices of row indices and of column indices in place of the tensors.
         """
-        if self._undo_of(part) is None:
+        if merge is None and self._undo_of(parts[0]) is None:
             return None if transposed else _Layout(None)
-        columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape)
-        moved = self._undo(np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape), part)
-        kept = self._undo(columns, part)
+        moved, kept, first = [], [], 0
+        for part in parts:
+            shape = self._file.tensors[part].shape
+            indices = np.arange(first, first + shape[0], dtype=np.float32)[:, None]
+            moved.append(self._undo(np.broadcast_to(indices, shape), part))
+            kept.append(self._undo(np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape), part))
+            first += shape[0]
+        rows, columns = ((pair[0] if merge is None else merge.join(pair, self._parsed)) for pair in (moved, kept))
         if transposed:
-            moved, kept = moved.T, kept.T
-        if moved.shape != shape or (moved != moved[:, :1]).any() or (kept != columns).any():
+            rows, columns = rows.T, columns.T
+        width = self._file.tensors[parts[0]].shape[1]
+        if rows.shape != (first, width) or (rows != rows[:, :1]).any() or (columns != np.arange(width)).any():
             return None
-        return _Layout(moved[:, 0].astype(np.int64))
+        return _Layout(rows[:, 0].astype(np.int64))
 
 
 def _local(part: str) -> str:

@@ -19,6 +19,8 @@ from support.gguf_cases import CASES, FIELDS, HEADS, HIDDEN, LAYER, LAYERS, META
 from support.gguf_conversion import converted
 from support.gguf_files import TOKENS, add
 
+MATRIX, BLOCK = 2, 32
+
 
 def random_model(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
     # Configurations change the dictionaries that they get.
@@ -41,8 +43,14 @@ def random_model(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
 
 
 def write_model(
-    path: Path, architecture: str, model: PreTrainedModel, metadata: dict[str, Any], **more: np.ndarray
+    path: Path,
+    architecture: str,
+    model: PreTrainedModel,
+    metadata: dict[str, Any],
+    kind: gguf.GGMLQuantizationType | None = None,
+    **more: np.ndarray,
 ) -> Path:
+    """Write a model as a file, with matrices in the format `kind`, and with `more` tensors."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**METADATA, **metadata}.items():
         if value is not None:
@@ -54,7 +62,10 @@ def write_model(
     tied = set(model.all_tied_weights_keys)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
     for name, tensor in {**converted(architecture, state, model.config), **more}.items():
-        writer.add_tensor(name, tensor)
+        blocks = tensor.ndim == MATRIX and tensor.shape[1] % BLOCK == 0 and kind is not None
+        writer.add_tensor(
+            name, gguf.quants.quantize(tensor, kind) if blocks else tensor, raw_dtype=kind if blocks else None
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -80,6 +91,29 @@ def test_logits_survive(tmp_path: Path, case: str) -> None:
     expected = logits_of(model)
     assert expected.std() > 0.01
     torch.testing.assert_close(logits_of(read), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", ["mixtral", "gptneox", "bloom", "granitehybrid without experts", "granitemoeshared", "qwen3next", "qwen35"]
+)
+def test_codes_are_kept_in_every_layout(tmp_path: Path, case: str) -> None:
+    architecture, model_type, fields, metadata = CASES[case]
+    model = random_model(model_type, fields)
+    kind = gguf.GGMLQuantizationType.Q4_0
+    source = resolve(str(write_model(tmp_path / "m.gguf", architecture, model, metadata, kind)))
+    kept = again = 0
+    for name, module in model.named_modules():
+        found = source.weights.prequantized(f"{name}.weight") if isinstance(module, torch.nn.Linear) else None
+        if found is None:
+            continue
+        expected = source.weights.read(f"{name}.weight").numpy()
+        # What is quantized again to 8 bits is noted.
+        atol = 1e-6 if found.note is None else 0.02 * np.abs(expected).max()
+        np.testing.assert_allclose(found.read().dequantize(), expected, rtol=0, atol=atol)
+        kept, again = kept + (found.note is None), again + (found.note is not None)
+    assert kept >= LAYERS
+    # Columns of Qwen3.5's output projections.
+    assert (again > 0) == (case == "qwen35")
 
 
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
     assert weights.prequantized(name) is None
 
 
-@pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1")], ids="-".join)
+@pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("MXFP4", "Q8_0")], ids="-".join)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Logits]:
     """Formats of the matrices and of the embedding, and the logits of an engine built from such a file."""
     kind, embedding = request.param
