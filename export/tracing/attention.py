@@ -45,7 +45,11 @@ class MaskSpec:
 
 
 # Arguments of an attention call that change its result and that the canonical op does not have.
-_UNSUPPORTED_ARGUMENTS = {"head_mask": "head masks", "position_bias": "a position bias"}
+_UNSUPPORTED_ARGUMENTS = {
+    "head_mask": "head masks",
+    "position_bias": "a position bias",
+    "block_indices": "attention to blocks of keys that an indexer chooses",
+}
 
 
 def _mask(

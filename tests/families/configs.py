@@ -159,6 +159,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"partial_rotary_factor": 0.25},
     "granite": {"attention_multiplier": 0.2, "logits_scaling": 2.0, "residual_multiplier": 0.5},
     "granitemoehybrid": {"layer_types": _HYBRID},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
     "inkling_text": {"rel_extent": 16},
     "inkling2_text": _INKLING2,
     "inkling2_loop_text": {
@@ -184,7 +186,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "index_block_size": 4,
         "index_topk_blocks": 2,
     },
-    "ministral": _SLIDING,
+    "ministral": {**_SLIDING, "head_dim": 16},
     "mixtral": {"sliding_window": None},
     "moss_transcribe_diarize": {"text_config": {"model_type": "qwen3"}},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2},
