@@ -74,9 +74,14 @@ class SafetensorsReader:
         """
         for name in names:
             if self._dtypes[name] not in _FLOAT_DTYPES:
+                table = self._dtypes[name] in ("I64", "BOOL")  # no quantized weight
                 raise UnsupportedModelError(
-                    f"{self._directory} stores {name} as {self._dtypes[name]}, which cannot be read yet: "
-                    "give a float32, float16 or bfloat16 checkpoint"
+                    f"{self._directory} stores {name} as {self._dtypes[name]}, "
+                    + (
+                        "and tables of integers cannot be read yet"
+                        if table
+                        else "which cannot be read yet: give a float32, float16 or bfloat16 checkpoint"
+                    )
                 )
 
     def _add(self, path: Path, names: list[str] | None) -> None:

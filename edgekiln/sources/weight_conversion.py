@@ -230,6 +230,8 @@ class ConvertedWeights:
             counts[pattern] += 1
         if len(converter.source_patterns) > 1 and len(converter.target_patterns) > 1:
             return  # the tensors of one pattern are shared out to several targets; `_convert` checks the shapes
+        if len(conversion.sources) == 1 and tuple(self._tensors.shape(conversion.sources[0][1])) == self._shapes[name]:
+            return  # it is not quantized: the other patterns are those of its scales
         merged = any(isinstance(operation, MergeModulelist) for operation in converter.operations)
         wanted = self._shapes[name][0] if merged else 1
         for pattern, count in counts.items():
