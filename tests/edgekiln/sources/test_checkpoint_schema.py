@@ -89,7 +89,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("hidden_act", "none", "."),
     ("num_labels", 10**9, "num_labels 1000000000, which must be an integer from 0 to 1048576"),
     ("num_attention_heads", 3, r"is not usable: The hidden size \(64\) is not a multiple"),
-    ("transformers_version", 0.5, "transformers_version 0.5, which transformers refuses"),
+    ("hidden_act", 0.5, "hidden_act 0.5, which transformers refuses"),
 ]
 
 

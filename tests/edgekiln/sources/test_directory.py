@@ -215,9 +215,9 @@ BAD: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "own code": (own_code, SourceError, "wants to run model code of its own"),
     "unknown type": (lambda d: edit(d / "config.json", model_type="mine"), UnsupportedModelError, "'mine'"),
     "quantized": (
-        lambda d: edit(d / "config.json", quantization_config={"quant_method": "hqq"}),
+        lambda d: edit(d / "config.json", quantization_config={"quant_method": "quip"}),
         UnsupportedModelError,
-        "quantized with hqq",
+        "quantized with quip",
     ),
     "not quantized": (
         lambda d: edit(d / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
