@@ -36,8 +36,8 @@ class ScanChannels {
     for (std::size_t token = 0; token < args_.length; ++token) {
       const std::size_t at = sequence_ * args_.length + token, start = at * args_.channels + first_;
       if (token + 1 < args_.length) prefetch(start + args_.channels);
-      std::copy_n(args_.b + at * states, states, b_);
-      std::copy_n(args_.c + at * states, states, c_);
+      b_ = padded(args_.b + at * states, own_b_);
+      c_ = padded(args_.c + at * states, own_c_);
       for (std::size_t channel = 0; channel < count_; channel += kLanes) scan(start, channel);
     }
     for (std::size_t channel = 0; channel < count_; ++channel)
@@ -52,6 +52,13 @@ class ScanChannels {
       for (std::size_t i = 0; i < count_; i += kLine) __builtin_prefetch(from + start + i);
   }
 
+  // The states at `from`, in `memory` if they need padding.
+  const float* padded(const float* from, float* memory) const {
+    if (args_.states == padded_) return from;
+    std::copy_n(from, args_.states, memory);
+    return memory;
+  }
+
   // A vector of channels of the token whose values begin at `start`.
   void scan(std::size_t start, std::size_t channel) {
     const std::size_t at = start + channel;
@@ -62,9 +69,9 @@ class ScanChannels {
                                             : update<0>(channel, step, step * x, padded_ / kLanes);
     const Floats out = added(read, d, x) * silu(z);
     if (channel + kLanes <= count_) return store(args_.out + at, out);
-    float padded[kLanes];
-    store(padded, out);
-    std::copy_n(padded, count_ - channel, args_.out + at);
+    float rest[kLanes];
+    store(rest, out);
+    std::copy_n(rest, count_ - channel, args_.out + at);
   }
 
   // The values of a vector of channels at `from`, padded with zeros.
@@ -86,7 +93,8 @@ class ScanChannels {
     for (int channel = 0; channel < kLanes; ++channel) {
       const std::size_t row = (first + channel) * padded_;
       const Floats size = broadcast(sizes[channel]), value = broadcast(values[channel]);
-      Floats sums[kStripeParts] = {};
+      Floats sums[kStripeParts];
+      for (Floats& each : sums) each = Floats{};
       for (std::size_t part = 0; part < (Parts ? Parts : parts); ++part) {
         const std::size_t i = part * kLanes;
         const Floats kept = exp2_of_negative(load(a_ + row + i) * size) * load(state_ + row + i);
@@ -102,7 +110,8 @@ class ScanChannels {
   const SelectiveScanArgs& args_;
   std::size_t sequence_, first_, count_, padded_;
   alignas(64) float state_[kChannels * kMaxSelectiveScanStates], a_[kChannels * kMaxSelectiveScanStates];
-  alignas(64) float b_[kMaxSelectiveScanStates] = {}, c_[kMaxSelectiveScanStates] = {};
+  alignas(64) float own_b_[kMaxSelectiveScanStates] = {}, own_c_[kMaxSelectiveScanStates] = {};
+  const float *b_ = nullptr, *c_ = nullptr;  // of the current token
 };
 
 }  // namespace
