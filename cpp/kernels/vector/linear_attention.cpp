@@ -143,10 +143,16 @@ class HeadColumns {
   }
 
   Token token_at(std::size_t token) {
+    Token found;
+    describe(token, found);
+    return found;
+  }
+
+  // In place: a copy of what was just written in parts would wait for the writes.
+  void describe(std::size_t token, Token& found) {
     const std::size_t at = sequence_ * args_.length + token, of_head = at * args_.heads + head_;
     const std::size_t key = (at * args_.key_heads + head_ / (args_.heads / args_.key_heads)) * args_.key_dim;
     const std::size_t value = of_head * args_.value_dim + first_;
-    Token found;
     found.query = args_.query + key;
     found.key = args_.key + key;
     found.value = args_.value + value;
@@ -177,7 +183,6 @@ class HeadColumns {
       case UpdateFactor::kStep:
         found.factor = step;
     }
-    return found;
   }
 
   const float* exp_rows(const float* decay) {
@@ -225,7 +230,7 @@ class HeadColumns {
   // The same for kTokens tokens from `first` on, without the delta rule; each has the bits that update() gives it.
   void update_several(std::size_t first, Rows from, float* to, std::size_t stride) {
     Token tokens[kTokens];
-    for (int i = 0; i < kTokens; ++i) tokens[i] = token_at(first + i);
+    for (int i = 0; i < kTokens; ++i) describe(first + i, tokens[i]);
     for (std::size_t column = 0; column < count_; column += 2 * kLanes) {
       const Rows rows{from.first + column, from.stride};
       if (column + kLanes < count_) {
