@@ -4,7 +4,7 @@ Each is what a function of the field's packages computes (causal_conv1d_fn, chun
 mamba_chunk_scan_combined), with tokens before channels, so that projections need no Transpose.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import onnx_ir as ir
@@ -160,7 +160,7 @@ def gated_selective_scan_function() -> ir.Function:
     return define(GATED_SELECTIVE_SCAN, inputs, ["y", "present"], nodes, ["channels"])
 
 
-def _attention(inputs: list[str], outputs: list[str], rule: str, **attributes: float) -> onnx.NodeProto:
+def _attention(inputs: list[str], outputs: list[str], rule: str, **attributes: Any) -> onnx.NodeProto:
     """A call of LinearAttention with the attributes `LAYOUT` of the function around it, and its scale if none given."""
     node = helper.make_node(LINEAR_ATTENTION, inputs, outputs, domain=DOMAIN, update_rule=rule, **attributes)
     with_ref_attributes(node, AttributeProto.INT, **{name: name for name in _HEADS})

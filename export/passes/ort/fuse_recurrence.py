@@ -1,5 +1,6 @@
 """Fuse the canonical ops of layers with states, and the arithmetic around them, into functions of edgekiln.ort."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ class FuseRecurrence(InPlacePass):
                 case "CausalConv":
                     _fuse_conv(model, node)
                 case "LinearAttention" if size_of(input_of(node, 1), 3) <= _MAX_KEY_DIM:
-                    _fuse_mamba2(model, node) or _fuse_delta_rule(model, node) or _fuse_attention(model, node)
+                    if not (_fuse_mamba2(model, node) or _fuse_delta_rule(model, node)):
+                        _fuse_attention(model, node)
                 case "SelectiveScan":
                     _fuse_scan(model, node)
         common.RemoveUnusedNodesPass()(model)
@@ -87,9 +89,7 @@ def _fuse_conv(model: ir.Model, node: ir.Node) -> None:
     graph, shape = graph_of(node), (channels, 1, width)
     if shape_of(source) != shape:
         name = f"{source.name}.depthwise"
-        source = new_initializer(
-            graph, name, shape, ir.DataType.FLOAT, lambda values=source: values_of(values).reshape(shape)
-        )
+        source = new_initializer(graph, name, shape, ir.DataType.FLOAT, partial(_reshaped, source, shape))
     bias = optional_input(node, 3) or constant(graph, f"zeros.{channels}", np.zeros(channels, np.float32))
     add_function(model, recurrence.causal_conv_function())
     nodes = NewNodes(node)
@@ -98,6 +98,10 @@ def _fuse_conv(model: ir.Model, node: ir.Node) -> None:
     out = _call(nodes, recurrence.CAUSAL_CONV, inputs, activation=activation)
     present = nodes.new[-1].outputs[1]
     nodes.replace(nodes.add("Transpose", [out], "columns", perm=[0, 2, 1]), present)
+
+
+def _reshaped(weight: ir.Value, shape: tuple[int, ...]) -> np.ndarray:
+    return values_of(weight).reshape(shape)
 
 
 def _fuse_mamba2(model: ir.Model, node: ir.Node) -> bool:
@@ -169,7 +173,7 @@ def _fuse_attention(model: ir.Model, node: ir.Node) -> None:
     out = _call(
         nodes,
         recurrence.LINEAR_ATTENTION,
-        canonical.without_trailing_none(query, key, value, past, decay, beta),
+        list(canonical.without_trailing_none(query, key, value, past, decay, beta)),
         update_rule=str(attribute(node, "rule")),
         scale=float(attribute(node, "scale")),
         **_layout(key, value),
