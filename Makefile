@@ -21,6 +21,8 @@ LLAMA = bench/.venv-llama
 LLAMA_AVX2 = bench/.venv-llama-avx2
 # Further options of the benchmark that a target runs.
 BENCH_ARGS ?=
+# Environment of the tests that need llm-compressor.
+CALIB = build/venv-calib
 # Environment of `make families-newest`.
 NEWEST = build/venv-families
 # pytest processes that run the tests; each computes with one thread, see tests/conftest.py.
@@ -41,7 +43,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow families families-newest lint lint-imports bench bench-isa curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -168,8 +170,18 @@ test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where
 	  echo "skipped, as these packages are missing: apt-get install g++-aarch64-linux-gnu qemu-user"; \
 	fi
 
-test-slow: cpp ## run the other Python tests: real models, sweeps over all families
-	$(PYTEST) -m "slow and not sweep"
+test-slow: cpp test-calib ## run the other Python tests: real models, sweeps over all families
+	$(PYTEST) -m "slow and not llm_compressor and not sweep"
+
+test-calib: $(CALIB)/.setup ## run the tests that need llm-compressor, in an environment of their own
+	$(CALIB)/bin/python -m pytest -m llm_compressor $$(grep -rl --include='test_*.py' mark.llm_compressor tests)
+
+$(CALIB)/.setup: pyproject.toml constraints.txt constraints-calib.txt
+	$(call make_venv,$(CALIB))
+	sed -n 's/==.*/==/p' constraints-calib.txt | grep -vFf - constraints.txt | cat - constraints-calib.txt > $(CALIB)/constraints.txt
+	SKBUILD_WHEEL_CMAKE=false $(CALIB)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+		-c $(CALIB)/constraints.txt -e '.[cpu,calib,test]'
+	touch $@
 
 families: $(STAMP) runtimes/lib ## try every causal model type of transformers, and write docs/families.md
 	PYTHONPATH=tests $(BIN)/python -m families --workers $(TEST_WORKERS) --out docs/families.md

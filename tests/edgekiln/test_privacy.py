@@ -147,7 +147,8 @@ def test_a_command_leaves_no_file(tiny_engine: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_building_from_local_files_connects_to_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quant", ["int8", pytest.param("int4-gptq", marks=pytest.mark.llm_compressor)])
+def test_building_from_local_files_connects_to_nothing(tiny_checkpoint: Path, tmp_path: Path, quant: str) -> None:
     user = tmp_path / "user"
     user.mkdir()
     data = ("--calib-samples", "2", "--calib-length", "16")
@@ -158,7 +159,7 @@ def test_building_from_local_files_connects_to_nothing(tiny_checkpoint: Path, tm
         "-o",
         tmp_path / "engine",
         "--quant",
-        "int4-gptq",
+        quant,
         *data,
     ]
     done, calls = traced(command, new_user(user), tmp_path / "strace.log")

@@ -25,6 +25,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.llm_compressor
 def test_awq_changes_weights_and_not_what_the_model_computes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=1)
     source = resolve(str(tmp_path / "model"))

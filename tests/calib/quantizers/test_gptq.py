@@ -32,6 +32,7 @@ def output_error(values: np.ndarray, weight: torch.Tensor, inputs: torch.Tensor)
 
 
 @pytest.mark.slow
+@pytest.mark.llm_compressor
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_gptq_codes_give_the_weight_that_is_left_in_the_model(tmp_path: Path, symmetric: bool) -> None:
     save_checkpoint(tmp_path / "model", "llama", num_hidden_layers=1)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from auto_round.export.export_to_autoround.export import dynamic_import_quant_linear_for_packing
 from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
@@ -188,12 +187,15 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
     check_read(tmp_path, expected, "MXFP4")
 
 
+@pytest.mark.llm_compressor  # which installs AutoRound
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
     "packing", ["auto_round", "auto_round:gptqmodel", "auto_round:auto_gptq", "auto_round:auto_awq"]
 )
 def test_auto_round_by_its_own_packer(tmp_path: Path, packing: str, bits: int, symmetric: bool) -> None:
+    from auto_round.export.export_to_autoround.export import dynamic_import_quant_linear_for_packing
+
     if bits == 8 and "awq" in packing:
         pytest.skip("AWQ has 4 bits")
     backend = {"auto_round:auto_gptq": "auto_round:gptq"}.get(packing, packing)
