@@ -187,6 +187,7 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
     check_read(tmp_path, expected, "MXFP4")
 
 
+@pytest.mark.slow
 @pytest.mark.llm_compressor  # which installs AutoRound
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("bits", [4, 8])
