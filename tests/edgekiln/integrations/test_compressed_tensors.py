@@ -42,6 +42,9 @@ SPECS = {
     "int4-sym-64": LayerSpec(bits=4, group_size=64),
     "8-bit groups": LayerSpec(bits=8, group_size=32, symmetric=False),
 }
+# transformers 5.24 refuses packed zero points: it makes room for unpacked ones. That of llm-compressor loads them.
+PACKED_ZEROS = pytest.mark.llm_compressor
+ASYMMETRIC = [name for name, spec in SPECS.items() if not spec.symmetric]
 TOKENS = np.random.default_rng(0).integers(0, 256, 400)
 
 
@@ -60,7 +63,9 @@ def loaded(directory: Path) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=PACKED_ZEROS if name in ASYMMETRIC else []) for name in SPECS]
+)
 def test_transformers_loads_the_quantized_weights(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     spec, output = SPECS[name], tmp_path / "out"
     checkpoint = write(tiny_checkpoint, output, Recipe(default=spec))
@@ -86,7 +91,7 @@ def test_transformers_loads_the_quantized_weights(tiny_checkpoint: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["int8", pytest.param("int4", marks=PACKED_ZEROS)])
 def test_perplexity_is_that_of_the_engine(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     # The checkpoint keeps the embedding and the head in floating point, which an engine would quantize.
     floats = tuple(Override(match=name, skip=True) for name in ("lm_head", "model.embed_tokens"))
@@ -136,6 +141,7 @@ def test_transformers_uses_the_static_activation_scales(tiny_checkpoint: Path, t
     assert form.read().input_scale == pytest.approx(layers["model.layers.0.mlp.up_proj"].input_scale)
 
 
+@PACKED_ZEROS
 def test_several_schemes_target_layers_by_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
     overrides = (
         Override(match="*.down_proj", group_size="channel"),
@@ -198,6 +204,7 @@ def test_named_templates_and_special_tokens_are_kept(tiny_checkpoint: Path, tmp_
     assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False)
 
 
+@PACKED_ZEROS
 def test_large_checkpoints_are_split(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tiny_checkpoint, tmp_path / "whole", Recipe(default=INT4))
     monkeypatch.setattr(compressed_tensors, "_SHARD_BYTES", 50_000)
@@ -214,6 +221,7 @@ def test_large_checkpoints_are_split(tiny_checkpoint: Path, tmp_path: Path, monk
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*models, strict=True))
 
 
+@PACKED_ZEROS
 def test_a_tied_head_is_written_once(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", "llama", tie_word_embeddings=True, num_hidden_layers=1)
     write(tmp_path / "model", tmp_path / "out", Recipe(default=INT4))
@@ -222,6 +230,7 @@ def test_a_tied_head_is_written_once(tmp_path: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+@PACKED_ZEROS
 def test_weights_with_unsupported_schemes_are_quantized_again(tmp_path: Path) -> None:
     tensors = {
         name: (quants.quantize(value, Kind.Q4_1), Kind.Q4_1) if value.ndim == 2 else value

@@ -80,7 +80,7 @@ def start_again(path: Path) -> None:
     change(path, BOOT_ID, b"0" * 36)
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4", "int4-sym"])
+@pytest.mark.parametrize("quant", ["int8", "int4", pytest.param("int4-sym", marks=pytest.mark.llm_compressor)])
 def test_the_first_start_writes_it_and_the_second_maps_it(
     quant: str, built: Callable[[str], Path], engine: Path, tmp_path: Path
 ) -> None:
