@@ -12,7 +12,7 @@ from families import check, report
 from families.__main__ import main
 from families.check import Outcome
 from families.configs import ROWS
-from families.sweep import check_apart
+from families.sweep import check_apart, model_types
 
 
 def test_a_supported_type_is_right() -> None:
@@ -114,3 +114,11 @@ def test_rows_of_single_types_are_replaced_in_a_report_of_the_same_version(
     path.write_text(report.write(old, "1.0.0", "make families"))
     with pytest.raises(SystemExit, match="2"):
         main()
+
+
+def test_the_documented_report_has_every_type_and_no_defect() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
+    outcomes = report.read(text)
+    assert not [name for name, outcome in outcomes.items() if outcome.kind in ("wrong", "traceback")]
+    if report.version(text) == transformers.__version__:
+        assert sorted(outcomes) == model_types()
