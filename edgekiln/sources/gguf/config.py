@@ -41,8 +41,8 @@ def parse_config(file: GgufFile) -> dict[str, Any]:
     architecture = ARCHITECTURES.get(name)
     if architecture is None:
         raise UnsupportedModelError(
-            f"{file.path} has the architecture {name:.60}, which cannot be read from GGUF yet (can: "
-            f"{', '.join(sorted(ARCHITECTURES))}): give the model's Hugging Face directory"
+            f"{file.path} has the architecture {name:.60}, which cannot be read from GGUF yet (docs/gguf.md "
+            f"lists the {len(ARCHITECTURES)} that can): give the model's Hugging Face directory"
         )
     if EMBEDDING not in file.tensors:
         raise SourceError(f"{file.path} has no {EMBEDDING}: it is not a whole language model")
