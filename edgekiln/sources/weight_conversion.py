@@ -228,8 +228,8 @@ class ConvertedWeights:
         counts = {pattern: 0 for pattern in converter.source_patterns}
         for pattern, _ in conversion.sources:
             counts[pattern] += 1
-        if len(converter.source_patterns) > 1 and len(converter.target_patterns) > 1:
-            return  # the tensors of one pattern are shared out to several targets; `_convert` checks the shapes
+        if len(converter.target_patterns) > 1:
+            return  # tensors may be shared out to several targets; `_convert` checks the shapes
         if len(conversion.sources) == 1 and tuple(self._tensors.shape(conversion.sources[0][1])) == self._shapes[name]:
             return  # it is not quantized: the other patterns are those of its scales
         merged = any(isinstance(operation, MergeModulelist) for operation in converter.operations)

@@ -61,8 +61,10 @@ def test_engine_matches_the_whole_model(model_type: str, tmp_path: Path) -> None
     save_composite(tmp_path / "model", model)
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, FIRST_SPECIAL, prompt + DECODE) for prompt in PROMPTS]
+    # In transformers 5.24, the whole of this model fails without images.
+    whole = model.language_model if model_type == "llama4" else model
     with torch.no_grad():
-        expected = [model(input_ids=torch.tensor(row)[None], use_cache=False).logits[0].numpy() for row in tokens]
+        expected = [whole(input_ids=torch.tensor(row)[None], use_cache=False).logits[0].numpy() for row in tokens]
     source = resolve(str(tmp_path / "model"))
     options = BuildOptions(quant="none")
     (tmp_path / "engine").mkdir()
