@@ -159,7 +159,7 @@ PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 test: cpp ## run the C++ tests and the fast Python tests
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not llm_compressor"
 
 # The emulator takes 3 minutes for what takes seconds on Arm.
 test-arm: $(STAMP) ## run the tests of the kernels for 64-bit Arm in qemu, where its compiler and qemu are installed
