@@ -34,11 +34,7 @@ class GatedSelectiveScan {
     if (!args.batch || !args.length || !args.channels || !args.states) fail("a scan needs a token and a channel");
     if (args.states > kMaxSelectiveScanStates) fail("a channel has more states than the kernel takes");
     const std::size_t tokens = args.batch * args.length;
-    const auto floats = [&](Input index, std::size_t count) {
-      const Tensor tensor = input(context, index);
-      if (element_count(tensor.shape) != count) fail("an input of the scan has another size");
-      return tensor.floats();
-    };
+    const auto floats = [&](Input index, std::size_t count) { return floats_of(input(context, index), count); };
     args.x = x.floats();
     args.past = past.floats();
     args.dt = floats(kDt, tokens * args.channels);

@@ -39,12 +39,6 @@ inline LinearAttentionArgs linear_attention_args(OrtKernelContext* context, cons
   return args;
 }
 
-// An input with `count` elements.
-inline const float* floats_of(const Tensor& tensor, std::size_t count) {
-  if (element_count(tensor.shape) != count) fail("an input of linear attention has another size");
-  return tensor.floats();
-}
-
 // Engines define functions under these names, which run where the kernel is not registered.
 class LinearAttention {
  public:

@@ -169,6 +169,13 @@ inline const Element* constant_input(const OrtKernelInfo* info, std::size_t inde
   return static_cast<const Element*>(tensor.data);
 }
 
+// An input of floats with `count` elements.
+inline const float* floats_of(const Tensor& tensor, std::size_t count) {
+  const std::size_t elements = element_count(tensor.shape);
+  if (elements != count) fail("an input has " + std::to_string(elements) + " elements, not " + std::to_string(count));
+  return tensor.floats();
+}
+
 // A config entry of the session; empty where it is not set, or the runtime does not tell.
 inline std::string session_entry(const OrtKernelInfo* info, const char* name) {
   if (!config_api) return {};

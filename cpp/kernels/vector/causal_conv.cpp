@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/vector/for_each_row.h"
 #include "kernels/vector/softplus.h"
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -59,22 +60,12 @@ void convolve(const CausalConvArgs& args, std::size_t sequence, std::size_t firs
 }  // namespace
 
 void causal_conv(const CausalConvArgs& args, const Parallel& parallel) {
-  // A task computes several blocks of channels where each takes less time than its dispatch.
-  constexpr std::size_t kTaskValues = 1 << 13;
-  struct Loop {
-    const CausalConvArgs& args;
-    std::size_t channels_a_task, tasks_a_sequence;
-  };
-  const std::size_t channels_a_task = (kTaskValues / (kBlock * args.length * args.width) + 1) * kBlock;
-  Loop loop{args, channels_a_task, (args.channels + channels_a_task - 1) / channels_a_task};
-  const auto task = [](void* context, std::size_t index) {
-    const Loop& loop = *static_cast<const Loop*>(context);
-    const std::size_t first = index % loop.tasks_a_sequence * loop.channels_a_task;
-    const std::size_t last = std::min(first + loop.channels_a_task, loop.args.channels);
-    for (std::size_t block = first; block < last; block += kBlock)
-      convolve(loop.args, index / loop.tasks_a_sequence, block, std::min(kBlock, last - block));
-  };
-  parallel.run(parallel.self, task, args.batch * loop.tasks_a_sequence, &loop);
+  const std::size_t blocks = (args.channels + kBlock - 1) / kBlock;
+  // A product counts for two values: tasks of half the size share a decode step among more threads.
+  for_each_row(args.batch * blocks, 2 * kBlock * args.length * args.width, parallel, [&](std::size_t block) {
+    const std::size_t first = block % blocks * kBlock;
+    convolve(args, block / blocks, first, std::min(kBlock, args.channels - first));
+  });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -7,7 +7,7 @@
 
 namespace edgekiln::EDGEKILN_ISA {
 
-// Calls compute(row) for each of `rows` rows of `width` values.
+// Calls compute(row) for each of `rows` rows, or other parts, of `width` values.
 template <typename Compute>
 void for_each_row(std::size_t rows, std::size_t width, const Parallel& parallel, const Compute& compute) {
   constexpr std::size_t kTaskValues = 1 << 14;

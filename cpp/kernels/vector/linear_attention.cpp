@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/vector/for_each_row.h"
 #include "kernels/vector/softplus.h"
 #include "kernels/vector/stripes.h"
 
@@ -289,25 +290,12 @@ class HeadColumns {
 }  // namespace
 
 void linear_attention(const LinearAttentionArgs& args, const Parallel& parallel) {
-  // A task computes several blocks of columns where each takes less time than its dispatch.
-  constexpr std::size_t kTaskValues = 1 << 14;
-  struct Loop {
-    const LinearAttentionArgs& args;
-    std::size_t blocks_a_head, blocks, blocks_a_task;
-  };
-  const std::size_t blocks_a_head = (args.value_dim + kColumns - 1) / kColumns;
+  const std::size_t blocks = (args.value_dim + kColumns - 1) / kColumns;
   const std::size_t values = args.length * args.key_dim * std::min(args.value_dim, kColumns);
-  Loop loop{args, blocks_a_head, args.batch * args.heads * blocks_a_head, kTaskValues / values + 1};
-  const auto task = [](void* context, std::size_t index) {
-    const Loop& loop = *static_cast<const Loop*>(context);
-    const std::size_t first = index * loop.blocks_a_task, last = std::min(first + loop.blocks_a_task, loop.blocks);
-    for (std::size_t block = first; block < last; ++block) {
-      const std::size_t head = block / loop.blocks_a_head;
-      HeadColumns(loop.args, head / loop.args.heads, head % loop.args.heads, block % loop.blocks_a_head * kColumns)
-          .compute();
-    }
-  };
-  parallel.run(parallel.self, task, (loop.blocks + loop.blocks_a_task - 1) / loop.blocks_a_task, &loop);
+  for_each_row(args.batch * args.heads * blocks, values, parallel, [&](std::size_t block) {
+    const std::size_t head = block / blocks;
+    HeadColumns(args, head / args.heads, head % args.heads, block % blocks * kColumns).compute();
+  });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

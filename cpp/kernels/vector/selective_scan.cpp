@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/vector/for_each_row.h"
 #include "kernels/vector/softplus.h"
 #include "kernels/vector/stripes.h"
 
@@ -117,22 +118,10 @@ class ScanChannels {
 }  // namespace
 
 void selective_scan(const SelectiveScanArgs& args, const Parallel& parallel) {
-  // A task computes several blocks of channels where each takes less time than its dispatch.
-  constexpr std::size_t kTaskValues = 1 << 13;
-  struct Loop {
-    const SelectiveScanArgs& args;
-    std::size_t channels_a_task, tasks_a_sequence;
-  };
-  const std::size_t channels_a_task = (kTaskValues / (kChannels * args.length * args.states) + 1) * kChannels;
-  Loop loop{args, channels_a_task, (args.channels + channels_a_task - 1) / channels_a_task};
-  const auto task = [](void* context, std::size_t index) {
-    const Loop& loop = *static_cast<const Loop*>(context);
-    const std::size_t first = index % loop.tasks_a_sequence * loop.channels_a_task;
-    const std::size_t last = std::min(first + loop.channels_a_task, loop.args.channels);
-    for (std::size_t channel = first; channel < last; channel += kChannels)
-      ScanChannels(loop.args, index / loop.tasks_a_sequence, channel).compute();
-  };
-  parallel.run(parallel.self, task, args.batch * loop.tasks_a_sequence, &loop);
+  const std::size_t blocks = (args.channels + kChannels - 1) / kChannels;
+  // A state counts for two values: its update takes an exponential.
+  for_each_row(args.batch * blocks, 2 * kChannels * args.length * args.states, parallel,
+               [&](std::size_t block) { ScanChannels(args, block / blocks, block % blocks * kChannels).compute(); });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA
