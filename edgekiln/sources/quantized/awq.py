@@ -19,6 +19,7 @@ from edgekiln.sources.quantized.grid import (
     engine_group,
     grouped,
     matrix_shape,
+    stems,
     unpack,
     words_of,
 )
@@ -59,11 +60,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: AwqConfig) -> d
         UnsupportedModelError: the group size is no multiple of 32.
     """
     known = set(names)
-    return {
-        f"{name.removesuffix(_SUFFIX)}.weight": _layer(tensors, name.removesuffix(_SUFFIX), known)
-        for name in known
-        if name.endswith(_SUFFIX)
-    }
+    return {f"{name}.weight": _layer(tensors, name, known) for name in stems(known, _SUFFIX)}
 
 
 def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:

@@ -21,7 +21,7 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import CODEBOOKS, QuantizedWeight
 from edgekiln.errors import UnsupportedModelError
-from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged, matrix_shape
+from edgekiln.sources.quantized.grid import QuantizedLayer, Tensors, array, channels, damaged, matrix_shape, stems
 
 _STATE = ".weight.quant_state.bitsandbytes__nf4"
 _ROW_ABSMAX = ".SCB"
@@ -66,10 +66,8 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: BitsAndBytesConf
             f"4-bit weights of type {config.bnb_4bit_quant_type} cannot be carried, of bitsandbytes' types only nf4: "
             "give the unquantized checkpoint"
         )
-    four = {name.removesuffix(_STATE) for name in known if name.endswith(_STATE)}
-    eight = {name.removesuffix(_ROW_ABSMAX) for name in known if name.endswith(_ROW_ABSMAX)}
-    return {f"{name}.weight": _nf4(tensors, name, known) for name in four} | {
-        f"{name}.weight": _int8(tensors, name, known) for name in eight
+    return {f"{name}.weight": _nf4(tensors, name, known) for name in stems(known, _STATE)} | {
+        f"{name}.weight": _int8(tensors, name, known) for name in stems(known, _ROW_ABSMAX)
     }
 
 

@@ -92,16 +92,18 @@ def find_layers(
     known = set(names)
     weights = [group.weights for group in config.config_groups.values() if group.weights is not None]
     blocks = [entry.block_structure for entry in weights if entry.block_structure is not None]
-    found: dict[str, QuantizedLayer | DequantizedTensor] = {}
-    for name in known:
-        if name.endswith((_PACKED, _SCALE)) or (name.endswith(".weight") and tensors.dtype(name) in FP8_DTYPES):
-            module = name.rpartition(".")[0]
-            found[f"{module}.weight"] = (
-                compressed_floats.find_layer(tensors, module, known, blocks)
-                if compressed_floats.is_float(tensors, module, known)
-                else (_packed if f"{module}{_PACKED}" in known else _plain)(tensors, module, known)
-            )
-    return found
+    # Once each: packed weights have scales as well.
+    modules = {
+        name.rpartition(".")[0]
+        for name in known
+        if name.endswith((_PACKED, _SCALE)) or (name.endswith(".weight") and tensors.dtype(name) in FP8_DTYPES)
+    }
+    return {
+        f"{module}.weight": compressed_floats.find_layer(tensors, module, known, blocks)
+        if compressed_floats.is_float(tensors, module, known)
+        else (_packed if f"{module}{_PACKED}" in known else _plain)(tensors, module, known)
+        for module in modules
+    }
 
 
 def _check(config: CompressedTensorsConfig) -> None:

@@ -24,6 +24,7 @@ from edgekiln.sources.quantized.grid import (
     engine_group,
     grouped,
     matrix_shape,
+    stems,
     unpack,
     words_of,
 )
@@ -64,11 +65,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], config: GptqConfig) -> d
             several sizes.
     """
     known = set(names)
-    return {
-        f"{name.removesuffix(_SUFFIX)}.weight": _layer(tensors, name.removesuffix(_SUFFIX), known, config)
-        for name in known
-        if name.endswith(_SUFFIX)
-    }
+    return {f"{name}.weight": _layer(tensors, name, known, config) for name in stems(known, _SUFFIX)}
 
 
 def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> QuantizedLayer:

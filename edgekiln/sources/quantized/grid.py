@@ -1,6 +1,6 @@
 """Convert the codes, scales and zero points of checkpoint formats to `QuantizedWeight`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,6 +60,11 @@ def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:
     """Read a tensor as a numpy array; every float dtype becomes float32."""
     tensor = tensors.read(name)
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+
+
+def stems(names: Iterable[str], suffix: str) -> list[str]:
+    """What is before `suffix` in the names that end with it."""
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
 def matrix_shape(tensors: Tensors, part: str, name: str) -> tuple[int, int]:

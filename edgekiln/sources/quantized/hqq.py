@@ -27,11 +27,12 @@ from edgekiln.sources.quantized.grid import (
     array,
     damaged,
     engine_group,
+    stems,
 )
 
 _SUFFIX = ".W_q"
 _NEEDED = ("scale", "zero", "shape", "nbits", "axis")
-_OTHER: tuple[str, ...] = (
+_OTHER = (
     "group_size",
     "packing",
     "unpack_view_dtype",
@@ -39,8 +40,13 @@ _OTHER: tuple[str, ...] = (
     "quant_scale",
     "quant_zero",
     "compute_dtype",
+    "offload_meta",
+    "encoded_state_dict",
+    "stores_quant_config",
+    "channel_wise",
+    "optimize",
+    "round_zero",
 )
-_OTHER += ("offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero")
 _BITS = (1, 2, 4, 8)
 _MATRIX = 2
 
@@ -69,11 +75,7 @@ def find_layers(
         UnsupportedModelError: 3 bits, codes that are stored as floats, or a group size that is no multiple of 32.
     """
     known = set(names)
-    return {
-        f"{name.removesuffix(_SUFFIX)}.weight": _layer(tensors, name.removesuffix(_SUFFIX), known)
-        for name in known
-        if name.endswith(_SUFFIX)
-    }
+    return {f"{name}.weight": _layer(tensors, name, known) for name in stems(known, _SUFFIX)}
 
 
 def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer | DequantizedTensor:

@@ -15,7 +15,7 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.block_scales import DOUBLED_FP4, FP4_VALUES, fp4_codes, multiply_blocks, powers_of_two
-from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged
+from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged, stems
 
 GROUP = 32
 _BLOCKS, _SCALES = "_blocks", "_scales"
@@ -46,11 +46,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: Mxfp4Config) ->
         SourceError: the tensors of one are missing, or their shapes or types contradict each other.
     """
     known = set(names)
-    return {
-        name.removesuffix(_BLOCKS): _experts(tensors, name.removesuffix(_BLOCKS), known)
-        for name in known
-        if name.endswith(_BLOCKS)
-    }
+    return {name: _experts(tensors, name, known) for name in stems(known, _BLOCKS)}
 
 
 def kept(read: Callable[[], tuple[Bytes, Bytes]]) -> PrequantizedWeight:
