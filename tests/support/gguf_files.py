@@ -1,5 +1,6 @@
 """Write small GGUF files of random models, with the names and layouts of llama.cpp's converter."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,36 @@ def add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
     if value == 1e300:
         kind = kinds.FLOAT64
     writer.add_key_value(name, value, kind, kinds.get_type(value[0]) if isinstance(value, list) else None)
+
+
+def write_tensors(
+    path: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    tensors: Iterable[tuple[str, np.ndarray, gguf.GGMLQuantizationType | None]],
+) -> None:
+    """Write a file with the vocabulary of `TOKENS`.
+
+    Args:
+        path: the file.
+        architecture: its name, which the keys begin with.
+        metadata: keys of the architecture; those that are None are left out.
+        tensors: name, values, and the format of values that are blocks.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
+        if value is not None:
+            add(writer, f"{architecture}.{key}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_merges(["h e"])
+    for name, tensor, kind in tensors:
+        writer.add_tensor(name, tensor, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

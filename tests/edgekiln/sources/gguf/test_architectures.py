@@ -6,7 +6,6 @@ The files have llama.cpp's tensor names and layouts, and the metadata that llama
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 
 from edgekiln.sources.gguf.architectures import ARCHITECTURES
 from edgekiln.sources.resolve import resolve
-from support.gguf_files import TOKENS, add, interleave
+from support.gguf_files import TOKENS, interleave, write_tensors
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, INNER, LAYERS, POSITIONS = len(TOKENS), 64, 4, 2, 96, 3, 128
 RMS, LAYER = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
@@ -174,20 +173,8 @@ def stored(architecture: str, model: PreTrainedModel) -> dict[str, np.ndarray]:
 
 
 def write_model(path: Path, architecture: str, model: PreTrainedModel, metadata: dict[str, Any]) -> None:
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in {**METADATA, **metadata}.items():
-        if value is not None:
-            add(writer, f"{architecture}.{key}", value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_merges(["h e"])
-    for name, tensor in stored(architecture, model).items():
-        writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tensors = ((name, tensor, None) for name, tensor in stored(architecture, model).items())
+    write_tensors(path, architecture, {**METADATA, **metadata}, tensors)
 
 
 @pytest.mark.parametrize("architecture", MODELS)

@@ -17,7 +17,7 @@ from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.resolve import resolve
 from support.gguf_cases import CASES, FIELDS, HEADS, HIDDEN, LAYER, LAYERS, METADATA
 from support.gguf_conversion import converted
-from support.gguf_files import TOKENS, add
+from support.gguf_files import write_tensors
 
 MATRIX, BLOCK = 2, 32
 
@@ -51,25 +51,13 @@ def write_model(
     **more: np.ndarray,
 ) -> Path:
     """Write a model as a file, with matrices in the format `kind`, and with `more` tensors."""
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in {**METADATA, **metadata}.items():
-        if value is not None:
-            add(writer, f"{architecture}.{key}", value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_merges(["h e"])
     tied = set(model.all_tied_weights_keys)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
+    tensors = []
     for name, tensor in {**converted(architecture, state, model.config), **more}.items():
-        blocks = tensor.ndim == MATRIX and tensor.shape[1] % BLOCK == 0 and kind is not None
-        writer.add_tensor(
-            name, gguf.quants.quantize(tensor, kind) if blocks else tensor, raw_dtype=kind if blocks else None
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        blocks = kind is not None and tensor.ndim == MATRIX and tensor.shape[1] % BLOCK == 0
+        tensors.append((name, gguf.quants.quantize(tensor, kind), kind) if blocks else (name, tensor, None))
+    write_tensors(path, architecture, {**METADATA, **metadata}, tensors)
     return path
 
 

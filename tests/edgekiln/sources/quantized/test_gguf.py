@@ -6,6 +6,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
+from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.gguf import FORMATS, prequantized_gguf
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 
@@ -30,9 +31,8 @@ def random_blocks(kind: Kind) -> np.ndarray:
     return raw.reshape(N, -1)
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
-def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
+def kept(kind: Kind, permuted: bool) -> tuple[QuantizedWeight, np.ndarray]:
+    """The kept weight of random blocks, with permuted rows or not, and its values by the gguf package."""
     raw = random_blocks(kind)
     rows = np.random.default_rng(1).permutation(N) if permuted else None
     expected = dequantize(raw, kind)[slice(None) if rows is None else rows]
@@ -41,8 +41,15 @@ def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
     assert prequantized.note is None
     weight = prequantized.read()
     assert weight.scheme == prequantized.scheme
-    assert prequantized.scheme.bits == (8 if kind in EIGHT_BITS else 4)
-    assert (weight.group_bias is not None) == prequantized.scheme.group_bias
+    return weight, expected
+
+
+@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
+def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
+    weight, expected = kept(kind, permuted)
+    assert weight.scheme.bits == (8 if kind in EIGHT_BITS else 4)
+    assert (weight.group_bias is not None) == weight.scheme.group_bias
     # The rounding error of float32 sums of terms of this size.
     size = np.abs(weight.scales).max() * 256 + (0 if weight.group_bias is None else np.abs(weight.group_bias).max())
     np.testing.assert_allclose(weight.dequantize(), expected, rtol=0, atol=float(size) * 2**-23)
@@ -51,14 +58,7 @@ def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
 @pytest.mark.parametrize("kind", MULTIPLES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
 def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind, permuted: bool) -> None:
-    raw = random_blocks(kind)
-    rows = np.random.default_rng(1).permutation(N) if permuted else None
-    expected = dequantize(raw, kind)[slice(None) if rows is None else rows]
-    prequantized = prequantized_gguf(kind, rows, lambda: raw, lambda: pytest.fail("read as float"))
-    assert prequantized is not None
-    assert prequantized.note is None
-    weight = prequantized.read()
-    assert weight.scheme == prequantized.scheme
+    weight, expected = kept(kind, permuted)
     assert weight.codes.max() < 1 << weight.scheme.bits
     np.testing.assert_array_equal(weight.dequantize(), expected)
 
