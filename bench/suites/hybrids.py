@@ -2,7 +2,8 @@
 
 All have random weights, and are measured in rotating order in one run. Ratios are of times, turn by turn: 1.3 means
 that the hybrid takes 1.3 times as long as the plain model. Other programs on the machine slow down some steps of an
-answer but rarely all, so a sample is the time that a tenth of the steps, or the best of several prompts, stays below.
+answer but rarely all: a sample of decode is the 10th percentile of the times of its steps, and one of prefill the
+fastest of several prompts.
 
 Run: python -m bench.suites.hybrids --help
 """

@@ -93,8 +93,8 @@ def composite(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> C
     owner_name, owner, head_name = _head(whole, kind)
     prefix = f"{owner_name}." if owner_name else ""
     if type(owner.config) is kind:
-        # A class for use inside another model only need not take positions as causal language models do: Kosmos's
-        # are indices of embeddings, which the model around it never gives.
+        # A decoder class that serves only inside another model may take other positions than causal language models
+        # do: those of Kosmos are indices into a table, and the model around it never passes them.
         if owner is not whole and type(owner) is not causal_class(owner.config):
             raise UnsupportedModelError(
                 f"transformers has no causal language model for {owner.config.model_type}, the text decoder of "

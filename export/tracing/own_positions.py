@@ -11,7 +11,7 @@ from edgekiln.export.tracing.cache_trace import current
 def from_table(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """The forward of a table [positions, K] of position embeddings: its rows for the position ids of the trace.
 
-    Rows may begin with some (`offset`) that are for no position.
+    The first `offset` rows, of modules that have such an attribute, belong to no position.
     """
     position_ids = current().position_ids
     if position_ids is None:  # while shapes are recorded

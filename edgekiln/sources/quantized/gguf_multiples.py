@@ -50,8 +50,8 @@ def _half(raw: Bytes) -> Floats:
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
 
 
-def _scale_and_sixths(raw: Bytes) -> Floats:
-    """IQ4_XS: float16 scale, upper two bits of 8 group scales in 2 bytes, their lower four bits in 4 bytes."""
+def _six_bit_scales(raw: Bytes) -> Floats:
+    """IQ4_XS: a float16 scale times group scales of 6 bits, the upper two of all 8 in 2 bytes, the lower four in 4."""
     high = np.ascontiguousarray(raw[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
     low = np.stack([raw[:, 4:8] & 15, raw[:, 4:8] >> 4], axis=2).reshape(-1, _GROUPS)
     return _half(raw[:, :2]) * ((low | high << 4).astype(np.float32) - 32)
@@ -87,7 +87,7 @@ def _odd_three_bits(raw: Bytes) -> Floats:
 
 MULTIPLES = {
     Kind.IQ4_NL: Multiples(8, lambda raw: _half(raw[:, :2])),
-    Kind.IQ4_XS: Multiples(8, _scale_and_sixths),
+    Kind.IQ4_XS: Multiples(8, _six_bit_scales),
     Kind.MXFP4: Multiples(8, _exponent),
     Kind.Q3_K: Multiples(8, lambda raw: _half(raw[:, -2:])),
     Kind.IQ3_S: Multiples(8, _odd_nibbles),
