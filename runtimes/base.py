@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engine.manifest import EngineManifest
+from edgekiln.engine.manifest import EngineManifest, StateSpec
 from edgekiln.errors import RequestError
 
 Ids = NDArray[np.int64]
@@ -29,11 +29,16 @@ class StateProperties:
 
     Attributes:
         shape: sizes without the batch, which is the first axis.
-        dtype: float32 or float16.
+        dtype: float32 or float16; uint16 for bfloat16, which numpy does not have.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @classmethod
+    def of(cls, state: StateSpec) -> "StateProperties":
+        """Those of a state of engine.json."""
+        return cls(tuple(state.shape), np.dtype(np.uint16 if state.dtype == "bfloat16" else state.dtype))
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +83,7 @@ class Properties:
             kv_heads=tuple(architecture.kv_heads),
             head_dims=tuple(architecture.head_dims),
             windows=tuple(manifest.kv_cache.windows),
-            states=tuple(StateProperties(tuple(s.shape), np.dtype(s.dtype)) for s in manifest.kv_cache.states),
+            states=tuple(StateProperties.of(state) for state in manifest.kv_cache.states),
         )
 
 

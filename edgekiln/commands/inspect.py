@@ -82,7 +82,10 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         for op, count in (counts or {}).items():
             click.echo(f"  {count:>6}  {op}")
     if facts["plan"]:
-        _show_plan(facts["plan"], _sequence_bytes(manifest, manifest.architecture.max_length))
+        from edgekiln.runtimes.cache_bytes import state_bytes
+
+        longest = _sequence_bytes(manifest, manifest.architecture.max_length)
+        _show_plan(facts["plan"], longest + 2 * state_bytes(manifest))
     if facts["layers"]:
         heading("quantization of each layer")
         click.echo("  bits  group    grid        relative error  clipped  layer")
@@ -104,7 +107,7 @@ def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
         memory = f", {plan['activation_mb'][index]:.0f} MB of activations" if "activation_mb" in plan else ""
         click.echo(
             f"  {profile['name']:<8} {batch} to {max_batch} sequences of {tokens} to {max_tokens} tokens, "
-            f"{max_batch * sequence_bytes / 1e6:.0f} MB of KV cache when full{memory}"
+            f"{max_batch * sequence_bytes / 1e6:.0f} MB of KV cache and states when full{memory}"
         )
     for layer in plan["layers"]:
         # A plan without detailed layer information has only names.

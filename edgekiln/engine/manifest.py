@@ -78,7 +78,7 @@ class StateSpec(Schema):
     """What a layer carries from token to token beside or instead of keys and values, in an array of constant size."""
 
     shape: list[Size] = Field(description="sizes without the batch, which is the first axis")
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "bfloat16"]
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:

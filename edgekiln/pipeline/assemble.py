@@ -54,9 +54,10 @@ from edgekiln.targets import find_target
 _GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
 # A graph has the rotary angles of each position: at 2^20 positions half a GB, at 2^24 eight.
 _LONGEST_BY_DEFAULT, _LONGEST = 1 << 20, 1 << 24
-_STATE_TYPES: dict[ir.DataType, Literal["float32", "float16"]] = {
+_STATE_TYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
 }
 _PACKAGES = ("edgekiln", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 

@@ -20,31 +20,23 @@ def wkv_function() -> ir.Function:
     """
     scan = scan_over_tokens(
         _token(),
-        {"n": 2, "d": 2, "m": 2},
+        {"state": 3},
         {"k": 2, "v": 2},
         {"y_token": 2},
         axis=1,
         constants={"decay": 1, "bonus": 1},
     )
-    scan.input.extend(["n_past", "d_past", "m_start", "decay", "bonus", "key", "value"])
-    scan.output.extend(["n_end", "d_end", "m_end", "same_decay", "same_bonus", "y"])
-    nodes = [
-        helper.make_node("Constant", [], ["one"], value_ints=[1]),
-        helper.make_node("Constant", [], ["zero"], value_float=0.0),
-        helper.make_node("Constant", [], ["least"], value_float=_LEAST),
-        helper.make_node("Split", ["past"], ["n", "d", "m"], axis=1, num_outputs=3),
-        *(helper.make_node("Squeeze", [name, "one"], [f"{name}_past"]) for name in "ndm"),
-        helper.make_node("Equal", ["d_past", "zero"], ["empty"]),
-        helper.make_node("Where", ["empty", "least", "m_past"], ["m_start"]),
-        scan,
-        *(helper.make_node("Unsqueeze", [f"{name}_end", "one"], [f"{name}_present"]) for name in "ndm"),
-        helper.make_node("Concat", ["n_present", "d_present", "m_present"], ["present"], axis=1),
-    ]
-    return define(NAME, ["key", "value", "decay", "bonus", "past"], ["y", "present"], nodes)
+    scan.input.extend(["past", "decay", "bonus", "key", "value"])
+    scan.output.extend(["present", "same_decay", "same_bonus", "y"])
+    return define(NAME, ["key", "value", "decay", "bonus", "past"], ["y", "present"], [scan])
 
 
 def _token() -> list[onnx.NodeProto]:
-    """One token: numerator, denominator and maximum, key and value [B, C] to the next three and the output."""
+    """One token: state [B, 3, C] of numerator, denominator and maximum, key and value [B, C] to the next state and the
+    output.
+
+    All of it is in the Scan, which stays in float32 when the graph is converted to float16.
+    """
 
     def weighted(maximum: str, own: str, names: tuple[str, str, str], prefix: str) -> list[onnx.NodeProto]:
         """Numerator, denominator and maximum with the token's own weight exp(own), both divided by the maximum's."""
@@ -63,9 +55,19 @@ def _token() -> list[onnx.NodeProto]:
         ]
 
     return [
+        helper.make_node("Constant", [], ["one"], value_ints=[1]),
+        helper.make_node("Constant", [], ["zero"], value_float=0.0),
+        helper.make_node("Constant", [], ["least"], value_float=_LEAST),
+        helper.make_node("Split", ["state_in"], ["n_row", "d_row", "m_row"], axis=1, num_outputs=3),
+        *(helper.make_node("Squeeze", [f"{name}_row", "one"], [f"{name}_in"]) for name in "nd"),
+        helper.make_node("Squeeze", ["m_row", "one"], ["m_held"]),
+        helper.make_node("Equal", ["d_in", "zero"], ["empty"]),
+        helper.make_node("Where", ["empty", "least", "m_held"], ["m_in"]),
         helper.make_node("Add", ["k", "bonus_in"], ["own_log"]),
         *weighted("m_in", "own_log", ("y_n", "y_d", "y_most"), "y_"),
         helper.make_node("Div", ["y_n", "y_d"], ["y_token"]),
         helper.make_node("Sub", ["m_in", "decay_in"], ["decayed"]),
         *weighted("decayed", "k", ("n_out", "d_out", "m_out"), "next_"),
+        *(helper.make_node("Unsqueeze", [f"{name}_out", "one"], [f"{name}_present"]) for name in "ndm"),
+        helper.make_node("Concat", ["n_present", "d_present", "m_present"], ["state_out"], axis=1),
     ]

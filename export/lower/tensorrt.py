@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
 from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
-from edgekiln.errors import RequestError, UnsupportedModelError
+from edgekiln.errors import RequestError
 from edgekiln.export import canonical
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
@@ -17,7 +17,7 @@ from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
 from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
 from edgekiln.export.passes.onnx.int4_matmul import LowerInt4ToDequantizeLinear
 from edgekiln.export.passes.onnx.per_token_int8 import LowerPerTokenInt8ToQDQ
-from edgekiln.export.passes.onnx.recurrence import LowerRecurrenceToOnnx
+from edgekiln.export.passes.onnx.recurrence import RECURRENT_OPS, LowerRecurrenceToOnnx
 from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 
 FloatType = Literal["float16", "bfloat16", "float32"]
@@ -39,7 +39,7 @@ class GraphOptions:
         capacity: tokens of a sequence that the in-place KV cache holds; None for a growing cache, which every version
             of TensorRT takes.
         dtype: type of activations, KV cache and float weights.
-        fused_attention: use the op Attention where it can be used.
+        fused_attention: use the op Attention where it can be used, which is not in models with recurrent layers.
 
     Raises:
         RequestError: a value out of range.
@@ -62,9 +62,11 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
     Raises:
         UnsupportedModelError: when weights are written, a weight exceeds the range of float16.
     """
+    # TensorRT loses the sizes of what Conv and Scan compute, and with it the number of heads that its Attention needs.
+    recurrent = any(node.op_type in RECURRENT_OPS for node in model.graph)
     passes = Sequential(
         ShareActOrder(),
-        LowerToOnnxAttention(options.capacity, options.fused_attention),
+        LowerToOnnxAttention(options.capacity, options.fused_attention and not recurrent),
         LowerRecurrenceToOnnx(padded=options.capacity is None),
         LOWER_QUANTIZED_OPS,
         common.RemoveUnusedNodesPass(),
@@ -76,10 +78,6 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
 
 
 def _lower(model: ir.Model, options: LoweringOptions) -> None:
-    if any((value.name or "").startswith("past_state.") for value in model.graph.inputs):
-        raise UnsupportedModelError(
-            f"{options.target} does not run models with states (recurrent layers) yet: build for ort-cpu or ort-cuda"
-        )
     chosen = options.tensorrt
     lower(model, GraphOptions(options.max_length if chosen.cache == "in-place" else None, chosen.dtype))
 

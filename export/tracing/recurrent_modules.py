@@ -15,7 +15,7 @@ from edgekiln.export import recurrent_ops
 from edgekiln.export.tracing.cache_trace import StateShape, current
 from edgekiln.export.tracing.recurrent_functions import causal_conv, linear_attention, mask_padding
 
-_KEY_OF_PADDING: Final = -1e9  # its exponential is 0
+_KEY_OF_PADDING: Final = -6e4  # its exponential is 0; float16 holds it
 
 
 def _lightning_attention(

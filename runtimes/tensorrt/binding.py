@@ -4,6 +4,7 @@ Ids, positions and logits are staged in page-locked host memory. The C++ counter
 runtime/tensorrt/session.h.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -55,9 +56,15 @@ class Staging:
 class _Binding:
     """Base of the bindings: the bound host arrays, and a run on the staged values."""
 
-    def __init__(self, session: TensorRTSession, staging: Staging) -> None:
+    def __init__(
+        self, session: TensorRTSession, cache: InPlaceKVCache | GrowingKVCache, sequences: slice, staging: Staging
+    ) -> None:
         self._session = session
         self._staging = staging
+        # The cache keeps the binding; without a cycle, device memory is freed with the last reference to the cache.
+        self._cache = weakref.proxy(cache)
+        self._states = cache.states
+        self._sequences = range(*sequences.indices(cache.batch_size))
         self.input_ids: Ids = np.empty((0, 0), dtype=np.int64)
         self.position_ids: Ids = self.input_ids
         self.logits: Logits = np.empty((0, 0, 0), dtype=np.float32)
@@ -65,6 +72,10 @@ class _Binding:
     def bind(self, input_ids: Ids, position_ids: Ids, logits: Logits) -> None:
         """Bind int64[B, S] `input_ids` and `position_ids`, and float32[B, 1, V] `logits` of the last position."""
         self.input_ids, self.position_ids, self.logits = input_ids, position_ids, logits
+
+    def _state_tensors(self, front: int, sequences: range) -> Tensors:
+        """Those of the states, for a run that reads buffer `front`; none if the engine has no states."""
+        return self._states.tensors(self._session.io, front, sequences) if self._states else Tensors({}, {})
 
     def _run(self, ids: Ids, positions: Ids, logits: Logits, launch: Callable[[], None]) -> None:
         _stage(self._staging.ids, ids)
@@ -86,14 +97,15 @@ def _stage(staged: Array, values: Array) -> None:
 class InPlaceBinding(_Binding):
     """A binding to sequences of an in-place cache.
 
-    With CUDA graph replay it has an execution context of its own. Either the library captures its runs, or this class
-    captures the second run. The first run is not captured, because the library may still initialize something in it.
+    With CUDA graph replay it has execution contexts of its own, one for each buffer of the states that a run may read.
+    Either the library captures the runs of a context, or this class captures its second run. The first run is not
+    captured, because the library may still initialize something in it.
     """
 
     def __init__(
         self, session: TensorRTSession, cache: InPlaceKVCache, sequences: slice, staging: Staging, replay: bool
     ) -> None:
-        super().__init__(session, staging)
+        super().__init__(session, cache, sequences, staging)
         self._addresses = staging.addresses(session.io)
         self._shapes: dict[str, Shape] = {}
         self._buffers = list(cache.buffers)
@@ -102,63 +114,69 @@ class InPlaceBinding(_Binding):
             self._addresses |= {part.past: address, part.present: address}
             self._shapes[part.past] = tuple(shape)
         self._replay = replay
-        self._context: Any = None
-        self._captured: Callable[[], None] | None = None
+        # Front buffer of the states -> its context, and its captured run.
+        self._contexts: dict[int, Any] = {}
+        self._captured: dict[int, Callable[[], None]] = {}
 
     def run(self) -> None:
         """Run the engine on the current contents of the bound arrays."""
         launch = self._launch_replay if self._replay else self._launch
         with self._session.lock:
-            self._run(self.input_ids, self.position_ids, self.logits, launch)
+            front = self._cache.begin_run(self._sequences)
+            self._run(self.input_ids, self.position_ids, self.logits, lambda: launch(front))
 
-    def _launch(self) -> None:
+    def _launch(self, front: int) -> None:
         context = self._session.shared_context(*self.input_ids.shape)
-        self._session.set_tensors(context, self._tensors())
+        self._session.set_tensors(context, self._tensors(front))
         self._queue(context, self.input_ids.shape, self.logits.size)
 
-    def _launch_replay(self) -> None:
-        if self._captured is not None:
-            self._captured()
+    def _launch_replay(self, front: int) -> None:
+        if captured := self._captured.get(front):
+            captured()
             return
+        new = front not in self._contexts
+        if new:
+            self._contexts[front] = self._session.replay_context(*self.input_ids.shape)
+            self._session.set_tensors(self._contexts[front], self._tensors(front))
 
         def queue() -> None:
-            self._queue(self._context, self.input_ids.shape, self.logits.size)
+            self._queue(self._contexts[front], self.input_ids.shape, self.logits.size)
 
-        if self._context is None:
-            self._context = self._session.replay_context(*self.input_ids.shape)
-            self._session.set_tensors(self._context, self._tensors())
-            queue()
-        elif self._session.library.captures_by_itself:
+        if new or self._session.library.captures_by_itself:
             queue()
         else:
-            self._captured = self._session.device.capture(queue)
-            self._captured()
+            self._captured[front] = self._session.device.capture(queue)
+            self._captured[front]()
 
-    def _tensors(self) -> Tensors:
+    def _tensors(self, front: int) -> Tensors:
         io = self._session.io
         shape = self.input_ids.shape
-        return Tensors(self._addresses, self._shapes | {io.input_ids: shape, io.position_ids: shape})
+        states = self._state_tensors(front, self._sequences)
+        addresses = self._addresses | dict(states.addresses)
+        return Tensors(addresses, self._shapes | dict(states.shapes) | {io.input_ids: shape, io.position_ids: shape})
 
 
 class GrowingBinding(_Binding):
     """A binding to sequences of a growing cache. Each sequence is a run, since it has its own buffers and length."""
 
     def __init__(self, session: TensorRTSession, cache: GrowingKVCache, sequences: slice, staging: Staging) -> None:
-        super().__init__(session, staging)
-        self._sequences = cache.sequences[sequences]
+        super().__init__(session, cache, sequences, staging)
+        self._buffers = cache.sequences[sequences]
 
     def run(self) -> None:
         """Run the engine on the current contents of the bound arrays, one sequence after the other."""
         with self._session.lock:
-            for index, buffers in enumerate(self._sequences):
-                self._run_sequence(buffers, slice(index, index + 1))
+            front = self._cache.begin_run(self._sequences)
+            for index, (sequence, buffers) in enumerate(zip(self._sequences, self._buffers, strict=True)):
+                states = self._state_tensors(front, range(sequence, sequence + 1))
+                self._run_sequence(buffers, slice(index, index + 1), states)
 
-    def _run_sequence(self, buffers: DoubleBuffer, one: slice) -> None:
+    def _run_sequence(self, buffers: DoubleBuffer, one: slice, states: Tensors) -> None:
         session, ids, positions, logits = self._session, self.input_ids[one], self.position_ids[one], self.logits[one]
         # The position of the first new token is the sequence's length; a rewind may have made it smaller.
         buffers.truncate(int(positions[0, 0]))
-        addresses = self._staging.addresses(session.io)
-        shapes: dict[str, Shape] = {session.io.input_ids: ids.shape, session.io.position_ids: ids.shape}
+        addresses = self._staging.addresses(session.io) | dict(states.addresses)
+        shapes = {session.io.input_ids: ids.shape, session.io.position_ids: ids.shape, **states.shapes}
         for part, front, back in zip(session.parts, buffers.front, buffers.back, strict=True):
             addresses |= {part.past: front.address, part.present: back.address}
             shapes[part.past] = (1, part.heads, buffers.length, part.head_dim)

@@ -7,8 +7,13 @@ from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.cuda.device import Buffer, Device
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.tensorrt.profiles import CachePart, check_alignment
+from edgekiln.runtimes.tensorrt.states import TensorRTStates
 
 PURPOSE = "the cache of keys and values"
+
+
+def _states(properties: Properties, device: Device, batch_size: int) -> TensorRTStates | None:
+    return TensorRTStates(properties.states, device, batch_size) if properties.states else None
 
 
 class InPlaceKVCache(RaggedKVCache):
@@ -25,7 +30,8 @@ class InPlaceKVCache(RaggedKVCache):
     def __init__(
         self, properties: Properties, parts: list[CachePart], itemsize: int, device: Device, batch_size: int
     ) -> None:
-        super().__init__(properties, batch_size)
+        self.states: TensorRTStates | None
+        super().__init__(properties, batch_size, _states(properties, device, batch_size))
         if batch_size > 1:
             check_alignment(parts, properties.max_length, itemsize)
         self.parts = parts
@@ -110,7 +116,8 @@ class GrowingKVCache(RaggedKVCache):
     def __init__(
         self, properties: Properties, parts: list[CachePart], itemsize: int, device: Device, batch_size: int
     ) -> None:
-        super().__init__(properties, batch_size)
+        self.states: TensorRTStates | None
+        super().__init__(properties, batch_size, _states(properties, device, batch_size))
         self.sequences = [DoubleBuffer(parts, itemsize, device) for _ in range(batch_size)]
 
     def _grow(self, capacity: int, used: int) -> None:

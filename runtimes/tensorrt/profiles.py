@@ -1,9 +1,10 @@
 """Checks of a plan before the first run: its optimization profiles, and whether it matches engine.json."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edgekiln.engine.graph_io import GraphIO, in_layer
+from edgekiln.engine.graph_io import GraphIO, in_layer, of_state
 from edgekiln.engine.manifest import EngineManifest, TensorRTBuild
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.runtimes.cuda.device import ALIGNMENT
@@ -100,16 +101,11 @@ def check_layout(manifest: EngineManifest) -> TensorRTBuild:
     """The `tensorrt` section of engine.json.
 
     Raises:
-        EngineError: there is none, or this adapter does not support the KV cache's layout, or states.
+        EngineError: there is none, or this adapter does not support the KV cache's layout.
     """
     if manifest.tensorrt is None or "plan" not in manifest.graphs:
         raise EngineError(f"engine.json names no plan for target {manifest.target}: build the engine again")
     kv_cache = manifest.kv_cache
-    if kv_cache.states:
-        raise EngineError(
-            f"the engine has {len(kv_cache.states)} states, which {manifest.target} does not run: build it for ort-cpu "
-            "or ort-cuda"
-        )
     if kv_cache.layout not in ("in-place", "growing") or kv_cache.dtype not in ITEM_SIZES:
         raise EngineError(
             f"the engine's KV cache layout is {kv_cache.layout} {kv_cache.dtype}, {manifest.target} runs in-place "
@@ -119,7 +115,8 @@ def check_layout(manifest: EngineManifest) -> TensorRTBuild:
 
 
 def check_plan(plan: Any, manifest: EngineManifest) -> None:
-    """Check that the KV cache inputs and outputs of a deserialized plan (ICudaEngine) match engine.json.
+    """Check that the inputs and outputs of a deserialized plan (ICudaEngine) for keys, values and states match
+    engine.json.
 
     Raises:
         EngineError: naming the first that does not.
@@ -127,24 +124,31 @@ def check_plan(plan: Any, manifest: EngineManifest) -> None:
     found = {name for name in map(plan.get_tensor_name, range(plan.num_io_tensors))}
     in_place = manifest.kv_cache.layout == "in-place"
     capacity = manifest.architecture.max_length if in_place else -1
+    for name, shape, dtype in _tensors(manifest, capacity):
+        if name not in found:
+            raise EngineError(f"the plan has no input or output {name}: build the engine again")
+        actual = tuple(plan.get_tensor_shape(name))
+        if actual[1:] != shape:
+            raise EngineError(
+                f"the plan's {name} is {list(actual)}, engine.json says {[-1, *shape]}: build the engine again"
+            )
+        kind = plan.get_tensor_dtype(name).name
+        if kind != _TYPES[dtype]:
+            raise EngineError(f"the plan's {name} is {kind}, engine.json says {dtype}: build it again")
+    for part in cache_parts(manifest) if in_place else ():
+        # TensorRT may overwrite an input only if the plan declares the output as its alias.
+        if plan.get_aliased_input_tensor(part.present) != part.past:
+            raise EngineError(f"the plan does not update {part.past} in place: build the engine with --cache growing")
+
+
+def _tensors(manifest: EngineManifest, capacity: int) -> Iterator[tuple[str, Shape, str]]:
+    """Name, shape without the batch, and type of each input and output for keys, values and states."""
     for part in cache_parts(manifest):
         for name in (part.past, part.present):
-            if name not in found:
-                raise EngineError(f"the plan has no input or output {name}: build the engine again")
-            shape = tuple(plan.get_tensor_shape(name))
-            if shape[1:] != (part.heads, capacity, part.head_dim):
-                raise EngineError(
-                    f"the plan's {name} is {list(shape)}, engine.json says "
-                    f"{[-1, part.heads, capacity, part.head_dim]}: build the engine again"
-                )
-            dtype = plan.get_tensor_dtype(name).name
-            if dtype != _TYPES[manifest.kv_cache.dtype]:
-                raise EngineError(
-                    f"the plan's {name} is {dtype}, engine.json says {manifest.kv_cache.dtype}: build it again"
-                )
-        # TensorRT may overwrite an input only if the plan declares the output as its alias.
-        if in_place and plan.get_aliased_input_tensor(part.present) != part.past:
-            raise EngineError(f"the plan does not update {part.past} in place: build the engine with --cache growing")
+            yield name, (part.heads, capacity, part.head_dim), manifest.kv_cache.dtype
+    for number, state in enumerate(manifest.kv_cache.states):
+        for name in (manifest.io.past_state, manifest.io.present_state):
+            yield of_state(name, number), tuple(state.shape), state.dtype
 
 
 def why_refused(build: TensorRTBuild, version: str, capability: str, error: str) -> str:

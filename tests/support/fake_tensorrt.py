@@ -107,8 +107,8 @@ class FakeEngine:
         values = onnx.load_from_string(graph).graph
         self._inputs = [value.name for value in values.input]
         self._types = {value.name: value.type.tensor_type for value in (*values.input, *values.output)}
-        pairs = zip([v.name for v in values.output][1:], self._inputs[2:], strict=True)
-        self._aliases = dict(pairs) if in_place else {}
+        parts = [name for name in self._inputs if name.startswith("past.")]
+        self._aliases = {name.replace("past", "present", 1): name for name in parts} if in_place else {}
         self._runs: list[dict[str, tuple[int, ...]]] = []
         self._configs: list[Any] = []
         self._profiles = []
@@ -191,9 +191,17 @@ class FakeLibrary(TensorRTLibrary):
         return self.engine
 
 
-def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, layout: str, max_batch: int, chunk: int):
+def write_tensorrt_engine(
+    source: ModelSource,
+    directory: Path,
+    target: str,
+    layout: str,
+    max_batch: int,
+    chunk: int,
+    max_length: int | None = None,
+):
     """Build a float32 engine at `directory` whose plan is the lowered graph, with that KV cache layout."""
-    options = BuildOptions(quant="none")
+    options = BuildOptions(quant="none", max_length=max_length)
     canonical = canonical_graph(source, options)
     graph = canonical.graph.clone()
     directory.mkdir(parents=True)
@@ -210,7 +218,7 @@ def write_tensorrt_engine(source: ModelSource, directory: Path, target: str, lay
     fields = manifest.model_dump(exclude={"files"}) | {
         "target": target,
         "graphs": {"plan": PLAN},
-        "kv_cache": KVCacheSpec(layout=layout, dtype="float32"),  # type: ignore[arg-type]
+        "kv_cache": KVCacheSpec(layout=layout, dtype="float32", states=manifest.kv_cache.states),  # type: ignore[arg-type]
         "tensorrt": TensorRTBuild(
             library=MODULES[target][0],  # type: ignore[arg-type]
             version=trt.__version__,

@@ -63,7 +63,7 @@ std::string one_of(JsonObject& object, const char* key, std::initializer_list<st
 StateSpec read_state(JsonObject object, const std::string& path) {
   StateSpec state;
   state.shape = object.integers("shape", 1);
-  state.dtype = one_of(object, "dtype", {"float32", "float16"});
+  state.dtype = one_of(object, "dtype", {"float32", "float16", "bfloat16"});
   object.refuse_unknown_keys();
   const std::vector<std::int64_t>& shape = state.shape;
   if (shape.size() > kMaxStateSizes) damaged(str_cat(path, ": it has ", shape.size(), " sizes"));

@@ -32,7 +32,7 @@ struct Architecture {
 // What a layer carries from token to token beside or instead of keys and values, in an array of constant size.
 struct StateSpec {
   std::vector<std::int64_t> shape;  // sizes without the batch, which is the first axis
-  std::string dtype;                // "float32" or "float16"
+  std::string dtype;                // "float32", "float16" or "bfloat16"
 
   std::int64_t elements() const;  // of one sequence
 };

@@ -1,6 +1,6 @@
 """Lower the canonical ops of layers with states to standard ops: Conv, and a Scan over the tokens."""
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -147,3 +147,4 @@ _LOWERINGS = {
     "SelectiveScan": _function(SELECTIVE_SCAN, selective_scan_by_token_function, 6),
     "Wkv": _function(WKV, wkv_function, 5),
 }
+RECURRENT_OPS: Final = frozenset(_LOWERINGS)

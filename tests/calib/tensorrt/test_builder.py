@@ -15,25 +15,22 @@ trt = pytest.importorskip("tensorrt_rtx")
 from edgekiln.calib.presets import UNCALIBRATED  # noqa: E402
 from edgekiln.calib.tensorrt import builder, checks  # noqa: E402
 from edgekiln.calib.tensorrt.options import TensorRTOptions  # noqa: E402
-from edgekiln.engine.manifest import TensorRTBuild, read_manifest  # noqa: E402
+from edgekiln.engine.manifest import EngineManifest, TensorRTBuild, read_manifest  # noqa: E402
 from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError  # noqa: E402
 from edgekiln.pipeline.assemble import canonical_graph, write_engine  # noqa: E402
 from edgekiln.pipeline.build import build_engine  # noqa: E402
 from edgekiln.pipeline.options import BuildOptions  # noqa: E402
 from edgekiln.progress import StepTimer  # noqa: E402
 from edgekiln.runtimes.tensorrt.library import load_library  # noqa: E402
+from edgekiln.sources.base import ModelSource  # noqa: E402
 from edgekiln.sources.resolve import resolve  # noqa: E402
-from support.models import FAMILIES, save_checkpoint  # noqa: E402
+from families.tiny import tiny_model  # noqa: E402
+from support.models import FAMILY_NAMES, save_checkpoint, save_model  # noqa: E402
 
 ADA = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2)
 LENGTH = 64
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    directory = tmp_path_factory.mktemp("family") / request.param
-    save_checkpoint(directory, request.param)
-    return resolve(str(directory))
+# Preset, KV cache and dtype.
+IN_PLACE, GROWING = ("int4", "in-place", "float16"), ("int8", "growing", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +43,52 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "engine"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("quant", "cache"), [("int4", "in-place"), ("int8", "growing")])
-def test_every_family_compiles(family: Any, quant: str, cache: Any, tmp_path: Path) -> None:
-    chosen = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2, cache=cache)
-    # Without calibration, which takes longer than everything else in this test and gives the same graph.
+def compiled(source: ModelSource, quant: str, directory: Path, **changes: Any) -> EngineManifest:
+    """Build an engine without calibration, which takes longer than everything else here and gives the same graph."""
+    chosen = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2, **changes)
     recipe = None if quant == "int4" else UNCALIBRATED
     options = BuildOptions(target="trt-rtx", quant=quant, recipe=recipe, max_length=LENGTH, tensorrt=chosen)
-    manifest = write_engine(canonical_graph(family, options), family, tmp_path, options, StepTimer())
-    assert (manifest.kv_cache.layout, manifest.kv_cache.dtype) == (cache, "float16")
+    return write_engine(canonical_graph(source, options), source, directory, options, StepTimer())
+
+
+# Families take turns, as each form compiles in the same way in all of them.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "quant", "cache", "dtype"),
+    [(family, *(GROWING if index % 2 else IN_PLACE)) for index, family in enumerate(FAMILY_NAMES)],
+)
+def test_every_family_compiles(family: str, quant: str, cache: Any, dtype: Any, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", family)
+    (tmp_path / "engine").mkdir()
+    manifest = compiled(resolve(str(tmp_path / "model")), quant, tmp_path / "engine", cache=cache, dtype=dtype)
+    assert (manifest.kv_cache.layout, manifest.kv_cache.dtype) == (cache, dtype)
     assert manifest.tensorrt == TensorRTBuild(
         library="tensorrt_rtx", version=trt.__version__, compute_capabilities=["8.9"], max_batch=2, prefill_chunk=32
     )
     runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
-    plan = (tmp_path / manifest.graphs["plan"]).read_bytes()
+    plan = (tmp_path / "engine" / manifest.graphs["plan"]).read_bytes()
     assert len(plan) > runtime.engine_header_size
-    read_manifest(tmp_path)
+    read_manifest(tmp_path / "engine")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "quant", "cache", "dtype"),
+    [
+        ("lfm2", *GROWING),
+        ("mamba", *GROWING),
+        ("qwen3_5_text", *IN_PLACE),
+        ("rwkv", *IN_PLACE),
+        ("falcon_h1", *GROWING),
+    ],
+)
+def test_models_with_states_compile(model_type: str, quant: str, cache: Any, dtype: Any, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny_model(model_type))
+    (tmp_path / "engine").mkdir()
+    manifest = compiled(resolve(str(tmp_path / "model")), quant, tmp_path / "engine", cache=cache, dtype=dtype)
+    # States of convolutions have the type of activations, those of recurrences are float32.
+    expected = {dtype} if model_type == "lfm2" else {dtype, "float32"}
+    assert {state.dtype for state in manifest.kv_cache.states} == expected
 
 
 def test_profiles_are_chunked_prefill_and_batched_decode() -> None:

@@ -15,11 +15,12 @@ constexpr std::size_t kAlignment = 64;  // bytes
 }  // namespace
 
 ONNXTensorElementDataType state_type(const StateSpec& state) {
+  if (state.dtype == "bfloat16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
   return state.dtype == "float16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
 std::size_t state_bytes(const StateSpec& state) {
-  return static_cast<std::size_t>(state.elements()) * (state.dtype == "float16" ? 2 : sizeof(float));
+  return static_cast<std::size_t>(state.elements()) * (state.dtype == "float32" ? sizeof(float) : 2);
 }
 
 std::vector<std::size_t> state_offsets(const std::vector<StateSpec>& states) {

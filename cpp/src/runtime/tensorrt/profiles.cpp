@@ -66,8 +66,8 @@ Result<TensorRTBuild> check_layout(const Manifest& manifest) {
   if (!manifest.tensorrt || !manifest.graphs.contains("plan"))
     return fail(Code::kEngine, "engine.json names no plan for target ", manifest.target, ": build the engine again");
   if (!manifest.kv_cache.states.empty())
-    return fail(Code::kUnsupported, "the engine has ", manifest.kv_cache.states.size(), " states, which ",
-                manifest.target, " does not run: build it for ort-cpu or ort-cuda");
+    return fail(Code::kUnsupported, "the engine has ", manifest.kv_cache.states.size(), " states, which this ",
+                "library does not run on ", manifest.target, ": build it for ort-cpu or ort-cuda, or run it in Python");
   if (manifest.kv_cache.layout != "growing" || !element_type(manifest.kv_cache.dtype))
     return fail(Code::kUnsupported, "the engine's KV cache layout is ", manifest.kv_cache.layout, " ",
                 manifest.kv_cache.dtype,
