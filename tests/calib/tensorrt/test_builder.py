@@ -29,8 +29,8 @@ from support.models import FAMILY_NAMES, save_checkpoint, save_model  # noqa: E4
 
 ADA = TensorRTOptions(capabilities=((8, 9),), chunk=32, max_batch=2)
 LENGTH = 64
-# Preset, KV cache and dtype.
-IN_PLACE, GROWING = ("int4", "in-place", "float16"), ("int8", "growing", "bfloat16")
+# Preset and KV cache.
+IN_PLACE, GROWING = ("int4", "in-place"), ("int8", "growing")
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def compiled(source: ModelSource, quant: str, directory: Path, **changes: Any) -
 # Families take turns, as each form compiles in the same way in all of them.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "quant", "cache", "dtype"),
+    ("family", "quant", "cache"),
     [(family, *(GROWING if index % 2 else IN_PLACE)) for index, family in enumerate(FAMILY_NAMES)],
 )
-def test_every_family_compiles(family: str, quant: str, cache: Any, dtype: Any, tmp_path: Path) -> None:
+def test_every_family_compiles(family: str, quant: str, cache: Any, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", family)
     (tmp_path / "engine").mkdir()
-    manifest = compiled(resolve(str(tmp_path / "model")), quant, tmp_path / "engine", cache=cache, dtype=dtype)
-    assert (manifest.kv_cache.layout, manifest.kv_cache.dtype) == (cache, dtype)
+    manifest = compiled(resolve(str(tmp_path / "model")), quant, tmp_path / "engine", cache=cache)
+    assert (manifest.kv_cache.layout, manifest.kv_cache.dtype) == (cache, "float16")
     assert manifest.tensorrt == TensorRTBuild(
         library="tensorrt_rtx", version=trt.__version__, compute_capabilities=["8.9"], max_batch=2, prefill_chunk=32
     )
@@ -75,11 +75,11 @@ def test_every_family_compiles(family: str, quant: str, cache: Any, dtype: Any, 
 @pytest.mark.parametrize(
     ("model_type", "quant", "cache", "dtype"),
     [
-        ("lfm2", *GROWING),
-        ("mamba", *GROWING),
-        ("qwen3_5_text", *IN_PLACE),
-        ("rwkv", *IN_PLACE),
-        ("falcon_h1", *GROWING),
+        ("lfm2", *GROWING, "bfloat16"),
+        ("mamba", *GROWING, "bfloat16"),
+        ("qwen3_5_text", *IN_PLACE, "float16"),
+        ("rwkv", *IN_PLACE, "float16"),
+        ("falcon_h1", *GROWING, "bfloat16"),
     ],
 )
 def test_models_with_states_compile(model_type: str, quant: str, cache: Any, dtype: Any, tmp_path: Path) -> None:
