@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +56,10 @@ class QuantizationPlan:
 
 
 def plan_quantization(
-    model: PreTrainedModel, recipe: Recipe, prequantized: PrequantizedLookup = lambda _name: None
+    model: PreTrainedModel,
+    recipe: Recipe,
+    prequantized: PrequantizedLookup = lambda _name: None,
+    called: Collection[str] | None = None,
 ) -> QuantizationPlan:
     """Choose a scheme for the embedding and every linear layer; layers that cannot be quantized get a note.
 
@@ -65,6 +68,7 @@ def plan_quantization(
         recipe: the scheme wanted for each layer.
         prequantized: weight name to the checkpoint's quantized weight, whose scheme is kept where it suits the recipe;
             None for a float weight.
+        called: names of the modules that a forward of the model calls; others are left out. None for all.
 
     Raises:
         RequestError: a pattern of the recipe matches no layer.
@@ -78,7 +82,7 @@ def plan_quantization(
     tied = head is not None and getattr(head, "weight", None) is embedding.weight
     shared = _plan_embedding(names[embedding], embedding, recipe, prequantized, result)
     for name, module in model.named_modules():
-        if not is_linear(module):
+        if not is_linear(module) or not (called is None or name in called):
             continue
         is_head = module is head
         if is_head and tied and shared is not None:

@@ -38,7 +38,8 @@ from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
-from edgekiln.export.tracing.meta_model import build_meta_model, normalized
+from edgekiln.export.tracing import sparse_attention
+from edgekiln.export.tracing.meta_model import build_meta_model, called_modules, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
 from edgekiln.export.tracing.rope import check_length
 from edgekiln.export.tracing.trace import layer_caches, trace
@@ -110,8 +111,9 @@ def canonical_graph(
     timer = timer or StepTimer()
     timer.step("trace")
     meta_model = build_meta_model(source.config, source.model_class)
-    caches = layer_caches(meta_model)
-    quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized)
+    with called_modules(meta_model) as called:
+        caches = layer_caches(meta_model)
+    quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized, called)
     swap_quantized_modules(meta_model, quantization)
     graph = trace(meta_model, caches)
     model = CanonicalModel(graph, meta_model, quantization, caches)
@@ -138,8 +140,8 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
         if value.const_value is None:
             assert value.name is not None
             assert value.dtype is not None
-            name = value.name
-            set_lazily(value, weights.shape(name), value.dtype, lambda name=name: _float32(weights.read(name)))  # type: ignore[misc]
+            read = partial(_values, weights, value.name, value.dtype)
+            set_lazily(value, weights.shape(value.name), value.dtype, read)
 
 
 def _itself(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -152,8 +154,10 @@ def _check_finite(name: str, weight: QuantizedWeight) -> None:
             raise SourceError(f"{name} has scales that are NaN or infinite: download the checkpoint again")
 
 
-def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    return tensor.detach().float().numpy()
+def _values(weights: WeightReader, name: str, dtype: ir.DataType) -> npt.NDArray[np.generic]:
+    """A weight as float32, or a table of integers."""
+    tensor = weights.read(name).detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy().astype(dtype.numpy(), copy=False)
 
 
 def write_engine(
@@ -205,7 +209,8 @@ def write_engine(
         graphs = manifest.graphs | {"plan": PLAN_FILE}
         manifest = manifest.model_copy(update={"graphs": graphs, "tensorrt": compiled})
     timer.step("finish")
-    notes = [*source.notes, *model.quantization.notes]
+    dense = sparse_attention.notes(model.meta_model, lowering_options.max_length)
+    notes = [*source.notes, *dense, *model.quantization.notes]
     write_json(directory / REPORT_FILE, build_report(timer, notes, directory).model_dump())
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))
 

@@ -38,6 +38,8 @@ class WeightReader(Protocol):
     def read(self, name: str) -> "torch.Tensor":
         """Read one tensor as float32, bfloat16 or float16; prequantized tensors are dequantized to float32.
 
+        Tables of integers are int64 or bool.
+
         Raises:
             KeyError: the model has no such tensor.
             SourceError: the file is damaged, or no longer there.

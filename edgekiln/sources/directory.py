@@ -62,6 +62,8 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
         files.check_floating(floats if needed is None else needed.intersection(floats))
 
     model = _open_model(config, tensors, check_floating, directory, trust_remote_code)
+    unquantized = set(floats)
+    files.check_tables({name: wanted for name, wanted in model.integers.items() if name in unquantized})
     generation = read_generation_config(directory)
     tokenizer = load_tokenizer(directory, model.config, generation, trust_remote_code)
     return ModelSource(
@@ -80,11 +82,12 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
 
 @dataclass(frozen=True)
 class _OpenModel:
-    """The text decoder of a checkpoint, with the attributes of a `ModelSource`."""
+    """The text decoder of a checkpoint, with the attributes of a `ModelSource`, and `ConvertedWeights.integers`."""
 
     config: PretrainedConfig
     model_class: type[PreTrainedModel] | None
     weights: WeightReader
+    integers: dict[str, bool]
     notes: list[str]
 
 
@@ -108,7 +111,7 @@ def _open_model(
     notes = unused_notes(weights.unused, model)
     if text is not config:
         notes = [f"only the text decoder of {type(model).__name__} is used"]
-    return _OpenModel(text, None, weights, notes)
+    return _OpenModel(text, None, weights, weights.integers(), notes)
 
 
 def _open_composite(
@@ -123,7 +126,7 @@ def _open_composite(
     notes = [*found.notes, *unused_notes(weights.unused, found.whole)]
     model_class = type(found.decoder)
     own = None if model_class is causal_class(config) else model_class
-    return _OpenModel(config, own, PartWeights(weights, found.names), notes)
+    return _OpenModel(config, own, PartWeights(weights, found.names), weights.integers(), notes)
 
 
 def _set_ties(config: PretrainedConfig, weights: ConvertedWeights) -> None:

@@ -1,7 +1,7 @@
 """The safetensors of a checkpoint, in one file or in shards with an index. Pickled weights are never loaded."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _CHECKED_ELEMENTS = 1 << 22  # at a time
 _FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+# Of tables of integers, such as the experts of each token; narrower integers are codes of quantized weights.
+_TABLE_DTYPES = ("I64", "BOOL")
 
 
 class SafetensorsReader:
@@ -67,21 +69,33 @@ class SafetensorsReader:
         return None
 
     def check_floating(self, names: Iterable[str]) -> None:
-        """Check that tensors are float16, bfloat16, float32 or float64.
+        """Check that tensors are float16, bfloat16, float32 or float64, or tables of integers, see `check_tables`.
 
         Raises:
             UnsupportedModelError: one has another dtype; the message names both.
         """
         for name in names:
-            if self._dtypes[name] not in _FLOAT_DTYPES:
-                table = self._dtypes[name] in ("I64", "BOOL")  # no quantized weight
+            if self._dtypes[name] not in (*_FLOAT_DTYPES, *_TABLE_DTYPES):
                 raise UnsupportedModelError(
-                    f"{self._directory} stores {name} as {self._dtypes[name]}, "
-                    + (
-                        "and tables of integers cannot be read yet"
-                        if table
-                        else "which cannot be read yet: give a float32, float16 or bfloat16 checkpoint"
-                    )
+                    f"{self._directory} stores {name} as {self._dtypes[name]}, which cannot be read yet: "
+                    "give a float32, float16 or bfloat16 checkpoint"
+                )
+
+    def check_tables(self, integers: Mapping[str, bool]) -> None:
+        """Check that tensors are tables of integers where the model has such, and floats elsewhere.
+
+        Args:
+            integers: name in the checkpoint -> whether the model has integers there.
+
+        Raises:
+            SourceError: one is not; the message names its dtype.
+        """
+        for name, wanted in integers.items():
+            if name in self._dtypes and wanted != (self._dtypes[name] in _TABLE_DTYPES):
+                kind = "integers" if wanted else "floats"
+                raise SourceError(
+                    f"{self._directory} stores {name} as {self._dtypes[name]}, and its model has {kind} there: "
+                    "download it again"
                 )
 
     def _add(self, path: Path, names: list[str] | None) -> None:

@@ -93,7 +93,9 @@ class ConvertedWeights:
         self._model = model
         self._where = where
         self.nbytes = tensors.nbytes
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        state = model.state_dict()
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        self._integers = {name for name, tensor in state.items() if not tensor.is_floating_point()}
         self._modules = {name for name, _ in model.named_modules()}
         self._part = frozenset(self._shapes if part is None else part)
         self._conversions, self.unused = self._map_names(dict(key_mapping or {}))
@@ -108,6 +110,14 @@ class ConvertedWeights:
     def sources(self) -> set[str]:
         """Names in the checkpoint of the tensors that are needed."""
         return {name for conversion in self._conversions.values() for _, name in conversion.sources}
+
+    def integers(self) -> dict[str, bool]:
+        """Name in the checkpoint of each tensor that is needed -> whether the model has integers there."""
+        return {
+            name: target in self._integers
+            for target, conversion in self._conversions.items()
+            for _, name in conversion.sources
+        }
 
     def __contains__(self, name: object) -> bool:
         return name in self._conversions or name in self._aliases

@@ -12,8 +12,17 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from transformers import PreTrainedModel
 
-from edgekiln.export.tracing import complex_rotation, latent_attention, own_attention, own_moe, own_positions
+from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.tracing import (
+    complex_rotation,
+    latent_attention,
+    own_attention,
+    own_moe,
+    own_positions,
+    sparse_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Adapter:
 
 _LATENT: Final = Adapter({"expand_kv": latent_attention.expand_kv}, prepare=latent_attention.keep_latent)
 
+_INDEXED_LATENT: Final = Adapter(_LATENT.methods, prepare=sparse_attention.latent_and_every_key)
+
+_BART_LIKE: Final = Adapter({"forward": own_attention.bart_like})
+
 _POSITIONS: Final = Adapter({"forward": own_positions.from_table})
 
 # Package of transformers.models and class -> what is replaced.
@@ -50,6 +63,11 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("falcon", "FalconAttention"): Adapter({"forward": own_attention.falcon}, prepare=own_attention.falcon_slopes),
     ("bloom", "BloomAttention"): Adapter({"forward": own_attention.bloom}, prepare=own_attention.bloom_slopes),
     ("mpt", "MptAttention"): Adapter({"forward": own_attention.mpt}, prepare=own_attention.mpt_slopes),
+    ("git", "GitModel"): Adapter({"forward": own_attention.git_model}),
+    ("git", "GitSelfAttention"): Adapter({"forward": own_attention.git}),
+    ("mvp", "MvpAttention"): _BART_LIKE,
+    ("trocr", "TrOCRAttention"): _BART_LIKE,
+    ("xglm", "XGLMAttention"): _BART_LIKE,
     ("hrm_text", "HrmTextAttention"): Adapter({"forward": own_attention.hrm_text}),
     ("llama4", "Llama4TextRotaryEmbedding"): Adapter({"forward": complex_rotation.angles}),
     ("llama4", "Llama4TextAttention"): Adapter({"forward": complex_rotation.llama4}),
@@ -61,29 +79,60 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("deepseek_v3", "DeepseekV3Attention"): _LATENT,
     ("glm4_moe_lite", "Glm4MoeLiteAttention"): _LATENT,
     ("kimi_linear", "KimiLinearAttention"): _LATENT,
+    ("longcat_flash", "LongcatFlashMLA"): _LATENT,
     ("minicpm3", "MiniCPM3Attention"): _LATENT,
     ("mistral4", "Mistral4Attention"): _LATENT,
     ("youtu", "YoutuAttention"): _LATENT,
+    ("axk2", "AXK2Attention"): _INDEXED_LATENT,
+    ("deepseek_v32", "DeepseekV32Attention"): _INDEXED_LATENT,
+    ("dots3_note", "Dots3NoteTextAttention"): _INDEXED_LATENT,
+    ("glm_moe_dsa", "GlmMoeDsaAttention"): _INDEXED_LATENT,
+    ("hy_v4", "HYV4Attention"): _INDEXED_LATENT,
+    ("minimax_m3_vl", "MiniMaxM3VLAttention"): Adapter(
+        {}, prepare=sparse_attention.every_key(sparse_attention.blocks)
+    ),
     ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}, needs="fc1"),
     ("dbrx", "DbrxExperts"): Adapter({"forward": own_moe.dbrx}),
     ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
     ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}),
+    ("longcat_flash", "LongcatFlashExperts"): Adapter({"forward": own_moe.longcat_flash}),
     ("bart", "BartLearnedPositionalEmbedding"): _POSITIONS,
     ("bigbird_pegasus", "BigBirdPegasusLearnedPositionalEmbedding"): _POSITIONS,
     ("blenderbot", "BlenderbotLearnedPositionalEmbedding"): _POSITIONS,
     ("blenderbot_small", "BlenderbotSmallLearnedPositionalEmbedding"): _POSITIONS,
     ("marian", "MarianSinusoidalPositionalEmbedding"): _POSITIONS,
     ("mbart", "MBartLearnedPositionalEmbedding"): _POSITIONS,
+    ("mvp", "MvpLearnedPositionalEmbedding"): _POSITIONS,
     ("pegasus", "PegasusSinusoidalPositionalEmbedding"): _POSITIONS,
     ("plbart", "PLBartLearnedPositionalEmbedding"): _POSITIONS,
+    ("trocr", "TrOCRLearnedPositionalEmbedding"): _POSITIONS,
+    ("trocr", "TrOCRSinusoidalPositionalEmbedding"): Adapter(
+        _POSITIONS.methods, prepare=own_positions.keep_sinusoids
+    ),
     ("whisper", "WhisperPositionalEmbedding"): _POSITIONS,
+    ("xglm", "XGLMSinusoidalPositionalEmbedding"): _POSITIONS,
+}
+
+# Package and class -> what a model with such a module does, for which there is no replacement.
+_UNSUPPORTED: Final[dict[tuple[str, str], str]] = {
+    ("blt", "BltModel"): "groups bytes into patches, whose lengths depend on the text",
+    ("deepseek_v4", "DeepseekV4CSACompressor"): "attends to compressed keys and values, each of several tokens",
+    ("deepseek_v4", "DeepseekV4HCACompressor"): "attends to compressed keys and values, each of several tokens",
 }
 
 
-def install_adapters(model: torch.nn.Module) -> None:
-    """Replace the methods of all modules of `ADAPTERS` in a model, and number attention modules without `layer_idx`."""
+def install_adapters(model: PreTrainedModel) -> None:
+    """Replace the methods of all modules of `ADAPTERS` in a model, and number attention modules without `layer_idx`.
+
+    Raises:
+        UnsupportedModelError: the model has a module of `_UNSUPPORTED`.
+    """
     count: Counter[type] = Counter()
-    for module in model.modules():
+    for module in list(model.modules()):
+        if description := _UNSUPPORTED.get(kind_of(module)):
+            raise UnsupportedModelError(
+                f"{model.config.model_type} {description}, which edgekiln does not support yet"
+            )
         adapter = ADAPTERS.get(kind_of(module))
         if adapter is None or not (adapter.needs is None or hasattr(module, adapter.needs)):
             continue

@@ -43,12 +43,15 @@ class MaskSpec:
         """MPT converts its mask."""
         return self
 
+    def __getitem__(self, _: Any) -> "MaskSpec":
+        """Attention with an indexer slices the mask for it."""
+        return self
+
 
 # Arguments of an attention call that change its result and that the canonical op does not have.
 _UNSUPPORTED_ARGUMENTS = {
     "head_mask": "head masks",
     "position_bias": "a position bias",
-    "block_indices": "attention to blocks of keys that an indexer chooses",
 }
 
 

@@ -76,13 +76,14 @@ def only_representatives(layers: Sequence[torch.nn.Module], representatives: Seq
         LayerDedupError: inside the block, when a layer gets other arguments than its representative.
     """
     calls: dict[int, tuple[Any, ...]] = {}
+    tuples: dict[int, int] = {}
     handles = []
     for index, layer in enumerate(layers):
         if index == representatives[index]:
             handles.append(layer.register_forward_pre_hook(_begin_hook(index, calls), with_kwargs=True))
-            handles.append(layer.register_forward_hook(_end_hook(index)))
+            handles.append(layer.register_forward_hook(_end_hook(index, tuples)))
         else:
-            layer.forward = _pass_through(index, representatives[index], calls)
+            layer.forward = _pass_through(index, representatives[index], calls, tuples)
     try:
         yield
     finally:
@@ -93,13 +94,15 @@ def only_representatives(layers: Sequence[torch.nn.Module], representatives: Seq
                 del layer.forward
 
 
-def _pass_through(index: int, representative: int, calls: dict[int, tuple[Any, ...]]) -> Callable[..., torch.Tensor]:
-    def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+def _pass_through(
+    index: int, representative: int, calls: dict[int, tuple[Any, ...]], tuples: dict[int, int]
+) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
         # A tensor that the model computes for one layer would, in the copies, still be that of the representative.
         if not _same(calls[representative], _other_arguments(args, kwargs)):
             raise LayerDedupError(f"layer {index} is called with other tensors than layer {representative}")
-        hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-        return hidden
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *[None] * (tuples[representative] - 1)) if representative in tuples else hidden
 
     return forward
 
@@ -144,8 +147,13 @@ def _begin_hook(index: int, calls: dict[int, tuple[Any, ...]]) -> Any:
     return hook
 
 
-def _end_hook(index: int) -> Any:
-    def hook(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> torch.Tensor:
+def _end_hook(index: int, tuples: dict[int, int]) -> Any:
+    """The hook that marks a layer's output; `tuples` gets the length of one that is a tensor with None after it."""
+
+    def hook(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple) and output and all(part is None for part in output[1:]):
+            tuples[index] = len(output)
+            return (_marked(END, index, output[0]), *output[1:])
         if not isinstance(output, torch.Tensor):
             raise LayerDedupError(f"a decoder layer returns {type(output).__name__} where a tensor is expected")
         return _marked(END, index, output)

@@ -56,7 +56,14 @@ def build_meta_model(config: PretrainedConfig, model_class: type[PreTrainedModel
 
 
 # Values of config.layer_types for layers with a KV cache.
-_ATTENTION_LAYERS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+_ATTENTION_LAYERS = {
+    "attention",
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+    "indexed_attention",
+    "minimax_m3_sparse",
+}
 
 
 @contextlib.contextmanager
@@ -177,6 +184,24 @@ def normalized(config: PretrainedConfig) -> Any:
         return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
     except KeyError:
         return NormalizedTextConfig(config)
+
+
+@contextlib.contextmanager
+def called_modules(model: PreTrainedModel) -> Iterator[set[str]]:
+    """Collect the names of the modules that are called inside the block.
+
+    Of others, such as the attention of a decoder to an encoder, an engine has no weights.
+    """
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _arguments, name=name: called.add(name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def takes(model: PreTrainedModel, argument: str) -> bool:

@@ -198,3 +198,44 @@ def hrm_text(module: Any, *args: Any, cycle_offset: int = 0, **kwargs: Any) -> A
         return type(module).forward(module, *args, **kwargs)
     finally:
         module.layer_idx = index
+
+
+def bart_like(
+    module: Any,
+    hidden_states: torch.Tensor,
+    key_value_states: torch.Tensor | None = None,
+    cache: Any = None,
+    attention_mask: Any = None,
+    attn_prompt: Any = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Forward of XGLMAttention, TrOCRAttention and MvpAttention for a decoder's own tokens, [B, S, K] to [B, S, K]."""
+    assert key_value_states is None
+    assert attn_prompt is None
+    query, key, value = (
+        projection(hidden_states).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+        for projection in (module.q_proj, module.k_proj, module.v_proj)
+    )
+    out = attend(module, query, key, value, attention_mask, scale=module.scaling)
+    return module.out_proj(out.flatten(2)), None
+
+
+def git(module: Any, hidden_states: torch.Tensor, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
+    """GitSelfAttention.forward for text without an image, [B, S, K] to [B, S, K]."""
+    query, key, value = (
+        projection(hidden_states).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
+        for projection in (module.query, module.key, module.value)
+    )
+    out = attend(module, query, key, value, attention_mask, scale=module.attention_head_size**-0.5)
+    return out.flatten(2), None
+
+
+def git_model(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """GitModel.forward, whose mask lets the tokens of an image see each other: a text has none."""
+    file: Any = sys.modules[type(module).__module__]
+    causal_mask = file.create_causal_mask
+    file.create_causal_mask = lambda *, block_sequence_ids, **mask: causal_mask(**mask)
+    try:
+        return type(module).forward(module, *args, **kwargs)
+    finally:
+        file.create_causal_mask = causal_mask

@@ -50,6 +50,30 @@ def dbrx(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: t
     return (out * weights.t().unsqueeze(-1)).sum(dim=0).view(hidden_states.shape)
 
 
+def longcat_flash(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+    """LongcatFlashExperts.forward: the last experts have no weights and return their input.
+
+    Args:
+        module: its gate_up_proj [E, 2 · I, K] has unused weights for the experts that return their input, and its
+            down_proj [E - Z, K, I] has none for these Z.
+        hidden_states: [T, K].
+        index: int64[T, k], the experts of each token.
+        gates: [T, k].
+
+    Returns:
+        [T, K].
+    """
+    weights = _expert_weights(index, gates, module.total_experts)
+    computing = module.num_routed_experts
+    out = hidden_states * weights[:, computing:].sum(dim=1, keepdim=True)
+    if not computing:
+        return out
+    x = torch.matmul(hidden_states.unsqueeze(0), module.gate_up_proj[:computing].transpose(1, 2))
+    gate, up = x.chunk(2, dim=-1)
+    computed = torch.matmul(module.act_fn(gate) * up, module.down_proj.transpose(1, 2))
+    return out + (computed * weights[:, :computing].t().unsqueeze(-1)).sum(dim=0)
+
+
 def jetmoe(module: Any, layer_input: torch.Tensor) -> torch.Tensor:
     """JetMoeMoE.forward: [B, S, K] to [B, S, K]."""
     x = layer_input.reshape(-1, layer_input.shape[-1])

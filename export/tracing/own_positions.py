@@ -17,4 +17,14 @@ def from_table(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     if position_ids is None:  # while shapes are recorded
         embedded: torch.Tensor = type(module).forward(module, *args, **kwargs)
         return embedded
-    return F.embedding(position_ids + getattr(module, "offset", 0), module.weight)
+    table = module.weight if hasattr(module, "weight") else module.weights
+    return F.embedding(position_ids + getattr(module, "offset", 0), table)
+
+
+def keep_sinusoids(module: Any) -> None:
+    """Compute the table [positions, K] of TrOCRSinusoidalPositionalEmbedding, which is no buffer of its module."""
+    positions, width = module.weights.shape
+    with torch.device("cpu"):
+        table = module.get_embedding(positions, width, module.padding_idx)
+    module.register_buffer("weight", table[module.padding_idx + 1 :], persistent=False)
+    module.offset = 0
