@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import torch
 from transformers import PreTrainedModel
 
 from edgekiln.calib.analysis.layer_report import layer_report
@@ -37,8 +36,8 @@ from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
 from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
-from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing import sparse_attention
+from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing.meta_model import build_meta_model, called_modules, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
 from edgekiln.export.tracing.rope import check_length

@@ -18,6 +18,7 @@ from edgekiln.errors import UnsupportedModelError
 from edgekiln.export.tracing import (
     complex_rotation,
     latent_attention,
+    ngram_embedding,
     own_attention,
     own_moe,
     own_positions,
@@ -88,9 +89,10 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("dots3_note", "Dots3NoteTextAttention"): _INDEXED_LATENT,
     ("glm_moe_dsa", "GlmMoeDsaAttention"): _INDEXED_LATENT,
     ("hy_v4", "HYV4Attention"): _INDEXED_LATENT,
-    ("minimax_m3_vl", "MiniMaxM3VLAttention"): Adapter(
-        {}, prepare=sparse_attention.every_key(sparse_attention.blocks)
-    ),
+    ("minimax_m3_vl", "MiniMaxM3VLAttention"): Adapter({}, prepare=sparse_attention.every_key(sparse_attention.blocks)),
+    ("qwen4_exp", "Qwen4ExpTextAttention"): Adapter({}, prepare=sparse_attention.every_key(sparse_attention.budget)),
+    ("qwen4_exp", "Qwen4ExpTextNGramEmbedding"): Adapter({"forward": ngram_embedding.embeddings}),
+    ("qwen4_exp", "Qwen4ExpTextPLELayer"): Adapter({"_short_conv": ngram_embedding.short_convolution}),
     ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}, needs="fc1"),
     ("dbrx", "DbrxExperts"): Adapter({"forward": own_moe.dbrx}),
     ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
@@ -106,9 +108,7 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("pegasus", "PegasusSinusoidalPositionalEmbedding"): _POSITIONS,
     ("plbart", "PLBartLearnedPositionalEmbedding"): _POSITIONS,
     ("trocr", "TrOCRLearnedPositionalEmbedding"): _POSITIONS,
-    ("trocr", "TrOCRSinusoidalPositionalEmbedding"): Adapter(
-        _POSITIONS.methods, prepare=own_positions.keep_sinusoids
-    ),
+    ("trocr", "TrOCRSinusoidalPositionalEmbedding"): Adapter(_POSITIONS.methods, prepare=own_positions.keep_sinusoids),
     ("whisper", "WhisperPositionalEmbedding"): _POSITIONS,
     ("xglm", "XGLMSinusoidalPositionalEmbedding"): _POSITIONS,
 }
@@ -130,9 +130,7 @@ def install_adapters(model: PreTrainedModel) -> None:
     count: Counter[type] = Counter()
     for module in list(model.modules()):
         if description := _UNSUPPORTED.get(kind_of(module)):
-            raise UnsupportedModelError(
-                f"{model.config.model_type} {description}, which edgekiln does not support yet"
-            )
+            raise UnsupportedModelError(f"{model.config.model_type} {description}, which edgekiln does not support yet")
         adapter = ADAPTERS.get(kind_of(module))
         if adapter is None or not (adapter.needs is None or hasattr(module, adapter.needs)):
             continue

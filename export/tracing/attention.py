@@ -38,6 +38,8 @@ class MaskSpec:
 
     # Falcon adds ALiBi to a mask of 4 dimensions.
     ndim: ClassVar[int] = 0
+    # Qwen4 combines a mask of numbers with the choice of an indexer in another way.
+    dtype: ClassVar[torch.dtype] = torch.bool
 
     def to(self, *_: Any) -> "MaskSpec":
         """MPT converts its mask."""
@@ -45,6 +47,10 @@ class MaskSpec:
 
     def __getitem__(self, _: Any) -> "MaskSpec":
         """Attention with an indexer slices the mask for it."""
+        return self
+
+    def __and__(self, choice: None) -> "MaskSpec":
+        """With the choice of an indexer, see `sparse_attention.EveryKey`."""
         return self
 
 

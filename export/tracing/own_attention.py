@@ -234,7 +234,13 @@ def git_model(module: Any, *args: Any, **kwargs: Any) -> Any:
     """GitModel.forward, whose mask lets the tokens of an image see each other: a text has none."""
     file: Any = sys.modules[type(module).__module__]
     causal_mask = file.create_causal_mask
-    file.create_causal_mask = lambda *, block_sequence_ids, **mask: causal_mask(**mask)
+
+    def of_text(*, block_sequence_ids: torch.Tensor, **mask: Any) -> MaskSpec:
+        """The mask without the blocks of images."""
+        spec: MaskSpec = causal_mask(**mask)
+        return spec
+
+    file.create_causal_mask = of_text
     try:
         return type(module).forward(module, *args, **kwargs)
     finally:

@@ -38,6 +38,7 @@ class _LayerCache:
 
     def __init__(self) -> None:
         self.conv_states = self.recurrent_states = _Nothing()
+        self.indexer_position_ids: torch.Tensor | None = None
 
     def get_seq_length(self) -> int:
         """As that of `TraceCache`."""

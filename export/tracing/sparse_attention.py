@@ -55,6 +55,12 @@ def blocks(config: Any) -> int:
     return length
 
 
+def budget(config: Any) -> int:
+    """Keys in the blocks that an indexer with a budget of keys chooses, and in the last block before it is full."""
+    ratio: int = config.indexer_compress_ratio
+    return config.indexer_budget // ratio * ratio + ratio - 1
+
+
 def latent_and_every_key(module: Any) -> None:
     """`keep_latent` and `every_key`."""
     keep_latent(module)

@@ -1,8 +1,8 @@
 """Tiny configurations of model types, as data: the common small sizes, and what a type needs beyond them.
 
-Sizes are small, but what an engine may compute wrongly is there: windows and chunks are smaller
-than the prompts, experts are in groups, and every kind of layer occurs twice. Indexers of sparse attention choose all keys
-of the tests, up to which engines are exact.
+Sizes are small, but what an engine may compute wrongly is there: windows and chunks are smaller than the prompts,
+experts are in groups, and every kind of layer occurs twice. Indexers of sparse attention choose all keys of the tests,
+up to which number engines are exact.
 """
 
 from typing import Any
@@ -89,7 +89,7 @@ _INDEXER = {
     "indexer_n_heads": 16,
     "indexer_kv_heads": 1,
     "indexer_head_dim": 16,
-    "indexer_budget": 8,
+    "indexer_budget": 40,
     "indexer_compress_ratio": 4,
 }
 # Logits are scaled by the position from position 8.

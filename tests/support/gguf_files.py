@@ -139,8 +139,8 @@ def llama_tensors(**extra: Any) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     return ours, {**theirs, **extra}
 
 
-def qwen3moe(path: Path) -> Path:
-    """Write a random Qwen3-MoE with four experts."""
+def qwen3moe(path: Path, **kinds: gguf.GGMLQuantizationType) -> Path:
+    """Write a random Qwen3-MoE with four experts; `kinds` are the formats of tensors, such as ffn_up_exps."""
     _, tensors = llama_tensors()
     tensors["output.weight"] = random(VOCAB, HIDDEN, seed=7)
     for layer in range(LAYERS):
@@ -152,8 +152,10 @@ def qwen3moe(path: Path) -> Path:
         tensors[f"blk.{layer}.ffn_down_exps.weight"] = random(4, HIDDEN, 32, seed=layer)
         tensors[f"blk.{layer}.attn_q_norm.weight"] = random(HEAD_DIM, seed=layer)
         tensors[f"blk.{layer}.attn_k_norm.weight"] = random(HEAD_DIM, seed=layer + 1)
+    quantized = {name: kinds[name.split(".")[-2]] for name in tensors if name.split(".")[-2] in kinds}
+    stored = tensors | {name: (gguf.quants.quantize(tensors[name], kind), kind) for name, kind in quantized.items()}
     experts = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
-    return write(path, "qwen3moe", tensors, attention__key_length=HEAD_DIM, **experts)
+    return write(path, "qwen3moe", stored, attention__key_length=HEAD_DIM, **experts)
 
 
 def gpt2(path: Path, kind: gguf.GGMLQuantizationType | None = None) -> Path:

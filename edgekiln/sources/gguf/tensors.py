@@ -4,6 +4,7 @@ Tensors are dequantized one at a time. Quantized tensors keep their codes where 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from gguf import GGMLQuantizationType as Kind
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -29,11 +31,12 @@ from edgekiln.sources.gguf.sampling import sampling_defaults
 from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
-from edgekiln.sources.quantized.gguf import GROUP, prequantized_gguf, requantized_gguf
+from edgekiln.sources.quantized.gguf import FLOAT, GROUP, prequantized_gguf, requantized_gguf
 from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
 _MATRIX = 2
+_EXPERTS = "_exps."  # in names of tensors [E, N, K] of all experts
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 
 
@@ -61,7 +64,8 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
         )
     config = build_config(file, parsed)
     model = meta_model(config)
-    weights = ConvertedWeights(GgufTensors(file, model, parsed), model, str(path))
+    tensors = GgufTensors(file, model, parsed)
+    weights = ConvertedWeights(tensors, model, str(path))
     return ModelSource(
         model_id=model_id,
         name=name,
@@ -71,7 +75,7 @@ def open_gguf(model_id: str, name: str, path: Path) -> ModelSource:
         special_tokens=tokenizer.special_tokens,
         sampling=sampling_defaults(file),
         weights=weights,
-        notes=notes,
+        notes=(*notes, *tensors.notes()),
     )
 
 
@@ -175,6 +179,16 @@ class GgufTensors:
         if layout is None:
             return requantized_gguf(info.type, "has another layout in the file than in the model", dequantized)
         return prequantized_gguf(info.type, layout.rows, raw, dequantized)
+
+    def notes(self) -> list[str]:
+        """For the user, how many tensors of experts are quantized in the file, and floats in an engine."""
+        stored = {part for parts in self._parts.values() for part in parts if _EXPERTS in part}
+        types = Counter(Kind(self._file.tensors[part].type) for part in sorted(stored))
+        return [
+            f"{count} tensors of experts in {kind.name} are dequantized and stay in floating point"
+            for kind, count in types.items()
+            if kind not in FLOAT
+        ]
 
     def _undo_of(self, part: str) -> Undo | None:
         return next((undo for pattern, undo in self._undos if pattern.fullmatch(_local(part))), None)

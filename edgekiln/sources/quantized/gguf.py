@@ -21,7 +21,7 @@ from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.gguf_multiples import GROUP, MULTIPLES, unpack_multiples
 
-_FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
+FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
 Bytes = npt.NDArray[np.uint8]
@@ -159,7 +159,7 @@ def prequantized_gguf(
     Returns:
         The weight; None if the tensor holds floats.
     """
-    if Kind(kind) in _FLOAT:
+    if Kind(kind) in FLOAT:
         return None
     if multiples := MULTIPLES.get(Kind(kind)):
         return PrequantizedWeight(
@@ -179,7 +179,7 @@ def requantized_gguf(kind: int, why: str, dequantized: Callable[[], Floats]) -> 
         why: for the note, what is the matter with the weight.
         dequantized: reads the weight as float32 [N, K].
     """
-    if Kind(kind) in _FLOAT:
+    if Kind(kind) in FLOAT:
         return None
     note = f"{Kind(kind).name} {why} and is quantized again, to 8 bits"
     return PrequantizedWeight(_REQUANTIZED, lambda: _requantize(dequantized()), note=note)

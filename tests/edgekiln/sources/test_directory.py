@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from edgekiln.errors import SourceError, UnsupportedModelError
 from edgekiln.sources.resolve import resolve
+from support.models import save_checkpoint
 
 SMALL = {
     "hidden_size": 32,
@@ -254,6 +255,42 @@ def test_missing_expert_is_named(tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(SourceError, match=r"3 tensors .*w3.* for model\.layers\.1.*needs 4"):
         resolve(str(directory))
+
+
+def tables(directory: Path) -> Path:
+    """A checkpoint with tables of the experts of each token, which are int64."""
+    save_checkpoint(directory, "deepseek_v4", layer_types=["sliding_attention"] * 4)
+    return directory
+
+
+def test_tables_of_integers_are_read_exactly(tmp_path: Path) -> None:
+    path = tables(tmp_path / "m") / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("tid2eid"))
+    table = torch.randint(1 << 62, tensors[name].shape)
+    save_file(tensors | {name: table}, path)
+    weights = resolve(str(path.parent)).weights
+    read = weights.read(next(name for name in weights.keys() if name.endswith("tid2eid")))  # noqa: SIM118
+    assert torch.equal(read, table)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dtype", "message"),
+    [
+        ("tid2eid", torch.float32, r"stores .*tid2eid as F32, and its model has integers there"),
+        ("norm.weight", torch.int64, r"stores .*norm.weight as I64, and its model has floats there"),
+        ("norm.weight", torch.int32, r"stores .*norm.weight as I32, which cannot be read yet"),
+    ],
+)
+def test_tables_and_weights_in_place_of_each_other_are_refused(
+    tmp_path: Path, tensor: str, dtype: torch.dtype, message: str
+) -> None:
+    path = tables(tmp_path / "m") / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(tensor))
+    save_file(tensors | {name: tensors[name].to(dtype)}, path)
+    with pytest.raises((SourceError, UnsupportedModelError), match=message):
+        resolve(str(path.parent))
 
 
 def test_unused_tensor_is_noted(llama: Path) -> None:

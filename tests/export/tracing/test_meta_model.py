@@ -6,7 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgekiln.export.tracing.meta_model import build_meta_model, normalized, takes
+from edgekiln.calib.presets import UNCALIBRATED
+from edgekiln.calib.quantization_plan import plan_quantization
+from edgekiln.export.tracing.meta_model import build_meta_model, called_modules, normalized, takes
+from edgekiln.export.tracing.trace import layer_caches
 from support.models import FAMILY_NAMES, tiny_config
 
 # Rotary variants with computed frequencies.
@@ -57,3 +60,13 @@ def test_takes_reads_the_signature_of_forward() -> None:
     model = build_meta_model(tiny_config("llama"))
     assert takes(model, "logits_to_keep")
     assert not takes(model, "pixel_values")
+
+
+def test_modules_that_no_forward_calls_are_not_quantized() -> None:
+    model = build_meta_model(tiny_config("trocr"))
+    assert "model.decoder.layers.0.encoder_attn.q_proj" in dict(model.named_modules())
+    with called_modules(model) as called:
+        layer_caches(model)
+    layers = {layer.module for layer in plan_quantization(model, UNCALIBRATED, called=called).layers}
+    assert "model.decoder.layers.0.self_attn.q_proj" in layers
+    assert not any("encoder_attn" in layer for layer in layers)

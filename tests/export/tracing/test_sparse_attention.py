@@ -38,15 +38,17 @@ def logits_of(model: Any, tokens: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        ("glm_moe_dsa", TOKENS),
+        ("glm_moe_dsa", {**TOKENS, "indexer_types": ["full", "shared", "shared", "full"]}),
         pytest.param("minimax_m3_vl_text", BLOCKS, marks=pytest.mark.slow),
         *(
             pytest.param(family, TOKENS, marks=pytest.mark.slow)
             for family in ("axk2", "deepseek_v32", "dots3_note_text", "hy_v4")
         ),
+        # A budget of whole blocks of 3, and the last 2 keys.
+        pytest.param("qwen4_exp_text", {"indexer_budget": 6, "indexer_compress_ratio": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_longer_sequences_attend_to_all_keys(family: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_longer_sequences_attend_to_all_keys(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = save_checkpoint(tmp_path / "model", family, **options)
     engine = tmp_path / "engine"
     build_engine(resolve(str(tmp_path / "model")), engine, BuildOptions(quant="none", max_length=LENGTH))
@@ -56,7 +58,8 @@ def test_longer_sequences_attend_to_all_keys(family: str, options: dict[str, int
     sparse = logits_of(model, tokens)
     for module in model.modules():
         if type(module).__name__.endswith("Indexer"):
-            module.index_topk = module.topk_blocks = LENGTH
+            module.index_topk = module.topk_blocks = module.block_topk = LENGTH
+            module.token_budget = 2 * LENGTH
     np.testing.assert_allclose(logits, logits_of(model, tokens), atol=1e-3, rtol=0)
     np.testing.assert_allclose(logits[:EXACT], sparse[:EXACT], atol=1e-3, rtol=0)
     assert np.abs(logits - sparse).max() > 0.1

@@ -18,6 +18,8 @@ from support.models import save_checkpoint, tiny_config
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3_text", {"use_bidirectional_attention": True}, "gemma3_text overlays its own attention mask"),
     ("bert", {"is_decoder": False}, "bert attends in both directions"),
+    ("blt", {}, "blt groups bytes into patches, whose lengths depend on the text"),
+    ("deepseek_v4", {}, "deepseek_v4 attends to compressed keys and values, each of several tokens"),
 ]
 _PLAIN: list[tuple[str, dict[str, Any], str]] = [
     ("xlm", {"emb_dim": 64, "n_layers": 2, "n_heads": 4}, "xlm computes attention by itself and not through"),

@@ -60,6 +60,17 @@ def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
     assert weights.prequantized(name) is None
 
 
+def test_experts_that_become_floats_are_noted(tmp_path: Path) -> None:
+    plain = resolve(str(qwen3moe(tmp_path / "m.gguf"))).notes
+    kinds = {"ffn_gate_exps": Kind.Q4_0, "ffn_up_exps": Kind.Q4_0, "ffn_down_exps": Kind.Q8_0}
+    source = resolve(str(qwen3moe(tmp_path / "quantized.gguf", **kinds)))
+    assert source.notes == (
+        *plain,
+        f"{LAYERS} tensors of experts in Q8_0 are dequantized and stay in floating point",
+        f"{2 * LAYERS} tensors of experts in Q4_0 are dequantized and stay in floating point",
+    )
+
+
 @pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("MXFP4", "Q8_0")], ids="-".join)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Logits]:
     """Formats of the matrices and of the embedding, and the logits of an engine built from such a file."""
