@@ -47,15 +47,22 @@ class Composite:
     @property
     def notes(self) -> list[str]:
         """The remark for the build report, where the model takes more than text."""
-        config = self.whole.config
-        if not type(config).sub_configs:
+        if not type(self.whole.config).sub_configs:
             return []
-        # Some models wrap the one that takes the inputs, with parts for what they give, such as speech.
-        kinds = type(config).sub_configs
-        parts = [*kinds, *(part for kind in kinds.values() for part in getattr(kind, "sub_configs", ()))]
-        inputs = [kind for kind, words in _INPUTS.items() if any(part.startswith(words) for part in parts)]
-        left_out = " and ".join(inputs) or "other inputs than text"
-        return [f"only the text decoder of {type(self.whole).__name__} is used: the engine takes no {left_out}"]
+        return left_out(self.whole) or [_note(self.whole, "other inputs than text")]
+
+
+def left_out(model: PreTrainedModel) -> list[str]:
+    """The remark for the build report where a model, by the parts of its configuration, takes images or audio."""
+    # Some models wrap the one that takes the inputs, with parts for what they give, such as speech.
+    kinds = type(model.config).sub_configs
+    parts = [*kinds, *(part for kind in kinds.values() for part in getattr(kind, "sub_configs", ()))]
+    inputs = [kind for kind, words in _INPUTS.items() if any(part.startswith(words) for part in parts)]
+    return [_note(model, " and ".join(inputs))] if inputs else []
+
+
+def _note(model: PreTrainedModel, inputs: str) -> str:
+    return f"only the text decoder of {type(model).__name__} is used: the engine takes no {inputs}"
 
 
 def composite_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
@@ -129,11 +136,6 @@ def _check_text(config: PretrainedConfig) -> None:
     if getattr(config, "use_bidirectional_attention", None) is True:
         raise UnsupportedModelError(
             f"{config.model_type} attends in both directions, which a causal decoder graph cannot express"
-        )
-    if getattr(config, "cross_attention_layers", None):
-        raise UnsupportedModelError(
-            f"{config.model_type} has cross-attention layers, whose keys and values come from images, which edgekiln "
-            "does not support yet"
         )
 
 

@@ -13,7 +13,7 @@ from edgekiln.engine.directory import ENGINE_FILE
 from edgekiln.errors import SourceError, UnsupportedModelError, one_line
 from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.sources.checkpoint_schema import check_counts, check_layers, check_types
-from edgekiln.sources.composite import Composite, causal_class, composite, composite_class
+from edgekiln.sources.composite import Composite, causal_class, composite, composite_class, left_out
 from edgekiln.sources.generation_config import GENERATION_FILE, not_applied, read_generation_config, sampling_defaults
 from edgekiln.sources.json_file import read_json
 from edgekiln.sources.meta_model import meta_model
@@ -108,7 +108,7 @@ def _open_model(
     weights = ConvertedWeights(tensors, model, str(directory), {} if text is config else _DECODER_PREFIXES)
     _set_ties(text, weights)
     check_unused(tensors, weights.unused, model, text, directory)
-    notes = unused_notes(weights.unused, model)
+    notes = [*left_out(model), *unused_notes(weights.unused, model)]
     if text is not config:
         notes = [f"only the text decoder of {type(model).__name__} is used"]
     return _OpenModel(text, None, weights, weights.integers(), notes)

@@ -113,11 +113,16 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("xglm", "XGLMSinusoidalPositionalEmbedding"): _POSITIONS,
 }
 
+_COMPRESSED: Final = "attends to compressed keys and values, each of several tokens"
+_DISTANCES: Final = "adds a bias to each score that depends on the distance and on the query"
 # Package and class -> what a model with such a module does, for which there is no replacement.
 _UNSUPPORTED: Final[dict[tuple[str, str], str]] = {
     ("blt", "BltModel"): "groups bytes into patches, whose lengths depend on the text",
-    ("deepseek_v4", "DeepseekV4CSACompressor"): "attends to compressed keys and values, each of several tokens",
-    ("deepseek_v4", "DeepseekV4HCACompressor"): "attends to compressed keys and values, each of several tokens",
+    ("deepseek_v4", "DeepseekV4CSACompressor"): _COMPRESSED,
+    ("deepseek_v4", "DeepseekV4HCACompressor"): _COMPRESSED,
+    ("inkling", "InklingRelativeLogits"): _DISTANCES,
+    ("inkling2", "Inkling2RelativePositionBias"): _DISTANCES,
+    ("inkling2_loop", "Inkling2LoopRelativePositionBias"): _DISTANCES,
 }
 
 

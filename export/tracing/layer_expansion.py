@@ -69,6 +69,8 @@ class _TracedLayer:
         markers = {
             (node.op_type, node.attributes["layer"].as_int()): node for node in graph if node.op_type in (BEGIN, END)
         }
+        if (END, layer) not in markers:
+            raise LayerDedupError(f"layer {layer} is not called")
         self.begin, self.end = markers[BEGIN, layer], markers[END, layer]
         self.past = [value for value in graph.inputs if _name(value).startswith(f"past.{layer}.")]
         self.present = [value for value in graph.outputs if _name(value).startswith(f"present.{layer}.")]

@@ -23,7 +23,9 @@ _STATELESS: Final = {"mlp", "moe"}
 
 
 def stateless(config: Any, layer: int) -> bool:
-    """Whether a layer mixes no tokens by its type, so that it needs no cache."""
+    """Whether a layer mixes no tokens of the text by its type, so that it needs no cache."""
+    if layer in (getattr(config, "cross_attention_layers", None) or ()):
+        return True  # without an image it is left out
     for name in ("layers_block_type", "layer_types"):
         types = getattr(config, name, None)
         if types is not None and layer < len(types):

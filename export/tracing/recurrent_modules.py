@@ -98,12 +98,35 @@ def _rwkv_feed_forward(self: Any, hidden: torch.Tensor, *_: Any, **__: Any) -> t
     return torch.sigmoid(self.receptance(_mix(hidden, shifted, self.time_mix_receptance))) * value, None
 
 
+def _convolutional_projection(self: Any, hidden: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values [B, S, heads, D] of compressed convolutional attention (ZAYA)."""
+    hidden = mask_padding(hidden)
+    query, key = (part(hidden).unflatten(-1, (-1, self.head_dim)) for part in (self.q_proj, self.k_proj))
+    both = mask_padding(torch.cat([query, key], dim=2).flatten(2)).transpose(1, 2)
+    trace = current()
+    past = trace.next_past(trace.layer, StateShape((both.shape[1], self.conv_kernel_size)))
+    if past is None:
+        mixed = both
+    else:
+        columns = torch.cat([past[0], both], dim=2)
+        trace.add_present(trace.layer, columns[:, :, -self.conv_kernel_size :])
+        mixed = self.conv_qk_grouped(self.conv_qk_depthwise(columns))
+    mixed = mixed.transpose(1, 2).unflatten(-1, (-1, self.head_dim))
+    groups = self.num_key_value_groups
+    query_mean = (query + key.repeat_interleave(groups, dim=2)) * 0.5
+    key_mean = query_mean.unflatten(2, (-1, groups)).mean(dim=3)
+    value = torch.cat([self.v_proj_current(hidden), self.v_proj_delayed(_shifted(hidden))], dim=-1)
+    heads = self.num_attention_heads
+    return mixed[:, :, :heads] + query_mean, mixed[:, :, heads:] + key_mean, value.unflatten(-1, (-1, self.head_dim))
+
+
 # End of a class name -> the forward of its modules.
 FORWARDS: Final[dict[str, Callable[..., Any]]] = {
     "LightningAttention": _lightning_attention,
     "RecurrentBlock": _recurrent_block,
     "RwkvSelfAttention": _rwkv_attention,
     "RwkvFeedForward": _rwkv_feed_forward,
+    "CCAProjection": _convolutional_projection,
 }
 
 

@@ -39,6 +39,7 @@ SLOW = (
     "llama4",
     "llava",
     "mistral3",
+    "mllama",
     "phi4_multimodal",
     "qwen3_5",
     "qwen3_vl",

@@ -424,6 +424,26 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         )
         for version in ("v2", "v3")
     },
+    "llama4": (
+        "llama4",
+        "llama4_text",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "intermediate_size": 32,
+            "intermediate_size_mlp": INNER,
+            "interleave_moe_layer_step": 2,
+            "head_dim": 32,
+        },
+        {
+            **WIDE,
+            "expert_count": 4,
+            "expert_used_count": 1,
+            "expert_feed_forward_length": 32,
+            "interleave_moe_layer_step": 2,
+            "rope.dimension_count": 32,
+        },
+    ),
     "minimax-m2": (
         "minimax-m2",
         "minimax_m2",

@@ -177,6 +177,17 @@ def gpt_oss(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tenso
         yield name, tensor
 
 
+def llama4(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
+    if name.endswith("gate_up_proj"):
+        gate, up = np.split(tensor.swapaxes(1, 2), 2, axis=1)
+        yield name.replace("gate_up_proj", "gate_proj.weight"), gate
+        yield name.replace("gate_up_proj", "up_proj.weight"), up
+    elif name.endswith("down_proj"):
+        yield f"{name}.weight", tensor.swapaxes(1, 2)
+    else:
+        yield name, tensor
+
+
 def deepseek2(name: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
     if name.endswith("kv_b_proj.weight"):
         by_head = tensor.reshape(config.num_attention_heads, -1, tensor.shape[1])
@@ -259,6 +270,7 @@ CONVERTERS: dict[str, Convert] = {
     "nemotron_h_moe": nemotron_h,
     **dict.fromkeys(("qwen35", "qwen35moe"), qwen35),
     "deepseek2": deepseek2,
+    "llama4": llama4,
     "lfm2moe": lfm2moe,
     "qwen3next": qwen3next,
     **dict.fromkeys(("llama", "olmo", "arcee", "smollm3", "internlm2", "xverse", "baichuan"), llama),

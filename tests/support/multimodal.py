@@ -165,6 +165,8 @@ COMPOSITES: dict[str, Row] = {
     "kimi_k25": ({**_LATENT, "num_key_value_heads": 4, "head_dim": 8, "n_group": 1, "topk_group": 1}, {}),
     "llama4": ({**_MOE, "intermediate_size_mlp": 128}, {}),
     "minimax_m3_vl": (_MOE, {}),
+    # Without an image, transformers leaves these layers out.
+    "mllama": ({"cross_attention_layers": [1, 3]}, {}),
     "mistral4": ({**_LATENT, "num_key_value_heads": 4}, {}),
     "muse_glimmer": (
         {"sliding_window": 8, "final_logit_softcapping": 20.0},
@@ -185,7 +187,6 @@ COMPOSITES: dict[str, Row] = {
 # Type -> the same values, and words of the sentence that refuses its decoder.
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "kosmos-2.5": (_KOSMOS, {}, "transformers has no causal language model for kosmos_2_5_text_model"),
-    "mllama": ({}, {}, "cross-attention layers, whose keys and values come from images"),
     "paligemma": ({}, {}, "attends in both directions"),
 }
 

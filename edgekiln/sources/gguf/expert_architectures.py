@@ -14,6 +14,8 @@ _SIZES = {**DENSE, **KV_HEADS}
 _USED = {"expert_used_count": "num_experts_per_tok"}
 _LOCAL = {"expert_count": "num_local_experts", **_USED}
 _SIGMOID = 2  # llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
+# As llama.cpp has them: every fourth layer attends to everything, and only Maverick's queries and keys have no norm.
+_LLAMA4_PERIOD, _MAVERICK_EXPERTS = 4, 128
 # Granite's experts, and its shared expert, whose gate and up projections are one matrix in the model.
 GRANITE_EXPERTS = {
     r"block_sparse_moe\.experts\.down_proj": Merge(("ffn_down_exps",), layouts.rows),
@@ -111,6 +113,15 @@ def _deepseek(metadata: Metadata, parsed: dict[str, Any]) -> None:
             raise metadata.unsupported("expert_weights_norm", "DeepSeek-V2 of transformers does not normalize")
 
 
+def _llama4(metadata: Metadata, parsed: dict[str, Any]) -> None:
+    """Llama 4, whose chunks, temperatures and layers without RoPE llama.cpp fixes."""
+    if metadata.value("attention.sliding_window") == 0:
+        raise metadata.unsupported("attention.sliding_window", "Llama 4 has chunks of 8192 tokens")
+    if metadata.value("attention.sliding_window_pattern") not in (None, _LLAMA4_PERIOD):
+        raise metadata.unsupported("attention.sliding_window_pattern", f"every {_LLAMA4_PERIOD}th layer has no RoPE")
+    parsed["use_qk_norm"] = parsed["num_local_experts"] != _MAVERICK_EXPERTS
+
+
 def _ernie_moe(metadata: Metadata, parsed: dict[str, Any]) -> None:
     parsed["moe_layer_start_index"] = int(metadata.number("leading_dense_block_count", 0, zero=True))
     parsed["moe_layer_end_index"] = -1
@@ -134,6 +145,29 @@ EXPERT_ARCHITECTURES = {
         predictors=True,
         merges={r"self_attn\.kv_b_proj": Merge(("attn_k_b", "attn_v_b"), layouts.latent_heads)},
         read=_deepseek,
+    ),
+    "llama4": Architecture(
+        "llama4_text",
+        {
+            **_SIZES,
+            **_LOCAL,
+            "feed_forward_length": "intermediate_size_mlp",
+            "expert_feed_forward_length": "intermediate_size",
+            "interleave_moe_layer_step": "interleave_moe_layer_step",
+        },
+        fixed={
+            "attention_chunk_size": 8192,
+            "no_rope_layer_interval": _LLAMA4_PERIOD,
+            "attn_temperature_tuning": True,
+            "floor_scale": 8192,
+            "attn_scale": 0.1,
+        },
+        layouts={r"ffn_down_exps\.weight": layouts.transposed_experts},
+        merges={
+            r"experts\.gate_up_proj": Merge(("ffn_gate_exps", "ffn_up_exps"), layouts.expert_columns),
+            r"experts\.down_proj": Merge(("ffn_down_exps",), layouts.rows),
+        },
+        read=_llama4,
     ),
     "minimax-m2": Architecture(
         "minimax_m2",

@@ -136,6 +136,11 @@ def expert_rows(parts: Sequence[Floats], _fields: Fields) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
+def expert_columns(parts: Sequence[Floats], _fields: Fields) -> Floats:
+    """Llama 4: parts [E, N, K] one beside the other in each expert, whose weights are [E, K, N] in the model."""
+    return np.concatenate(parts, axis=1).swapaxes(1, 2)
+
+
 def interleaved_experts(parts: Sequence[Floats], _fields: Fields) -> Floats:
     """gpt-oss: rows of gate and up alternate in each expert; weights are [E, K, N] in the model, biases [E, N]."""
     joined = np.stack(parts, axis=2).reshape(len(parts[0]), -1, *parts[0].shape[2:])
@@ -143,7 +148,7 @@ def interleaved_experts(parts: Sequence[Floats], _fields: Fields) -> Floats:
 
 
 def transposed_experts(weight: Floats, _fields: Fields) -> Floats:
-    """gpt-oss: [E, N, K], in the model [E, K, N]; biases [E, N] are the same."""
+    """gpt-oss, Llama 4: [E, N, K], in the model [E, K, N]; biases [E, N] are the same."""
     return weight.swapaxes(1, 2) if weight.ndim > 2 else weight
 
 

@@ -13,8 +13,10 @@ ROPE_FREQUENCIES = "rope_freqs.weight"
 LONGROPE_FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
 # llama.cpp's rope_freq_base, also that of sliding-window layers.
 DEFAULT_THETA = 10000.0
-# RoPE scaling of all published Llama 3 models; only the factor differs (8 or 32).
-_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+# RoPE scaling of all published Llama 3 models, of which only the factor differs (8 or 32), and of Llama 4.
+_LLAMA3_ROPE = tuple(
+    {"low_freq_factor": 1.0, "high_freq_factor": high, "original_max_position_embeddings": 8192} for high in (4.0, 1.0)
+)
 
 
 def rope_parameters(metadata: Metadata, head_dim: int, positions: int, *, mscale: bool = False) -> dict[str, Any]:
@@ -91,20 +93,21 @@ def _llama3_scaling(file: Any, theta: float, dim: int, positions: int) -> dict[s
         )
     if torch.all(divisors == 1):
         return None
-    scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **_LLAMA3_ROPE}
-    config = AutoConfig.for_model(
-        "llama",
-        hidden_size=dim,
-        num_attention_heads=1,
-        head_dim=dim,
-        max_position_embeddings=positions,
-        rope_parameters={"rope_theta": theta, **scaling},
-    )
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-    if divisors.shape != plain.shape or not torch.allclose(plain / scaled, divisors, rtol=1e-3):
-        raise UnsupportedModelError(
-            f"{file.path} carries rotary divisors ({ROPE_FREQUENCIES}) that are not Llama 3's: "
-            "give the model's Hugging Face directory"
+    for ramp in _LLAMA3_ROPE:
+        scaling = {"rope_type": "llama3", "factor": float(divisors.max()), **ramp}
+        config = AutoConfig.for_model(
+            "llama",
+            hidden_size=dim,
+            num_attention_heads=1,
+            head_dim=dim,
+            max_position_embeddings=positions,
+            rope_parameters={"rope_theta": theta, **scaling},
         )
-    return scaling
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+        if divisors.shape == plain.shape and torch.allclose(plain / scaled, divisors, rtol=1e-3):
+            return scaling
+    raise UnsupportedModelError(
+        f"{file.path} carries rotary divisors ({ROPE_FREQUENCIES}) that are not Llama 3's: "
+        "give the model's Hugging Face directory"
+    )

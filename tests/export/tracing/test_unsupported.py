@@ -20,6 +20,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"is_decoder": False}, "bert attends in both directions"),
     ("blt", {}, "blt groups bytes into patches, whose lengths depend on the text"),
     ("deepseek_v4", {}, "deepseek_v4 attends to compressed keys and values, each of several tokens"),
+    ("inkling2_text", {}, "inkling2_text adds a bias to each score that depends on the distance and on the query"),
 ]
 _PLAIN: list[tuple[str, dict[str, Any], str]] = [
     ("xlm", {"emb_dim": 64, "n_layers": 2, "n_heads": 4}, "xlm computes attention by itself and not through"),

@@ -86,19 +86,22 @@ def test_weights_equal_those_that_transformers_loads(tmp_path: Path, make: Any) 
         assert torch.equal(source.weights.read(name), tensor), name
 
 
-def test_llama3_rotary_scaling_is_recovered_from_its_divisors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("high", [4.0, 1.0], ids=["llama3", "llama4"])
+def test_llama3_rotary_scaling_is_recovered_from_its_divisors(tmp_path: Path, high: float) -> None:
     frequencies = 1.0 / 10000.0 ** (np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     divisors = []
     # Llama 3.1's formula, for one wavelength at a time.
     for frequency in frequencies:
         wavelength = 2 * math.pi / frequency
-        smooth = (8192 / wavelength - 1) / (4 - 1)
+        distance = 8192 / wavelength - 1
+        smooth = distance / (high - 1) if high > 1 else math.copysign(2, distance)
         divisors.append(1.0 if smooth > 1 else 32.0 if smooth < 0 else 1 / ((1 - smooth) / 32 + smooth))
     _, tensors = llama_tensors(**{"rope_freqs.weight": np.array(divisors, dtype=np.float32)})
     path = write(tmp_path / "l3.gguf", "llama", tensors, rope__freq_base=10000.0)
     assert 1.0 < sorted(divisors)[-1] <= 32
     rope = resolve(str(path)).config.rope_parameters
     assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("llama3", 32.0, 8192)
+    assert rope["high_freq_factor"] == high
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,14 @@ def test_what_a_row_cannot_express_is_refused(tmp_path: Path, case: str, changes
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         resolve(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"sliding_window": 0}, {"sliding_window_pattern": 2}])
+def test_windows_of_llama4_other_than_those_that_llama_cpp_fixes_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    architecture, model_type, fields, metadata = CASES["llama4"]
+    keys = {f"attention.{name}": value for name, value in changes.items()}
+    path = write_model(tmp_path / "m.gguf", architecture, random_model(model_type, fields), {**metadata, **keys})
+    with pytest.raises(UnsupportedModelError, match=rf"llama4\.attention\.{next(iter(changes))} ="):
+        resolve(str(path))
