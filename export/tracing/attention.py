@@ -58,6 +58,8 @@ class MaskSpec:
 _UNSUPPORTED_ARGUMENTS = {
     "head_mask": "head masks",
     "position_bias": "a position bias",
+    "indices": "attention to keys that an indexer chooses",
+    "block_indices": "attention to blocks of keys that an indexer chooses",
 }
 
 

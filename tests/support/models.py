@@ -60,6 +60,10 @@ _SLOW = (
     "gptj",
     "gpt_neo",
     "jetmoe",
+    # All keys in place of those that an indexer chooses, with sinks; experts without weights; sinusoidal positions.
+    "hy_v4",
+    "longcat_flash",
+    "xglm",
 )
 FAMILY_NAMES = _FAST + _SLOW
 # For `parametrize`.
