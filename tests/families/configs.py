@@ -175,7 +175,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "laguna": _SLIDING,
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "longcat_flash": {"num_layers": 2},
+    "longcat_flash": {"num_layers": 2, "zero_expert_num": 4},
     "mamba2": {"num_heads": 8},
     "mellum": _SLIDING,
     "mimo_v2_flash": {"head_dim": 24},
