@@ -17,6 +17,7 @@ from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import no_progress
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, quantize_layers
+from support.models import save_checkpoint
 from support.multimodal import COMPOSITES, REFUSED, save_composite, tiny_composite
 
 IDS = torch.arange(5, 25)[None]
@@ -214,3 +215,9 @@ def test_logits_are_scaled_as_in_the_whole_model(tmp_path: Path) -> None:
     assert source.model_class is not None
     source = check_logits(build(tmp_path / "plain", "granite_speech", {"logits_scaling": 1.0}), tmp_path / "plain")
     assert source.model_class is None
+
+
+def test_a_causal_model_with_images_is_noted(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "git")
+    source = resolve(str(tmp_path / "model"))
+    assert source.notes[0] == "only the text decoder of GitForCausalLM is used: the engine takes no images"
