@@ -6,6 +6,8 @@ from edgekiln.engine.reports import Activation, Codebook
 from edgekiln.errors import UnsupportedModelError
 
 GROUP_SIZES = (32, 64, 128)
+# Of 8-bit weights of checkpoints only: kernels read more bytes of scales. K must be a multiple of 32 nevertheless.
+SMALL_GROUP = 16
 EMBEDDING_GROUP = 32
 
 

@@ -22,7 +22,7 @@ enum class WeightScheme {
 // out[m, n] = a[m, k] * w[n, k]^T. The caller owns all memory.
 struct MatMulNBitsArgs {
   std::size_t m, k, n;
-  std::size_t group_size;  // values of k that share a scale: 32, 64 or 128, a divisor of k
+  std::size_t group_size;  // values of k that share a scale: 32, 64 or 128, with 8 bits also 16; a divisor of k
   int bits;                // 4 or 8
   const float* a;
   const std::uint8_t* codes;        // [n, k * bits / 8], 4-bit codes low nibble first

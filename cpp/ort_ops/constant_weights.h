@@ -26,8 +26,9 @@ inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first
                                     WeightScheme scheme) {
   const std::size_t count = shape.n * shape.groups();
   if (shape.bits != 4 && shape.bits != 8) fail("bits must be 4 or 8");
-  if (shape.group_size != 32 && shape.group_size != 64 && shape.group_size != 128)
-    fail("block_size must be 32, 64 or 128");
+  if (shape.group_size != 32 && shape.group_size != 64 && shape.group_size != 128 &&
+      (shape.group_size != 16 || shape.bits != 8))
+    fail("block_size must be 32, 64 or 128, or with 8 bits 16");
   if (!shape.k || !shape.n || shape.k % shape.group_size) fail("K must be a multiple of block_size");
   MatMulNBitsArgs weight = shape;
   weight.codes = constant_input<std::uint8_t>(info, first, shape.n * shape.column_bytes());

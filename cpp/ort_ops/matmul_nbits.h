@@ -1,4 +1,5 @@
-// com.microsoft::MatMulNBits on float tensors, with weights of 4 or 8 bits in blocks of 32, 64 or 128.
+// com.microsoft::MatMulNBits on float tensors, with weights of 4 or 8 bits in blocks of 32, 64 or 128, and of
+// 8 bits also of 16.
 #pragma once
 
 #include <optional>

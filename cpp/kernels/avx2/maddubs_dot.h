@@ -2,7 +2,8 @@
 //
 // VPMADDUBSW adds two products of unsigned by signed bytes and saturates at int16. With weight codes of 4 bits nothing
 // saturates: not two products (2 * 15 * 127), nor the 16 of a block of 32 that meet in an int16 (16 * 15 * 127 <
-// 2^15). With 8 bits, magnitudes of weights times activations with the weights' signs do not (2 * 128 * 127 < 2^15).
+// 2^15). Nor do two products with 6 bits (2 * 63 * 127). With 8 bits, magnitudes of weights times activations with the
+// weights' signs do not (2 * 128 * 127 < 2^15).
 #pragma once
 
 namespace edgekiln::EDGEKILN_ISA {
@@ -51,6 +52,20 @@ struct NBitsDot<4> {
     return added_now(add_words(sum, maddubs(weights, broadcast_4(four))));
   }
   static Floats finish(Sum sum) { return to_floats(madd(sum, ones_in_words())); }
+};
+
+template <>
+struct NBitsDot<6> {
+  using Weights = Ints;
+  using Sum = Ints;
+
+  static Weights weights(Bytes codes) { return reinterpret_cast<Ints>(codes); }
+  static std::int32_t compensation(BlockCodes, std::int32_t sum, bool) { return -32 * sum; }
+  static Sum start(std::int32_t compensation) { return broadcast_4(&compensation); }
+  static Sum add(Sum sum, Weights weights, const std::int8_t* four) {
+    return added_now(sum + madd(maddubs(weights, broadcast_4(four)), ones_in_words()));
+  }
+  static Floats finish(Sum sum) { return to_floats(sum); }
 };
 
 // Of code - 128, an int8.

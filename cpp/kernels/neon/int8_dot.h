@@ -36,8 +36,8 @@ struct NBitsDot {
 
   static Weights weights(Bytes codes) { return reinterpret_cast<int8x16_t>(codes); }
   static std::int32_t compensation(BlockCodes, std::int32_t sum, bool zero_points) {
-    if constexpr (Bits == 4) return zero_points ? 0 : -8 * sum;
-    return zero_points ? kPackedZero * sum : 0;
+    if constexpr (Bits == 8) return zero_points ? kPackedZero * sum : 0;
+    return zero_points ? 0 : -(1 << (Bits - 1)) * sum;
   }
   static Sum start(std::int32_t compensation) { return vdupq_n_s32(compensation); }
   template <int Lane>

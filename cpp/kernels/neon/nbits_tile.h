@@ -17,6 +17,11 @@ inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM
 #pragma GCC unroll 8
     for (int i = 0; i < TileM; ++i) Dot::template add_lane<Lane>(sums[i][j], weights, a[i]);
   };
+  Ints upper_bits[Vectors];
+  if constexpr (Bits == 6) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) upper_bits[j] = load_upper_bits(codes + j * sizeof(Bytes));
+  }
   const auto add_row = [&]<int Row>() {
     Bytes bytes[Vectors];
 #pragma GCC unroll 4
@@ -27,6 +32,9 @@ inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM
       if constexpr (Bits == 4) {
         add.template operator()<2 * Row>(low_nibbles(bytes[j]), j);
         add.template operator()<2 * Row + 1>(high_nibbles(bytes[j]), j);
+      } else if constexpr (Bits == 6) {
+        add.template operator()<2 * Row>(six_bit_codes(low_nibbles(bytes[j]), upper_bits[j], 2 * Row), j);
+        add.template operator()<2 * Row + 1>(six_bit_codes(high_nibbles(bytes[j]), upper_bits[j], 2 * Row + 1), j);
       } else {
         add.template operator()<Row>(bytes[j], j);
       }
@@ -106,14 +114,14 @@ class GroupLoader {
 };
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes) of one panel.
-template <int Bits, bool HasFloat16, int TileM, int Vectors>
+template <int Bits, bool HasFloat16, std::size_t Step, int TileM, int Vectors>
 void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   const PackedNBits& weight = args.weight;
-  if constexpr (TileM == 1 && Vectors == kPanelVectors) {
+  if constexpr (TileM == 1 && Vectors == kPanelVectors && Step == kBlock) {
     using Param = std::conditional_t<HasFloat16, Float16, float>;
     if (auto* const gemv = nbits_gemv_panel_for<Bits, Param>(args)) return gemv(args, column / kPanelWidth);
   }
-  const std::size_t blocks_per_group = weight.group_size / kBlock, block_bytes = weight.block_bytes();
+  const std::size_t steps_per_group = weight.group_size / Step, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, m = args.m, n = weight.n, first = column % kPanelWidth, groups = args.groups;
   const GroupLoader<Bits, HasFloat16, Vectors> loader(weight, first);
   const bool has_bias = loader.has_bias();
@@ -129,14 +137,14 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
   for (std::size_t group = 0; group < groups; ++group, group_block += block_bytes, group_sums += m) {
     const std::uint8_t* codes = group_block + first * sizeof(std::int32_t);
     Floats group_scales[Vectors]{};
-    for (std::size_t block = 0; block < blocks_per_group; ++block, a += kBlock, compensation += m, scales += m) {
+    for (std::size_t step = 0; step < steps_per_group; ++step, a += Step, compensation += m, scales += m) {
       int32x4_t sums[TileM][Vectors];
 #pragma GCC unroll 8
       for (int i = 0; i < TileM; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < Vectors; ++j) sums[i][j] = vdupq_n_s32(compensation[i]);
 #pragma GCC unroll 2
-      for (std::size_t at = 0; at < kBlock; at += 16, codes += 16 * kPanelWidth * Bits / 8) {
+      for (std::size_t at = 0; at < Step; at += 16, codes += 16 * kPanelWidth * Bits / 8) {
         int8x16_t sixteen[TileM];
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i) sixteen[i] = vld1q_s8(a + i * k + at);

@@ -70,7 +70,7 @@ struct Parts {
 // Without its memory.
 PackedLmHead shape_of(MatMulNBitsArgs args, float margin) {
   args.bits = 4;
-  PackedLmHead head{.high = packed_nbits_shape(args, true), .low = {}, .low_scales = {}, .margin = margin};
+  PackedLmHead head{.high = packed_nbits_shape(args, kFloat16Params), .low = {}, .low_scales = {}, .margin = margin};
   head.high.code_offset = kMeanLowNibble / kHighStep;
   head.high.zero_point_scale = 1.0f / kHighStep;
   return head;
@@ -102,7 +102,7 @@ std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float marg
 }
 
 std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float margin, const PackPlace& place) {
-  if (args.bits != 8 || args.group_bias || !scales_fit(args)) return std::nullopt;
+  if (args.bits != 8 || args.group_size % kBlock || args.group_bias || !scales_fit(args)) return std::nullopt;
   PackedLmHead head = shape_of(args, margin);
   const Parts parts(head);
   set_memory(head, parts, place.find_or_pack(parts.size, 0, [&](std::uint8_t* to) { pack(args, head, parts, to); }));

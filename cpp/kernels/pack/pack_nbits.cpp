@@ -1,4 +1,4 @@
-// Packs 4- and 8-bit weights into panels, once, when a session is created.
+// Packs weights of 4 and 8 bits into panels, once, when a session is created.
 #include <algorithm>
 #include <cstring>
 
@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::size_t kLane = sizeof(std::uint32_t);  // bytes of a column in one vector
 constexpr std::uint32_t kSigns = kPackedZero * 0x01010101u;
+constexpr std::size_t kSixBitChunk = 16;  // values of k whose upper bits share a row
+constexpr int kSixBitFirst = 128 - 32;    // the 8-bit code that is 0 in 6 bits
 
 void store_param(const PackedNBits& weight, std::uint8_t* to, std::size_t lane, float value, Float16 float16) {
   if (weight.float16_params) {
@@ -20,16 +22,49 @@ void store_param(const PackedNBits& weight, std::uint8_t* to, std::size_t lane, 
   }
 }
 
+// The codes of `bytes` to `block`, in the order of their bytes.
+void pack_codes(const std::uint8_t* codes, std::size_t bytes, std::uint32_t signs, std::size_t lane,
+                std::uint8_t* block) {
+  for (std::size_t vector = 0; vector < bytes / kLane; ++vector) {
+    std::uint32_t four;
+    std::memcpy(&four, codes + vector * kLane, kLane);
+    four ^= signs;
+    std::memcpy(block + (vector * kPanelWidth + lane) * kLane, &four, kLane);
+  }
+}
+
+// 8-bit codes, each within 32 of the midpoint, as 6 bits.
+void pack_six_bits(const std::uint8_t* codes, std::size_t count, std::size_t lane, std::uint8_t* block) {
+  for (std::size_t first = 0; first < count; first += kSixBitChunk) {
+    std::uint8_t rows[3][kLane] = {};
+    for (std::size_t i = 0; i < kSixBitChunk; ++i) {
+      const std::size_t quarter = i / kLane, byte = i % kLane;
+      const int code = codes[first + i] - kSixBitFirst;
+      rows[quarter / 2][byte] |= static_cast<std::uint8_t>((code & 15) << quarter % 2 * 4);
+      rows[2][byte] |= static_cast<std::uint8_t>(code >> 4 << quarter * 2);
+    }
+    for (const auto& row : rows) {
+      std::memcpy(block + lane * kLane, row, kLane);
+      block += kPanelWidth * kLane;
+    }
+  }
+}
+
+bool fits_six_bits(const MatMulNBitsArgs& args) {
+  if (args.bits != 8 || args.group_size != kSixBitChunk || args.zero_points || args.float16_min) return false;
+  return std::all_of(args.codes, args.codes + args.n * args.k,
+                     [](std::uint8_t code) { return static_cast<std::uint8_t>(code - kSixBitFirst) < 64; });
+}
+
 // `block` is the first of the column's panel.
 void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t column, std::uint8_t* block) {
-  const std::size_t lane = column % kPanelWidth, vectors = args.group_size * args.bits / 8 / kLane;
+  const std::size_t lane = column % kPanelWidth, group_bytes = args.group_size * args.bits / 8;
   for (std::size_t group = 0; group < args.groups(); ++group, block += weight.block_bytes()) {
-    const std::uint8_t* codes = args.codes + column * args.column_bytes() + group * vectors * kLane;
-    for (std::size_t vector = 0; vector < vectors; ++vector) {
-      std::uint32_t four;
-      std::memcpy(&four, codes + vector * kLane, kLane);
-      if (args.bits == 8) four ^= kSigns;
-      std::memcpy(block + (vector * kPanelWidth + lane) * kLane, &four, kLane);
+    const std::uint8_t* codes = args.codes + column * args.column_bytes() + group * group_bytes;
+    if (weight.bits == 6) {
+      pack_six_bits(codes, args.group_size, lane, block);
+    } else {
+      pack_codes(codes, group_bytes, args.bits == 8 ? kSigns : 0, lane, block);
     }
     const std::size_t at = column * args.groups() + group;
     std::uint8_t* scales = block + weight.codes_bytes();
@@ -45,11 +80,12 @@ void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::si
 
 }  // namespace
 
-PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, bool float16_params) {
+PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant) {
   const WeightScheme scheme = args.zero_points  ? WeightScheme::kZeroPoints
                               : args.group_bias ? WeightScheme::kGroupBias
                                                 : WeightScheme::kSymmetric;
-  return {args.k, args.n, args.group_size, args.bits, scheme, float16_params};
+  const int bits = variant & kSixBits ? 6 : args.bits;
+  return {args.k, args.n, args.group_size, bits, scheme, (variant & kFloat16Params) != 0};
 }
 
 void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory) {
@@ -63,16 +99,18 @@ void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::s
 PackedNBits pack_nbits(const MatMulNBitsArgs& args) { return pack_nbits(args, PackPlace{}); }
 
 PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
-  PackedNBits weight = packed_nbits_shape(args, args.float16_scales != nullptr);
-  weight.memory = place.find_or_pack(weight.bytes(), weight.float16_params,
+  const std::uint32_t variant =
+      (args.float16_scales ? kFloat16Params : 0u) | (fits_six_bits(args) ? kSixBits : 0u);
+  PackedNBits weight = packed_nbits_shape(args, variant);
+  weight.memory = place.find_or_pack(weight.bytes(), variant,
                                      [&](std::uint8_t* memory) { pack_columns(args, weight, 0, memory); });
   return weight;
 }
 
 std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
   const std::optional<CachedWeight> cached = place.find();
-  if (!cached || cached->variant > 1) return std::nullopt;
-  PackedNBits weight = packed_nbits_shape(args, cached->variant != 0);
+  if (!cached || cached->variant >= kNBitsVariants) return std::nullopt;
+  PackedNBits weight = packed_nbits_shape(args, cached->variant);
   if (cached->size != weight.bytes()) return std::nullopt;
   weight.memory = cached->memory;
   return weight;

@@ -32,7 +32,7 @@ inline constexpr std::size_t kLmHeadPadding = 64;
 inline constexpr float kMeanLowNibble = 7.5f;
 
 // Packs the weight of `args`, whose m, a and out are ignored. Returns nullopt where the weight has no 8-bit codes, has
-// a group bias, or has scales that float16 does not hold exactly. Throws std::bad_alloc.
+// groups of 16 or a group bias, or has scales that float16 does not hold exactly. Throws std::bad_alloc.
 std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float margin);
 std::optional<PackedLmHead> pack_lm_head(const MatMulNBitsArgs& args, float margin, const PackPlace& place);
 

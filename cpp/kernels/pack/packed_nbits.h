@@ -1,4 +1,4 @@
-// A 4- or 8-bit weight in groups, packed for the VNNI GEMMs in panels of 16 columns over all of k (what BLIS calls a
+// A weight of 4, 6 or 8 bits in groups, packed for the VNNI GEMMs in panels of 16 columns over all of k (what BLIS calls a
 // micro-panel of B, NR = 16). A panel is one block a group; blocks and panels follow each other without gaps, so that a
 // GEMV reads memory front to back.
 //
@@ -11,12 +11,19 @@
 //             ...
 //   8 bits  | k0  k1  k2  k3              | ... | ...          |   64 bytes = one VPDPBUSD operand; less kPackedZero
 //             ...
+//   6 bits  | 04  15  26  37              | ... | ...          |   the lower 4 bits of k 0..7, as k0 and k4, k1 and k5
+//           | 8c  9d  ae  bf              | ... | ...          |   and of k 8..15
+//           | 048c  159d  26ae  37bf      | ... | ...          |   the upper 2 bits of k 0..15, of k0 the lowest
+//             ...
 //           +--------------+--------------+-----+--------------+
 //           | 16 scales, float16 or float                      |
 //           | symmetric: nothing                               |
 //           | zero points: 16 bytes                            |
 //           | group bias: 16 float biases, or 16 float16 mins  |   min = bias - scale * midpoint, the weight of code 0
 //           +--------------------------------------------------+
+//
+// Weights of 8 bits in groups of 16 whose codes are all within 32 of the midpoint, as those of GGUF's Q6_K, are packed as
+// 6 bits, with midpoint 32; not with zero points or float16 mins.
 //
 // Scales and mins are float16 if that holds all of a weight's exactly, as for weights from GGUF; else float.
 #pragma once
@@ -73,8 +80,11 @@ PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 // group biases, is read. Nullopt where the cache does not have it.
 std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 
-// The weight without its memory.
-PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, bool float16_params);
+// How a weight is packed, which the cache stores as a number; its other properties are those of the arguments.
+enum NBitsVariant : std::uint32_t { kFloat16Params = 1, kSixBits = 2, kNBitsVariants = 4 };
+
+// The weight without its memory; `variant` is a sum of `NBitsVariant`.
+PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant);
 
 // Packs the args.n columns from column `first` on, a multiple of kPanelWidth, to the panels at `memory`.
 void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory);

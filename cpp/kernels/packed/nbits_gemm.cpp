@@ -1,11 +1,12 @@
 // GEMM and GEMV with a packed 4- or 8-bit weight: int8 dot products of unsigned weight codes and signed activation
 // codes, which are quantized in blocks of 32 with one scale each.
 //
-// Per block of 32 the accumulator starts at the compensation, -midpoint * the sum of the activation codes, so that the
-// midpoint of the codes costs nothing. Zero points and group biases cost one more multiplication a group.
+// Per step, a block or with groups of 16 half of one, the accumulator starts at the compensation, -midpoint * the sum of
+// the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
+// multiplication a group.
 //
-// Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 8 bits and m > kGemvMaxM multiply in float, as
-// group-wise 8-bit weights are chosen for precision.
+// Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 6 and 8 bits and m > kGemvMaxM multiply in
+// float, as such weights are chosen for precision.
 #include <algorithm>
 #include <cstring>
 
@@ -22,17 +23,25 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
+// The number format of a packed weight as the tiles have it.
+template <int Bits_, bool HasFloat16_, std::size_t Step_>
+struct Format {
+  static constexpr int kBits = Bits_;
+  static constexpr bool kHasFloat16 = HasFloat16_;
+  static constexpr std::size_t kStep = Step_;
+};
+
 // Up to TileM tokens from `token` on.
-template <int Bits, bool HasFloat16, int Vectors, int TileM>
+template <typename Format, int Vectors, int TileM>
 void tile_of(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   if (args.m - token >= TileM) {
 #if defined(__ARM_FEATURE_DOTPROD)
-    nbits_tile_by_lane<Bits, HasFloat16, TileM, Vectors>(args, token, column);
+    nbits_tile_by_lane<Format::kBits, Format::kHasFloat16, Format::kStep, TileM, Vectors>(args, token, column);
 #else
-    nbits_tile<Bits, HasFloat16, TileM, Vectors>(args, token, column);
+    nbits_tile<Format::kBits, Format::kHasFloat16, Format::kStep, TileM, Vectors>(args, token, column);
 #endif
   } else if constexpr (TileM > 1) {
-    tile_of<Bits, HasFloat16, Vectors, TileM - 1>(args, token, column);
+    tile_of<Format, Vectors, TileM - 1>(args, token, column);
   }
 }
 
@@ -42,29 +51,29 @@ struct Task {
 };
 
 // A GEMV computes one panel at a time, in the order of memory.
-template <int Bits, bool HasFloat16, int Vectors>
+template <typename Format, int Vectors>
 void gemv_task(void* context, std::size_t index) {
   const auto& [args, panels_per_task] = *static_cast<const Task*>(context);
   const std::size_t last = std::min((index + 1) * panels_per_task, args.weight.panels()) * kPanelWidth;
   for (std::size_t column = index * panels_per_task * kPanelWidth; column < last; column += Vectors * kLanes)
-    tile_of<Bits, HasFloat16, Vectors, kGemvTileM<Vectors>>(args, 0, column);
+    tile_of<Format, Vectors, kGemvTileM<Vectors>>(args, 0, column);
 }
 
 // All tokens times panels [panel, last), Panels at a time.
-template <int Bits, bool HasFloat16, int Panels = kNBitsTilePanels>
+template <typename Format, int Panels = kNBitsTilePanels>
 void gemm_panels(const NBitsGemmArgs& args, std::size_t panel, std::size_t last) {
   constexpr int kTileM = Panels == kNBitsTilePanels ? kNBitsTileM : kGemvTileM<Panels * kPanelVectors>;
   for (; panel + Panels <= last; panel += Panels)
     for (std::size_t token = 0; token < args.m; token += kTileM)
-      tile_of<Bits, HasFloat16, Panels * kPanelVectors, kTileM>(args, token, panel * kPanelWidth);
-  if constexpr (Panels > 1) gemm_panels<Bits, HasFloat16, Panels - 1>(args, panel, last);
+      tile_of<Format, Panels * kPanelVectors, kTileM>(args, token, panel * kPanelWidth);
+  if constexpr (Panels > 1) gemm_panels<Format, Panels - 1>(args, panel, last);
 }
 
-template <int Bits, bool HasFloat16>
+template <typename Format>
 void gemm_task(void* context, std::size_t index) {
   const auto& [args, panels_per_task] = *static_cast<const Task*>(context);
   const std::size_t last = std::min((index + 1) * panels_per_task, args.weight.panels());
-  gemm_panels<Bits, HasFloat16>(args, index * panels_per_task, last);
+  gemm_panels<Format>(args, index * panels_per_task, last);
 }
 
 struct FloatGemmArgs {
@@ -74,8 +83,24 @@ struct FloatGemmArgs {
   float* out;
 };
 
-// to[count_k, kFloatColumns] = the 8-bit weights of `count` columns from `column` on, from `first_k` on.
-template <bool HasFloat16>
+// The codes of value `within` of a group whose block begins at `block`, of kLanes columns from vector `part` of the
+// panel on.
+template <int Bits>
+Floats codes_of(const std::uint8_t* block, std::size_t within, int part) {
+  const auto row = [&](std::size_t index) {
+    return reinterpret_cast<Ints>(load_bytes(block + index * kNBitsRowBytes + part * sizeof(Bytes)));
+  };
+  const int byte = static_cast<int>(within % 4 * 8);
+  if constexpr (Bits == 8) return __builtin_convertvector((row(within / 4) >> byte ^ kPackedZero) & 255, Floats);
+  const std::size_t chunk = within / 16 * 3, quarter = within % 16 / 4;
+  const auto nibbles = reinterpret_cast<Bytes>(row(chunk + quarter / 2));
+  const Bytes codes = six_bit_codes(quarter % 2 ? high_nibbles(nibbles) : low_nibbles(nibbles), row(chunk + 2),
+                                    static_cast<int>(quarter));
+  return __builtin_convertvector(reinterpret_cast<Ints>(codes) >> byte & 255, Floats);
+}
+
+// to[count_k, kFloatColumns] = the 6- or 8-bit weights of `count` columns from `column` on, from `first_k` on.
+template <int Bits, bool HasFloat16>
 void dequantize(const PackedNBits& weight, std::size_t column, std::size_t count, std::size_t first_k,
                 std::size_t count_k, float* to) {
   for (std::size_t at = 0; at < count; at += kPanelWidth) {
@@ -83,12 +108,9 @@ void dequantize(const PackedNBits& weight, std::size_t column, std::size_t count
     for (std::size_t k = 0; k < count_k; ++k) {
       const std::size_t group = (first_k + k) / weight.group_size, within = (first_k + k) % weight.group_size;
       const std::uint8_t* block = panel + group * weight.block_bytes();
-      const float midpoint = weight.scheme == WeightScheme::kZeroPoints ? 0.0f : 128.0f;
+      const float midpoint = weight.scheme == WeightScheme::kZeroPoints ? 0.0f : 1 << (Bits - 1);
       for (int part = 0; part < kPanelVectors; ++part) {
-        Ints four;
-        std::memcpy(&four, block + (within / 4 * kPanelVectors + part) * sizeof four, sizeof four);
-        const Floats codes =
-            __builtin_convertvector((four >> static_cast<int>(within % 4 * 8) ^ kPackedZero) & 255, Floats);
+        const Floats codes = codes_of<Bits>(block, within, part);
         const GroupParams<HasFloat16> params(weight, block, part * kLanes);
         store(to + k * kFloatColumns + at + part * kLanes, added(params.bias, codes - midpoint, params.scale));
       }
@@ -96,49 +118,57 @@ void dequantize(const PackedNBits& weight, std::size_t column, std::size_t count
   }
 }
 
-template <bool HasFloat16>
+template <int Bits, bool HasFloat16>
 void float_task(void* context, std::size_t index) {
   const FloatGemmArgs& args = *static_cast<const FloatGemmArgs*>(context);
   const PackedNBits& weight = args.weight;
   dequantized_gemm(args.a, args.m, weight.k, weight.n, index * kFloatColumns, args.out,
                    [&](std::size_t first, std::size_t count, std::size_t k, std::size_t count_k, float* to) {
-                     dequantize<HasFloat16>(weight, first, count, k, count_k, to);
+                     dequantize<Bits, HasFloat16>(weight, first, count, k, count_k, to);
                    });
 }
 
-template <int Bits, bool HasFloat16>
-void run(const NBitsGemmArgs& args, const Parallel& parallel) {
+template <typename Format>
+void run_format(const NBitsGemmArgs& args, const Parallel& parallel) {
   const std::size_t panels = args.weight.panels();
-  quantize_tokens<Bits>(args, parallel);
-  if (args.m <= kGemvMaxM) {
+  quantize_tokens<Format::kBits, Format::kStep>(args, parallel);
+  if (Format::kBits != 4 || args.m <= kGemvMaxM) {
     Task task{args, panels_per_task(panels, args.weight.panel_bytes())};
     // A whole panel at once where the registers hold so many accumulators.
     auto* const run_task = args.m <= static_cast<std::size_t>(kGemvTileM<kPanelVectors>)
-                               ? gemv_task<Bits, HasFloat16, kPanelVectors>
-                               : gemv_task<Bits, HasFloat16, 1>;
+                               ? gemv_task<Format, kPanelVectors>
+                               : gemv_task<Format, 1>;
     parallel.run(parallel.self, run_task, ceil_div(panels, task.panels_per_task), &task);
-  } else {
+  } else if constexpr (Format::kBits == 4) {
     Task task{args, kNBitsTilePanels};
-    parallel.run(parallel.self, gemm_task<Bits, HasFloat16>, ceil_div(panels, kNBitsTilePanels), &task);
+    parallel.run(parallel.self, gemm_task<Format>, ceil_div(panels, kNBitsTilePanels), &task);
   }
+}
+
+template <int Bits, std::size_t Step = kBlock>
+void run(const NBitsGemmArgs& args, const Parallel& parallel) {
+  (args.weight.float16_params ? run_format<Format<Bits, true, Step>>
+                              : run_format<Format<Bits, false, Step>>)(args, parallel);
+}
+
+// Dequantizes the weight.
+template <int Bits>
+void run_float(FloatGemmArgs args, const Parallel& parallel) {
+  auto* const task = args.weight.float16_params ? float_task<Bits, true> : float_task<Bits, false>;
+  parallel.run(parallel.self, task, ceil_div(args.weight.n, kFloatColumns), &args);
 }
 
 }  // namespace
 
 void nbits_gemm(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
                 Scratch& scratch) {
-  if (weight.bits == 8 && m > kGemvMaxM) {
-    FloatGemmArgs args{weight, a, m, out};
-    auto* task = weight.float16_params ? float_task<true> : float_task<false>;
-    return parallel.run(parallel.self, task, ceil_div(weight.n, kFloatColumns), &args);
-  }
+  if (weight.bits != 4 && m > kGemvMaxM)
+    return (weight.bits == 6 ? run_float<6> : run_float<8>)({weight, a, m, out}, parallel);
   if (weight.bits == 4 && m >= kPrefillMinM) return q4_prefill(weight, a, m, out, parallel, scratch);
   const NBitsGemmArgs args = nbits_gemm_args(weight, a, m, out, scratch);
-  if (weight.bits == 4) {
-    weight.float16_params ? run<4, true>(args, parallel) : run<4, false>(args, parallel);
-  } else {
-    weight.float16_params ? run<8, true>(args, parallel) : run<8, false>(args, parallel);
-  }
+  if (weight.bits == 6) return run<6, kBlock / 2>(args, parallel);
+  if (weight.bits == 4) return run<4>(args, parallel);
+  (weight.group_size < kBlock ? run<8, kBlock / 2> : run<8>)(args, parallel);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -4,15 +4,16 @@
 #include "kernels/packed/group_params.h"
 #include "kernels/packed/nbits_activations.h"
 #include "kernels/packed/packed_gemm.h"
+#include "kernels/packed/six_bit_codes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
-template <int Bits, bool HasFloat16, int TileM, int Vectors>
+template <int Bits, bool HasFloat16, std::size_t Step, int TileM, int Vectors>
 void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   using Dot = NBitsDot<Bits>;
   const PackedNBits& weight = args.weight;
-  const std::size_t blocks_per_group = weight.group_size / kBlock, block_bytes = weight.block_bytes();
+  const std::size_t steps_per_group = weight.group_size / Step, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, panel_bytes = weight.panel_bytes(), m = args.m;
   const bool has_bias = weight.scheme != WeightScheme::kSymmetric || weight.code_offset != 0.0f;
   const std::int8_t* a = args.codes + token * k;
@@ -34,14 +35,21 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
       for (std::size_t line = 0; line < block_bytes; line += 64) prefetch_ahead(group_block + line);
     }
     const std::uint8_t* codes = group_block;
-    for (std::size_t block = 0; block < blocks_per_group; ++block, a += kBlock, compensation += m, scales += m) {
+    for (std::size_t step = 0; step < steps_per_group; ++step, a += Step, compensation += m, scales += m) {
       typename Dot::Sum sums[TileM][Vectors];
 #pragma GCC unroll 8
       for (int i = 0; i < TileM; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < Vectors; ++j) sums[i][j] = Dot::start(compensation[i]);
+      Ints upper_bits[Vectors];
+      if constexpr (Bits == 6) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j)
+          upper_bits[j] = load_upper_bits(codes + vector_offset(column, j, panel_bytes));
+      }
+      constexpr int kRows = Bits == 8 ? Step / 4 : Step / 8;
 #pragma GCC unroll 8
-      for (int row = 0; row < Bits; ++row, codes += kPanelWidth * sizeof(std::int32_t)) {
+      for (int row = 0; row < kRows; ++row, codes += kNBitsRowBytes) {
         typename Dot::Weights low[Vectors], high[Vectors];
 #pragma GCC unroll 4
         for (int j = 0; j < Vectors; ++j) {
@@ -49,20 +57,24 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
           if constexpr (Bits == 4) {
             low[j] = Dot::weights(low_nibbles(bytes));
             high[j] = Dot::weights(high_nibbles(bytes));
+          } else if constexpr (Bits == 6) {
+            low[j] = Dot::weights(six_bit_codes(low_nibbles(bytes), upper_bits[j], 2 * row));
+            high[j] = Dot::weights(six_bit_codes(high_nibbles(bytes), upper_bits[j], 2 * row + 1));
           } else {
             low[j] = Dot::weights(bytes);
           }
         }
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i) {
-          const std::int8_t* four = a + i * k + row * 32 / Bits;
+          const std::int8_t* four = a + i * k + row * (Step / kRows);
 #pragma GCC unroll 4
           for (int j = 0; j < Vectors; ++j) {
             sums[i][j] = Dot::add(sums[i][j], low[j], four);
-            if constexpr (Bits == 4) sums[i][j] = Dot::add(sums[i][j], high[j], four + 4);
+            if constexpr (Bits != 8) sums[i][j] = Dot::add(sums[i][j], high[j], four + 4);
           }
         }
       }
+      if constexpr (Bits == 6) codes += kNBitsRowBytes;
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) {
         const Floats scale = params(j).scale;

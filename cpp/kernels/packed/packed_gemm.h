@@ -15,6 +15,7 @@ namespace edgekiln::EDGEKILN_ISA {
 
 static_assert(kPanelWidth % kLanes == 0);
 inline constexpr int kPanelVectors = static_cast<int>(kPanelWidth) / kLanes;
+inline constexpr std::size_t kNBitsRowBytes = kPanelWidth * sizeof(std::int32_t);
 
 // A GEMV task reads about so many bytes of weights.
 inline constexpr std::size_t kTaskBytes = 32 << 10;

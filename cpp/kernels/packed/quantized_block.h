@@ -1,4 +1,4 @@
-// A block of activations quantized to int8, which every group size is a multiple of.
+// A block of activations quantized to int8, which every group size is a multiple of, or half of.
 #pragma once
 
 #include <cstddef>

@@ -2,7 +2,8 @@
 // for weights that are not constant.
 //
 // GEMV (m <= kGemvMaxM): activations are quantized to int8 in blocks of 32, and each weight column is one int8 dot
-// product, read once at the speed of memory. GEMM: slabs of the weight are dequantized to float and multiplied.
+// product, read once at the speed of memory. GEMM, and GEMV with groups of 16: slabs of the weight are dequantized to
+// float and multiplied.
 #include "kernels/matmul_nbits.h"
 
 #include <algorithm>
@@ -229,18 +230,19 @@ void dequantize(const MatMulNBitsArgs& args, std::size_t column, std::size_t col
   float lines[kLanes * kBlock];
   for (std::size_t top = 0; top < columns; top += kLanes) {
     for (std::size_t k = 0; k < count_k; k += kBlock) {
-      const std::size_t group = (first_k + k) / args.group_size, count = std::min<std::size_t>(kLanes, columns - top);
+      const std::size_t count = std::min<std::size_t>(kLanes, columns - top);
       for (std::size_t i = 0; i < count; ++i) {
         const std::size_t line = column + top + i;
         const std::uint8_t* codes = args.codes + line * args.column_bytes() + (first_k + k) * Bits / 8;
-        const float zero =
-            !args.zero_points
-                ? (Bits == 4 ? 8.0f : 128.0f)
-                : static_cast<float>(zero_point_of(args.zero_points + line * args.zero_point_bytes(), Bits, group));
-        const float scale = args.scales[line * args.groups() + group];
-        const float bias = args.group_bias ? args.group_bias[line * args.groups() + group] : 0.0f;
         float* weights = lines + i * kBlock;
         for (std::size_t half = 0; half < 2; ++half) {
+          const std::size_t group = (first_k + k + half * kBlock / 2) / args.group_size;
+          const float zero =
+              !args.zero_points
+                  ? (Bits == 4 ? 8.0f : 128.0f)
+                  : static_cast<float>(zero_point_of(args.zero_points + line * args.zero_point_bytes(), Bits, group));
+          const float scale = args.scales[line * args.groups() + group];
+          const float bias = args.group_bias ? args.group_bias[line * args.groups() + group] : 0.0f;
           const HalfBlock values = (half_block<Bits>(codes, half) - zero) * scale + bias;
           std::memcpy(weights + half * kBlock / 2, &values, sizeof values);
         }
@@ -267,7 +269,7 @@ void run_gemm(MatMulNBitsArgs args, const Parallel& parallel) {
 
 template <int Bits>
 void run(const MatMulNBitsArgs& args, const Parallel& parallel, Scratch& scratch) {
-  if (args.m <= kGemvMaxM) {
+  if (args.m <= kGemvMaxM && args.group_size >= kBlock) {
     run_gemv<Bits>(args, parallel, scratch);
   } else {
     run_gemm<Bits>(args, parallel);

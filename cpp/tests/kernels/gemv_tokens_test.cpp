@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/common/float16.h"
@@ -44,21 +45,22 @@ std::vector<edgekiln::Float16> to_float16(const std::vector<float>& values) {
 
 TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Param, float, edgekiln::Float16) {
   std::mt19937 generator(5);
-  for (const int bits : {4, 8}) {
+  // With groups of 16, codes are packed as 6 bits but with zero points.
+  for (const auto& [bits, group] : {std::pair{4, 32}, {8, 32}, {8, 16}}) {
     for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
                               edgekiln::WeightScheme::kGroupBias}) {
-      constexpr std::size_t kGroup = 32, kGroups = kK / kGroup;
-      std::vector<std::uint8_t> codes(kN * kK * bits / 8), zeros(kN * (kGroups * bits + 7) / 8);
-      std::vector<float> scales(kN * kGroups), biases(kN * kGroups);
+      const std::size_t groups = kK / group;
+      std::vector<std::uint8_t> codes(kN * kK * bits / 8), zeros(kN * (groups * bits + 7) / 8);
+      std::vector<float> scales(kN * groups), biases(kN * groups);
       for (auto* bytes : {&codes, &zeros})
-        std::generate(bytes->begin(), bytes->end(), [&] { return static_cast<std::uint8_t>(generator()); });
+        std::generate(bytes->begin(), bytes->end(), [&] { return static_cast<std::uint8_t>(group == 16 ? 96 + generator() % 64 : generator()); });
       for (auto* values : {&scales, &biases})
         std::generate(values->begin(), values->end(),
                       [&] { return 0.01f + 1e-3f * static_cast<float>(generator() % 64); });
       edgekiln::MatMulNBitsArgs args{};
       args.k = kK;
       args.n = kN;
-      args.group_size = kGroup;
+      args.group_size = group;
       args.bits = bits;
       args.codes = codes.data();
       args.scales = scales.data();
@@ -72,7 +74,7 @@ TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Pa
       const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
       for (const edgekiln::KernelTable& kernels : tested_kernels()) {
         if (!kernels.nbits_gemm) continue;
-        INFO(kernels.instruction_set, ", bits ", bits, ", scheme ", static_cast<int>(scheme));
+        INFO(kernels.instruction_set, ", bits ", bits, ", groups of ", group, ", scheme ", static_cast<int>(scheme));
         edgekiln::Scratch scratch;
         CHECK(wrong_tokens([&](const float* a, std::size_t m, float* out) {
                 kernels.nbits_gemm(weight, a, m, out, edgekiln::kSerial, scratch);

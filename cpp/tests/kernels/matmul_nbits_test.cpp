@@ -22,14 +22,14 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
                 bool prefill, bool bf16_prefill, std::size_t prefill_block) {
   std::mt19937 generator(11);
   const std::size_t groups = c.k / c.group;
-  std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
+  const int smallest = c.six_bits ? 96 : 0, largest = c.six_bits ? 159 : (1 << c.bits) - 1;
+  std::uniform_int_distribution<int> code(smallest, largest);
   std::normal_distribution<float> normal;
   const auto codes_of = [&](std::size_t count) {
     std::vector<std::uint8_t> codes(count);
-    const int largest = (1 << c.bits) - 1;
     std::generate(codes.begin(), codes.end(), [&] {
       const int value = code(generator);
-      return static_cast<std::uint8_t>(!c.extreme ? value : value > largest / 4 ? largest : 0);
+      return static_cast<std::uint8_t>(!c.extreme ? value : value > smallest + (largest - smallest) / 4 ? largest : smallest);
     });
     return codes;
   };
@@ -73,7 +73,9 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
                                        float16_params.mins()};
   edgekiln::Scratch scratch;
   if (packed_kernel) {
-    packed_kernel(edgekiln::pack_nbits(args), args.a, args.m, args.out, edgekiln::kSerial, scratch);
+    const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
+    if (weight.bits != (c.six_bits ? 6 : c.bits)) return INFINITY;
+    packed_kernel(weight, args.a, args.m, args.out, edgekiln::kSerial, scratch);
   } else {
     kernel(args, edgekiln::kSerial, scratch);
   }
@@ -90,7 +92,7 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   if (prefill && bf16_prefill) {
     a = round_to_bf16(a, [](float x) { return std::nearbyint(x); });
     weights = round_to_bf16(weights, [](double x) { return std::round(x); });
-  } else if ((packed_kernel && c.bits == 4) || c.m <= edgekiln::kGemvMaxM) {
+  } else if ((packed_kernel && c.bits == 4) || (c.m <= edgekiln::kGemvMaxM && (packed_kernel || c.group >= 32))) {
     a = quantized(a, c.k, prefill ? prefill_block : 32);
     if (prefill) requantize(c, weights, scales, minimum, codes);
   }
@@ -172,6 +174,23 @@ const std::vector<NBitsCase> kCases = {
     {"the smallest m of prefill", 96, 160, 33, 32, 4, true, false, true},
     {"prefill, groups of 64", 100, 320, 35, 64, 4, true},
     {"prefill, groups of 128, float16 scales", 99, 384, 17, 128, 4, false, false, true},
+    {"groups of 16", 1, 576, 96, 16, 8, false},
+    {"groups of 16, the smallest", 1, 32, 1, 16, 8, false},
+    {"groups of 16, zero points", 3, 160, 33, 16, 8, true},
+    {"groups of 16, group bias", 8, 288, 50, 16, 8, false, true},
+    {"groups of 16, float16 scales", 5, 160, 33, 16, 8, false, false, true},
+    {"groups of 16, float16 scales and group bias", 2, 160, 33, 16, 8, false, true, true},
+    {"groups of 16, GEMM", 19, 288, 70, 16, 8, false},
+    {"groups of 16, zero points, GEMM", 9, 96, 33, 16, 8, true, false, true},
+    {"extreme, groups of 16", 6, 256, 33, 16, 8, true, false, false, true},
+    {"6 bits", 1, 576, 96, 16, 8, false, false, false, false, true},
+    {"6 bits, the smallest", 1, 32, 1, 16, 8, false, false, false, false, true},
+    {"6 bits, GEMV of 3", 3, 160, 33, 16, 8, false, false, true, false, true},
+    {"6 bits, GEMV of 8, group bias", 8, 288, 50, 16, 8, false, true, false, false, true},
+    {"6 bits, GEMM", 19, 288, 70, 16, 8, false, false, false, false, true},
+    {"6 bits, group bias, GEMM", 9, 96, 33, 16, 8, false, true, false, false, true},
+    {"extreme, 6 bits", 6, 256, 33, 16, 8, false, false, false, true, true},
+    {"extreme, 6 bits, one token", 1, 256, 33, 16, 8, false, false, false, true, true},
     {"extreme, 4 bits", 5, 256, 33, 32, 4, true, false, false, true},
     {"extreme, 4 bits, no zero points", 3, 256, 33, 128, 4, false, false, false, true},
     {"extreme, 8 bits", 6, 256, 33, 32, 8, true, false, false, true},

@@ -13,7 +13,8 @@ struct NBitsCase {
   std::size_t m, k, n, group;
   int bits;
   bool zero_points, group_bias = false, float16 = false;
-  bool extreme = false;  // codes and activations are the largest and smallest there are
+  bool extreme = false;   // codes and activations are the largest and smallest there are
+  bool six_bits = false;  // codes within 32 of the midpoint, which are packed as 6 bits
 };
 
 using Doubles = std::vector<double>;

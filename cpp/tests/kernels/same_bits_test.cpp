@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <initializer_list>
 #include <string_view>
 #include <vector>
 
@@ -204,21 +205,26 @@ std::uint64_t attentions(const KernelTable& kernels, bool int8) {
 }
 
 // Below the prefill of 4-bit weights, whose rounding differs.
-std::uint64_t nbits_gemms(const KernelTable& kernels) {
-  constexpr std::size_t kK = 320, kN = 43, kGroup = 64, kGroups = kK / kGroup;
+std::uint64_t nbits_gemms(const KernelTable& kernels, std::size_t group, std::initializer_list<int> all_bits) {
+  constexpr std::size_t kK = 320, kN = 43;
+  const std::size_t groups = kK / group;
   Hash hash;
-  for (const int bits : {4, 8})
+  for (const int bits : all_bits)
     for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
                               edgekiln::WeightScheme::kGroupBias}) {
       Generator generator;
-      const auto codes = generator.integers<std::uint8_t>(kN * kK * bits / 8);
-      const auto zeros = generator.integers<std::uint8_t>(kN * (kGroups * bits + 7) / 8);
-      const std::vector<float> scales = generator.scales(kN * kGroups), biases = generator.floats(kN * kGroups);
+      const bool six = bits == 6;
+      const int stored_bits = six ? 8 : bits;
+      auto codes = generator.integers<std::uint8_t>(kN * kK * stored_bits / 8);
+      for (std::uint8_t& code : codes)
+        if (six) code = static_cast<std::uint8_t>(96 + code % 64);
+      const auto zeros = generator.integers<std::uint8_t>(kN * (groups * stored_bits + 7) / 8);
+      const std::vector<float> scales = generator.scales(kN * groups), biases = generator.floats(kN * groups);
       edgekiln::MatMulNBitsArgs weight{};
       weight.k = kK;
       weight.n = kN;
-      weight.group_size = kGroup;
-      weight.bits = bits;
+      weight.group_size = group;
+      weight.bits = stored_bits;
       weight.codes = codes.data();
       weight.scales = scales.data();
       if (scheme == edgekiln::WeightScheme::kZeroPoints) weight.zero_points = zeros.data();
@@ -286,7 +292,8 @@ TEST_CASE("every instruction set gives the same bits") {
     CHECK(swiglus(kernels) == 0xdfc11198eee5d187u);
     CHECK(attentions(kernels, false) == 0x6c9d00c7d1661a5bu);
     CHECK(attentions(kernels, true) == 0xe8f80f57900456bbu);
-    CHECK(nbits_gemms(kernels) == 0x8a7e8eddd121f424u);
+    CHECK(nbits_gemms(kernels, 64, {4, 8}) == 0x8a7e8eddd121f424u);
+    CHECK(nbits_gemms(kernels, 16, {6, 8}) == 0xefdcbd556a8b133du);
     CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);
     if (kernels.two_pass_lm_head) CHECK(two_pass_lm_heads(kernels) == 0xe7708079b997e541u);
   }

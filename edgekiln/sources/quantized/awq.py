@@ -76,7 +76,7 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         codes, zero_points = (_in_order(unpack(words_of(tensors, part, name), _BITS)).T for part in parts[:2])
         return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
 
-    size = engine_group(k // groups, name)
+    size = engine_group(k // groups, k, _BITS, name)
     weight = grouped(_BITS, size, symmetric=False, act_order=False, read=read)
     return QuantizedLayer(tuple(parts), (n, k), weight)
 

@@ -4,12 +4,15 @@ FP8 is E4M3 or E5M2 (Micikevicius et al. 2022), FP4 is E2M1, and E8M0 is a power
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.grid import Floats, Tensors, array, damaged
 
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
@@ -17,12 +20,30 @@ FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
 DOUBLED_FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 FP4_VALUES: Floats = np.divide(DOUBLED_FP4, 2, dtype=np.float32)
 _E8M0_BIAS, _E8M0_NAN = 127, 255
+_MIDDLE = 128  # of 8-bit codes
 
 
 def fp4_codes(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Unpack bytes [..., n] to FP4 codes [..., 2n], low nibbles first."""
     raw = raw.view(np.uint8)
     return np.stack([raw & 15, raw >> 4], axis=-1).reshape(*raw.shape[:-1], -1)
+
+
+def kept_fp4(group: int, read: Callable[[], tuple[npt.NDArray[np.uint8], Floats]]) -> PrequantizedWeight:
+    """A weight [N, K] in FP4 without loss, in 8 bits: its values are multiples of half the scale of their group.
+
+    Args:
+        group: weights that share a scale.
+        read: reads the codes, uint8 [N, K], and the scales, float32 [N, K / group].
+    """
+    scheme = Scheme(8, group, symmetric=True, activation="none")
+
+    def weight() -> QuantizedWeight:
+        codes, scales = read()
+        multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
+        return QuantizedWeight(scheme, multiples, scales * np.float32(0.5), None, relative_error=0.0, clipped=0.0)
+
+    return PrequantizedWeight(scheme, weight)
 
 
 def powers_of_two(exponents: npt.NDArray[np.uint8]) -> Floats:

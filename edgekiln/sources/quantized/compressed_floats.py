@@ -17,6 +17,7 @@ from edgekiln.sources.quantized.block_scales import (
     FP8_DTYPES,
     block_size,
     fp4_codes,
+    kept_fp4,
     multiply_blocks,
     scales_of,
 )
@@ -83,7 +84,7 @@ def find_layer(
 def _packed(
     tensors: Tensors, name: str, parts: tuple[str, ...], shape: tuple[int, int]
 ) -> QuantizedLayer | DequantizedTensor:
-    """A weight in MXFP4, which is kept, or in NVFP4, which has groups of 16."""
+    """A weight in MXFP4 or NVFP4, which is kept where kernels can multiply it: they take 32 columns at a time."""
     packed, scale, whole = (f"{name}.{part}" for part in ("weight_packed", "weight_scale", "weight_global_scale"))
     n, k = shape
     group = _NVFP4_GROUP if whole in parts else mxfp4.GROUP
@@ -93,15 +94,18 @@ def _packed(
         if tensors.dtype(scale) != "U8":
             raise damaged(name, f"{scale} is {tensors.dtype(scale)}, not the exponents of MXFP4")
         return QuantizedLayer(
-            parts, shape, mxfp4.kept(lambda: (fp4_codes(array(tensors, packed)), array(tensors, scale)))
+            parts, shape, kept_fp4(group, lambda: (fp4_codes(array(tensors, packed)), scales_of(tensors, scale)))
         )
     if tensors.shape(whole) not in ((), (1,)):
         raise damaged(name, f"{whole} has the shape {list(tensors.shape(whole))}, not that of one value")
 
-    def read() -> Floats:
-        values = FP4_VALUES[fp4_codes(array(tensors, packed))]
+    def scales() -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
-            scales = scales_of(tensors, scale) / array(tensors, whole)
-        return multiply_blocks(values, scales, (1, group), name)
+            return scales_of(tensors, scale) / array(tensors, whole)
 
+    def read() -> Floats:
+        return multiply_blocks(FP4_VALUES[fp4_codes(array(tensors, packed))], scales(), (1, group), name)
+
+    if k % mxfp4.GROUP == 0:
+        return QuantizedLayer(parts, shape, kept_fp4(group, lambda: (fp4_codes(array(tensors, packed)), scales())))
     return DequantizedTensor(parts, shape, "NVFP4", read)

@@ -168,7 +168,7 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         scales = _per_row(array(tensors, scale), n, groups)
         return Groups(codes if order is None else codes[:, order], scales, None if symmetric else zero_points(), order)
 
-    weight = grouped(bits, engine_group(group_size, name), symmetric, order is not None, read)
+    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, order is not None, read)
     return QuantizedLayer(parts, (n, k), weight)
 
 
@@ -203,7 +203,7 @@ def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         zero_points = None if symmetric else _shifted(array(tensors, zeros), n, groups, 0x80)
         return Groups(shifted if order is None else shifted[:, order], scales(), zero_points, order)
 
-    grid = grouped(8, engine_group(group_size, name), symmetric, order is not None, read)
+    grid = grouped(8, engine_group(group_size, k, 8, name), symmetric, order is not None, read)
     return QuantizedLayer(parts, (n, k), grid)
 
 

@@ -1,9 +1,9 @@
-"""Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32.
+"""Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32 or 16.
 
 A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
-that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Codebooks, ternary formats and Q3_K are in
-`gguf_multiples`. Q6_K, Q2_K and other formats with scales for each 16 weights are dequantized and quantized again to 8
-bits in groups of 32, the smallest of the kernels, which adds little to their own error.
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Formats without a min and with a codebook, scales
+of groups in a block or other digits than bits are in `gguf_multiples`. Weights that move from one group to another are
+dequantized and quantized again to 8 bits in groups of 32, which adds little to their own error.
 
 The layouts of the blocks are those of ggml-quants.c.
 """
@@ -19,7 +19,7 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.gguf_multiples import GROUP, MULTIPLES, unpack_multiples
+from edgekiln.sources.quantized.gguf_multiples import GROUP, HALF, MULTIPLES, unpack_multiples
 
 FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
@@ -29,10 +29,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class Blocks(NamedTuple):
-    """Blocks of a tensor as G groups of 32.
+    """Blocks of a tensor as G groups.
 
     Attributes:
-        codes: uint8 [G, 32].
+        codes: uint8 [G, group size].
         scales: float32 [G].
         mins: float32 [G]; None in formats without a min, whose codes are around `Format.zero_point`.
     """
@@ -46,22 +46,24 @@ class Format(NamedTuple):
     """A block format of ggml.
 
     Attributes:
-        block_bytes: size of a block in the file; a block of a K format is eight groups.
-        zero_point: 2^(bits - 1).
+        block_bytes: size of a block in the file; a block of a K format is eight or sixteen groups.
+        zero_point: the code that becomes the middle one: 2^(bits - 1), or 0 so that the bias is the min.
         has_min: blocks have a min.
         unpack: converts uint8 [blocks, block_bytes] to groups.
+        group: weights that share a scale.
     """
 
     block_bytes: int
     zero_point: int
     has_min: bool
     unpack: Callable[[Bytes], Blocks]
+    group: int = GROUP
 
     @property
     def scheme(self) -> Scheme:
-        """The scheme of the unpacked weight; 5-bit codes become 8-bit codes."""
+        """The scheme of the unpacked weight; codes of 2 and 5 bits become 8-bit codes."""
         bits = 4 if self.zero_point == 8 else 8
-        return Scheme(bits=bits, group_size=GROUP, symmetric=True, activation="none", group_bias=self.has_min)
+        return Scheme(bits=bits, group_size=self.group, symmetric=True, activation="none", group_bias=self.has_min)
 
 
 def _half(raw: Bytes) -> Floats:
@@ -131,6 +133,14 @@ def _q5_k(raw: Bytes) -> Blocks:
     return _k_blocks(raw, codes | np.left_shift(high, 4, dtype=np.uint8))
 
 
+def _q2_k(raw: Bytes) -> Blocks:
+    # Byte i of each 32 has the codes i, 32 + i, 64 + i and 96 + i of 128.
+    codes = raw[:, 16:80].reshape(-1, 2, 1, GROUP) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    scale = _half(raw[:, 80:82])[:, None] * (raw[:, :16] & 15).astype(np.float32)
+    minimum = -_half(raw[:, 82:84])[:, None] * (raw[:, :16] >> 4).astype(np.float32)
+    return Blocks(codes.reshape(-1, HALF), scale.reshape(-1), minimum.reshape(-1))
+
+
 FORMATS = {
     Kind.Q4_0: Format(18, 8, False, _q4_0),
     Kind.Q4_1: Format(20, 8, True, _q4_1),
@@ -139,6 +149,7 @@ FORMATS = {
     Kind.Q8_0: Format(34, 128, False, _q8_0),
     Kind.Q4_K: Format(144, 8, True, _q4_k),
     Kind.Q5_K: Format(176, 16, True, _q5_k),
+    Kind.Q2_K: Format(84, 0, True, _q2_k, HALF),
 }
 
 
@@ -195,7 +206,7 @@ def _unpack(form: Format, raw: Bytes, rows: npt.NDArray[np.int64] | None) -> Qua
     if rows is not None:
         raw = raw[rows]
     blocks = form.unpack(raw.reshape(-1, form.block_bytes))
-    # 5-bit codes are shifted so that their zero point becomes 128, that of 8-bit codes.
+    # The codes are shifted so that their zero point becomes 128, that of 8-bit codes.
     codes = blocks.codes + np.uint8(128 - form.zero_point) if form.scheme.bits == 8 else blocks.codes
     shape = (len(raw), -1)
     group_bias = None if blocks.mins is None else (blocks.mins + form.zero_point * blocks.scales).reshape(shape)

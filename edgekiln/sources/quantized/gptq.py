@@ -110,5 +110,5 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
             order,
         )
 
-    weight = grouped(bits, engine_group(group_size, name), symmetric, order is not None, read)
+    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, order is not None, read)
     return QuantizedLayer(tuple(parts.values()), (n, k), weight)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.calib.formats.scheme import GROUP_SIZES, Scheme
+from edgekiln.calib.formats.scheme import GROUP_SIZES, SMALL_GROUP, Scheme
 from edgekiln.calib.formats.weight import Codes, QuantizedWeight
 from edgekiln.errors import SourceError, UnsupportedModelError
 
@@ -103,11 +103,13 @@ def unpack(words: npt.NDArray[np.int32] | npt.NDArray[np.uint32], bits: int) -> 
     return codes.astype(np.uint8).reshape(*words.shape[:-1], -1)
 
 
-def engine_group(group_size: int, name: str) -> int:
+def engine_group(group_size: int, columns: int, bits: int, name: str) -> int:
     """The largest group size of engines that divides `group_size`; scales are then repeated.
 
     Args:
         group_size: the checkpoint's.
+        columns: K, of which it is a divisor.
+        bits: of the codes.
         name: of the layer, for the error message.
 
     Raises:
@@ -116,9 +118,11 @@ def engine_group(group_size: int, name: str) -> int:
     for size in sorted(GROUP_SIZES, reverse=True):
         if group_size % size == 0:
             return size
+    if bits == 8 and group_size % SMALL_GROUP == 0 and columns % GROUP_SIZES[0] == 0:
+        return SMALL_GROUP
     raise UnsupportedModelError(
-        f"{name} is quantized in groups of {group_size}, engines have groups of {GROUP_SIZES[0]} and multiples: "
-        "give the unquantized checkpoint"
+        f"{name} is quantized in groups of {group_size}, engines have groups of {GROUP_SIZES[0]} and multiples, with 8 "
+        f"bits also of {SMALL_GROUP}: give the unquantized checkpoint"
     )
 
 
@@ -198,7 +202,7 @@ def channels(
         codes, scales = read()
         return Groups(codes.view(np.uint8) ^ np.uint8(0x80), scales[:, None])
 
-    others = [grouped(8, engine_group(columns, name), symmetric=True, act_order=False, read=shifted)]
+    others = [grouped(8, engine_group(columns, columns, 8, name), symmetric=True, act_order=False, read=shifted)]
     if input_scale is not None:
         static = replace(scheme, activation="int8-static")
         others.append(PrequantizedWeight(static, lambda: replace(weight(), scheme=static, input_scale=input_scale())))

@@ -123,7 +123,7 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer | Deq
             return np.asarray((codes() - zero) * scale, dtype=np.float32).reshape(n, k)
 
         return DequantizedTensor(parts, (n, k), f"HQQ groups along axis {axis}", read)
-    size = engine_group(group_size, name)
+    size = engine_group(group_size, k, bits, name)
     scheme = Scheme(8 if bits == max(_BITS) else 4, size, symmetric=True, activation="none", group_bias=True)
 
     def weight() -> QuantizedWeight:

@@ -4,25 +4,18 @@ gpt-oss stores experts as NAME_blocks uint8 [E, N, K / 32, 16] and NAME_scales u
 [E, K, N]. Two codes are in a byte, low nibble first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel
 
-from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.block_scales import DOUBLED_FP4, FP4_VALUES, fp4_codes, multiply_blocks, powers_of_two
+from edgekiln.sources.quantized.block_scales import FP4_VALUES, fp4_codes, multiply_blocks, powers_of_two
 from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged, stems
 
 GROUP = 32
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _EXPERTS_RANK = 4
-_MIDDLE = 128
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class Mxfp4Config(BaseModel):
@@ -47,23 +40,6 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: Mxfp4Config) ->
     """
     known = set(names)
     return {name: _experts(tensors, name, known) for name in stems(known, _BLOCKS)}
-
-
-def kept(read: Callable[[], tuple[Bytes, Bytes]]) -> PrequantizedWeight:
-    """A weight [N, K] in MXFP4 without loss, in 8 bits: its values are multiples of half the scale of their block.
-
-    Args:
-        read: reads the codes, uint8 [N, K], and the exponents, uint8 [N, K / 32].
-    """
-    scheme = Scheme(8, GROUP, symmetric=True, activation="none")
-
-    def weight() -> QuantizedWeight:
-        codes, exponents = read()
-        multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
-        scales = powers_of_two(exponents) * np.float32(0.5)
-        return QuantizedWeight(scheme, multiples, scales, None, relative_error=0.0, clipped=0.0)
-
-    return PrequantizedWeight(scheme, weight)
 
 
 def _experts(tensors: Tensors, name: str, known: set[str]) -> DequantizedTensor:

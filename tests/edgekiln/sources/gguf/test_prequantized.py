@@ -12,6 +12,7 @@ from edgekiln.calib.presets import UNCALIBRATED, preset
 from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 from edgekiln.sources.resolve import resolve
 from support.gguf_files import LAYERS, gpt2, llama_tensors, qwen3moe, write
 from support.parity import Logits, all_logits, check
@@ -26,7 +27,11 @@ def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
             return value
         if chosen == Kind.NVFP4:  # the gguf package only dequantizes it
             block, size = GGML_QUANT_SIZES[chosen]
-            return np.zeros((len(value), value.shape[1] // block * size), np.uint8), chosen
+            if value.shape[1] % block:
+                return quantize(0.2 * value, Kind.Q8_0), Kind.Q8_0
+            blocks = np.random.default_rng(value.shape).integers(0, 256, (*value.shape[:1], value.shape[1] // block, size))
+            blocks[..., :4] = 0x18 + blocks[..., :4] % 16  # scales of 1/32 to 1/8
+            return blocks.astype(np.uint8).reshape(len(value), -1), chosen
         return quantize(0.2 * value, chosen), chosen
 
     return write(path, "llama", {name: prequantized(name, value) for name, value in llama_tensors()[1].items()})
@@ -71,7 +76,10 @@ def test_experts_that_become_floats_are_noted(tmp_path: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module", params=[("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("MXFP4", "Q8_0")], ids="-".join)
+_BUILT = [("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("MXFP4", "Q8_0"), ("NVFP4", "NVFP4"), ("Q4_1", "NVFP4")]
+
+
+@pytest.fixture(scope="module", params=_BUILT, ids="-".join)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Logits]:
     """Formats of the matrices and of the embedding, and the logits of an engine built from such a file."""
     kind, embedding = request.param
@@ -98,7 +106,8 @@ def test_layers_with_int8_activations_are_quantized_again(tmp_path: Path) -> Non
     assert {layer.scheme.activation for layer in plan.layers[1:]} == {"int8-per-token"}
 
 
-def test_formats_that_are_quantized_again_are_noted_once(tmp_path: Path) -> None:
+def test_formats_that_are_quantized_again_are_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(MULTIPLES, Kind.NVFP4)
     source = resolve(str(quantized_llama(tmp_path / "m.gguf", Kind.Q4_0, attn_q=Kind.NVFP4)))
     plan = plan_quantization(build_meta_model(source.config), preset("int4"), source.weights.prequantized)
     (note,) = plan.notes

@@ -11,7 +11,7 @@ from edgekiln.sources.quantized.gguf import FORMATS, prequantized_gguf
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 
 N, K = 6, 512
-EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K)
+EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K, Kind.Q2_K)
 
 
 def random_blocks(kind: Kind) -> np.ndarray:
@@ -22,11 +22,18 @@ def random_blocks(kind: Kind) -> np.ndarray:
     halves = rng.standard_normal((N, K // block, 2)).astype("<f2").view(np.uint8)
     if kind == Kind.MXFP4:
         raw[..., 0] = rng.integers(0, 250, raw.shape[:2])  # the exponent; 2^123 is the largest that does not overflow
-    elif kind in (Kind.Q3_K, Kind.TQ1_0, Kind.TQ2_0):
+    elif kind in (Kind.Q3_K, Kind.TQ1_0, Kind.TQ2_0, Kind.Q6_K):
         raw[..., -2:] = halves[..., :2]
+    elif kind == Kind.Q2_K:
+        raw[..., -4:] = halves
+    elif kind == Kind.NVFP4:
+        raw[..., :4] &= 0x7F  # scales are positive
+        raw[..., :4][raw[..., :4] == 0x7F] = 1  # NaN
+    elif kind == Kind.IQ1_M:
+        raw[..., -1] &= 0xBF  # the upper exponent bit of the scale
     else:
         raw[..., :2] = halves[..., :2]
-    if kind in FORMATS and FORMATS[kind].has_min:
+    if kind in FORMATS and FORMATS[kind].has_min and kind != Kind.Q2_K:
         raw[..., 2:4] = halves[..., 2:]
     return raw.reshape(N, -1)
 
@@ -55,12 +62,26 @@ def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
     np.testing.assert_allclose(weight.dequantize(), expected, rtol=0, atol=float(size) * 2**-23)
 
 
+def test_q2_k_is_kept_bit_for_bit() -> None:
+    weight, expected = kept(Kind.Q2_K, permuted=False)
+    assert weight.scheme.group_size == 16
+    np.testing.assert_array_equal(weight.dequantize(), expected)
+
+
 @pytest.mark.parametrize("kind", MULTIPLES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
 def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind, permuted: bool) -> None:
     weight, expected = kept(kind, permuted)
     assert weight.codes.max() < 1 << weight.scheme.bits
     np.testing.assert_array_equal(weight.dequantize(), expected)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q6_K, Kind.NVFP4, Kind.IQ1_M, Kind.Q2_K], ids=lambda kind: kind.name)
+def test_codes_of_up_to_six_bits_are_near_the_middle(kind: Kind) -> None:
+    # Kernels pack 8-bit codes of groups of 16 within 32 of the middle as 6 bits.
+    weight, _ = kept(kind, permuted=False)
+    assert weight.codes.min() >= 96
+    assert weight.codes.max() < 160
 
 
 def test_the_largest_multiple_of_q3_k_is_kept() -> None:
@@ -90,10 +111,10 @@ def test_weights_that_are_not_finite_are_seen_in_the_scales(kind: Kind) -> None:
 
 def test_formats_without_a_counterpart_are_quantized_to_8_bits_and_noted() -> None:
     weight = np.random.default_rng(0).standard_normal((N, K), dtype=np.float32)
-    prequantized = prequantized_gguf(Kind.Q6_K, None, lambda: pytest.fail("read as blocks"), lambda: weight)
+    prequantized = prequantized_gguf(Kind.Q8_1, None, lambda: pytest.fail("read as blocks"), lambda: weight)
     assert prequantized is not None
     assert prequantized.note is not None
-    assert "Q6_K" in prequantized.note
+    assert "Q8_1" in prequantized.note
     result = prequantized.read()
     assert result.scheme == prequantized.scheme
     assert np.linalg.norm(result.dequantize() - weight) < 0.01 * np.linalg.norm(weight)

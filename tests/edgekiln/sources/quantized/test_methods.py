@@ -173,6 +173,15 @@ def test_groups_that_engines_lack_are_refused(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
+def test_groups_of_16_are_kept_with_8_bits(tmp_path: Path) -> None:
+    form = FORMATS["gptq symmetric"]
+    config = {**form.config, "bits": 8, "group_size": 16}
+    write_quantized(tmp_path, Format(config, lambda w: (gptq(quantize(w, 8, 16, True)), w), 8))
+    found = resolve(str(tmp_path)).weights.prequantized(f"{LAYER}.weight")
+    assert found is not None
+    assert found.scheme.group_size == 16
+
+
 def test_integers_without_a_configuration_are_refused(tmp_path: Path) -> None:
     write_quantized(tmp_path, FORMATS["int8 weights"])
     config = json.loads((tmp_path / "config.json").read_text())
