@@ -69,9 +69,9 @@ template <int Vectors, typename Param>
 
 // The scales and biases of a group in Vectors * kLanes columns; packed/group_params.h says what they are. The members
 // of the weight are copied, so that the compiler need not read them again after each store.
-template <int Bits, bool HasFloat16, int Vectors>
+template <int Bits, Scales kScales, int Vectors>
 class GroupLoader {
-  using Param = std::conditional_t<HasFloat16, Float16, float>;
+  using Param = std::conditional_t<kScales == Scales::kFloat16, Float16, float>;
 
  public:
   // Of columns from `first` of the panel on.
@@ -93,7 +93,7 @@ class GroupLoader {
     if (scheme_ == WeightScheme::kGroupBias) {
       load_params(params(block) + kPanelWidth, biases);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors && HasFloat16; ++j)
+      for (int j = 0; j < Vectors && kScales == Scales::kFloat16; ++j)
         biases[j] = vfmaq_n_f32(biases[j], scales[j], static_cast<float>(1 << (Bits - 1)));
       return;
     }
@@ -114,21 +114,22 @@ class GroupLoader {
 };
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes) of one panel.
-template <int Bits, bool HasFloat16, std::size_t Step, int TileM, int Vectors>
+template <int Bits, Scales kScales, std::size_t Step, int TileM, int Vectors>
 void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   const PackedNBits& weight = args.weight;
   if constexpr (TileM == 1 && Vectors == kPanelVectors && Step == kBlock) {
-    using Param = std::conditional_t<HasFloat16, Float16, float>;
+    using Param = std::conditional_t<kScales == Scales::kFloat16, Float16, float>;
     if (auto* const gemv = nbits_gemv_panel_for<Bits, Param>(args)) return gemv(args, column / kPanelWidth);
   }
   const std::size_t steps_per_group = weight.group_size / Step, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, m = args.m, n = weight.n, first = column % kPanelWidth, groups = args.groups;
-  const GroupLoader<Bits, HasFloat16, Vectors> loader(weight, first);
+  const GroupLoader<Bits, kScales, Vectors> loader(weight, first);
+  const std::uint8_t* const panel = weight.panel(column / kPanelWidth);
   const bool has_bias = loader.has_bias();
   const std::int8_t* a = args.codes + token * k;
   const std::int32_t* compensation = args.compensation + token;
   const float *scales = args.scales + token, *group_sums = args.sums + token;
-  const std::uint8_t* group_block = weight.panel(column / kPanelWidth);
+  const std::uint8_t* group_block = weight.blocks(column / kPanelWidth);
   float32x4_t totals[TileM][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < TileM; ++i)
@@ -150,7 +151,13 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
         for (int i = 0; i < TileM; ++i) sixteen[i] = vld1q_s8(a + i * k + at);
         detail::add_16<Bits>(sums, sixteen, codes);
       }
-      loader.load_scales(group_block, group_scales);
+      if constexpr (kScales == Scales::kFactored) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j)
+          group_scales[j] = factored_scales(weight, panel, group_block, group, first + j * kLanes);
+      } else {
+        loader.load_scales(group_block, group_scales);
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j)
 #pragma GCC unroll 8

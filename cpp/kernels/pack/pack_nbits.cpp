@@ -56,9 +56,12 @@ bool fits_six_bits(const MatMulNBitsArgs& args) {
                      [](std::uint8_t code) { return static_cast<std::uint8_t>(code - kSixBitFirst) < 64; });
 }
 
-// `block` is the first of the column's panel.
-void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t column, std::uint8_t* block) {
+void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, const FactoredScales& factored,
+                 std::size_t column, std::uint8_t* panel) {
   const std::size_t lane = column % kPanelWidth, group_bytes = args.group_size * args.bits / 8;
+  for (std::size_t at = 0; at * kPanelWidth * sizeof(Float16) < weight.factors_bytes(); ++at)
+    std::memcpy(panel + (at * kPanelWidth + lane) * sizeof(Float16), factored.factors(column) + at, sizeof(Float16));
+  std::uint8_t* block = panel + weight.factors_bytes();
   for (std::size_t group = 0; group < args.groups(); ++group, block += weight.block_bytes()) {
     const std::uint8_t* codes = args.codes + column * args.column_bytes() + group * group_bytes;
     if (weight.bits == 6) {
@@ -68,6 +71,10 @@ void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, std::si
     }
     const std::size_t at = column * args.groups() + group;
     std::uint8_t* scales = block + weight.codes_bytes();
+    if (weight.factored_scales) {
+      scales[lane] = static_cast<std::uint8_t>(factored.multiples(column)[group]);
+      continue;
+    }
     store_param(weight, scales, lane, args.scales[at], weight.float16_params ? args.float16_scales[at] : Float16{});
     std::uint8_t* zeros = scales + kPanelWidth * weight.param_bytes();
     if (weight.scheme == WeightScheme::kZeroPoints)
@@ -85,25 +92,36 @@ PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t varian
                               : args.group_bias ? WeightScheme::kGroupBias
                                                 : WeightScheme::kSymmetric;
   const int bits = variant & kSixBits ? 6 : args.bits;
-  return {args.k, args.n, args.group_size, bits, scheme, (variant & kFloat16Params) != 0};
+  return {args.k,
+          args.n,
+          args.group_size,
+          bits,
+          scheme,
+          (variant & kFloat16Params) != 0,
+          (variant & kFactoredScales) != 0};
 }
 
-void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory) {
+void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory,
+                  const FactoredScales& factored) {
   // The last panel may have columns that no weight fills.
   if (const std::size_t end = first + args.n; end % kPanelWidth)
     std::memset(memory + end / kPanelWidth * weight.panel_bytes(), 0, weight.panel_bytes());
   for (std::size_t column = 0; column < args.n; ++column)
-    pack_column(args, weight, column, memory + (first + column) / kPanelWidth * weight.panel_bytes());
+    pack_column(args, weight, factored, column, memory + (first + column) / kPanelWidth * weight.panel_bytes());
 }
 
 PackedNBits pack_nbits(const MatMulNBitsArgs& args) { return pack_nbits(args, PackPlace{}); }
 
 PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
-  const std::uint32_t variant =
-      (args.float16_scales ? kFloat16Params : 0u) | (fits_six_bits(args) ? kSixBits : 0u);
+  const bool six_bits = fits_six_bits(args);
+  const FactoredScales factored = six_bits && !args.group_bias ? FactoredScales(args.scales, args.n, args.groups())
+                                                               : FactoredScales{};
+  const std::uint32_t variant = (six_bits ? kSixBits : 0u) | (!factored.empty()     ? kFactoredScales
+                                                              : args.float16_scales ? kFloat16Params
+                                                                                    : 0u);
   PackedNBits weight = packed_nbits_shape(args, variant);
   weight.memory = place.find_or_pack(weight.bytes(), variant,
-                                     [&](std::uint8_t* memory) { pack_columns(args, weight, 0, memory); });
+                                     [&](std::uint8_t* memory) { pack_columns(args, weight, 0, memory, factored); });
   return weight;
 }
 

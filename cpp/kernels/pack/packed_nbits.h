@@ -25,7 +25,9 @@
 // Weights of 8 bits in groups of 16 whose codes are all within 32 of the midpoint, as those of GGUF's Q6_K, are packed as
 // 6 bits, with midpoint 32; not with zero points or float16 mins.
 //
-// Scales and mins are float16 if that holds all of a weight's exactly, as for weights from GGUF; else float.
+// Scales and mins are float16 if that holds all of a weight's exactly, as for weights from GGUF; else float. Factored
+// scales, of 6 bits, are 16 int8 in a block, times 16 float16 in front of the panel's blocks for each kFactorGroups
+// groups (pack/factored_scales.h).
 #pragma once
 
 #include <cstddef>
@@ -34,6 +36,7 @@
 
 #include "kernels/common/weight_arena.h"
 #include "kernels/matmul_nbits.h"
+#include "kernels/pack/factored_scales.h"
 
 namespace edgekiln {
 
@@ -52,7 +55,7 @@ struct PackedNBits {
   std::size_t k, n, group_size;
   int bits;
   WeightScheme scheme;
-  bool float16_params;
+  bool float16_params, factored_scales;
   ArenaBytes memory{};
   // The high nibbles of 8-bit codes (packed_lm_head.h): code c means c + code_offset, zero point z means
   // z * zero_point_scale.
@@ -64,12 +67,18 @@ struct PackedNBits {
     if (scheme == WeightScheme::kSymmetric) return 0;
     return kPanelWidth * (scheme == WeightScheme::kGroupBias ? param_bytes() : 1);
   }
-  std::size_t block_bytes() const { return codes_bytes() + kPanelWidth * param_bytes() + zero_bytes(); }
+  std::size_t scale_bytes() const { return factored_scales ? sizeof(std::int8_t) : param_bytes(); }
+  std::size_t block_bytes() const { return codes_bytes() + kPanelWidth * scale_bytes() + zero_bytes(); }
   std::size_t groups() const { return k / group_size; }
   std::size_t panels() const { return (n + kPanelWidth - 1) / kPanelWidth; }
-  std::size_t panel_bytes() const { return groups() * block_bytes(); }
+  std::size_t factors_bytes() const {
+    if (!factored_scales) return 0;
+    return (groups() + kFactorGroups - 1) / kFactorGroups * kPanelWidth * sizeof(Float16);
+  }
+  std::size_t panel_bytes() const { return factors_bytes() + groups() * block_bytes(); }
   std::size_t bytes() const { return panels() * panel_bytes(); }
   const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
+  const std::uint8_t* blocks(std::size_t panel_index) const { return panel(panel_index) + factors_bytes(); }
 };
 
 // Packs the weight of `args`, whose m, a and out are ignored. Throws std::bad_alloc.
@@ -81,13 +90,15 @@ PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const PackPlace& place);
 
 // How a weight is packed, which the cache stores as a number; its other properties are those of the arguments.
-enum NBitsVariant : std::uint32_t { kFloat16Params = 1, kSixBits = 2, kNBitsVariants = 4 };
+enum NBitsVariant : std::uint32_t { kFloat16Params = 1, kSixBits = 2, kFactoredScales = 4, kNBitsVariants = 8 };
 
 // The weight without its memory; `variant` is a sum of `NBitsVariant`.
 PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant);
 
-// Packs the args.n columns from column `first` on, a multiple of kPanelWidth, to the panels at `memory`.
-void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory);
+// Packs the args.n columns from column `first` on, a multiple of kPanelWidth, to the panels at `memory`. `factored` are
+// the scales of weights that have factored ones.
+void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory,
+                  const FactoredScales& factored = {});
 
 // From this m on, 4-bit weights run the q4 prefill GEMM: VNNI and NEON requantize them to 8 bits with one scale
 // per kRequantizeK values of k, AMX dequantizes them to bfloat16. Smaller m does not amortize the conversion.

@@ -35,4 +35,15 @@ struct GroupParams {
   }
 };
 
+// How a packed weight stores its scales.
+enum class Scales { kFloat, kFloat16, kFactored };
+
+// The scales of a weight with factored ones, of columns [first, first + kLanes) of a panel: exact products.
+inline Floats factored_scales(const PackedNBits& weight, const std::uint8_t* panel, const std::uint8_t* block,
+                              std::size_t group, std::size_t first) {
+  const auto* factors = reinterpret_cast<const Float16*>(panel) + group / kFactorGroups * kPanelWidth;
+  const auto* multiples = reinterpret_cast<const std::int8_t*>(block + weight.codes_bytes());
+  return load(factors + first) * load(multiples + first);
+}
+
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -24,10 +24,10 @@ namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
 // The number format of a packed weight as the tiles have it.
-template <int Bits_, bool HasFloat16_, std::size_t Step_>
+template <int Bits_, Scales kScales_, std::size_t Step_>
 struct Format {
   static constexpr int kBits = Bits_;
-  static constexpr bool kHasFloat16 = HasFloat16_;
+  static constexpr Scales kScales = kScales_;
   static constexpr std::size_t kStep = Step_;
 };
 
@@ -36,9 +36,9 @@ template <typename Format, int Vectors, int TileM>
 void tile_of(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   if (args.m - token >= TileM) {
 #if defined(__ARM_FEATURE_DOTPROD)
-    nbits_tile_by_lane<Format::kBits, Format::kHasFloat16, Format::kStep, TileM, Vectors>(args, token, column);
+    nbits_tile_by_lane<Format::kBits, Format::kScales, Format::kStep, TileM, Vectors>(args, token, column);
 #else
-    nbits_tile<Format::kBits, Format::kHasFloat16, Format::kStep, TileM, Vectors>(args, token, column);
+    nbits_tile<Format::kBits, Format::kScales, Format::kStep, TileM, Vectors>(args, token, column);
 #endif
   } else if constexpr (TileM > 1) {
     tile_of<Format, Vectors, TileM - 1>(args, token, column);
@@ -100,31 +100,36 @@ Floats codes_of(const std::uint8_t* block, std::size_t within, int part) {
 }
 
 // to[count_k, kFloatColumns] = the 6- or 8-bit weights of `count` columns from `column` on, from `first_k` on.
-template <int Bits, bool HasFloat16>
+template <int Bits, Scales kScales>
 void dequantize(const PackedNBits& weight, std::size_t column, std::size_t count, std::size_t first_k,
                 std::size_t count_k, float* to) {
   for (std::size_t at = 0; at < count; at += kPanelWidth) {
     const std::uint8_t* panel = weight.panel((column + at) / kPanelWidth);
     for (std::size_t k = 0; k < count_k; ++k) {
       const std::size_t group = (first_k + k) / weight.group_size, within = (first_k + k) % weight.group_size;
-      const std::uint8_t* block = panel + group * weight.block_bytes();
+      const std::uint8_t* block = panel + weight.factors_bytes() + group * weight.block_bytes();
       const float midpoint = weight.scheme == WeightScheme::kZeroPoints ? 0.0f : 1 << (Bits - 1);
       for (int part = 0; part < kPanelVectors; ++part) {
         const Floats codes = codes_of<Bits>(block, within, part);
-        const GroupParams<HasFloat16> params(weight, block, part * kLanes);
-        store(to + k * kFloatColumns + at + part * kLanes, added(params.bias, codes - midpoint, params.scale));
+        float* const weights = to + k * kFloatColumns + at + part * kLanes;
+        if constexpr (kScales == Scales::kFactored) {
+          store(weights, (codes - midpoint) * factored_scales(weight, panel, block, group, part * kLanes));
+        } else {
+          const GroupParams<kScales == Scales::kFloat16> params(weight, block, part * kLanes);
+          store(weights, added(params.bias, codes - midpoint, params.scale));
+        }
       }
     }
   }
 }
 
-template <int Bits, bool HasFloat16>
+template <int Bits, Scales kScales>
 void float_task(void* context, std::size_t index) {
   const FloatGemmArgs& args = *static_cast<const FloatGemmArgs*>(context);
   const PackedNBits& weight = args.weight;
   dequantized_gemm(args.a, args.m, weight.k, weight.n, index * kFloatColumns, args.out,
                    [&](std::size_t first, std::size_t count, std::size_t k, std::size_t count_k, float* to) {
-                     dequantize<Bits, HasFloat16>(weight, first, count, k, count_k, to);
+                     dequantize<Bits, kScales>(weight, first, count, k, count_k, to);
                    });
 }
 
@@ -147,14 +152,20 @@ void run_format(const NBitsGemmArgs& args, const Parallel& parallel) {
 
 template <int Bits, std::size_t Step = kBlock>
 void run(const NBitsGemmArgs& args, const Parallel& parallel) {
-  (args.weight.float16_params ? run_format<Format<Bits, true, Step>>
-                              : run_format<Format<Bits, false, Step>>)(args, parallel);
+  if constexpr (Bits == 6) {
+    if (args.weight.factored_scales) return run_format<Format<Bits, Scales::kFactored, Step>>(args, parallel);
+  }
+  (args.weight.float16_params ? run_format<Format<Bits, Scales::kFloat16, Step>>
+                              : run_format<Format<Bits, Scales::kFloat, Step>>)(args, parallel);
 }
 
 // Dequantizes the weight.
 template <int Bits>
 void run_float(FloatGemmArgs args, const Parallel& parallel) {
-  auto* const task = args.weight.float16_params ? float_task<Bits, true> : float_task<Bits, false>;
+  auto* task = args.weight.float16_params ? float_task<Bits, Scales::kFloat16> : float_task<Bits, Scales::kFloat>;
+  if constexpr (Bits == 6) {
+    if (args.weight.factored_scales) task = float_task<Bits, Scales::kFactored>;
+  }
   parallel.run(parallel.self, task, ceil_div(args.weight.n, kFloatColumns), &args);
 }
 

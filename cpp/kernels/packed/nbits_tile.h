@@ -9,7 +9,7 @@
 namespace edgekiln::EDGEKILN_ISA {
 
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
-template <int Bits, bool HasFloat16, std::size_t Step, int TileM, int Vectors>
+template <int Bits, Scales kScales, std::size_t Step, int TileM, int Vectors>
 void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
   using Dot = NBitsDot<Bits>;
   const PackedNBits& weight = args.weight;
@@ -19,11 +19,18 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
   const std::int8_t* a = args.codes + token * k;
   const std::int32_t* compensation = args.compensation + token;
   const float *scales = args.scales + token, *group_sums = args.sums + token;
-  const std::uint8_t* group_block = weight.panel(column / kPanelWidth);
+  const std::uint8_t* const first_panel = weight.panel(column / kPanelWidth);
+  const std::uint8_t* group_block = weight.blocks(column / kPanelWidth);
   const auto params = [&](int j) {
     const std::size_t vector = column % kPanelWidth / kLanes + j;
-    return GroupParams<HasFloat16>(weight, group_block + vector / kPanelVectors * panel_bytes,
-                                   vector % kPanelVectors * kLanes);
+    return GroupParams<kScales == Scales::kFloat16>(weight, group_block + vector / kPanelVectors * panel_bytes,
+                                                    vector % kPanelVectors * kLanes);
+  };
+  const auto scale_of = [&](std::size_t group, int j) {
+    if constexpr (kScales != Scales::kFactored) return params(j).scale;
+    const std::size_t vector = column % kPanelWidth / kLanes + j, panel = vector / kPanelVectors;
+    return factored_scales(weight, first_panel + panel * panel_bytes, group_block + panel * panel_bytes, group,
+                           vector % kPanelVectors * kLanes);
   };
   Floats totals[TileM][Vectors];
 #pragma GCC unroll 8
@@ -77,7 +84,7 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
       if constexpr (Bits == 6) codes += kNBitsRowBytes;
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) {
-        const Floats scale = params(j).scale;
+        const Floats scale = scale_of(group, j);
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i) totals[i][j] = added(totals[i][j], Dot::finish(sums[i][j]), scale * scales[i]);
       }

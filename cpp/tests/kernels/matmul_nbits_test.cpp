@@ -36,6 +36,13 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   const auto codes = codes_of(c.n * c.k), zeros = codes_of(c.n * groups);
   std::vector<float> scales(c.n * groups), a(c.m * c.k);
   std::generate(scales.begin(), scales.end(), [&] { return 0.01f + 0.02f * std::fabs(normal(generator)); });
+  for (std::size_t i = 0; c.factored && i < scales.size(); ++i) {
+    const std::size_t first = i / groups * groups + i % groups / 16 * 16;  // its multiple is 1
+    const float factor = edgekiln::round_to_float16((first % 2 ? -1e-4f : 1e-4f) * (1.0f + scales[first]));
+    const int multiple = i == first ? 1 : static_cast<int>(generator() % 256) - 128;
+    if (i != first) scales[i] = factor * static_cast<float>(multiple);
+    if (i + 1 == scales.size() || (i + 1) % groups == 0 || (i + 1) % groups % 16 == 0) scales[first] = factor;
+  }
   std::generate(a.begin(), a.end(), [&] {
     const float value = normal(generator);
     return !c.extreme ? value : value > -1.0f ? 1.0f : -1.0f;
@@ -74,7 +81,7 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   edgekiln::Scratch scratch;
   if (packed_kernel) {
     const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
-    if (weight.bits != (c.six_bits ? 6 : c.bits)) return INFINITY;
+    if (weight.bits != (c.six_bits ? 6 : c.bits) || weight.factored_scales != c.factored) return INFINITY;
     packed_kernel(weight, args.a, args.m, args.out, edgekiln::kSerial, scratch);
   } else {
     kernel(args, edgekiln::kSerial, scratch);
@@ -189,6 +196,10 @@ const std::vector<NBitsCase> kCases = {
     {"6 bits, GEMV of 8, group bias", 8, 288, 50, 16, 8, false, true, false, false, true},
     {"6 bits, GEMM", 19, 288, 70, 16, 8, false, false, false, false, true},
     {"6 bits, group bias, GEMM", 9, 96, 33, 16, 8, false, true, false, false, true},
+    {"factored scales", 1, 576, 96, 16, 8, false, false, false, false, true, true},
+    {"factored scales, the smallest", 1, 32, 1, 16, 8, false, false, false, false, true, true},
+    {"factored scales, GEMV of 8", 8, 1024, 33, 16, 8, false, false, false, false, true, true},
+    {"factored scales, GEMM", 11, 288, 70, 16, 8, false, false, false, false, true, true},
     {"extreme, 6 bits", 6, 256, 33, 16, 8, false, false, false, true, true},
     {"extreme, 6 bits, one token", 1, 256, 33, 16, 8, false, false, false, true, true},
     {"extreme, 4 bits", 5, 256, 33, 32, 4, true, false, false, true},

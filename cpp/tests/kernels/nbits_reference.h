@@ -15,6 +15,7 @@ struct NBitsCase {
   bool zero_points, group_bias = false, float16 = false;
   bool extreme = false;   // codes and activations are the largest and smallest there are
   bool six_bits = false;  // codes within 32 of the midpoint, which are packed as 6 bits
+  bool factored = false;  // scales are float16 factors of 16 groups times int8
 };
 
 using Doubles = std::vector<double>;
