@@ -1,6 +1,7 @@
 // Weights of matrix multiplications that are initializers of the graph: validated, packed, and dropped from memory.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <memory>
 #include <optional>
@@ -29,7 +30,8 @@ inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first
   if (shape.group_size != 32 && shape.group_size != 64 && shape.group_size != 128 &&
       (shape.group_size != 16 || shape.bits != 8))
     fail("block_size must be 32, 64 or 128, or with 8 bits 16");
-  if (!shape.k || !shape.n || shape.k % shape.group_size) fail("K must be a multiple of block_size");
+  if (!shape.k || !shape.n || shape.k % std::max<std::size_t>(shape.group_size, 32))
+    fail("K must be a multiple of block_size, and of 32");
   MatMulNBitsArgs weight = shape;
   weight.codes = constant_input<std::uint8_t>(info, first, shape.n * shape.column_bytes());
   weight.scales = constant_input<float>(info, first + 1, count);

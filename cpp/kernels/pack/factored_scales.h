@@ -26,7 +26,7 @@ class FactoredScales {
 
  private:
   std::size_t groups_ = 0, factors_per_column_ = 0;
-  std::vector<Float16> factors_;         // [columns, factors_per_column_]
+  std::vector<Float16> factors_;        // [columns, factors_per_column_]
   std::vector<std::int8_t> multiples_;  // [columns, groups]
 };
 

@@ -92,13 +92,8 @@ PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t varian
                               : args.group_bias ? WeightScheme::kGroupBias
                                                 : WeightScheme::kSymmetric;
   const int bits = variant & kSixBits ? 6 : args.bits;
-  return {args.k,
-          args.n,
-          args.group_size,
-          bits,
-          scheme,
-          (variant & kFloat16Params) != 0,
-          (variant & kFactoredScales) != 0};
+  return {
+      args.k, args.n, args.group_size, bits, scheme, (variant & kFloat16Params) != 0, (variant & kFactoredScales) != 0};
 }
 
 void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory,
@@ -114,8 +109,8 @@ PackedNBits pack_nbits(const MatMulNBitsArgs& args) { return pack_nbits(args, Pa
 
 PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
   const bool six_bits = fits_six_bits(args);
-  const FactoredScales factored = six_bits && !args.group_bias ? FactoredScales(args.scales, args.n, args.groups())
-                                                               : FactoredScales{};
+  const FactoredScales factored =
+      six_bits && !args.group_bias ? FactoredScales(args.scales, args.n, args.groups()) : FactoredScales{};
   const std::uint32_t variant = (six_bits ? kSixBits : 0u) | (!factored.empty()     ? kFactoredScales
                                                               : args.float16_scales ? kFloat16Params
                                                                                     : 0u);

@@ -1,6 +1,6 @@
-// A weight of 4, 6 or 8 bits in groups, packed for the VNNI GEMMs in panels of 16 columns over all of k (what BLIS calls a
-// micro-panel of B, NR = 16). A panel is one block a group; blocks and panels follow each other without gaps, so that a
-// GEMV reads memory front to back.
+// A weight of 4, 6 or 8 bits in groups, packed for the VNNI GEMMs in panels of 16 columns over all of k (what BLIS
+// calls a micro-panel of B, NR = 16). A panel is one block a group; blocks and panels follow each other without gaps,
+// so that a GEMV reads memory front to back.
 //
 //   block (panel p, group g) = 16 columns, group_size values of k:
 //
@@ -22,8 +22,8 @@
 //           | group bias: 16 float biases, or 16 float16 mins  |   min = bias - scale * midpoint, the weight of code 0
 //           +--------------------------------------------------+
 //
-// Weights of 8 bits in groups of 16 whose codes are all within 32 of the midpoint, as those of GGUF's Q6_K, are packed as
-// 6 bits, with midpoint 32; not with zero points or float16 mins.
+// Weights of 8 bits in groups of 16 whose codes are all within 32 of the midpoint, as those of GGUF's Q6_K, are packed
+// as 6 bits, with midpoint 32; not with zero points or float16 mins.
 //
 // Scales and mins are float16 if that holds all of a weight's exactly, as for weights from GGUF; else float. Factored
 // scales, of 6 bits, are 16 int8 in a block, times 16 float16 in front of the panel's blocks for each kFactorGroups

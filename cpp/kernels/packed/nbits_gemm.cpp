@@ -1,8 +1,8 @@
 // GEMM and GEMV with a packed 4- or 8-bit weight: int8 dot products of unsigned weight codes and signed activation
 // codes, which are quantized in blocks of 32 with one scale each.
 //
-// Per step, a block or with groups of 16 half of one, the accumulator starts at the compensation, -midpoint * the sum of
-// the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
+// Per step, a block or with groups of 16 half of one, the accumulator starts at the compensation, -midpoint * the sum
+// of the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
 // multiplication a group.
 //
 // Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 6 and 8 bits and m > kGemvMaxM multiply in

@@ -1,12 +1,12 @@
 // Scales as float16 factors times int8: the products are the scales to the bit, or there are none.
+#include "kernels/pack/factored_scales.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <cstdint>
 #include <random>
 #include <vector>
-
-#include "kernels/pack/factored_scales.h"
 
 namespace {
 

@@ -53,7 +53,8 @@ TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Pa
       std::vector<std::uint8_t> codes(kN * kK * bits / 8), zeros(kN * (groups * bits + 7) / 8);
       std::vector<float> scales(kN * groups), biases(kN * groups);
       for (auto* bytes : {&codes, &zeros})
-        std::generate(bytes->begin(), bytes->end(), [&] { return static_cast<std::uint8_t>(group == 16 ? 96 + generator() % 64 : generator()); });
+        std::generate(bytes->begin(), bytes->end(),
+                      [&] { return static_cast<std::uint8_t>(group == 16 ? 96 + generator() % 64 : generator()); });
       for (auto* values : {&scales, &biases})
         std::generate(values->begin(), values->end(),
                       [&] { return 0.01f + 1e-3f * static_cast<float>(generator() % 64); });

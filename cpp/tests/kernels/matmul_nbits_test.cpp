@@ -29,7 +29,9 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
     std::vector<std::uint8_t> codes(count);
     std::generate(codes.begin(), codes.end(), [&] {
       const int value = code(generator);
-      return static_cast<std::uint8_t>(!c.extreme ? value : value > smallest + (largest - smallest) / 4 ? largest : smallest);
+      return static_cast<std::uint8_t>(!c.extreme                                    ? value
+                                       : value > smallest + (largest - smallest) / 4 ? largest
+                                                                                     : smallest);
     });
     return codes;
   };

@@ -100,7 +100,7 @@ def _half_nibbles(raw: Bytes) -> Floats:
 
 
 def _odd_three_bits_of_half(raw: Bytes) -> Floats:
-    """IQ1_M: scales 2s + 1 of groups of 16, four s of 3 bits in a word and four bits of the float16 scale above them."""
+    """IQ1_M: scales 2s + 1 of groups of 16: a word has four s of 3 bits, and four bits of the float16 scale."""
     words = np.ascontiguousarray(raw[:, -8:]).view("<u2")
     scale = np.bitwise_or.reduce((words & 0xF000) >> np.array([12, 8, 4, 0], np.uint16), axis=1, keepdims=True)
     scales = (words[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(-1, _BLOCK // HALF)

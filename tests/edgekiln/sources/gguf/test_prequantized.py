@@ -29,7 +29,9 @@ def quantized_llama(path: Path, kind: Kind, **extra: Kind) -> Path:
             block, size = GGML_QUANT_SIZES[chosen]
             if value.shape[1] % block:
                 return quantize(0.2 * value, Kind.Q8_0), Kind.Q8_0
-            blocks = np.random.default_rng(value.shape).integers(0, 256, (*value.shape[:1], value.shape[1] // block, size))
+            blocks = np.random.default_rng(value.shape).integers(
+                0, 256, (*value.shape[:1], value.shape[1] // block, size)
+            )
             blocks[..., :4] = 0x18 + blocks[..., :4] % 16  # scales of 1/32 to 1/8
             return blocks.astype(np.uint8).reshape(len(value), -1), chosen
         return quantize(0.2 * value, chosen), chosen
