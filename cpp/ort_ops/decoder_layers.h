@@ -1,5 +1,5 @@
-// edgekiln.ort::{GroupBias,ZeroPoint,PerTokenInt8}DecoderLayers[Int8Cache]: the attentions and post-attention blocks of
-// all layers of a decoder. See DecoderStack.
+// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}DecoderLayers[Int8Cache]: the attentions and post-attention
+// blocks of all layers of a decoder. See DecoderStack.
 #pragma once
 
 #include <algorithm>

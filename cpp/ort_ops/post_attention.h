@@ -1,5 +1,5 @@
-// edgekiln.ort::{GroupBias,ZeroPoint,PerTokenInt8}PostAttention: a decoder layer from its attention's output to the QKV
-// projections of the next layer. See PostAttentionBlock.
+// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}PostAttention: a decoder layer from its attention's output
+// to the QKV projections of the next layer. See PostAttentionBlock.
 #pragma once
 
 #include <algorithm>

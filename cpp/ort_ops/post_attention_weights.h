@@ -1,4 +1,4 @@
-// The three weight formats of post-attention blocks, and how a block reads its constants from a node.
+// The weight formats of post-attention blocks, and how a block reads its constants from a node.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +31,18 @@ struct ZeroPoint {
   static constexpr std::array kWeightTypes{kUint8, kFloat, kUint8};
   static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
     const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kZeroPoints);
+    return {packer.pack(weight)};
+  }
+};
+
+struct Symmetric {
+  static constexpr const char *kPostAttention = "SymmetricPostAttention", *kDecoderLayers = "SymmetricDecoderLayers",
+                              *kDecoderLayersInt8Cache = "SymmetricDecoderLayersInt8Cache";
+  using Weight = NBitsWeight;
+  enum WeightInput : std::size_t { kCodes, kScales };
+  static constexpr std::array kWeightTypes{kUint8, kFloat};
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kSymmetric);
     return {packer.pack(weight)};
   }
 };

@@ -1,4 +1,4 @@
-"""{GroupBias,ZeroPoint,PerTokenInt8}DecoderLayers and {...}DecoderLayersInt8Cache: all layers of a decoder in one call.
+"""{GroupBias,...}DecoderLayers and {GroupBias,...}DecoderLayersInt8Cache: all layers of a decoder in one call.
 
 In a decode step ONNX Runtime needs as long to call a node and distribute its work as a small layer needs to compute.
 The kernel runs all layers on a thread team that stays awake between them.

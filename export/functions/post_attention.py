@@ -1,4 +1,4 @@
-"""{GroupBias,ZeroPoint,PerTokenInt8}PostAttention: a decoder layer from its attention to the next layer's attention.
+"""{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}PostAttention: a decoder layer from its attention to the next one's.
 
 Output projection, residual add and norm, gated feed-forward, residual add and norm, and the next layer's QKV
 projection: seven nodes. In a decode step ONNX Runtime spends most of their time on calling them; as a kernel they are
@@ -70,6 +70,14 @@ QUANTIZED_GEMMS: Final = (
         "MatMulNBits",
         MICROSOFT,
         ("blocks", "scales", "zero_points"),
+        ("bits", "block_size"),
+        fixed=(("accuracy_level", 4),),
+    ),
+    QuantizedGemm(
+        "Symmetric",
+        "MatMulNBits",
+        MICROSOFT,
+        ("blocks", "scales"),
         ("bits", "block_size"),
         fixed=(("accuracy_level", 4),),
     ),

@@ -135,7 +135,8 @@ def _q5_k(raw: Bytes) -> Blocks:
 
 def _q2_k(raw: Bytes) -> Blocks:
     # Byte i of each 32 has the codes i, 32 + i, 64 + i and 96 + i of 128.
-    codes = raw[:, 16:80].reshape(-1, 2, 1, GROUP) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    codes = np.right_shift(raw[:, 16:80].reshape(-1, 2, 1, GROUP), shifts, dtype=np.uint8) & np.uint8(3)
     scale = _half(raw[:, 80:82])[:, None] * (raw[:, :16] & 15).astype(np.float32)
     minimum = -_half(raw[:, 82:84])[:, None] * (raw[:, :16] >> 4).astype(np.float32)
     return Blocks(codes.reshape(-1, HALF), scale.reshape(-1), minimum.reshape(-1))

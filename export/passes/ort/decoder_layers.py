@@ -27,7 +27,7 @@ class FuseDecoderLayers(InPlacePass):
     """Fuse the longest chain of GroupQueryAttention and PostAttention nodes into one DecoderLayers call.
 
     Cases:
-        1. a float cache: {GroupBias,ZeroPoint,PerTokenInt8}DecoderLayers;
+        1. a float cache: {GroupBias,ZeroPoint,Symmetric,PerTokenInt8}DecoderLayers;
         2. an int8 cache with constant scales: {...}DecoderLayersInt8Cache;
         3. attentions with position ids, in a graph with window buffers: each has lengths and position ids of its own.
 

@@ -15,7 +15,7 @@ from edgekiln.export.functions.post_attention import (
 from edgekiln.export.functions.swiglu import NAME as SWIGLU
 from edgekiln.export.passes.common.tensors import is_weight, make, move_uses, only_reader
 
-_GEMMS = {(gemm.domain, gemm.op): gemm for gemm in QUANTIZED_GEMMS}
+_GEMMS = {(gemm.domain, gemm.op, 1 + len(gemm.weights)): gemm for gemm in QUANTIZED_GEMMS}
 
 
 class FusePostAttention(InPlacePass):
@@ -23,7 +23,7 @@ class FusePostAttention(InPlacePass):
 
     The GEMMs are the output, gate_up and down projections and the next layer's QKV projection. Their op decides:
         1. GroupBiasMatMulNBits: GroupBiasPostAttention;
-        2. MatMulNBits with zero points: ZeroPointPostAttention;
+        2. MatMulNBits with zero points: ZeroPointPostAttention, and without: SymmetricPostAttention;
         3. PerTokenInt8MatMul: PerTokenInt8PostAttention.
 
     Left alone are nodes with readers outside of the seven, and GEMMs that differ in op, bits or block size.
@@ -33,7 +33,7 @@ class FusePostAttention(InPlacePass):
         """Run on `model`."""
         modified = False
         for node in list(model.graph):
-            gemm = _GEMMS.get((node.domain, node.op_type))
+            gemm = _GEMMS.get((node.domain, node.op_type, len(node.inputs)))
             nodes = _match(node) if gemm else None
             if gemm and nodes and _compatible(gemm, [nodes[i] for i in (0, 2, 4, 6)]):
                 _replace(model, gemm, nodes)

@@ -41,6 +41,7 @@ INT8 = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-per-toke
 SCHEMES = {
     "PerTokenInt8PostAttention": INT8,
     "ZeroPointPostAttention": Scheme(bits=4, group_size=32, symmetric=False, activation="none"),
+    "SymmetricPostAttention": Scheme(bits=8, group_size=16, symmetric=True, activation="none"),
     "GroupBiasPostAttention": Scheme(bits=4, group_size=32, symmetric=True, activation="none"),
 }
 
