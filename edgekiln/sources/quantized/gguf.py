@@ -1,9 +1,9 @@
 """Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32 or 16.
 
 A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
-that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Formats without a min and with a codebook, scales
-of groups in a block or other digits than bits are in `gguf_multiples`. Weights that move from one group to another are
-dequantized and quantized again to 8 bits in groups of 32, which adds little to their own error.
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Formats without a min whose scales are not a
+float16 for each group are in `gguf_multiples`. Weights that move from one group to another, and formats that a later
+release of `gguf` adds, are dequantized and quantized again to 8 bits in groups of 32.
 
 The layouts of the blocks are those of ggml-quants.c.
 """
