@@ -19,6 +19,7 @@ struct CausalConvArgs {
   bool silu;                                   // the activation; none otherwise
   float* out;                                  // [batch, length, channels]
   float* present;                              // [batch, channels, width - 1], the last columns; not `past`
+  std::size_t x_stride = 0;                    // floats from a token of x to the next; 0 for channels
 };
 
 inline constexpr std::size_t kMaxCausalConvWidth = 16;

@@ -22,7 +22,8 @@ enum class UpdateFactor {
 //   out = scale Sᵀq + skip v
 // With `a`, the decay is step a, where step = min(max(softplus(decay + dt_bias), least_step), most_step). With
 // `norm_epsilon`, k and q are divided by their length, the root of their sum of squares + norm_epsilon.
-// Each token has the same bits whatever the length of the call.
+// Each token has the same bits whatever the length of the call, if that is less than 16 tokens: longer calls take blocks
+// of tokens together, unless rows have decays of their own.
 struct LinearAttentionArgs {
   std::size_t batch, length, heads, key_dim, value_dim;  // key_dim: at most kMaxLinearAttentionKeyDim
   std::size_t key_heads;                                 // of queries and keys, a divisor of heads
@@ -42,6 +43,8 @@ struct LinearAttentionArgs {
   const float* beta = nullptr;  // [batch, length, heads], for kBeta and kSigmoid
   const float* skip = nullptr;  // [heads]; null for none
   float norm_epsilon = 0.0f;    // 0 for no norm
+  // Floats from a token to the next, 0 where the tensor has no others between: of query and key, of value, of decay.
+  std::size_t key_stride = 0, value_stride = 0, decay_stride = 0;
 };
 
 inline constexpr std::size_t kMaxLinearAttentionKeyDim = 256;

@@ -11,6 +11,27 @@
 
 namespace edgekiln::ort {
 
+// The constant weight [channels, 1, width] of a convolution, as the kernel reads it.
+struct DepthwiseWeight {
+  DepthwiseWeight(const OrtKernelInfo* info, std::size_t input) {
+    const Tensor weight = constant_tensor(info, input);
+    if (!weight || weight.shape.size() != 3) fail("the weight must be constant, [channels, 1, width]");
+    channels = static_cast<std::size_t>(weight.shape[0]);
+    width = static_cast<std::size_t>(weight.shape[2]);
+    if (!width || width > kMaxCausalConvWidth) fail("a convolution is at most 16 wide");
+    values.resize(width * channels);
+    for (std::size_t channel = 0; channel < channels; ++channel)
+      for (std::size_t i = 0; i < width; ++i) values[i * channels + channel] = weight.floats()[channel * width + i];
+  }
+
+  std::vector<std::int64_t> state_shape(std::int64_t batch) const {
+    return {batch, static_cast<std::int64_t>(channels), static_cast<std::int64_t>(width) - 1};
+  }
+
+  std::size_t channels, width;
+  std::vector<float> values;  // [width, channels]
+};
+
 // Engines define a function over CausalConvWithState under this name, which runs where the kernel is not registered.
 // Inputs: x [batch, length, channels], weight [channels, 1, width] and bias [channels], both constant, past
 // [batch, channels, width - 1].
@@ -23,30 +44,21 @@ class CausalConv {
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit CausalConv(const OrtKernelInfo* info) : silu_(text(info, "activation") == "silu") {
-    const Tensor weight = constant_tensor(info, kWeight);
-    if (!weight || weight.shape.size() != 3) fail("the weight must be constant, [channels, 1, width]");
-    channels_ = static_cast<std::size_t>(weight.shape[0]);
-    width_ = static_cast<std::size_t>(weight.shape[2]);
-    if (!width_ || width_ > kMaxCausalConvWidth) fail("a convolution is at most 16 wide");
-    weight_.resize(width_ * channels_);
-    for (std::size_t channel = 0; channel < channels_; ++channel)
-      for (std::size_t i = 0; i < width_; ++i) weight_[i * channels_ + channel] = weight.floats()[channel * width_ + i];
-  }
+  explicit CausalConv(const OrtKernelInfo* info) : silu_(text(info, "activation") == "silu"), weight_(info, kWeight) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor x = input(context, kX), bias = input(context, kBias), past = input(context, kPast);
-    const auto width = static_cast<std::int64_t>(width_), channels = static_cast<std::int64_t>(channels_);
-    if (x.shape.size() != 3 || x.shape[2] != channels || element_count(bias.shape) != channels_)
+    const auto channels = static_cast<std::int64_t>(weight_.channels);
+    if (x.shape.size() != 3 || x.shape[2] != channels || element_count(bias.shape) != weight_.channels)
       fail("x and bias need a value for each channel");
-    if (past.shape != std::vector{x.shape[0], channels, width - 1}) fail("the past has another shape");
+    if (past.shape != weight_.state_shape(x.shape[0])) fail("the past has another shape");
     CausalConvArgs args{};
     args.batch = static_cast<std::size_t>(x.shape[0]);
     args.length = static_cast<std::size_t>(x.shape[1]);
-    args.channels = channels_;
-    args.width = width_;
+    args.channels = weight_.channels;
+    args.width = weight_.width;
     args.x = x.floats();
-    args.weight = weight_.data();
+    args.weight = weight_.values.data();
     args.bias = bias.floats();
     args.past = past.floats();
     args.silu = silu_;
@@ -58,8 +70,7 @@ class CausalConv {
 
  private:
   bool silu_;
-  std::size_t channels_ = 0, width_ = 0;
-  std::vector<float> weight_;  // [width, channels]
+  DepthwiseWeight weight_;
 };
 
 }  // namespace edgekiln::ort

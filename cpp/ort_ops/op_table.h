@@ -13,6 +13,7 @@
 #include "ort_ops/group_bias_matmul_nbits.h"
 #include "ort_ops/group_query_attention.h"
 #include "ort_ops/linear_attention.h"
+#include "ort_ops/mamba2_mixer.h"
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
@@ -75,7 +76,8 @@ const std::vector<OpRow>& op_table() {
   static const std::vector<KernelField> post_attention{kNBitsGemm, kSkipRmsNorm, kSwiglu},
       layers{kNBitsGemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention},
       int8_post_attention{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu},
-      int8_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention};
+      int8_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention},
+      mamba2_mixer{kCausalConv, kLinearAttention, kGatedRmsNorm};
   static const std::vector<OpRow> rows{
       {kOnnxDomain, op<SimplifiedLayerNormalization>(), {kQkvPrologue}},
       {kMicrosoftDomain, op<GroupQueryAttention<float, Bf16>>(), {kAttention}},
@@ -93,6 +95,8 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<GatedSelectiveScan>(), {kSelectiveScan}},
       {kOwnDomain, op<GatedRMSNorm<true>>(), {kGatedRmsNorm}},
       {kOwnDomain, op<GatedRMSNorm<false>>(), {kGatedRmsNorm}},
+      {kOwnDomain, op<Mamba2Mixer<false>>(), mamba2_mixer},
+      {kOwnDomain, op<Mamba2Mixer<true>>(), mamba2_mixer},
       {kOwnDomain, op<TwoPassMatMulNBits>(), {kNBitsGemm}, {kTwoPassLmHead}},
       {kOwnDomain, op<PostAttention<GroupBias>>(), post_attention},
       {kOwnDomain, op<PostAttention<ZeroPoint>>(), post_attention},

@@ -60,7 +60,7 @@ def linear_attention_function() -> ir.Function:
     absent; decay may be [B, S, H · DK]. Outputs: y [B, S, H, DV] and present. Attributes: update_rule, scale, `LAYOUT`.
     """
     nodes = [
-        *_ints("key_shape", "repeats", "repeated_shape", "value_shape", "heads_shape"),
+        *ints("key_shape", "repeats", "repeated_shape", "value_shape", "heads_shape"),
         helper.make_node("Constant", [], ["axis"], value_ints=[3]),
         helper.make_node("Reshape", ["query", "key_shape_ints"], ["queries"]),
         helper.make_node("Unsqueeze", ["key", "axis"], ["key_of_group"]),
@@ -163,12 +163,17 @@ def gated_selective_scan_function() -> ir.Function:
 def _attention(inputs: list[str], outputs: list[str], rule: str, **attributes: Any) -> onnx.NodeProto:
     """A call of LinearAttention with the attributes `LAYOUT` of the function around it, and its scale if none given."""
     node = helper.make_node(LINEAR_ATTENTION, inputs, outputs, domain=DOMAIN, update_rule=rule, **attributes)
-    with_ref_attributes(node, AttributeProto.INT, **{name: name for name in _HEADS})
-    with_ref_attributes(node, AttributeProto.INTS, **{name: name for name in _SHAPES})
+    with_layout(node)
     return node if attributes else with_ref_attributes(node, AttributeProto.FLOAT, scale="scale")
 
 
-def _ints(*names: str) -> list[onnx.NodeProto]:
+def with_layout(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Give `node` the attributes `LAYOUT` of the function around it."""
+    with_ref_attributes(node, AttributeProto.INT, **{name: name for name in _HEADS})
+    return with_ref_attributes(node, AttributeProto.INTS, **{name: name for name in _SHAPES})
+
+
+def ints(*names: str) -> list[onnx.NodeProto]:
     """Constants of integer lists that are attributes of the function."""
     return [
         with_ref_attributes(helper.make_node("Constant", [], [f"{name}_ints"]), AttributeProto.INTS, value_ints=name)

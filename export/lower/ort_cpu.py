@@ -10,10 +10,12 @@ from edgekiln.engine.manifest import KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import MICROSOFT
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
+from edgekiln.export.passes.common.fold_weight_functions import FoldWeightFunctions
 from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
 from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
+from edgekiln.export.passes.ort.cancel_transposes import CancelTransposes
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
 from edgekiln.export.passes.ort.fuse_recurrence import FuseRecurrence
 from edgekiln.export.passes.ort.gated_rms_norm import FuseGatedRMSNorm
@@ -24,6 +26,7 @@ from edgekiln.export.passes.ort.group_query_attention import (
     cache_windows,
     window_start_input,
 )
+from edgekiln.export.passes.ort.mamba2_mixer import FuseMamba2Mixer
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
@@ -45,6 +48,16 @@ LOWER_QUANTIZED_OPS: Final = Sequential(
 )
 
 
+# Layers with states to functions that edgekiln's kernels replace.
+FUSE_RECURRENCE: Final = (
+    FoldWeightFunctions(),
+    FuseRecurrence(),
+    CancelTransposes(),
+    FuseGatedRMSNorm(),
+    FuseMamba2Mixer(),
+)
+
+
 def lower(model: ir.Model, max_length: int) -> None:
     """Lower a canonical graph in place.
 
@@ -55,7 +68,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
-    run_passes(model, Sequential(FuseRecurrence(), FuseGatedRMSNorm()))
+    run_passes(model, Sequential(*FUSE_RECURRENCE))
     lower_ops(model, max_length, window_buffers=True)
     run_passes(model, Sequential(FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()))
 

@@ -6,9 +6,7 @@ and can be prefilled separately. Sliding-window layers have window buffers (`edg
 states have two buffers each (`edgekiln.runtimes.states`).
 """
 
-import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +14,8 @@ from numpy.typing import NDArray
 from edgekiln.runtimes.base import Ids, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates
+from edgekiln.runtimes.ort.zeroed_arrays import zeroed_arrays
 from edgekiln.runtimes.window_buffer import WindowBuffer
-
-HUGE_PAGE = 2 << 20  # bytes
 
 
 class OrtKVCache(RaggedKVCache):
@@ -97,7 +94,7 @@ class OrtKVCache(RaggedKVCache):
         # Huge pages are zeroed whole at the first write. For float caches that costs prefill more than decode gains in
         # a short answer, so only int8 caches use them.
         if self._dtype.itemsize == 1:
-            buffers = _contiguous_zeros(shapes, self._dtype)
+            buffers = zeroed_arrays(shapes, [self._dtype] * len(shapes))
         else:
             buffers = [np.zeros(shape, self._dtype) for shape in shapes]
         layers = list(zip(buffers[::2], buffers[1::2], strict=True))
@@ -106,14 +103,3 @@ class OrtKVCache(RaggedKVCache):
                 for old, new in zip(old_layer, new_layer, strict=True):
                     new[:, :, : min(used, old.shape[2])] = old[:, :, :used]
         self.layers = layers
-
-
-def _contiguous_zeros(shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -> list[NDArray]:
-    """Zeroed arrays in one allocation aligned to huge pages, which numpy requests for allocations of 4 MB or more."""
-    sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
-    memory = np.zeros(sum(sizes) + HUGE_PAGE, dtype=np.uint8)
-    offsets = itertools.accumulate(sizes, initial=-memory.ctypes.data % HUGE_PAGE)
-    return [
-        memory[offset : offset + size].view(dtype).reshape(shape)
-        for offset, size, shape in zip(offsets, sizes, shapes, strict=False)
-    ]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.runtimes.base import StateProperties
+from edgekiln.runtimes.ort.zeroed_arrays import zeroed_arrays
 from edgekiln.runtimes.states import States
 
 
@@ -25,7 +25,9 @@ class OrtStates(States):
     def allocate(self) -> None:
         """Allocate both buffers, if they are not there."""
         if not self.buffers[0]:
-            self.buffers = [[np.zeros((self._batch_size, *s.shape), s.dtype) for s in self._states] for _ in range(2)]
+            shapes = [(self._batch_size, *state.shape) for state in self._states]
+            dtypes = [state.dtype for state in self._states]
+            self.buffers = [zeroed_arrays(shapes, dtypes) for _ in range(2)]
 
     def _save(self, sequence: int, buffer: int) -> list[NDArray]:
         return [array[sequence].copy() for array in self.buffers[buffer]]

@@ -1,6 +1,7 @@
 #include "kernels/causal_conv.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/vector/for_each_row.h"
 #include "kernels/vector/softplus.h"
@@ -12,59 +13,74 @@ namespace {
 // read in long runs.
 constexpr std::size_t kBlock = 256;
 
+// Calls `compute` with `width` as a constant, so that loops over it are unrolled; 0 stands for widths that no model of
+// today has.
+template <typename Compute>
+void with_width(std::size_t width, const Compute& compute) {
+  switch (width) {
+    case 3:
+      return compute(std::integral_constant<std::size_t, 3>{});
+    case 4:
+      return compute(std::integral_constant<std::size_t, 4>{});
+    default:
+      return compute(std::integral_constant<std::size_t, 0>{});
+  }
+}
+
 // `count` channels from `first` on, of the sequence whose first values are at the pointers.
+template <std::size_t Width>
 void convolve(const CausalConvArgs& args, std::size_t sequence, std::size_t first, std::size_t count) {
-  const std::size_t before = args.width - 1, state = (sequence * args.channels + first) * before;
-  const std::size_t start = sequence * args.length * args.channels + first;
-  const float *x = args.x + start, *past = args.past + state;
-  // The columns of the past and the parameters, padded to whole vectors.
-  alignas(64) float columns[kMaxCausalConvWidth * kBlock] = {}, weight[kMaxCausalConvWidth * kBlock] = {};
-  alignas(64) float bias[kBlock] = {}, padded[kBlock] = {};
+  const std::size_t width = Width ? Width : args.width, before = width - 1;
+  const std::size_t state = (sequence * args.channels + first) * before, start = sequence * args.length;
+  const float *x = args.x + start * args.x_stride + first, *past = args.past + state;
+  alignas(64) float columns[(Width ? Width : kMaxCausalConvWidth) * kBlock];  // of the past
   for (std::size_t channel = 0; channel < count; ++channel)
     for (std::size_t i = 0; i < before; ++i) columns[i * kBlock + channel] = past[channel * before + i];
-  for (std::size_t i = 0; i < args.width; ++i)
-    std::copy_n(args.weight + i * args.channels + first, count, weight + i * kBlock);
-  std::copy_n(args.bias + first, count, bias);
   const std::size_t whole = count / kLanes * kLanes;
   const float* rows[kMaxCausalConvWidth];  // the columns of one output
+  const auto row_of = [&](std::size_t column) {
+    return column < before ? columns + column * kBlock : x + (column - before) * args.x_stride;
+  };
   for (std::size_t token = 0; token < args.length; ++token) {
-    for (std::size_t i = 0; i < args.width; ++i)
-      rows[i] = token + i < before ? columns + (token + i) * kBlock : x + (token + i - before) * args.channels;
-    const auto at = [&](std::size_t channel, const auto& value_of) {
-      Floats sum = load(bias + channel);
-      for (std::size_t i = 0; i < args.width; ++i)
-        sum = added(sum, load(weight + i * kBlock + channel), value_of(rows[i]));
+    for (std::size_t i = 0; i < width; ++i) rows[i] = row_of(token + i);
+    const auto at = [&](std::size_t channel, const auto& loaded) {
+      Floats sum = loaded(args.bias + first + channel);
+      for (std::size_t i = 0; i < width; ++i)
+        sum = added(sum, loaded(args.weight + i * args.channels + first + channel), loaded(rows[i] + channel));
       return args.silu ? silu(sum) : sum;
     };
-    float* const out = args.out + start + token * args.channels;
+    float* const out = args.out + (start + token) * args.channels + first;
     for (std::size_t channel = 0; channel < whole; channel += kLanes)
-      store(out + channel, at(channel, [&](const float* row) { return load(row + channel); }));
+      store(out + channel, at(channel, [](const float* from) { return load(from); }));
     if (whole < count) {
-      const auto rest = [&](const float* row) {
+      const auto padded = [&](const float* from) {
         float values[kLanes] = {};
-        std::copy_n(row + whole, count - whole, values);
+        std::copy_n(from, count - whole, values);
         return load(values);
       };
-      store(padded, at(whole, rest));
-      std::copy_n(padded, count - whole, out + whole);
+      float last[kLanes];
+      store(last, at(whole, padded));
+      std::copy_n(last, count - whole, out + whole);
     }
   }
+  for (std::size_t i = 0; i < before; ++i) rows[i] = row_of(args.length + i);
   float* const present = args.present + state;
-  for (std::size_t i = 0; i < before; ++i) {
-    const std::size_t column = args.length + i;
-    const float* const row = column < before ? columns + column * kBlock : x + (column - before) * args.channels;
-    for (std::size_t channel = 0; channel < count; ++channel) present[channel * before + i] = row[channel];
-  }
+  for (std::size_t channel = 0; channel < count; ++channel)
+    for (std::size_t i = 0; i < before; ++i) present[channel * before + i] = rows[i][channel];
 }
 
 }  // namespace
 
-void causal_conv(const CausalConvArgs& args, const Parallel& parallel) {
+void causal_conv(const CausalConvArgs& given, const Parallel& parallel) {
+  CausalConvArgs args = given;
+  if (!args.x_stride) args.x_stride = args.channels;
   const std::size_t blocks = (args.channels + kBlock - 1) / kBlock;
-  // A product counts for two values: tasks of half the size share a decode step among more threads.
-  for_each_row(args.batch * blocks, 2 * kBlock * args.length * args.width, parallel, [&](std::size_t block) {
-    const std::size_t first = block % blocks * kBlock;
-    convolve(args, block / blocks, first, std::min(kBlock, args.channels - first));
+  with_width(args.width, [&](auto width) {
+    // A product counts for two values: tasks of half the size share a decode step among more threads.
+    for_each_row(args.batch * blocks, 2 * kBlock * args.length * args.width, parallel, [&](std::size_t block) {
+      const std::size_t first = block % blocks * kBlock;
+      convolve<width>(args, block / blocks, first, std::min(kBlock, args.channels - first));
+    });
   });
 }
 

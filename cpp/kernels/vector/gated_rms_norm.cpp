@@ -10,9 +10,23 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
+void gate_row(const GatedRmsNormArgs& args, std::size_t row) {
+  const float *x = args.x + row * args.width,
+              *gate = args.gate + row * (args.gate_stride ? args.gate_stride : args.width);
+  float* const out = args.out + row * args.width;
+  const std::size_t whole = args.width / kLanes * kLanes, rest = args.width - whole;
+  for (std::size_t i = 0; i < whole; i += kLanes) store(out + i, load(x + i) * silu(load(gate + i)));
+  if (!rest) return;
+  float last[2][kLanes] = {};
+  std::copy_n(x + whole, rest, last[0]);
+  std::copy_n(gate + whole, rest, last[1]);
+  store(last[0], load(last[0]) * silu(load(last[1])));
+  std::copy_n(last[0], rest, out + whole);
+}
+
 void normalize_row(const GatedRmsNormArgs& args, std::size_t row) {
   const std::size_t width = args.width, whole = width / kStripes * kStripes, rest = width - whole;
-  const float *x = args.x + row * width, *gate = args.gate + row * width;
+  const float *x = args.x + row * width, *gate = args.gate + row * (args.gate_stride ? args.gate_stride : width);
   const float* const gamma = args.gamma;
   float* const out = args.out + row * width;
   Floats squares[kStripeParts] = {};
@@ -48,7 +62,9 @@ void normalize_row(const GatedRmsNormArgs& args, std::size_t row) {
 }  // namespace
 
 void gated_rms_norm(const GatedRmsNormArgs& args, const Parallel& parallel) {
-  for_each_row(args.rows, args.width, parallel, [&](std::size_t row) { normalize_row(args, row); });
+  for_each_row(args.rows, args.width, parallel, [&](std::size_t row) {
+    args.gamma ? normalize_row(args, row) : gate_row(args, row);
+  });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -1,11 +1,12 @@
 #include "kernels/linear_attention.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstdint>
 
 #include "kernels/vector/for_each_row.h"
-#include "kernels/vector/softplus.h"
-#include "kernels/vector/stripes.h"
+#include "kernels/vector/linear_attention_block.h"
+#include "kernels/vector/linear_attention_factors.h"
+#include "kernels/vector/linear_attention_state.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -15,64 +16,24 @@ namespace {
 constexpr int kVectors = 4;
 constexpr std::size_t kColumns = kVectors * kLanes;
 
-// Tokens that are applied to a vector of the state while it is in a register, as far as registers last.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTokens = 4;
-#else
-constexpr int kTokens = 2;
-#endif
-
-// The first `count` of kLanes floats at `from`, then zeros. Without std::copy_n: GCC makes REP MOVS of it, which takes
-// longer to start than a token to update.
-Floats load_first(const float* from, std::size_t count) {
-  if (count >= kLanes) return load(from);
-  Floats found = {};
-  for (std::size_t i = 0; i < count; ++i) found[i] = from[i];
-  return found;
-}
-
-void store_first(float* to, Floats values, std::size_t count) {
-  if (count >= kLanes) return store(to, values);
-  for (std::size_t i = 0; i < count; ++i) to[i] = values[i];
-}
-
-float dot(const float* a, const float* b, std::size_t count) {
-  Floats parts[kStripeParts] = {};
-  const auto add = [&](const float* x, const float* y) {
-    for (int part = 0; part < kStripeParts; ++part)
-      parts[part] = added(parts[part], load(x + part * kLanes), load(y + part * kLanes));
-  };
-  const std::size_t whole = count / kStripes * kStripes;
-  for (std::size_t i = 0; i < whole; i += kStripes) add(a + i, b + i);
-  if (whole < count) {
-    float last[2][kStripes] = {};
-    std::copy(a + whole, a + count, last[0]);
-    std::copy(b + whole, b + count, last[1]);
-    add(last[0], last[1]);
-  }
-  return sum_of_stripes(parts);
-}
-
-float inverse_length(const float* x, std::size_t count, float epsilon) {
-  return epsilon == 0.0f ? 1.0f : 1.0f / std::sqrt(dot(x, x, count) + epsilon);
-}
+// A decode step of a whole model displaces states of this size from the caches before the next one reads them.
+constexpr std::size_t kStreamedBytes = 512 << 10;
 
 // What the update of one token by one head takes.
 struct Token {
   const float *query, *key, *value;
   float* out;
-  float kept = 1.0f;                 // factor on the state
+  float kept;                        // factor on the state
   const float* kept_rows = nullptr;  // factors of its rows, instead; null for none
-  float factor = 1.0f;               // on the new values
-  float key_scale = 1.0f, query_scale = 1.0f;
-
-  float factor_of_key() const { return factor * key_scale; }
+  float factor, key_scale, query_scale;
 };
 
 class HeadColumns {
  public:
-  HeadColumns(const LinearAttentionArgs& args, std::size_t sequence, std::size_t head, std::size_t first)
+  HeadColumns(const LinearAttentionArgs& args, const TokenFactors& factors, std::size_t sequence, std::size_t head,
+              std::size_t first)
       : args_(args),
+        factors_(factors),
         sequence_(sequence),
         head_(head),
         first_(first),
@@ -80,8 +41,9 @@ class HeadColumns {
 
   void compute() {
     const std::size_t state = (sequence_ * args_.heads + head_) * args_.key_dim * args_.value_dim + first_;
-    const Rows past{args_.past + state, args_.value_dim}, copy{state_, kColumns};
-    float* const present = args_.present + state;
+    const StateRows past{args_.past + state, args_.value_dim}, copy{state_, kColumns};
+    NextRows present{args_.present + state, args_.value_dim};
+    present.past_caches = streams(present.first);
     // Whole vectors are read from the past and written to the present without a copy, which matters to a decode step.
     const std::size_t vectors = (count_ + kLanes - 1) / kLanes;
     const bool whole = count_ == vectors * kLanes;
@@ -89,101 +51,76 @@ class HeadColumns {
       std::fill_n(state_, args_.key_dim * kColumns, 0.0f);
       copy_rows(past.first, args_.value_dim, state_, kColumns);
     }
-    // The delta rule reads the state that the token before left; rows with decays of their own have one buffer for
-    // them.
-    const bool several = !args_.delta && !args_.decay_by_row;
     for (std::size_t token = 0; token < args_.length;) {
-      const std::size_t tokens = several && token + kTokens <= args_.length ? kTokens : 1;
-      const Rows from = whole && token == 0 ? past : copy;
-      const bool last = whole && token + tokens == args_.length;
-      float* const to = last ? present : state_;
-      const std::size_t stride = last ? args_.value_dim : kColumns;
-      if (token + tokens < args_.length) prefetch(token + tokens);
-      if (tokens > 1) {
-        update_several(token, from, to, stride);
+      const bool in_block = token < factors_.blocks() * kBlockTokens;
+      const std::size_t tokens = in_block ? kBlockTokens : 1;
+      const StateRows from = whole && token == 0 ? past : copy;
+      const NextRows to = whole && token + tokens == args_.length ? present : NextRows{state_, kColumns};
+      if (in_block) {
+        apply(token / kBlockTokens, from, to);
       } else {
+        const Token found = token_at(token);
         switch (vectors) {
           case 1:
-            update<1>(token_at(token), from, to, stride);
+            update<1>(found, from, to);
             break;
           case 2:
-            update<2>(token_at(token), from, to, stride);
+            update<2>(found, from, to);
             break;
           case 3:
-            update<3>(token_at(token), from, to, stride);
+            update<3>(found, from, to);
             break;
           default:
-            update<kVectors>(token_at(token), from, to, stride);
+            update<kVectors>(found, from, to);
         }
       }
       token += tokens;
     }
-    if (!whole) copy_rows(state_, kColumns, present, args_.value_dim);
+    if (!whole) copy_rows(state_, kColumns, present.first, args_.value_dim);
   }
 
  private:
-  // The rows of a state, `stride` floats apart.
-  struct Rows {
-    const float* first;
-    std::size_t stride;
-  };
+  bool streams(const float* present) const {
+    const std::size_t floats = args_.batch * args_.heads * args_.key_dim * args_.value_dim;
+    return kStreams && floats * sizeof(float) >= kStreamedBytes && args_.value_dim % kLanes == 0 &&
+           reinterpret_cast<std::uintptr_t>(present) % sizeof(Floats) == 0;
+  }
 
   void copy_rows(const float* from, std::size_t from_stride, float* to, std::size_t to_stride) const {
     for (std::size_t row = 0; row < args_.key_dim; ++row)
       std::copy_n(from + row * from_stride, count_, to + row * to_stride);
   }
 
-  // The inputs of the next tokens, which hardware does not foresee, as they are far apart.
-  void prefetch(std::size_t token) const {
-    constexpr std::size_t kLine = 64 / sizeof(float);
-    for (std::size_t next = token; next < std::min<std::size_t>(token + kTokens, args_.length); ++next) {
-      const std::size_t of_head = (sequence_ * args_.length + next) * args_.heads + head_;
-      for (std::size_t i = 0; i < count_; i += kLine)
-        __builtin_prefetch(args_.value + of_head * args_.value_dim + first_ + i);
+  void apply(std::size_t block, StateRows from, NextRows to) const {
+    const Block found(args_, factors_, sequence_, head_, block);
+    if (block + 1 < factors_.blocks()) found.prefetch_next(first_, count_);
+    constexpr std::size_t kStep = kBlockVectors * kLanes;
+    for (std::size_t column = 0; column < count_; column += kStep) {
+      const StateRows rows{from.first + column, from.stride};
+      const NextRows next{to.first + column, to.stride};
+      if (column + kStep - kLanes < count_) {
+        found.apply<kBlockVectors>(first_ + column, count_ - column, rows, next);
+      } else {
+        found.apply<1>(first_ + column, count_ - column, rows, next);
+      }
     }
   }
 
   Token token_at(std::size_t token) {
-    Token found;
-    describe(token, found);
-    return found;
-  }
-
-  // In place: a copy of what was just written in parts would wait for the writes.
-  void describe(std::size_t token, Token& found) {
     const std::size_t at = sequence_ * args_.length + token, of_head = at * args_.heads + head_;
-    const std::size_t key = (at * args_.key_heads + head_ / (args_.heads / args_.key_heads)) * args_.key_dim;
-    const std::size_t value = of_head * args_.value_dim + first_;
+    const std::size_t key_head = head_ / (args_.heads / args_.key_heads);
+    const std::size_t key = at * args_.key_stride + key_head * args_.key_dim;
+    Token found{};
     found.query = args_.query + key;
     found.key = args_.key + key;
-    found.value = args_.value + value;
-    found.out = args_.out + value;
-    found.key_scale = inverse_length(found.key, args_.key_dim, args_.norm_epsilon);
-    found.query_scale = args_.scale * inverse_length(found.query, args_.key_dim, args_.norm_epsilon);
-    float step = 1.0f;
-    if (args_.decay_by_row) {
-      found.kept_rows = exp_rows(args_.decay + of_head * args_.key_dim);
-    } else if (args_.decay) {
-      float decay = args_.decay[of_head];
-      if (args_.a) {
-        step =
-            std::min(std::max(softplus(broadcast(decay + args_.dt_bias[head_]))[0], args_.least_step), args_.most_step);
-        decay = step * args_.a[head_];
-      }
-      found.kept = exp_of(broadcast(decay))[0];
-    }
-    switch (args_.factor) {
-      case UpdateFactor::kOne:
-        break;
-      case UpdateFactor::kBeta:
-        found.factor = args_.beta[of_head];
-        break;
-      case UpdateFactor::kSigmoid:
-        found.factor = 1.0f / one_plus_exp_minus(broadcast(args_.beta[of_head]))[0];
-        break;
-      case UpdateFactor::kStep:
-        found.factor = step;
-    }
+    found.value = args_.value + at * args_.value_stride + head_ * args_.value_dim + first_;
+    found.out = args_.out + of_head * args_.value_dim + first_;
+    found.kept = factors_.kept(at, head_);
+    found.factor = factors_.factor(at, head_);
+    found.key_scale = factors_.key_scale(at, key_head);
+    found.query_scale = factors_.query_scale(at, key_head);
+    if (args_.decay_by_row) found.kept_rows = exp_rows(args_.decay + of_head * args_.key_dim);
+    return found;
   }
 
   const float* exp_rows(const float* decay) {
@@ -194,87 +131,51 @@ class HeadColumns {
 
   // Reads the state `from`, which may be that at `to`.
   template <int Vectors>
-  void update(const Token& token, Rows from, float* to, std::size_t stride) const {
-    Floats values[Vectors], news[Vectors], sums[Vectors];
-    for (int i = 0; i < Vectors; ++i) {
-      values[i] = load_first(token.value + i * kLanes, count_ - i * kLanes);
-      sums[i] = Floats{};
-    }
-    const float news_scale = token.factor_of_key();
+  void update(const Token& token, StateRows from, NextRows to) const {
+    Floats values[Vectors], news[Vectors];
+    for (int i = 0; i < Vectors; ++i) values[i] = load_first(token.value + i * kLanes, count_ - i * kLanes);
+    const float news_scale = token.factor * token.key_scale;
     for (int i = 0; i < Vectors; ++i) news[i] = values[i] * news_scale;
     if (args_.delta) {
-      Floats known[Vectors];
-      for (Floats& each : known) each = Floats{};
+      Floats known[Vectors] = {};
       for (std::size_t row = 0; row < args_.key_dim; ++row) {
         const float* const at = from.first + row * from.stride;
+        if (to.past_caches) prefetch_state<Vectors>(at);
         const Floats key = broadcast(token.key[row]), kept = broadcast(kept_of(token, row));
         for (int i = 0; i < Vectors; ++i) known[i] = added(known[i], key, load(at + i * kLanes) * kept);
       }
       for (int i = 0; i < Vectors; ++i)
         news[i] = subtracted(values[i], known[i], broadcast(token.key_scale)) * news_scale;
     }
-    for (std::size_t row = 0; row < args_.key_dim; ++row) {
-      const float* const at = from.first + row * from.stride;
-      const Floats key = broadcast(token.key[row]), query = broadcast(token.query[row]);
-      const Floats kept = broadcast(kept_of(token, row));
-      for (int i = 0; i < Vectors; ++i) {
-        const Floats state = added(load(at + i * kLanes) * kept, key, news[i]);
-        store(to + row * stride + i * kLanes, state);
-        sums[i] = added(sums[i], query, state);
-      }
+    Floats sums[Vectors];
+    if (to.past_caches) {
+      update_rows<Vectors, true>(token, news, from, to, sums);
+      end_streaming();
+    } else {
+      update_rows<Vectors, false>(token, news, from, to, sums);
     }
     const Floats skip = broadcast(args_.skip ? args_.skip[head_] : 0.0f);
     for (int i = 0; i < Vectors; ++i)
       store_first(token.out + i * kLanes, added(sums[i] * token.query_scale, skip, values[i]), count_ - i * kLanes);
   }
 
-  // The same for kTokens tokens from `first` on, without the delta rule; each has the bits that update() gives it.
-  void update_several(std::size_t first, Rows from, float* to, std::size_t stride) {
-    Token tokens[kTokens];
-    for (int i = 0; i < kTokens; ++i) describe(first + i, tokens[i]);
-    for (std::size_t column = 0; column < count_; column += 2 * kLanes) {
-      const Rows rows{from.first + column, from.stride};
-      if (column + kLanes < count_) {
-        update_columns<2>(tokens, column, rows, to + column, stride);
-      } else {
-        update_columns<1>(tokens, column, rows, to + column, stride);
-      }
-    }
-  }
-
-  template <int Vectors>
-  void update_columns(const Token (&tokens)[kTokens], std::size_t column, Rows from, float* to, std::size_t stride) {
-    const std::size_t count = std::min<std::size_t>(Vectors * kLanes, count_ - column);
-    const auto value_of = [&](const Token& token, int i) {
-      return load_first(token.value + column + i * kLanes, count - i * kLanes);
-    };
-    Floats values[kTokens][Vectors], sums[kTokens][Vectors];
-    for (int token = 0; token < kTokens; ++token) {
-      for (int i = 0; i < Vectors; ++i) {
-        values[token][i] = value_of(tokens[token], i) * tokens[token].factor_of_key();
-        sums[token][i] = Floats{};
-      }
-    }
+  // Adds the new values to the rows, and sums them up for the query.
+  template <int Vectors, bool Stream>
+  void update_rows(const Token& token, const Floats (&news)[Vectors], StateRows from, NextRows to,
+                   Floats (&sums)[Vectors]) const {
+    Floats found[Vectors] = {};
     for (std::size_t row = 0; row < args_.key_dim; ++row) {
       const float* const at = from.first + row * from.stride;
-      Floats state[Vectors];
-      for (int i = 0; i < Vectors; ++i) state[i] = load(at + i * kLanes);
-      for (int token = 0; token < kTokens; ++token) {
-        const Floats key = broadcast(tokens[token].key[row]), query = broadcast(tokens[token].query[row]);
-        for (int i = 0; i < Vectors; ++i) {
-          state[i] = added(state[i] * tokens[token].kept, key, values[token][i]);
-          sums[token][i] = added(sums[token][i], query, state[i]);
-        }
-      }
-      for (int i = 0; i < Vectors; ++i) store(to + row * stride + i * kLanes, state[i]);
-    }
-    const Floats skip = broadcast(args_.skip ? args_.skip[head_] : 0.0f);
-    for (int token = 0; token < kTokens; ++token) {
+      if constexpr (Stream) prefetch_state<Vectors>(at);
+      const Floats key = broadcast(token.key[row]), query = broadcast(token.query[row]);
+      const Floats kept = broadcast(kept_of(token, row));
       for (int i = 0; i < Vectors; ++i) {
-        const Floats out = added(sums[token][i] * tokens[token].query_scale, skip, value_of(tokens[token], i));
-        store_first(tokens[token].out + column + i * kLanes, out, count - i * kLanes);
+        const Floats state = added(load(at + i * kLanes) * kept, key, news[i]);
+        store_state<Stream>(to.first + row * to.stride + i * kLanes, state);
+        found[i] = added(found[i], query, state);
       }
     }
+    for (int i = 0; i < Vectors; ++i) sums[i] = found[i];
   }
 
   static float kept_of(const Token& token, std::size_t row) {
@@ -282,6 +183,7 @@ class HeadColumns {
   }
 
   const LinearAttentionArgs& args_;
+  const TokenFactors& factors_;
   std::size_t sequence_, head_, first_, count_;
   alignas(64) float state_[kMaxLinearAttentionKeyDim * kColumns];
   alignas(64) float kept_[kMaxLinearAttentionKeyDim] = {};
@@ -289,12 +191,17 @@ class HeadColumns {
 
 }  // namespace
 
-void linear_attention(const LinearAttentionArgs& args, const Parallel& parallel) {
+void linear_attention(const LinearAttentionArgs& given, const Parallel& parallel) {
+  LinearAttentionArgs args = given;
+  if (!args.key_stride) args.key_stride = args.key_heads * args.key_dim;
+  if (!args.value_stride) args.value_stride = args.heads * args.value_dim;
+  if (!args.decay_stride) args.decay_stride = args.heads;
+  const TokenFactors factors(args, parallel);
   const std::size_t blocks = (args.value_dim + kColumns - 1) / kColumns;
   const std::size_t values = args.length * args.key_dim * std::min(args.value_dim, kColumns);
   for_each_row(args.batch * args.heads * blocks, values, parallel, [&](std::size_t block) {
     const std::size_t head = block / blocks;
-    HeadColumns(args, head / args.heads, head % args.heads, block % blocks * kColumns).compute();
+    HeadColumns(args, factors, head / args.heads, head % args.heads, block % blocks * kColumns).compute();
   });
 }
 

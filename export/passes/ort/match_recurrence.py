@@ -129,6 +129,24 @@ def match_l2_norm(value: ir.Value) -> tuple[ir.Value, float] | None:
     return None
 
 
+def match_inverse_rms(value: ir.Value | None, x: ir.Value) -> float | None:
+    """Epsilon of value = 1 / sqrt(mean(x²) + epsilon), the mean over the last axis."""
+    root = producer_of(value, "Reciprocal")
+    root = producer_of(root.inputs[0], "Sqrt") if root is not None else None
+    add = producer_of(root.inputs[0], "Add") if root is not None else None
+    mean = producer_of(add.inputs[0], "ReduceMean") if add is not None else None
+    if add is None or mean is None or len(mean.inputs) < 2 or _number(mean.inputs[1]) not in (-1, _last_axis(x)):
+        return None
+    square = producer_of(mean.inputs[0], "Pow")
+    if square is None or square.inputs[0] is not x or _number(square.inputs[1]) != 2:
+        return None
+    return _number(add.inputs[1])
+
+
+def _last_axis(x: ir.Value) -> int | None:
+    return len(x.shape) - 1 if x.shape is not None else None
+
+
 def tokens_first(value: ir.Value) -> ir.Value | None:
     """x [B, S, C] whose Transpose `value` [B, C, S] is."""
     transpose = producer_of(value, "Transpose")

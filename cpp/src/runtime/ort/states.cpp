@@ -11,6 +11,8 @@ namespace edgekiln {
 namespace {
 
 constexpr std::size_t kAlignment = 64;  // bytes
+// From this size on, memory is in huge pages: a decode step reads and writes it all, and they save TLB misses.
+constexpr std::size_t kHugePagesFrom = std::size_t{4} << 20;
 
 }  // namespace
 
@@ -31,7 +33,7 @@ std::vector<std::size_t> state_offsets(const std::vector<StateSpec>& states) {
 }
 
 bool OrtStates::allocate() {
-  if (!memory_) memory_ = ZeroedMemory(2 * size(), false);
+  if (!memory_) memory_ = ZeroedMemory(2 * size(), size() >= kHugePagesFrom);
   return static_cast<bool>(memory_);
 }
 
