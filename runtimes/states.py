@@ -78,6 +78,10 @@ class States(ABC):
         for buffer in self._lengths:
             buffer[sequence] = _NONE
 
+    def _begin_zeroed(self) -> None:
+        """Record that both buffers are zeros, the states of an empty sequence: memory that nothing needs to clear."""
+        self._lengths = [[0] * len(self.snapshots) for _ in range(2)]
+
     def _buffer_of(self, sequence: int, length: int) -> int:
         return 0 if self._lengths[0][sequence] == length else 1
 

@@ -28,6 +28,7 @@ class OrtStates(States):
             shapes = [(self._batch_size, *state.shape) for state in self._states]
             dtypes = [state.dtype for state in self._states]
             self.buffers = [zeroed_arrays(shapes, dtypes) for _ in range(2)]
+            self._begin_zeroed()
 
     def _save(self, sequence: int, buffer: int) -> list[NDArray]:
         return [array[sequence].copy() for array in self.buffers[buffer]]

@@ -4,7 +4,7 @@
 
 #include "kernels/vector/for_each_row.h"
 #include "kernels/vector/softplus.h"
-#include "kernels/vector/stripes.h"
+#include "kernels/vector/transpose.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -14,35 +14,27 @@ namespace {
 constexpr std::size_t kChannels = 128;
 constexpr float kLog2OfE = 1.44269504f;
 
-// A block of channels of one sequence. States, rows of `a`, b and c are padded with zeros, which change no sum.
+// A block of channels of one sequence. A vector has one state of several channels, so that sums over the states of a
+// channel need no shuffles; channels past the last have zeros.
 class ScanChannels {
  public:
   ScanChannels(const SelectiveScanArgs& args, std::size_t sequence, std::size_t first)
-      : args_(args),
-        sequence_(sequence),
-        first_(first),
-        count_(std::min(kChannels, args.channels - first)),
-        padded_((args.states + kStripes - 1) / kStripes * kStripes) {}
+      : args_(args), sequence_(sequence), first_(first), count_(std::min(kChannels, args.channels - first)) {}
 
   void compute() {
     const std::size_t states = args_.states, whole = (count_ + kLanes - 1) / kLanes * kLanes;
     const std::size_t state = (sequence_ * args_.channels + first_) * states;
-    std::fill_n(state_, whole * padded_, 0.0f);
-    std::fill_n(a_, whole * padded_, 0.0f);
-    for (std::size_t channel = 0; channel < count_; ++channel) {
-      std::copy_n(args_.past + state + channel * states, states, state_ + channel * padded_);
-      const float* const a = args_.a + (first_ + channel) * states;
-      for (std::size_t i = 0; i < states; ++i) a_[channel * padded_ + i] = a[i] * kLog2OfE;
-    }
+    transpose(args_.past + state, count_, states, state_, kChannels);
+    transpose(args_.a + first_ * states, count_, states, a_, kChannels);
+    for (std::size_t i = 0; i < states * kChannels; i += kChannels)
+      for (std::size_t channel = i; channel < i + whole; channel += kLanes)
+        store(a_ + channel, load(a_ + channel) * kLog2OfE);
     for (std::size_t token = 0; token < args_.length; ++token) {
       const std::size_t at = sequence_ * args_.length + token, start = at * args_.channels + first_;
       if (token + 1 < args_.length) prefetch(start + args_.channels);
-      b_ = padded(args_.b + at * states, own_b_);
-      c_ = padded(args_.c + at * states, own_c_);
-      for (std::size_t channel = 0; channel < count_; channel += kLanes) scan(start, channel);
+      for (std::size_t channel = 0; channel < count_; channel += kLanes) scan(at, start, channel);
     }
-    for (std::size_t channel = 0; channel < count_; ++channel)
-      std::copy_n(state_ + channel * padded_, states, args_.present + state + channel * states);
+    store_states(args_.present + state);
   }
 
  private:
@@ -53,21 +45,21 @@ class ScanChannels {
       for (std::size_t i = 0; i < count_; i += kLine) __builtin_prefetch(from + start + i);
   }
 
-  // The states at `from`, in `memory` if they need padding.
-  const float* padded(const float* from, float* memory) const {
-    if (args_.states == padded_) return from;
-    std::copy_n(from, args_.states, memory);
-    return memory;
-  }
-
   // A vector of channels of the token whose values begin at `start`.
-  void scan(std::size_t start, std::size_t channel) {
+  void scan(std::size_t token, std::size_t start, std::size_t channel) {
     const std::size_t at = start + channel;
     const Floats d = channels(args_.d + first_, channel), bias = channels(args_.dt_bias + first_, channel);
     const Floats x = channels(args_.x + start, channel), z = channels(args_.z + start, channel);
-    const Floats step = softplus(channels(args_.dt + start, channel) + bias);
-    const Floats read = padded_ == kStripes ? update<kStripeParts>(channel, step, step * x, kStripeParts)
-                                            : update<0>(channel, step, step * x, padded_ / kLanes);
+    const Floats step = softplus(channels(args_.dt + start, channel) + bias), news = step * x;
+    const float *b = args_.b + token * args_.states, *c = args_.c + token * args_.states;
+    Floats read = {};
+    for (std::size_t i = 0; i < args_.states; ++i) {
+      float* const state = state_ + i * kChannels + channel;
+      const Floats kept = exp2_of_negative(load(a_ + i * kChannels + channel) * step) * load(state);
+      const Floats next = added(kept, news, broadcast(b[i]));
+      store(state, next);
+      read = added(read, next, broadcast(c[i]));
+    }
     const Floats out = added(read, d, x) * silu(z);
     if (channel + kLanes <= count_) return store(args_.out + at, out);
     float rest[kLanes];
@@ -83,36 +75,21 @@ class ScanChannels {
     return load(padded);
   }
 
-  // Updates the states with `news`, step x, and returns Sᵀc of each channel. Their number of vectors is Parts, or
-  // `parts` where that is 0.
-  template <std::size_t Parts>
-  Floats update(std::size_t first, Floats step, Floats news, std::size_t parts) {
-    Floats reads[kLanes];
-    float sizes[kLanes], values[kLanes];
-    store(sizes, step);
-    store(values, news);
-    for (int channel = 0; channel < kLanes; ++channel) {
-      const std::size_t row = (first + channel) * padded_;
-      const Floats size = broadcast(sizes[channel]), value = broadcast(values[channel]);
-      Floats sums[kStripeParts];
-      for (Floats& each : sums) each = Floats{};
-      for (std::size_t part = 0; part < (Parts ? Parts : parts); ++part) {
-        const std::size_t i = part * kLanes;
-        const Floats kept = exp2_of_negative(load(a_ + row + i) * size) * load(state_ + row + i);
-        const Floats s = added(kept, value, load(b_ + i));
-        store(state_ + row + i, s);
-        sums[part % kStripeParts] = added(sums[part % kStripeParts], s, load(c_ + i));
-      }
-      reads[channel] = sum_of_parts(sums);
+  void store_states(float* to) const {
+    const std::size_t states = args_.states;
+    if (states % kLanes == 0 && count_ % kLanes == 0) {
+      for (std::size_t i = 0; i < states; i += kLanes)
+        for (std::size_t channel = 0; channel < count_; channel += kLanes)
+          transpose_square(state_ + i * kChannels + channel, kChannels, to + channel * states + i, states);
+    } else {
+      for (std::size_t channel = 0; channel < count_; ++channel)
+        for (std::size_t i = 0; i < states; ++i) to[channel * states + i] = state_[i * kChannels + channel];
     }
-    return EDGEKILN_ISA::sums(reads);
   }
 
   const SelectiveScanArgs& args_;
-  std::size_t sequence_, first_, count_, padded_;
-  alignas(64) float state_[kChannels * kMaxSelectiveScanStates], a_[kChannels * kMaxSelectiveScanStates];
-  alignas(64) float own_b_[kMaxSelectiveScanStates] = {}, own_c_[kMaxSelectiveScanStates] = {};
-  const float *b_ = nullptr, *c_ = nullptr;  // of the current token
+  std::size_t sequence_, first_, count_;
+  alignas(64) float state_[kMaxSelectiveScanStates * kChannels], a_[kMaxSelectiveScanStates * kChannels];
 };
 
 }  // namespace

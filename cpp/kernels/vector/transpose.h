@@ -29,14 +29,18 @@ inline void transpose_square(const float* from, std::size_t from_stride, float* 
 
 }  // namespace detail
 
+// to[kLanes, to_stride] = from[kLanes, from_stride] transposed.
+inline void transpose_square(const float* from, std::size_t from_stride, float* to, std::size_t to_stride) {
+  detail::transpose_square(from, from_stride, to, to_stride, std::make_integer_sequence<int, kLanes>{});
+}
+
 // to[columns, to_stride] = from[rows, columns] transposed; rows of `to` are padded with zeros to whole vectors.
 inline void transpose(const float* from, std::size_t rows, std::size_t columns, float* to, std::size_t to_stride) {
   std::size_t i = 0;
   if (columns % kLanes == 0) {
     for (; i + kLanes <= rows; i += kLanes)
       for (std::size_t j = 0; j < columns; j += kLanes)
-        detail::transpose_square(from + i * columns + j, columns, to + j * to_stride + i, to_stride,
-                                 std::make_integer_sequence<int, kLanes>{});
+        transpose_square(from + i * columns + j, columns, to + j * to_stride + i, to_stride);
   }
   for (const std::size_t end = (rows + kLanes - 1) / kLanes * kLanes; i < end; ++i)
     for (std::size_t j = 0; j < columns; ++j) to[j * to_stride + i] = i < rows ? from[i * columns + j] : 0.0f;

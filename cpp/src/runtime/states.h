@@ -39,6 +39,10 @@ class States {
   // Keep the snapshot of this length until the next prompt ends.
   void end_prompt(std::int64_t length) { snapshots_.end_prompt(length); }
 
+ protected:
+  // Record that both buffers are zeros, the states of an empty sequence: memory that nothing needs to clear.
+  void begin_zeroed() { lengths_ = {0, 0}; }
+
  private:
   static constexpr std::int64_t kNone = -1;  // length of a buffer that holds the states of no sequence
 

@@ -33,7 +33,9 @@ std::vector<std::size_t> state_offsets(const std::vector<StateSpec>& states) {
 }
 
 bool OrtStates::allocate() {
-  if (!memory_) memory_ = ZeroedMemory(2 * size(), size() >= kHugePagesFrom);
+  if (memory_) return true;
+  memory_ = ZeroedMemory(2 * size(), size() >= kHugePagesFrom);
+  if (memory_) begin_zeroed();
   return static_cast<bool>(memory_);
 }
 
