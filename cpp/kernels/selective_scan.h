@@ -17,7 +17,7 @@ struct SelectiveScanArgs {
   std::size_t batch, length, channels, states;  // states: at most kMaxSelectiveScanStates
   const float* x;                               // [batch, length, channels]
   const float* dt;                              // [batch, length, channels]
-  const float* a;                               // [channels, states]
+  const float* a;                               // [states, channels]
   const float *b, *c;                           // [batch, length, states]
   const float* d;                               // [channels]
   const float* z;                               // [batch, length, channels]
@@ -25,6 +25,7 @@ struct SelectiveScanArgs {
   const float* past;                            // [batch, channels, states]
   float* out;                                   // [batch, length, channels]
   float* present;                               // [batch, channels, states]; not `past`
+  std::size_t z_stride = 0;                     // floats from a token of z to the next; 0 for channels
 };
 
 inline constexpr std::size_t kMaxSelectiveScanStates = 64;

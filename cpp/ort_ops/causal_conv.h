@@ -33,7 +33,7 @@ struct DepthwiseWeight {
 };
 
 // Engines define a function over CausalConvWithState under this name, which runs where the kernel is not registered.
-// Inputs: x [batch, length, channels], weight [channels, 1, width] and bias [channels], both constant, past
+// Inputs: x [batch, length, channels], which may have other channels after them, weight [channels, 1, width] and bias [channels], both constant, past
 // [batch, channels, width - 1].
 class CausalConv {
  public:
@@ -49,7 +49,7 @@ class CausalConv {
   void compute(OrtKernelContext* context) const {
     const Tensor x = input(context, kX), bias = input(context, kBias), past = input(context, kPast);
     const auto channels = static_cast<std::int64_t>(weight_.channels);
-    if (x.shape.size() != 3 || x.shape[2] != channels || element_count(bias.shape) != weight_.channels)
+    if (x.shape.size() != 3 || x.shape[2] < channels || element_count(bias.shape) != weight_.channels)
       fail("x and bias need a value for each channel");
     if (past.shape != weight_.state_shape(x.shape[0])) fail("the past has another shape");
     CausalConvArgs args{};
@@ -58,11 +58,12 @@ class CausalConv {
     args.channels = weight_.channels;
     args.width = weight_.width;
     args.x = x.floats();
+    args.x_stride = static_cast<std::size_t>(x.shape[2]);
     args.weight = weight_.values.data();
     args.bias = bias.floats();
     args.past = past.floats();
     args.silu = silu_;
-    args.out = static_cast<float*>(output(context, kOut, x.shape));
+    args.out = static_cast<float*>(output(context, kOut, std::vector{x.shape[0], x.shape[1], channels}));
     args.present = static_cast<float*>(output(context, kPresent, past.shape));
     if (!args.batch || !args.length) fail("a convolution needs a token");
     kernels().causal_conv(args, {run_parallel, context});

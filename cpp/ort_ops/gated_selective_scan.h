@@ -9,7 +9,8 @@
 
 namespace edgekiln::ort {
 
-// Engines define a function of this name, which runs where the kernel is not registered. Shapes: SelectiveScanArgs.
+// Engines define a function of this name, which runs where the kernel is not registered. Shapes: SelectiveScanArgs, but
+// a [channels, states]; z may have other channels before its own.
 class GatedSelectiveScan {
  public:
   enum Input : std::size_t { kX, kDt, kA, kB, kC, kD, kZ, kDtBias, kPast };
@@ -20,7 +21,10 @@ class GatedSelectiveScan {
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kFloat};
   static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit GatedSelectiveScan(const OrtKernelInfo*) {}
+  explicit GatedSelectiveScan(const OrtKernelInfo* info) {
+    if (const Tensor a = constant_tensor(info, kA); a && a.shape.size() == 2)
+      by_state(a.floats(), static_cast<std::size_t>(a.shape[0]), static_cast<std::size_t>(a.shape[1]), a_);
+  }
 
   void compute(OrtKernelContext* context) const {
     const Tensor x = input(context, kX), past = input(context, kPast);
@@ -38,16 +42,31 @@ class GatedSelectiveScan {
     args.x = x.floats();
     args.past = past.floats();
     args.dt = floats(kDt, tokens * args.channels);
-    args.a = floats(kA, args.channels * args.states);
+    const float* const a = floats(kA, args.channels * args.states);
+    std::vector<float> own;
+    if (a_.empty()) by_state(a, args.channels, args.states, own);
+    args.a = a_.empty() ? own.data() : a_.data();
     args.b = floats(kB, tokens * args.states);
     args.c = floats(kC, tokens * args.states);
     args.d = floats(kD, args.channels);
-    args.z = floats(kZ, tokens * args.channels);
+    const Tensor z = input(context, kZ);
+    args.z_stride = z.shape.empty() ? 0 : static_cast<std::size_t>(z.shape.back());
+    if (args.z_stride < args.channels) fail("the gate has another shape than the input");
+    args.z = floats_of(z, tokens * args.z_stride) + args.z_stride - args.channels;
     args.dt_bias = floats(kDtBias, args.channels);
     args.out = static_cast<float*>(output(context, kOut, x.shape));
     args.present = static_cast<float*>(output(context, kPresent, past.shape));
     kernels().selective_scan(args, {run_parallel, context});
   }
+
+ private:
+  static void by_state(const float* a, std::size_t channels, std::size_t states, std::vector<float>& to) {
+    to.resize(channels * states);
+    for (std::size_t channel = 0; channel < channels; ++channel)
+      for (std::size_t i = 0; i < states; ++i) to[i * channels + channel] = a[channel * states + i];
+  }
+
+  std::vector<float> a_;  // [states, channels]; empty if it is not constant
 };
 
 }  // namespace edgekiln::ort

@@ -11,7 +11,7 @@ from edgekiln.export.functions.gated_rms_norm import GATE_THEN_NORM
 
 MAMBA2_MIXER: Final = "Mamba2Mixer"
 MAMBA2_MIXER_NORM: Final = "Mamba2MixerNorm"
-_OWN_SHAPES: Final = ("sizes", "channel_sizes", "group_shape")
+_OWN_SIZES: Final = ("sizes", "channel_sizes", "group_shape")
 
 
 def layout(key_heads: int, key_dim: int, heads: int, value_dim: int) -> dict[str, int | list[int]]:
@@ -21,6 +21,7 @@ def layout(key_heads: int, key_dim: int, heads: int, value_dim: int) -> dict[str
         **recurrence.layout(key_heads, key_dim, heads, value_dim),
         "sizes": [inner, inner + 2 * keys, heads],
         "channel_sizes": [inner, keys, keys],
+        "channel_count": [inner + 2 * keys],
         "group_shape": [0, 0, key_heads, key_dim],
     }
 
@@ -43,10 +44,14 @@ def mamba2_mixer_function(name: str) -> ir.Function:
     )
     with_ref_attributes(scan, AttributeProto.FLOAT, least_step="least_step", most_step="most_step")
     recurrence.with_layout(scan)
+    convolution = helper.make_node(
+        recurrence.CAUSAL_CONV, conv, ["convolved", "present_conv"], domain=DOMAIN, activation="silu"
+    )
+    with_ref_attributes(convolution, AttributeProto.INTS, channels="channel_count")
     nodes = [
-        *recurrence.ints(*_OWN_SHAPES, "heads_shape", "value_shape"),
+        *recurrence.ints(*_OWN_SIZES, "heads_shape", "value_shape"),
         helper.make_node("Split", ["projected", "sizes_ints"], ["gate", "channels", "dt"], axis=2),
-        helper.make_node(recurrence.CAUSAL_CONV, conv, ["convolved", "present_conv"], domain=DOMAIN, activation="silu"),
+        convolution,
         helper.make_node("Split", ["convolved", "channel_sizes_ints"], ["flat_x", "flat_b", "flat_c"], axis=2),
         helper.make_node("Reshape", ["flat_x", "heads_shape_ints"], ["x"]),
         helper.make_node("Reshape", ["flat_b", "group_shape_ints"], ["b"]),
@@ -64,5 +69,12 @@ def mamba2_mixer_function(name: str) -> ir.Function:
             helper.make_node("Mul", ["flat", "silu"], ["y"]),
         ]
     inputs = ["projected", "weight", "bias", "a", "d", "dt_bias", "past_conv", "past", *(["gamma"] if norm else [])]
-    attributes = ["least_step", "most_step", *recurrence.LAYOUT, *_OWN_SHAPES, *(["epsilon"] if norm else [])]
+    attributes = [
+        "least_step",
+        "most_step",
+        *recurrence.LAYOUT,
+        *_OWN_SIZES,
+        "channel_count",
+        *(["epsilon"] if norm else []),
+    ]
     return define(name, inputs, ["y", "present_conv", "present"], nodes, attributes)

@@ -6,6 +6,7 @@ mamba_chunk_scan_combined), with tokens before channels, so that projections nee
 
 from typing import Any, Final
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import AttributeProto, helper
@@ -40,17 +41,19 @@ def layout(key_heads: int, key_dim: int, heads: int, value_dim: int) -> dict[str
 def causal_conv_function() -> ir.Function:
     """The op of `edgekiln.export.recurrent_ops.causal_conv` for x [B, S, C] and weight [C, 1, K].
 
-    Inputs: x, weight, bias float [C], past [B, C, K - 1]. Outputs: y [B, S, C], present. Attribute: activation.
+    Inputs: x, whose channels after the first C are not read, weight, bias float [C], past [B, C, K - 1]. Outputs: y
+    [B, S, C], present. Attributes: activation, and channels, [C].
     """
     conv = helper.make_node(
         "CausalConvWithState", ["columns", "weight", "bias", "past"], ["convolved", "present"], domain=MICROSOFT
     )
     nodes = [
-        _transposed("x", "columns"),
+        *_sliced("x", "own", start=[0], end="channels"),
+        _transposed("own", "columns"),
         with_ref_attributes(conv, AttributeProto.STRING, activation="activation"),
         _transposed("convolved", "y"),
     ]
-    return define(CAUSAL_CONV, ["x", "weight", "bias", "past"], ["y", "present"], nodes, ["activation"])
+    return define(CAUSAL_CONV, ["x", "weight", "bias", "past"], ["y", "present"], nodes, ["activation", "channels"])
 
 
 def linear_attention_function() -> ir.Function:
@@ -136,7 +139,8 @@ def gated_selective_scan_function() -> ir.Function:
     """Mamba's selective_scan_fn: (scan + d · x) · silu(z) with step size softplus(dt + dt_bias).
 
     Source: Gu and Dao, "Mamba" (2023). Inputs: x, dt, z [B, S, C], a [C, N], b, c [B, S, N], d, dt_bias [C], past
-    [B, C, N]. Outputs: y [B, S, C] and present. Attribute: channels, C.
+    [B, C, N]; of z, channels before the last C are not read. Outputs: y [B, S, C] and present. Attributes: channels,
+    C, and z_start, [-C].
     """
     scan = helper.make_node(
         selective_scan.NAME,
@@ -152,12 +156,13 @@ def gated_selective_scan_function() -> ir.Function:
         _transposed("read_columns", "read"),
         helper.make_node("Mul", ["x", "d"], ["skipped"]),
         helper.make_node("Add", ["read", "skipped"], ["sum"]),
-        helper.make_node("Sigmoid", ["z"], ["sigmoid"]),
-        helper.make_node("Mul", ["z", "sigmoid"], ["silu"]),
+        *_sliced("z", "gate", start="z_start", end=[np.iinfo(np.int64).max]),
+        helper.make_node("Sigmoid", ["gate"], ["sigmoid"]),
+        helper.make_node("Mul", ["gate", "sigmoid"], ["silu"]),
         helper.make_node("Mul", ["sum", "silu"], ["y"]),
     ]
     inputs = ["x", "dt", "a", "b", "c", "d", "z", "dt_bias", "past"]
-    return define(GATED_SELECTIVE_SCAN, inputs, ["y", "present"], nodes, ["channels"])
+    return define(GATED_SELECTIVE_SCAN, inputs, ["y", "present"], nodes, ["channels", "z_start"])
 
 
 def _attention(inputs: list[str], outputs: list[str], rule: str, **attributes: Any) -> onnx.NodeProto:
@@ -190,6 +195,18 @@ def _normalized(name: str) -> list[onnx.NodeProto]:
         helper.make_node("Sqrt", [f"{name}_positive"], [f"{name}_length"]),
         helper.make_node("Div", [name, f"{name}_length"], [f"unit_{name}"]),
     ]
+
+
+def _sliced(x: str, to: str, start: str | list[int], end: str | list[int]) -> list[onnx.NodeProto]:
+    """Part of the last of three axes; a limit is a list with one number, or the attribute that is one."""
+    nodes = [helper.make_node("Constant", [], [f"{to}_axis"], value_ints=[2])]
+    for name, limit in {f"{to}_start": start, f"{to}_end": end}.items():
+        if isinstance(limit, str):
+            node = with_ref_attributes(helper.make_node("Constant", [], [name]), AttributeProto.INTS, value_ints=limit)
+        else:
+            node = helper.make_node("Constant", [], [name], value_ints=limit)
+        nodes.append(node)
+    return [*nodes, helper.make_node("Slice", [x, f"{to}_start", f"{to}_end", f"{to}_axis"], [to])]
 
 
 def _transposed(x: str, to: str) -> onnx.NodeProto:

@@ -27,6 +27,7 @@ from edgekiln.export.passes.ort.group_query_attention import (
     window_start_input,
 )
 from edgekiln.export.passes.ort.mamba2_mixer import FuseMamba2Mixer
+from edgekiln.export.passes.ort.mamba_projection import ReadMambaProjection
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
@@ -55,6 +56,7 @@ FUSE_RECURRENCE: Final = (
     CancelTransposes(),
     FuseGatedRMSNorm(),
     FuseMamba2Mixer(),
+    ReadMambaProjection(),
 )
 
 

@@ -22,16 +22,15 @@ class ScanChannels {
       : args_(args), sequence_(sequence), first_(first), count_(std::min(kChannels, args.channels - first)) {}
 
   void compute() {
-    const std::size_t states = args_.states, whole = (count_ + kLanes - 1) / kLanes * kLanes;
+    const std::size_t states = args_.states;
     const std::size_t state = (sequence_ * args_.channels + first_) * states;
     transpose(args_.past + state, count_, states, state_, kChannels);
-    transpose(args_.a + first_ * states, count_, states, a_, kChannels);
-    for (std::size_t i = 0; i < states * kChannels; i += kChannels)
-      for (std::size_t channel = i; channel < i + whole; channel += kLanes)
-        store(a_ + channel, load(a_ + channel) * kLog2OfE);
+    for (std::size_t i = 0; i < states; ++i)
+      for (std::size_t channel = 0; channel < count_; channel += kLanes)
+        store(a_ + i * kChannels + channel, channels(args_.a + i * args_.channels + first_, channel) * kLog2OfE);
     for (std::size_t token = 0; token < args_.length; ++token) {
       const std::size_t at = sequence_ * args_.length + token, start = at * args_.channels + first_;
-      if (token + 1 < args_.length) prefetch(start + args_.channels);
+      if (token + 1 < args_.length) prefetch(at + 1);
       for (std::size_t channel = 0; channel < count_; channel += kLanes) scan(at, start, channel);
     }
     store_states(args_.present + state);
@@ -39,17 +38,19 @@ class ScanChannels {
 
  private:
   // The inputs of a token, which hardware does not foresee, as they are far apart.
-  void prefetch(std::size_t start) const {
+  void prefetch(std::size_t token) const {
     constexpr std::size_t kLine = 64 / sizeof(float);
-    for (const float* const from : {args_.x, args_.dt, args_.z})
-      for (std::size_t i = 0; i < count_; i += kLine) __builtin_prefetch(from + start + i);
+    const std::size_t start = token * args_.channels + first_;
+    for (const float* const from : {args_.x + start, args_.dt + start, args_.z + token * args_.z_stride + first_})
+      for (std::size_t i = 0; i < count_; i += kLine) __builtin_prefetch(from + i);
   }
 
   // A vector of channels of the token whose values begin at `start`.
   void scan(std::size_t token, std::size_t start, std::size_t channel) {
     const std::size_t at = start + channel;
     const Floats d = channels(args_.d + first_, channel), bias = channels(args_.dt_bias + first_, channel);
-    const Floats x = channels(args_.x + start, channel), z = channels(args_.z + start, channel);
+    const Floats x = channels(args_.x + start, channel),
+                 z = channels(args_.z + token * args_.z_stride + first_, channel);
     const Floats step = softplus(channels(args_.dt + start, channel) + bias), news = step * x;
     const float *b = args_.b + token * args_.states, *c = args_.c + token * args_.states;
     Floats read = {};
@@ -94,7 +95,9 @@ class ScanChannels {
 
 }  // namespace
 
-void selective_scan(const SelectiveScanArgs& args, const Parallel& parallel) {
+void selective_scan(const SelectiveScanArgs& given, const Parallel& parallel) {
+  SelectiveScanArgs args = given;
+  if (!args.z_stride) args.z_stride = args.channels;
   const std::size_t blocks = (args.channels + kChannels - 1) / kChannels;
   // A state counts for two values: its update takes an exponential.
   for_each_row(args.batch * blocks, 2 * kChannels * args.length * args.states, parallel,

@@ -204,6 +204,128 @@ std::uint64_t attentions(const KernelTable& kernels, bool int8) {
   return hash.value();
 }
 
+std::uint64_t causal_convs(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t width : {3, 4, 7})
+    for (const std::size_t channels : {5, 300})
+      for (const bool silu : {false, true}) {
+        Generator generator;
+        edgekiln::CausalConvArgs args{};
+        args.batch = 2;
+        args.length = 11;
+        args.channels = channels;
+        args.width = width;
+        const std::size_t values = args.batch * args.length * channels;
+        const std::vector<float> x = generator.floats(values), weight = generator.floats(width * channels),
+                                 bias = generator.floats(channels),
+                                 past = generator.floats(args.batch * channels * (width - 1));
+        std::vector<float> out(values), present(past.size());
+        args.x = x.data();
+        args.weight = weight.data();
+        args.bias = bias.data();
+        args.past = past.data();
+        args.silu = silu;
+        args.out = out.data();
+        args.present = present.data();
+        kernels.causal_conv(args, edgekiln::kSerial);
+        hash.add(out);
+        hash.add(present);
+      }
+  return hash.value();
+}
+
+std::uint64_t linear_attentions(const KernelTable& kernels) {
+  Hash hash;
+  for (const bool delta : {false, true})
+    for (const bool by_row : {false, true})
+      for (const std::size_t length : {1, 5, 27})
+        for (const std::size_t value_dim : {24, 64, 100}) {
+          Generator generator;
+          edgekiln::LinearAttentionArgs args{};
+          args.batch = 1;
+          args.length = length;
+          args.heads = 4;
+          args.key_heads = 2;
+          args.key_dim = 72;
+          args.value_dim = value_dim;
+          const std::size_t keys = length * args.key_heads * args.key_dim, factors = length * args.heads;
+          const std::vector<float> query = generator.floats(keys, 0.1f), key = generator.floats(keys, 0.1f),
+                                   value = generator.floats(factors * value_dim),
+                                   past = generator.floats(args.heads * args.key_dim * value_dim),
+                                   beta = generator.floats(factors), a = generator.floats(args.heads),
+                                   bias = generator.floats(args.heads), skip = generator.floats(args.heads);
+          std::vector<float> decay = generator.floats(factors * (by_row ? args.key_dim : 1));
+          for (float& each : decay) each = -each * each;
+          std::vector<float> steps(a);
+          for (float& each : steps) each = -each * each;
+          std::vector<float> out(value.size()), present(past.size());
+          args.query = query.data();
+          args.key = key.data();
+          args.value = value.data();
+          args.past = past.data();
+          args.out = out.data();
+          args.present = present.data();
+          args.scale = 0.7f;
+          args.delta = delta;
+          args.decay = decay.data();
+          args.decay_by_row = by_row;
+          args.a = by_row ? nullptr : steps.data();
+          args.dt_bias = bias.data();
+          args.least_step = 0.1f;
+          args.most_step = 1.5f;
+          args.factor = delta    ? edgekiln::UpdateFactor::kSigmoid
+                        : by_row ? edgekiln::UpdateFactor::kBeta
+                                 : edgekiln::UpdateFactor::kStep;
+          args.beta = beta.data();
+          args.skip = delta ? nullptr : skip.data();
+          args.norm_epsilon = delta ? 1e-6f : 0.0f;
+          kernels.linear_attention(args, edgekiln::kSerial);
+          hash.add(out);
+          hash.add(present);
+        }
+  return hash.value();
+}
+
+std::uint64_t selective_scans(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t states : {5, 16})
+    for (const std::size_t channels : {37, 256}) {
+      Generator generator;
+      constexpr std::size_t kTokens = 6;
+      const std::vector<float> x = generator.floats(kTokens * channels), dt = generator.floats(kTokens * channels),
+                               b = generator.floats(kTokens * states), c = generator.floats(kTokens * states),
+                               d = generator.floats(channels), z = generator.floats(kTokens * channels),
+                               bias = generator.floats(channels), past = generator.floats(channels * states);
+      std::vector<float> a = generator.floats(channels * states), out(x.size()), present(past.size());
+      for (float& each : a) each = -each * each;
+      kernels.selective_scan({1, kTokens, channels, states, x.data(), dt.data(), a.data(), b.data(), c.data(), d.data(),
+                              z.data(), bias.data(), past.data(), out.data(), present.data()},
+                             edgekiln::kSerial);
+      hash.add(out);
+      hash.add(present);
+    }
+  return hash.value();
+}
+
+std::uint64_t gated_rms_norms(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t width : {5, 24, 100, 576}) {
+    Generator generator;
+    constexpr std::size_t kRows = 3;
+    const std::vector<float> x = generator.floats(kRows * width), gate = generator.floats(kRows * width),
+                             gamma = generator.floats(width);
+    std::vector<float> out(x.size());
+    for (const bool before : {false, true}) {
+      kernels.gated_rms_norm({kRows, width, x.data(), gate.data(), gamma.data(), 1e-5f, before, out.data()},
+                             edgekiln::kSerial);
+      hash.add(out);
+    }
+    kernels.gated_rms_norm({kRows, width, x.data(), gate.data(), nullptr, 0.0f, false, out.data()}, edgekiln::kSerial);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
 // Below the prefill of 4-bit weights, whose rounding differs.
 std::uint64_t nbits_gemms(const KernelTable& kernels, std::size_t group, std::initializer_list<int> all_bits) {
   constexpr std::size_t kK = 320, kN = 43;
@@ -292,6 +414,10 @@ TEST_CASE("every instruction set gives the same bits") {
     CHECK(swiglus(kernels) == 0xdfc11198eee5d187u);
     CHECK(attentions(kernels, false) == 0x6c9d00c7d1661a5bu);
     CHECK(attentions(kernels, true) == 0xe8f80f57900456bbu);
+    CHECK(causal_convs(kernels) == 0xe96d4aa08464c66bu);
+    CHECK(linear_attentions(kernels) == 0x051fa82000923c32u);
+    CHECK(selective_scans(kernels) == 0x6ec73937017b878bu);
+    CHECK(gated_rms_norms(kernels) == 0xbcff5f58ee155153u);
     CHECK(nbits_gemms(kernels, 64, {4, 8}) == 0x8a7e8eddd121f424u);
     CHECK(nbits_gemms(kernels, 16, {6, 8}) == 0xefdcbd556a8b133du);
     CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);

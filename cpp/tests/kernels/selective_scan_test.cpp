@@ -28,8 +28,10 @@ TEST_CASE("the selective scan matches double precision") {
                  bias = random_floats(c.channels, 7), past = random_floats(c.batch * c.channels * c.states, 8);
       auto a = random_floats(c.channels * c.states, 9);
       for (float& each : a) each = -std::abs(each);
+      std::vector<float> by_state(a.size());
+      for (std::size_t i = 0; i < a.size(); ++i) by_state[i % c.states * c.channels + i / c.states] = a[i];
       std::vector<float> out(x.size(), NAN), present(past.size(), NAN);
-      kernels.selective_scan({c.batch, c.length, c.channels, c.states, x.data(), dt.data(), a.data(), b.data(),
+      kernels.selective_scan({c.batch, c.length, c.channels, c.states, x.data(), dt.data(), by_state.data(), b.data(),
                               r.data(), d.data(), z.data(), bias.data(), past.data(), out.data(), present.data()},
                              kLastToFirst);
       std::vector<double> expected(out.size()), states(past.begin(), past.end());

@@ -95,7 +95,7 @@ def _fuse_conv(model: ir.Model, node: ir.Node) -> None:
     nodes = NewNodes(node)
     inputs: list[ir.Value | None] = [_by_token(nodes, x, "x"), source, bias, past]
     activation = str(attribute(node, "activation"))
-    out = _call(nodes, recurrence.CAUSAL_CONV, inputs, activation=activation)
+    out = _call(nodes, recurrence.CAUSAL_CONV, inputs, activation=activation, channels=[channels])
     present = nodes.new[-1].outputs[1]
     nodes.replace(nodes.add("Transpose", [out], "columns", perm=[0, 2, 1]), present)
 
@@ -200,7 +200,7 @@ def _fuse_scan(model: ir.Model, node: ir.Node) -> None:
     ]
     x, dt, b, c, z = by_token
     inputs: list[ir.Value | None] = [x, dt, a, b, c, d, z, step.bias, past]
-    out = _call(nodes, recurrence.GATED_SELECTIVE_SCAN, inputs, channels=size_of(a, 0))
+    out = _call(nodes, recurrence.GATED_SELECTIVE_SCAN, inputs, channels=size_of(a, 0), z_start=[-size_of(a, 0)])
     present = nodes.new[-1].outputs[1]
     _replace(nodes, node, gated, nodes.add("Transpose", [out], "columns", perm=[0, 2, 1]), present)
 
