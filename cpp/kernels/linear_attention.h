@@ -22,8 +22,8 @@ enum class UpdateFactor {
 //   out = scale Sᵀq + skip v
 // With `a`, the decay is step a, where step = min(max(softplus(decay + dt_bias), least_step), most_step). With
 // `norm_epsilon`, k and q are divided by their length, the root of their sum of squares + norm_epsilon.
-// Each token has the same bits whatever the length of the call, if that is less than 16 tokens: longer calls take blocks
-// of tokens together, unless rows have decays of their own.
+// Each token has the same bits whatever the length of the call, if that is less than 16 tokens: longer calls take
+// blocks of tokens together, unless rows have decays of their own.
 struct LinearAttentionArgs {
   std::size_t batch, length, heads, key_dim, value_dim;  // key_dim: at most kMaxLinearAttentionKeyDim
   std::size_t key_heads;                                 // of queries and keys, a divisor of heads

@@ -33,8 +33,8 @@ struct DepthwiseWeight {
 };
 
 // Engines define a function over CausalConvWithState under this name, which runs where the kernel is not registered.
-// Inputs: x [batch, length, channels], which may have other channels after them, weight [channels, 1, width] and bias [channels], both constant, past
-// [batch, channels, width - 1].
+// Inputs: x [batch, length, channels], which may have other channels after them, weight [channels, 1, width] and bias
+// [channels], both constant, past [batch, channels, width - 1].
 class CausalConv {
  public:
   enum Input : std::size_t { kX, kWeight, kBias, kPast };

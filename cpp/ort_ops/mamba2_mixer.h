@@ -13,9 +13,10 @@
 namespace edgekiln::ort {
 
 // Engines define functions under these names, which run where the kernels are not registered. A token of `projected`
-// [batch, length, ...] has the gate [heads, value dim], then the channels of the convolution, x [heads, value dim], b and
-// c [key heads, key dim], and then dt [heads]. The convolution has a constant weight [channels, 1, width] and its state
-// [batch, channels, width - 1], the scan a, d and dt_bias [heads] and its state [batch, heads, key dim, value dim].
+// [batch, length, ...] has the gate [heads, value dim], then the channels of the convolution, x [heads, value dim], b
+// and c [key heads, key dim], and then dt [heads]. The convolution has a constant weight [channels, 1, width] and its
+// state [batch, channels, width - 1], the scan a, d and dt_bias [heads] and its state [batch, heads, key dim, value
+// dim].
 template <bool Norm>
 class Mamba2Mixer {
  public:

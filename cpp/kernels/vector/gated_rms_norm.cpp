@@ -62,9 +62,8 @@ void normalize_row(const GatedRmsNormArgs& args, std::size_t row) {
 }  // namespace
 
 void gated_rms_norm(const GatedRmsNormArgs& args, const Parallel& parallel) {
-  for_each_row(args.rows, args.width, parallel, [&](std::size_t row) {
-    args.gamma ? normalize_row(args, row) : gate_row(args, row);
-  });
+  for_each_row(args.rows, args.width, parallel,
+               [&](std::size_t row) { args.gamma ? normalize_row(args, row) : gate_row(args, row); });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

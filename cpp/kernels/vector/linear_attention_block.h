@@ -1,6 +1,6 @@
-// Blocks of tokens in linear attention: one pass over the state reads it for all tokens of a block, a second one adds what
-// they wrote (Yang et al., "Gated Delta Networks", 2025, section 3.3, with blocks that fit the registers). For every
-// instruction set.
+// Blocks of tokens in linear attention: one pass over the state reads it for all tokens of a block, a second one adds
+// what they wrote (Yang et al., "Gated Delta Networks", 2025, section 3.3, with blocks that fit the registers). For
+// every instruction set.
 //
 // With S the state before the block, c(t) the product of the decays up to token t and r(t, s) that of those after s:
 //   u(t) = factor(t) (v(t) - c(t) Sᵀk(t) - sum over s < t of r(t, s) (k(t)·k(s)) u(s)), v(t) without the delta rule
@@ -134,7 +134,7 @@ class Block {
   const float *query_[kBlockTokens], *key_[kBlockTokens], *value_[kBlockTokens];
   float* out_[kBlockTokens];
   float kept_[kBlockTokens], factor_[kBlockTokens], query_scale_[kBlockTokens], key_scale_[kBlockTokens];
-  float from_state_[kBlockTokens], to_state_[kBlockTokens];             // c(t), r(last, t)
+  float from_state_[kBlockTokens], to_state_[kBlockTokens];                     // c(t), r(last, t)
   float seen_[kBlockTokens][kBlockTokens], known_[kBlockTokens][kBlockTokens];  // [s][t]: factors of u(s)
 };
 

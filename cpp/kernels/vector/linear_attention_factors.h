@@ -56,8 +56,9 @@ class TokenFactors {
     blocks_ = args.decay_by_row || args.length < kBlocksFrom ? 0 : args.length / kBlockTokens;
     products_.resize(args.batch * args.key_heads * blocks_);
     const std::size_t spans = blocks_ + 1;  // the last one has the tokens that are left over
-    for_each_row(args.batch * args.key_heads * spans, kBlockTokens * kBlockTokens * args.key_dim, parallel,
-                 [&](std::size_t i) { compute_keys(i / spans / args.key_heads, i / spans % args.key_heads, i % spans); });
+    for_each_row(
+        args.batch * args.key_heads * spans, kBlockTokens * kBlockTokens * args.key_dim, parallel,
+        [&](std::size_t i) { compute_keys(i / spans / args.key_heads, i / spans % args.key_heads, i % spans); });
   }
 
   std::size_t blocks() const { return blocks_; }

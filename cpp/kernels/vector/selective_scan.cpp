@@ -12,6 +12,8 @@ namespace {
 // Channels that are computed together: enough that the tokens of a prompt are read in long runs, while their states
 // stay in the L1 cache.
 constexpr std::size_t kChannels = 128;
+// Partial sums over the states, which round less than one.
+constexpr std::size_t kSums = 4;
 constexpr float kLog2OfE = 1.44269504f;
 
 // A block of channels of one sequence. A vector has one state of several channels, so that sums over the states of a
@@ -53,14 +55,19 @@ class ScanChannels {
                  z = channels(args_.z + token * args_.z_stride + first_, channel);
     const Floats step = softplus(channels(args_.dt + start, channel) + bias), news = step * x;
     const float *b = args_.b + token * args_.states, *c = args_.c + token * args_.states;
-    Floats read = {};
-    for (std::size_t i = 0; i < args_.states; ++i) {
+    Floats sums[kSums] = {};
+    const auto update = [&](std::size_t i, Floats& sum) {
       float* const state = state_ + i * kChannels + channel;
       const Floats kept = exp2_of_negative(load(a_ + i * kChannels + channel) * step) * load(state);
       const Floats next = added(kept, news, broadcast(b[i]));
       store(state, next);
-      read = added(read, next, broadcast(c[i]));
-    }
+      sum = added(sum, next, broadcast(c[i]));
+    };
+    std::size_t i = 0;
+    for (; i + kSums <= args_.states; i += kSums)
+      for (std::size_t part = 0; part < kSums; ++part) update(i + part, sums[part]);
+    for (std::size_t part = 0; i < args_.states; ++i, ++part) update(i, sums[part]);
+    const Floats read = (sums[0] + sums[2]) + (sums[1] + sums[3]);
     const Floats out = added(read, d, x) * silu(z);
     if (channel + kLanes <= count_) return store(args_.out + at, out);
     float rest[kLanes];
