@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,8 @@ namespace {
 
 using edgekiln::LinearAttentionArgs;
 using edgekiln::UpdateFactor;
+
+constexpr std::size_t kLine = 16;  // floats
 
 struct Case {
   std::string name;
@@ -128,6 +131,8 @@ const std::vector<Case> kCases = {
     {"blocks of the delta rule", 1, 17, 2, 1, 8, 100, true, false, false, false, true, false, UpdateFactor::kBeta},
     {"blocks without decay", 1, 16, 3, 3, 33, 24, false, false, false, false, false, false, UpdateFactor::kOne},
     {"many tokens by row", 1, 20, 2, 1, 16, 16, false, true, true, false, false, false, UpdateFactor::kOne},
+    {"a state past the caches", 1, 3, 16, 1, 128, 64, false, true, false, true, false, true, UpdateFactor::kStep},
+    {"the same by the delta rule", 1, 1, 8, 8, 128, 128, true, true, false, true, true, false, UpdateFactor::kSigmoid},
     {"narrow", 1, 3, 5, 5, 1, 1, false, true, false, false, false, false, UpdateFactor::kOne},
 };
 
@@ -139,10 +144,15 @@ TEST_CASE("linear attention matches double precision") {
       INFO(kernels.instruction_set, ": ", c.name);
       const Inputs inputs(c);
       LinearAttentionArgs args = inputs.args(c);
-      std::vector<float> out(inputs.value.size(), NAN), present(inputs.past.size(), NAN);
+      std::vector<float> out(inputs.value.size(), NAN), memory(inputs.past.size() + kLine);
+      // Only aligned states go past the caches.
+      void* start = memory.data();
+      std::size_t space = memory.size() * sizeof(float);
       args.out = out.data();
-      args.present = present.data();
+      args.present =
+          static_cast<float*>(std::align(kLine * sizeof(float), inputs.past.size() * sizeof(float), start, space));
       kernels.linear_attention(args, kLastToFirst);
+      const std::vector<float> present(args.present, args.present + inputs.past.size());
       std::vector<double> expected(out.size()), states;
       for (std::size_t head = 0; head < c.batch * c.heads; ++head) {
         const auto from = inputs.past.begin() + static_cast<std::ptrdiff_t>(head * c.key_dim * c.value_dim);
