@@ -10,12 +10,8 @@ from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.runtimes.ort.cpu import CACHE_DTYPES
 
-# (op, input) tables of which a step reads single rows only: embeddings, and the RoPE cosines and sines.
-ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)} | {
-    ("GroupQueryAttention", 7),
-    ("GroupQueryAttention", 8),
-}
-DECODER_ROW_TABLES = (4, 5)  # the RoPE inputs of the DecoderLayers ops
+# (op, input) tables of which a step reads single rows only: embeddings.
+ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)}
 # Codes of which a step reads the high nibbles only, except for candidates.
 HIGH_NIBBLES = ("TwoPassMatMulNBits", 1)
 
@@ -50,17 +46,13 @@ def step_weight_bytes(engine: Path) -> int:
     read = {}
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name not in tensors or _is_row_table(node.op_type, index):
+            if name not in tensors or (node.op_type, index) in ROW_TABLES:
                 continue
             # Tied weights are several initializers at one offset.
             offset, length, kind = tensors[name]
             half = kind == onnx.TensorProto.FLOAT and _fits_float16(weights[offset : offset + length])
             read[offset] = length // 2 if half or (node.op_type, index) == HIGH_NIBBLES else length
     return sum(read.values())
-
-
-def _is_row_table(op: str, index: int) -> bool:
-    return (op, index) in ROW_TABLES or ("DecoderLayers" in op and index in DECODER_ROW_TABLES)
 
 
 def _fits_float16(data: np.ndarray) -> bool:

@@ -32,12 +32,14 @@ struct AttentionArgs {
   std::size_t query_stride, key_stride, value_stride;
   CacheTensor key_cache, value_cache;
   const std::int32_t* last_position;  // [batch], of the last new token in the caches
-  // [batch, length], the positions that new tokens are rotated by; null where these are their positions in the caches.
-  const std::int64_t* position_ids;
-  // Rotary embedding: [positions, rotary_dim / 2]; null for none.
+  // Rotary embedding: of the new tokens, [batch, length, rotary_dim / 2], or in a table of all positions,
+  // [positions, rotary_dim / 2]; null for none.
   const float* cosine;
   const float* sine;
   std::size_t rotary_dim;
+  bool rotary_table;  // cosine and sine are tables
+  // [batch, length], rows of the tables; null where these are the positions in the caches.
+  const std::int64_t* position_ids;
   bool interleaved;    // pairs are (0, 1), (2, 3), ... instead of (0, rotary_dim / 2), ...
   float scale;         // of the scores
   float softcap;       // 0 is none

@@ -1,4 +1,5 @@
-// Attention arguments from the attributes and tensors of GroupQueryAttention and of edgekiln.ort::*DecoderLayers.
+// Attention arguments from the attributes and tensors of GroupQueryAttention, of edgekiln.ort::*RotaryAttention and of
+// *DecoderLayers.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +19,6 @@ struct AttentionAttributes {
       : heads(integer(info, "num_heads")),
         kv_heads(integer(info, "kv_num_heads")),
         window(std::max<std::int64_t>(0, integer(info, "local_window_size"))),
-        rotary(integer(info, "do_rotary") != 0),
         interleaved(integer(info, "rotary_interleaved") != 0),
         scale(real(info, "scale")),
         softcap(real(info, "softcap")) {
@@ -28,19 +28,20 @@ struct AttentionAttributes {
   }
 
   std::int64_t heads, kv_heads, window;
-  bool rotary, interleaved;
+  bool interleaved;
   float scale, softcap;
 };
 
-// The new tokens of a run: their positions, and the capacity of their cache. With `position_ids` they are rotated by
-// these, and `last_position` counts the tokens in the cache alone.
+// The new tokens of a run, and the capacity of their cache. `cosine` and `sine` are those of the tokens, [batch,
+// length, half of the rotary dimension], or tables [positions, half of it], whose rows are the positions in the cache
+// or `position_ids`.
 struct NewTokens {
   std::int64_t batch, length, head_dim = 0, capacity = 0;
   Tensor last_position{}, cosine{}, sine{}, position_ids{};
 };
 
-// Throws if a new token has no row in the rotary table.
-inline void check_rotary(const AttentionArgs& args, std::int64_t rows, const Tensor& position_ids) {
+// Throws if a new token has no row in the rotary tables.
+inline void check_rotary_tables(const AttentionArgs& args, std::int64_t rows, const Tensor& position_ids) {
   const auto check = [rows](std::int64_t position) {
     if (position < 0 || position >= rows) fail("position " + std::to_string(position) + " has no rotary angle");
   };
@@ -52,10 +53,26 @@ inline void check_rotary(const AttentionArgs& args, std::int64_t rows, const Ten
   std::for_each_n(args.position_ids, args.batch * args.length, check);
 }
 
-// Attention arguments without query, key, value, caches and output. Throws where a position is past the cache's
-// capacity or the rotary table.
+// Sets the rotary embedding of `args`. Throws if a token has none.
+inline void set_rotary(AttentionArgs& args, const NewTokens& tokens) {
+  const std::vector<std::int64_t>& shape = tokens.cosine.shape;
+  if (shape != tokens.sine.shape) fail("cosines and sines have different shapes");
+  args.cosine = tokens.cosine.floats();
+  args.sine = tokens.sine.floats();
+  args.rotary_dim = 2 * shape.back();
+  if (args.rotary_dim > args.head_dim) fail("the rotary dimension is larger than a head");
+  args.rotary_table = shape.size() == 2;
+  if (args.rotary_table) {
+    args.position_ids = static_cast<const std::int64_t*>(tokens.position_ids.data);
+    check_rotary_tables(args, shape[0], tokens.position_ids);
+  } else if (shape != std::vector{tokens.batch, tokens.length, shape.back()}) {
+    fail("cosines and sines are not those of the new tokens");
+  }
+}
+
+// Attention arguments without query, key, value, caches and output; without rotary embedding if `tokens` has no
+// cosines. Throws where a position is past the cache's capacity or the rotary tables.
 inline AttentionArgs attention_args(const AttentionAttributes& attributes, const NewTokens& tokens) {
-  if (attributes.rotary && (!tokens.cosine || !tokens.sine)) fail("do_rotary needs cos_cache and sin_cache");
   AttentionArgs args{};
   args.batch = tokens.batch;
   args.length = tokens.length;
@@ -71,11 +88,7 @@ inline AttentionArgs attention_args(const AttentionAttributes& attributes, const
            std::to_string(tokens.length) + " new tokens and room for " + std::to_string(tokens.capacity));
     }
   }
-  args.position_ids = attributes.rotary ? static_cast<const std::int64_t*>(tokens.position_ids.data) : nullptr;
-  if (attributes.rotary) check_rotary(args, tokens.cosine.shape.at(0), tokens.position_ids);
-  args.cosine = attributes.rotary ? tokens.cosine.floats() : nullptr;
-  args.sine = attributes.rotary ? tokens.sine.floats() : nullptr;
-  args.rotary_dim = attributes.rotary ? 2 * tokens.cosine.shape.at(1) : 0;
+  if (!tokens.cosine.shape.empty()) set_rotary(args, tokens);
   args.interleaved = attributes.interleaved;
   args.scale = attributes.scale != 0.0f ? attributes.scale : 1.0f / std::sqrt(static_cast<float>(tokens.head_dim));
   args.softcap = attributes.softcap;

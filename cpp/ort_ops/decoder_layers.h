@@ -16,10 +16,11 @@ namespace edgekiln::ort {
 
 // `Element` is the type of the cache; for `Bf16` see attention_kernel(). Weights must be constant.
 //
-// After the inputs of `Input`, each attention has inputs past key and past value, the scales of an int8 cache, with
-// attribute `own_lengths` its last position, total length and position ids in place of those all share, and with
-// attributes `biased` and `normed` the QKV prologue's bias and gammas of queries and keys; then each block has
-// PostAttentionConstants. After the outputs of `Output`, each attention has outputs present key and present value.
+// Cosines and sines are those of the new tokens, or tables of all positions. After the inputs of `Input`, each
+// attention has inputs past key and past value, the scales of an int8 cache, with attribute `own_lengths` its last
+// position and total length in place of those all share, and with attributes `biased` and `normed` the QKV prologue's
+// bias and gammas of queries and keys; then each block has PostAttentionConstants. After the outputs of `Output`, each
+// attention has outputs present key and present value.
 template <typename Format, typename Element, bool Bf16>
 class DecoderLayers {
  public:
@@ -28,8 +29,8 @@ class DecoderLayers {
   enum Input : std::size_t { kProjected, kResidual, kLastPosition, kTotalLength, kCosine, kSine, kFirstAttention };
   enum AttentionInput : std::size_t { kPastKey, kPastValue, kKeyScale, kValueScale };
   static constexpr std::size_t kCacheInputs = kInt8Cache ? 4 : 2;
-  enum LengthInput : std::size_t { kOwnLastPosition, kOwnTotalLength, kOwnPositionIds };
-  static constexpr std::size_t kLengthInputs = 3;
+  enum LengthInput : std::size_t { kOwnLastPosition, kOwnTotalLength };
+  static constexpr std::size_t kLengthInputs = 2;
   enum Output : std::size_t { kAttended, kSum, kFirstPresent };
   static constexpr const char* kName = kInt8Cache ? Format::kDecoderLayersInt8Cache : Format::kDecoderLayers;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt32, kInt32, kFloat, kFloat, kAnyType};
@@ -128,7 +129,6 @@ class DecoderLayers {
     const std::size_t own = attention_input(attention) + kCacheInputs;
     tokens.last_position = input(context, own_lengths_ ? own + kOwnLastPosition : std::size_t{kLastPosition});
     const Tensor total = input(context, own_lengths_ ? own + kOwnTotalLength : std::size_t{kTotalLength});
-    if (own_lengths_) tokens.position_ids = input(context, own + kOwnPositionIds);
     tokens.capacity =
         std::max<std::int64_t>(input(context, attention_input(attention) + kPastKey).shape.at(2), *total.ints());
     return tokens;

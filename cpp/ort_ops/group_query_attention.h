@@ -1,4 +1,5 @@
-// com.microsoft::GroupQueryAttention on float tensors, over a float cache or an int8 cache with constant scales.
+// com.microsoft::GroupQueryAttention and edgekiln.ort::{Packed,}RotaryAttention on float tensors, over a float cache or
+// an int8 cache with constant scales.
 #pragma once
 
 #include <algorithm>
@@ -11,11 +12,25 @@
 
 namespace edgekiln::ort {
 
+// The ops of the kernel. Rotary attentions have the cosines and sines of the new tokens in place of tables.
+struct PlainAttention {
+  static constexpr const char* kName = "GroupQueryAttention";
+  static constexpr bool kRotary = false;
+};
+struct RotaryAttention {
+  static constexpr const char* kName = "RotaryAttention";
+  static constexpr bool kRotary = true;
+};
+struct PackedRotaryAttention {
+  static constexpr const char* kName = "PackedRotaryAttention";
+  static constexpr bool kRotary = true;
+};
+
 // `Element` is the type of the cache; for `Bf16` see attention_kernel().
-template <typename Element, bool Bf16>
+template <typename Attention, typename Element, bool Bf16>
 class GroupQueryAttention {
  public:
-  // The names of the op's specification; query holds query, key and value where key and value are missing.
+  // The names of GroupQueryAttention's specification; query holds query, key and value where key and value are missing.
   enum Input : std::size_t {
     kQuery,
     kKey,
@@ -33,7 +48,7 @@ class GroupQueryAttention {
     kVScale
   };
   enum Output : std::size_t { kAttended, kPresentKey, kPresentValue };
-  static constexpr const char* kName = "GroupQueryAttention";
+  static constexpr const char* kName = Attention::kName;
   static constexpr auto kElement = kCacheType<Element>;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kFloat, kElement, kElement, kInt32, kInt32,
                                                           kFloat, kFloat, kInt64, kFloat,   kFloat,   kFloat, kFloat};
@@ -42,7 +57,8 @@ class GroupQueryAttention {
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kElement, kElement};
   static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
-  explicit GroupQueryAttention(const OrtKernelInfo* info) : attributes_(info) {}
+  explicit GroupQueryAttention(const OrtKernelInfo* info)
+      : attributes_(info), rotary_(Attention::kRotary || integer(info, "do_rotary") != 0) {}
 
   void compute(OrtKernelContext* context) const {
     const Tensor query = input(context, kQuery), key = input(context, kKey), value = input(context, kValue);
@@ -52,9 +68,12 @@ class GroupQueryAttention {
     tokens.head_dim = query.shape.at(2) / (key ? heads : heads + 2 * kv_heads);
     tokens.capacity = std::max<std::int64_t>(past_key.shape.at(2), *input(context, kTotalSequenceLength).ints());
     tokens.last_position = input(context, kSeqlensK);
-    tokens.cosine = input(context, kCosCache);
-    tokens.sine = input(context, kSinCache);
-    tokens.position_ids = input(context, kPositionIds);
+    if (rotary_) {
+      tokens.cosine = input(context, kCosCache);
+      tokens.sine = input(context, kSinCache);
+      tokens.position_ids = input(context, kPositionIds);
+      if (tokens.cosine.shape.empty()) fail("the cosines of the rotary embedding are missing");
+    }
     AttentionArgs args = attention_args(attributes_, tokens);
     args.set_packed_qkv(query.floats(), query.shape[2]);
     args.sinks = sinks(input(context, kHeadSink), args);
@@ -80,6 +99,7 @@ class GroupQueryAttention {
 
  private:
   AttentionAttributes attributes_;
+  bool rotary_;
 };
 
 }  // namespace edgekiln::ort

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ort_ops/causal_conv.h"
+#include "ort_ops/cos_sin.h"
 #include "ort_ops/decoder_layers.h"
 #include "ort_ops/gated_rms_norm.h"
 #include "ort_ops/gated_selective_scan.h"
@@ -80,8 +81,14 @@ const std::vector<OpRow>& op_table() {
       mamba2_mixer{kCausalConv, kLinearAttention, kGatedRmsNorm};
   static const std::vector<OpRow> rows{
       {kOnnxDomain, op<SimplifiedLayerNormalization>(), {kQkvPrologue}},
-      {kMicrosoftDomain, op<GroupQueryAttention<float, Bf16>>(), {kAttention}},
-      {kMicrosoftDomain, op<GroupQueryAttention<std::int8_t, Bf16>>(), {kAttention}},
+      {kOnnxDomain, op<Cos>(), {}},
+      {kOnnxDomain, op<Sin>(), {}},
+      {kMicrosoftDomain, op<GroupQueryAttention<PlainAttention, float, Bf16>>(), {kAttention}},
+      {kMicrosoftDomain, op<GroupQueryAttention<PlainAttention, std::int8_t, Bf16>>(), {kAttention}},
+      {kOwnDomain, op<GroupQueryAttention<RotaryAttention, float, Bf16>>(), {kAttention}},
+      {kOwnDomain, op<GroupQueryAttention<RotaryAttention, std::int8_t, Bf16>>(), {kAttention}},
+      {kOwnDomain, op<GroupQueryAttention<PackedRotaryAttention, float, Bf16>>(), {kAttention}},
+      {kOwnDomain, op<GroupQueryAttention<PackedRotaryAttention, std::int8_t, Bf16>>(), {kAttention}},
       {kMicrosoftDomain, op<GatherBlockQuantized>(), {kDequantizeRow}},
       {kMicrosoftDomain, op<MatMulNBits>(), {kMatMulNBits}},
       {kMicrosoftDomain, op<SkipSimplifiedLayerNormalization>(), {kSkipRmsNorm}},

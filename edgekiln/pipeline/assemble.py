@@ -52,7 +52,8 @@ from edgekiln.sources.base import ModelSource, WeightReader
 from edgekiln.targets import find_target
 
 _GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
-# A graph has the rotary angles of each position: at 2^20 positions half a GB, at 2^24 eight.
+# Configurations may state contexts that no machine holds. Rotary angles are of positions in float32, which has no odd
+# numbers above 2^24.
 _LONGEST_BY_DEFAULT, _LONGEST = 1 << 20, 1 << 24
 _STATE_TYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
     ir.DataType.FLOAT: "float32",
@@ -270,7 +271,7 @@ def _max_length(source: ModelSource, wanted: int | None) -> int:
         raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
     if wanted is None and chosen > _LONGEST_BY_DEFAULT:
         raise RequestError(
-            f"{source.name} has a context of {context} tokens, for which an engine would be very large: "
+            f"{source.name} has a context of {context} tokens, more than engines hold by default: "
             f"give a --max-length, such as {_LONGEST_BY_DEFAULT}"
         )
     if chosen > _LONGEST:

@@ -15,21 +15,16 @@ from onnx import helper
 from edgekiln.export.functions.define import define
 from edgekiln.export.functions.post_attention import QUANTIZED_GEMMS
 from edgekiln.export.functions.qkv_prologue import QKVPrologue
+from edgekiln.export.functions.rotary_attention import CACHE_INPUTS, CACHE_SCALE_INPUTS, LENGTH_INPUTS, ROTARY_INPUTS
 
 INT8_CACHE_SUFFIX: Final = "Int8Cache"
 # Every function of this module, by name.
 NAMES: Final = frozenset(gemm.decoder_layers + suffix for gemm in QUANTIZED_GEMMS for suffix in ("", INT8_CACHE_SUFFIX))
-# Inputs of GroupQueryAttention: query, key and value; past key and value; lengths and rotary caches, which all layers
-# share; position ids, with which each layer has lengths of its own; unused ones; scales of an int8 cache.
-CACHE_INPUTS: Final = range(3, 5)
-SHARED_INPUTS: Final = range(5, 9)
-LENGTH_INPUTS: Final = range(5, 7)
-POSITION_IDS_INPUT: Final = 9
-UNUSED_INPUTS: Final = range(10, 12)
-CACHE_SCALE_INPUTS: Final = range(12, 14)
-# Attribute of a function whose layers have window buffers: each has lengths and position ids of its own.
+# Inputs of an attention that a layer cannot have: position ids, a bias and sinks.
+UNUSED_INPUTS: Final = range(9, 12)
+# Attribute of a function whose layers have window buffers of several windows: each has lengths of its own.
 OWN_LENGTHS: Final = "own_lengths"
-_SHARED_NAMES = ("last_position", "total_length", "cosine", "sine")
+_LENGTHS, _ROTARY = ("last_position", "total_length"), ("cosine", "sine")
 _WINDOW = "local_window_size"
 
 
@@ -38,7 +33,7 @@ class DecoderLayer:
     """One layer of a decoder-layers function.
 
     Attributes:
-        attention: its GroupQueryAttention.
+        attention: its attention, of `edgekiln.export.functions.rotary_attention.ATTENTIONS`.
         prologue: its QKV prologue.
         post_attention: the PostAttention call that alone reads the attention; None if there is none.
     """
@@ -48,24 +43,14 @@ class DecoderLayer:
     post_attention: ir.Node | None = None
 
     @property
-    def shared_inputs(self) -> list[ir.Value | None]:
-        """Inputs of the attention for all layers of a function: lengths and rotary caches."""
-        return [self.attention.inputs[i] for i in SHARED_INPUTS]
+    def lengths(self) -> list[ir.Value | None]:
+        """The attention's lengths, which layers may share."""
+        return [self.attention.inputs[i] for i in LENGTH_INPUTS]
 
     @property
-    def own_lengths(self) -> list[ir.Value | None]:
-        """The lengths and position ids of a layer that rotates by position ids; empty for other layers."""
-        inputs = self.attention.inputs
-        if len(inputs) <= POSITION_IDS_INPUT or inputs[POSITION_IDS_INPUT] is None:
-            return []
-        return [*(inputs[i] for i in LENGTH_INPUTS), inputs[POSITION_IDS_INPUT]]
-
-    def shares_inputs(self, other: "DecoderLayer") -> bool:
-        """Whether the layers can be in one function: those inputs are equal that are not each layer's own."""
-        if len(self.own_lengths) != len(other.own_lengths):
-            return False
-        first = len(LENGTH_INPUTS) if self.own_lengths else 0
-        return self.shared_inputs[first:] == other.shared_inputs[first:]
+    def rotary(self) -> list[ir.Value | None]:
+        """Cosines and sines of its rotary embedding, which all layers of a function share."""
+        return [self.attention.inputs[i] for i in ROTARY_INPUTS]
 
     @property
     def shared_attributes(self) -> dict[str, object]:
@@ -78,11 +63,13 @@ class DecoderLayer:
         """Key and value scales of an int8 cache; empty for a float cache."""
         return list(self.attention.inputs[CACHE_SCALE_INPUTS.start : CACHE_SCALE_INPUTS.stop])
 
-    @property
-    def own_inputs(self) -> list[ir.Value | None]:
-        """The layer's own inputs: past key and value, cache scales, own lengths, constants of the prologue."""
+    def own_inputs(self, own_lengths: bool) -> list[ir.Value | None]:
+        """The layer's own inputs: past key and value, cache scales, lengths if layers do not share them, constants of
+        the prologue.
+        """
         past = (self.attention.inputs[i] for i in CACHE_INPUTS)
-        return [*past, *self.cache_scales, *self.own_lengths, *self.prologue.constants]
+        lengths = self.lengths if own_lengths else []
+        return [*past, *self.cache_scales, *lengths, *self.prologue.constants]
 
     @property
     def window(self) -> int:
@@ -101,31 +88,36 @@ def decoder_layers_function(
 ) -> ir.Function:
     """A chain of attentions with the post-attention blocks between them.
 
-    Inputs: projected float [B, S, P] and residual float [B, S, H] of the first layer, the attentions' shared inputs,
-    each layer's own inputs (`DecoderLayer.own_inputs`), and the weights of each post-attention block. Outputs: attended
-    float [B, S, A] of the last attention, sum float [B, S, H], its residual, and present key and value of each layer.
+    Inputs: projected float [B, S, P] and residual float [B, S, H] of the first layer, the attentions' lengths, cosines
+    and sines, each layer's own inputs (`DecoderLayer.own_inputs`), and the weights of each post-attention block.
+    Outputs: attended float [B, S, A] of the last attention, sum float [B, S, H], its residual, and present key and
+    value of each layer.
 
     Args:
         name: one of `NAMES`.
         layers: the layers; the last one's post-attention block is not part of the function.
         post_attentions: the blocks between them, one fewer than layers.
-        attributes: names of the function's attributes, which only the kernel reads.
+        attributes: names of the function's attributes, which only the kernel reads; `OWN_LENGTHS` among them if layers
+            have lengths of their own.
     """
-    inputs, outputs = ["projected", "residual", *_SHARED_NAMES], ["attended", "sum"]
+    own_lengths = OWN_LENGTHS in attributes
+    inputs, outputs = ["projected", "residual", *_LENGTHS, *_ROTARY], ["attended", "sum"]
     nodes: list[onnx.NodeProto] = []
     weights: list[str] = []
     projected, residual = inputs[:2]
     for index, layer in enumerate(layers):
-        own = [f"own_{index}_{i}" for i in range(len(layer.own_inputs))]
+        own = [f"own_{index}_{i}" for i in range(len(layer.own_inputs(own_lengths)))]
         present = [f"present_{index}_key", f"present_{index}_value"]
         inputs += own
         outputs += present
         attended = "attended" if index + 1 == len(layers) else f"attended_{index}"
         scales = own[2 : 2 + len(layer.cache_scales)]
         rest = own[2 + len(scales) :]
-        lengths, constants = rest[: len(layer.own_lengths)], rest[len(layer.own_lengths) :]
+        count = len(_LENGTHS) if own_lengths else 0
+        lengths, constants = rest[:count] or list(_LENGTHS), rest[count:]
         prologue, query_key_value = layer.prologue.function_nodes(projected, constants, f"prologue_{index}_")
-        attention_inputs = [*query_key_value, *own[:2], *_attention_lengths(lengths, bool(scales)), *scales]
+        unused = [""] * len(UNUSED_INPUTS) if scales else []
+        attention_inputs = [*query_key_value, *own[:2], *lengths, *_ROTARY, *unused, *scales]
         nodes += [*prologue, _copied(layer.attention, attention_inputs, [attended, *present])]
         if index == len(post_attentions):
             break
@@ -137,18 +129,6 @@ def decoder_layers_function(
         nodes.append(_copied(block, [attended, residual, *constants], [projected, total]))
         residual = total
     return define(name, [*inputs, *weights], outputs, nodes, attributes)
-
-
-def _attention_lengths(own: Sequence[str], with_scales: bool) -> list[str]:
-    """Inputs of an attention from its lengths to the last before the scales of an int8 cache, if there are some."""
-    _, _, *rotary = _SHARED_NAMES
-    if own:
-        *lengths, position_ids = own
-        named = [*lengths, *rotary, position_ids]
-    else:
-        named = list(_SHARED_NAMES)
-    last = UNUSED_INPUTS.stop - SHARED_INPUTS.start
-    return [*named, *[""] * (last - len(named))] if with_scales else named
 
 
 def _copied(node: ir.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:

@@ -34,6 +34,7 @@ from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
 from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
 from edgekiln.export.passes.ort.recurrence import LowerRecurrence
+from edgekiln.export.passes.ort.share_angles import ShareAngles
 from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
 from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.export.passes.ort.two_pass_lm_head import FuseTwoPassLMHead
@@ -76,7 +77,12 @@ def lower(model: ir.Model, max_length: int) -> None:
 
 
 def lower_ops(
-    model: ir.Model, max_length: int, total_length: ir.Value | None = None, *, window_buffers: bool = False
+    model: ir.Model,
+    max_length: int,
+    total_length: ir.Value | None = None,
+    *,
+    window_buffers: bool = False,
+    rotary_cache_bytes: int = 0,
 ) -> None:
     """Lower every canonical op to an op of ONNX Runtime, or to a small function of them, in place; shared with CUDA.
 
@@ -85,6 +91,7 @@ def lower_ops(
         max_length: tokens of a sequence, at most.
         total_length: graph input with the largest length of a batch; None computes it in the graph.
         window_buffers: sliding-window layers hold the last tokens only.
+        rotary_cache_bytes: most bytes of the cosines and sines of all positions that attentions read, as float32.
 
     Raises:
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
@@ -92,7 +99,10 @@ def lower_ops(
     passes = Sequential(
         ShareActOrder(),
         FuseSharedInputs(),
-        LowerToGroupQueryAttention(max_length, total_length, window_buffers=window_buffers),
+        ShareAngles(),
+        LowerToGroupQueryAttention(
+            max_length, total_length, window_buffers=window_buffers, rotary_cache_bytes=rotary_cache_bytes
+        ),
         LowerRecurrence(),
         common.RemoveUnusedNodesPass(),
         FuseSkipRMSNorm(),

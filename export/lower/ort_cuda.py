@@ -7,7 +7,8 @@ Differences from ort-cpu:
        multiplication with scales;
     3. functions are inlined, as edgekiln's kernels run on CPUs only;
     4. activations, KV cache, scales, float weights and rotary caches are float16; logits are float32;
-    5. sliding-window layers hold the keys and values of the whole sequence.
+    5. attentions read rotary caches, up to a size: without them a layer has three more kernels to launch;
+    6. sliding-window layers hold the keys and values of the whole sequence.
 """
 
 from typing import Final
@@ -29,6 +30,8 @@ from edgekiln.export.passes.ort.weight_only import MakeWeightOnly
 
 TOTAL_LENGTH: Final = "total_length"
 _IR_VERSION = 10
+# Of a rotary cache as float32; it is stored in half of it. Enough for 131072 tokens and heads of 64.
+_ROTARY_CACHE_BYTES = 32 << 20
 
 
 def lower(model: ir.Model, max_length: int) -> None:
@@ -44,7 +47,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     total_length = ir.Value(name=TOTAL_LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT32))
     model.graph.inputs.append(total_length)
     MakeWeightOnly()(model)
-    ort_cpu.lower_ops(model, max_length, total_length)
+    ort_cpu.lower_ops(model, max_length, total_length, rotary_cache_bytes=_ROTARY_CACHE_BYTES)
     common.InlinePass()(model)
     model.opset_imports.pop(DOMAIN, None)
     run_passes(model, Sequential(SetCudaAttributes(), ConvertToHalf(ir.DataType.FLOAT16)))

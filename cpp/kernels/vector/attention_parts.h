@@ -15,12 +15,13 @@ inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 inline std::size_t rounded_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
 
-// to[head_dim] = factor * from[head_dim] with the rotary embedding of `position` (Su et al., "RoFormer", 2021).
-inline void rotate(const AttentionArgs& args, const float* __restrict from, float* __restrict to, std::size_t position,
+// to[head_dim] = factor * from[head_dim] with the rotary embedding of row `angle` of the cosines and sines (Su et al.,
+// "RoFormer", 2021).
+inline void rotate(const AttentionArgs& args, const float* __restrict from, float* __restrict to, std::size_t angle,
                    float factor) {
   const std::size_t half = args.rotary_dim / 2;
-  const float* __restrict cosine = args.cosine + position * half;
-  const float* __restrict sine = args.sine + position * half;
+  const float* __restrict cosine = args.cosine + angle * half;
+  const float* __restrict sine = args.sine + angle * half;
   if (args.interleaved) {
     for (std::size_t pair = 0; pair < half; ++pair) {
       const float x = from[2 * pair], y = from[2 * pair + 1];
@@ -35,6 +36,13 @@ inline void rotate(const AttentionArgs& args, const float* __restrict from, floa
     }
   }
   for (std::size_t i = 2 * half; i < args.head_dim; ++i) to[i] = factor * from[i];
+}
+
+// The row of cosines and sines of new token `s` of a sequence.
+inline std::size_t angle_of(const AttentionArgs& args, std::size_t sequence, std::size_t s) {
+  const std::size_t token = sequence * args.length + s;
+  if (!args.rotary_table) return token;
+  return args.position_ids ? static_cast<std::size_t>(args.position_ids[token]) : args.past(sequence) + s;
 }
 
 // The offset of a position's key or value in a cache, in elements.
@@ -85,7 +93,7 @@ inline void apply_scales(const AttentionArgs& args, const CacheTensor& cache, st
 inline void append_token(const AttentionArgs& args, float* queries, std::size_t stride, std::size_t sequence,
                          std::size_t s) {
   const std::size_t token = sequence * args.length + s, position = args.past(sequence) + s, dim = args.head_dim;
-  const std::size_t angle = args.position_ids ? static_cast<std::size_t>(args.position_ids[token]) : position;
+  const std::size_t angle = angle_of(args, sequence, s);
   for (std::size_t head = 0; head < args.heads; ++head) {
     float* query = queries + head * stride;
     rotate(args, args.query + token * args.query_stride + head * dim, query, angle, args.scale);

@@ -26,11 +26,12 @@ struct Case {
   std::size_t window;
   bool int8 = false;
   float spread = 1.0f;  // standard deviation of the keys and values in the cache
-  // Positions of the first cache slots, by which tokens are rotated; empty: 0, and no position_ids.
+  // Positions of the first cache slots, by which tokens are rotated; empty: 0, and tables without position_ids.
   std::vector<std::size_t> start = {};
   bool sinks = false;
   // The batch and head sizes of a bias of the scores, which also masks every fifth key; 0 is no bias.
   std::size_t bias_batch = 0, bias_heads = 0;
+  bool rotary_table = false;
 
   std::size_t start_of(std::size_t sequence) const { return start.empty() ? 0 : start[sequence]; }
 };
@@ -113,11 +114,16 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
 
   std::vector<std::int32_t> last(c.batch);
   std::vector<std::int64_t> position_ids;
+  std::vector<float> token_cosine, token_sine;
   for (std::size_t b = 0; b < c.batch; ++b) {
     last[b] = c.past[b] + static_cast<std::int32_t>(c.length) - 1;
     for (std::size_t s = 0; s < c.length; ++s) {
       const std::size_t position = c.start_of(b) + c.past[b] + s;
       position_ids.push_back(static_cast<std::int64_t>(position));
+      for (std::size_t i = 0; i < c.rotary_dim / 2; ++i) {
+        token_cosine.push_back(cosine[position * (c.rotary_dim / 2) + i]);
+        token_sine.push_back(sine[position * (c.rotary_dim / 2) + i]);
+      }
       for (std::size_t head = 0; head < c.kv_heads; ++head) {
         const std::size_t from = (b * c.length + s) * widths[1] + head * dim, to = slot(b, head, c.past[b] + s);
         const Doubles key = rotated(c, &parts[1][from], cosine.data(), sine.data(), position);
@@ -156,7 +162,11 @@ double error_of(const Case& c, edgekiln::AttentionKernel kernel, unsigned seed) 
   }
   args.last_position = last.data();
   args.position_ids = c.start.empty() ? nullptr : position_ids.data();
-  args.cosine = c.rotary_dim ? cosine.data() : nullptr, args.sine = c.rotary_dim ? sine.data() : nullptr;
+  if (c.rotary_dim) {
+    args.cosine = c.rotary_table ? cosine.data() : token_cosine.data();
+    args.sine = c.rotary_table ? sine.data() : token_sine.data();
+  }
+  args.rotary_table = c.rotary_table;
   args.rotary_dim = c.rotary_dim, args.interleaved = c.interleaved;
   args.scale = c.scale, args.softcap = c.softcap, args.window = c.window;
   args.out = out.data();
@@ -297,6 +307,18 @@ TEST_CASE("attention matches double precision") {
         // The rounding error of a score grows with the scores.
         CHECK(error_of(c, kernel, 7) <= tolerance * std::max(1.0f, c.scale * 8));
       }
+    }
+  }
+}
+
+TEST_CASE("attention reads tables of all positions") {
+  for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+    if (!kernels.attention) continue;
+    for (Case c : kCases) {
+      if (c.start.empty() && !c.name.starts_with("ragged batch")) continue;
+      c.rotary_table = true;
+      INFO(kernels.instruction_set, ": ", c.name);
+      CHECK(error_of(c, kernels.attention, 7) <= (c.int8 ? kInt8Tolerance : kTolerance));
     }
   }
 }

@@ -161,8 +161,8 @@ std::uint64_t attention(const KernelTable& kernels, const AttentionCase& c, bool
   args.value_cache =
       int8 ? edgekiln::CacheTensor{value_codes.data(), scales.data()} : edgekiln::CacheTensor{values.data(), nullptr};
   args.last_position = &last;
-  args.cosine = cosine.data();
-  args.sine = sine.data();
+  args.cosine = cosine.data() + c.past * (dim / 2);
+  args.sine = sine.data() + c.past * (dim / 2);
   args.rotary_dim = dim;
   args.interleaved = c.interleaved;
   args.scale = 0.125f;

@@ -4,6 +4,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.functions.rotary_attention import ATTENTIONS
 from edgekiln.export.passes.common.tensors import input_of, inputs_of, replace_node, sizes_of, values_of
 from edgekiln.export.passes.ort.two_pass_lm_head import InlineTwoPassLMHead
 
@@ -56,7 +57,7 @@ def last_position_slices(model: ir.Model) -> list[ir.Node]:
     value: ir.Value | None = model.graph.outputs[0]
     while value is not None and (node := value.producer()) is not None:
         value = node.inputs[0]
-        if node.op_type in ("Attention", "GroupQueryAttention"):
+        if node.op_type in {"Attention", *ATTENTIONS}:
             break
         if _keeps_last(node):
             found.append(node)

@@ -156,6 +156,23 @@ def concatenated(graph: ir.Graph, name: str, parts: Sequence[ir.Value]) -> ir.Va
     return new_initializer(graph, name, shape, dtype, lambda: np.concatenate([values_of(part) for part in kept]))
 
 
+def ancestors(outputs: Sequence[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
+    """The nodes and values that `outputs` are computed from, `outputs` included."""
+    nodes: set[ir.Node] = set()
+    values: set[ir.Value] = set()
+    pending = list(outputs)
+    while pending:
+        value = pending.pop()
+        if value in values:
+            continue
+        values.add(value)
+        producer = value.producer()
+        if producer is not None:
+            nodes.add(producer)
+            pending += [each for each in producer.inputs if each is not None]
+    return nodes, values
+
+
 def is_weight(value: ir.Value | None) -> bool:
     """Whether `value` is an initializer with values."""
     return value is not None and value.is_initializer() and value.const_value is not None

@@ -4,11 +4,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, common
 
 from edgekiln.export.functions.decoder_layers import (
-    CACHE_SCALE_INPUTS,
     INT8_CACHE_SUFFIX,
     NAMES,
     OWN_LENGTHS,
-    POSITION_IDS_INPUT,
     UNUSED_INPUTS,
     DecoderLayer,
     attribute_values,
@@ -16,27 +14,27 @@ from edgekiln.export.functions.decoder_layers import (
 )
 from edgekiln.export.functions.define import DOMAIN, InlineFunctions, add_function
 from edgekiln.export.functions.post_attention import QUANTIZED_GEMMS
+from edgekiln.export.functions.rotary_attention import ATTENTIONS, CACHE_SCALE_INPUTS
 from edgekiln.export.passes.common.tensors import is_weight, make, move_uses, only_reader
 from edgekiln.export.passes.ort.qkv_prologue import match_qkv_prologue
 
-_ATTENTION = "GroupQueryAttention"
 _FUNCTIONS = {gemm.post_attention: gemm.decoder_layers for gemm in QUANTIZED_GEMMS}
 
 
 class FuseDecoderLayers(InPlacePass):
-    """Fuse the longest chain of GroupQueryAttention and PostAttention nodes into one DecoderLayers call.
+    """Fuse the longest chain of attentions and PostAttention nodes into one DecoderLayers call.
 
     Cases:
         1. a float cache: {GroupBias,ZeroPoint,Symmetric,PerTokenInt8}DecoderLayers;
         2. an int8 cache with constant scales: {...}DecoderLayersInt8Cache;
-        3. attentions with position ids, in a graph with window buffers: each has lengths and position ids of its own.
+        3. lengths that differ, in a graph with window buffers: each attention has lengths of its own.
 
     A chain ends at a layer that differs in sizes, kind of weights or rotary angles; only windows may differ.
     """
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
-        layers = [_match_layer(node) for node in model.graph if node.op_type == _ATTENTION]
+        layers = [_match_layer(node) for node in model.graph if node.op_type in ATTENTIONS]
         by_input = {layer.prologue.projected: layer for layer in layers if layer is not None}
         longest = max((_chain(layer, by_input) for layer in by_input.values()), key=len, default=[])
         if len(longest) < 2:
@@ -54,12 +52,12 @@ class InlineDecoderLayers(InlineFunctions):
 
 
 def _match_layer(attention: ir.Node) -> DecoderLayer | None:
-    """The layer of a GroupQueryAttention; None if the kernel does not have such an attention."""
+    """The layer of an attention; None if the kernel does not have such an attention."""
     prologue = match_qkv_prologue(attention)
     unused = attention.inputs[UNUSED_INPUTS.start : UNUSED_INPUTS.stop]
     if prologue is None or any(value is not None for value in unused):
         return None
-    has_scales = len(attention.inputs) > POSITION_IDS_INPUT + 1
+    has_scales = len(attention.inputs) > CACHE_SCALE_INPUTS.start
     if has_scales and not all(map(is_weight, attention.inputs[CACHE_SCALE_INPUTS.start :])):
         return None
     block = only_reader(attention.outputs[0])
@@ -75,7 +73,8 @@ def _chain(first: DecoderLayer, by_input: dict[ir.Value, DecoderLayer]) -> list[
         following = by_input.get(block.outputs[0])
         if (
             following is None
-            or not following.shares_inputs(first)
+            or following.attention.op_type != first.attention.op_type
+            or following.rotary != first.rotary
             or following.shared_attributes != first.shared_attributes
             or len(following.cache_scales) != len(first.cache_scales)
         ):
@@ -99,19 +98,21 @@ def _continues(block: ir.Node, next_block: ir.Node) -> bool:
 
 def _replace(model: ir.Model, layers: list[DecoderLayer]) -> None:
     first, last = layers[0], layers[-1].attention
+    own_lengths = any(layer.lengths != first.lengths for layer in layers)
     blocks = [layer.post_attention for layer in layers[:-1] if layer.post_attention is not None]
     inputs = [
         first.prologue.projected,
         blocks[0].inputs[1],
-        *first.shared_inputs,
-        *(value for layer in layers for value in layer.own_inputs),
+        *first.lengths,
+        *first.rotary,
+        *(value for layer in layers for value in layer.own_inputs(own_lengths)),
         *(value for block in blocks for value in block.inputs[2:]),
     ]
     attributes = {
         "windows": [layer.window for layer in layers],
         **first.shared_attributes,
         **attribute_values(blocks[0]),
-        **({OWN_LENGTHS: 1} if first.own_lengths else {}),
+        **({OWN_LENGTHS: 1} if own_lengths else {}),
     }
     name = _FUNCTIONS[blocks[0].op_type] + (INT8_CACHE_SUFFIX if first.cache_scales else "")
     add_function(model, decoder_layers_function(name, layers, blocks, list(attributes)))

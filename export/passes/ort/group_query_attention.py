@@ -9,7 +9,15 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.export import canonical
-from edgekiln.export.functions.define import MICROSOFT
+from edgekiln.export.functions.define import DOMAIN, MICROSOFT, add_function
+from edgekiln.export.functions.rotary_attention import (
+    GROUP_QUERY_ATTENTION,
+    NAME,
+    PACKED_NAME,
+    QKV_SIZES,
+    ROTARY_DIM,
+    rotary_attention_function,
+)
 from edgekiln.export.passes.common.attention_bias import BiasKind, chunk_of, sinks_of
 from edgekiln.export.passes.common.tensors import (
     attribute,
@@ -20,7 +28,6 @@ from edgekiln.export.passes.common.tensors import (
     make,
     name_of,
     replace_node,
-    shape_of,
     values_of,
 )
 from edgekiln.export.passes.ort.attention_biases import AttentionBiases
@@ -29,7 +36,7 @@ from edgekiln.runtimes.window_buffer import WindowBuffer
 
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
 _HEAD_DIM_MULTIPLE = 8
-# It refuses a rotary dimension whose half is not a multiple of this; RotaryEmbedding then stays a separate op.
+# It refuses rotary caches of a rotary dimension whose half is not a multiple of this.
 _ROTARY_MULTIPLE = 8
 
 
@@ -39,36 +46,47 @@ class LowerToGroupQueryAttention(InPlacePass):
     The length of each sequence of a batch follows from its last position id.
 
     Cases:
-        1. query and key come from RotaryEmbedding with angles that depend on the position alone: the rotation is folded
-           into the attention (`do_rotary`), which reads a rotary cache;
-        2. query, key and value are consecutive parts of one tensor: it is passed packed;
-        3. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit;
-        4. the layer has a window buffer (`cache_windows`): the attention counts from the buffer's start, a graph input,
-           and rotates by position_ids;
-        5. chunked attention is a window of the chunk's size, and a bias that masks the keys of the chunk before;
-        6. ALiBi is a bias of [B, H, S, T], which all layers share.
+        1. query and key come from RotaryEmbedding with the same angles: RotaryAttention, a function that rotates and
+           attends, see `edgekiln.export.functions.rotary_attention`;
+        2. these angles depend on the position alone, and those of all positions take up to `rotary_cache_bytes`: the
+           rotation is folded into GroupQueryAttention (`do_rotary`), which reads a rotary cache;
+        3. query, key and value are consecutive parts of one tensor: it is passed packed;
+        4. otherwise: RotaryEmbedding, or Transpose and Reshape of query, key and value, stay explicit;
+        5. the layer has a window buffer (`cache_windows`): the attention counts from the buffer's start, a graph input;
+        6. chunked attention is a window of the chunk's size, and a bias that masks the keys of the chunk before;
+        7. ALiBi is a bias of [B, H, S, T], which all layers share.
 
     Args:
-        max_length: positions that the rotary cache holds.
+        max_length: tokens of a sequence, at most.
         total_length: graph input int32 [1] with the largest length of the batch; None computes it from position_ids.
         window_buffers: give sliding-window layers window buffers, where that saves memory.
+        rotary_cache_bytes: most bytes of a rotary cache as float32; 0 for no caches. Layers with window buffers have
+            none, as their slots are not positions.
 
     Raises:
         UnsupportedModelError: a head size that the kernel does not take.
     """
 
-    def __init__(self, max_length: int, total_length: ir.Value | None = None, *, window_buffers: bool = False) -> None:
+    def __init__(
+        self,
+        max_length: int,
+        total_length: ir.Value | None = None,
+        *,
+        window_buffers: bool = False,
+        rotary_cache_bytes: int = 0,
+    ) -> None:
         super().__init__()
         self._max_length = max_length
         self._total_length = total_length
         self._window_buffers = window_buffers
+        self._rotary_cache_bytes = rotary_cache_bytes
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
         attentions = [node for node in model.graph if _is_attention(node)]
         if not attentions:
             return PassResult(model, False)
-        caches = RotaryCaches(model, self._max_length)
+        caches = RotaryCaches(model, self._max_length, self._rotary_cache_bytes)
         windows = cache_windows(model, self._max_length) if self._window_buffers else {}
         biases = AttentionBiases(model.graph)
         lengths = _lengths(model.graph, self._total_length, sorted(set(windows.values())))
@@ -76,7 +94,7 @@ class LowerToGroupQueryAttention(InPlacePass):
             window = windows.get(_layer(node), 0) if windows else 0
             if window:
                 _name_slots(node, window)
-            _lower(model.graph, node, caches, lengths[window], biases)
+            _lower(model, node, None if window else caches, lengths[window], biases)
         return PassResult(model, True)
 
 
@@ -127,13 +145,11 @@ class _Lengths:
     Attributes:
         seqlens_k: int32[B], the slot of the last new key.
         total: int32, the largest of them plus one.
-        position_ids: int64[B, S], positions of the new tokens; None where these are their slots in all layers.
         start: int64[B], the position of the first slot of a window buffer; None for other buffers.
     """
 
     seqlens_k: ir.Value
     total: ir.Value
-    position_ids: ir.Value | None = None
     start: ir.Value | None = None
 
 
@@ -141,7 +157,6 @@ def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[i
     """Of the layers of each window that has window buffers, and with key 0 of all others."""
     positions = next(value for value in graph.inputs if value.name == "position_ids")
     batch = None if positions.shape is None else positions.shape[0]
-    position_ids = positions if windows else None
     last = constant(graph, "last_index", np.array(-1, dtype=np.int64))
     nodes = [make("Gather", [positions, last], "last_position", axis=1)]
     last_position = nodes[0].outputs[0]
@@ -163,27 +178,34 @@ def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[i
             nodes.append(make("ReduceMax", [seqlens], f"largest_seqlen_k{suffix}", keepdims=0))
             nodes.append(make("Add", [nodes[-1].outputs[0], one], f"total_sequence_length{suffix}"))
             total = nodes[-1].outputs[0]
-        lengths[window] = _Lengths(seqlens, total, position_ids, start)
+        lengths[window] = _Lengths(seqlens, total, start)
     graph.insert_before(graph[0], nodes)
     return lengths
 
 
 @dataclass(frozen=True)
 class _Rotation:
-    """The RotaryEmbedding of a query or key.
+    """The rotary embedding of a query and its key.
 
     Attributes:
-        x: its input [B, heads, S, D].
-        cache: its angles.
-        interleaved: its attribute.
+        query, key: before it, [B, heads, S, D].
+        cos, sin: of the angles, [B, S, dim / 2].
+        dim: elements of a head that are rotated.
+        interleaved: attribute of RotaryEmbedding.
     """
 
-    x: ir.Value
-    cache: RotaryCache
+    query: ir.Value
+    key: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    dim: int
     interleaved: int
 
 
-def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengths, biases: AttentionBiases) -> None:
+def _lower(
+    model: ir.Model, node: ir.Node, caches: RotaryCaches | None, lengths: _Lengths, biases: AttentionBiases
+) -> None:
+    graph = model.graph
     query, key, value, past_key, past_value = inputs_of(node, 5)
     heads, head_dim = heads_of(query)
     kv_heads, _ = heads_of(key)
@@ -193,34 +215,41 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
             "which ONNX Runtime's attention needs"
         )
     name = name_of(node)
-    rotations = _shared_rotation(query, key, caches)
+    rotation = _rotation(query, key)
+    cache = _cache(rotation, caches)
     cos = sin = None
     attributes: dict[str, object] = {}
-    if rotations is not None:
-        first, second = rotations
-        query, key, cos, sin = first.x, second.x, first.cache.cos, first.cache.sin
-        attributes = {"do_rotary": 1, "rotary_interleaved": first.interleaved}
+    if rotation is not None:
+        query, key, attributes = rotation.query, rotation.key, {"rotary_interleaved": rotation.interleaved}
+        cos, sin = (rotation.cos, rotation.sin) if cache is None else (cache.cos, cache.sin)
+    if cache is not None:
+        attributes["do_rotary"] = 1
     if window := _window(node):
         attributes["local_window_size"] = window
     if softcap := float(attribute(node, "softcap")):
         attributes["softcap"] = softcap
-    # The kernel rotates by them; without them by slots.
-    rotated_by = lengths.position_ids if rotations is not None else None
     bias, sinks = biases.of(BiasKind.of(node), lengths.total, lengths.start), sinks_of(node)
     new: list[ir.Node] = []
     parts = [
         _flat(graph, part, f"{name}.{kind}", new) for kind, part in (("query", query), ("key", key), ("value", value))
     ]
     packed = _packed(parts)
+    op, domain = GROUP_QUERY_ATTENTION, MICROSOFT
+    if rotation is not None and cache is None:
+        op, domain = (NAME if packed is None else PACKED_NAME), DOMAIN
+        add_function(model, rotary_attention_function(packed=packed is not None))
+        attributes[ROTARY_DIM] = rotation.dim
+        if packed is not None:
+            attributes[QKV_SIZES] = [count * head_dim for count in (heads, kv_heads, kv_heads)]
     attention = make(
-        "GroupQueryAttention",
+        op,
         [
             *(parts if packed is None else (packed, None, None)),
             *(past_key, past_value, lengths.seqlens_k, lengths.total, cos, sin),
-            *canonical.without_trailing_none(rotated_by, bias, sinks),
+            *canonical.without_trailing_none(None, bias, sinks),
         ],
         name + ".gqa",
-        domain=MICROSOFT,
+        domain=domain,
         outputs=3,
         num_heads=heads,
         kv_num_heads=kv_heads,
@@ -236,23 +265,30 @@ def _lower(graph: ir.Graph, node: ir.Node, caches: RotaryCaches, lengths: _Lengt
             replace_node(user, [], [attention.outputs[0]])
 
 
-def _shared_rotation(query: ir.Value, key: ir.Value, caches: RotaryCaches) -> tuple[_Rotation, _Rotation] | None:
-    """The rotations of query and key, if both can be folded in with one rotary cache."""
-    first, second = _rotation(query, caches), _rotation(key, caches)
-    if first is None or second is None or first.cache != second.cache or first.interleaved != second.interleaved:
+def _rotation(query: ir.Value, key: ir.Value) -> _Rotation | None:
+    """The rotary embedding of query and key; None if they have none, or different ones."""
+    nodes = (query.producer(), key.producer())
+    found = [node for node in nodes if node is not None and node.op_type == "RotaryEmbedding" and len(node.inputs) == 3]
+    if len(found) != 2:
         return None
-    return first, second
+    (x, cos, sin), (other, *angles) = (inputs_of(node, 3) for node in found)
+    dims, kinds = ({_int(node, name) for node in found} for name in ("rotary_embedding_dim", "interleaved"))
+    if angles != [cos, sin] or len(dims) != 1 or len(kinds) != 1:
+        return None
+    _, head_dim = heads_of(query)
+    return _Rotation(x, other, cos, sin, dims.pop() or head_dim, kinds.pop())
 
 
-def _rotation(value: ir.Value, caches: RotaryCaches) -> _Rotation | None:
-    node = value.producer()
-    if node is None or node.op_type != "RotaryEmbedding" or len(node.inputs) != 3:
+def _cache(rotation: _Rotation | None, caches: RotaryCaches | None) -> RotaryCache | None:
+    """The rotary cache that an attention reads instead of its tokens' angles; None for none."""
+    if rotation is None or caches is None or rotation.dim // 2 % _ROTARY_MULTIPLE:
         return None
-    x, cos, sin = inputs_of(node, 3)
-    cache = caches.of(cos, sin)
-    if cache is None or shape_of(cache.cos)[1] % _ROTARY_MULTIPLE:
-        return None
-    return _Rotation(x, cache, int(attribute(node, "interleaved")) if "interleaved" in node.attributes else 0)
+    return caches.of(rotation.cos, rotation.sin, rotation.dim)
+
+
+def _int(node: ir.Node, name: str) -> int:
+    """An integer attribute; 0 where the node does not have it."""
+    return int(attribute(node, name)) if name in node.attributes else 0
 
 
 def _last_dim(value: ir.Value) -> int | None:

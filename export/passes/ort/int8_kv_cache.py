@@ -1,4 +1,4 @@
-"""Give com.microsoft::GroupQueryAttention an int8 KV cache with a scale for each channel of each key-value head."""
+"""Give attentions an int8 KV cache with a scale for each channel of each key-value head."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.calib.quantizers.kv_cache import CacheScales
-from edgekiln.export.functions.decoder_layers import CACHE_INPUTS, CACHE_SCALE_INPUTS
+from edgekiln.export.functions.rotary_attention import ATTENTIONS, CACHE_INPUTS, CACHE_SCALE_INPUTS
 from edgekiln.export.passes.common.tensors import constant, input_of
 
 
 class QuantizeKVCache(InPlacePass):
-    """Add cache scales and the int8 type to every GroupQueryAttention, its past inputs and its present outputs.
+    """Add cache scales and the int8 type to every attention, its past inputs and its present outputs.
 
     Args:
         scales: key and value scales [KV, D] of each layer, in the order of the layers.
@@ -27,7 +27,7 @@ class QuantizeKVCache(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
-        nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+        nodes = [node for node in model.graph if node.op_type in ATTENTIONS]
         if len(nodes) != len(self._scales):
             raise ValueError(f"{len(self._scales)} layers of scales for {len(nodes)} layers of attention")
         for node in nodes:

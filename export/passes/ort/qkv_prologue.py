@@ -1,4 +1,4 @@
-"""Match the QKV prologue of a GroupQueryAttention; see `edgekiln.export.functions.qkv_prologue`."""
+"""Match the QKV prologue of an attention; see `edgekiln.export.functions.qkv_prologue`."""
 
 import onnx_ir as ir
 
@@ -7,7 +7,7 @@ from edgekiln.export.passes.common.tensors import inputs_of, is_weight, only_rea
 
 
 def match_qkv_prologue(attention: ir.Node) -> QKVPrologue | None:
-    """The prologue of a GroupQueryAttention; None if its inputs are computed in another way.
+    """The prologue of a GroupQueryAttention or RotaryAttention; None if its inputs are computed in another way.
 
     Cases:
         1. packed input: no prologue;

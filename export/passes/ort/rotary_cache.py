@@ -1,4 +1,4 @@
-"""Rotary caches: the cosines and sines of all positions as initializers.
+"""Rotary caches: the cosines and sines of all positions as initializers, for GroupQueryAttention's own rotation.
 
 However a model computes its angles (plain, YaRN, Llama 3's scaling), they depend on the position alone. So the cache is
 computed by running the graph's own nodes over all positions once.
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from edgekiln.export.passes.common.tensors import constant
+from edgekiln.export.passes.common.tensors import ancestors, constant
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,24 @@ class RotaryCaches:
     Args:
         model: the graph, which gets the initializers.
         max_length: positions of a cache.
+        max_bytes: bytes that the cosines and sines of all positions may take as float32.
     """
 
-    def __init__(self, model: ir.Model, max_length: int) -> None:
+    def __init__(self, model: ir.Model, max_length: int, max_bytes: int) -> None:
         self._model = model
         self._max_length = max_length
+        self._max_bytes = max_bytes
         self._found: dict[tuple[ir.Value, ir.Value], RotaryCache | None] = {}
         self._by_bytes: dict[bytes, ir.Value] = {}
 
-    def of(self, cos: ir.Value, sin: ir.Value) -> RotaryCache | None:
+    def of(self, cos: ir.Value, sin: ir.Value, rotary_dim: int) -> RotaryCache | None:
         """The cache that replaces RotaryEmbedding's cos and sin [B, S, rotary_dim / 2].
 
         Returns:
-            None if they depend on more than the position.
+            None if they depend on more than the position, or the cache would be too large.
         """
+        if self._max_length * rotary_dim * np.float32().itemsize > self._max_bytes:
+            return None
         if (cos, sin) not in self._found:
             arrays = self._evaluate(cos, sin)
             self._found[cos, sin] = None if arrays is None else RotaryCache(*map(self._store, arrays))
@@ -55,7 +59,7 @@ class RotaryCaches:
         return self._by_bytes[key]
 
     def _evaluate(self, cos: ir.Value, sin: ir.Value) -> tuple[npt.NDArray[np.float32], ...] | None:
-        nodes, values = _ancestors([cos, sin])
+        nodes, values = ancestors([cos, sin])
         inputs = [value for value in self._model.graph.inputs if value in values]
         initializers = [value for value in values if value.is_initializer()]
         if {value.name for value in inputs} - {"position_ids", "input_ids"} or any(
@@ -70,23 +74,6 @@ class RotaryCaches:
         if any(array.ndim != 3 or array.shape[:2] != positions.shape for array in arrays):
             return None
         return tuple(array[0] for array in arrays)
-
-
-def _ancestors(outputs: Sequence[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
-    """The nodes and values that `outputs` are computed from, `outputs` included."""
-    nodes: set[ir.Node] = set()
-    values: set[ir.Value] = set()
-    pending = list(outputs)
-    while pending:
-        value = pending.pop()
-        if value in values:
-            continue
-        values.add(value)
-        producer = value.producer()
-        if producer is not None:
-            nodes.add(producer)
-            pending += [each for each in producer.inputs if each is not None]
-    return nodes, values
 
 
 def _submodel(

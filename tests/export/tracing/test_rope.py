@@ -12,6 +12,8 @@ from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
+from edgekiln.runtimes.base import KernelsChoice
+from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
 from edgekiln.sources.resolve import resolve
 from support.models import VOCABULARY, save_checkpoint, tiny_config
 
@@ -47,6 +49,72 @@ def test_logits_are_those_of_transformers(tmp_path: Path, family: str, rope: dic
     with torch.no_grad():
         expected = model(torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
     np.testing.assert_allclose(runtimes.open(engine).score(ids), expected, atol=2e-4 * np.abs(expected).max())
+
+
+_SCALED = {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": ORIGINAL}
+SCALED: dict[str, dict[str, Any]] = {
+    "default": {"rope_type": "default", "rope_theta": 1e4},
+    "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    "yarn": {"rope_type": "yarn", **_SCALED},
+    "yarn-attention-factor": {"rope_type": "yarn", **_SCALED, "attention_factor": 1.3, "beta_fast": 8, "beta_slow": 2},
+    "yarn-mscale": {"rope_type": "yarn", **_SCALED, "mscale": 0.7, "mscale_all_dim": 1.2},
+    "yarn-not-truncated": {"rope_type": "yarn", **_SCALED, "truncate": False},
+    "llama3": {"rope_type": "llama3", **_SCALED, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "proportional": {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scaled_frequencies_below_at_and_across_the_original_length(
+    tmp_path: Path, kind: str, kernels: KernelsChoice
+) -> None:
+    model = checkpoint(tmp_path / "model", "llama", SCALED[kind])
+    build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
+    runtime = runtimes.open(tmp_path / "engine", kernels=kernels)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, CONTEXT)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
+    tolerance = 2e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(runtime.score(ids), expected, atol=tolerance)
+    cache = runtime.new_cache(2)
+    # A prompt beyond the original length, and one before it that steps take across it.
+    lengths = [ORIGINAL + 8, ORIGINAL - 2]
+    for sequence, length in enumerate(lengths):
+        np.testing.assert_allclose(runtime.prefill(cache, sequence, ids[:length]), expected[length - 1], atol=tolerance)
+    for step in range(8):
+        positions = [length + step for length in lengths]
+        np.testing.assert_allclose(runtime.step(cache, ids[positions]), expected[positions], atol=tolerance)
+
+
+@pytest.mark.parametrize("position", [200_000 // 64 * 64, (1 << 20) - 64])
+@pytest.mark.parametrize("kind", ["default", "yarn"])
+def test_late_positions_have_the_angles_of_transformers(
+    tmp_path: Path, kind: str, position: int, kernels: KernelsChoice
+) -> None:
+    """Layers with window buffers hold the last tokens only, so a run may begin at any position."""
+    window, length = 16, 40
+    rope = {**SCALED[kind], "rope_theta": 1e6}
+    config = {"sliding_window": window, "max_position_embeddings": 1 << 20, "num_hidden_layers": 2}
+    model = save_checkpoint(tmp_path / "model", "mistral", rope_parameters=rope, **config)
+    build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
+    assert (tmp_path / "engine" / "weights.bin").stat().st_size < 1 << 20, "no table of all positions"
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, length))
+    position_ids = np.arange(position, position + length)[None]
+    with torch.no_grad():
+        expected = model(torch.tensor(ids), position_ids=torch.tensor(position_ids), use_cache=False).logits.numpy()
+        early = model(torch.tensor(ids), use_cache=False).logits.numpy()
+    runtime = runtimes.open(tmp_path / "engine", kernels=kernels)
+    assert isinstance(runtime, OrtCpuRuntime)
+    graph = runtime._score
+    feeds = {"input_ids": ids, "position_ids": position_ids, f"window_start.{window}": np.array([position])}
+    for value in graph.get_inputs():
+        if value.name.startswith("past."):
+            feeds[value.name] = np.zeros((1, value.shape[1], 64, value.shape[3]), np.float32)
+    result = graph.run(["logits"], feeds)[0]
+    error = np.abs(result - expected).max()
+    assert error < 5e-6 * np.abs(expected).max()
+    # Angles of late positions are rounded, to the same float32 as in transformers: other roundings would differ more.
+    assert np.abs(early - expected).max() > 20 * error
 
 
 @pytest.mark.parametrize("family", ["phi3", "llama"])

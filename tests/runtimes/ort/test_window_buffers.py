@@ -100,7 +100,8 @@ def test_engine_json_names_the_windows(name: str, engines: Callable[[str], Path]
     assert len(fused) == (ENGINES[name][1] != "none")
     for node in fused:
         values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        assert (values["windows"], values["own_lengths"]) == (ENGINES[name][-1], 1)
+        assert values["windows"] == ENGINES[name][-1]
+        assert ("own_lengths" in values) == (len(set(values["windows"])) > 1)
 
 
 def test_logits_are_those_of_transformers(engines: Callable[[str], Path], kernels: KernelsChoice) -> None:

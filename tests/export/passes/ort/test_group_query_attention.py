@@ -11,7 +11,9 @@ import pytest
 from onnx_ir.passes import common
 
 from edgekiln.errors import UnsupportedModelError
+from edgekiln.export.functions.rotary_attention import ATTENTIONS
 from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention
+from edgekiln.runtimes.base import KernelsChoice
 from support.graphs import graph, node, ops, run_reference, session
 
 MAX_LENGTH = 32
@@ -160,7 +162,7 @@ def feeds_of(case: Case, rng: np.random.Generator, length: int, factor: float = 
     return feeds
 
 
-def check(case: Case, pasts: list[int], length: int) -> ir.Model:
+def check(case: Case, pasts: list[int], length: int, kernels: KernelsChoice, cache_bytes: int = 0) -> ir.Model:
     """Compare sequences with `pasts` cached and `length` new tokens; return the lowered graph."""
     rng = np.random.default_rng(0)
     canonical, lowered = case.model(), case.model()
@@ -177,18 +179,22 @@ def check(case: Case, pasts: list[int], length: int) -> ir.Model:
         expected.append(
             run_reference(canonical, {**feeds_of_each[-1], **held, **shared, "position_ids": positions[-1][None]})
         )
-    LowerToGroupQueryAttention(MAX_LENGTH)(lowered)
+    LowerToGroupQueryAttention(MAX_LENGTH, rotary_cache_bytes=cache_bytes)(lowered)
     common.RemoveUnusedNodesPass()(lowered)
     feeds = {name: np.concatenate([single[name] for single in feeds_of_each]) for name in feeds_of_each[0]} | {
         "position_ids": np.stack(positions),
         **shared,
     }
-    out = run_shared(session(lowered), feeds, buffers)
+    out = run_shared(session(lowered, kernels), feeds, buffers)
     for sequence, (past, wanted) in enumerate(zip(pasts, expected, strict=True)):
         np.testing.assert_allclose(out[sequence : sequence + 1], wanted[0], atol=1e-5)
         for name, present in zip(("key", "value"), wanted[1:], strict=True):
             np.testing.assert_allclose(buffers[name][sequence : sequence + 1, :, : past + length], present, atol=1e-5)
     return lowered
+
+
+def attentions(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type in ATTENTIONS]
 
 
 def run_shared(
@@ -211,49 +217,78 @@ def run_shared(
 STEPS = [([0], 6), ([5], 4), ([3, 7, 0], 1), ([0, 0], 5)]
 
 
+# Of a rotary cache of MAX_LENGTH positions.
+CACHE_BYTES = MAX_LENGTH * 16 * 4
+LENGTHS = ["Add", "Cast", "Gather", "ReduceMax"]
+ANGLES = ["Cast", "Cos", "Mul", "Sin", "Unsqueeze"]
+
+
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
 @pytest.mark.parametrize("source", ["split", "slices"])
-def test_packed_with_rotary_folded(source: str, pasts: list[int], length: int) -> None:
-    lowered = check(Case(source=source), pasts, length)
-    assert ops(lowered) == ["Add", "Cast", "Gather", "GroupQueryAttention", "ReduceMax"]
-    (attention,) = [n for n in lowered.graph if n.op_type == "GroupQueryAttention"]
+def test_packed_with_rotary_folded(source: str, pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(source=source), pasts, length, kernels)
+    assert ops(lowered) == sorted([*LENGTHS, *ANGLES, "PackedRotaryAttention"])
+    (attention,) = attentions(lowered)
     assert attention.inputs[1] is None
     assert attention.inputs[2] is None
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
-def test_unpacked(pasts: list[int], length: int) -> None:
-    lowered = check(Case(source="apart"), pasts, length)
-    assert ops(lowered) == ["Add", "Cast", "Gather", "GroupQueryAttention", "ReduceMax"]
+def test_unpacked(pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(source="apart"), pasts, length, kernels)
+    assert ops(lowered) == sorted([*LENGTHS, *ANGLES, "RotaryAttention"])
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
-def test_heads_without_a_reshape(pasts: list[int], length: int) -> None:
-    check(Case(source="by_head"), pasts, length)
+@pytest.mark.parametrize("source", ["split", "apart"])
+def test_a_rotary_cache(source: str, pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(source=source), pasts, length, kernels, CACHE_BYTES)
+    assert ops(lowered) == sorted([*LENGTHS, "GroupQueryAttention"])
+    too_large = Case(source=source).model()
+    LowerToGroupQueryAttention(MAX_LENGTH, rotary_cache_bytes=CACHE_BYTES - 1)(too_large)
+    assert not any(node.op_type == "GroupQueryAttention" for node in too_large.graph)
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
-@pytest.mark.parametrize("rotary", ["input", "key_only"])
-def test_rotary_that_cannot_be_folded_stays_an_op(rotary: str, pasts: list[int], length: int) -> None:
-    lowered = check(Case(source="split", rotary=rotary), pasts, length)
-    assert ops(lowered).count("RotaryEmbedding") == {"input": 2, "key_only": 1}[rotary]
+def test_heads_without_a_reshape(pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    check(Case(source="by_head"), pasts, length, kernels)
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
-def test_without_rotary(pasts: list[int], length: int) -> None:
-    lowered = check(Case(rotary="none"), pasts, length)
-    assert ops(lowered) == ["Add", "Cast", "Gather", "GroupQueryAttention", "ReduceMax"]
+def test_angles_that_depend_on_more_than_the_position(pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(source="split", rotary="input"), pasts, length, kernels, CACHE_BYTES)
+    assert "PackedRotaryAttention" in ops(lowered)
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
+def test_rotary_of_keys_alone_stays_an_op(pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(source="split", rotary="key_only"), pasts, length, kernels)
+    assert ops(lowered).count("RotaryEmbedding") == 1
+
+
+@pytest.mark.parametrize(("pasts", "length"), STEPS)
+def test_without_rotary(pasts: list[int], length: int, kernels: KernelsChoice) -> None:
+    lowered = check(Case(rotary="none"), pasts, length, kernels)
+    assert ops(lowered) == sorted([*LENGTHS, "GroupQueryAttention"])
+
+
+@pytest.mark.parametrize(("pasts", "length"), STEPS)
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 @pytest.mark.parametrize("interleaved", [0, 1])
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(32, 16), (32, 32), (16, 8), (24, 24), (8, 8)])
 def test_partial_and_interleaved_rotary(
-    head_dim: int, rotary_dim: int, interleaved: int, pasts: list[int], length: int
+    head_dim: int,
+    rotary_dim: int,
+    interleaved: int,
+    cache_bytes: int,
+    pasts: list[int],
+    length: int,
+    kernels: KernelsChoice,
 ) -> None:
-    lowered = check(Case(head_dim=head_dim, rotary_dim=rotary_dim, interleaved=interleaved), pasts, length)
-    # The kernel takes rotary dimensions whose half is a multiple of 8.
-    assert ("RotaryEmbedding" in ops(lowered)) == bool(rotary_dim // 2 % 8)
+    case = Case(head_dim=head_dim, rotary_dim=rotary_dim, interleaved=interleaved)
+    lowered = check(case, pasts, length, kernels, cache_bytes)
+    # GroupQueryAttention takes rotary caches whose half is a multiple of 8.
+    assert ("GroupQueryAttention" in ops(lowered)) == (cache_bytes > 0 and rotary_dim // 2 % 8 == 0)
 
 
 @pytest.mark.parametrize(("pasts", "length"), STEPS)
@@ -266,17 +301,19 @@ def test_partial_and_interleaved_rotary(
         {"scale": 1.0, "window": 4, "softcap": 5.0},
     ],
 )
-def test_scale_window_and_softcap(attributes: dict[str, Any], pasts: list[int], length: int) -> None:
-    check(Case(attributes=attributes), pasts, length)
+def test_scale_window_and_softcap(
+    attributes: dict[str, Any], pasts: list[int], length: int, kernels: KernelsChoice
+) -> None:
+    check(Case(attributes=attributes), pasts, length, kernels)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
-def test_query_heads_that_share_keys(heads: int, kv_heads: int) -> None:
-    check(Case(heads=heads, kv_heads=kv_heads), [3, 7, 0], 1)
+def test_query_heads_that_share_keys(heads: int, kv_heads: int, kernels: KernelsChoice) -> None:
+    check(Case(heads=heads, kv_heads=kv_heads), [3, 7, 0], 1, kernels)
 
 
-def test_output_without_a_reshape() -> None:
-    lowered = check(Case(reshape_after=False), [3, 7, 0], 1)
+def test_output_without_a_reshape(kernels: KernelsChoice) -> None:
+    lowered = check(Case(reshape_after=False), [3, 7, 0], 1, kernels)
     assert "Neg" in ops(lowered)
 
 
@@ -289,7 +326,7 @@ def test_parts_out_of_order_are_not_packed() -> None:
         for user, index in users[value]:
             user.replace_input_with(index, other)
     LowerToGroupQueryAttention(MAX_LENGTH)(model)
-    (attention,) = [n for n in model.graph if n.op_type == "GroupQueryAttention"]
+    (attention,) = attentions(model)
     assert attention.inputs[1] is second
     assert attention.inputs[2] is first
 

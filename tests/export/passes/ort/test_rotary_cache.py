@@ -45,7 +45,7 @@ def value(graph_model: ir.Model, name: str) -> ir.Value:
 def test_angles_of_all_positions() -> None:
     m = model()
     before = ops(m)
-    cache = RotaryCaches(m, LENGTH).of(value(m, "cos"), value(m, "sin"))
+    cache = RotaryCaches(m, LENGTH, 1 << 20).of(value(m, "cos"), value(m, "sin"), 2 * HALF)
     assert cache is not None
     angles = np.arange(LENGTH)[:, None] * 0.5 ** np.arange(HALF)
     np.testing.assert_allclose(values_of(cache.cos), np.cos(angles), atol=1e-5)
@@ -58,8 +58,8 @@ def test_angles_of_all_positions() -> None:
 @pytest.mark.parametrize("by_layer", [False, True])
 def test_equal_angles_are_shared_and_different_ones_are_not(by_layer: bool) -> None:
     m = model(by_layer=by_layer)
-    caches = RotaryCaches(m, LENGTH)
-    first, second = (caches.of(value(m, f"cos{n}"), value(m, f"sin{n}")) for n in ("", "2"))
+    caches = RotaryCaches(m, LENGTH, 1 << 20)
+    first, second = (caches.of(value(m, f"cos{n}"), value(m, f"sin{n}"), 2 * HALF) for n in ("", "2"))
     assert (first == second) == (not by_layer)
     stored = [name for name in m.graph.initializers if name.startswith("rotary_cache")]
     assert len(stored) == (4 if by_layer else 2)
@@ -67,9 +67,9 @@ def test_equal_angles_are_shared_and_different_ones_are_not(by_layer: bool) -> N
 
 def test_angles_that_depend_on_another_input_have_no_cache() -> None:
     m = model(extra_input=True)
-    caches = RotaryCaches(m, LENGTH)
-    assert caches.of(value(m, "cos3"), value(m, "sin")) is None
-    assert caches.of(value(m, "cos"), value(m, "sin")) is not None
+    caches = RotaryCaches(m, LENGTH, 1 << 20)
+    assert caches.of(value(m, "cos3"), value(m, "sin"), 2 * HALF) is None
+    assert caches.of(value(m, "cos"), value(m, "sin"), 2 * HALF) is not None
 
 
 def test_angles_of_another_rank_have_no_cache() -> None:
@@ -79,4 +79,4 @@ def test_angles_of_another_rank_have_no_cache() -> None:
         {"cos": ["B", "S"], "sin": ["B", "S"]},
         {},
     )
-    assert RotaryCaches(m, LENGTH).of(value(m, "cos"), value(m, "sin")) is None
+    assert RotaryCaches(m, LENGTH, 1 << 20).of(value(m, "cos"), value(m, "sin"), 2 * HALF) is None
