@@ -1,4 +1,5 @@
-"""The ops of the canonical graph that ONNX lacks: Attention, QuantizedMatMul and QuantizedGather of domain `edgekiln`.
+"""The ops of the canonical graph that ONNX lacks, of domain `edgekiln`: Attention, QuantizedMatMul, QuantizedGather and
+SequenceLength.
 
 All other ops of the canonical graph are standard ops of opset 23. `edgekiln.export.op_reference` defines each op in
 numpy; lowerings are tested against it.
@@ -111,6 +112,26 @@ def quantized_matmul(
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
+        version=VERSION,
+    )
+
+
+def sequence_length(position_ids: torch.Tensor, limit: int) -> torch.Tensor:
+    """Emit `edgekiln::SequenceLength`: the length of each sequence, with all tokens of the prompt of a run.
+
+    Args:
+        position_ids: int64[B, S].
+        limit: the length at which what is computed from the result changes: only `result > limit` is used.
+
+    Returns:
+        int64[B]; in a run of a whole sequence, the last position plus one.
+    """
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::SequenceLength",
+        (position_ids,),
+        attrs={"limit": limit},
+        dtype=torch.int64,
+        shape=position_ids.shape[:1],
         version=VERSION,
     )
 

@@ -163,6 +163,7 @@ _OPS = [
     _op("Attention", attention),
     _op("QuantizedMatMul", quantized_matmul),
     _op("QuantizedGather", quantized_gather),
+    _op("SequenceLength", lambda position_ids, limit: position_ids[:, -1] + 1),
     _op("MaskPadding", recurrent_reference.mask_padding),
     _op("CausalConv", recurrent_reference.causal_conv),
     _op("LinearAttention", recurrent_reference.linear_attention),

@@ -60,6 +60,8 @@ class Properties:
         windows: sliding window of each KV cache layer that holds the last tokens only, 0 for the other ones; empty if
             there are none. See `edgekiln.runtimes.window_buffer`.
         states: shape without the batch, and dtype, of each state.
+        recompute_beyond: a sequence that becomes longer than so many tokens, or shorter again, has other keys and
+            values, and `prefill` and `step` compute all of them again; None: they stay.
     """
 
     target: str
@@ -70,6 +72,7 @@ class Properties:
     head_dims: tuple[int, ...]
     windows: tuple[int, ...] = ()
     states: tuple["StateProperties", ...] = ()
+    recompute_beyond: int | None = None
 
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
@@ -84,6 +87,7 @@ class Properties:
             head_dims=tuple(architecture.head_dims),
             windows=tuple(manifest.kv_cache.windows),
             states=tuple(StateProperties.of(state) for state in manifest.kv_cache.states),
+            recompute_beyond=manifest.kv_cache.recompute_beyond,
         )
 
 
@@ -214,7 +218,8 @@ class Runtime(Protocol):
             float32[S, V], logits of every position, valid until the next call on the cache.
 
         Raises:
-            RequestError: more than `max_verify_tokens` tokens, or as for `prefill`.
+            RequestError: more than `max_verify_tokens` tokens, tokens on both sides of `recompute_beyond`, or as for
+                `prefill`.
             EdgekilnError: the runtime failed.
         """
 

@@ -58,6 +58,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         """Decode step: append one of int64[B] `tokens` to every sequence; returns float32[B, V], a view of a buffer."""
         own = self._own(cache)
         own.reserve(max(own.lengths.tolist()) + 1)
+        if self.properties.recompute_beyond is not None:
+            self._begin_step(own)
         binding = own.decode_binding
         if binding is None:
             binding = own.decode_binding = self._bind(self._generate, own, slice(None))
@@ -81,6 +83,10 @@ class ChunkedRuntime(ABC, Generic[C, S]):
                 f"cannot verify {ids.size} tokens together: this engine and its kernels verify {self.max_verify_tokens}"
             )
         length = int(own.lengths[sequence])
+        limit = self.properties.recompute_beyond
+        if limit is not None and length <= limit < length + ids.size:
+            raise RequestError(f"cannot verify tokens on both sides of position {limit}, where keys change")
+        self._refresh(own, sequence, length + ids.size)
         own.reserve(length + ids.size)
         if sequence not in own.verify_bindings:
             own.verify_bindings[sequence] = VerifyBinding(
@@ -104,12 +110,34 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         own.paused.discard(sequence)
         return own, ids
 
-    def _append(self, session: S, cache: C, sequence: int, ids: Ids, logits: Logits) -> None:
+    def _begin_step(self, cache: C) -> None:
+        """Make the cache ready for a step that appends a token to each sequence, whose keys may change with it."""
+        for sequence, length in enumerate(cache.lengths.tolist()):
+            if sequence not in cache.paused:
+                self._refresh(cache, sequence, length + 1)
+
+    def _refresh(self, cache: C, sequence: int, length: int) -> None:
+        """Compute the keys of a sequence that is to have `length` tokens again if it has others then."""
+        if cache.is_stale(sequence, length):
+            ids = cache.tokens(sequence).copy()
+            cache.rewind(sequence, 0)
+            logits: Logits = np.empty((1, 1, self.properties.vocab_size), dtype=np.float32)
+            self._append(self._generate, cache, sequence, ids, logits, length)
+        cache.sequence_lengths[sequence] = length
+
+    def _append(self, session: S, cache: C, sequence: int, ids: Ids, logits: Logits, total: int = 0) -> None:
         """Run int64[S] `ids` of one sequence in chunks.
 
         `logits` is float32[1, 1, V], which keeps those of the last position, or float32[1, S, V] for all of them.
+        `total` is the length that the sequence is to have if it is more than with `ids`.
         """
         length = int(cache.lengths[sequence])
+        total = total or length + ids.size
+        if cache.is_stale(sequence, total):
+            ids = np.concatenate([cache.tokens(sequence), ids])
+            cache.rewind(sequence, 0)
+            length = 0
+        cache.sequence_lengths[sequence] = total
         cache.reserve(length + ids.size)
         if ids.size > 1:
             cache.begin_prompt(sequence)

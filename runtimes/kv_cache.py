@@ -71,6 +71,8 @@ class RaggedKVCache(ABC):
     single sequence.
 
     Attributes:
+        sequence_lengths: int64[B], the length of each sequence with all tokens of its last prompt or step; a graph
+            input of engines with `recompute_beyond`.
         states: states of the sequences; None if the engine has none.
         paused: sequences that decode steps leave as they are.
         keep_snapshots: take snapshots, so that sequences with states can be rewound.
@@ -83,6 +85,7 @@ class RaggedKVCache(ABC):
             raise RequestError(f"batch size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.lengths: Ids = np.zeros(batch_size, dtype=np.int64)
+        self.sequence_lengths: Ids = np.zeros(batch_size, dtype=np.int64)
         self.capacity = 0
         self.states = states
         self.paused: set[int] = set()
@@ -116,6 +119,13 @@ class RaggedKVCache(ABC):
     def _holds(self, sequence: int, length: int) -> bool:
         """Whether the storage has all keys that the token after the first `length` of a sequence sees."""
         return True
+
+    def is_stale(self, sequence: int, length: int) -> bool:
+        """Whether a sequence that is to have `length` tokens has other keys and values than those that are held."""
+        limit = self._properties.recompute_beyond
+        if limit is None or not self.lengths[sequence]:
+            return False
+        return bool((self.sequence_lengths[sequence] > limit) != (length > limit))
 
     def begin_prompt(self, sequence: int) -> None:
         """Take a snapshot of a sequence, before several tokens are appended: they may be replaced by others."""

@@ -83,7 +83,8 @@ def first_feeds(manifest: EngineManifest, tokens: npt.NDArray[np.int64]) -> dict
     feeds = {io.input_ids: tokens[None], io.position_ids: np.arange(len(tokens))[None]}
     past = {part.past: np.zeros((1, part.heads, slots, part.head_dim), kv.dtype) for part in cache_parts(manifest)}
     total = {} if io.total_length is None else {io.total_length: np.array([len(tokens)], dtype=np.int32)}
+    length = {} if io.sequence_length is None else {io.sequence_length: np.array([len(tokens)])}
     windows = set(kv.windows) - {0}
     starts = {of_window(io.window_start or "", window): np.zeros(1, dtype=np.int64) for window in windows}
     states = {of_state(io.past_state, i): np.zeros((1, *s.shape), s.dtype) for i, s in enumerate(kv.states)}
-    return feeds | past | total | starts | states
+    return feeds | past | total | length | starts | states

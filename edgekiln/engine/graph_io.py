@@ -39,6 +39,11 @@ class GraphIO(Schema):
     logits_to_keep: str | None = Field(
         default=None, description="int64[1] K > 0, `generate` gives logits of the last K positions; None: no such input"
     )
+    sequence_length: str | None = Field(
+        default=None,
+        description="int64[B], length of each sequence with all tokens of the prompt that the run is part of; None: no "
+        "such input",
+    )
     window_start: str | None = Field(
         default=None,
         description="int64[B], position of the first token in the window buffers of layers with this window; contains "

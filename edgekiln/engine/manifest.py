@@ -106,6 +106,11 @@ class KVCacheSpec(Schema):
         description="sliding window of each KV cache layer that has a window buffer, which holds the last tokens only; "
         "0: the layer holds all tokens; empty: all layers do",
     )
+    recompute_beyond: Size | None = Field(
+        default=None,
+        description="a sequence that becomes longer than so many tokens, or shorter again, has other keys and values: "
+        "all are computed again; None: they stay",
+    )
     states: list[StateSpec] = Field(default=[], description="states of the graph, in the order of their numbers")
 
     @model_validator(mode="after")
@@ -221,6 +226,8 @@ class EngineManifest(Schema):
             raise refusal(f"kv_cache: {len(windows)} windows for {layers} KV cache layers")
         if any(windows) and self.io.window_start is None:
             raise refusal("io.window_start: it is missing")
+        if self.kv_cache.recompute_beyond is not None and self.io.sequence_length is None:
+            raise refusal("io.sequence_length: it is missing")
         if not {"generate", "plan"} & set(self.graphs):
             raise refusal("graphs: generate is missing")
         return self

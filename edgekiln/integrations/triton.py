@@ -109,6 +109,8 @@ def tensors(manifest: EngineManifest) -> tuple[list[Tensor], list[Tensor]]:
         inputs.append(Tensor(io.total_length, "TYPE_INT32", (1,)))
     if io.logits_to_keep is not None:
         inputs.append(Tensor(io.logits_to_keep, "TYPE_INT64", (1,)))
+    if io.sequence_length is not None:
+        inputs.append(Tensor(io.sequence_length, "TYPE_INT64", (_ANY_SIZE,)))
     for window in sorted(set(manifest.kv_cache.windows) - {0}):
         inputs.append(Tensor(of_window(io.window_start or "", window), "TYPE_INT64", (_ANY_SIZE,)))
     sizes = zip(manifest.architecture.kv_heads, manifest.architecture.head_dims, strict=True)

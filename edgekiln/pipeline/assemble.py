@@ -35,6 +35,7 @@ from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
 from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
+from edgekiln.export.passes.common.sequence_length import sequence_length_input
 from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
 from edgekiln.export.tracing import sparse_attention
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
@@ -176,6 +177,7 @@ def write_engine(
     io = lowering.io.model_copy(
         update={
             "logits_to_keep": logits_to_keep_input(model.graph),
+            "sequence_length": sequence_length_input(model.graph),
             "window_start": lowering.io.window_start if kv_cache.windows else None,
         }
     )
@@ -257,7 +259,9 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
         UnsupportedModelError: rotary frequencies that change at a shorter length.
     """
     max_length = _max_length(source, options.max_length)
-    return find_target(options.target).load_lowering(), LoweringOptions(options.target, max_length, options.tensorrt)
+    lowering = find_target(options.target).load_lowering()
+    check_length(source.config, max_length, by_length=lowering.sequence_length)
+    return lowering, LoweringOptions(options.target, max_length, options.tensorrt)
 
 
 def _max_length(source: ModelSource, wanted: int | None) -> int:
@@ -276,7 +280,6 @@ def _max_length(source: ModelSource, wanted: int | None) -> int:
         )
     if chosen > _LONGEST:
         raise RequestError(f"max length {chosen} is over {_LONGEST}, the most that engines hold: lower --max-length")
-    check_length(source.config, chosen)
     return chosen
 
 

@@ -1,7 +1,7 @@
 """RotaryAttention and PackedRotaryAttention: GroupQueryAttention with the rotary embedding of its queries and keys.
 
-GroupQueryAttention's own rotation reads the cosines and sines of all positions, 134 MB for 262144 positions and heads of
-128. Those that these functions take are of the new tokens, [B, S, R / 2]; the graph computes them once a run.
+GroupQueryAttention's own rotation reads the cosines and sines of all positions, 134 MB for 262144 positions and heads
+of 128. Those that these functions take are of the new tokens, [B, S, R / 2]; the graph computes them once a run.
 """
 
 from typing import Final

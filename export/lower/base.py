@@ -57,6 +57,8 @@ class Lowering:
         kv_cache: the layout of the KV cache that a canonical graph will have when it is lowered.
         io: names of the lowered graph's inputs and outputs; `lower` may add `logits_to_keep`, see
             `edgekiln.export.passes.common.logits_to_keep.logits_to_keep_input`.
+        sequence_length: the graphs may have the input `sequence_length`, see
+            `edgekiln.export.passes.common.sequence_length`.
         extra_graphs: role in the manifest to graph.
         check: raises EdgekilnError before any work is done if the engine cannot be built on this machine.
         compile: compiles the graph file `generate` to the file PLAN_FILE, given graph, manifest, output file and
@@ -66,6 +68,7 @@ class Lowering:
     lower: Callable[[ir.Model, LoweringOptions], None]
     kv_cache: Callable[[ir.Model, LoweringOptions], KVCacheSpec]
     io: GraphIO = field(default_factory=GraphIO)
+    sequence_length: bool = False
     extra_graphs: Mapping[str, ExtraGraph] = field(default_factory=dict)
     check: Callable[[LoweringOptions], None] = _nothing_to_check
     compile: Callable[[Path, EngineManifest, Path, LoweringOptions], TensorRTBuild] | None = None

@@ -14,6 +14,7 @@ from edgekiln.export.passes.common.fold_weight_functions import FoldWeightFuncti
 from edgekiln.export.passes.common.fold_weight_transposes import FoldWeightTransposes
 from edgekiln.export.passes.common.fuse_shared_inputs import FuseSharedInputs
 from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
+from edgekiln.export.passes.common.sequence_length import LowerSequenceLength, recompute_beyond
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.ort.cancel_transposes import CancelTransposes
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
@@ -97,6 +98,7 @@ def lower_ops(
         UnsupportedModelError: ONNX Runtime's kernels cannot run the model.
     """
     passes = Sequential(
+        LowerSequenceLength(max_length),
         ShareActOrder(),
         FuseSharedInputs(),
         ShareAngles(),
@@ -120,7 +122,10 @@ def _kv_cache(model: ir.Model, options: LoweringOptions) -> KVCacheSpec:
     windows = cache_windows(model, options.max_length)
     layers = sum(node.op_type == "Attention" for node in model.graph) if windows else 0
     return KVCacheSpec(
-        layout="shared-buffer", dtype="float32", windows=[windows.get(layer, 0) for layer in range(layers)]
+        layout="shared-buffer",
+        dtype="float32",
+        windows=[windows.get(layer, 0) for layer in range(layers)],
+        recompute_beyond=recompute_beyond(model, options.max_length),
     )
 
 
@@ -128,4 +133,5 @@ LOWERING: Final = Lowering(
     lower=lambda model, options: lower(model, options.max_length),
     kv_cache=_kv_cache,
     io=GraphIO(window_start=window_start_input()),
+    sequence_length=True,
 )

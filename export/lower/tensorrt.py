@@ -12,6 +12,7 @@ from edgekiln.errors import RequestError
 from edgekiln.export import canonical
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
+from edgekiln.export.passes.common.sequence_length import LowerSequenceLength
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
 from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
@@ -65,6 +66,7 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
     # TensorRT loses the sizes of what Conv and Scan compute, and with it the number of heads that its Attention needs.
     recurrent = any(node.op_type in RECURRENT_OPS for node in model.graph)
     passes = Sequential(
+        LowerSequenceLength(0),
         ShareActOrder(),
         LowerToOnnxAttention(options.capacity, options.fused_attention and not recurrent),
         LowerRecurrenceToOnnx(padded=options.capacity is None),

@@ -13,7 +13,7 @@ from edgekiln.export.tracing.cache_trace import current
 
 def angles(module: Any, _hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
     """The forward of their rotary modules: cosines and sines [2, B, S, R / 2]."""
-    phases = position_ids[:, :, None].float() * module.inv_freq[None, None].float()
+    phases = position_ids[:, :, None].float() * module.inv_freq.float()
     return torch.stack([phases.cos(), phases.sin()]) * module.attention_scaling
 
 

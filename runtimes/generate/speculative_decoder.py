@@ -82,9 +82,16 @@ class SpeculativeDecoder:
             self._cache.rewind(0, int(self._cache.lengths[0]) - rest)
         self._verified, self._used = [], 0
 
+    def _room(self) -> int:
+        """Most tokens of a draft: the token before it and the draft must be on one side of `recompute_beyond`."""
+        limit, length = self._runtime.properties.recompute_beyond, int(self._cache.lengths[0])
+        if limit is None or length > limit:
+            return self._runtime.max_verify_tokens - 1
+        return max(0, limit - length - 1)
+
     def _run(self, token: int, left: int) -> None:
         # The answer's last token is drawn but never run, so drafting it would gain nothing.
-        draft = self._lookup.draft(min(max(0, left - 1), self._speculation.draft_length()))
+        draft = self._lookup.draft(min(max(0, left - 1), self._speculation.draft_length(), self._room()))
         tokens = np.array([token, *draft], dtype=np.int64)
         start = time.perf_counter()
         if draft:

@@ -34,6 +34,10 @@ class OrtBinding:
             start = starts[sequences]
             self._bind_input(of_window(names.window_start, window), start)
             self._arrays.append(start)
+        if names.sequence_length is not None:
+            lengths = cache.sequence_lengths[sequences]
+            self._bind_input(names.sequence_length, lengths)
+            self._arrays.append(lengths)
         self._logits_to_keep: Ids = np.ones(1, dtype=np.int64)
         if names.logits_to_keep is not None:
             self._bind_input(names.logits_to_keep, self._logits_to_keep)

@@ -87,7 +87,7 @@ def _state_mismatches(
 def _named_inputs(manifest: EngineManifest, role: str) -> Iterator[tuple[str, str]]:
     """Field of `io` and name of each input but past keys, values and states."""
     names = manifest.io
-    for field in ("input_ids", "position_ids", "total_length", "logits_to_keep"):
+    for field in ("input_ids", "position_ids", "total_length", "logits_to_keep", "sequence_length"):
         name = getattr(names, field)
         if name is not None and (field != "logits_to_keep" or role == "generate"):
             yield field, name

@@ -63,6 +63,7 @@ GraphIO read_graph_io(JsonObject object) {
   }
   for (auto [key, field] : {std::pair{"total_length", &io.total_length},
                             {"logits_to_keep", &io.logits_to_keep},
+                            {"sequence_length", &io.sequence_length},
                             {"window_start", &io.window_start}}) {
     *field = object.optional_string(key);
     if (*field) names.emplace_back(key, **field);

@@ -22,9 +22,10 @@ struct GraphIO {
   std::string present_value = "present.{layer}.value";
   std::string past_state = "past_state.{state}";
   std::string present_state = "present_state.{state}";
-  std::optional<std::string> total_length;    // int32[1], the largest sequence length of the batch
-  std::optional<std::string> logits_to_keep;  // int64[1], number of last positions that get logits
-  std::optional<std::string> window_start;    // int64[B], position of the first token in a window's buffers
+  std::optional<std::string> total_length;     // int32[1], the largest sequence length of the batch
+  std::optional<std::string> logits_to_keep;   // int64[1], number of last positions that get logits
+  std::optional<std::string> sequence_length;  // int64[B], lengths with all tokens of the prompt that a run is part of
+  std::optional<std::string> window_start;     // int64[B], position of the first token in a window's buffers
 };
 
 // `name` with `{layer}` replaced by the number of a KV cache layer.

@@ -82,6 +82,7 @@ KVCacheSpec read_kv_cache(JsonObject object) {
   kv_cache.layout = one_of(object, "layout", {"shared-buffer", "growing", "in-place"});
   kv_cache.dtype = one_of(object, "dtype", {"float32", "float16", "bfloat16", "int8"});
   kv_cache.windows = object.integers_or_empty("windows", 0);
+  kv_cache.recompute_beyond = object.optional_integer("recompute_beyond", 1);
   object.each_object("states", [&](JsonObject state) {
     const std::string path = str_cat("kv_cache.states.", kv_cache.states.size());
     kv_cache.states.push_back(read_state(std::move(state), path));
@@ -190,6 +191,7 @@ Result<void> check_parts(const Manifest& manifest, std::string_view path) {
   if (std::any_of(windows.begin(), windows.end(), [](std::int64_t window) { return window != 0; }) &&
       !manifest.io.window_start)
     damaged("io.window_start: it is missing");
+  if (manifest.kv_cache.recompute_beyond && !manifest.io.sequence_length) damaged("io.sequence_length: it is missing");
   if (!manifest.graphs.contains("generate") && !manifest.graphs.contains("plan"))
     damaged("graphs: generate is missing");
   if (!manifest.files.contains(kTokenizerFile)) damaged(str_cat("files: ", kTokenizerFile, " is missing"));

@@ -44,6 +44,8 @@ struct KVCacheSpec {
   // Sliding window of each KV cache layer whose window buffer holds the last tokens only; 0: the layer holds all.
   // Empty: all do.
   std::vector<std::int64_t> windows;
+  // A sequence that becomes longer than so many tokens, or shorter again, has other keys and values.
+  std::optional<std::int64_t> recompute_beyond;
   std::vector<StateSpec> states;
 };
 

@@ -31,9 +31,15 @@ Result<Logits> SpeculativeDecoder::step(std::int64_t token, std::int64_t left, c
   return logits_.subspan(used_++ * size, size);
 }
 
+std::size_t SpeculativeDecoder::room() const {
+  const std::optional<std::int64_t>& limit = runtime_.properties().recompute_beyond;
+  if (!limit || cache_.length() > *limit) return runtime_.max_verify_tokens() - 1;
+  return static_cast<std::size_t>(std::max<std::int64_t>(0, *limit - cache_.length() - 1));
+}
+
 Result<void> SpeculativeDecoder::run(std::int64_t token, std::int64_t left, const std::stop_token& cancel) {
   const auto max_draft = static_cast<std::size_t>(std::max<std::int64_t>(0, left - 1));
-  const Ids draft = lookup_->draft(std::min(max_draft, speculation_.draft_length()));
+  const Ids draft = lookup_->draft(std::min({max_draft, speculation_.draft_length(), room()}));
   std::vector<std::int64_t> tokens{token};
   tokens.insert(tokens.end(), draft.begin(), draft.end());
   const Clock::time_point start = Clock::now();

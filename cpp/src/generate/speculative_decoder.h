@@ -43,6 +43,8 @@ class SpeculativeDecoder {
  private:
   [[nodiscard]] Result<void> run(std::int64_t token, std::int64_t left, const std::stop_token& cancel);
   void drop_unused();
+  // Most tokens of a draft: the token before it and the draft must be on one side of `recompute_beyond`.
+  std::size_t room() const;
 
   const Runtime& runtime_;
   KVCache& cache_;

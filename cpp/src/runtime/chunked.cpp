@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <vector>
 
 namespace edgekiln {
 
@@ -16,6 +17,15 @@ Result<Logits> ChunkedRuntime::append(KVCache& cache, Ids tokens, const std::sto
   if (Result<void> checked = check_ids(tokens, properties(), own.length()); !checked)
     return std::unexpected(checked.error());
   try {
+    std::vector<std::int64_t> all;
+    const std::int64_t total = own.length() + static_cast<std::int64_t>(tokens.size());
+    if (own.is_stale(total)) {
+      all.assign(own.tokens().begin(), own.tokens().end());
+      all.insert(all.end(), tokens.begin(), tokens.end());
+      own.rewind(0);
+      tokens = all;
+    }
+    own.set_sequence_length(total);
     const auto size = static_cast<std::int64_t>(tokens.size());
     if (Result<void> reserved = own.reserve(own.length() + size); !reserved) return std::unexpected(reserved.error());
     if (Result<void> begun = size > 1 ? own.begin_prompt() : Result<void>(); !begun)

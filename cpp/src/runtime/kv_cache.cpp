@@ -19,6 +19,7 @@ Properties::Properties(const Manifest& manifest)
       kv_heads(manifest.architecture.kv_heads),
       head_dims(manifest.architecture.head_dims),
       windows(manifest.kv_cache.windows),
+      recompute_beyond(manifest.kv_cache.recompute_beyond),
       states(manifest.kv_cache.states) {}
 
 std::int64_t KVCache::rewind(std::int64_t length) {
@@ -32,6 +33,11 @@ std::int64_t KVCache::rewind(std::int64_t length) {
 std::int64_t KVCache::rewindable(std::int64_t length) const {
   const std::int64_t left = states_ && length != this->length() ? states_->snapshots().latest(length) : length;
   return holds(left) ? left : 0;
+}
+
+bool KVCache::is_stale(std::int64_t length) const {
+  const std::optional<std::int64_t>& limit = properties_.recompute_beyond;
+  return limit && this->length() && (sequence_length_ > *limit) != (length > *limit);
 }
 
 void KVCache::append(Ids tokens) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -17,8 +18,9 @@ namespace edgekiln {
 
 using Ids = std::span<const std::int64_t>;
 
-// Sizes and limits of an engine; `max_length` and `windows` in tokens, the others in elements. One entry a KV cache
-// layer in the vectors, and one a state in `states`; `windows` and `states` are those of KVCacheSpec.
+// Sizes and limits of an engine; `max_length`, `windows` and `recompute_beyond` in tokens, the others in elements. One
+// entry a KV cache layer in the vectors, and one a state in `states`; `windows`, `recompute_beyond` and `states` are
+// those of KVCacheSpec.
 struct Properties {
   explicit Properties(const Manifest& manifest);
 
@@ -28,6 +30,7 @@ struct Properties {
   std::vector<std::int64_t> kv_heads;
   std::vector<std::int64_t> head_dims;
   std::vector<std::int64_t> windows;
+  std::optional<std::int64_t> recompute_beyond;
   std::vector<StateSpec> states;
 };
 
@@ -64,6 +67,12 @@ class KVCache {
   // Record `tokens`, whose keys, values and states the graph has just written, as held.
   void append(Ids tokens);
 
+  // Whether a sequence that is to have `length` tokens has other keys and values than those that are held.
+  bool is_stale(std::int64_t length) const;
+
+  // Set the length of the sequence with all tokens of the prompt or step that is next.
+  void set_sequence_length(std::int64_t length) { sequence_length_ = length; }
+
   // Take a snapshot before several tokens are appended: they may be replaced by others.
   [[nodiscard]] Result<void> begin_prompt();
 
@@ -86,6 +95,9 @@ class KVCache {
   // Null if the engine has no states.
   States* states() const { return states_.get(); }
 
+  // The length last set, at an address that a graph's input may be bound to.
+  std::int64_t& sequence_length() { return sequence_length_; }
+
   // Prepare the states for a run. Returns which of their two buffers it reads, 0 or 1; it writes the other one.
   Result<std::size_t> begin_run() { return states_ ? states_->begin_run(length()) : Result<std::size_t>(0); }
 
@@ -103,6 +115,7 @@ class KVCache {
   const std::unique_ptr<States> states_;
   std::vector<std::int64_t> tokens_;
   std::int64_t capacity_ = 0;
+  std::int64_t sequence_length_ = 0;
 };
 
 // The error message for a sequence of `length` tokens in an engine whose limit is `max_length`.

@@ -80,6 +80,19 @@ TEST_CASE("windows of the layers are parsed and checked") {
   CHECK(error_of(value) == damaged("kv_cache.windows.1: it is -1, the least is 0"));
 }
 
+TEST_CASE("the length at which keys change is parsed and checked") {
+  json value = good();
+  CHECK(!parse_manifest(value.dump(), "engine.json").value().kv_cache.recompute_beyond);
+  value["kv_cache"]["recompute_beyond"] = 4096;
+  CHECK(error_of(value) == damaged("io.sequence_length: it is missing"));
+  value["io"]["sequence_length"] = "lengths";
+  const Result<Manifest> result = parse_manifest(value.dump(), "engine.json");
+  REQUIRE(result);
+  CHECK((result.value().kv_cache.recompute_beyond == 4096 && result.value().io.sequence_length == "lengths"));
+  value["kv_cache"]["recompute_beyond"] = 0;
+  CHECK(error_of(value) == damaged("kv_cache.recompute_beyond: it is 0, the least is 1"));
+}
+
 TEST_CASE("states are parsed and checked") {
   json value = good();
   value["architecture"]["kv_heads"] = json::array();

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgekiln import runtimes
-from edgekiln.errors import EdgekilnError, RequestError, UnsupportedModelError
+from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
@@ -117,17 +117,6 @@ def test_late_positions_have_the_angles_of_transformers(
     assert np.abs(early - expected).max() > 20 * error
 
 
-@pytest.mark.parametrize("family", ["phi3", "llama"])
-@pytest.mark.parametrize("length", [None, ORIGINAL + 1])
-def test_a_length_at_which_longrope_changes_is_refused(tmp_path: Path, family: str, length: int | None) -> None:
-    checkpoint(tmp_path / "model", family, LONGROPE)
-    with pytest.raises(UnsupportedModelError, match=rf"{family} .*longrope.*beyond 32 tokens: .*--max-length 32$"):
-        build_engine(
-            resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none", max_length=length)
-        )
-    assert not (tmp_path / "engine").exists()
-
-
 @pytest.mark.parametrize(
     ("context", "length", "message"),
     [
@@ -142,17 +131,6 @@ def test_a_very_long_context_needs_a_length(tmp_path: Path, context: int, length
         build_engine(
             resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none", max_length=length)
         )
-
-
-def test_longrope_of_a_family_with_its_own_code_is_refused_at_any_length(tmp_path: Path) -> None:
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "original_max_position_embeddings": ORIGINAL}
-    rope = {**LONGROPE, "short_mscale": 1.1, "long_mscale": 1.2}
-    save_checkpoint(tmp_path / "model", "phimoe", rope_parameters=rope, num_hidden_layers=1, **experts)
-    for length in (ORIGINAL, None):
-        with pytest.raises(UnsupportedModelError, match="phimoe scales positions of rope type longrope"):
-            build_engine(
-                resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none", max_length=length)
-            )
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ std::optional<std::string> mismatch(const Ports& inputs, const Ports& outputs, c
   for (const auto& [field, name] : {std::pair{"input_ids", std::optional(io.input_ids)},
                                     {"position_ids", std::optional(io.position_ids)},
                                     {"total_length", io.total_length},
-                                    {"logits_to_keep", io.logits_to_keep}}) {
+                                    {"logits_to_keep", io.logits_to_keep},
+                                    {"sequence_length", io.sequence_length}}) {
     if (!name) continue;
     known.insert(*name);
     if (!find(inputs, *name)) return str_cat("io.", field, ": ", file, " has no input ", shown(*name));

@@ -145,6 +145,10 @@ void OrtKVCache::bind_layers(std::int64_t capacity) {
   if (states())
     for (std::size_t front = 0; front < bindings_.size(); ++front) states()->bind(bindings_[front], names_, front);
   bind_windows();
+  const std::int64_t one = 1;
+  if (names_.sequence_length)
+    bind_input(*names_.sequence_length,
+               Ort::Value::CreateTensor<std::int64_t>(memory_, &sequence_length(), 1, &one, 1));
 }
 
 void OrtKVCache::bind_input(const std::string& name, const Ort::Value& value) {
