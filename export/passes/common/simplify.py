@@ -1,9 +1,11 @@
-"""Fold constants and fuse RMSNormalization and RotaryEmbedding, with onnxscript's own rules."""
+"""Fold constants and fuse RMSNormalization and RotaryEmbedding, mostly with onnxscript's own rules."""
 
 import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes import InPlacePass, PassResult
 from onnxscript.rewriter import onnx_fusions
+
+from edgekiln.export.passes.common.scaled_rotary import FuseScaledRotary
 
 
 class Simplify(InPlacePass):
@@ -17,5 +19,6 @@ class Simplify(InPlacePass):
         """Run on `model`."""
         onnxscript.optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
+        FuseScaledRotary()(model)
         # onnxscript does not say whether it changed anything.
         return PassResult(model, True)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -70,6 +71,8 @@ def test_scaled_frequencies_below_at_and_across_the_original_length(
 ) -> None:
     model = checkpoint(tmp_path / "model", "llama", SCALED[kind])
     build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
+    graph = onnx.load(tmp_path / "engine" / "generate.onnx", load_external_data=False).graph
+    assert sum("RotaryAttention" in node.op_type for node in graph.node) == 1
     runtime = runtimes.open(tmp_path / "engine", kernels=kernels)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, CONTEXT)
     with torch.no_grad():
