@@ -34,7 +34,7 @@ class _Rule(pattern.RewriteRuleClassBase):
     def check(self, op, x, factor, axis, start1, end1, start2, end2, **_):  # type: ignore[no-untyped-def]
         result = pattern.MatchResult()
         try:
-            _, size = heads_of(x)
+            _heads, size = heads_of(x)
             bounds = [int(values_of(value).item()) for value in (axis, start1, end1, start2, end2)]
         except ValueError:
             return result.fail("a size or a bound is not static")
