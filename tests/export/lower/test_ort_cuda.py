@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from edgekiln.export.lower import ort_cuda
 from edgekiln.export.op_reference import evaluator
 from edgekiln.sources.resolve import resolve
 from support.cuda_engines import open_on_cpu, write_cuda_engine
@@ -43,6 +44,20 @@ def test_float16_engine_matches_transformers(family: str, tmp_path: Path) -> Non
     for position in range(PROMPT, LENGTH):
         close(runtime.step(cache, ids[position : position + 1])[0], expected[position])
     close(runtime.score(ids), expected)
+
+
+def test_without_a_rotary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for contexts that are too long for one."""
+    model = save_checkpoint(tmp_path, "llama")
+    monkeypatch.setattr(ort_cuda, "_ROTARY_CACHE_BYTES", 0)
+    write_cuda_engine(resolve(str(tmp_path)), tmp_path / "engine", "none")
+    graph = onnx.load(tmp_path / "engine" / "generate.onnx", load_external_data=False).graph
+    assert not any(tensor.name.startswith("rotary_cache") for tensor in graph.initializer)
+    assert {node.domain for node in graph.node} == {"", "com.microsoft"}
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, LENGTH)
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
+    close(open_on_cpu(tmp_path / "engine", CHUNK).score(ids), expected)
 
 
 @pytest.mark.parametrize("quant", ["int4", "int4-sym", "int8"])
