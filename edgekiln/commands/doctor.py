@@ -83,7 +83,7 @@ def _print_ops(machine: "Machine") -> None:
     lines = dict.fromkeys((op.name, op.registered, op.kernels) for op in machine.ops)
     width = max(len(name) for name, _, _ in lines) + 2
     for name, registered, kernels in lines:
-        who = f"edgekiln: {', '.join(kernels)}" if registered else "ONNX Runtime"
+        who = ": ".join(filter(None, ("edgekiln", ", ".join(kernels)))) if registered else "ONNX Runtime"
         click.echo(f"  {name:<{width}}{who}")
 
 

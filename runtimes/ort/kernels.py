@@ -27,7 +27,7 @@ class OpKernels:
     Attributes:
         name: domain and name, as "com.microsoft.MatMulNBits"; ops with a kernel for each type of KV cache are listed
             once for each.
-        kernels: the kernels that it calls, fields of `KernelTable` in cpp/kernels/kernel_table.h.
+        kernels: the kernels that it calls, fields of `KernelTable` in cpp/kernels/kernel_table.h; none for Cos and Sin.
         registered: the instruction set has them all; otherwise ONNX Runtime runs the op.
     """
 

@@ -51,7 +51,7 @@ def test_ops_of_each_set(name, monkeypatch, folder):
     assert library is not None
     assert library.instruction_set == name
     assert list(library.supported) == NAMES
-    assert all(op.kernels for op in library.ops)
+    assert {op.name for op in library.ops if not op.kernels} == {"ai.onnx.Cos", "ai.onnx.Sin"}
     assert library.complete == (name not in INCOMPLETE)
 
 
