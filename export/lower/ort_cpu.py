@@ -22,11 +22,7 @@ from edgekiln.export.passes.ort.fuse_recurrence import FuseRecurrence
 from edgekiln.export.passes.ort.gated_rms_norm import FuseGatedRMSNorm
 from edgekiln.export.passes.ort.gather_block_quantized import LowerToGatherBlockQuantized
 from edgekiln.export.passes.ort.group_bias_matmul import LowerToGroupBiasMatMul
-from edgekiln.export.passes.ort.group_query_attention import (
-    LowerToGroupQueryAttention,
-    cache_windows,
-    window_start_input,
-)
+from edgekiln.export.passes.ort.group_query_attention import LowerToGroupQueryAttention, cache_windows
 from edgekiln.export.passes.ort.mamba2_mixer import FuseMamba2Mixer
 from edgekiln.export.passes.ort.mamba_projection import ReadMambaProjection
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
@@ -35,6 +31,7 @@ from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
 from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
 from edgekiln.export.passes.ort.recurrence import LowerRecurrence
+from edgekiln.export.passes.ort.sequence_lengths import window_start_input
 from edgekiln.export.passes.ort.share_angles import ShareAngles
 from edgekiln.export.passes.ort.skip_rms_norm import FuseSkipRMSNorm
 from edgekiln.export.passes.ort.swiglu import FuseSwiGLU

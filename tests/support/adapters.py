@@ -30,3 +30,28 @@ def check_ragged_batch(expected: Runtime, runtime: Runtime, close: Close) -> Non
         close(runtime.step(caches[1], tokens), expected.step(caches[0], tokens))
     assert caches[1].lengths.tolist() == [8, 25, 16]
     np.testing.assert_array_equal(caches[1].tokens(1), caches[0].tokens(1))
+
+
+def check_ragged_states(runtime: Runtime, tokens: np.ndarray, expected: Logits) -> None:
+    """A batch of sequences with states: prefill, decode steps, rewinds to snapshots, and one sequence begun again.
+
+    Args:
+        runtime: the adapter.
+        tokens: int64[S], at least 620.
+        expected: float32[S, V], their logits in one sequence.
+    """
+
+    def close(actual: Logits, wanted: Logits) -> None:
+        assert np.linalg.norm(actual - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+    cache = runtime.new_cache(3)
+    lengths = [9, 600, 130]
+    for sequence, length in enumerate(lengths):
+        close(runtime.prefill(cache, sequence, tokens[:length]), expected[length - 1])
+    for step in range(20):
+        positions = np.array(lengths) + step
+        close(runtime.step(cache, tokens[positions]), expected[positions])
+    assert [cache.rewind(sequence, length) for sequence, length in enumerate((28, 619, 64))] == [9, 600, 0]
+    close(runtime.prefill(cache, 2, tokens[:300]), expected[299])
+    positions = np.array([9, 600, 300])
+    close(runtime.step(cache, tokens[positions]), expected[positions])

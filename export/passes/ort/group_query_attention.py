@@ -32,6 +32,7 @@ from edgekiln.export.passes.common.tensors import (
 )
 from edgekiln.export.passes.ort.attention_biases import AttentionBiases
 from edgekiln.export.passes.ort.rotary_cache import RotaryCache, RotaryCaches
+from edgekiln.export.passes.ort.sequence_lengths import SequenceLengths, sequence_lengths
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
 # The kernel vectorizes over the head and refuses sizes that are not a multiple of this.
@@ -89,7 +90,7 @@ class LowerToGroupQueryAttention(InPlacePass):
         caches = RotaryCaches(model, self._max_length, self._rotary_cache_bytes)
         windows = cache_windows(model, self._max_length) if self._window_buffers else {}
         biases = AttentionBiases(model.graph)
-        lengths = _lengths(model.graph, self._total_length, sorted(set(windows.values())))
+        lengths = sequence_lengths(model.graph, self._total_length, sorted(set(windows.values())))
         for node in attentions:
             window = windows.get(_layer(node), 0) if windows else 0
             if window:
@@ -106,11 +107,6 @@ def cache_windows(model: ir.Model, max_length: int) -> dict[int, int]:
     """
     windows = {_layer(node): _window(node) for node in model.graph if _is_attention(node)}
     return {layer: size for layer, size in windows.items() if size and WindowBuffer.of(size).capacity < max_length}
-
-
-def window_start_input(window: int | str = "{window}") -> str:
-    """The name of the graph input with the start of a window's buffers."""
-    return f"window_start.{window}"
 
 
 def _is_attention(node: ir.Node) -> bool:
@@ -139,51 +135,6 @@ def _name_slots(attention: ir.Node, window: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Lengths:
-    """What attentions are told of the lengths of sequences.
-
-    Attributes:
-        seqlens_k: int32[B], the slot of the last new key.
-        total: int32, the largest of them plus one.
-        start: int64[B], the position of the first slot of a window buffer; None for other buffers.
-    """
-
-    seqlens_k: ir.Value
-    total: ir.Value
-    start: ir.Value | None = None
-
-
-def _lengths(graph: ir.Graph, total_length: ir.Value | None, windows: Sequence[int]) -> dict[int, _Lengths]:
-    """Of the layers of each window that has window buffers, and with key 0 of all others."""
-    positions = next(value for value in graph.inputs if value.name == "position_ids")
-    batch = None if positions.shape is None else positions.shape[0]
-    last = constant(graph, "last_index", np.array(-1, dtype=np.int64))
-    nodes = [make("Gather", [positions, last], "last_position", axis=1)]
-    last_position = nodes[0].outputs[0]
-    lengths = {}
-    for window in (0, *windows):
-        suffix, last_slot, start = "", last_position, None
-        if window:
-            suffix = f".{window}"
-            start = ir.Value(
-                name=window_start_input(window), shape=ir.Shape([batch]), type=ir.TensorType(ir.DataType.INT64)
-            )
-            graph.inputs.append(start)
-            nodes.append(make("Sub", [last_position, start], f"last_slot{suffix}"))
-            last_slot = nodes[-1].outputs[0]
-        nodes.append(make("Cast", [last_slot], f"seqlens_k{suffix}", to=ir.DataType.INT32.value))
-        seqlens, total = nodes[-1].outputs[0], total_length
-        if total is None:
-            one = constant(graph, "one_int32", np.array(1, dtype=np.int32))
-            nodes.append(make("ReduceMax", [seqlens], f"largest_seqlen_k{suffix}", keepdims=0))
-            nodes.append(make("Add", [nodes[-1].outputs[0], one], f"total_sequence_length{suffix}"))
-            total = nodes[-1].outputs[0]
-        lengths[window] = _Lengths(seqlens, total, start)
-    graph.insert_before(graph[0], nodes)
-    return lengths
-
-
-@dataclass(frozen=True)
 class _Rotation:
     """The rotary embedding of a query and its key.
 
@@ -203,7 +154,7 @@ class _Rotation:
 
 
 def _lower(
-    model: ir.Model, node: ir.Node, caches: RotaryCaches | None, lengths: _Lengths, biases: AttentionBiases
+    model: ir.Model, node: ir.Node, caches: RotaryCaches | None, lengths: SequenceLengths, biases: AttentionBiases
 ) -> None:
     graph = model.graph
     query, key, value, past_key, past_value = inputs_of(node, 5)

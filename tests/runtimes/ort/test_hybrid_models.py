@@ -12,6 +12,7 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.generate.generate import GenerateOptions, generate
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.adapters import check_ragged_states
 from support.hybrid_engine import build_hybrid
 
 MODELS = ["lfm2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_next", "mamba2", "falcon_h1"))]
@@ -51,17 +52,7 @@ def test_engine_json_has_the_states(built: tuple[Path, Any]) -> None:
 
 
 def test_a_ragged_batch(runtime: Runtime, expected: np.ndarray) -> None:
-    cache = runtime.new_cache(3)
-    lengths = [9, 600, 130]
-    for sequence, length in enumerate(lengths):
-        close(runtime.prefill(cache, sequence, IDS[:length]), expected[length - 1])
-    for step in range(20):
-        positions = np.array(lengths) + step
-        close(runtime.step(cache, IDS[positions]), expected[positions])
-    assert [cache.rewind(sequence, length) for sequence, length in enumerate((28, 619, 64))] == [9, 600, 0]
-    close(runtime.prefill(cache, 2, IDS[:300]), expected[299])
-    positions = np.array([9, 600, 300])
-    close(runtime.step(cache, IDS[positions]), expected[positions])
+    check_ragged_states(runtime, IDS, expected)
 
 
 def test_answers(built: tuple[Path, Any], runtime: Runtime) -> None:

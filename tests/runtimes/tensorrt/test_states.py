@@ -20,6 +20,7 @@ from edgekiln.runtimes.tensorrt.states import TensorRTStates
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve
 from families.tiny import tiny_config, tiny_model
+from support.adapters import check_ragged_states
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import open_on_host, write_tensorrt_engine
 from support.models import save_model
@@ -58,17 +59,7 @@ def close(actual: np.ndarray, wanted: np.ndarray) -> None:
 def test_a_ragged_batch_with_rewinds(model: tuple[Path, np.ndarray], form: tuple[str, str], graph: bool) -> None:
     directory, expected = model
     runtime, cuda, _ = open_on_host(directory / "-".join(form), cuda_graph=graph)
-    cache = runtime.new_cache(3)
-    lengths = [9, 600, 130]
-    for sequence, length in enumerate(lengths):
-        close(runtime.prefill(cache, sequence, IDS[:length]), expected[length - 1])
-    for step in range(20):
-        positions = np.array(lengths) + step
-        close(runtime.step(cache, IDS[positions]), expected[positions])
-    assert [cache.rewind(sequence, length) for sequence, length in enumerate((28, 619, 64))] == [9, 600, 0]
-    close(runtime.prefill(cache, 2, IDS[:300]), expected[299])
-    positions = np.array([9, 600, 300])
-    close(runtime.step(cache, IDS[positions]), expected[positions])
+    check_ragged_states(runtime, IDS, expected)
     # Each of the two directions of the states has a graph, whose first run is not captured.
     assert cuda.launches == (21 - 2 if graph and form == ("in-place", "trt") else 0)
 
