@@ -80,7 +80,11 @@ def test_attention_over_an_int8_cache(kernels: KernelsChoice, window: int, softc
 
 
 # RoPE; softcap and sliding windows; shared KV layers; two head sizes; learned positions.
-@pytest.fixture(scope="module", params=["llama", "gemma2", "gemma3n_text", "gemma4_text", "gpt2"])
+_SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("gemma3n_text", "gemma4_text")]
+_FAMILIES = ["llama", "gemma2", *_SLOW, "gpt2"]
+
+
+@pytest.fixture(scope="module", params=_FAMILIES)
 def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A family's engine with a float32 and with an int8 KV cache."""
     directory = tmp_path_factory.mktemp("int8_cache") / request.param

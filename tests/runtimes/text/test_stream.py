@@ -1,5 +1,6 @@
 """Streamed texts together are the text of `tokenizers` for all ids: every decoder, any ids, special tokens or none."""
 
+import gc
 import sys
 from collections import Counter
 
@@ -41,11 +42,13 @@ def test_the_work_for_a_token_is_constant(name: str, text: str) -> None:
 
     def calls(count: int) -> int:
         counter: Counter[str] = Counter()
+        gc.disable()  # a collection would call the finalizers of other tests
         sys.setprofile(lambda _frame, event, _argument: counter.update([event]))
         try:
             streamed(ours, ids * count, "show")
         finally:
             sys.setprofile(None)
+            gc.enable()
         return counter["call"] + counter["c_call"]
 
     assert 0 < calls(200) - calls(100) == calls(300) - calls(200) < 100 * 40
