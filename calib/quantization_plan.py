@@ -107,7 +107,26 @@ def plan_quantization(
         result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), kept))
     inexact = Counter(layer.prequantized.note for layer in result.layers if layer.prequantized)
     result.notes += [f"{note} ({count} weights)" for note, count in inexact.items() if note]
+    result.notes += _experts_note(model)
     return result
+
+
+def _experts_note(model: PreTrainedModel) -> list[str]:
+    """The note on experts, which are parameters of all experts of a layer together and not linear layers."""
+    experts = [
+        parameter.numel()
+        for name, module in model.named_modules()
+        if "expert" in f"{name} {type(module).__name__}".lower() and not is_linear(module)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    if not experts:
+        return []
+    share = sum(experts) / sum(parameter.numel() for parameter in model.parameters())
+    return [
+        f"{len(experts)} tensors of experts, {share:.0%} of the parameters, are left in floating point: experts are "
+        "not quantized yet"
+    ]
 
 
 def quantizable(model: PreTrainedModel) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgekiln import runtimes
+from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
 from edgekiln.errors import RequestError, SourceError
 from edgekiln.export.passes.ort.two_pass_lm_head import MARGIN
@@ -23,6 +24,7 @@ from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import StepTimer
 from edgekiln.sources.base import ModelSource
 from edgekiln.sources.resolve import resolve
+from families.tiny import tiny_model
 from support.graphs import run_reference
 from support.models import VOCABULARY, save_checkpoint
 
@@ -178,6 +180,26 @@ def test_width_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path
     assert "model.layers.0.mlp.up_proj" in recipe["layers"]
     logits = runtimes.open(tmp_path / "engine").score(np.arange(5))
     assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("qwen3_moe", (".gate_up_proj", ".experts.down_proj")),
+        ("jetmoe", (".input_linear.weight", ".output_linear.weight")),
+        ("dbrx", (".w1", ".v1", ".w2")),
+    ],
+)
+def test_experts_stay_float_with_a_note(family: str, parts: tuple[str, ...]) -> None:
+    model = tiny_model(family)
+    experts = [value.numel() for name, value in model.named_parameters() if name.endswith(parts)]
+    share = sum(experts) / sum(value.numel() for value in model.parameters())
+    notes = plan_quantization(model, BuildOptions(quant="int4").chosen_recipe).notes
+    assert notes[-1] == (
+        f"{len(experts)} tensors of experts, {share:.0%} of the parameters, are left in floating point: experts are "
+        "not quantized yet"
+    )
+    assert not plan_quantization(model, BuildOptions(quant="none").chosen_recipe).notes
 
 
 def test_embedding_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path) -> None:
