@@ -228,6 +228,8 @@ class EngineManifest(Schema):
             raise refusal("io.window_start: it is missing")
         if self.kv_cache.recompute_beyond is not None and self.io.sequence_length is None:
             raise refusal("io.sequence_length: it is missing")
+        if self.kv_cache.recompute_beyond is None and self.io.sequence_length is not None:
+            raise refusal("kv_cache.recompute_beyond: it is missing")
         if not {"generate", "plan"} & set(self.graphs):
             raise refusal("graphs: generate is missing")
         return self

@@ -276,7 +276,11 @@ _TOGETHER: dict[str, dict[str, object]] = {
     "kv_cache: 2 windows for 4 KV cache layers": {"kv_cache__windows": [0, 8]},
     "io.window_start: it is missing": {"kv_cache__windows": [0, 8, 0, 8]},
     "io.sequence_length: it is missing": {"kv_cache__recompute_beyond": 8},
-    "io.sequence_length: generate.onnx has no input lengths": {"io__sequence_length": "lengths"},
+    "kv_cache.recompute_beyond: it is missing": {"io__sequence_length": "lengths"},
+    "io.sequence_length: generate.onnx has no input lengths": {
+        "kv_cache__recompute_beyond": 8,
+        "io__sequence_length": "lengths",
+    },
     "io: window_start has no {window}": {"io__window_start": "start"},
     "io.window_start: generate.onnx has no input start.8": {
         "kv_cache__windows": [0, 8, 0, 8],

@@ -192,6 +192,8 @@ Result<void> check_parts(const Manifest& manifest, std::string_view path) {
       !manifest.io.window_start)
     damaged("io.window_start: it is missing");
   if (manifest.kv_cache.recompute_beyond && !manifest.io.sequence_length) damaged("io.sequence_length: it is missing");
+  if (!manifest.kv_cache.recompute_beyond && manifest.io.sequence_length)
+    damaged("kv_cache.recompute_beyond: it is missing");
   if (!manifest.graphs.contains("generate") && !manifest.graphs.contains("plan"))
     damaged("graphs: generate is missing");
   if (!manifest.files.contains(kTokenizerFile)) damaged(str_cat("files: ", kTokenizerFile, " is missing"));

@@ -91,6 +91,8 @@ TEST_CASE("the length at which keys change is parsed and checked") {
   CHECK((result.value().kv_cache.recompute_beyond == 4096 && result.value().io.sequence_length == "lengths"));
   value["kv_cache"]["recompute_beyond"] = 0;
   CHECK(error_of(value) == damaged("kv_cache.recompute_beyond: it is 0, the least is 1"));
+  value["kv_cache"].erase("recompute_beyond");
+  CHECK(error_of(value) == damaged("kv_cache.recompute_beyond: it is missing"));
 }
 
 TEST_CASE("states are parsed and checked") {

@@ -177,6 +177,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("kv_cache.windows", [0, 10**12], "kv_cache: a window of 1000000000000 tokens"),
     ("kv_cache.recompute_beyond", 0, "kv_cache.recompute_beyond: it is 0, the least is 1"),
     ("kv_cache.recompute_beyond", 8, "io.sequence_length: it is missing"),
+    ("io.sequence_length", "lengths", "kv_cache.recompute_beyond: it is missing"),
     ("kv_cache.states", {}, "kv_cache.states: it is not a list"),
     ("kv_cache.states", [None], "kv_cache.states.0: it is not an object"),
     ("kv_cache.states", [{"shape": [1]}, 7], "kv_cache.states.0.dtype: it is missing"),
