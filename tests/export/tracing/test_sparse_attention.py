@@ -35,20 +35,15 @@ def logits_of(model: Any, tokens: np.ndarray) -> np.ndarray:
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        pytest.param(
-            "glm_moe_dsa", {**TOKENS, "indexer_types": ["full", "shared", "shared", "full"]}, marks=pytest.mark.slow
-        ),
-        pytest.param("minimax_m3_vl_text", BLOCKS, marks=pytest.mark.slow),
-        ("hy_v4", TOKENS),
-        *(
-            pytest.param(family, TOKENS, marks=pytest.mark.slow)
-            for family in ("axk2", "deepseek_v32", "dots3_note_text")
-        ),
+        ("glm_moe_dsa", {**TOKENS, "indexer_types": ["full", "shared", "shared", "full"]}),
+        ("minimax_m3_vl_text", BLOCKS),
+        *((family, TOKENS) for family in ("axk2", "deepseek_v32", "dots3_note_text", "hy_v4")),
         # A budget of whole blocks of 3, and the last 2 keys.
-        pytest.param("qwen4_exp_text", {"indexer_budget": 6, "indexer_compress_ratio": 3}, marks=pytest.mark.slow),
+        ("qwen4_exp_text", {"indexer_budget": 6, "indexer_compress_ratio": 3}),
     ],
 )
 def test_longer_sequences_attend_to_all_keys(family: str, options: dict[str, Any], tmp_path: Path) -> None:
