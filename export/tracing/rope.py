@@ -94,10 +94,27 @@ def _fixed(kind: str) -> str:
     return "default" if kind in _LENGTH_DEPENDENT else kind
 
 
+class _FrequenciesOfRows:
+    """Frequencies [B, 1, D] in place of [D], which transformers multiplies by positions [B, S, 1].
+
+    Up to 5.17 it makes [1, D, 1] of them first, for a product with positions [B, 1, S].
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._values, name)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        assert index == (None, slice(None), None)
+        return self._values.transpose(1, 2)
+
+
 class _ChosenFrequencies:
     """A rotary module with other values of some attributes."""
 
-    def __init__(self, module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    def __init__(self, module: torch.nn.Module, values: dict[str, _FrequenciesOfRows]) -> None:
         self._module = module
         self._values = values
 
@@ -139,6 +156,6 @@ def _follow_length(module: Any, layer_type: str | None) -> None:
             return forward(x, position_ids, **given)
         is_long = (canonical.sequence_length(position_ids, limit) > limit)[:, None, None]
         chosen = torch.where(is_long, getattr(module, of_long), getattr(module, frequencies))
-        return plain(_ChosenFrequencies(module, {frequencies: chosen}), x, position_ids, **given)
+        return plain(_ChosenFrequencies(module, {frequencies: _FrequenciesOfRows(chosen)}), x, position_ids, **given)
 
     module.forward = by_length
