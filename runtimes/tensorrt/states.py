@@ -55,6 +55,7 @@ class TensorRTStates(States):
             self._device.zero(buffer)
         self._staging = self._device.pinned((sum(state.nbytes for state in self._properties),), np.uint8)
         self.buffers = buffers
+        self._begin_zeroed()
 
     def tensors(self, io: GraphIO, front: int, sequences: range) -> Tensors:
         """Addresses of past and present states, and shapes of the past ones, of a range of sequences.

@@ -19,8 +19,9 @@ _INTRODUCTION = """\
 What becomes of each causal model type of transformers {version} ({types} types): `{command}` tries each as a
 tiny random model. *Right* means that the engine of target ort-cpu with float32 weights gives the logits of
 transformers to {tolerance:g} of their norm, in a prefill at once, in a prefill in chunks, in decode steps and in a
-ragged batch, with edgekiln's kernels and with those of ONNX Runtime. Models whose attention an indexer makes sparse are
-right for as many tokens as it chooses, see [targets.md](targets.md#kinds-of-attention).
+ragged batch, with edgekiln's kernels and with those of ONNX Runtime. Where an indexer chooses
+the keys of attention, that holds for sequences with no more tokens than it chooses, see
+[targets.md](targets.md#kinds-of-attention).
 The configurations are rows of [tests/families/configs.py](../tests/families/configs.py).
 
 | | types |

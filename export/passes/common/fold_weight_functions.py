@@ -1,23 +1,14 @@
 """Fold Exp and Neg of a weight into the weight, which would be computed in each run otherwise."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.passes.common.tensors import (
-    dtype_of,
-    graph_of,
-    inputs_of,
-    is_weight,
-    new_initializer,
-    replace_node,
-    shape_of,
-    values_of,
-)
+from edgekiln.export.passes.common.fold_weight import fold_weight
+from edgekiln.export.passes.common.tensors import inputs_of, is_weight, shape_of
 
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"Exp": np.exp, "Neg": np.negative}
 
@@ -30,20 +21,7 @@ class FoldWeightFunctions(InPlacePass):
         modified = False
         for node in list(model.graph):
             if node.op_type in _FUNCTIONS and node.domain == "" and is_weight(node.inputs[0]):
-                _fold(node)
+                shape = shape_of(inputs_of(node, 1)[0])
+                fold_weight(node, node.op_type.lower(), shape, _FUNCTIONS[node.op_type])
                 modified = True
         return PassResult(model, modified)
-
-
-def _fold(node: ir.Node) -> None:
-    (weight,) = inputs_of(node, 1)
-    # A copy: the weight may stay in the graph, where a later pass may change its values.
-    source = ir.Value(name=weight.name, const_value=weight.const_value)
-    name = f"{weight.name}.{node.op_type.lower()}"
-    make = partial(_computed, node.op_type, source)
-    folded = new_initializer(graph_of(node), name, shape_of(weight), dtype_of(weight), make)
-    replace_node(node, [], [folded])
-
-
-def _computed(op: str, weight: ir.Value) -> np.ndarray:
-    return _FUNCTIONS[op](values_of(weight))

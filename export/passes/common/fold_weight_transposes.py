@@ -4,15 +4,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.passes.common.tensors import (
-    dtype_of,
-    inputs_of,
-    is_weight,
-    new_initializer,
-    replace_node,
-    shape_of,
-    values_of,
-)
+from edgekiln.export.passes.common.fold_weight import fold_weight
+from edgekiln.export.passes.common.tensors import inputs_of, is_weight, shape_of
 
 
 class FoldWeightTransposes(InPlacePass):
@@ -23,22 +16,13 @@ class FoldWeightTransposes(InPlacePass):
         modified = False
         for node in list(model.graph):
             if node.op_type == "Transpose" and is_weight(node.inputs[0]):
-                _fold(model.graph, node)
+                _fold(node)
                 modified = True
         return PassResult(model, modified)
 
 
-def _fold(graph: ir.Graph, node: ir.Node) -> None:
-    (weight,) = inputs_of(node, 1)
-    # A copy: a tied weight stays in the graph, where a later pass may change its values.
-    source = ir.Value(name=weight.name, const_value=weight.const_value)
-    shape = shape_of(weight)
+def _fold(node: ir.Node) -> None:
+    shape = shape_of(inputs_of(node, 1)[0])
     perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else tuple(reversed(range(len(shape))))
-    transposed = new_initializer(
-        graph,
-        f"{weight.name}.transposed.{''.join(map(str, perm))}",
-        [shape[axis] for axis in perm],
-        dtype_of(weight),
-        lambda: np.transpose(values_of(source), perm),
-    )
-    replace_node(node, [], [transposed])
+    suffix = f"transposed.{''.join(map(str, perm))}"
+    fold_weight(node, suffix, [shape[axis] for axis in perm], lambda values: np.transpose(values, perm))
