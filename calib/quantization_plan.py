@@ -6,7 +6,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from edgekiln.calib.experts import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.quantize_experts import quantize_experts
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight, pack_int4
-from edgekiln.calib.recipe import Recipe
+from edgekiln.calib.recipe import Kind, Recipe
 from edgekiln.errors import SourceError, UnsupportedModelError
 
 PrequantizedLookup = Callable[[str], PrequantizedWeight | None]
@@ -33,13 +35,15 @@ class LayerPlan:
         scheme: the scheme it gets.
         transposed: the checkpoint stores it as [K, N].
         prequantized: the quantized weight of the checkpoint, where its scheme is kept; None where a float weight is
-            quantized.
+            quantized. That of experts is [experts · N, K], one expert after another.
+        experts: the shapes, where it is one weight of all experts of a layer.
     """
 
     names: list[str]
     scheme: Scheme
     transposed: bool = False
     prequantized: PrequantizedWeight | None = None
+    experts: ExpertWeight | None = None
 
     @property
     def module(self) -> str:
@@ -61,7 +65,7 @@ def plan_quantization(
     prequantized: PrequantizedLookup = lambda _name: None,
     called: Collection[str] | None = None,
 ) -> QuantizationPlan:
-    """Choose a scheme for the embedding and every linear layer; layers that cannot be quantized get a note.
+    """Choose a scheme for the embedding, every linear layer and the experts; what cannot be quantized gets a note.
 
     Args:
         model: the model, with or without weights; it is not changed.
@@ -74,7 +78,8 @@ def plan_quantization(
         RequestError: a pattern of the recipe matches no layer.
     """
     result = QuantizationPlan()
-    recipe.check_names(quantizable(model))
+    experts = expert_weights(model)
+    recipe.check_names([*quantizable(model), *(weight.layer for weight in experts.values())])
     if recipe.default is None and not recipe.overrides:
         return result
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -82,51 +87,66 @@ def plan_quantization(
     tied = head is not None and getattr(head, "weight", None) is embedding.weight
     shared = _plan_embedding(names[embedding], embedding, recipe, prequantized, result)
     for name, module in model.named_modules():
-        if not is_linear(module) or not (called is None or name in called):
+        if not is_linear(module) or (experts and in_router(name)) or not (called is None or name in called):
             continue
         is_head = module is head
         if is_head and tied and shared is not None:
             shared.names.append(f"{name}.weight")
             continue
         _, k = weight_shape(module)
-        try:
-            scheme = recipe.scheme(name, k, "head" if is_head else "linear")
-        except UnsupportedModelError:
-            result.notes.append(f"{name} is {k} wide, which no group size divides: left in floating point")
-            continue
-        if scheme is None:
-            continue
-        found = prequantized(f"{name}.weight")
-        kept = found.matching(scheme) if found else None
-        if kept is not None:
-            scheme = kept.scheme
-        elif not is_head and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
-            result.notes.append(
-                f"{name} is {k} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
-            )
-        result.layers.append(LayerPlan([f"{name}.weight"], scheme, isinstance(module, Conv1D), kept))
+        layer = _plan_layer(name, f"{name}.weight", k, "head" if is_head else "linear", recipe, prequantized, result)
+        if layer is not None:
+            layer.transposed = isinstance(module, Conv1D)
+            result.layers.append(layer)
+    for weight in experts.values():
+        if called is None or weight.block in called:
+            _plan_experts(weight, recipe, prequantized, result)
     inexact = Counter(layer.prequantized.note for layer in result.layers if layer.prequantized)
     result.notes += [f"{note} ({count} weights)" for note, count in inexact.items() if note]
-    result.notes += _experts_note(model)
     return result
 
 
-def _experts_note(model: PreTrainedModel) -> list[str]:
-    """The note on experts, which are parameters of all experts of a layer together and not linear layers."""
-    experts = [
-        parameter.numel()
-        for name, module in model.named_modules()
-        if "expert" in f"{name} {type(module).__name__}".lower() and not is_linear(module)
-        for parameter in module.parameters(recurse=False)
-        if parameter.ndim > 1
-    ]
-    if not experts:
-        return []
-    share = sum(experts) / sum(parameter.numel() for parameter in model.parameters())
-    return [
-        f"{len(experts)} tensors of experts, {share:.0%} of the parameters, are left in floating point: experts are "
-        "not quantized yet"
-    ]
+def _plan_layer(
+    name: str,
+    weight: str,
+    k: int,
+    kind: Kind,
+    recipe: Recipe,
+    prequantized: PrequantizedLookup,
+    result: QuantizationPlan,
+) -> LayerPlan | None:
+    """The plan of the layer `name` with a weight of k inputs; None, with a note, if it stays in floating point."""
+    try:
+        scheme = recipe.scheme(name, k, kind)
+    except UnsupportedModelError:
+        result.notes.append(f"{name} is {k} wide, which no group size divides: left in floating point")
+        return None
+    if scheme is None:
+        return None
+    found = prequantized(weight)
+    kept = found.matching(scheme) if found else None
+    if kept is not None:
+        scheme = kept.scheme
+    elif kind != "head" and (spec := recipe.spec(name)) and scheme.group_size != spec.group_size:
+        result.notes.append(
+            f"{name} is {k} wide, which {spec.group_size} does not divide: group size {scheme.group_size}"
+        )
+    return LayerPlan([weight], scheme, prequantized=kept)
+
+
+def _plan_experts(
+    weight: ExpertWeight, recipe: Recipe, prequantized: PrequantizedLookup, result: QuantizationPlan
+) -> None:
+    layer = _plan_layer(weight.layer, weight.name, weight.k, "linear", recipe, prequantized, result)
+    if layer is None:
+        return
+    layer.experts = weight
+    if layer.scheme.activation == "int8-static":
+        layer.scheme = replace(layer.scheme, activation="int8-per-token")
+        note = "the inputs of experts get one scale a token, as calibration rarely reaches all experts"
+        if note not in result.notes:
+            result.notes.append(note)
+    result.layers.append(layer)
 
 
 def quantizable(model: PreTrainedModel) -> list[str]:
@@ -207,6 +227,9 @@ def quantized_tensors(
         for name in ("zero_points", "group_bias", "order"):
             if (array := getattr(quantized, name)) is not None:
                 tensors[name] = array
+        if layer.experts is not None:
+            shape = (layer.experts.experts, layer.experts.n)
+            tensors = {name: array.reshape(*shape, *array.shape[1:]) for name, array in tensors.items()}
         if quantized.input_scale is not None:
             tensors["input_scale"] = np.array(quantized.input_scale, dtype=np.float32)
         yield layer, quantized, tensors
@@ -216,6 +239,8 @@ def _quantize(layer: LayerPlan, weight: torch.Tensor) -> QuantizedWeight:
     if layer.scheme.activation == "int8-static":
         raise ValueError(f"{layer.names[0]}: the scale of a static input comes from calibration, and there was none")
     try:
+        if layer.experts is not None:
+            return quantize_experts(layer.experts.of_each(weight), layer.scheme)
         return quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
     except SourceError as error:
         raise SourceError(f"{layer.names[0]}: {error}") from error

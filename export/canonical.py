@@ -1,5 +1,5 @@
-"""The ops of the canonical graph that ONNX lacks, of domain `edgekiln`: Attention, QuantizedMatMul, QuantizedGather and
-SequenceLength.
+"""The ops of the canonical graph that ONNX lacks, of domain `edgekiln`: Attention, QuantizedMatMul, QuantizedGather,
+ExpertMatMul, QuantizedExpertMatMul and SequenceLength.
 
 All other ops of the canonical graph are standard ops of opset 23. `edgekiln.export.op_reference` defines each op in
 numpy; lowerings are tested against it.
@@ -112,6 +112,62 @@ def quantized_matmul(
         attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*x.shape[:-1], qweight.shape[0]),
+        version=VERSION,
+    )
+
+
+def expert_matmul(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Emit `edgekiln::ExpertMatMul`: each token times the weights of the experts that a router chose for it.
+
+    One projection of a mixture of experts, as ggml's MUL_MAT_ID. Router, activation and the weighted sum over a
+    token's experts are standard ops, so that the projections of an expert may have different formats.
+
+    Args:
+        x: float [T, S, K] of T tokens; S is 1 where all experts of a token read the same, or else k.
+        index: int64[T, k], the experts of each token, which differ from each other.
+        weight: float [E, N, K].
+
+    Returns:
+        float [T, k, N]: x[t, j] · weight[index[t, j]]ᵀ.
+    """
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::ExpertMatMul",
+        (x, index, weight),
+        dtype=x.dtype,
+        shape=(*index.shape, weight.shape[1]),
+        version=VERSION,
+    )
+
+
+def quantized_expert_matmul(
+    x: torch.Tensor,
+    index: torch.Tensor,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    group_bias: torch.Tensor | None = None,
+    *,
+    bits: int,
+    group_size: int,
+    activation: Activation,
+) -> torch.Tensor:
+    """Emit `edgekiln::QuantizedExpertMatMul`: `expert_matmul` with dequantize(qweight).
+
+    Args:
+        x: float [T, 1 or k, K].
+        index: int64[T, k].
+        qweight, scales, zero_points, group_bias: as in `quantized_matmul`, with a first axis for the E experts.
+        bits, group_size, activation: as in `quantized_matmul`; activations are not `int8-static`.
+
+    Returns:
+        float [T, k, N].
+    """
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::QuantizedExpertMatMul",
+        without_trailing_none(x, index, qweight, scales, zero_points, group_bias),
+        attrs={"bits": bits, "group_size": group_size, "activation": activation},
+        dtype=x.dtype,
+        shape=(*index.shape, qweight.shape[1]),
         version=VERSION,
     )
 

@@ -134,6 +134,48 @@ def quantized_matmul(
     return np.asarray(x @ weight.T)
 
 
+def expert_matmul(x: Array, index: Array, weight: Array) -> Array:
+    """x[t, j] · weight[index[t, j]]ᵀ: [T, 1 or k, K] and [E, N, K] to [T, k, N]."""
+    x = np.broadcast_to(x, (*index.shape, x.shape[-1]))
+    result = np.empty((*index.shape, weight.shape[1]), x.dtype)
+    for expert in np.unique(index):
+        result[index == expert] = x[index == expert] @ weight[expert].T
+    return result
+
+
+def quantized_expert_matmul(
+    x: Array,
+    index: Array,
+    qweight: Array,
+    scales: Array,
+    zero_points: Array | None = None,
+    group_bias: Array | None = None,
+    *,
+    bits: int,
+    group_size: int,
+    activation: str = "none",
+) -> Array:
+    """`expert_matmul` with dequantize(qweight) of each expert, and x fake-quantized first as in `quantized_matmul`."""
+    if activation == "int8-per-token":
+        x = quantize_tokens(x)
+
+    def of_expert(values: Array | None, expert: int) -> Array | None:
+        return None if values is None else values[expert]
+
+    weights = [
+        dequantize(
+            qweight[expert],
+            scales[expert],
+            of_expert(zero_points, expert),
+            of_expert(group_bias, expert),
+            bits=bits,
+            group_size=group_size,
+        )
+        for expert in range(len(qweight))
+    ]
+    return expert_matmul(x, index, np.stack(weights))
+
+
 def quantized_gather(
     indices: Array,
     qweight: Array,
@@ -163,6 +205,8 @@ _OPS = [
     _op("Attention", attention),
     _op("QuantizedMatMul", quantized_matmul),
     _op("QuantizedGather", quantized_gather),
+    _op("ExpertMatMul", expert_matmul),
+    _op("QuantizedExpertMatMul", quantized_expert_matmul),
     _op("SequenceLength", lambda position_ids, limit: position_ids[:, -1] + 1),
     _op("MaskPadding", recurrent_reference.mask_padding),
     _op("CausalConv", recurrent_reference.causal_conv),

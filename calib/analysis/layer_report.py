@@ -9,18 +9,20 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.engine.reports import BINS_AN_OCTAVE, ZERO_POINT_BINS, LayerReport, ScaleHistogram
 
 
-def layer_report(weight: QuantizedWeight, output_error: float | None = None) -> LayerReport:
+def layer_report(weight: QuantizedWeight, output_error: float | None = None, experts: int | None = None) -> LayerReport:
     """The entry of one quantized weight.
 
     Args:
         weight: the quantized weight.
         output_error: relative squared error of the layer's output, where it was measured.
+        experts: how many experts' weights `weight` is, one after another; None for a weight of a linear layer.
     """
     out_features, in_features = weight.codes.shape
     scheme = weight.scheme
     return LayerReport(
-        out_features=out_features,
+        out_features=out_features // (experts or 1),
         in_features=in_features,
+        experts=experts,
         bits=scheme.bits,
         group_size=scheme.group_size,
         symmetric=scheme.symmetric,
@@ -36,6 +38,7 @@ def layer_report(weight: QuantizedWeight, output_error: float | None = None) -> 
         input_clipped=weight.input_clipped,
         clipped=weight.clipped,
         relative_error=weight.relative_error,
+        expert_errors=None if weight.expert_errors is None else list(weight.expert_errors),
         output_error=output_error,
     )
 

@@ -36,6 +36,7 @@ class QuantizedWeight:
         clipped: share of the weights that are more than half a step outside the range of their codes.
         input_scale: static activation scale, where the scheme has one.
         input_clipped: share of the activations that the static scale clips on calibration data; None where unknown.
+        expert_errors: `relative_error` of each expert, where the weight is those of all experts of a layer.
     """
 
     scheme: Scheme
@@ -48,6 +49,7 @@ class QuantizedWeight:
     order: npt.NDArray[np.int64] | None = None
     input_scale: float | None = None
     input_clipped: float | None = None
+    expert_errors: tuple[float, ...] | None = None
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The weight as float32 [N, K]."""

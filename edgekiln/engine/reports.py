@@ -29,10 +29,11 @@ class ScaleHistogram(Schema):
 
 
 class LayerReport(Schema):
-    """How one weight [out_features, in_features] was quantized."""
+    """How one weight [out_features, in_features] was quantized, or the weights of all experts of a layer."""
 
     out_features: int = Field(gt=0)
     in_features: int = Field(gt=0)
+    experts: int | None = Field(default=None, description="how many experts have a weight of this size; None for one")
     bits: int
     group_size: int | None = Field(description="input channels that share a scale; None: one scale per output channel")
     symmetric: bool
@@ -54,6 +55,7 @@ class LayerReport(Schema):
     relative_error: float = Field(
         description="squared error of the weight over its sum of squares; 0 if a checkpoint's codes were kept"
     )
+    expert_errors: list[float] | None = Field(default=None, description="`relative_error` of each expert")
     output_error: float | None = Field(
         default=None, description="squared error of the layer's output over its sum of squares, on calibration data"
     )

@@ -130,7 +130,8 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
     total = len(model.quantization.layers)
     for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights.read)):
         _check_finite(layer.names[0], quantized)
-        model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
+        experts = layer.experts.experts if layer.experts else None
+        model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source), experts)
         for kind, array in tensors.items():
             # Of a tied weight's names torch.export keeps one, and which one is not documented.
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)

@@ -18,6 +18,7 @@ from edgekiln.export.passes.common.sequence_length import LowerSequenceLength, r
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.ort.cancel_transposes import CancelTransposes
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
+from edgekiln.export.passes.ort.expert_matmul import LowerExpertMatMul
 from edgekiln.export.passes.ort.fuse_recurrence import FuseRecurrence
 from edgekiln.export.passes.ort.gated_rms_norm import FuseGatedRMSNorm
 from edgekiln.export.passes.ort.gather_block_quantized import LowerToGatherBlockQuantized
@@ -105,6 +106,7 @@ def lower_ops(
         LowerRecurrence(),
         common.RemoveUnusedNodesPass(),
         FuseSkipRMSNorm(),
+        LowerExpertMatMul(),
         LOWER_QUANTIZED_OPS,
         FuseSwiGLU(),
         FoldWeightTransposes(),

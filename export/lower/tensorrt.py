@@ -15,6 +15,7 @@ from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHa
 from edgekiln.export.passes.common.sequence_length import LowerSequenceLength
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
+from edgekiln.export.passes.onnx.expert_matmul import LowerExpertMatMulToDense
 from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
 from edgekiln.export.passes.onnx.int4_matmul import LowerInt4ToDequantizeLinear
 from edgekiln.export.passes.onnx.per_token_int8 import LowerPerTokenInt8ToQDQ
@@ -70,6 +71,7 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
         ShareActOrder(),
         LowerToOnnxAttention(options.capacity, options.fused_attention and not recurrent),
         LowerRecurrenceToOnnx(padded=options.capacity is None),
+        LowerExpertMatMulToDense(),
         LOWER_QUANTIZED_OPS,
         common.RemoveUnusedNodesPass(),
     )

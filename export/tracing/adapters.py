@@ -36,12 +36,14 @@ class Adapter:
         prepare: called once for each module.
         needs: an attribute of the modules that are meant, where the class has become another one in some version of
             transformers; None for all modules of the class.
+        numbered: give the modules a `layer_idx` where they have none.
     """
 
     methods: dict[str, Callable[..., Any]]
     unused: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
     needs: str | None = None
+    numbered: bool = True
 
 
 _LATENT: Final = Adapter({"expand_kv": latent_attention.expand_kv}, prepare=latent_attention.keep_latent)
@@ -93,11 +95,12 @@ ADAPTERS: Final[dict[tuple[str, str], Adapter]] = {
     ("qwen4_exp", "Qwen4ExpTextAttention"): Adapter({}, prepare=sparse_attention.every_key(sparse_attention.budget)),
     ("qwen4_exp", "Qwen4ExpTextNGramEmbedding"): Adapter({"forward": ngram_embedding.embeddings}),
     ("qwen4_exp", "Qwen4ExpTextPLELayer"): Adapter({"_short_conv": ngram_embedding.short_convolution}),
-    ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}, needs="fc1"),
-    ("dbrx", "DbrxExperts"): Adapter({"forward": own_moe.dbrx}),
-    ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}),
-    ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}),
-    ("longcat_flash", "LongcatFlashExperts"): Adapter({"forward": own_moe.longcat_flash}),
+    ("aria", "AriaExperts"): Adapter({"forward": own_moe.aria}, needs="fc1", numbered=False),
+    ("dbrx", "DbrxExperts"): Adapter({"forward": own_moe.dbrx}, numbered=False),
+    ("jetmoe", "JetMoeMoE"): Adapter({"forward": own_moe.jetmoe}, numbered=False),
+    ("jetmoe", "JetMoeMoA"): Adapter({"map": own_moe.jetmoe_queries, "reduce": own_moe.jetmoe_outputs}, numbered=False),
+    ("llama4", "Llama4TextMoe"): Adapter({"forward": own_moe.llama4}, numbered=False),
+    ("longcat_flash", "LongcatFlashExperts"): Adapter({"forward": own_moe.longcat_flash}, numbered=False),
     ("bart", "BartLearnedPositionalEmbedding"): _POSITIONS,
     ("bigbird_pegasus", "BigBirdPegasusLearnedPositionalEmbedding"): _POSITIONS,
     ("blenderbot", "BlenderbotLearnedPositionalEmbedding"): _POSITIONS,
@@ -140,7 +143,7 @@ def install_adapters(model: PreTrainedModel) -> None:
         if adapter is None or not (adapter.needs is None or hasattr(module, adapter.needs)):
             continue
         replaced: Any = module
-        if not isinstance(getattr(module, "layer_idx", None), int):
+        if adapter.numbered and not isinstance(getattr(module, "layer_idx", None), int):
             replaced.layer_idx = count[type(module)]
         count[type(module)] += 1
         for name in adapter.unused:

@@ -1,13 +1,14 @@
-"""Dense forms of expert blocks that transformers computes in modules of their own, not through `moe`.
+"""Expert blocks that transformers computes in modules of their own, not through `moe`.
 
-Their modules sort tokens by expert, which gives tensors of data-dependent shapes. Here every expert computes every
-token, as in `moe`.
+Their modules sort tokens by expert, which gives tensors of data-dependent shapes. Here they are traced as in `moe`.
 """
 
 from typing import Any
 
 import torch
 from torch.nn.functional import silu
+
+from edgekiln.export.tracing.moe import multiply, weighted_sum
 
 
 def aria(module: Any, hidden_states: torch.Tensor, router_logits: torch.Tensor) -> torch.Tensor:
@@ -22,9 +23,8 @@ def aria(module: Any, hidden_states: torch.Tensor, router_logits: torch.Tensor) 
         [T, K].
     """
     index, gates = module.route_tokens_to_experts(router_logits)
-    up, gate = torch.matmul(hidden_states.unsqueeze(0), module.fc1.weight).chunk(2, dim=-1)
-    out = torch.matmul(silu(up) * gate, module.fc2.weight)
-    return (out * _expert_weights(index, gates, module.fc1.groups).t().unsqueeze(-1)).sum(dim=0)
+    up, gate = multiply(hidden_states.unsqueeze(1), index, module.fc1.weight, transposed=True).chunk(2, dim=-1)
+    return weighted_sum(multiply(silu(up) * gate, index, module.fc2.weight, transposed=True), gates)
 
 
 def dbrx(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
@@ -39,15 +39,35 @@ def dbrx(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: t
     Returns:
         [B, S, K].
     """
-    width = module.hidden_size
-    gate_proj, up_proj, down_proj = (
-        weight.view(module.num_experts, -1, width) for weight in (module.mlp.w1, module.mlp.v1, module.mlp.w2)
-    )
-    x = hidden_states.reshape(1, -1, width)
-    gate = module.mlp.activation_fn(torch.matmul(x, gate_proj.transpose(1, 2)))
-    out = torch.matmul(gate * torch.matmul(x, up_proj.transpose(1, 2)), down_proj)
-    weights = _expert_weights(index, gates, module.num_experts)
-    return (out * weights.t().unsqueeze(-1)).sum(dim=0).view(hidden_states.shape)
+    width, mlp = module.hidden_size, module.mlp
+
+    def stacked(weight: Any) -> Any:
+        return weight.view(module.num_experts, -1, width) if isinstance(weight, torch.Tensor) else weight
+
+    x = hidden_states.reshape(-1, 1, width)
+    gate = mlp.activation_fn(multiply(x, index, stacked(mlp.w1)))
+    x = gate * multiply(x, index, stacked(mlp.v1))
+    return weighted_sum(multiply(x, index, stacked(mlp.w2), transposed=True), gates).view(hidden_states.shape)
+
+
+def llama4(module: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Llama4TextMoe.forward: the inputs of experts are weighted, and not their outputs.
+
+    Args:
+        module: its experts have weights [E, K, 2 · I] and [E, I, K].
+        hidden_states: [B, S, K].
+
+    Returns:
+        [T, K], and the router's logits [T, E].
+    """
+    x = hidden_states.reshape(-1, module.hidden_dim)
+    logits = torch.nn.functional.linear(x, module.router.weight)
+    chosen, index = logits.topk(module.top_k, dim=1)
+    experts = module.experts
+    inputs = x.unsqueeze(1) * torch.sigmoid(chosen).unsqueeze(-1)
+    gate, up = multiply(inputs, index, experts.gate_up_proj, transposed=True).chunk(2, dim=-1)
+    outputs = multiply(up * experts.act_fn(gate), index, experts.down_proj, transposed=True)
+    return module.shared_expert(x) + outputs.sum(dim=1), logits
 
 
 def longcat_flash(module: Any, hidden_states: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
@@ -63,25 +83,25 @@ def longcat_flash(module: Any, hidden_states: torch.Tensor, index: torch.Tensor,
     Returns:
         [T, K].
     """
-    weights = _expert_weights(index, gates, module.total_experts)
     computing = module.num_routed_experts
-    out = hidden_states * weights[:, computing:].sum(dim=1, keepdim=True)
+    returning = index >= computing
+    out = hidden_states * (gates * returning).sum(dim=1, keepdim=True)
     if not computing:
         return out
-    x = torch.matmul(hidden_states.unsqueeze(0), module.gate_up_proj[:computing].transpose(1, 2))
-    gate, up = x.chunk(2, dim=-1)
-    computed = torch.matmul(module.act_fn(gate) * up, module.down_proj.transpose(1, 2))
-    return out + (computed * weights[:, :computing].t().unsqueeze(-1)).sum(dim=0)
+    # A chosen expert that returns its input has no product: expert 0 takes its place with a gate of 0.
+    index = torch.where(returning, 0, index)
+    gate, up = multiply(hidden_states.unsqueeze(1), index, module.gate_up_proj).chunk(2, dim=-1)
+    computed = multiply(module.act_fn(gate) * up, index, module.down_proj)
+    return out + weighted_sum(computed, torch.where(returning, 0.0, gates))
 
 
 def jetmoe(module: Any, layer_input: torch.Tensor) -> torch.Tensor:
     """JetMoeMoE.forward: [B, S, K] to [B, S, K]."""
     x = layer_input.reshape(-1, layer_input.shape[-1])
     index, gates = _jetmoe_route(module.router, x)
-    gate, up = torch.matmul(x.unsqueeze(0), _transposed(module.input_linear)).chunk(2, dim=-1)
-    out = torch.matmul(module.activation(gate) * up, _transposed(module.output_linear))
-    weights = _expert_weights(index, gates, module.router.num_experts)
-    return (out * weights.t().unsqueeze(-1)).sum(dim=0).view(layer_input.shape) + module.bias
+    gate, up = multiply(x.unsqueeze(1), index, module.input_linear.weight).chunk(2, dim=-1)
+    out = multiply(module.activation(gate) * up, index, module.output_linear.weight)
+    return weighted_sum(out, gates).view(layer_input.shape) + module.bias
 
 
 def jetmoe_queries(module: Any, layer_input: torch.Tensor) -> tuple[torch.Tensor, None, tuple[torch.Tensor, ...]]:
@@ -97,8 +117,7 @@ def jetmoe_queries(module: Any, layer_input: torch.Tensor) -> tuple[torch.Tensor
     batch, length, width = layer_input.shape
     x = layer_input.reshape(-1, width)
     index, gates = _jetmoe_route(module.router, x)
-    of_all = torch.matmul(x.unsqueeze(0), _transposed(module.input_linear)).transpose(0, 1)
-    queries = of_all.gather(1, index.unsqueeze(-1).expand(-1, -1, of_all.shape[-1]))
+    queries = multiply(x.unsqueeze(1), index, module.input_linear.weight)
     return queries.view(batch, length, module.top_k, -1), None, (index, gates)
 
 
@@ -115,28 +134,11 @@ def jetmoe_outputs(module: Any, layer_input: torch.Tensor, chosen: tuple[torch.T
     """
     batch, length, top_k, width = layer_input.shape
     index, gates = chosen
-    weights = gates.unsqueeze(-1) * _one_hot(index, module.num_experts)  # [T, k, E]
-    x = torch.matmul(weights.transpose(1, 2), layer_input.reshape(-1, top_k, width))  # [T, E, H]
-    out = torch.matmul(x.transpose(0, 1), _transposed(module.output_linear)).sum(dim=0)
-    return out.view(batch, length, -1) + module.bias
-
-
-def _transposed(linear: Any) -> torch.Tensor:
-    """The weights [E, in, out] of JetMoeParallelExperts."""
-    return linear.weight.transpose(1, 2)
+    out = multiply(layer_input.reshape(-1, top_k, width), index, module.output_linear.weight)
+    return weighted_sum(out, gates).view(batch, length, -1) + module.bias
 
 
 def _jetmoe_route(router: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The experts int64[T, k] of x [T, K] and their gates [T, k]."""
     logits, index = router.layer(x).float().topk(router.top_k, dim=1)
     return index, torch.softmax(logits, dim=1).type_as(x)
-
-
-def _one_hot(index: torch.Tensor, experts: int) -> torch.Tensor:
-    """Whether an expert is chosen: int64[T, k] to bool[T, k, E]."""
-    return index.unsqueeze(-1) == torch.arange(experts, device=index.device)
-
-
-def _expert_weights(index: torch.Tensor, gates: torch.Tensor, experts: int) -> torch.Tensor:
-    """The gates of all experts [T, E], 0 for those that are not chosen."""
-    return (gates.unsqueeze(-1) * _one_hot(index, experts)).sum(dim=1)

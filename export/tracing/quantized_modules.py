@@ -12,7 +12,10 @@ from edgekiln.export import canonical
 
 
 class QuantizedParameters(torch.nn.Module):
-    """The tensors of a quantized weight [N, K], shared by the embedding and the head when they are tied."""
+    """The tensors of a quantized weight [N, K], shared by the embedding and the head when they are tied.
+
+    Those of a weight that all experts of a layer have begin with an axis for the experts.
+    """
 
     qweight: torch.Tensor
     scales: torch.Tensor
@@ -21,13 +24,14 @@ class QuantizedParameters(torch.nn.Module):
     order: torch.Tensor | None
     input_scale: torch.Tensor | None
 
-    def __init__(self, n: int, k: int, scheme: Scheme) -> None:
+    def __init__(self, n: int, k: int, scheme: Scheme, experts: int | None = None) -> None:
         super().__init__()
         self.scheme = scheme
         self.k = k
-        groups = (n, k // scheme.group_size) if scheme.group_size else (n,)
+        rows = (n,) if experts is None else (experts, n)
+        groups = (*rows, k // scheme.group_size) if scheme.group_size else rows
         dtype = torch.uint8 if scheme.group_size else torch.int8
-        self.qweight = _meta_parameter((n, k * scheme.bits // 8), dtype)
+        self.qweight = _meta_parameter((*rows, k * scheme.bits // 8), dtype)
         self.scales = _meta_parameter(groups, torch.float32)
         self.zero_points = None if scheme.symmetric else _meta_parameter(groups, torch.uint8)
         self.group_bias = _meta_parameter(groups, torch.float32) if scheme.group_bias else None
@@ -47,6 +51,20 @@ class QuantizedParameters(torch.nn.Module):
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """The weight times columns [..., K, S], which Mamba computes without calling the layer: [..., N, S]."""
         return QuantizedLinear(self, None)(x.transpose(-1, -2)).transpose(-1, -2)
+
+    def of_experts(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Each token times the weights of its experts; see `canonical.quantized_expert_matmul`."""
+        return canonical.quantized_expert_matmul(
+            x,
+            index,
+            self.qweight,
+            self.scales,
+            self.zero_points,
+            self.group_bias,
+            bits=self.scheme.bits,
+            group_size=self.scheme.group_size or 0,
+            activation=self.scheme.activation,
+        )
 
     def extra_repr(self) -> str:
         """The scheme, so that layer deduplication distinguishes layers of different schemes."""
@@ -117,6 +135,13 @@ def swap_quantized_modules(model: PreTrainedModel, quantization: QuantizationPla
     """
     embedding = model.get_input_embeddings()
     for layer in quantization.layers:
+        if layer.experts is not None:
+            each = layer.experts
+            owner, _, attribute = each.name.rpartition(".")
+            module = model.get_submodule(owner)
+            delattr(module, attribute)  # torch refuses a module in place of a parameter
+            setattr(module, attribute, QuantizedParameters(each.n, each.k, layer.scheme, each.experts))
+            continue
         parameters: QuantizedParameters | None = None
         for name in (name.removesuffix(".weight") for name in layer.names):
             module = model.get_submodule(name)

@@ -6,6 +6,8 @@ from edgekiln.export.passes.common.tensors import new_initializer, shape_of, val
 
 
 def transposed_codes(graph: ir.Graph, qweight: ir.Value) -> ir.Value:
-    """The int8 codes [N, K] of a per-channel weight as [K, N]."""
-    n, k = shape_of(qweight)
-    return new_initializer(graph, f"{qweight.name}.transposed", (k, n), ir.DataType.INT8, lambda: values_of(qweight).T)
+    """The int8 codes [..., N, K] of a per-channel weight as [..., K, N]."""
+    *experts, n, k = shape_of(qweight)
+    shape = (*experts, k, n)
+    name = f"{qweight.name}.transposed"
+    return new_initializer(graph, name, shape, ir.DataType.INT8, lambda: values_of(qweight).swapaxes(-1, -2))

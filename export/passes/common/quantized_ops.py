@@ -1,4 +1,4 @@
-"""The inputs and attributes of `edgekiln::QuantizedMatMul` and `edgekiln::QuantizedGather`, read from a node."""
+"""The inputs and attributes of the quantized canonical ops, read from a node."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +38,17 @@ class QuantizedOp:
         return name_of(self.node)
 
 
+@dataclass(frozen=True)
+class QuantizedExpertOp(QuantizedOp):
+    """A QuantizedExpertMatMul, whose weight begins with an axis for the experts.
+
+    Attributes:
+        index: int64[T, k], the experts of each token.
+    """
+
+    index: ir.Value
+
+
 def quantized_matmuls(model: ir.Model) -> Iterator[QuantizedOp]:
     """Every QuantizedMatMul of the graph, which may be replaced while iterating."""
     return _ops(model, "QuantizedMatMul")
@@ -46,6 +57,27 @@ def quantized_matmuls(model: ir.Model) -> Iterator[QuantizedOp]:
 def quantized_gathers(model: ir.Model) -> Iterator[QuantizedOp]:
     """Every QuantizedGather of the graph, which may be replaced while iterating."""
     return _ops(model, "QuantizedGather")
+
+
+def quantized_expert_matmuls(model: ir.Model) -> Iterator[QuantizedExpertOp]:
+    """Every QuantizedExpertMatMul of the graph, which may be replaced while iterating."""
+    for node in list(model.graph):
+        if (node.domain, node.op_type) == (canonical.DOMAIN, "QuantizedExpertMatMul"):
+            x, index, qweight, scales = inputs_of(node, 4)
+            yield QuantizedExpertOp(
+                node,
+                x,
+                qweight,
+                scales,
+                zero_points=optional_input(node, 4),
+                group_bias=optional_input(node, 5),
+                input_scale=None,
+                bits=int(attribute(node, "bits")),
+                group_size=int(attribute(node, "group_size")),
+                activation=str(attribute(node, "activation")),
+                codebook="",
+                index=index,
+            )
 
 
 def _ops(model: ir.Model, op: str) -> Iterator[QuantizedOp]:

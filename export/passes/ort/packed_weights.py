@@ -8,28 +8,28 @@ from edgekiln.export.passes.common.tensors import Array, new_initializer, shape_
 
 
 def blocks(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
-    """The codes of a weight in groups as MatMulNBits takes them, uint8 [N, groups, group_size · bits / 8].
+    """The codes of a weight in groups as MatMulNBits takes them, uint8 [..., N, groups, group_size · bits / 8].
 
     The bytes are those of `qweight`, which a tied embedding reads; `WeightsFile` stores them once.
     """
-    n, groups = shape_of(op.scales)
-    shape = (n, groups, op.group_size * op.bits // 8)
+    shape = (*shape_of(op.scales), op.group_size * op.bits // 8)
     return new_initializer(
         graph, f"{op.qweight.name}.blocks", shape, ir.DataType.UINT8, lambda: values_of(op.qweight).reshape(shape)
     )
 
 
 def packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.Value:
-    """Zero points as MatMulNBits takes them: 4-bit ones two a byte along the groups, low nibble first."""
+    """Zero points [..., groups] as MatMulNBits takes them: 4-bit ones two a byte, low nibble first."""
     if bits == 8:
         return zero_points
-    n, groups = shape_of(zero_points)
+    *rows, groups = shape_of(zero_points)
 
     def packed() -> Array:
-        values = np.pad(values_of(zero_points).astype(np.uint8, copy=False), ((0, 0), (0, groups % 2)))
-        return values[:, 0::2] | (values[:, 1::2] << 4)
+        added = [*[(0, 0)] * len(rows), (0, groups % 2)]
+        values = np.pad(values_of(zero_points).astype(np.uint8, copy=False), added)
+        return values[..., 0::2] | (values[..., 1::2] << 4)
 
-    return new_initializer(graph, f"{zero_points.name}.packed", (n, (groups + 1) // 2), ir.DataType.UINT8, packed)
+    return new_initializer(graph, f"{zero_points.name}.packed", (*rows, (groups + 1) // 2), ir.DataType.UINT8, packed)
 
 
 def group_shape(x: ir.Value, group_size: int) -> list[int]:

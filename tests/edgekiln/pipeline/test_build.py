@@ -188,18 +188,16 @@ def test_width_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path
         ("qwen3_moe", (".gate_up_proj", ".experts.down_proj")),
         ("jetmoe", (".input_linear.weight", ".output_linear.weight")),
         ("dbrx", (".w1", ".v1", ".w2")),
+        ("llama4_text", (".gate_up_proj", ".experts.down_proj")),
     ],
 )
-def test_experts_stay_float_with_a_note(family: str, parts: tuple[str, ...]) -> None:
+def test_experts_are_planned_and_routers_are_not(family: str, parts: tuple[str, ...]) -> None:
     model = tiny_model(family)
-    experts = [value.numel() for name, value in model.named_parameters() if name.endswith(parts)]
-    share = sum(experts) / sum(value.numel() for value in model.parameters())
-    notes = plan_quantization(model, BuildOptions(quant="int4").chosen_recipe).notes
-    assert notes[-1] == (
-        f"{len(experts)} tensors of experts, {share:.0%} of the parameters, are left in floating point: experts are "
-        "not quantized yet"
-    )
-    assert not plan_quantization(model, BuildOptions(quant="none").chosen_recipe).notes
+    experts = [name for name, _ in model.named_parameters() if name.endswith(parts) and "shared" not in name]
+    plan = plan_quantization(model, BuildOptions(quant="int4").chosen_recipe)
+    assert [layer.names[0] for layer in plan.layers if layer.experts] == experts
+    assert not [layer.module for layer in plan.layers if "router" in layer.module]
+    assert not plan_quantization(model, BuildOptions(quant="none").chosen_recipe).layers
 
 
 def test_embedding_that_no_group_size_divides_stays_float_with_a_note(tmp_path: Path) -> None:

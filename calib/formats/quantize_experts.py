@@ -1,0 +1,50 @@
+"""Quantize one weight of all experts of a layer, one expert after another."""
+
+import numpy as np
+import torch
+
+from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.errors import SourceError
+
+
+def quantize_experts(weights: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
+    """Quantize weights [E, N, K] of any float type, each as `quantize` does.
+
+    Returns:
+        The weight [E · N, K] of the experts one after another, with the error of each in `expert_errors`.
+
+    Raises:
+        SourceError: a weight holds NaN or infinity; the message names the expert.
+    """
+    found = []
+    for expert, weight in enumerate(weights):
+        try:
+            found.append(quantize(weight.contiguous(), scheme))
+        except SourceError as error:
+            raise SourceError(f"expert {expert}: {error}") from error
+    return joined(found, [float(weight.double().square().sum()) for weight in weights])
+
+
+def joined(experts: list[QuantizedWeight], energies: list[float]) -> QuantizedWeight:
+    """The weights [N, K] of experts as one [E · N, K].
+
+    Args:
+        experts: in the order of their numbers, of one scheme.
+        energies: the sum of the squares of each weight before it was quantized.
+    """
+    total = sum(energies)
+    squared = sum(expert.relative_error * energy for expert, energy in zip(experts, energies, strict=True))
+    zero_points = [expert.zero_points for expert in experts if expert.zero_points is not None]
+    group_bias = [expert.group_bias for expert in experts if expert.group_bias is not None]
+    return QuantizedWeight(
+        scheme=experts[0].scheme,
+        codes=np.concatenate([expert.codes for expert in experts]),
+        scales=np.concatenate([expert.scales for expert in experts]),
+        zero_points=np.concatenate(zero_points) if zero_points else None,
+        relative_error=squared / total if total else 0.0,
+        clipped=sum(expert.clipped for expert in experts) / len(experts),
+        group_bias=np.concatenate(group_bias) if group_bias else None,
+        expert_errors=tuple(expert.relative_error for expert in experts),
+    )
