@@ -59,7 +59,7 @@ def graph(
 
 def node(op: str, inputs: Sequence[str], outputs: str | Sequence[str], **attributes: Any) -> onnx.NodeProto:
     """A node; canonical ops get edgekiln's domain."""
-    own = op in ("Attention", "QuantizedMatMul", "QuantizedGather")
+    own = op in ("Attention", "ExpertMatMul", "QuantizedExpertMatMul", "QuantizedGather", "QuantizedMatMul")
     names = [outputs] if isinstance(outputs, str) else list(outputs)
     return helper.make_node(op, list(inputs), names, domain=canonical.DOMAIN if own else "", **attributes)
 
