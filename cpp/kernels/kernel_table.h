@@ -29,10 +29,18 @@ namespace edgekiln {
 using NBitsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, float* out, const Parallel&,
                                  Scratch&);
 
+// The same for m of the rows of a call with `tokens` of them, to the bits that NBitsGemmKernel gives them there.
+using NBitsRowsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, std::size_t tokens, float* out,
+                                     const Parallel&, Scratch&);
+
 // out[m, n] = a[m, k] * w, with a packed int8 weight (W8A8). The activations of each token are quantized to int8 with
 // one scale, 1 / 127 of their largest magnitude.
 using PerTokenInt8GemmKernel = void (*)(const PackedInt8&, const float* a, std::size_t m, float* out, const Parallel&,
                                         Scratch&);
+
+// out[m, n] = a[m, k] * w[n, k]^T, all in float. A row's result does not depend on m.
+using FloatGemmKernel = void (*)(const float* w, std::size_t k, std::size_t n, const float* a, std::size_t m,
+                                 float* out, const Parallel&);
 
 // Logits out[m, n] for m <= kGemvMaxM, exact only near the maximum of each token; see pack/packed_lm_head.h.
 using TwoPassLmHeadKernel = void (*)(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&,
@@ -52,7 +60,9 @@ struct KernelTable {
   SelectiveScanKernel selective_scan = nullptr;
   GatedRmsNormKernel gated_rms_norm = nullptr;
   DequantizeRowKernel dequantize_row = nullptr;
+  FloatGemmKernel float_gemm = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
+  NBitsRowsGemmKernel nbits_rows_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;
   Int8Order int8_order = Int8Order::kFours;  // of the weights of per_token_int8_gemm
   TwoPassLmHeadKernel two_pass_lm_head = nullptr;

@@ -37,11 +37,27 @@ struct MatMulNBitsArgs {
 
   int zero_point_bits = 0;  // if they have other bits than the codes
 
+  // Of the call that the m rows belong to, if that has more: its number decides how they are rounded.
+  std::size_t tokens = 0;
+
   int bits_of_zero_points() const { return zero_point_bits ? zero_point_bits : bits; }
   int midpoint() const { return 1 << (bits - 1); }
   std::size_t groups() const { return k / group_size; }      // of one of the n columns
   std::size_t column_bytes() const { return k * bits / 8; }  // of its codes
   std::size_t zero_point_bytes() const { return (groups() * bits_of_zero_points() + 7) / 8; }  // of its zero points
+
+  // The weight's columns [first, first + count).
+  MatMulNBitsArgs columns(std::size_t first, std::size_t count) const {
+    MatMulNBitsArgs part = *this;
+    part.n = count;
+    part.codes += first * column_bytes();
+    part.scales += first * groups();
+    if (zero_points) part.zero_points += first * zero_point_bytes();
+    if (group_bias) part.group_bias += first * groups();
+    for (const Float16** values : {&part.float16_scales, &part.float16_min})
+      if (*values) *values += first * groups();
+    return part;
+  }
 };
 
 // One column's zero point of a group; `column` is its packed zero points.

@@ -12,6 +12,7 @@
 #include "kernels/kernel_table.h"
 #include "kernels/pack/float16_group_params.h"
 #include "kernels/pack/pack_place.h"
+#include "kernels/pack/packed_experts.h"
 #include "kernels/pack/packed_int8.h"
 #include "kernels/pack/packed_lm_head.h"
 #include "kernels/pack/packed_nbits.h"
@@ -110,6 +111,22 @@ class WeightPacker {
     PackedInt8 packed(codes, scales, k, n, order, place(layout_name(layout, {k, n}), inputs));
     drop_mapped_pages(codes, k * n);
     return packed;
+  }
+
+  // Where the experts of a weight are, whose columns follow each other.
+  PackPlace experts_place(const MatMulNBitsArgs& weight, std::size_t count) const {
+    return nbits_place(layout_name("nbits experts", {count}).c_str(), weight);
+  }
+
+  // The int8 weights [count, k, n] at input `first`, followed by their scales [count, n].
+  Int8Experts pack_int8_experts(std::size_t first, std::size_t count, std::size_t k, std::size_t n) const {
+    const auto* codes = constant_input<std::int8_t>(info_, first, count * k * n);
+    const auto* scales = constant_input<float>(info_, first + 1, count * n);
+    if (!codes || !scales || !k || !n) fail("weights and scales must be constant");
+    const WeightInput inputs[] = {{codes, count * k * n}, {scales, count * n * sizeof(float)}};
+    const Int8Order order = kernels().int8_order;
+    const char* const layout = order == Int8Order::kFours ? "int8 experts" : "int8 experts eights";
+    return {codes, scales, count, k, n, order, place(layout_name(layout, {count, k, n}), inputs)};
   }
 
  private:

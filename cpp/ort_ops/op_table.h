@@ -8,6 +8,8 @@
 #include "ort_ops/causal_conv.h"
 #include "ort_ops/cos_sin.h"
 #include "ort_ops/decoder_layers.h"
+#include "ort_ops/expert_matmul.h"
+#include "ort_ops/expert_matmul_nbits.h"
 #include "ort_ops/gated_rms_norm.h"
 #include "ort_ops/gated_selective_scan.h"
 #include "ort_ops/gather_block_quantized.h"
@@ -16,6 +18,7 @@
 #include "ort_ops/linear_attention.h"
 #include "ort_ops/mamba2_mixer.h"
 #include "ort_ops/matmul_nbits.h"
+#include "ort_ops/per_token_int8_expert_matmul.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
 #include "ort_ops/simplified_layer_normalization.h"
@@ -42,6 +45,7 @@ struct KernelField {
 inline constexpr KernelField kAttention = EDGEKILN_FIELD(attention), kMatMulNBits = EDGEKILN_FIELD(matmul_nbits),
                              kSkipRmsNorm = EDGEKILN_FIELD(skip_rms_norm), kSwiglu = EDGEKILN_FIELD(swiglu),
                              kQkvPrologue = EDGEKILN_FIELD(qkv_prologue), kNBitsGemm = EDGEKILN_FIELD(nbits_gemm),
+                             kFloatGemm = EDGEKILN_FIELD(float_gemm), kNBitsRowsGemm = EDGEKILN_FIELD(nbits_rows_gemm),
                              kPerTokenInt8Gemm = EDGEKILN_FIELD(per_token_int8_gemm),
                              kTwoPassLmHead = EDGEKILN_FIELD(two_pass_lm_head),
                              kDequantizeRow = EDGEKILN_FIELD(dequantize_row), kCausalConv = EDGEKILN_FIELD(causal_conv),
@@ -95,6 +99,10 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<SwiGLU>(), {kSwiglu}},
       {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
+      {kOwnDomain, op<ExpertMatMul>(), {kFloatGemm}},
+      {kOwnDomain, op<ExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
+      {kOwnDomain, op<GroupBiasExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
+      {kOwnDomain, op<PerTokenInt8ExpertMatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<CausalConv>(), {kCausalConv}},
       {kOwnDomain, op<LinearAttention>(), {kLinearAttention}},
       {kOwnDomain, op<Mamba2Scan>(), {kLinearAttention}},

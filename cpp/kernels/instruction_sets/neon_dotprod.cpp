@@ -22,7 +22,9 @@ extern const InstructionSet instruction_set{
             .selective_scan = selective_scan,
             .gated_rms_norm = gated_rms_norm,
             .dequantize_row = dequantize_row,
+            .float_gemm = float_gemm,
             .nbits_gemm = nbits_gemm,
+            .nbits_rows_gemm = nbits_rows_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
         },
 };

@@ -21,6 +21,7 @@ extern const InstructionSet instruction_set{
             .selective_scan = selective_scan,
             .gated_rms_norm = gated_rms_norm,
             .dequantize_row = dequantize_row,
+            .float_gemm = float_gemm,
         },
 };
 

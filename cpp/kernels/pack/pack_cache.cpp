@@ -73,7 +73,7 @@ ArenaBytes PackCache::with_cache(ArenaBytes memory) {
           begin};
 }
 
-std::optional<CachedWeight> PackCache::find(const PackedWeightId& id) {
+std::optional<CachedWeight> PackCache::find(const PackedWeightId& id, CachePages pages) {
   const std::lock_guard lock(mutex_);
   const auto found = [&](const auto& file) -> std::optional<CachedWeight> {
     const PackCacheEntry* const entry = file ? file->find(id) : nullptr;
@@ -81,9 +81,22 @@ std::optional<CachedWeight> PackCache::find(const PackedWeightId& id) {
     return CachedWeight{alive(file->data(*entry)), entry->size, entry->variant};
   };
   const PackCacheEntry* const entry = reader_ ? reader_->find(id) : nullptr;
-  if (entry && !reader_->has_huge_pages(*entry)) return CachedWeight{copy_of(*entry), entry->size, entry->variant};
+  if (entry && pages == CachePages::kHuge && !reader_->has_huge_pages(*entry))
+    return CachedWeight{copy_of(*entry), entry->size, entry->variant};
   if (auto weight = found(reader_)) return weight;
   return found(writer_);
+}
+
+ArenaBytes PackCache::write(const PackedWeightId& id, std::size_t size, std::uint64_t variant, CachePages pages,
+                            const std::function<void(std::uint8_t*)>& pack) {
+  // Another session of the same engine may have packed it meanwhile.
+  const PackCacheEntry* const entry = writer_ ? writer_->find(id) : nullptr;
+  if (entry && entry->size == size && entry->variant == variant) return alive(writer_->data(*entry));
+  std::uint8_t* const memory = writer_ && !entry ? writer_->allocate(size) : nullptr;
+  if (!memory) return nullptr;
+  pack(memory);
+  writer_->add(id, size, variant, pages == CachePages::kMapped);
+  return alive(memory);
 }
 
 ArenaBytes PackCache::find_or_pack(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
@@ -91,18 +104,19 @@ ArenaBytes PackCache::find_or_pack(const PackedWeightId& id, std::size_t size, s
   if (auto weight = find(id); weight && weight->size == size && weight->variant == variant) return weight->memory;
   {
     const std::lock_guard lock(mutex_);
-    // Another session of the same engine may have packed it meanwhile.
-    const PackCacheEntry* const entry = writer_ ? writer_->find(id) : nullptr;
-    if (entry && entry->size == size && entry->variant == variant) return alive(writer_->data(*entry));
-    if (std::uint8_t* const memory = writer_ && !entry ? writer_->allocate(size) : nullptr) {
-      pack(memory);
-      writer_->add(id, size, variant);
-      return alive(memory);
-    }
+    if (ArenaBytes memory = write(id, size, variant, CachePages::kHuge, pack)) return memory;
   }
   ArenaBytes memory = arena_allocate(size);
   pack(memory.get());
   return with_cache(std::move(memory));
+}
+
+ArenaBytes PackCache::find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
+                                    const std::function<void(std::uint8_t*)>& pack) {
+  const std::optional<CachedWeight> weight = find(id, CachePages::kMapped);
+  if (weight && weight->size == size && weight->variant == variant) return weight->memory;
+  const std::lock_guard lock(mutex_);
+  return write(id, size, variant, CachePages::kMapped, pack);
 }
 
 }  // namespace edgekiln

@@ -41,6 +41,12 @@ struct CachedWeight {
   std::uint64_t variant;
 };
 
+// Where the memory of a cached weight is.
+enum class CachePages {
+  kHuge,    // in the file's mapping if that is in huge pages, else a copy in such pages
+  kMapped,  // always in the mapping: the system drops pages of it where memory is short, and reads them again
+};
+
 class PackCacheReader;
 class PackCacheWriter;
 
@@ -59,14 +65,22 @@ class PackCache : public std::enable_shared_from_this<PackCache> {
 
   const std::string& weights() const { return weights_; }
 
-  std::optional<CachedWeight> find(const PackedWeightId& id);
+  std::optional<CachedWeight> find(const PackedWeightId& id, CachePages pages = CachePages::kHuge);
 
   // The weight `id`, all of which `pack` writes to `size` bytes if the cache does not hold it. Throws std::bad_alloc,
   // and what `pack` throws.
   ArenaBytes find_or_pack(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
                           const std::function<void(std::uint8_t*)>& pack);
 
+  // The same in the mapping of a file; null where the cache neither holds the weight nor writes one. Of a weight that
+  // is written, no more than its last 2 MiB stay outside of the mapping.
+  ArenaBytes find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
+                           const std::function<void(std::uint8_t*)>& pack);
+
  private:
+  // Into the file that is written; null where none is. The caller has locked mutex_.
+  ArenaBytes write(const PackedWeightId& id, std::size_t size, std::uint64_t variant, CachePages pages,
+                   const std::function<void(std::uint8_t*)>& pack);
   ArenaBytes alive(const std::uint8_t* memory);
   ArenaBytes with_cache(ArenaBytes memory);
   ArenaBytes copy_of(const PackCacheEntry& entry);

@@ -38,15 +38,15 @@ std::uint8_t* PackCacheWriter::allocate(std::size_t size) {
   return range_.data() + next_;
 }
 
-void PackCacheWriter::add(const PackedWeightId& id, std::size_t size, std::uint64_t variant) {
+void PackCacheWriter::add(const PackedWeightId& id, std::size_t size, std::uint64_t variant, bool mapped) {
   const std::uint8_t* const data = range_.data() + next_;
   entries_.push_back({id, next_, size, checksum_of(data, size), sample_of(data, size), variant});
   next_ += size;
-  write_whole_chunks();
+  write_whole_chunks(mapped);
 }
 
 // Pieces of a huge page, at offsets of one: file systems with large folios then keep the page cache in huge pages.
-void PackCacheWriter::write_whole_chunks() {
+void PackCacheWriter::write_whole_chunks(bool mapped) {
   const std::size_t first = written_;
   while (file_ && next_ - written_ >= kHugePage) {
     if (file_.write_all(range_.data() + written_, kHugePage, written_)) {
@@ -55,10 +55,10 @@ void PackCacheWriter::write_whole_chunks() {
       file_.reset();  // such as a full disk: what is packed stays in memory
     }
   }
-  if (!file_ || !maps_ || written_ == first) return;
+  if (!file_ || !(maps_ || mapped) || written_ == first) return;
   if (!range_.map_file(file_.number(), first, written_ - first)) return file_.reset();
   // In small pages it would be read more slowly than the memory that it replaces.
-  if (!temporary_) maps_ = mapped_pages(range_.data() + first, kHugePage)[0] == MappedPage::kHuge;
+  if (!temporary_ && maps_) maps_ = mapped_pages(range_.data() + first, kHugePage)[0] == MappedPage::kHuge;
 }
 
 #if defined(__linux__)

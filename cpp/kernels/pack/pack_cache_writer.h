@@ -27,8 +27,9 @@ class PackCacheWriter {
   // object.
   std::uint8_t* allocate(std::size_t size);
 
-  // Adds the weight that the memory of the last allocate() holds now, which nobody changes from here on.
-  void add(const PackedWeightId& id, std::size_t size, std::uint64_t variant);
+  // Adds the weight that the memory of the last allocate() holds now, which nobody changes from here on. With `mapped`,
+  // what is written of it becomes a mapping of the file, also in small pages.
+  void add(const PackedWeightId& id, std::size_t size, std::uint64_t variant, bool mapped = false);
 
   // Gives the file its name, in place of an older one, and removes files of other weights. Nothing is added afterwards.
   bool keep();
@@ -43,7 +44,7 @@ class PackCacheWriter {
         temporary_(temporary),
         range_(reserved) {}
 
-  void write_whole_chunks();
+  void write_whole_chunks(bool mapped);
   void remove_others() const;
 
   FileDescriptor directory_;  // locked, so that one process writes

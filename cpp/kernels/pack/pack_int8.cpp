@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/pack/pack_place.h"
 #include "kernels/pack/packed_int8.h"
@@ -36,20 +37,32 @@ void interleave(const std::int8_t (&codes)[PackedInt8::kDotK][kPanelWidth], std:
 }
 #endif
 
-// The panels of a weight [k, n], at `memory`, in rows of RowK values of k.
+// The panels of a weight [k, n], at `to`, in rows of RowK values of k.
 template <std::size_t RowK>
-void pack_panels(const PackedInt8& weight, const std::int8_t* codes, std::uint8_t* memory) {
-  for (std::size_t index = 0; index < weight.panels(); ++index) {
-    std::uint8_t* to = memory + index * weight.panel_bytes();
-    const std::size_t first = index * kPanelWidth, width = std::min(kPanelWidth, weight.n - first);
-    for (std::size_t k = 0; k < weight.k; k += RowK, to += RowK * kPanelWidth) {
+void pack_panels(const std::int8_t* codes, std::size_t weight_k, std::size_t n, std::uint8_t* to) {
+  for (std::size_t first = 0; first < n; first += kPanelWidth) {
+    const std::size_t width = std::min(kPanelWidth, n - first);
+    for (std::size_t k = 0; k < weight_k; k += RowK, to += RowK * kPanelWidth) {
       std::int8_t rows[RowK][kPanelWidth] = {};
-      for (std::size_t i = 0; i < std::min(RowK, weight.k - k); ++i)
-        std::memcpy(rows[i], codes + (k + i) * weight.n + first, width);
+      for (std::size_t i = 0; i < std::min(RowK, weight_k - k); ++i)
+        std::memcpy(rows[i], codes + (k + i) * n + first, width);
       interleave(rows, to);
     }
   }
 }
+
+// Offsets in the memory of a packed weight.
+struct Layout {
+  std::size_t columns, compensation, scales, size;
+
+  Layout(std::size_t k, std::size_t n, Int8Order order) {
+    const std::size_t row_k = order == Int8Order::kFours ? PackedInt8::kDotK : PackedInt8::kSmmlaK;
+    columns = (n + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+    compensation = (k + row_k - 1) / row_k * row_k * columns + PackedInt8::kPadding;
+    scales = compensation + columns * sizeof(std::int32_t);
+    size = scales + columns * sizeof(float);
+  }
+};
 
 }  // namespace
 
@@ -58,20 +71,29 @@ PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_
 
 PackedInt8::PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, Int8Order order,
                        const PackPlace& place)
-    : k(k), n(n), order(order) {
-  const std::size_t columns = panels() * kPanelWidth, codes_size = panels() * panel_bytes() + kPadding;
-  const std::size_t scales_at = codes_size + columns * sizeof(std::int32_t);
-  memory = place.find_or_pack(scales_at + columns * sizeof(float), 0, [&](std::uint8_t* to) {
-    const auto pack = order == Int8Order::kFours ? pack_panels<kDotK> : pack_panels<kSmmlaK>;
-    pack(*this, codes, to);
-    std::memset(to + codes_size - kPadding, 0, kPadding + columns * (sizeof(std::int32_t) + sizeof(float)));
-    auto* const sums = reinterpret_cast<std::int32_t*>(to + codes_size);
-    for (std::size_t row = 0; row < k; ++row)
-      for (std::size_t column = 0; column < n; ++column) sums[column] -= kActivationZeroPoint * codes[row * n + column];
-    std::memcpy(to + scales_at, scales, n * sizeof(float));
-  });
-  compensation = {reinterpret_cast<const std::int32_t*>(memory.get() + codes_size), columns};
-  this->scales = {reinterpret_cast<const float*>(memory.get() + scales_at), columns};
+    : PackedInt8(k, n, order, place.find_or_pack(bytes(k, n, order), 0, [&](std::uint8_t* to) {
+        write(codes, scales, k, n, order, to);
+      })) {}
+
+PackedInt8::PackedInt8(std::size_t k, std::size_t n, Int8Order order, ArenaBytes memory)
+    : k(k), n(n), order(order), memory(std::move(memory)) {
+  const Layout layout(k, n, order);
+  const std::uint8_t* const begin = this->memory.get();
+  compensation = {reinterpret_cast<const std::int32_t*>(begin + layout.compensation), layout.columns};
+  scales = {reinterpret_cast<const float*>(begin + layout.scales), layout.columns};
+}
+
+std::size_t PackedInt8::bytes(std::size_t k, std::size_t n, Int8Order order) { return Layout(k, n, order).size; }
+
+void PackedInt8::write(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, Int8Order order,
+                       std::uint8_t* to) {
+  const Layout layout(k, n, order);
+  (order == Int8Order::kFours ? pack_panels<kDotK> : pack_panels<kSmmlaK>)(codes, k, n, to);
+  std::memset(to + layout.compensation - kPadding, 0, layout.size - layout.compensation + kPadding);
+  auto* const sums = reinterpret_cast<std::int32_t*>(to + layout.compensation);
+  for (std::size_t row = 0; row < k; ++row)
+    for (std::size_t column = 0; column < n; ++column) sums[column] -= kActivationZeroPoint * codes[row * n + column];
+  std::memcpy(to + layout.scales, scales, n * sizeof(float));
 }
 
 }  // namespace edgekiln

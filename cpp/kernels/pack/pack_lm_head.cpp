@@ -23,14 +23,6 @@ bool scales_fit(const MatMulNBitsArgs& args) {
                      [](float scale) { return exact_float16(scale) && exact_float16(scale * kHighStep); });
 }
 
-MatMulNBitsArgs columns_of(MatMulNBitsArgs args, std::size_t first, std::size_t count) {
-  args.codes += first * args.column_bytes();
-  args.scales += first * args.groups();
-  if (args.zero_points) args.zero_points += first * args.zero_point_bytes();
-  args.n = count;
-  return args;
-}
-
 void pack_high(const MatMulNBitsArgs& chunk, const PackedNBits& weight, std::size_t first, std::uint8_t* memory) {
   std::vector<std::uint8_t> codes(chunk.n * chunk.k / 2);
   for (std::size_t i = 0; i < codes.size(); ++i)
@@ -87,7 +79,7 @@ void pack(const MatMulNBitsArgs& args, const PackedLmHead& head, const Parts& pa
   std::memset(memory + parts.scales + parts.scales_bytes, 0, kLmHeadPadding);
   auto* const scales = reinterpret_cast<Float16*>(memory + parts.scales);
   for (std::size_t first = 0; first < args.n; first += kChunkColumns) {
-    const MatMulNBitsArgs chunk = columns_of(args, first, std::min(kChunkColumns, args.n - first));
+    const MatMulNBitsArgs chunk = args.columns(first, std::min(kChunkColumns, args.n - first));
     pack_high(chunk, head.high, first, memory);
     const std::size_t before = first * head.blocks();
     pack_low(chunk, memory + parts.low + before * kBlock / 2, scales + before);

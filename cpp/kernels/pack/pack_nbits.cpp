@@ -87,6 +87,12 @@ void pack_column(const MatMulNBitsArgs& args, const PackedNBits& weight, const F
 
 }  // namespace
 
+std::uint32_t nbits_variant(const MatMulNBitsArgs& args, FactoredScales& factored) {
+  const bool six_bits = fits_six_bits(args);
+  if (six_bits && !args.group_bias) factored = FactoredScales(args.scales, args.n, args.groups());
+  return (six_bits ? kSixBits : 0u) | (!factored.empty() ? kFactoredScales : args.float16_scales ? kFloat16Params : 0u);
+}
+
 PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant) {
   const WeightScheme scheme = args.zero_points  ? WeightScheme::kZeroPoints
                               : args.group_bias ? WeightScheme::kGroupBias
@@ -108,12 +114,8 @@ void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::s
 PackedNBits pack_nbits(const MatMulNBitsArgs& args) { return pack_nbits(args, PackPlace{}); }
 
 PackedNBits pack_nbits(const MatMulNBitsArgs& args, const PackPlace& place) {
-  const bool six_bits = fits_six_bits(args);
-  const FactoredScales factored =
-      six_bits && !args.group_bias ? FactoredScales(args.scales, args.n, args.groups()) : FactoredScales{};
-  const std::uint32_t variant = (six_bits ? kSixBits : 0u) | (!factored.empty()     ? kFactoredScales
-                                                              : args.float16_scales ? kFloat16Params
-                                                                                    : 0u);
+  FactoredScales factored;
+  const std::uint32_t variant = nbits_variant(args, factored);
   PackedNBits weight = packed_nbits_shape(args, variant);
   weight.memory = place.find_or_pack(weight.bytes(), variant,
                                      [&](std::uint8_t* memory) { pack_columns(args, weight, 0, memory, factored); });

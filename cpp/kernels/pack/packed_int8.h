@@ -46,6 +46,23 @@ struct PackedInt8 {
   PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, Int8Order order);
   PackedInt8(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, Int8Order order,
              const PackPlace& place);
+  // The weight that write() has packed to `memory`.
+  PackedInt8(std::size_t k, std::size_t n, Int8Order order, ArenaBytes memory);
+
+  static std::size_t bytes(std::size_t k, std::size_t n, Int8Order order);
+  // Packs the weight of the first constructor to bytes(k, n, order) of memory.
+  static void write(const std::int8_t* codes, const float* scales, std::size_t k, std::size_t n, Int8Order order,
+                    std::uint8_t* to);
+
+  // Columns [first, first + count), in the same memory; `first` is a multiple of kPanelWidth.
+  PackedInt8 columns(std::size_t first, std::size_t count) const {
+    PackedInt8 part = *this;
+    part.n = count;
+    part.memory = {memory, memory.get() + first / kPanelWidth * panel_bytes()};
+    part.compensation = compensation.subspan(first);
+    part.scales = scales.subspan(first);
+    return part;
+  }
 
   std::size_t k, n;
   Int8Order order;

@@ -79,6 +79,14 @@ struct PackedNBits {
   std::size_t bytes() const { return panels() * panel_bytes(); }
   const std::uint8_t* panel(std::size_t index) const { return memory.get() + index * panel_bytes(); }
   const std::uint8_t* blocks(std::size_t panel_index) const { return panel(panel_index) + factors_bytes(); }
+
+  // Columns [first, first + count), in the same memory; `first` is a multiple of kPanelWidth.
+  PackedNBits columns(std::size_t first, std::size_t count) const {
+    PackedNBits part = *this;
+    part.n = count;
+    part.memory = {memory, memory.get() + first / kPanelWidth * panel_bytes()};
+    return part;
+  }
 };
 
 // Packs the weight of `args`, whose m, a and out are ignored. Throws std::bad_alloc.
@@ -91,6 +99,9 @@ std::optional<PackedNBits> find_packed_nbits(const MatMulNBitsArgs& args, const 
 
 // How a weight is packed, which the cache stores as a number; its other properties are those of the arguments.
 enum NBitsVariant : std::uint32_t { kFloat16Params = 1, kSixBits = 2, kFactoredScales = 4, kNBitsVariants = 8 };
+
+// The variant that fits a weight; `factored` gets its scales if that has factored ones.
+std::uint32_t nbits_variant(const MatMulNBitsArgs& args, FactoredScales& factored);
 
 // The weight without its memory; `variant` is a sum of `NBitsVariant`.
 PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant);

@@ -269,7 +269,7 @@ void run_gemm(MatMulNBitsArgs args, const Parallel& parallel) {
 
 template <int Bits>
 void run(const MatMulNBitsArgs& args, const Parallel& parallel, Scratch& scratch) {
-  if (args.m <= kGemvMaxM && args.group_size >= kBlock) {
+  if (std::max(args.m, args.tokens) <= kGemvMaxM && args.group_size >= kBlock) {
     run_gemv<Bits>(args, parallel, scratch);
   } else {
     run_gemm<Bits>(args, parallel);

@@ -1,0 +1,233 @@
+// Matrix multiplications of tokens with the weights of the experts that are chosen for them, as sequences of kernels.
+//
+// A pair is a token and one of its experts. Pairs are grouped by expert, so that each chosen expert's weight is read
+// once, and others not at all.
+//
+// Up to kGemvMaxM tokens, one parallel loop computes slices of columns of all chosen experts. With more, experts follow
+// each other, each with all threads. A row gets the same bits for all other rows of a call with as many tokens, and, as
+// in a plain multiplication, for all calls with as many tokens as one kernel takes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "kernels/pack/packed_experts.h"
+
+namespace edgekiln {
+
+// Weight formats: expert(i) is the weight of one expert. multiply() computes out[m, n] = a[m, k] * w with the kernel of
+// a table, for m of the pairs of `tokens` tokens.
+struct NBitsExpertFormat {
+  using Weight = PackedNBits;
+  static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
+    return weight.columns(first, count);
+  }
+  static std::size_t column_bytes(const Weight& weight) { return weight.panel_bytes() / kPanelWidth; }
+  static void multiply(const KernelTable& table, const Weight& weight, const float* a, std::size_t m,
+                       std::size_t tokens, float* out, const Parallel& parallel, Scratch& scratch) {
+    table.nbits_rows_gemm(weight, a, m, tokens, out, parallel, scratch);
+  }
+
+  const NBitsExperts& experts;
+  Weight expert(std::size_t index) const { return experts.expert(index); }
+};
+
+struct PerTokenInt8ExpertFormat {
+  using Weight = PackedInt8;
+  static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
+    return weight.columns(first, count);
+  }
+  static std::size_t column_bytes(const Weight& weight) { return weight.panel_bytes() / Weight::kPanelWidth; }
+  static void multiply(const KernelTable& table, const Weight& weight, const float* a, std::size_t m, std::size_t,
+                       float* out, const Parallel& parallel, Scratch& scratch) {
+    table.per_token_int8_gemm(weight, a, m, out, parallel, scratch);
+  }
+
+  const Int8Experts& experts;
+  Weight expert(std::size_t index) const { return experts.expert(index); }
+};
+
+// In ONNX Runtime's layout, for instruction sets without packed weights.
+struct UnpackedExpertFormat {
+  using Weight = MatMulNBitsArgs;
+  static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
+    return weight.columns(first, count);
+  }
+  static std::size_t column_bytes(const Weight& weight) { return weight.column_bytes(); }
+  static void multiply(const KernelTable& table, Weight weight, const float* a, std::size_t m, std::size_t tokens,
+                       float* out, const Parallel& parallel, Scratch& scratch) {
+    for (; tokens <= kGemvMaxM && m > kGemvMaxM; m -= kGemvMaxM, a += kGemvMaxM * weight.k, out += kGemvMaxM * weight.n)
+      multiply(table, weight, a, kGemvMaxM, tokens, out, parallel, scratch);
+    weight.m = m;
+    weight.a = a;
+    weight.tokens = tokens;
+    weight.out = out;
+    table.matmul_nbits(weight, parallel, scratch);
+  }
+
+  const MatMulNBitsArgs& all;  // columns of the experts one after another
+  std::size_t n;               // of one expert
+  Weight expert(std::size_t index) const { return all.columns(index * n, n); }
+};
+
+struct FloatExpertWeight {
+  const float* values;  // [n, k]
+  std::size_t k, n;
+};
+
+struct FloatExpertFormat {
+  using Weight = FloatExpertWeight;
+  static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
+    return {weight.values + first * weight.k, weight.k, count};
+  }
+  static std::size_t column_bytes(const Weight& weight) { return weight.k * sizeof(float); }
+  static void multiply(const KernelTable& table, const Weight& weight, const float* a, std::size_t m, std::size_t,
+                       float* out, const Parallel& parallel, Scratch&) {
+    table.float_gemm(weight.values, weight.k, weight.n, a, m, out, parallel);
+  }
+
+  const Weight& all;  // columns of the experts one after another
+  std::size_t n;      // of one expert
+  Weight expert(std::size_t index) const { return columns(all, index * n, n); }
+};
+
+struct ExpertMatMulArgs {
+  std::size_t tokens, chosen;  // chosen: experts a token
+  std::size_t experts, k, n;
+  bool shared;  // x is [tokens, k], the same for all experts of a token; else [tokens, chosen, k]
+  const float* x;
+  const std::int64_t* index;  // [tokens, chosen], each below `experts`
+  float* out;                 // [tokens, chosen, n]
+
+  std::size_t pairs() const { return tokens * chosen; }
+  const float* row(std::size_t pair) const { return x + (shared ? pair / chosen : pair) * k; }
+};
+
+// The pairs of each expert that has any, in the order of tokens.
+class ExpertGroups {
+ public:
+  struct Group {
+    std::size_t expert, count;
+    const std::size_t* pairs;
+  };
+
+  explicit ExpertGroups(const ExpertMatMulArgs& args) : pairs_(args.pairs()) {
+    std::vector<std::size_t> end(args.experts);
+    for (std::size_t pair = 0; pair < pairs_.size(); ++pair) ++end[static_cast<std::size_t>(args.index[pair])];
+    for (std::size_t expert = 0, first = 0; expert < args.experts; ++expert) {
+      if (end[expert]) groups_.push_back({expert, end[expert], pairs_.data() + first});
+      first += end[expert];
+      end[expert] = first - end[expert];
+    }
+    for (std::size_t pair = 0; pair < pairs_.size(); ++pair)
+      pairs_[end[static_cast<std::size_t>(args.index[pair])]++] = pair;
+  }
+
+  const std::vector<Group>& groups() const { return groups_; }
+
+ private:
+  std::vector<std::size_t> pairs_;
+  std::vector<Group> groups_;
+};
+
+namespace detail {
+
+// A slice of columns of an expert: long enough that quantizing the activations again costs little, and short enough for
+// many threads.
+inline constexpr std::size_t kExpertSliceBytes = 512 << 10;
+inline constexpr std::size_t kExpertSliceColumns = 64;  // their multiple, as kernels compute so many at once
+
+template <typename Format>
+struct ExpertSlices {
+  using Weight = typename Format::Weight;
+
+  const KernelTable& table;
+  const ExpertMatMulArgs& args;
+  const std::vector<ExpertGroups::Group>& groups;
+  std::vector<Weight> weights;  // of the groups
+  std::size_t columns, slices;  // of a slice, and of a group
+
+  static void task(void* context, std::size_t index) {
+    const ExpertSlices& self = *static_cast<const ExpertSlices*>(context);
+    const ExpertMatMulArgs& args = self.args;
+    const ExpertGroups::Group& group = self.groups[index / self.slices];
+    const std::size_t first = index % self.slices * self.columns, count = std::min(self.columns, args.n - first);
+    const Weight weight = Format::columns(self.weights[index / self.slices], first, count);
+    thread_local Scratch rows, gemm;
+    if (group.count == 1) {
+      const std::size_t pair = group.pairs[0];
+      float* const out = args.out + pair * args.n + first;
+      return Format::multiply(self.table, weight, args.row(pair), 1, args.tokens, out, kSerial, gemm);
+    }
+    float* const a = at_least(rows, group.count * (args.k + count));
+    float* const out = a + group.count * args.k;
+    for (std::size_t i = 0; i < group.count; ++i) std::copy_n(args.row(group.pairs[i]), args.k, a + i * args.k);
+    Format::multiply(self.table, weight, a, group.count, args.tokens, out, kSerial, gemm);
+    for (std::size_t i = 0; i < group.count; ++i)
+      std::copy_n(out + i * count, count, args.out + group.pairs[i] * args.n + first);
+  }
+};
+
+// Copies results of one group to their places, and the rows of the next one together.
+struct ExpertRows {
+  const ExpertMatMulArgs& args;
+  const ExpertGroups::Group *done, *next;  // null for none
+  const float* results;
+  float* rows;
+
+  static void task(void* context, std::size_t index) {
+    const ExpertRows& self = *static_cast<const ExpertRows*>(context);
+    const ExpertMatMulArgs& args = self.args;
+    const std::size_t done = self.done ? self.done->count : 0;
+    if (index < done) {
+      std::copy_n(self.results + index * args.n, args.n, args.out + self.done->pairs[index] * args.n);
+    } else {
+      index -= done;
+      std::copy_n(args.row(self.next->pairs[index]), args.k, self.rows + index * args.k);
+    }
+  }
+
+  void run(const Parallel& parallel) {
+    parallel.run(parallel.self, task, (done ? done->count : 0) + (next ? next->count : 0), this);
+  }
+};
+
+}  // namespace detail
+
+// out[token, slot] = x[token, slot] * the weight of expert index[token, slot]. The caller owns both scratches.
+template <typename Format>
+void expert_matmul(const KernelTable& table, const Format& format, const ExpertMatMulArgs& args,
+                   const Parallel& parallel, Scratch& memory, Scratch& gemm_memory) {
+  const ExpertGroups all(args);
+  const std::vector<ExpertGroups::Group>& groups = all.groups();
+  if (groups.empty()) return;
+  if (args.tokens <= kGemvMaxM) {
+    detail::ExpertSlices<Format> slices{table, args, groups, {}, 0, 0};
+    for (const ExpertGroups::Group& group : groups) slices.weights.push_back(format.expert(group.expert));
+    const std::size_t bytes = args.n * Format::column_bytes(slices.weights[0]);
+    const std::size_t wanted = (bytes + detail::kExpertSliceBytes - 1) / detail::kExpertSliceBytes;
+    constexpr std::size_t kUnit = detail::kExpertSliceColumns;
+    slices.columns = ((args.n + wanted - 1) / wanted + kUnit - 1) / kUnit * kUnit;
+    slices.slices = (args.n + slices.columns - 1) / slices.columns;
+    return parallel.run(parallel.self, slices.task, groups.size() * slices.slices, &slices);
+  }
+  std::size_t most = 0;
+  for (const ExpertGroups::Group& group : groups) most = std::max(most, group.count);
+  float* const rows = at_least(memory, most * (args.k + args.n));
+  detail::ExpertRows copies{args, nullptr, nullptr, rows + most * args.k, rows};
+  for (const ExpertGroups::Group& group : groups) {
+    copies.next = &group;
+    copies.run(parallel);
+    Format::multiply(table, format.expert(group.expert), rows, group.count, args.tokens, rows + most * args.k, parallel,
+                     gemm_memory);
+    copies.done = &group;
+  }
+  copies.next = nullptr;
+  copies.run(parallel);
+}
+
+}  // namespace edgekiln
