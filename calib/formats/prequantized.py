@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 
@@ -14,14 +17,18 @@ class PrequantizedWeight:
     Attributes:
         scheme: scheme of the weight that `read` returns.
         read: reads the weight [N, K]; raises SourceError if it is damaged.
-        note: for the user, why weights of this kind differ from those of the checkpoint; None where they are the same.
+        note: for the user, why weights of this kind differ from those of the checkpoint, or take more bits; else None.
         others: the same codes for other kinds of activation quantization.
+        order: the act-order permutation, where the scheme has it and the weight is one matrix; see `QuantizedWeight`.
+        experts: of a stack of experts, the weight [N, K] of each; `read` gives [E * N, K]. Empty for other weights.
     """
 
     scheme: Scheme
     read: Callable[[], QuantizedWeight]
     note: str | None = None
     others: tuple["PrequantizedWeight", ...] = ()
+    order: npt.NDArray[np.int64] | None = None
+    experts: tuple["PrequantizedWeight", ...] = ()
 
     def matching(self, wanted: Scheme) -> "PrequantizedWeight | None":
         """The form of this weight that a layer with the scheme `wanted` uses; None to quantize the layer from float.

@@ -31,7 +31,8 @@ class QuantizedWeight:
         zero_points: uint8 [N, K / group_size]. None where the scheme is symmetric: the zero point is then 8 with 4 bits
             and 128 with 8 bits in groups, and 0 with one scale per channel.
         group_bias: float32 [N, K / group_size], where the scheme has it.
-        order: int64 [K], where the scheme has act_order: column j of the codes is column order[j] of the weight.
+        order: int64 [K], where the scheme has act_order: column j of the codes is column order[j] of the weight. int64
+            [E, K] for the rows of E experts, one below the other, which have N / E rows each.
         relative_error: sum of squared differences over sum of squared weights.
         clipped: share of the weights that are more than half a step outside the range of their codes.
         input_scale: static activation scale, where the scheme has one.
@@ -64,7 +65,11 @@ class QuantizedWeight:
         if self.group_bias is not None:
             values += self.group_bias[..., None]
         values = values.reshape(self.codes.shape)
-        return values if self.order is None else values[:, np.argsort(self.order)]
+        if self.order is None:
+            return values
+        orders = np.atleast_2d(self.order)
+        experts = values.reshape(len(orders), -1, self.codes.shape[1])
+        return np.take_along_axis(experts, np.argsort(orders)[:, None], axis=2).reshape(values.shape)
 
 
 def pack_int4(codes: Codes) -> npt.NDArray[np.uint8]:

@@ -138,6 +138,9 @@ class CalibratedWeights:
     def read(self, name: str) -> torch.Tensor:
         return self._floats[name] if name in self._floats else self._weights.read(name)
 
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        return self._floats[name][index] if name in self._floats else self._weights.read_expert(name, index)
+
     def prequantized(self, name: str) -> PrequantizedWeight | None:
         """The quantized weight; None for one that was replaced in floating point, whose old codes are void."""
         if name in self._quantized or name in self._floats:

@@ -161,6 +161,7 @@ class SupportedWeights:
         self.keys = weights.keys
         self.shape = weights.shape
         self.read = weights.read
+        self.read_expert = weights.read_expert
         self._weights = weights
 
     def __contains__(self, name: object) -> bool:

@@ -45,8 +45,18 @@ class WeightReader(Protocol):
             SourceError: the file is damaged, or no longer there.
         """
 
+    def read_expert(self, name: str, index: int) -> "torch.Tensor":
+        """Read one expert of a tensor [E, ...]: `read(name)[index]`, where possible without reading the other experts.
+
+        Raises:
+            KeyError, SourceError: as `read`.
+        """
+
     def prequantized(self, name: str) -> "PrequantizedWeight | None":
         """The weight [N, K] with the codes and scales of the checkpoint.
+
+        A stack of experts is the weight [E * N, K] of all experts, one below the other, each with its outputs as rows,
+        also where the model has [E, K, N]; `PrequantizedWeight.experts` has them one by one.
 
         None if the checkpoint holds floats, or if the codes cannot be kept and `read` has to be used.
         """

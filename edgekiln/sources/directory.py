@@ -111,7 +111,7 @@ def _open_model(
     notes = [*left_out(model), *unused_notes(weights.unused, model)]
     if text is not config:
         notes = [f"only the text decoder of {type(model).__name__} is used"]
-    return _OpenModel(text, None, weights, weights.integers(), notes)
+    return _OpenModel(text, None, weights, weights.integers(), [*notes, *weights.notes()])
 
 
 def _open_composite(
@@ -123,7 +123,7 @@ def _open_composite(
     check_floating(weights.sources())
     _set_ties(config, weights)
     check_unused(tensors, weights.unused, found.whole, config, directory)
-    notes = [*found.notes, *unused_notes(weights.unused, found.whole)]
+    notes = [*found.notes, *unused_notes(weights.unused, found.whole), *weights.notes()]
     model_class = type(found.decoder)
     own = None if model_class is causal_class(config) else model_class
     return _OpenModel(config, own, PartWeights(weights, found.names), weights.integers(), notes)

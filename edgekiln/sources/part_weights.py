@@ -34,6 +34,9 @@ class PartWeights:
     def read(self, name: str) -> torch.Tensor:
         return self._whole.read(self._names[name])
 
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        return self._whole.read_expert(self._names[name], index)
+
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The weight with the checkpoint's codes and scales; None if it holds floats, or merges several tensors."""
+        """The weight with the checkpoint's codes and scales; None if it holds floats, or if codes cannot be kept."""
         return self._whole.prequantized(self._names[name])

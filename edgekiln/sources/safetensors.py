@@ -1,7 +1,7 @@
 """The safetensors of a checkpoint, in one file or in shards with an index. Pickled weights are never loaded."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,19 @@ class SafetensorsReader:
         Raises:
             SourceError: it cannot be read, or a value is NaN or infinite.
         """
+        return self._checked(name, lambda handle: handle.get_tensor(name))
+
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        """Read element `index` of the first axis of a tensor.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        return self._checked(name, lambda handle: handle.get_slice(name)[index])
+
+    def _checked(self, name: str, get: Callable[[Any], torch.Tensor]) -> torch.Tensor:
         try:
-            tensor: torch.Tensor = self._handles[name].get_tensor(name)
+            tensor = get(self._handles[name])
         except SafetensorError as error:
             raise SourceError(f"{self._directory} has {name} damaged ({one_line(error)}): download it again") from error
         check_finite(tensor, name, self._directory)

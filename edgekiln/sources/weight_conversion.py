@@ -5,26 +5,21 @@ decoder of a vision-language model loses its prefix. `ConvertedWeights` applies 
 lazily: a tensor is read when it is needed, and there is no second copy of the checkpoint in memory.
 """
 
-import copy
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    MergeModulelist,
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.errors import SourceError, UnsupportedModelError
+from edgekiln.errors import SourceError
+from edgekiln.sources.conversion import Conversion
+from edgekiln.sources.merged_codes import MergedCodes
+from edgekiln.sources.merged_floats import MergedFloats
+from edgekiln.sources.quantized.merge import CodesNotKeptError, not_kept
 
 # Buffers in old checkpoints that current models do not have.
 _OBSOLETE = re.compile(r"rotary_emb\.inv_freq$|attn\.masked_bias$|attention\.masked_bias$")
@@ -39,24 +34,8 @@ class CheckpointTensors(Protocol):
     def keys(self) -> Iterable[str]: ...
     def shape(self, name: str) -> tuple[int, ...]: ...
     def read(self, name: str) -> torch.Tensor: ...
+    def read_expert(self, name: str, index: int) -> torch.Tensor: ...
     def prequantized(self, name: str) -> PrequantizedWeight | None: ...
-
-
-@dataclass
-class _Conversion:
-    """How one or more tensors of the model are made from tensors of the checkpoint.
-
-    Attributes:
-        first_target: name of the first tensor that is made.
-        sources: (pattern of the converter that matched, name in the checkpoint) of each tensor that is read.
-        converter: transformers' operations; None for a mere renaming of one tensor.
-        targets: names of all tensors that are made.
-    """
-
-    first_target: str
-    sources: list[tuple[str, str]] = field(default_factory=list)
-    converter: WeightConverter | None = None
-    targets: tuple[str, ...] = ()
 
 
 class ConvertedWeights:
@@ -101,7 +80,8 @@ class ConvertedWeights:
         self._conversions, self.unused = self._map_names(dict(key_mapping or {}))
         self.untied = self.tied = False
         self._aliases = self._tie(may_tie or {})
-        self._converted: dict[str, torch.Tensor] = {}
+        self._floats = MergedFloats(model, where, self._shapes, tensors.read, tensors.read_expert)
+        self._codes = MergedCodes(model, tensors.shape, tensors.prequantized)
         self._check()
 
     def keys(self) -> Iterable[str]:
@@ -130,17 +110,39 @@ class ConvertedWeights:
         conversion = self._conversions[name]
         if conversion.converter is None:
             return self._tensors.read(conversion.sources[0][1])
-        if name not in self._converted:
-            # Keeps the other targets of the last conversion only: callers read them next, if at all.
-            self._converted = self._convert(conversion)
-        return self._converted.pop(name)
+        return self._floats.read(conversion, name)
+
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        name = self._aliases.get(name, name)
+        conversion = self._conversions[name]
+        if conversion.converter is None:
+            return self._tensors.read_expert(conversion.sources[0][1], index)
+        return self._floats.read_expert(conversion, name, index)
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The weight with the checkpoint's codes and scales; None if it holds floats, or merges several tensors."""
-        conversion = self._conversions[self._aliases.get(name, name)]
-        return self._tensors.prequantized(conversion.sources[0][1]) if conversion.converter is None else None
+        """The weight with the checkpoint's codes and scales; None if it holds floats, or if codes cannot be kept."""
+        try:
+            return self._kept(self._aliases.get(name, name))
+        except CodesNotKeptError:
+            return None
 
-    def _map_names(self, key_mapping: dict[str, str]) -> tuple[dict[str, _Conversion], tuple[str, ...]]:
+    def notes(self) -> list[str]:
+        """For the user, which merged weights do not keep their codes. Reads headers only."""
+        reasons = []
+        for name in self._conversions:
+            try:
+                self._kept(name)
+            except CodesNotKeptError as error:
+                reasons.append(str(error))
+        return not_kept(reasons)
+
+    def _kept(self, name: str) -> PrequantizedWeight | None:
+        conversion = self._conversions[name]
+        if conversion.converter is None:
+            return self._tensors.prequantized(conversion.sources[0][1])
+        return self._codes.weight(conversion, name, self._shapes[name])
+
+    def _map_names(self, key_mapping: dict[str, str]) -> tuple[dict[str, Conversion], tuple[str, ...]]:
         """The conversion of each tensor of the model, by name, and the names of unused tensors."""
         transforms = get_model_conversion_mapping(self._model, key_mapping or None)
         renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
@@ -148,7 +150,7 @@ class ConvertedWeights:
         by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
         ignored = self._model._keys_to_ignore_on_load_unexpected or ()
         concerned = self._concerned()
-        conversions: dict[str, _Conversion] = {}
+        conversions: dict[str, Conversion] = {}
         unused = []
         # transformers' natural order (2 before 10): experts are merged in the order in which they are listed.
         for name_in_checkpoint in sorted(self._tensors.keys(), key=dot_natural_key):
@@ -158,11 +160,11 @@ class ConvertedWeights:
                 if not obsolete and self._owner(target) in concerned:
                     unused.append(name_in_checkpoint)
             elif pattern is None:
-                conversions[target] = _Conversion(target, [(name_in_checkpoint, name_in_checkpoint)], None, (target,))
+                conversions[target] = Conversion(target, [(name_in_checkpoint, name_in_checkpoint)], None, (target,))
             else:
                 converter = by_pattern[pattern]
                 conversion = conversions.setdefault(
-                    target, _Conversion(target, [], converter, _targets(target, converter))
+                    target, Conversion(target, [], converter, _targets(target, converter))
                 )
                 conversion.sources.append((pattern, name_in_checkpoint))
         for conversion in list(conversions.values()):
@@ -234,7 +236,7 @@ class ConvertedWeights:
             else:
                 self._check_merge(name, conversion, conversion.converter)
 
-    def _check_merge(self, name: str, conversion: _Conversion, converter: WeightConverter) -> None:
+    def _check_merge(self, name: str, conversion: Conversion, converter: WeightConverter) -> None:
         counts = {pattern: 0 for pattern in converter.source_patterns}
         for pattern, _ in conversion.sources:
             counts[pattern] += 1
@@ -242,32 +244,31 @@ class ConvertedWeights:
             return  # tensors may be shared out to several targets; `_convert` checks the shapes
         if len(conversion.sources) == 1 and tuple(self._tensors.shape(conversion.sources[0][1])) == self._shapes[name]:
             return  # it is not quantized: the other patterns are those of its scales
-        merged = any(isinstance(operation, MergeModulelist) for operation in converter.operations)
-        wanted = self._shapes[name][0] if merged else 1
+        wanted = self._shapes[name][0] if conversion.merges_experts else 1
         for pattern, count in counts.items():
             if count != wanted:
                 raise SourceError(
                     f"{self._where} holds {count} tensors {pattern} for {name}, the model needs {wanted}: "
                     "download it again"
                 )
+        self._check_experts(name, conversion)
 
-    def _convert(self, conversion: _Conversion) -> dict[str, torch.Tensor]:
-        converter = copy.deepcopy(conversion.converter)
-        assert converter is not None
-        for pattern, name_in_checkpoint in conversion.sources:
-            # add_tensor is typed for futures; it also accepts a callable, which it calls without threads.
-            read: Any = partial(self._tensors.read, name_in_checkpoint)
-            converter.add_tensor(conversion.first_target, name_in_checkpoint, pattern, read)
-        found: dict[str, Any] = converter.convert(conversion.first_target, model=self._model, config=self._model.config)
-        made = {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
-        for name in conversion.targets:
-            if name not in made or tuple(made[name].shape) != self._shapes[name]:
-                shape = list(made[name].shape) if name in made else "nothing"
-                raise UnsupportedModelError(
-                    f"{self._where}: merging {conversion.sources[0][1]} and its like gave {shape} for {name}, "
-                    f"the model needs {list(self._shapes[name])}"
+    def _check_experts(self, name: str, conversion: Conversion) -> None:
+        """Experts are alike, and stacks have as many as the model."""
+        by_expert = conversion.by_expert(self._shapes[name])
+        first: dict[str, tuple[int, ...]] = {}
+        for pattern, source in conversion.sources:
+            found = tuple(self._tensors.shape(source))
+            if conversion.merges_experts and found != first.setdefault(pattern, found):
+                raise SourceError(
+                    f"{self._where} holds {source} of shape {list(found)}, and other experts of "
+                    f"{list(first[pattern])}: download it again"
                 )
-        return made
+            if by_expert and not conversion.merges_experts and found[:1] != self._shapes[name][:1]:
+                raise SourceError(
+                    f"{self._where} holds {source} of shape {list(found)}, its configuration asks for "
+                    f"{self._shapes[name][0]} experts: the two do not belong together"
+                )
 
 
 def _targets(first: str, converter: WeightConverter) -> tuple[str, ...]:

@@ -112,18 +112,29 @@ class GgufFile:
         data = np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.start)
         return data.reshape(math.prod(info.shape[:-1]), -1)
 
+    def raw_expert(self, name: str, index: int) -> np.ndarray:
+        """The bytes of one element of the first axis of a tensor of at least two, as `raw`."""
+        rows = math.prod(self.tensors[name].shape[1:-1])
+        return self.raw(name)[index * rows : (index + 1) * rows]
+
     def read(self, name: str) -> np.ndarray:
         """Read and dequantize one tensor: a new float32 array of the shape `tensors[name].shape`."""
+        return self._dequantized(name, self.raw(name), self.tensors[name].shape)
+
+    def read_expert(self, name: str, index: int) -> np.ndarray:
+        """Read and dequantize one element of the first axis of a tensor of at least two, likewise."""
+        return self._dequantized(name, self.raw_expert(name, index), self.tensors[name].shape[1:])
+
+    def _dequantized(self, name: str, raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        info, raw = self.tensors[name], self.raw(name)
-        kind = GGMLQuantizationType(info.type)
+        kind = GGMLQuantizationType(self.tensors[name].type)
         if kind == GGMLQuantizationType.F32:
-            return raw.view("<f4").reshape(info.shape).copy()
+            return raw.view("<f4").reshape(shape).copy()
         if kind == GGMLQuantizationType.F16:
-            return raw.view("<f2").reshape(info.shape).astype(np.float32)
-        return dequantize(raw, kind).reshape(info.shape).astype(np.float32, copy=False)
+            return raw.view("<f2").reshape(shape).astype(np.float32)
+        return dequantize(raw, kind).reshape(shape).astype(np.float32, copy=False)
 
     def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
         try:

@@ -4,16 +4,15 @@ Tensors are dequantized one at a time. Quantized tensors keep their codes where 
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gguf import GGMLQuantizationType as Kind
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -31,12 +30,14 @@ from edgekiln.sources.gguf.sampling import sampling_defaults
 from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
-from edgekiln.sources.quantized.gguf import FLOAT, GROUP, prequantized_gguf, requantized_gguf
+from edgekiln.sources.quantized.gguf import FLOAT, GROUP, more_bits, prequantized_gguf, requantized_gguf
+from edgekiln.sources.quantized.merge import CodesNotKeptError, merge, not_kept, stack
+from edgekiln.sources.row_order import numbered, row_order
 from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
 
-_MATRIX = 2
-_EXPERTS = "_exps."  # in names of tensors [E, N, K] of all experts
+_MATRIX, _STACK = 2, 3
+_LAYOUT = "their layout in the file differs from that of the model by more than the order of rows"
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 
 
@@ -105,7 +106,7 @@ class GgufTensors:
         tied = model.all_tied_weights_keys
         self._parts = {name: parts for name, (parts, _) in found.items() if name not in tied or tied[name] not in found}
         self._merges: dict[str, Merge] = {name: merge for name, (_, merge) in found.items() if merge is not None}
-        self._layouts: dict[tuple[tuple[str, tuple[int, ...]], ...], _Layout | None] = {}
+        self._rows: dict[tuple[tuple[str, tuple[int, ...]], ...], npt.NDArray[np.int64] | None] = {}
         self._processed_shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         used = {part for parts, _ in found.values() for part in parts} | {ROPE_FREQUENCIES}
         kept = int(model.config.num_hidden_layers)
@@ -141,54 +142,116 @@ class GgufTensors:
         return joined.shape
 
     def read(self, name: str) -> torch.Tensor:
-        parts = []
-        for part in self._parts[name]:
-            with np.errstate(invalid="ignore", over="ignore"):
-                values = self._file.read(part)
-            check_finite(torch.from_numpy(values), part, self._file.path)
-            parts.append(self._undo(values, part))
-        merge = self._merges.get(name)
-        weight = parts[0] if merge is None else merge.join(parts, self._parsed)
+        weight = self._joined(name, [self._values(part) for part in self._parts[name]])
+        return torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
+
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        """Element `index` of the first axis of a tensor; of stacked experts, no other is read."""
+        if not self._is_stack(name):
+            return self.read(name)[index]
+        weight = self._joined(name, [self._values(part, index)[None] for part in self._parts[name]])[0]
         return torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32))
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
-        """The weight with the file's codes; None if it holds floats, or if its layout does more than move rows."""
-        parts, merge = self._parts[name], self._merges.get(name)
-        infos = [self._file.tensors[part] for part in parts]
-        info, shape = infos[0], self._shapes[name]
-        if len(shape) != _MATRIX or any(len(one.shape) != _MATRIX or one.type != info.type for one in infos):
+        """The weight with the file's codes; None if it holds floats, or if codes cannot be kept."""
+        try:
+            return self._kept(name)
+        except CodesNotKeptError:
             return None
-        transposed = isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
-        stored = (sum(one.shape[0] for one in infos), info.shape[1])
-        if info.shape[1] % GROUP or shape != (stored[::-1] if transposed else stored):
-            return None
-        # The layout is the same in every layer.
-        kind = tuple((_local(part), one.shape) for part, one in zip(parts, infos, strict=True))
-        if kind not in self._layouts:
-            self._layouts[kind] = self._layout(parts, merge, transposed)
-        layout = self._layouts[kind]
 
-        def raw() -> npt.NDArray[np.uint8]:
-            found = [self._file.raw(part) for part in parts]
-            return found[0] if len(found) == 1 else np.concatenate(found)
+    def notes(self) -> list[str]:
+        """For the user, how many weights that are quantized in the file become floats, and why."""
+        reasons = []
+        for name in self._parts:
+            try:
+                self._kept(name)
+            except CodesNotKeptError as error:
+                reasons.append(str(error))
+        return not_kept(reasons)
+
+    def _kept(self, name: str) -> PrequantizedWeight | None:
+        infos = [self._file.tensors[part] for part in self._parts[name]]
+        shapes = [info.shape for info in infos]
+        if shapes[0][-1] % GROUP or any(shape[-1] != shapes[0][-1] for shape in shapes):
+            return None
+        if all(len(shape) == len(self._shapes[name]) == _MATRIX for shape in shapes):
+            return self._matrix(name)
+        if not self._is_stack(name):
+            if any(info.type not in FLOAT for info in infos):
+                raise CodesNotKeptError(_LAYOUT)
+            return None
+        experts = [self._matrix(name, index) for index in range(shapes[0][0])]
+        found = [expert for expert in experts if expert is not None]
+        return stack(found) if found else None
+
+    def _matrix(self, name: str, expert: int | None = None) -> PrequantizedWeight | None:
+        """The weight [N, K] of a matrix, or of one expert of a stack."""
+        parts = self._parts[name]
+        weights = [self._part(part, expert) for part in parts]
+        found = [weight for weight in weights if weight is not None]
+        if not found:
+            return None
+        if len(found) < len(weights):
+            raise CodesNotKeptError("some parts of a layer are floats in the file, others are quantized")
+        # The rows are in the same order in every layer, and for every expert.
+        kind = tuple((_local(part), self._file.tensors[part].shape) for part in parts)
+        if kind not in self._rows:
+            self._rows[kind] = self._order(name)
+        rows = self._rows[kind]
+        if rows is not None:
+            return merge(found, rows)
+        if expert is not None:
+            raise CodesNotKeptError(_LAYOUT)
+        transposed = isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
 
         def dequantized() -> npt.NDArray[np.float32]:
             weight = self.read(name).numpy()
             return weight.T if transposed else weight
 
-        if layout is None:
-            return requantized_gguf(info.type, "has another layout in the file than in the model", dequantized)
-        return prequantized_gguf(info.type, layout.rows, raw, dequantized)
+        why = "has another layout in the file than in the model"
+        return requantized_gguf(self._file.tensors[parts[0]].type, why, dequantized)
 
-    def notes(self) -> list[str]:
-        """For the user, how many tensors of experts are quantized in the file, and floats in an engine."""
-        stored = {part for parts in self._parts.values() for part in parts if _EXPERTS in part}
-        types = Counter(Kind(self._file.tensors[part].type) for part in sorted(stored))
-        return [
-            f"{count} tensors of experts in {kind.name} are dequantized and stay in floating point"
-            for kind, count in types.items()
-            if kind not in FLOAT
-        ]
+    def _part(self, part: str, expert: int | None) -> PrequantizedWeight | None:
+        kind = self._file.tensors[part].type
+        dequantized = partial(self._values, part, expert)
+        if expert is None:
+            return prequantized_gguf(kind, partial(self._file.raw, part), dequantized)
+        weight = prequantized_gguf(kind, partial(self._file.raw_expert, part, expert), dequantized)
+        if weight is None or weight.note:
+            return weight
+        return replace(weight, note=more_bits(kind, weight.scheme))
+
+    def _order(self, name: str) -> npt.NDArray[np.int64] | None:
+        """The row in the file, counted through all parts, of each row of a weight; None if it takes more."""
+        numbers, first = [], 0
+        stack = self._is_stack(name)
+        for part in self._parts[name]:
+            rows, columns = self._file.tensors[part].shape[-2:]
+            matrix = numbered(rows, columns, first, np.float64)
+            numbers.append(matrix[None] if stack else matrix)
+            first += rows
+        with np.errstate(invalid="ignore", divide="ignore"):
+            joined = self._joined(name, numbers)
+        return row_order(joined[0] if stack else joined, columns)
+
+    def _is_stack(self, name: str) -> bool:
+        """Whether a tensor is of experts, stacked in the file as in the model."""
+        shape = self._shapes[name]
+        stored = [self._file.tensors[part].shape for part in self._parts[name]]
+        return len(shape) == _STACK and all(len(one) == _STACK and one[0] == shape[0] for one in stored)
+
+    def _values(self, part: str, expert: int | None = None) -> npt.NDArray[np.float32]:
+        """A tensor of the file, or one expert of it, dequantized."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = self._file.read(part) if expert is None else self._file.read_expert(part, expert)
+        check_finite(torch.from_numpy(values), part, self._file.path)
+        return values
+
+    def _joined(self, name: str, values: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Convert the parts of a tensor to the layout of the model, and join them."""
+        undone = [self._undo(value, part) for value, part in zip(values, self._parts[name], strict=True)]
+        merge = self._merges.get(name)
+        return undone[0] if merge is None else merge.join(undone, self._parsed)
 
     def _undo_of(self, part: str) -> Undo | None:
         return next((undo for pattern, undo in self._undos if pattern.fullmatch(_local(part))), None)
@@ -214,40 +277,7 @@ class GgufTensors:
                 ) from error
         return self._processed_shapes[kind]
 
-    def _layout(self, parts: Sequence[str], merge: Merge | None, transposed: bool) -> "_Layout | None":
-        """The permutation of the rows of `parts`, one below the other, that gives a weight; None if it takes more.
-
-        It is found by converting matrices of row indices and of column indices in place of the tensors.
-        """
-        if merge is None and self._undo_of(parts[0]) is None:
-            return None if transposed else _Layout(None)
-        moved, kept, first = [], [], 0
-        for part in parts:
-            shape = self._file.tensors[part].shape
-            indices = np.arange(first, first + shape[0], dtype=np.float32)[:, None]
-            moved.append(self._undo(np.broadcast_to(indices, shape), part))
-            kept.append(self._undo(np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape), part))
-            first += shape[0]
-        rows, columns = ((pair[0] if merge is None else merge.join(pair, self._parsed)) for pair in (moved, kept))
-        if transposed:
-            rows, columns = rows.T, columns.T
-        width = self._file.tensors[parts[0]].shape[1]
-        if rows.shape != (first, width) or (rows != rows[:, :1]).any() or (columns != np.arange(width)).any():
-            return None
-        return _Layout(rows[:, 0].astype(np.int64))
-
 
 def _local(part: str) -> str:
     """The name of a tensor within its layer."""
     return _BLOCK.sub("", part, count=1)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Row permutation of a weight.
-
-    Attributes:
-        rows: int64 [N], the row in the file of each row of the weight; None for the identity.
-    """
-
-    rows: npt.NDArray[np.int64] | None

@@ -77,7 +77,7 @@ def _layer(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         return Groups(np.ascontiguousarray(codes), array(tensors, parts[2]).T, zero_points)
 
     size = engine_group(k // groups, k, _BITS, name)
-    weight = grouped(_BITS, size, symmetric=False, act_order=False, read=read)
+    weight = grouped(_BITS, size, symmetric=False, read=read)
     return QuantizedLayer(tuple(parts), (n, k), weight)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.grid import Floats, Tensors, array, damaged
+from edgekiln.sources.quantized.grid import Floats, Tensors, array, as_array, damaged
 
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
 # Twice the values of E2M1, which are integers.
@@ -29,12 +29,15 @@ def fp4_codes(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.stack([raw & 15, raw >> 4], axis=-1).reshape(*raw.shape[:-1], -1)
 
 
-def kept_fp4(group: int, read: Callable[[], tuple[npt.NDArray[np.uint8], Floats]]) -> PrequantizedWeight:
+def kept_fp4(
+    group: int, read: Callable[[], tuple[npt.NDArray[np.uint8], Floats]], note: str | None = None
+) -> PrequantizedWeight:
     """A weight [N, K] in FP4 without loss, in 8 bits: its values are multiples of half the scale of their group.
 
     Args:
         group: weights that share a scale.
         read: reads the codes, uint8 [N, K], and the scales, float32 [N, K / group].
+        note: of the weight, see `PrequantizedWeight`.
     """
     scheme = Scheme(8, group, symmetric=True, activation="none")
 
@@ -43,18 +46,19 @@ def kept_fp4(group: int, read: Callable[[], tuple[npt.NDArray[np.uint8], Floats]
         multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
         return QuantizedWeight(scheme, multiples, scales * np.float32(0.5), None, relative_error=0.0, clipped=0.0)
 
-    return PrequantizedWeight(scheme, weight)
+    return PrequantizedWeight(scheme, weight, note)
 
 
 def powers_of_two(exponents: npt.NDArray[np.uint8]) -> Floats:
     """E8M0 values as float32: 2^(e - 127), and NaN for 255."""
-    values = np.ldexp(np.float32(1), exponents.astype(np.int32) - _E8M0_BIAS).astype(np.float32)
+    with np.errstate(over="ignore"):  # 255, which is NaN
+        values = np.ldexp(np.float32(1), exponents.astype(np.int32) - _E8M0_BIAS).astype(np.float32)
     return np.where(exponents == _E8M0_NAN, np.float32(np.nan), values)
 
 
-def scales_of(tensors: Tensors, part: str) -> Floats:
-    """Read scales as float32: floats of any type, E8M0, or bytes that are E8M0."""
-    values = array(tensors, part)
+def scales_of(tensors: Tensors, part: str, expert: int | None = None) -> Floats:
+    """Read scales, or those of one expert, as float32: floats of any type, E8M0, or bytes that are E8M0."""
+    values = array(tensors, part) if expert is None else as_array(tensors.read_expert(part, expert))
     return powers_of_two(values) if values.dtype == np.uint8 else values
 
 

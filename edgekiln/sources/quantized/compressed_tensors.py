@@ -166,9 +166,9 @@ def _packed(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     def read() -> Groups:
         codes = unpack(words_of(tensors, name + _PACKED, name), bits)[:, :k]
         scales = _per_row(array(tensors, scale), n, groups)
-        return Groups(codes if order is None else codes[:, order], scales, None if symmetric else zero_points(), order)
+        return Groups(codes if order is None else codes[:, order], scales, None if symmetric else zero_points())
 
-    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, order is not None, read)
+    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, read, order)
     return QuantizedLayer(parts, (n, k), weight)
 
 
@@ -201,9 +201,9 @@ def _plain(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     def read() -> Groups:
         shifted = codes().view(np.uint8) ^ np.uint8(0x80)
         zero_points = None if symmetric else _shifted(array(tensors, zeros), n, groups, 0x80)
-        return Groups(shifted if order is None else shifted[:, order], scales(), zero_points, order)
+        return Groups(shifted if order is None else shifted[:, order], scales(), zero_points)
 
-    grid = grouped(8, engine_group(group_size, k, 8, name), symmetric, order is not None, read)
+    grid = grouped(8, engine_group(group_size, k, 8, name), symmetric, read, order)
     return QuantizedLayer(parts, (n, k), grid)
 
 

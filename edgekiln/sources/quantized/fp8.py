@@ -8,8 +8,9 @@ The grid of FP8 is no multiple of a step, so engines cannot keep it: weights are
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 from pydantic import BaseModel, PositiveInt
 
 from edgekiln.sources.quantized.block_scales import (
@@ -20,7 +21,7 @@ from edgekiln.sources.quantized.block_scales import (
     multiply_blocks,
     scales_of,
 )
-from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged
+from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, as_array, damaged
 
 _MATRIX = 2
 
@@ -91,10 +92,18 @@ def _weight(
     size = block_size(shape, tensors.shape(scale), [config.weight_block_size] if config.weight_block_size else [], name)
 
     def read() -> Floats:
-        values = array(tensors, name)
-        weight = FP4_VALUES[fp4_codes(values)] if packed else values
-        return multiply_blocks(weight, scales_of(tensors, scale), size, name)
+        return multiply(array(tensors, name), scales_of(tensors, scale))
+
+    def read_expert(index: int) -> Floats:
+        one_for_all = tensors.shape(scale)[:1] != shape[:1]
+        return multiply(
+            as_array(tensors.read_expert(name, index)), scales_of(tensors, scale, None if one_for_all else index)
+        )
+
+    def multiply(values: npt.NDArray[Any], scales: Floats) -> Floats:
+        return multiply_blocks(FP4_VALUES[fp4_codes(values)] if packed else values, scales, size, name)
 
     stem = name.removesuffix("weight") if name.endswith(".weight") else f"{name}_"
     activations = [part for kind in ("activation_scale", "input_scale") if (part := f"{stem}{kind}") in known]
-    return DequantizedTensor((name, scale, *activations), shape, "FP4" if packed else "FP8", read)
+    stacked = read_expert if len(shape) > _MATRIX else None
+    return DequantizedTensor((name, scale, *activations), shape, "FP4" if packed else "FP8", read, stacked)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
@@ -22,6 +23,7 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.gguf_multiples import GROUP, HALF, MULTIPLES, unpack_multiples
 
 FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
+_SCALE_BITS = 32
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
 Bytes = npt.NDArray[np.uint8]
@@ -155,18 +157,14 @@ FORMATS = {
 
 
 def prequantized_gguf(
-    kind: int,
-    rows: npt.NDArray[np.int64] | None,
-    raw: Callable[[], Bytes],
-    dequantized: Callable[[], Floats],
+    kind: int, raw: Callable[[], Bytes], dequantized: Callable[[], Floats]
 ) -> PrequantizedWeight | None:
     """The quantized weight [N, K] of a tensor in a GGUF file; K must be a multiple of 32.
 
     Args:
         kind: the tensor's ggml type.
-        rows: int64 [N], the row in the file of each row of the model's weight; None for the identity.
-        raw: reads the tensor's bytes, uint8 [N, bytes per row], rows in the file's order.
-        dequantized: reads the weight as float32 [N, K], rows in the model's order.
+        raw: reads the tensor's bytes, uint8 [N, bytes per row].
+        dequantized: reads the weight as float32 [N, K].
 
     Returns:
         The weight; None if the tensor holds floats.
@@ -174,13 +172,24 @@ def prequantized_gguf(
     if Kind(kind) in FLOAT:
         return None
     if multiples := MULTIPLES.get(Kind(kind)):
-        return PrequantizedWeight(
-            multiples.scheme, lambda: unpack_multiples(Kind(kind), raw() if rows is None else raw()[rows])
-        )
+        return PrequantizedWeight(multiples.scheme, lambda: unpack_multiples(Kind(kind), raw()))
     form = FORMATS.get(Kind(kind))
     if form is None:
         return requantized_gguf(kind, "has no counterpart among the formats of engines", dequantized)
-    return PrequantizedWeight(form.scheme, lambda: _unpack(form, raw(), rows))
+    return PrequantizedWeight(form.scheme, lambda: _unpack(form, raw()))
+
+
+def more_bits(kind: int, scheme: Scheme) -> str | None:
+    """For the user, that a format is kept in 8 bits where the file has fewer; None where it has not."""
+    block, size = GGML_QUANT_SIZES[Kind(kind)]
+    stored = 8 * size / block
+    if scheme.bits <= stored or scheme.group_size is None:
+        return None
+    kept = scheme.bits + _SCALE_BITS * (1 + scheme.group_bias) / scheme.group_size
+    return (
+        f"{Kind(kind).name} is kept exactly in {scheme.bits} bits: {kept:.3g} bits a weight with its scales, and "
+        f"{stored:.3g} in the file"
+    )
 
 
 def requantized_gguf(kind: int, why: str, dequantized: Callable[[], Floats]) -> PrequantizedWeight | None:
@@ -203,9 +212,7 @@ def _requantize(weight: Floats) -> QuantizedWeight:
     return quantize(torch.from_numpy(weight), _REQUANTIZED)
 
 
-def _unpack(form: Format, raw: Bytes, rows: npt.NDArray[np.int64] | None) -> QuantizedWeight:
-    if rows is not None:
-        raw = raw[rows]
+def _unpack(form: Format, raw: Bytes) -> QuantizedWeight:
     blocks = form.unpack(raw.reshape(-1, form.block_bytes))
     # The codes are shifted so that their zero point becomes 128, that of 8-bit codes.
     codes = blocks.codes + np.uint8(128 - form.zero_point) if form.scheme.bits == 8 else blocks.codes

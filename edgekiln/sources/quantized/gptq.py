@@ -107,8 +107,7 @@ def _layer(tensors: Tensors, name: str, known: set[str], config: GptqConfig) -> 
             codes if order is None else codes[:, order],
             array(tensors, parts["scales"]).T,
             None if symmetric else zero_points(),
-            order,
         )
 
-    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, order is not None, read)
+    weight = grouped(bits, engine_group(group_size, k, bits, name), symmetric, read, order)
     return QuantizedLayer(tuple(parts.values()), (n, k), weight)

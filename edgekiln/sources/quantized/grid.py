@@ -22,21 +22,38 @@ class Tensors(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
     def dtype(self, name: str) -> str: ...
     def read(self, name: str) -> torch.Tensor: ...
+    def read_expert(self, name: str, index: int) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A quantized weight [N, K] that a checkpoint holds in several tensors.
+    """A quantized weight [N, K], or a stack of experts [E, N, K], that a checkpoint holds in several tensors.
 
     Attributes:
         parts: names of all these tensors.
-        shape: (N, K).
+        shape: its shape in the model: (N, K), (E, N, K), or (E, K, N) for experts that the model has transposed.
         weight: the weight.
+        transposed: the shape is (E, K, N).
     """
 
     parts: tuple[str, ...]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     weight: PrequantizedWeight
+    transposed: bool = False
+
+    def read(self) -> Floats:
+        """The floats, in the shape of the model."""
+        if not self.weight.experts:
+            return self.weight.read().dequantize()
+        values = np.empty(self.shape, np.float32)
+        for index in range(len(values)):
+            values[index] = self.read_expert(index)
+        return values
+
+    def read_expert(self, index: int) -> Floats:
+        """The floats of one expert of a stack."""
+        values = self.weight.experts[index].read().dequantize()
+        return values.T if self.transposed else values
 
 
 @dataclass(frozen=True)
@@ -48,17 +65,23 @@ class DequantizedTensor:
         shape: its shape in the model.
         form: the format, for a note.
         read: reads it, float32.
+        read_expert: reads one expert of a stack; None if it is no stack.
     """
 
     parts: tuple[str, ...]
     shape: tuple[int, ...]
     form: str
     read: Callable[[], Floats]
+    read_expert: Callable[[int], Floats] | None = None
 
 
 def array(tensors: Tensors, name: str) -> npt.NDArray[Any]:
     """Read a tensor as a numpy array; every float dtype becomes float32."""
-    tensor = tensors.read(name)
+    return as_array(tensors.read(name))
+
+
+def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A tensor as a numpy array; every float dtype becomes float32."""
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
@@ -131,20 +154,22 @@ class Groups:
     """A weight [N, K] in groups along K: `scale * (code - zero_point)`.
 
     Attributes:
-        codes: uint8 [N, K]; with act-order, column j is input channel order[j].
+        codes: uint8 [N, K]; with act-order, in the order of the groups.
         scales: float32 [N, G].
         zero_points: uint8 [N, G]; None if all are 2^(bits - 1).
-        order: int64 [K], the act-order permutation; None for the identity.
     """
 
     codes: npt.NDArray[np.uint8]
     scales: Floats
     zero_points: npt.NDArray[np.uint8] | None = None
-    order: npt.NDArray[np.int64] | None = None
 
 
 def grouped(
-    bits: int, group_size: int, symmetric: bool, act_order: bool, read: Callable[[], Groups]
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    read: Callable[[], Groups],
+    order: npt.NDArray[np.int64] | None = None,
 ) -> PrequantizedWeight:
     """A group-wise quantized weight.
 
@@ -152,10 +177,10 @@ def grouped(
         bits: 4 or 8.
         group_size: the engine's, see `engine_group`; scales and zero points of larger groups are repeated.
         symmetric: all zero points are 2^(bits - 1).
-        act_order: the groups are of permuted input channels.
         read: reads the checkpoint's groups.
+        order: the act-order permutation of the codes' columns, int64 [K]; None for the identity.
     """
-    scheme = Scheme(bits, group_size, symmetric, "none", act_order=act_order)
+    scheme = Scheme(bits, group_size, symmetric, "none", act_order=order is not None)
 
     def weight() -> QuantizedWeight:
         groups = read()
@@ -166,10 +191,10 @@ def grouped(
             zero_points=None if symmetric else _repeated(groups.zero_points, groups.codes, group_size),
             relative_error=0.0,
             clipped=0.0,
-            order=groups.order,
+            order=order,
         )
 
-    return PrequantizedWeight(scheme, weight)
+    return PrequantizedWeight(scheme, weight, order=order)
 
 
 def channels(
@@ -202,7 +227,7 @@ def channels(
         codes, scales = read()
         return Groups(codes.view(np.uint8) ^ np.uint8(0x80), scales[:, None])
 
-    others = [grouped(8, engine_group(columns, columns, 8, name), symmetric=True, act_order=False, read=shifted)]
+    others = [grouped(8, engine_group(columns, columns, 8, name), symmetric=True, read=shifted)]
     if input_scale is not None:
         static = replace(scheme, activation="int8-static")
         others.append(PrequantizedWeight(static, lambda: replace(weight(), scheme=static, input_scale=input_scale())))

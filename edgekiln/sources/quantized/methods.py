@@ -131,9 +131,14 @@ class PrequantizedTensors:
         layer = self._layers.get(name)
         if layer is None:
             return self._files.read(name)
-        return torch.from_numpy(
-            layer.read() if isinstance(layer, DequantizedTensor) else layer.weight.read().dequantize()
-        )
+        return torch.from_numpy(layer.read())
+
+    def read_expert(self, name: str, index: int) -> torch.Tensor:
+        """Element `index` of the first axis of a tensor; of a quantized one dequantized to float32."""
+        layer = self._layers.get(name)
+        if layer is None:
+            return self._files.read_expert(name, index)
+        return torch.from_numpy(layer.read()[index] if layer.read_expert is None else layer.read_expert(index))
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
         """The weight with the checkpoint's codes and scales; None if it holds floats, or is read as floats."""

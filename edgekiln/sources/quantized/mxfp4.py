@@ -2,20 +2,26 @@
 
 gpt-oss stores experts as NAME_blocks uint8 [E, N, K / 32, 16] and NAME_scales uint8 [E, N, K / 32]; the model's NAME is
 [E, K, N]. Two codes are in a byte, low nibble first.
+
+Engines have no 4-bit codes with these values, and keep them exactly in 8 bits.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel
 
-from edgekiln.sources.quantized.block_scales import FP4_VALUES, fp4_codes, multiply_blocks, powers_of_two
-from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, damaged, stems
+from edgekiln.sources.quantized.block_scales import FP4_VALUES, fp4_codes, kept_fp4, multiply_blocks, powers_of_two
+from edgekiln.sources.quantized.grid import Floats, QuantizedLayer, Tensors, damaged, stems
+from edgekiln.sources.quantized.merge import stack
 
 GROUP = 32
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _EXPERTS_RANK = 4
+_NOTE = "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the checkpoint"
 
 
 class Mxfp4Config(BaseModel):
@@ -24,7 +30,7 @@ class Mxfp4Config(BaseModel):
     quant_method: Literal["mxfp4"]
 
 
-def find_layers(tensors: Tensors, names: Iterable[str], _config: Mxfp4Config) -> dict[str, DequantizedTensor]:
+def find_layers(tensors: Tensors, names: Iterable[str], _config: Mxfp4Config) -> dict[str, QuantizedLayer]:
     """Find the quantized experts among the tensors `names`.
 
     Args:
@@ -42,7 +48,7 @@ def find_layers(tensors: Tensors, names: Iterable[str], _config: Mxfp4Config) ->
     return {name: _experts(tensors, name, known) for name in stems(known, _BLOCKS)}
 
 
-def _experts(tensors: Tensors, name: str, known: set[str]) -> DequantizedTensor:
+def _experts(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
     blocks, scales = name + _BLOCKS, name + _SCALES
     if scales not in known:
         raise damaged(name, f"there is no {scales}")
@@ -57,14 +63,15 @@ def _experts(tensors: Tensors, name: str, known: set[str]) -> DequantizedTensor:
         if tensors.dtype(part) != "U8":
             raise damaged(name, f"{part} is {tensors.dtype(part)}, not U8")
     experts, n, groups, _ = shape
+    kept = [kept_fp4(GROUP, partial(_expert, tensors, name, expert), _NOTE) for expert in range(experts)]
+    return QuantizedLayer((blocks, scales), (experts, groups * GROUP, n), stack(kept), transposed=True)
 
-    def read() -> Floats:
-        weight = np.empty((experts, groups * GROUP, n), np.float32)
-        packed, exponents = array(tensors, blocks), array(tensors, scales)
-        # One expert at a time: there are up to 128 of them.
-        for expert in range(experts):
-            values = FP4_VALUES[fp4_codes(packed[expert])].reshape(n, -1)
-            weight[expert] = multiply_blocks(values, powers_of_two(exponents[expert]), (1, GROUP), name).T
-        return weight
 
-    return DequantizedTensor((blocks, scales), (experts, groups * GROUP, n), "MXFP4", read)
+def _expert(tensors: Tensors, name: str, index: int) -> tuple[npt.NDArray[np.uint8], Floats]:
+    packed, exponents = (tensors.read_expert(name + part, index).numpy() for part in (_BLOCKS, _SCALES))
+    scales, codes = powers_of_two(exponents), fp4_codes(packed).reshape(len(packed), -1)
+    with np.errstate(over="ignore"):
+        large = not np.isfinite(FP4_VALUES.max() * scales).all()
+    if large:
+        multiply_blocks(FP4_VALUES[codes], scales, (1, GROUP), name)  # raises SourceError for products that overflow
+    return codes, scales

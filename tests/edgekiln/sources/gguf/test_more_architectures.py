@@ -3,7 +3,6 @@
 `support.gguf_conversion` writes the tensors as llama.cpp's converter does; the metadata here is what it writes as well.
 """
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from edgekiln.errors import UnsupportedModelError
 from edgekiln.sources.resolve import resolve
-from support.gguf_cases import CASES, FIELDS, HEADS, HIDDEN, LAYER, LAYERS, METADATA
+from support.gguf_cases import CASES, HEADS, HIDDEN, LAYER, LAYERS, METADATA
 from support.gguf_conversion import converted
 from support.gguf_files import write_tensors
+from support.gguf_models import random_model
 
 MATRIX, BLOCK = 2, 32
-
-
-def random_model(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
-    # Configurations change the dictionaries that they get.
-    config = AutoConfig.for_model(
-        model_type,
-        **copy.deepcopy(
-            {name: value for name, value in {**FIELDS, **fields}.items() if name != "num_hidden_layers" or value}
-        ),
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # Vectors stay near what they are at first: decay rates and norms of any sign make no model.
-            if parameter.dim() > 1 and not (parameter == parameter[:1]).all():
-                parameter.normal_(std=0.2)
-            else:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 def write_model(

@@ -14,7 +14,7 @@ from edgekiln.export.tracing.meta_model import build_meta_model
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 from edgekiln.sources.resolve import resolve
-from support.gguf_files import LAYERS, gpt2, llama_tensors, qwen3moe, write
+from support.gguf_files import LAYERS, gpt2, llama_tensors, write
 from support.parity import Logits, all_logits, check
 
 
@@ -59,23 +59,6 @@ def test_a_transposed_weight_keeps_its_codes(tmp_path: Path) -> None:
         assert prequantized is not None
         expected = weights.read(f"transformer.h.0.{name}.weight").numpy().T
         np.testing.assert_allclose(prequantized.read().dequantize(), expected, rtol=0, atol=1e-5)
-
-
-def test_merged_experts_are_read_as_float(tmp_path: Path) -> None:
-    weights = resolve(str(qwen3moe(tmp_path / "m.gguf"))).weights
-    name = next(name for name in weights.keys() if "experts" in name)  # noqa: SIM118
-    assert weights.prequantized(name) is None
-
-
-def test_experts_that_become_floats_are_noted(tmp_path: Path) -> None:
-    plain = resolve(str(qwen3moe(tmp_path / "m.gguf"))).notes
-    kinds = {"ffn_gate_exps": Kind.Q4_0, "ffn_up_exps": Kind.Q4_0, "ffn_down_exps": Kind.Q8_0}
-    source = resolve(str(qwen3moe(tmp_path / "quantized.gguf", **kinds)))
-    assert source.notes == (
-        *plain,
-        f"{LAYERS} tensors of experts in Q8_0 are dequantized and stay in floating point",
-        f"{2 * LAYERS} tensors of experts in Q4_0 are dequantized and stay in floating point",
-    )
 
 
 _BUILT = [("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("MXFP4", "Q8_0"), ("NVFP4", "NVFP4"), ("Q4_1", "NVFP4")]

@@ -38,12 +38,11 @@ def random_blocks(kind: Kind) -> np.ndarray:
     return raw.reshape(N, -1)
 
 
-def kept(kind: Kind, permuted: bool) -> tuple[QuantizedWeight, np.ndarray]:
-    """The kept weight of random blocks, with permuted rows or not, and its values by the gguf package."""
+def kept(kind: Kind) -> tuple[QuantizedWeight, np.ndarray]:
+    """The kept weight of random blocks, and its values by the gguf package."""
     raw = random_blocks(kind)
-    rows = np.random.default_rng(1).permutation(N) if permuted else None
-    expected = dequantize(raw, kind)[slice(None) if rows is None else rows]
-    prequantized = prequantized_gguf(kind, rows, lambda: raw, lambda: pytest.fail("read as float"))
+    expected = dequantize(raw, kind)
+    prequantized = prequantized_gguf(kind, lambda: raw, lambda: pytest.fail("read as float"))
     assert prequantized is not None
     assert prequantized.note is None
     weight = prequantized.read()
@@ -52,9 +51,8 @@ def kept(kind: Kind, permuted: bool) -> tuple[QuantizedWeight, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
-def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
-    weight, expected = kept(kind, permuted)
+def test_codes_are_kept(kind: Kind) -> None:
+    weight, expected = kept(kind)
     assert weight.scheme.bits == (8 if kind in EIGHT_BITS else 4)
     assert (weight.group_bias is not None) == weight.scheme.group_bias
     # The rounding error of float32 sums of terms of this size.
@@ -63,15 +61,14 @@ def test_codes_are_kept(kind: Kind, permuted: bool) -> None:
 
 
 def test_q2_k_is_kept_bit_for_bit() -> None:
-    weight, expected = kept(Kind.Q2_K, permuted=False)
+    weight, expected = kept(Kind.Q2_K)
     assert weight.scheme.group_size == 16
     np.testing.assert_array_equal(weight.dequantize(), expected)
 
 
 @pytest.mark.parametrize("kind", MULTIPLES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("permuted", [False, True], ids=["in order", "permuted"])
-def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind, permuted: bool) -> None:
-    weight, expected = kept(kind, permuted)
+def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind) -> None:
+    weight, expected = kept(kind)
     assert weight.codes.max() < 1 << weight.scheme.bits
     np.testing.assert_array_equal(weight.dequantize(), expected)
 
@@ -79,7 +76,7 @@ def test_multiples_of_a_step_are_kept_bit_for_bit(kind: Kind, permuted: bool) ->
 @pytest.mark.parametrize("kind", [Kind.Q6_K, Kind.NVFP4, Kind.IQ1_M, Kind.Q2_K], ids=lambda kind: kind.name)
 def test_codes_of_up_to_six_bits_are_near_the_middle(kind: Kind) -> None:
     # Kernels pack 8-bit codes of groups of 16 within 32 of the middle as 6 bits.
-    weight, _ = kept(kind, permuted=False)
+    weight, _ = kept(kind)
     assert weight.codes.min() >= 96
     assert weight.codes.max() < 160
 
@@ -88,7 +85,7 @@ def test_the_largest_multiple_of_q3_k_is_kept() -> None:
     # All group scales -32 and all codes -4: weights of 128 steps, one more than signed 8 bits hold.
     raw = np.zeros((1, 110), np.uint8)
     raw[:, -2:] = np.ones(1, "<f2").view(np.uint8)
-    prequantized = prequantized_gguf(Kind.Q3_K, None, lambda: raw, lambda: pytest.fail("read as float"))
+    prequantized = prequantized_gguf(Kind.Q3_K, lambda: raw, lambda: pytest.fail("read as float"))
     assert prequantized is not None
     assert (prequantized.read().dequantize() == 128).all()
 
@@ -102,7 +99,7 @@ def test_weights_that_are_not_finite_are_seen_in_the_scales(kind: Kind) -> None:
         infinity = np.array([np.inf], "<f2").view(np.uint8)
         raw[0, :2] = infinity
         raw[0, 108:110] = infinity
-    prequantized = prequantized_gguf(kind, None, lambda: raw, lambda: pytest.fail("read as float"))
+    prequantized = prequantized_gguf(kind, lambda: raw, lambda: pytest.fail("read as float"))
     assert prequantized is not None
     scales = prequantized.read().scales
     assert np.isnan(scales[0, 0])
@@ -111,7 +108,7 @@ def test_weights_that_are_not_finite_are_seen_in_the_scales(kind: Kind) -> None:
 
 def test_formats_without_a_counterpart_are_quantized_to_8_bits_and_noted() -> None:
     weight = np.random.default_rng(0).standard_normal((N, K), dtype=np.float32)
-    prequantized = prequantized_gguf(Kind.Q8_1, None, lambda: pytest.fail("read as blocks"), lambda: weight)
+    prequantized = prequantized_gguf(Kind.Q8_1, lambda: pytest.fail("read as blocks"), lambda: weight)
     assert prequantized is not None
     assert prequantized.note is not None
     assert "Q8_1" in prequantized.note
@@ -122,4 +119,4 @@ def test_formats_without_a_counterpart_are_quantized_to_8_bits_and_noted() -> No
 
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16])
 def test_float_tensors_are_not_prequantized(kind: Kind) -> None:
-    assert prequantized_gguf(kind, None, lambda: pytest.fail("read"), lambda: pytest.fail("read")) is None
+    assert prequantized_gguf(kind, lambda: pytest.fail("read"), lambda: pytest.fail("read")) is None

@@ -12,12 +12,10 @@ from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from edgekiln.errors import EdgekilnError, SourceError, UnsupportedModelError
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS, Format, change_config, quantize, write_quantized
-from support.models import save_checkpoint
 
 LAYER = "model.layers.1.mlp.up_proj"
 Written = tuple[dict[str, torch.Tensor], np.ndarray]
@@ -166,25 +164,6 @@ def test_floats_of_compressed_tensors_are_those_of_the_library(
         check_kept(tmp_path, weights, 8, 1e-2 if "nvfp4" in form else 0)
     else:
         check_read(tmp_path, weights, kept)
-
-
-def test_experts_of_gpt_oss(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, "gpt_oss", hidden_size=64, intermediate_size=96)
-    expected = {}
-
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        rng = np.random.default_rng(0)
-        for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
-            experts, k, n = tensors.pop(name).shape
-            blocks = torch.from_numpy(rng.integers(0, 256, (experts, n, k // 32, 16), dtype=np.uint8))
-            scales = torch.from_numpy(rng.integers(110, 130, (experts, n, k // 32)).astype(np.uint8))
-            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-            expected[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).numpy()
-
-    edit(tmp_path, change)
-    change_config(tmp_path, quant_method="mxfp4", modules_to_not_convert=["lm_head"])
-    assert expected
-    check_read(tmp_path, expected, "MXFP4")
 
 
 @pytest.mark.slow
