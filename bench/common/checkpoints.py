@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from bench.common.hybrid_shapes import HYBRID_SHAPES
+from bench.common.mixture_shapes import MIXTURE_SHAPES
 
 # Shapes of well-known models with random weights: speed does not depend on values, and nothing is downloaded.
 SHAPES: dict[str, dict[str, object]] = {
@@ -31,8 +32,9 @@ SHAPES: dict[str, dict[str, object]] = {
         "tie_word_embeddings": True,
     },
     **HYBRID_SHAPES,
+    **MIXTURE_SHAPES,
 }
-TOKENIZER_OF = "smollm2-135m"  # random models take its tokenizer and vocabulary size
+TOKENIZER_OF = "smollm2-135m"  # random models take its tokenizer and, unless they state one, its vocabulary size
 
 
 def write(model: str, directory: Path) -> None:
@@ -51,7 +53,11 @@ def write(model: str, directory: Path) -> None:
         "eos_token": source.special_tokens.eos[0] if source.special_tokens.eos else None,
     }
     directory.mkdir(parents=True)
-    if model in SHAPES:
+    if model in MIXTURE_SHAPES:
+        from bench.common import random_checkpoint
+
+        random_checkpoint.write(MIXTURE_SHAPES[model], directory)
+    elif model in SHAPES:
         write_random(SHAPES[model], tokenizer.get_vocab_size(), directory)
     else:
         from safetensors.torch import save_file

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,12 +109,20 @@ def edgekiln_variants() -> list[Variant]:
     ]
 
 
-def llama_variants(llama: Path) -> list[Variant]:
-    """Variants of llama.cpp, run by the interpreter `llama`."""
+def llama_variants(llama: Path, kinds: Sequence[str] = ("Q4_0", "Q4_1", "Q8_0")) -> list[Variant]:
+    """Variants of llama.cpp in the given formats, run by the interpreter `llama`."""
     return [
-        Variant(f"llama.cpp {kind}", llama, "llama_cpp", _llama(llama, kind), f"-llama-{kind}.gguf")
-        for kind in ("Q4_0", "Q4_1", "Q8_0")
+        Variant(f"llama.cpp {kind}", llama, "llama_cpp", _llama(llama, kind), f"-llama-{kind}.gguf") for kind in kinds
     ]
+
+
+def openvino_variants(openvino: Path) -> list[Variant]:
+    """Variants of OpenVINO GenAI, run by the interpreter `openvino`."""
+    found = []
+    for name, options in {"int4": ("int4", "--sym", "--group-size", "64", "--ratio", "1.0"), "int8": ("int8",)}.items():
+        prepare = _openvino(openvino, *options)
+        found.append(Variant(f"openvino-genai {name}", openvino, "openvino", prepare, f"-openvino-{name}"))
+    return found
 
 
 def variants(openvino: Path, llama: Path) -> list[Variant]:
@@ -122,7 +130,4 @@ def variants(openvino: Path, llama: Path) -> list[Variant]:
     here = Path(os.path.abspath(sys.executable))
     found = edgekiln_variants()
     found.append(Variant("onnxruntime-genai int4", here, "onnxruntime_genai", _genai, "-genai-int4"))
-    for name, options in {"int4": ("int4", "--sym", "--group-size", "64", "--ratio", "1.0"), "int8": ("int8",)}.items():
-        prepare = _openvino(openvino, *options)
-        found.append(Variant(f"openvino-genai {name}", openvino, "openvino", prepare, f"-openvino-{name}"))
-    return found + llama_variants(llama)
+    return found + openvino_variants(openvino) + llama_variants(llama)

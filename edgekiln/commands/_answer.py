@@ -20,10 +20,12 @@ class AnswerStats:
     Attributes:
         speculation: drafted and accepted tokens of the answer.
         prompt_tokens: tokens of the prompt; None where the KV cache already held a part of it.
+        step_weight_bytes: bytes of weights that a decode step reads; None where the engine does not tell.
     """
 
     speculation: "SpeculationStats"
     prompt_tokens: int | None = None
+    step_weight_bytes: int | None = None
     _start: float = field(default_factory=time.perf_counter)
     _times: list[float] = field(default_factory=list)
 
@@ -46,6 +48,8 @@ class AnswerStats:
         if drafted := self.speculation.drafted:
             accepted = self.speculation.accepted
             parts.append(f"drafted {drafted} tokens, {accepted} accepted ({accepted / drafted:.0%})")
+        if self.step_weight_bytes is not None:
+            parts.append(f"{self.step_weight_bytes / 1e6:.1f} MB of weights read per token")
         click.echo("; ".join(parts), err=True)
 
 

@@ -66,6 +66,7 @@ def command(
 ) -> None:
     """Measure time to first token, prefill and decode speed, memory and load time of ENGINE."""
     from edgekiln.benchmark import Spread, Workload, peak_rss_mb, run
+    from edgekiln.engine.reports import step_weight_bytes
 
     start = time.perf_counter()
     runtime = open_engine(engine, threads, kernels, pack_cache).runtime
@@ -74,6 +75,7 @@ def command(
     with progress_report(animated=False) as report:
         result = run(runtime, workload, seed, lambda done: report("measuring", done))
     peak = peak_rss_mb()
+    weight_bytes = step_weight_bytes(engine)
     if as_json:
         about = {
             "engine": str(engine),
@@ -81,7 +83,8 @@ def command(
             "kernels": runtime.kernels,
             **vars(workload),
         }
-        print_json({**about, "load_ms": load_ms, **result.as_json(), "peak_rss_mb": peak})
+        memory = {"peak_rss_mb": peak, "step_weight_bytes": weight_bytes}
+        print_json({**about, "load_ms": load_ms, **result.as_json(), **memory})
         return
 
     def line(name: str, value: Spread | float, unit: str) -> str:
@@ -98,3 +101,5 @@ def command(
     click.echo(line("inter-token p50", result.inter_token_p50_ms, "ms"))
     click.echo(line("inter-token p95", result.inter_token_p95_ms, "ms"))
     click.echo(line("peak memory", peak, "MB"))
+    if weight_bytes is not None:
+        click.echo(line("read per token", weight_bytes / 1e6, "MB of weights"))

@@ -52,16 +52,18 @@ def command(
     if not loaded.tokenizer.has_chat_template:
         raise RequestError(f"{engine} has no chat template: use `edgekiln run {engine}` with a plain prompt")
 
+    from edgekiln.engine.reports import step_weight_bytes
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
     session = loaded.session(system)
     beginning = len(session.messages)
+    weight_bytes = step_weight_bytes(engine)
     with _Interrupts() as interrupts:
         for line in _lines(interrupts):
             if line == "/clear":
                 del session.messages[beginning:]
                 continue
-            speed = AnswerStats(SpeculationStats())
+            speed = AnswerStats(SpeculationStats(), step_weight_bytes=weight_bytes)
             interrupts.pressed = False
             try:
                 write_answer(session.ask(line, speed.speculation, **options), speed, lambda: interrupts.pressed)

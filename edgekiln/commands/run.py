@@ -72,9 +72,10 @@ def command(
     else:
         ids = loaded.tokenizer.encode(prompt, max_tokens=longest)
 
+    from edgekiln.engine.reports import step_weight_bytes
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
-    speed = AnswerStats(SpeculationStats(), len(ids))
+    speed = AnswerStats(SpeculationStats(), len(ids), step_weight_bytes(engine))
     write_answer(loaded.generate(ids, speed.speculation, **options), speed)
     if stats:
         speed.show()

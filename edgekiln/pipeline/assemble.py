@@ -37,6 +37,7 @@ from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.common.sequence_length import sequence_length_input
 from edgekiln.export.passes.common.tensors import dtype_of, set_lazily, sizes_of
+from edgekiln.export.step_weights import step_weight_bytes
 from edgekiln.export.tracing import sparse_attention
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing.meta_model import build_meta_model, called_modules, normalized
@@ -175,6 +176,7 @@ def write_engine(
     with WeightsFile(directory, WEIGHTS_FILE) as weights:
         weights.store(model.graph)
     save_graph(model.graph, directory / _GRAPHS["generate"])
+    read = step_weight_bytes(model.graph, halves=options.target == "ort-cpu")
     io = lowering.io.model_copy(
         update={
             "logits_to_keep": logits_to_keep_input(model.graph),
@@ -214,7 +216,7 @@ def write_engine(
     timer.step("finish")
     dense = sparse_attention.notes(model.meta_model, lowering_options.max_length)
     notes = [*source.notes, *dense, *model.quantization.notes]
-    write_json(directory / REPORT_FILE, build_report(timer, notes, directory).model_dump())
+    write_json(directory / REPORT_FILE, build_report(timer, notes, directory, read).model_dump())
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))
 
 

@@ -9,9 +9,9 @@ from edgekiln.engine.reports import BuildReport, read_report
 from edgekiln.progress import StepTimer
 
 
-def build_report(timer: StepTimer, notes: list[str], directory: Path) -> BuildReport:
+def build_report(timer: StepTimer, notes: list[str], directory: Path, step_weight_bytes: int) -> BuildReport:
     """The report of a build whose files, but for the report and the manifest, are in `directory`."""
-    return BuildReport(**_measured(timer, directory), notes=notes)
+    return BuildReport(**_measured(timer, directory), step_weight_bytes=step_weight_bytes, notes=notes)
 
 
 def update_build_report(timer: StepTimer, notes: list[str], directory: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.directory import ENGINE_FILE, QUANTIZATION_FILE
 from edgekiln.engine.manifest import read_manifest
+from edgekiln.engine.reports import read_report
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.command import edgekiln
 from support.hybrid_engine import RECURRENT, HybridDecoder, write_engine
@@ -41,6 +42,7 @@ def test_bench_json(tiny_engine: Path) -> None:
     assert figures["ttft_ms"] == pytest.approx(16 / figures["prefill_tokens_per_s"] * 1e3)
     assert figures["load_ms"] > 0
     assert figures["peak_rss_mb"] > 10
+    assert figures["step_weight_bytes"] == read_report(tiny_engine).step_weight_bytes > 1000
 
 
 def test_bench_text(tiny_engine: Path) -> None:
@@ -55,6 +57,7 @@ def test_bench_text(tiny_engine: Path) -> None:
         "inter-token p50",
         "inter-token p95",
         "peak memory",
+        "read per token",
     ]
 
 

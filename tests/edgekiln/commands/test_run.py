@@ -132,7 +132,7 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
     count = len(Tokenizer.from_engine(tiny_engine, read_manifest(tiny_engine)).encode("hello"))
     assert re.fullmatch(
         rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
-        r"(; drafted \d tokens, \d accepted \(\d+%\))?\n",
+        r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ MB of weights read per token\n",
         result.stderr,
     )
 

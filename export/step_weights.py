@@ -1,0 +1,58 @@
+"""Bytes of weights that a decode step of one sequence reads, from the lowered graph."""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekiln.export.passes.common.tensors import optional_input
+
+# (op, input) of tables of which a step reads single rows: embeddings.
+_ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)}
+# Codes of which a step reads the high nibbles only, except for candidates.
+_HIGH_NIBBLES = ("TwoPassMatMulNBits", 1)
+# Of ops with this in their names, input 1 has the chosen experts, and every weight has all experts on axis 0.
+_EXPERTS, _CHOSEN = "Expert", 1
+_CHECKED = 1 << 22  # values at a time
+
+
+def step_weight_bytes(model: ir.Model, halves: bool) -> int:
+    """Bytes of weights that a decode step of one sequence reads.
+
+    All initializers count except for tables of which rows are read. Of the weights of experts those of the chosen ones
+    count, and all where the graph does not tell how many are chosen.
+
+    Args:
+        model: the lowered graph; equal weights that are stored once count once.
+        halves: kernels hold float32 values that float16 represents exactly in 2 bytes.
+    """
+    read: dict[object, float] = {}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for index, value in enumerate(node.inputs):
+            if value is None or not value.is_initializer() or (node.op_type, index) in _ROW_TABLES:
+                continue
+            tensor = value.const_value
+            assert tensor is not None
+            # Tied weights are several initializers at one offset.
+            key = (tensor.location, tensor.offset) if isinstance(tensor, ir.ExternalTensor) else value.name
+            read[key] = tensor.nbytes * _share(node, index, tensor, halves)
+    return round(sum(read.values()))
+
+
+def _share(node: ir.Node, index: int, tensor: ir.TensorProtocol, halves: bool) -> float:
+    """The share of a weight's bytes that is read."""
+    share = 1.0
+    if (node.op_type, index) == _HIGH_NIBBLES or (halves and _fits_float16(tensor)):
+        share = 0.5
+    if _EXPERTS not in node.op_type or index <= _CHOSEN:
+        return share
+    chosen = optional_input(node, _CHOSEN)
+    count = chosen.shape[-1] if chosen is not None and chosen.shape is not None else None
+    return share * count / tensor.shape[0] if isinstance(count, int) else share
+
+
+def _fits_float16(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype != ir.DataType.FLOAT:
+        return False
+    values = tensor.numpy().reshape(-1)
+    with np.errstate(over="ignore"):
+        parts = (values[start : start + _CHECKED] for start in range(0, values.size, _CHECKED))
+        return all(np.array_equal(part, part.astype(np.float16)) for part in parts)
