@@ -19,7 +19,8 @@ class ExpertWeight:
         name: of the parameter in the model.
         experts: how many experts have it.
         n, k: outputs and inputs of an expert.
-        transposed: the parameter is [experts, k, n]; otherwise it is [experts, n, k]. Either may be stored as a matrix.
+        transposed: the parameter is [experts, k, n]; otherwise it is [experts, n, k].
+        stored_as_matrix: the first two axes of the parameter are one.
         block: name of the module around the experts, with their router.
     """
 
@@ -29,6 +30,7 @@ class ExpertWeight:
     k: int
     transposed: bool
     block: str
+    stored_as_matrix: bool = False
 
     @property
     def layer(self) -> str:
@@ -85,6 +87,7 @@ _OWN: Final[dict[str, Callable[[Any], _Shapes]]] = {
     "LongcatFlashExperts": _projections,
 }
 _NAMES: Final = ("gate_up_proj", "up_proj", "down_proj")
+_MATRIX: Final = 2
 # Modules of a router, whose linear layers choose experts.
 _ROUTERS: Final = frozenset({"gate", "router"})
 
@@ -101,7 +104,8 @@ def in_router(name: str) -> bool:
 
 def _of(owner: str, module: torch.nn.Module) -> Iterator[ExpertWeight]:
     for parameter, shape in _shapes(module).items():
-        yield ExpertWeight(f"{owner}.{parameter}", *shape, block=owner.rpartition(".")[0])
+        name, block = f"{owner}.{parameter}", owner.rpartition(".")[0]
+        yield ExpertWeight(name, *shape, block, stored_as_matrix=module.get_parameter(parameter).ndim == _MATRIX)
 
 
 def _shapes(module: torch.nn.Module) -> _Shapes:

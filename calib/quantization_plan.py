@@ -7,6 +7,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,13 @@ from edgekiln.calib.recipe import Kind, Recipe
 from edgekiln.errors import SourceError, UnsupportedModelError
 
 PrequantizedLookup = Callable[[str], PrequantizedWeight | None]
+
+
+class FloatWeights(Protocol):
+    """The floats of weights by name; see `edgekiln.sources.base.WeightReader`."""
+
+    def read(self, name: str) -> torch.Tensor: ...
+    def read_expert(self, name: str, index: int) -> torch.Tensor: ...
 
 
 @dataclass
@@ -205,13 +213,14 @@ def _plan_embedding(
 
 
 def quantized_tensors(
-    quantization: QuantizationPlan, read: Callable[[str], torch.Tensor]
+    quantization: QuantizationPlan, weights: FloatWeights
 ) -> Iterator[tuple[LayerPlan, QuantizedWeight, dict[str, npt.NDArray[np.generic]]]]:
     """Quantize the layers one by one, lazily.
 
     Args:
         quantization: the layers, from `plan_quantization`.
-        read: weight name to float weight [N, K], or [K, N] where the layer is `transposed`.
+        weights: float weights by name: [N, K], or [K, N] where the layer is `transposed`, and those of experts as the
+            model has them.
 
     Yields:
         The layer, its quantized weight, and that weight's tensors by the suffix of their initializer (`qweight`,
@@ -221,7 +230,7 @@ def quantized_tensors(
         SourceError: a weight holds NaN or infinity; the message names it.
     """
     for layer in quantization.layers:
-        quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, read(layer.names[0]))
+        quantized = layer.prequantized.read() if layer.prequantized else _quantize(layer, weights)
         codes = pack_int4(quantized.codes) if layer.scheme.bits == 4 else quantized.codes
         tensors: dict[str, npt.NDArray[np.generic]] = {"qweight": codes, "scales": quantized.scales}
         for name in ("zero_points", "group_bias", "order"):
@@ -229,18 +238,32 @@ def quantized_tensors(
                 tensors[name] = array
         if layer.experts is not None:
             shape = (layer.experts.experts, layer.experts.n)
-            tensors = {name: array.reshape(*shape, *array.shape[1:]) for name, array in tensors.items()}
+            stacked = {
+                name: array.reshape(*shape, *array.shape[1:]) for name, array in tensors.items() if name != "order"
+            }
+            tensors = tensors | stacked
         if quantized.input_scale is not None:
             tensors["input_scale"] = np.array(quantized.input_scale, dtype=np.float32)
         yield layer, quantized, tensors
 
 
-def _quantize(layer: LayerPlan, weight: torch.Tensor) -> QuantizedWeight:
+def _quantize(layer: LayerPlan, weights: FloatWeights) -> QuantizedWeight:
     if layer.scheme.activation == "int8-static":
         raise ValueError(f"{layer.names[0]}: the scale of a static input comes from calibration, and there was none")
     try:
         if layer.experts is not None:
-            return quantize_experts(layer.experts.of_each(weight), layer.scheme)
+            return quantize_experts(_each_expert(layer.experts, weights), layer.scheme)
+        weight = weights.read(layer.names[0])
         return quantize(weight.t().contiguous() if layer.transposed else weight, layer.scheme)
     except SourceError as error:
         raise SourceError(f"{layer.names[0]}: {error}") from error
+
+
+def _each_expert(experts: ExpertWeight, weights: FloatWeights) -> Iterator[torch.Tensor]:
+    """The weights [N, K] of the experts, read one by one where the parameter is a stack."""
+    if experts.stored_as_matrix:
+        yield from experts.of_each(weights.read(experts.name))
+        return
+    for index in range(experts.experts):
+        weight = weights.read_expert(experts.name, index)
+        yield weight.t() if experts.transposed else weight

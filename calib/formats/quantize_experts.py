@@ -1,5 +1,7 @@
 """Quantize one weight of all experts of a layer, one expert after another."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -9,8 +11,8 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.errors import SourceError
 
 
-def quantize_experts(weights: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
-    """Quantize weights [E, N, K] of any float type, each as `quantize` does.
+def quantize_experts(weights: Iterable[torch.Tensor], scheme: Scheme) -> QuantizedWeight:
+    """Quantize the weights [N, K] of experts, of any float type, each as `quantize` does.
 
     Returns:
         The weight [E · N, K] of the experts one after another, with the error of each in `expert_errors`.
@@ -18,13 +20,14 @@ def quantize_experts(weights: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
     Raises:
         SourceError: a weight holds NaN or infinity; the message names the expert.
     """
-    found = []
+    found, energies = [], []
     for expert, weight in enumerate(weights):
         try:
             found.append(quantize(weight.contiguous(), scheme))
         except SourceError as error:
             raise SourceError(f"expert {expert}: {error}") from error
-    return joined(found, [float(weight.double().square().sum()) for weight in weights])
+        energies.append(float(weight.double().square().sum()))
+    return joined(found, energies)
 
 
 def joined(experts: list[QuantizedWeight], energies: list[float]) -> QuantizedWeight:
@@ -37,7 +40,6 @@ def joined(experts: list[QuantizedWeight], energies: list[float]) -> QuantizedWe
     total = sum(energies)
     squared = sum(expert.relative_error * energy for expert, energy in zip(experts, energies, strict=True))
     zero_points = [expert.zero_points for expert in experts if expert.zero_points is not None]
-    group_bias = [expert.group_bias for expert in experts if expert.group_bias is not None]
     return QuantizedWeight(
         scheme=experts[0].scheme,
         codes=np.concatenate([expert.codes for expert in experts]),
@@ -45,6 +47,5 @@ def joined(experts: list[QuantizedWeight], energies: list[float]) -> QuantizedWe
         zero_points=np.concatenate(zero_points) if zero_points else None,
         relative_error=squared / total if total else 0.0,
         clipped=sum(expert.clipped for expert in experts) / len(experts),
-        group_bias=np.concatenate(group_bias) if group_bias else None,
         expert_errors=tuple(expert.relative_error for expert in experts),
     )

@@ -1,4 +1,4 @@
-// edgekiln.ort::ExpertMatMulNBits and GroupBiasExpertMatMulNBits: MatMulNBits with the weights of chosen experts.
+// edgekiln.ort::{,Symmetric,GroupBias}ExpertMatMulNBits: MatMulNBits with the weights of chosen experts.
 #pragma once
 
 #include <optional>
@@ -13,13 +13,10 @@ class ExpertMatMulNBits {
  public:
   static constexpr const char* kName = "ExpertMatMulNBits";
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kInt64, kUint8, kFloat, kUint8};
-  static constexpr std::size_t kOptional[] = {kExpertZeros};
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat};
-  static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
+  static constexpr Signature kSignature{kInputs, {}, kOutputs};
 
-  explicit ExpertMatMulNBits(const OrtKernelInfo* info)
-      : ExpertMatMulNBits(info,
-                          input_count(info) > kExpertZeros ? WeightScheme::kZeroPoints : WeightScheme::kSymmetric) {}
+  explicit ExpertMatMulNBits(const OrtKernelInfo* info) : ExpertMatMulNBits(info, WeightScheme::kZeroPoints) {}
 
   void compute(OrtKernelContext* context) const {
     const ExpertMatMulArgs args = expert_args(context, experts_, weight_.k, n_);
@@ -42,6 +39,15 @@ class ExpertMatMulNBits {
   std::size_t experts_, n_;
   MatMulNBitsArgs weight_{};  // of all experts, one after another
   std::optional<NBitsExperts> packed_;
+};
+
+class SymmetricExpertMatMulNBits : public ExpertMatMulNBits {
+ public:
+  static constexpr const char* kName = "SymmetricExpertMatMulNBits";
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kInt64, kUint8, kFloat};
+  static constexpr Signature kSignature{kInputs, {}, ExpertMatMulNBits::kOutputs};
+
+  explicit SymmetricExpertMatMulNBits(const OrtKernelInfo* info) : ExpertMatMulNBits(info, WeightScheme::kSymmetric) {}
 };
 
 class GroupBiasExpertMatMulNBits : public ExpertMatMulNBits {

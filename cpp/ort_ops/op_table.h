@@ -101,6 +101,7 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<ExpertMatMul>(), {kFloatGemm}},
       {kOwnDomain, op<ExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
+      {kOwnDomain, op<SymmetricExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
       {kOwnDomain, op<GroupBiasExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
       {kOwnDomain, op<PerTokenInt8ExpertMatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<CausalConv>(), {kCausalConv}},

@@ -198,7 +198,7 @@ def _tensors(
         if name not in quantized_names:
             yield name, source.weights.read(name).detach().contiguous()
     total = len(planned.layers)
-    for done, (layer, quantized, _) in enumerate(quantized_tensors(planned, source.weights.read)):
+    for done, (layer, quantized, _) in enumerate(quantized_tensors(planned, source.weights)):
         report.layers[layer.module] = layer_report(quantized, measured_error(layer, quantized, source))
         for kind, tensor in checkpoint_tensors(quantized).items():
             yield f"{layer.module}.{kind}", tensor

@@ -129,7 +129,7 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
     weights = source.weights
     initializers = model.graph.graph.initializers
     total = len(model.quantization.layers)
-    for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights.read)):
+    for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights)):
         _check_finite(layer.names[0], quantized)
         experts = layer.experts.experts if layer.experts else None
         model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source), experts)

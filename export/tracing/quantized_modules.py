@@ -35,7 +35,8 @@ class QuantizedParameters(torch.nn.Module):
         self.scales = _meta_parameter(groups, torch.float32)
         self.zero_points = None if scheme.symmetric else _meta_parameter(groups, torch.uint8)
         self.group_bias = _meta_parameter(groups, torch.float32) if scheme.group_bias else None
-        self.order = _meta_parameter((k,), torch.int64) if scheme.act_order else None
+        orders = (k,) if experts is None else (experts, k)
+        self.order = _meta_parameter(orders, torch.int64) if scheme.act_order else None
         self.input_scale = _meta_parameter((), torch.float32) if scheme.activation == "int8-static" else None
 
     @property
@@ -54,6 +55,9 @@ class QuantizedParameters(torch.nn.Module):
 
     def of_experts(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Each token times the weights of its experts; see `canonical.quantized_expert_matmul`."""
+        if self.order is not None:
+            order = self.order[index]
+            x = x.expand(order.shape).gather(-1, order)
         return canonical.quantized_expert_matmul(
             x,
             index,

@@ -52,7 +52,7 @@ def test_quantized_experts(name: str, tmp_path: Path) -> None:
     model = load_model(source)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for layer, quantized, _ in quantized_tensors(canonical.quantization, source.weights.read):
+        for layer, quantized, _ in quantized_tensors(canonical.quantization, source.weights):
             values = torch.from_numpy(quantized.dequantize())
             parameter = parameters[layer.names[0]]
             if layer.experts:
