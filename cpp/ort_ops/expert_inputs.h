@@ -10,7 +10,7 @@
 
 namespace edgekiln::ort {
 
-enum ExpertInput : std::size_t { kExpertX, kExpertIndex, kExpertWeight, kExpertScales, kExpertZeros };
+enum ExpertInput : std::size_t { kExpertX, kExpertIndex, kExpertWeight };
 
 // The number of experts, the first dimension of the weight.
 inline std::size_t expert_count(const OrtKernelInfo* info) {
