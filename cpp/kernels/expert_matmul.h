@@ -4,8 +4,8 @@
 // once, and others not at all.
 //
 // Up to kGemvMaxM tokens, one parallel loop computes slices of columns of all chosen experts. With more, experts follow
-// each other, each with all threads. A row gets the same bits for all other rows of a call with as many tokens, and, as
-// in a plain multiplication, for all calls with as many tokens as one kernel takes.
+// each other, each with all threads. How a row is rounded depends on the number of tokens alone (rounding_tokens()),
+// not on the experts that others choose.
 #pragma once
 
 #include <algorithm>
@@ -106,6 +106,13 @@ struct ExpertMatMulArgs {
   std::size_t pairs() const { return tokens * chosen; }
   const float* row(std::size_t pair) const { return x + (shared ? pair / chosen : pair) * k; }
 };
+
+// The number of tokens whose plain multiplication rounds as this one does: there are 4-bit GEMMs for less and for more
+// than kPrefillMinM. The latter converts a weight first, which pays for about a third of that many rows of an expert.
+inline std::size_t rounding_tokens(const ExpertMatMulArgs& args) {
+  const bool pays = args.pairs() * 3 >= args.experts * kPrefillMinM;
+  return pays ? args.tokens : std::min(args.tokens, kPrefillMinM - 1);
+}
 
 // The pairs of each expert that has any, in the order of tokens.
 class ExpertGroups {
@@ -215,6 +222,7 @@ void expert_matmul(const KernelTable& table, const Format& format, const ExpertM
     slices.slices = (args.n + slices.columns - 1) / slices.columns;
     return parallel.run(parallel.self, slices.task, groups.size() * slices.slices, &slices);
   }
+  const std::size_t tokens = rounding_tokens(args);
   std::size_t most = 0;
   for (const ExpertGroups::Group& group : groups) most = std::max(most, group.count);
   float* const rows = at_least(memory, most * (args.k + args.n));
@@ -222,7 +230,7 @@ void expert_matmul(const KernelTable& table, const Format& format, const ExpertM
   for (const ExpertGroups::Group& group : groups) {
     copies.next = &group;
     copies.run(parallel);
-    Format::multiply(table, format.expert(group.expert), rows, group.count, args.tokens, rows + most * args.k, parallel,
+    Format::multiply(table, format.expert(group.expert), rows, group.count, tokens, rows + most * args.k, parallel,
                      gemm_memory);
     copies.done = &group;
   }

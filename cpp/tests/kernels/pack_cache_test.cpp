@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "kernels/common/mapped_file.h"
+#include "kernels/pack/packed_experts.h"
 #include "kernels/pack/packed_weight_id.h"
 
 namespace {
@@ -58,6 +60,20 @@ int pack_all(const PackCacheOptions& options, bool keep) {
   const int packed = pack_all(*PackCache::open(options), weights);
   if (keep) CHECK(PackCache::keep(options.path));
   return packed;
+}
+
+// Whether the memory at `data` is mapped from a file whose path begins with `folder`.
+bool is_mapped_from(const std::string& folder, const std::uint8_t* data) {
+  std::ifstream maps("/proc/self/maps");
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t start = 0, end = 0;
+    std::sscanf(line.c_str(), "%lx-%lx", &start, &end);
+    const std::size_t path = line.find('/');
+    if (start <= address && address < end)
+      return !folder.empty() && path != line.npos && line.compare(path, folder.size(), folder) == 0;
+  }
+  return false;
 }
 
 constexpr int kAll = std::size(kSizes);
@@ -114,6 +130,41 @@ TEST_CASE("weights live as long as somebody uses them, also if packing one throw
   fs::remove_all(engine.folder / "packed-weights");
   CHECK(*weights[1] == 2);
   CHECK(weights[1].get()[kSizes[1] - 1] == 2);
+}
+
+TEST_CASE("experts stay in the mapping of the file, and without one are packed when they are used") {
+  const Engine engine;
+  constexpr std::size_t kExperts = 40, kK = 1024, kN = 200;
+  std::vector<std::int8_t> codes(kExperts * kK * kN);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(i * 7 + i / 1000);
+  const std::vector<float> scales(kExperts * kN, 0.5f);
+  const auto experts_in = [&](const std::shared_ptr<PackCache>& cache) {
+    const edgekiln::PackPlace place{cache, {1, 7}};
+    return edgekiln::Int8Experts(codes.data(), scales.data(), kExperts, kK, kN, edgekiln::Int8Order::kFours, place);
+  };
+  // Whether the middle of each expert is as packing it alone makes it, and mapped from a file in `folder`.
+  const auto check = [&](const edgekiln::Int8Experts& experts, const std::string& folder) {
+    for (const std::size_t i : {std::size_t{0}, kExperts / 2, kExperts - 2}) {
+      const edgekiln::PackedInt8 expert = experts.expert(i);
+      const edgekiln::PackedInt8 alone(codes.data() + i * kK * kN, scales.data(), kK, kN, edgekiln::Int8Order::kFours);
+      const std::size_t size = edgekiln::PackedInt8::bytes(kK, kN, edgekiln::Int8Order::kFours);
+      CHECK(std::equal(alone.memory.get(), alone.memory.get() + size, expert.memory.get()));
+      CHECK(is_mapped_from(folder, expert.memory.get() + size / 2) == !folder.empty());
+    }
+  };
+  {
+    const auto cache = PackCache::open(engine.options());
+    check(experts_in(cache), "/");  // of a file without a name
+    CHECK(PackCache::keep(engine.options().path));
+  }
+  const auto cache = PackCache::open(engine.options(PackCacheUse::kRead));
+  codes.assign(codes.size(), 0);  // is not read
+  const edgekiln::PackedInt8 found = experts_in(cache).expert(1);
+  CHECK(std::any_of(found.memory.get(), found.memory.get() + 100, [](std::uint8_t byte) { return byte != 0; }));
+  CHECK(is_mapped_from(engine.folder.string(), found.memory.get() + 5000));
+  fs::remove_all(engine.folder / "packed-weights");
+  const auto none = PackCache::open(engine.options(PackCacheUse::kRead, std::string(64, 'c')));
+  check(experts_in(none), "");
 }
 
 TEST_CASE("a weight is identified by its layout and by where its inputs are in the file") {

@@ -380,6 +380,20 @@ std::uint64_t int8_gemms(const KernelTable& kernels) {
   return hash.value();
 }
 
+std::uint64_t float_gemms(const KernelTable& kernels) {
+  constexpr std::size_t kK = 323, kN = 70;
+  Generator generator;
+  const std::vector<float> weight = generator.floats(kK * kN);
+  Hash hash;
+  for (const std::size_t m : {1, 8, 45}) {
+    const std::vector<float> a = generator.floats(m * kK);
+    std::vector<float> out(m * kN);
+    kernels.float_gemm(weight.data(), kK, kN, a.data(), m, out.data(), edgekiln::kSerial);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
 std::uint64_t two_pass_lm_heads(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t k : {32, 96, 160, 576}) {
@@ -421,6 +435,7 @@ TEST_CASE("every instruction set gives the same bits") {
     CHECK(nbits_gemms(kernels, 64, {4, 8}) == 0x8a7e8eddd121f424u);
     CHECK(nbits_gemms(kernels, 16, {6, 8}) == 0xefdcbd556a8b133du);
     CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);
+    CHECK(float_gemms(kernels) == 0xd94a93b4995410f8u);
     if (kernels.two_pass_lm_head) CHECK(two_pass_lm_heads(kernels) == 0xe7708079b997e541u);
   }
 }
