@@ -1,6 +1,8 @@
 #include "kernels/pack/pack_cache.h"
 
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "kernels/common/pages.h"
@@ -17,6 +19,12 @@ std::mutex open_mutex;
 std::map<std::string, std::weak_ptr<PackCache>>& open_caches() {
   static auto& caches = *new std::map<std::string, std::weak_ptr<PackCache>>;
   return caches;
+}
+
+CachePages expert_pages(const PackCacheOptions& options) {
+  std::error_code error;
+  const std::uintmax_t weights = std::filesystem::file_size(options.weights, error);
+  return !error && weights > options.memory / 2 ? CachePages::kMapped : CachePages::kHuge;
 }
 
 }  // namespace
@@ -42,7 +50,8 @@ bool PackCache::keep(const std::string& path) {
   return cache->writer_ && cache->writer_->keep();
 }
 
-PackCache::PackCache(const PackCacheOptions& options) : weights_(options.weights), key_(options.key) {
+PackCache::PackCache(const PackCacheOptions& options)
+    : weights_(options.weights), key_(options.key), pages_of_experts_(expert_pages(options)) {
   reader_ = PackCacheReader::open(options.path, options.key, options.weights);
   if (!reader_ && options.use != PackCacheUse::kRead)
     writer_ =
@@ -111,12 +120,12 @@ ArenaBytes PackCache::find_or_pack(const PackedWeightId& id, std::size_t size, s
   return with_cache(std::move(memory));
 }
 
-ArenaBytes PackCache::find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
+ArenaBytes PackCache::find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant, CachePages pages,
                                     const std::function<void(std::uint8_t*)>& pack) {
-  const std::optional<CachedWeight> weight = find(id, CachePages::kMapped);
+  const std::optional<CachedWeight> weight = find(id, pages);
   if (weight && weight->size == size && weight->variant == variant) return weight->memory;
   const std::lock_guard lock(mutex_);
-  return write(id, size, variant, CachePages::kMapped, pack);
+  return write(id, size, variant, pages, pack);
 }
 
 }  // namespace edgekiln

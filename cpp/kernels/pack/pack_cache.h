@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/common/usable_memory.h"
 #include "kernels/common/weight_arena.h"
 #include "kernels/pack/pack_cache_file.h"
 
@@ -32,6 +33,7 @@ struct PackCacheOptions {
   std::string weights;  // path of the weights file
   std::string key;      // its SHA-256, in hexadecimal
   PackCacheUse use = PackCacheUse::kRead;
+  std::uint64_t memory = usable_memory();
 };
 
 // A packed weight: `size` bytes of which nobody changes one, and what its layout depends on.
@@ -72,10 +74,13 @@ class PackCache : public std::enable_shared_from_this<PackCache> {
   ArenaBytes find_or_pack(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
                           const std::function<void(std::uint8_t*)>& pack);
 
-  // The same in the mapping of a file; null where the cache neither holds the weight nor writes one. Of a weight that
-  // is written, no more than its last 2 MiB stay outside of the mapping.
-  ArenaBytes find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant,
+  // The same without the weight arena; null where the cache neither holds the weight nor writes one. Of a weight that
+  // is written to a mapping, no more than its last 2 MiB stay outside of it.
+  ArenaBytes find_or_write(const PackedWeightId& id, std::size_t size, std::uint64_t variant, CachePages pages,
                            const std::function<void(std::uint8_t*)>& pack);
+
+  // For the experts of mixtures, of which a token reads a few: mapped if the weights take more than half of the memory.
+  CachePages pages_of_experts() const { return pages_of_experts_; }
 
  private:
   // Into the file that is written; null where none is. The caller has locked mutex_.
@@ -86,6 +91,7 @@ class PackCache : public std::enable_shared_from_this<PackCache> {
   ArenaBytes copy_of(const PackCacheEntry& entry);
 
   const std::string weights_, key_;
+  const CachePages pages_of_experts_;
   std::mutex mutex_;
   std::unique_ptr<PackCacheReader> reader_;  // null where there is no sound file
   std::unique_ptr<PackCacheWriter> writer_;  // null where none is written

@@ -62,9 +62,10 @@ ArenaBytes in_cache(std::size_t count, std::size_t size, std::uint32_t variant, 
                     const ExpertMemory::Pack& pack) {
   if (!place.cache) return nullptr;
   const std::size_t stride = ExpertMemory::stride(size);
-  return place.cache->find_or_write(place.id, count * stride, variant, [&](std::uint8_t* to) {
-    for (std::size_t i = 0; i < count; ++i) pack(i, to + i * stride);
-  });
+  return place.cache->find_or_write(place.id, count * stride, variant, place.cache->pages_of_experts(),
+                                    [&](std::uint8_t* to) {
+                                      for (std::size_t i = 0; i < count; ++i) pack(i, to + i * stride);
+                                    });
 }
 
 MatMulNBitsArgs expert_shape(MatMulNBitsArgs weight, std::size_t count) {
@@ -75,7 +76,7 @@ MatMulNBitsArgs expert_shape(MatMulNBitsArgs weight, std::size_t count) {
 // Of the cached experts; nullopt where the cache does not have them.
 std::optional<std::uint32_t> cached_variant(const MatMulNBitsArgs& weight, std::size_t count, const PackPlace& place) {
   const std::optional<CachedWeight> cached =
-      place.cache ? place.cache->find(place.id, CachePages::kMapped) : std::nullopt;
+      place.cache ? place.cache->find(place.id, place.cache->pages_of_experts()) : std::nullopt;
   if (!cached || cached->variant >= kNBitsVariants) return std::nullopt;
   const auto variant = static_cast<std::uint32_t>(cached->variant);
   const std::size_t size = packed_nbits_shape(expert_shape(weight, count), variant).bytes();

@@ -1,8 +1,8 @@
 // The weights of a mixture's experts, packed one by one when they are first used, or all of them in the pack cache.
 //
-// In the pack cache they stay in the mapping of its file, so that the page cache decides which of them are in memory: a
-// mixture larger than memory runs at the speed of the disk. Without a cache, those that are used stay in the weight
-// arena.
+// In the pack cache, a large mixture stays in the mapping of its file, so that the page cache decides which experts are
+// in memory: one larger than memory runs at the speed of the disk. Without a cache, those that are used stay in the
+// weight arena.
 #pragma once
 
 #include <cstddef>

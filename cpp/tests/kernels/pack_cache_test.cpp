@@ -132,12 +132,17 @@ TEST_CASE("weights live as long as somebody uses them, also if packing one throw
   CHECK(weights[1].get()[kSizes[1] - 1] == 2);
 }
 
-TEST_CASE("experts stay in the mapping of the file, and without one are packed when they are used") {
+TEST_CASE("experts of large mixtures stay in the mapping of the file, and without one are packed when they are used") {
   const Engine engine;
   constexpr std::size_t kExperts = 40, kK = 1024, kN = 200;
   std::vector<std::int8_t> codes(kExperts * kK * kN);
   for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(i * 7 + i / 1000);
   const std::vector<float> scales(kExperts * kN, 0.5f);
+  const auto large = [&](PackCacheUse use) {
+    PackCacheOptions options = engine.options(use);
+    options.memory = 20 << 20;
+    return options;
+  };
   const auto experts_in = [&](const std::shared_ptr<PackCache>& cache) {
     const edgekiln::PackPlace place{cache, {1, 7}};
     return edgekiln::Int8Experts(codes.data(), scales.data(), kExperts, kK, kN, edgekiln::Int8Order::kFours, place);
@@ -153,11 +158,11 @@ TEST_CASE("experts stay in the mapping of the file, and without one are packed w
     }
   };
   {
-    const auto cache = PackCache::open(engine.options());
+    const auto cache = PackCache::open(large(PackCacheUse::kWrite));
     check(experts_in(cache), "/");  // of a file without a name
     CHECK(PackCache::keep(engine.options().path));
   }
-  const auto cache = PackCache::open(engine.options(PackCacheUse::kRead));
+  const auto cache = PackCache::open(large(PackCacheUse::kRead));
   codes.assign(codes.size(), 0);  // is not read
   const edgekiln::PackedInt8 found = experts_in(cache).expert(1);
   CHECK(std::any_of(found.memory.get(), found.memory.get() + 100, [](std::uint8_t byte) { return byte != 0; }));
