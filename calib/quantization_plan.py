@@ -145,15 +145,21 @@ def _plan_layer(
 def _plan_experts(
     weight: ExpertWeight, recipe: Recipe, prequantized: PrequantizedLookup, result: QuantizationPlan
 ) -> None:
-    layer = _plan_layer(weight.layer, weight.name, weight.k, "linear", recipe, prequantized, result)
+    found = prequantized(weight.name)
+    codebook = found.scheme.codebook if found else None
+    kept = None if codebook else found
+    layer = _plan_layer(weight.layer, weight.name, weight.k, "linear", recipe, lambda _name: kept, result)
     if layer is None:
         return
     layer.experts = weight
+    notes = []
+    if codebook:
+        notes.append(f"engines have no {codebook} for experts, which are quantized again as the preset says")
     if layer.scheme.activation == "int8-static":
         layer.scheme = replace(layer.scheme, activation="int8-per-token")
-        note = "the inputs of experts get one scale a token, as calibration rarely reaches all experts"
-        if note not in result.notes:
-            result.notes.append(note)
+        layer.prequantized = kept.matching(layer.scheme) if kept else None
+        notes.append("the inputs of experts get one scale a token, as calibration rarely reaches all experts")
+    result.notes += [note for note in notes if note not in result.notes]
     result.layers.append(layer)
 
 
@@ -238,10 +244,10 @@ def quantized_tensors(
                 tensors[name] = array
         if layer.experts is not None:
             shape = (layer.experts.experts, layer.experts.n)
-            stacked = {
-                name: array.reshape(*shape, *array.shape[1:]) for name, array in tensors.items() if name != "order"
+            tensors = {
+                name: array if name == "order" else array.reshape(*shape, *array.shape[1:])
+                for name, array in tensors.items()
             }
-            tensors = tensors | stacked
         if quantized.input_scale is not None:
             tensors["input_scale"] = np.array(quantized.input_scale, dtype=np.float32)
         yield layer, quantized, tensors

@@ -197,6 +197,23 @@ def reordered(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return torch.onnx.ops.symbolic("Gather", (x, order), attrs={"axis": -1}, dtype=x.dtype, shape=x.shape)
 
 
+def reordered_for_experts(x: torch.Tensor, index: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Emit standard ops that put the inputs of the experts of each token in the order of the expert's columns.
+
+    Args:
+        x: float [T, 1 or k, K].
+        index: int64[T, k], the experts of each token.
+        order: int64 [E, K].
+
+    Returns:
+        float [T, k, K].
+    """
+    shape = (*index.shape, x.shape[-1])
+    orders = torch.onnx.ops.symbolic("Gather", (order, index), attrs={"axis": 0}, dtype=order.dtype, shape=shape)
+    whole = x.expand(shape)
+    return torch.onnx.ops.symbolic("GatherElements", (whole, orders), attrs={"axis": 2}, dtype=x.dtype, shape=shape)
+
+
 def quantized_gather(
     indices: torch.Tensor,
     qweight: torch.Tensor,

@@ -201,7 +201,17 @@ def _op(name: str, function: Callable[..., Any]) -> type[OpRun]:
     return type(name, (OpRun,), {"op_domain": canonical.DOMAIN, "op_schema": schema, "_run": run})
 
 
+class GatherElements(OpRun):
+    """The standard op, which onnx computes along axes of up to 64 elements only."""
+
+    op_domain = ""
+
+    def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+        return (np.take_along_axis(data, indices, axis),)
+
+
 _OPS = [
+    GatherElements,
     _op("Attention", attention),
     _op("QuantizedMatMul", quantized_matmul),
     _op("QuantizedGather", quantized_gather),

@@ -55,11 +55,8 @@ class QuantizedParameters(torch.nn.Module):
 
     def of_experts(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Each token times the weights of its experts; see `canonical.quantized_expert_matmul`."""
-        if self.order is not None:
-            order = self.order[index]
-            x = x.expand(order.shape).gather(-1, order)
         return canonical.quantized_expert_matmul(
-            x,
+            x if self.order is None else canonical.reordered_for_experts(x, index, self.order),
             index,
             self.qweight,
             self.scales,

@@ -176,7 +176,8 @@ def _stacked(experts: Sequence[PrequantizedWeight]) -> QuantizedWeight:
                 arrays.setdefault(name, np.empty((len(experts), *array.shape), array.dtype))[index] = array
         errors.append((weight.relative_error, weight.clipped))
     rows = {name: array if name == "order" else array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
-    return replace(weight, **(rows | _mean_errors(errors)))
+    relative = tuple(error for error, _ in errors)
+    return replace(weight, expert_errors=relative if any(relative) else None, **(rows | _mean_errors(errors)))
 
 
 def _mean_errors(errors: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -5,76 +5,28 @@ loaded by `from_pretrained`.
 """
 
 import re
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from edgekiln.errors import SourceError
 from edgekiln.sources.base import WeightReader
 from edgekiln.sources.resolve import resolve
-from support.formats import FORMATS, Format, change_config, gptq, quantize, shuffled
+from support.formats import FORMATS, change_config, gptq, quantize, shuffled
 from support.models import save_checkpoint
+from support.quantized_experts import SIZES, Write, edit, of_format, own_orders, write_experts, write_gpt_oss
 
-SIZES = {"num_hidden_layers": 2, "moe_intermediate_size": 64, "intermediate_size": 64}
 # Families with different converters, and what their configurations need.
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {},
     "lfm2_moe": {"num_hidden_layers": 4},
     "nemotron_h": {"layers_block_type": ["mamba", "moe"]},
 }
-Write = Callable[[str, np.ndarray], tuple[dict[str, Any], np.ndarray]]
-
-
-def of_format(form: Format) -> Write:
-    return lambda _, weight: form.write(weight)
-
-
-def write_experts(directory: Path, family: str, config: dict[str, Any], write: Write, **sizes: Any) -> dict[str, Any]:
-    """Write a tiny random mixture whose experts are quantized.
-
-    Args:
-        directory: an empty directory for two checkpoints: `quantized`, and `floats` with the dequantized weights.
-        family: of the model.
-        config: quantization_config.
-        write: converts name and values of an expert's matrix to its tensors and the weight that they dequantize to.
-        sizes: change the configuration.
-
-    Returns:
-        The experts' tensors of transformers, loaded from `floats`, by name.
-    """
-    torch.manual_seed(0)
-    save_checkpoint(directory / "floats", family, **{**SIZES, **sizes})
-    shutil.copytree(directory / "floats", directory / "quantized")
-    floats = load_file(directory / "floats/model.safetensors")
-    quantized = dict(floats)
-    for name in [name for name in floats if re.search(r"experts\.\d+\.\w+\.weight$", name)]:
-        parts, values = write(name, quantized.pop(name).numpy())
-        floats[name] = torch.from_numpy(np.array(values))
-        for part, value in parts.items():
-            stored = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value, order="C"))
-            quantized[f"{name.removesuffix('weight')}{part}"] = stored.contiguous()
-    save_file(floats, directory / "floats/model.safetensors", metadata={"format": "pt"})
-    save_file(quantized, directory / "quantized/model.safetensors", metadata={"format": "pt"})
-    change_config(directory / "quantized", **config)
-    return loaded(directory / "floats")
-
-
-def loaded(directory: Path) -> dict[str, np.ndarray]:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return {
-        name: value.detach().numpy()
-        for name, value in model.named_parameters()
-        if value.dim() == 3 and ".experts." in name
-    }
 
 
 def check_floats(weights: WeightReader, expected: dict[str, np.ndarray], rtol: float = 1e-6) -> None:
@@ -127,15 +79,7 @@ def test_codes_in_the_layout_of_every_converter(tmp_path: Path, family: str) -> 
 
 
 def test_experts_have_their_own_orders_of_columns(tmp_path: Path) -> None:
-    def write(name: str, weight: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-        number, down = int(re.findall(r"experts\.(\d+)", name)[0]), "down" in name
-        # Gate and up projections see the same input; the groups of expert 0 are not permuted.
-        rng = np.random.default_rng([number, down])
-        groups = np.arange(weight.shape[1]) // 32 if not number else rng.permutation(weight.shape[1]) // 32
-        quantized = quantize(weight, 4, 32, False, groups)
-        return gptq(quantized), quantized.weight
-
-    expected = write_experts(tmp_path, "qwen3_moe", FORMATS["gptq act-order"].config, write)
+    expected = write_experts(tmp_path, "qwen3_moe", FORMATS["gptq act-order"].config, own_orders)
     source = resolve(str(tmp_path / "quantized"))
     check_kept(source.weights, expected, 4)
     kept = source.weights.prequantized(next(iter(expected)))
@@ -224,13 +168,6 @@ def test_experts_that_do_not_fit_together_are_noted(
     assert found == {name for name in expected if kept and kept in name}
 
 
-def edit(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    file = directory / "model.safetensors"
-    tensors = load_file(file)
-    change(tensors)
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
 EXPERT = "model.layers.1.mlp.experts.2.up_proj"
 
 
@@ -304,20 +241,7 @@ def test_stacked_experts_in_fp8(tmp_path: Path, grid: tuple[int, ...]) -> None:
 
 
 def test_experts_of_gpt_oss_are_kept_exactly(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, "gpt_oss", hidden_size=64, intermediate_size=96)
-    expected = {}
-
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        rng = np.random.default_rng(0)
-        for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
-            experts, k, n = tensors.pop(name).shape
-            blocks = torch.from_numpy(rng.integers(0, 256, (experts, n, k // 32, 16), dtype=np.uint8))
-            scales = torch.from_numpy(rng.integers(110, 130, (experts, n, k // 32)).astype(np.uint8))
-            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-            expected[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).numpy()
-
-    edit(tmp_path, change)
-    change_config(tmp_path, quant_method="mxfp4", modules_to_not_convert=["lm_head"])
+    expected = write_gpt_oss(tmp_path)
     source = resolve(str(tmp_path))
     assert source.notes == ()
     check_kept(source.weights, expected, 8, rtol=0, transposed=True)
