@@ -18,6 +18,7 @@ import click
 import numpy as np
 
 from bench.common.environment import environment
+from bench.common.memory import anonymous_bytes
 from bench.common.mixture_shapes import MIXTURE_SHAPES
 from bench.common.models import CONSOLE, name_of, prepare
 from bench.common.options import names, peer_options, run_options
@@ -37,12 +38,6 @@ def processor_s(pid: int) -> float:
     """User and system time of a process so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def anonymous_mb(pid: int) -> float:
-    """Anonymous memory of a process now, in MB (10^6 bytes): without pages of mapped files."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e6
 
 
 def sample(
@@ -65,7 +60,7 @@ def sample(
             "decode": generated / sum(steps["step_s"]),
             # The prompt's share is small, and the same for all.
             "decode_cpu_ms": (after - between) / (generated + 32) * 1e3,
-            "anonymous_mb": anonymous_mb(process.pid),
+            "anonymous_mb": anonymous_bytes(process.pid) / 1e6,
             "peak_rss_mb": process.peak_rss_mb(),
             "load_average": os.getloadavg()[0],
         }
