@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bench.common.bounds import key_value_bytes, read_gb_per_s, step_weight_bytes, weights_file_bytes
+from bench.common.bounds import key_value_bytes, read_gb_per_s, weights_file_bytes
 from bench.common.environment import environment
 from bench.common.models import CONSOLE, name_of, prepare
 from bench.common.options import names, numbers, run_options
@@ -24,6 +24,7 @@ from bench.common.processes import EngineProcess, speeds
 from bench.engines.table import Variant, edgekiln_variants
 from bench.report import curves as report
 from edgekiln.engine.manifest import read_manifest
+from edgekiln.engine.reports import read_report
 
 NAME = "curves"
 
@@ -53,7 +54,7 @@ def sizes(path: Path) -> dict[str, int]:
         "vocab_size": manifest.architecture.vocab_size,
         "max_length": manifest.architecture.max_length,
         "weights_file_bytes": weights_file_bytes(path),
-        "step_weight_bytes": step_weight_bytes(path),
+        "step_weight_bytes": read_report(path).step_weight_bytes,
         "key_value_bytes": key_value_bytes(manifest),
     }
 
