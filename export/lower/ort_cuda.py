@@ -24,14 +24,21 @@ from edgekiln.export import canonical
 from edgekiln.export.functions.define import DOMAIN
 from edgekiln.export.lower import ort_cpu
 from edgekiln.export.lower.base import ExtraGraph, Lowering, run_passes
+from edgekiln.export.passes.common.dense_experts import MakeExpertsDense
 from edgekiln.export.passes.common.half_precision import ConvertToHalf
+from edgekiln.export.passes.onnx.expert_matmul import LowerExpertMatMulToDense
 from edgekiln.export.passes.ort.cuda_attributes import SetCudaAttributes
+from edgekiln.export.passes.ort.qmoe import LowerToQMoE
 from edgekiln.export.passes.ort.weight_only import MakeWeightOnly
 
 TOTAL_LENGTH: Final = "total_length"
 _IR_VERSION = 10
 # Of a rotary cache as float32; it is stored in half of it. Enough for 131072 tokens and heads of 64.
 _ROTARY_CACHE_BYTES = 32 << 20
+
+
+# Experts to QMoE where it computes them, otherwise to products of all experts: loops cannot be in CUDA graphs.
+LOWER_EXPERTS: Final = Sequential(MakeWeightOnly(), LowerToQMoE(), MakeExpertsDense(), LowerExpertMatMulToDense())
 
 
 def lower(model: ir.Model, max_length: int) -> None:
@@ -46,7 +53,7 @@ def lower(model: ir.Model, max_length: int) -> None:
     """
     total_length = ir.Value(name=TOTAL_LENGTH, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT32))
     model.graph.inputs.append(total_length)
-    MakeWeightOnly()(model)
+    run_passes(model, LOWER_EXPERTS)
     ort_cpu.lower_ops(model, max_length, total_length, rotary_cache_bytes=_ROTARY_CACHE_BYTES)
     common.InlinePass()(model)
     model.opset_imports.pop(DOMAIN, None)

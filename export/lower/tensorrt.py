@@ -11,6 +11,7 @@ from edgekiln.engine.manifest import EngineManifest, KVCacheSpec, TensorRTBuild
 from edgekiln.errors import RequestError
 from edgekiln.export import canonical
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
+from edgekiln.export.passes.common.dense_experts import MakeExpertsDense
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
 from edgekiln.export.passes.common.sequence_length import LowerSequenceLength
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
@@ -71,6 +72,7 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
         ShareActOrder(),
         LowerToOnnxAttention(options.capacity, options.fused_attention and not recurrent),
         LowerRecurrenceToOnnx(padded=options.capacity is None),
+        MakeExpertsDense(),
         LowerExpertMatMulToDense(),
         LOWER_QUANTIZED_OPS,
         common.RemoveUnusedNodesPass(),

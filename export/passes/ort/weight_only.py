@@ -1,10 +1,15 @@
-"""Rewrite QuantizedMatMul with int8 activations to weight-only quantization, for runtimes without an int8 GEMM."""
+"""Rewrite products with int8 activations to weight-only quantization, for runtimes without an int8 GEMM."""
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from edgekiln.export.passes.common.quantized_ops import QuantizedOp, quantized_matmuls
+from edgekiln.export.passes.common.quantized_ops import (
+    QuantizedExpertOp,
+    QuantizedOp,
+    quantized_expert_matmuls,
+    quantized_matmuls,
+)
 from edgekiln.export.passes.common.tensors import Array, make, new_initializer, replace_node, shape_of, values_of
 
 # Group sizes that the kernels take, widest first.
@@ -13,20 +18,22 @@ _ZERO_POINT = 128
 
 
 class MakeWeightOnly(InPlacePass):
-    """Rewrite QuantizedMatMul with per-channel int8 weights; weights stay exact, activations are no longer quantized.
+    """Rewrite QuantizedMatMul and QuantizedExpertMatMul with per-channel int8 weights.
+
+    Weights stay exact, activations are no longer quantized.
 
     Cases:
-        1. K is divisible by a group size: QuantizedMatMul of 8 bits in groups, each with the scale of its channel;
-        2. otherwise: MatMul with the dequantized weight.
+        1. K is divisible by a group size: 8 bits in groups, each with the scale of its channel;
+        2. otherwise: MatMul or ExpertMatMul with the dequantized weight.
     """
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
         modified = False
-        for op in quantized_matmuls(model):
+        for op in [*quantized_matmuls(model), *quantized_expert_matmuls(model)]:
             if op.group_size:
                 continue
-            _, k = shape_of(op.qweight)
+            k = shape_of(op.qweight)[-1]
             group_size = next((size for size in _GROUP_SIZES if k % size == 0), None)
             if group_size is None:
                 _to_float(model.graph, op)
@@ -37,37 +44,45 @@ class MakeWeightOnly(InPlacePass):
 
 
 def _to_groups(graph: ir.Graph, op: QuantizedOp, group_size: int) -> None:
-    n, k = shape_of(op.qweight)
+    *rows, k = shape_of(op.qweight)
     groups = k // group_size
 
     def codes() -> Array:
         return (values_of(op.qweight).astype(np.int16) + _ZERO_POINT).astype(np.uint8)
 
     def scales() -> Array:
-        return np.repeat(values_of(op.scales).reshape(n, 1), groups, axis=1)
+        return np.repeat(values_of(op.scales).reshape(*rows, 1), groups, axis=-1)
 
-    weight = new_initializer(graph, f"{op.qweight.name}.unsigned", (n, k), ir.DataType.UINT8, codes)
-    scale = new_initializer(graph, f"{op.scales.name}.by_group", (n, groups), ir.DataType.FLOAT, scales)
+    weight = new_initializer(graph, f"{op.qweight.name}.unsigned", (*rows, k), ir.DataType.UINT8, codes)
+    scale = new_initializer(graph, f"{op.scales.name}.by_group", (*rows, groups), ir.DataType.FLOAT, scales)
+    codebook = {} if isinstance(op, QuantizedExpertOp) else {"codebook": ""}
     new = make(
         op.node.op_type,
-        [op.x, weight, scale],
+        [*_activations(op), weight, scale],
         f"{op.name}.weight_only",
         domain=op.node.domain,
         bits=8,
         group_size=group_size,
         activation="none",
-        codebook="",
+        **codebook,
     )
     replace_node(op.node, [new], [new.outputs[0]])
 
 
 def _to_float(graph: ir.Graph, op: QuantizedOp) -> None:
-    n, k = shape_of(op.qweight)
+    *rows, k = shape_of(op.qweight)
 
     def dequantized() -> Array:
-        return values_of(op.qweight).astype(np.float32) * values_of(op.scales).astype(np.float32).reshape(n, 1)
+        return values_of(op.qweight).astype(np.float32) * values_of(op.scales).astype(np.float32).reshape(*rows, 1)
 
-    weight = new_initializer(graph, f"{op.qweight.name}.float", (n, k), ir.DataType.FLOAT, dequantized)
-    transpose = make("Transpose", [weight], f"{op.name}.weight", perm=[1, 0])
-    matmul = make("MatMul", [op.x, transpose.outputs[0]], f"{op.name}.float")
-    replace_node(op.node, [transpose, matmul], [matmul.outputs[0]])
+    weight = new_initializer(graph, f"{op.qweight.name}.float", (*rows, k), ir.DataType.FLOAT, dequantized)
+    if isinstance(op, QuantizedExpertOp):
+        new = [make("ExpertMatMul", [*_activations(op), weight], f"{op.name}.float", domain=op.node.domain)]
+    else:
+        transpose = make("Transpose", [weight], f"{op.name}.weight", perm=[1, 0])
+        new = [transpose, make("MatMul", [op.x, transpose.outputs[0]], f"{op.name}.float")]
+    replace_node(op.node, new, [new[-1].outputs[0]])
+
+
+def _activations(op: QuantizedOp) -> list[ir.Value]:
+    return [op.x, op.index] if isinstance(op, QuantizedExpertOp) else [op.x]
