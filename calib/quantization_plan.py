@@ -251,6 +251,8 @@ def quantized_tensors(
         if quantized.input_scale is not None:
             tensors["input_scale"] = np.array(quantized.input_scale, dtype=np.float32)
         yield layer, quantized, tensors
+        # Freed before the next weight is made: those of experts are large.
+        del quantized, codes, tensors
 
 
 def _quantize(layer: LayerPlan, weights: FloatWeights) -> QuantizedWeight:

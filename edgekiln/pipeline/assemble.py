@@ -5,6 +5,7 @@ config -> meta model (no weights) -> quantization plan -> canonical graph -> qua
 """
 
 import importlib.metadata
+import itertools
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,8 +129,8 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
     """Give each initializer without values the checkpoint's tensor, which is read when it is written."""
     weights = source.weights
     initializers = model.graph.graph.initializers
-    total = len(model.quantization.layers)
-    for done, (layer, quantized, tensors) in enumerate(quantized_tensors(model.quantization, weights)):
+    done, total = itertools.count(1), len(model.quantization.layers)
+    for layer, quantized, tensors in quantized_tensors(model.quantization, weights):
         _check_finite(layer.names[0], quantized)
         experts = layer.experts.experts if layer.experts else None
         model.layer_reports[layer.module] = layer_report(quantized, measured_error(layer, quantized, source), experts)
@@ -138,7 +139,9 @@ def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer
             value = next(initializers[f"{name}.{kind}"] for name in layer.names if f"{name}.{kind}" in initializers)
             read = scratch.keep(array) if scratch else partial(_itself, array)
             set_lazily(value, array.shape, ir.DataType.from_numpy(array.dtype), read)
-        timer.progress("quantize", (done + 1) / total)
+        timer.progress("quantize", next(done) / total)
+        # Freed before the next weight is made; `enumerate` would hold them as well.
+        del quantized, tensors, array, read
     for value in initializers.values():
         if value.const_value is None:
             assert value.name is not None
