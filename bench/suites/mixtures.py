@@ -1,8 +1,8 @@
 """Speed of mixtures of experts with random weights, of edgekiln, llama.cpp and OpenVINO.
 
 The models have gigabytes of weights, and not all engines fit in memory together: each turn starts each engine anew, in
-rotating order, and ends it before the next. Two samples of prefill and one of decode are taken of it after a warm-up.
-Beside tokens/s a sample has the processor time of its process, which other programs on the machine disturb less.
+rotating order, and ends it before the next. It is measured after a warm-up, whose tokens choose most
+experts. Beside tokens/s a sample has the processor time of the process, which other programs disturb less.
 
 Run: python -m bench.suites.mixtures --help
 """
@@ -32,6 +32,8 @@ NAME = "mixtures"
 KINDS = ("Q4_0", "Q4_K_M")
 OURS = ("edgekiln int8", "edgekiln int4")
 UNITS = ("prefill", "decode")
+WARM_UP = 64  # tokens
+CONTEXT = 1  # token of the prompt after which decode is measured: it takes as long as a decode step
 
 
 def processor_s(pid: int) -> float:
@@ -47,19 +49,18 @@ def sample(
     generator = np.random.default_rng(seed)
     process = EngineProcess(variant, path, threads)
     try:
-        process.generate(generator.integers(0, vocab, (1, prompt)), 8)
+        process.generate(generator.integers(0, vocab, (1, WARM_UP)), 8)
         before = processor_s(process.pid)
-        first = [process.generate(generator.integers(0, vocab, (1, prompt)), 1)["first_token_s"] for _ in range(2)]
+        first_token_s = process.generate(generator.integers(0, vocab, (1, prompt)), 1)["first_token_s"]
         between = processor_s(process.pid)
-        steps = process.generate(generator.integers(0, vocab, (1, 32)), generated + 1)
+        steps = process.generate(generator.integers(0, vocab, (1, CONTEXT)), generated + 1)
         after = processor_s(process.pid)
         return {
             "load_s": process.load_s,
-            "prefill": prompt / min(first),
-            "prefill_cpu_ms": (between - before) / (2 * prompt) * 1e3,
+            "prefill": prompt / first_token_s,
+            "prefill_cpu_ms": (between - before) / prompt * 1e3,
             "decode": generated / sum(steps["step_s"]),
-            # The prompt's share is small, and the same for all.
-            "decode_cpu_ms": (after - between) / (generated + 32) * 1e3,
+            "decode_cpu_ms": (after - between) / (generated + 1) * 1e3,
             "anonymous_mb": anonymous_bytes(process.pid) / 1e6,
             "peak_rss_mb": process.peak_rss_mb(),
             "load_average": os.getloadavg()[0],
@@ -96,7 +97,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         for label, facts in engines.items():
             numbers = [f"{statistics.median(_of(result, model, label, unit)):.1f}" for unit in columns]
             memory = f"{statistics.median(_of(result, model, label, 'anonymous_mb')):.0f}"
-            read = f"{facts['step_weight_bytes'] / 1e6:.0f}" if facts["step_weight_bytes"] else "–"
+            read = f"{facts['step_weight_bytes'] / 1e6:.0f}" if "step_weight_bytes" in facts else ""
             speeds = [_cell(result, model, label, unit) for unit in UNITS]
             rows.append([label, *speeds, *numbers, memory, f"{facts['size_mb']:.0f}", read])
         lines += table([model, *heads, "files, MB", "read per token, MB"], rows)
@@ -148,10 +149,10 @@ def main(
         paths, reasons = _prepared(variants, model, out, reuse)
         failed += [(model, label, why) for label, why in reasons.items()]
         measured = [variant for variant in variants if variant.label in paths]
-        engines[model] = {
-            label: {"size_mb": size_mb(path), "step_weight_bytes": step_weight_bytes(path)}
-            for label, path in paths.items()
-        }
+        engines[model] = {label: {"size_mb": size_mb(path)} for label, path in paths.items()}
+        for variant in ours:
+            if variant in measured:
+                engines[model][variant.label]["step_weight_bytes"] = step_weight_bytes(paths[variant.label])
         vocab = MIXTURE_SHAPES[model]["vocab_size"]
         for turn in range(repeat):
             first = turn % len(measured)
