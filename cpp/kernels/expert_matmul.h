@@ -136,6 +136,13 @@ class ExpertGroups {
 
   const std::vector<Group>& groups() const { return groups_; }
 
+  // The pairs of the expert that has most.
+  std::size_t most() const {
+    std::size_t most = 0;
+    for (const Group& group : groups_) most = std::max(most, group.count);
+    return most;
+  }
+
  private:
   std::vector<std::size_t> pairs_;
   std::vector<Group> groups_;
@@ -203,6 +210,20 @@ struct ExpertRows {
   }
 };
 
+// All pairs of `groups` in one loop; at most kGemvMaxM tokens.
+template <typename Format>
+void multiply_slices(const KernelTable& table, const Format& format, const ExpertMatMulArgs& args,
+                     const std::vector<ExpertGroups::Group>& groups, const Parallel& parallel) {
+  ExpertSlices<Format> slices{table, args, groups, {}, 0, 0};
+  for (const ExpertGroups::Group& group : groups) slices.weights.push_back(format.expert(group.expert));
+  const std::size_t bytes = args.n * Format::column_bytes(slices.weights[0]);
+  const std::size_t wanted = (bytes + kExpertSliceBytes - 1) / kExpertSliceBytes;
+  slices.columns =
+      ((args.n + wanted - 1) / wanted + kExpertSliceColumns - 1) / kExpertSliceColumns * kExpertSliceColumns;
+  slices.slices = (args.n + slices.columns - 1) / slices.columns;
+  parallel.run(parallel.self, slices.task, groups.size() * slices.slices, &slices);
+}
+
 }  // namespace detail
 
 // out[token, slot] = x[token, slot] * the weight of expert index[token, slot]. The caller owns both scratches.
@@ -212,19 +233,8 @@ void expert_matmul(const KernelTable& table, const Format& format, const ExpertM
   const ExpertGroups all(args);
   const std::vector<ExpertGroups::Group>& groups = all.groups();
   if (groups.empty()) return;
-  if (args.tokens <= kGemvMaxM) {
-    detail::ExpertSlices<Format> slices{table, args, groups, {}, 0, 0};
-    for (const ExpertGroups::Group& group : groups) slices.weights.push_back(format.expert(group.expert));
-    const std::size_t bytes = args.n * Format::column_bytes(slices.weights[0]);
-    const std::size_t wanted = (bytes + detail::kExpertSliceBytes - 1) / detail::kExpertSliceBytes;
-    constexpr std::size_t kUnit = detail::kExpertSliceColumns;
-    slices.columns = ((args.n + wanted - 1) / wanted + kUnit - 1) / kUnit * kUnit;
-    slices.slices = (args.n + slices.columns - 1) / slices.columns;
-    return parallel.run(parallel.self, slices.task, groups.size() * slices.slices, &slices);
-  }
-  const std::size_t tokens = rounding_tokens(args);
-  std::size_t most = 0;
-  for (const ExpertGroups::Group& group : groups) most = std::max(most, group.count);
+  if (args.tokens <= kGemvMaxM) return detail::multiply_slices(table, format, args, groups, parallel);
+  const std::size_t tokens = rounding_tokens(args), most = all.most();
   float* const rows = at_least(memory, most * (args.k + args.n));
   detail::ExpertRows copies{args, nullptr, nullptr, rows + most * args.k, rows};
   for (const ExpertGroups::Group& group : groups) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/add_weighted_rows.h"
 #include "kernels/attention.h"
 #include "kernels/causal_conv.h"
 #include "kernels/common/block_quantized_row.h"
@@ -61,6 +62,7 @@ struct KernelTable {
   GatedRmsNormKernel gated_rms_norm = nullptr;
   DequantizeRowKernel dequantize_row = nullptr;
   FloatGemmKernel float_gemm = nullptr;
+  AddWeightedRowsKernel add_weighted_rows = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
   NBitsRowsGemmKernel nbits_rows_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;

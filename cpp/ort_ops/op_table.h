@@ -18,6 +18,7 @@
 #include "ort_ops/linear_attention.h"
 #include "ort_ops/mamba2_mixer.h"
 #include "ort_ops/matmul_nbits.h"
+#include "ort_ops/mixture_of_experts.h"
 #include "ort_ops/per_token_int8_expert_matmul.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
@@ -100,6 +101,7 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<ExpertMatMul>(), {kFloatGemm}},
+      {kOwnDomain, op<ZeroPointMixtureOfExperts>(), {kNBitsRowsGemm}},
       {kOwnDomain, op<ExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
       {kOwnDomain, op<SymmetricExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},
       {kOwnDomain, op<GroupBiasExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsRowsGemm}},

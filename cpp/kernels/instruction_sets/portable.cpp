@@ -22,6 +22,7 @@ extern const InstructionSet instruction_set{
             .gated_rms_norm = gated_rms_norm,
             .dequantize_row = dequantize_row,
             .float_gemm = float_gemm,
+            .add_weighted_rows = add_weighted_rows,
         },
 };
 
