@@ -36,7 +36,8 @@ def kept_fp4(
 
     Args:
         group: weights that share a scale.
-        read: reads the codes, uint8 [N, K], and the scales, float32 [N, K / group].
+        read: reads the codes, uint8 [N, K], and the scales, float32 [N, K / group]. Scales with which values may be
+            infinite become NaN, which the build refuses.
         note: of the weight, see `PrequantizedWeight`.
     """
     scheme = Scheme(8, group, symmetric=True, activation="none")
@@ -44,7 +45,10 @@ def kept_fp4(
     def weight() -> QuantizedWeight:
         codes, scales = read()
         multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
-        return QuantizedWeight(scheme, multiples, scales * np.float32(0.5), None, relative_error=0.0, clipped=0.0)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(FP4_VALUES.max() * scales)
+        halves = np.where(finite, scales * np.float32(0.5), np.float32(np.nan))
+        return QuantizedWeight(scheme, multiples, halves, None, relative_error=0.0, clipped=0.0)
 
     return PrequantizedWeight(scheme, weight, note)
 

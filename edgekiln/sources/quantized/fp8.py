@@ -4,7 +4,8 @@ DeepSeek: beside a weight [N, K] in FP8 there is weight_scale_inv, which is mult
 128, K / 128] with the last blocks cut off, or one value. Experts that are stacked have [E, N, K] and a name without
 ".weight". Experts may also be FP4, two codes in each int8. fbgemm: weight_scale is float [N, 1].
 
-The grid of FP8 is no multiple of a step, so engines cannot keep it: weights are read as float32.
+The grid of FP8 is no multiple of a step, so engines cannot keep it: weights are read as float32. FP4 with scales of 32
+columns is MXFP4, which is kept.
 """
 
 from collections.abc import Iterable
@@ -18,10 +19,12 @@ from edgekiln.sources.quantized.block_scales import (
     FP8_DTYPES,
     block_size,
     fp4_codes,
+    kept_fp4,
     multiply_blocks,
     scales_of,
 )
-from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, Tensors, array, as_array, damaged
+from edgekiln.sources.quantized.grid import DequantizedTensor, Floats, QuantizedLayer, Tensors, array, as_array, damaged
+from edgekiln.sources.quantized.mxfp4 import GROUP, NOTE
 
 _MATRIX = 2
 
@@ -56,7 +59,7 @@ class FbgemmFp8Config(BaseModel):
 
 def find_layers(
     tensors: Tensors, names: Iterable[str], config: Fp8Config | FbgemmFp8Config
-) -> dict[str, DequantizedTensor]:
+) -> dict[str, QuantizedLayer | DequantizedTensor]:
     """Find the quantized weights among the tensors `names`.
 
     Args:
@@ -71,7 +74,7 @@ def find_layers(
         SourceError: a weight in FP8 has no scales, or scales of a shape that does not fit.
     """
     known = set(names)
-    found = {}
+    found: dict[str, QuantizedLayer | DequantizedTensor] = {}
     for name in known:
         packed = tensors.dtype(name) == "I8" and f"{name}{config.suffix}" in known
         if packed or tensors.dtype(name) in FP8_DTYPES:
@@ -81,7 +84,7 @@ def find_layers(
 
 def _weight(
     tensors: Tensors, name: str, known: set[str], config: Fp8Config | FbgemmFp8Config, packed: bool
-) -> DequantizedTensor:
+) -> QuantizedLayer | DequantizedTensor:
     scale = f"{name}{config.suffix}"
     if scale not in known:
         raise damaged(name, f"it is {tensors.dtype(name)} and has no scales {scale}")
@@ -105,5 +108,10 @@ def _weight(
 
     stem = name.removesuffix("weight") if name.endswith(".weight") else f"{name}_"
     activations = [part for kind in ("activation_scale", "input_scale") if (part := f"{stem}{kind}") in known]
+    parts = (name, scale, *activations)
+    if packed and len(shape) == _MATRIX and size == (1, GROUP):
+        return QuantizedLayer(
+            parts, shape, kept_fp4(GROUP, lambda: (fp4_codes(array(tensors, name)), scales_of(tensors, scale)), NOTE)
+        )
     stacked = read_expert if len(shape) > _MATRIX else None
-    return DequantizedTensor((name, scale, *activations), shape, "FP4" if packed else "FP8", read, stacked)
+    return DequantizedTensor(parts, shape, "FP4" if packed else "FP8", read, stacked)

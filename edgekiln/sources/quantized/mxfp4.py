@@ -21,7 +21,7 @@ from edgekiln.sources.quantized.merge import stack
 GROUP = 32
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _EXPERTS_RANK = 4
-_NOTE = "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the checkpoint"
+NOTE = "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the checkpoint"
 
 
 class Mxfp4Config(BaseModel):
@@ -63,7 +63,7 @@ def _experts(tensors: Tensors, name: str, known: set[str]) -> QuantizedLayer:
         if tensors.dtype(part) != "U8":
             raise damaged(name, f"{part} is {tensors.dtype(part)}, not U8")
     experts, n, groups, _ = shape
-    kept = [kept_fp4(GROUP, partial(_expert, tensors, name, expert), _NOTE) for expert in range(experts)]
+    kept = [kept_fp4(GROUP, partial(_expert, tensors, name, expert), NOTE) for expert in range(experts)]
     return QuantizedLayer((blocks, scales), (experts, groups * GROUP, n), stack(kept), transposed=True)
 
 

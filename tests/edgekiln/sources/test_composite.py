@@ -202,6 +202,34 @@ def test_quantized_decoder_keeps_its_codes(tmp_path: Path, part: str) -> None:
         np.testing.assert_allclose(prequantized.read().dequantize(), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("transposed", [True, False], ids=["as published", "saved again"])
+def test_experts_are_read_one_by_one(tmp_path: Path, transposed: bool) -> None:
+    # transformers tells the two by their shapes.
+    model = build(tmp_path, "qwen3_vl_moe", {"moe_intermediate_size": 48})
+    expected = {name: value for name, value in model.state_dict().items() if ".experts." in name}
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, value in expected.items():
+        tensors[name] = value.swapaxes(1, 2).contiguous() if transposed else value
+    write_tensors(tmp_path, tensors)
+    weights = resolve(str(tmp_path)).weights
+    assert expected
+    for name, value in expected.items():
+        own = name.replace("model.language_model.", "model.")
+        assert weights.prequantized(own) is None
+        assert torch.equal(weights.read(own), value)
+        for index, expert in enumerate(value):
+            assert torch.equal(weights.read_expert(own, index), expert)
+
+
+def test_more_experts_than_the_configuration_has_are_an_error(tmp_path: Path) -> None:
+    build(tmp_path, "qwen3_vl_moe")
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("experts.gate_up_proj"))
+    write_tensors(tmp_path, {**tensors, name: torch.cat([tensors[name], tensors[name][:1]]).contiguous()})
+    with pytest.raises(SourceError, match=r"gate_up_proj of shape \[5, .*, its configuration asks for 4 experts"):
+        resolve(str(tmp_path))
+
+
 def test_checkpoint_for_vllm_is_refused_where_there_is_no_class(tmp_path: Path) -> None:
     build(tmp_path / "model", "qwen2_5_vl")
     source = resolve(str(tmp_path / "model"))

@@ -87,7 +87,7 @@ def test_fp8_blocks_that_the_edges_cut_off(tmp_path: Path) -> None:
     check_read(tmp_path, write_quantized(tmp_path, form), "FP8")
 
 
-def test_fp4_beside_fp8_scales(tmp_path: Path) -> None:
+def test_fp4_beside_fp8_is_kept(tmp_path: Path) -> None:
     def write(weight: np.ndarray) -> Written:
         rng = np.random.default_rng(0)
         packed = torch.from_numpy(rng.integers(-128, 128, (len(weight), weight.shape[1] // 2), dtype=np.int8))
@@ -96,7 +96,9 @@ def test_fp4_beside_fp8_scales(tmp_path: Path) -> None:
         expected = Fp8Dequantize(None)._dequantize_one(packed, scale, torch.float32)
         return {"weight": packed, "weight_scale_inv": scale}, expected.numpy()
 
-    check_read(tmp_path, write_quantized(tmp_path, Format({**FP8, "weight_block_size": [128, 128]}, write, 4)), "FP4")
+    weights = write_quantized(tmp_path, Format({**FP8, "weight_block_size": [128, 128]}, write, 4))
+    check_kept(tmp_path, weights, 8)
+    assert "MXFP4 is kept exactly" in resolve(str(tmp_path)).weights.prequantized(f"{LAYER}.weight").note
 
 
 def test_fbgemm_scales_each_channel(tmp_path: Path) -> None:
