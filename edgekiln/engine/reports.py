@@ -12,8 +12,7 @@ from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
 from edgekiln.engine.schema import Schema, version_error
 from edgekiln.errors import EngineError
 
-QUANTIZATION_VERSION: Final = 2
-REPORT_VERSION: Final = 3
+SCHEMA_VERSION: Final = 2
 # The bins of every scale histogram have the same bounds, so that the histograms of layers can be added.
 BINS_AN_OCTAVE = 2
 ZERO_POINT_BINS = 16
@@ -65,7 +64,7 @@ class LayerReport(Schema):
 class QuantizationReport(Schema):
     """quantization.json."""
 
-    schema_version: Literal[2] = QUANTIZATION_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     scheme: str = Field(description="name of the recipe")
     group_size: int | None = Field(default=None, description="group size of most layers")
     layers: dict[str, LayerReport] = Field(description="the quantized layers, by module name")
@@ -90,13 +89,14 @@ class Quality(Schema):
 class BuildReport(Schema):
     """report.json."""
 
-    schema_version: Literal[3] = REPORT_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     build_seconds: float = Field(description="duration of the build")
     steps: dict[str, float] = Field(description="duration of each step in seconds")
     peak_rss_mb: float = Field(description="peak memory of the build, in MB (10^6 bytes)")
     sizes: dict[str, int] = Field(description="size of each file in bytes")
-    step_weight_bytes: int = Field(
-        description="bytes of weights that a decode step of one sequence reads; of experts those of the chosen ones"
+    step_weight_bytes: int | None = Field(
+        default=None,
+        description="bytes of weights that a decode step of one sequence reads; of experts those of the chosen ones",
     )
     notes: list[str] = Field(description="remarks, for instance on approximations")
     quality: Quality | None = Field(default=None, description="if the build was given a text to measure on")
@@ -144,8 +144,7 @@ def _read(path: Path, model: type[_Report]) -> _Report:
         errors = error.errors()
         for entry in errors:
             if entry["loc"] == ("schema_version",):
-                current = model.model_fields["schema_version"].default
-                raise version_error(path, entry["input"], current) from error
+                raise version_error(path, entry["input"], SCHEMA_VERSION) from error
         where = ".".join(str(part) for part in errors[0]["loc"])
         raise EngineError(
             f"{path} is damaged or from another edgekiln ({where + ': ' if where else ''}{errors[0]['msg']}): "
