@@ -44,15 +44,15 @@ inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first
   return constant ? weight : shape;
 }
 
-// The same for ops that require constant weights, with bits and block_size from the node's attributes. Throws where an
-// input is not an initializer.
+// The same for ops that require constant weights, with bits and block_size from the node's attributes, whose names
+// begin with `prefix`. Throws where an input is not an initializer.
 inline MatMulNBitsArgs constant_nbits_weight(const OrtKernelInfo* info, std::size_t first, std::size_t k, std::size_t n,
-                                             WeightScheme scheme) {
+                                             WeightScheme scheme, const std::string& prefix = "") {
   MatMulNBitsArgs shape{};
   shape.k = k;
   shape.n = n;
-  shape.group_size = integer(info, "block_size");
-  shape.bits = static_cast<int>(integer(info, "bits"));
+  shape.group_size = integer(info, (prefix + "block_size").c_str());
+  shape.bits = static_cast<int>(integer(info, (prefix + "bits").c_str()));
   const MatMulNBitsArgs weight = nbits_weight(info, first, shape, scheme);
   if (!weight.codes) fail("weights must be constant");
   return weight;
