@@ -1,9 +1,9 @@
 """Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32 or 16.
 
 A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
-that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Formats without a min whose scales are not a
-float16 for each group are in `gguf_multiples`. Weights that move from one group to another, and formats that a later
-release of `gguf` adds, are dequantized and quantized again to 8 bits in groups of 32.
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Codebooks, ternary formats and Q3_K are in
+`gguf_multiples`. Weights that move from one group to another, and formats that a later release of `gguf` adds, are
+dequantized and quantized again to 8 bits in groups of 32.
 
 The layouts of the blocks are those of ggml-quants.c.
 """
@@ -20,10 +20,12 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.gguf_multiples import GROUP, HALF, MULTIPLES, unpack_multiples
+from edgekiln.sources.quantized.block_scales import DOUBLED_FP4
+from edgekiln.sources.quantized.gguf_multiples import GROUP, HALF, MULTIPLES, PART, unpack_multiples
 
 FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 _SCALE_BITS = 32
+_FP4_ZERO = 12  # twice the largest value of FP4
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
 Bytes = npt.NDArray[np.uint8]
@@ -144,6 +146,25 @@ def _q2_k(raw: Bytes) -> Blocks:
     return Blocks(codes.reshape(-1, HALF), scale.reshape(-1), minimum.reshape(-1))
 
 
+def _q6_k(raw: Bytes) -> Blocks:
+    # Of each 128 codes, 64 bytes have the lower four bits of codes i and 64 + i, and 32 bytes the upper two bits of
+    # codes i, 32 + i, 64 + i and 96 + i.
+    low = raw[:, :128].reshape(-1, 2, 64)
+    nibbles = np.stack([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, GROUP)
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    high = np.right_shift(raw[:, 128:192].reshape(-1, 2, 1, GROUP), shifts, dtype=np.uint8) & np.uint8(3)
+    scales = _half(raw[:, 208:])[:, None] * raw[:, 192:208].view(np.int8).astype(np.float32)
+    return Blocks((nibbles | high << 4).reshape(-1, HALF), scales.reshape(-1))
+
+
+def _mxfp4(raw: Bytes) -> Blocks:
+    # The scale is a power of two, E8M0; values of E2M1 are multiples of a half.
+    scales = np.ldexp(np.float32(1), raw[:, 0].astype(np.int32) - 128).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scales[~np.isfinite(_FP4_ZERO * scales)] = np.nan
+    return Blocks((DOUBLED_FP4 + _FP4_ZERO).astype(np.uint8)[_nibbles(raw[:, 1:])], scales)
+
+
 FORMATS = {
     Kind.Q4_0: Format(18, 8, False, _q4_0),
     Kind.Q4_1: Format(20, 8, True, _q4_1),
@@ -153,6 +174,8 @@ FORMATS = {
     Kind.Q4_K: Format(144, 8, True, _q4_k),
     Kind.Q5_K: Format(176, 16, True, _q5_k),
     Kind.Q2_K: Format(84, 0, True, _q2_k, HALF),
+    Kind.Q6_K: Format(210, 32, False, _q6_k, HALF),
+    Kind.MXFP4: Format(17, _FP4_ZERO, False, _mxfp4),
 }
 
 
@@ -213,17 +236,20 @@ def _requantize(weight: Floats) -> QuantizedWeight:
 
 
 def _unpack(form: Format, raw: Bytes) -> QuantizedWeight:
-    blocks = form.unpack(raw.reshape(-1, form.block_bytes))
+    scheme, n = form.scheme, len(raw)
     # The codes are shifted so that their zero point becomes 128, that of 8-bit codes.
-    codes = blocks.codes + np.uint8(128 - form.zero_point) if form.scheme.bits == 8 else blocks.codes
-    shape = (len(raw), -1)
-    group_bias = None if blocks.mins is None else (blocks.mins + form.zero_point * blocks.scales).reshape(shape)
-    return QuantizedWeight(
-        scheme=form.scheme,
-        codes=codes.reshape(shape),
-        scales=blocks.scales.reshape(shape),
-        zero_points=None,
-        relative_error=0.0,
-        clipped=0.0,
-        group_bias=group_bias,
-    )
+    shift = 128 - form.zero_point if scheme.bits == 8 else 0
+    blocks = form.unpack(raw[:1].reshape(-1, form.block_bytes))
+    codes = np.empty((n, blocks.codes.size), np.uint8)
+    scales = np.empty((n, blocks.scales.size), np.float32)
+    group_bias = np.empty_like(scales) if form.has_min else None
+    # A part of the rows at a time: what is in between takes more memory than a large weight.
+    rows = max(PART // codes.shape[1], 1)
+    for part in (slice(first, first + rows) for first in range(0, n, rows)):
+        blocks = form.unpack(raw[part].reshape(-1, form.block_bytes))
+        np.add(blocks.codes.reshape(-1, codes.shape[1]), np.uint8(shift), out=codes[part])
+        scales[part] = blocks.scales.reshape(-1, scales.shape[1])
+        if group_bias is not None and blocks.mins is not None:
+            bias = blocks.mins + form.zero_point * blocks.scales
+            group_bias[part] = bias.reshape(-1, scales.shape[1])
+    return QuantizedWeight(scheme, codes, scales, None, relative_error=0.0, clipped=0.0, group_bias=group_bias)

@@ -1,4 +1,4 @@
-"""ggml formats whose weights are whole multiples of a step for each 32 or 16 weights: codebooks, ternary formats, Q6_K.
+"""ggml formats whose weights are whole multiples of a step for each 32 or 16 weights: codebooks and ternary formats.
 
 The values of these codebooks are integers, so that w = step · m with an integer m that 8 or 4 bits hold. Engines keep
 such weights exactly, as scale `step` and code m. Q3_K has scales for each 16 weights, which are integers of 6 bits
@@ -23,7 +23,7 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 GROUP, HALF = 32, 16
 _BLOCK = 256  # of the K and IQ formats
 _GROUPS = _BLOCK // GROUP
-_PART = 1 << 22  # weights that are converted at a time
+PART = 1 << 22  # weights that are converted at a time
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -60,11 +60,6 @@ def _six_bit_scales(raw: Bytes) -> Floats:
     return _half(raw[:, :2]) * ((low | high << 4).astype(np.float32) - 32)
 
 
-def _exponent(raw: Bytes) -> Floats:
-    """MXFP4: the scale is a power of two, E8M0; values of E2M1 are multiples of a half."""
-    return np.ldexp(np.float32(1), raw[:, 0].astype(np.int32) - 128).astype(np.float32)
-
-
 def _upper_four_bits(first: int, factor: float) -> Callable[[Bytes], Floats]:
     """IQ2_XXS, IQ3_XXS: group scales s in the upper four bits of words, every `stride` from byte `first`."""
 
@@ -86,11 +81,6 @@ def _odd_three_bits(raw: Bytes) -> Floats:
     """IQ1_S: group scales 2s + 1, s in bits 12 to 14 of 8 words. Values are -1, 0 and 1 plus or minus an eighth."""
     scales = np.ascontiguousarray(raw[:, -2 * _GROUPS :]).view("<u2") >> 12 & 7
     return _half(raw[:, :2]) * (2 * scales.astype(np.float32) + 1) * np.float32(0.125)
-
-
-def _eight_bit_scales(raw: Bytes) -> Floats:
-    """Q6_K: a float16 scale in the last 2 bytes times int8 scales of groups of 16, in the 16 bytes before."""
-    return _half(raw[:, -2:]) * raw[:, -18:-2].view(np.int8).astype(np.float32)
 
 
 def _half_nibbles(raw: Bytes) -> Floats:
@@ -115,7 +105,6 @@ def _ue4m3(raw: Bytes) -> Floats:
 MULTIPLES = {
     Kind.IQ4_NL: Multiples(8, lambda raw: _half(raw[:, :2])),
     Kind.IQ4_XS: Multiples(8, _six_bit_scales),
-    Kind.MXFP4: Multiples(8, _exponent),
     Kind.Q3_K: Multiples(8, lambda raw: _half(raw[:, -2:])),
     Kind.IQ3_S: Multiples(8, _odd_nibbles),
     Kind.IQ3_XXS: Multiples(8, _upper_four_bits(66, 0.5)),
@@ -123,7 +112,6 @@ MULTIPLES = {
     Kind.IQ1_S: Multiples(8, _odd_three_bits),
     Kind.TQ1_0: Multiples(4, lambda raw: _half(raw[:, -2:])),
     Kind.TQ2_0: Multiples(4, lambda raw: _half(raw[:, -2:])),
-    Kind.Q6_K: Multiples(8, _eight_bit_scales, HALF),
     Kind.IQ2_XS: Multiples(8, _half_nibbles, HALF),
     Kind.IQ2_S: Multiples(8, _half_nibbles, HALF),
     Kind.IQ1_M: Multiples(8, _odd_three_bits_of_half, HALF),
@@ -145,7 +133,7 @@ def unpack_multiples(kind: Kind, raw: Bytes) -> QuantizedWeight:
     n, k = len(raw), raw.shape[1] // size * block
     codes, scales = np.empty((n, k), np.uint8), np.empty((n, k // form.group), np.float32)
     # A part of the rows at a time: the floats of a large weight need not fit into memory.
-    rows = max(_PART // k, 1)
+    rows = max(PART // k, 1)
     for part in (slice(first, first + rows) for first in range(0, n, rows)):
         codes[part], scales[part] = _codes_and_steps(kind, form, raw[part], k)
     return QuantizedWeight(form.scheme, codes, scales, None, relative_error=0.0, clipped=0.0)

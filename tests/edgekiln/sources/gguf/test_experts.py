@@ -150,12 +150,12 @@ def test_a_part_in_floats_is_noted(tmp_path: Path) -> None:
 
 
 def test_formats_without_a_counterpart_are_quantized_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_mixture(tmp_path / "m.gguf", Kind.Q6_K, Kind.Q6_K, Kind.Q4_0)
-    monkeypatch.delitem(MULTIPLES, Kind.Q6_K)
+    path = write_mixture(tmp_path / "m.gguf", Kind.IQ4_XS, Kind.IQ4_XS, Kind.Q4_0)
+    monkeypatch.delitem(MULTIPLES, Kind.IQ4_XS)
     kept = resolve(str(path)).weights.prequantized("model.layers.0.mlp.experts.gate_up_proj")
     assert kept is not None
     assert kept.note is not None
-    assert kept.note.startswith("Q6_K has no counterpart")
+    assert kept.note.startswith("IQ4_XS has no counterpart")
     expected = expected_rows(path, 0, "gate", "up")
     found = kept.read()
     assert 0 < found.relative_error < 1e-4

@@ -11,7 +11,7 @@ from edgekiln.sources.quantized.gguf import FORMATS, prequantized_gguf
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 
 N, K = 6, 512
-EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K, Kind.Q2_K)
+EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K, Kind.Q2_K, Kind.Q6_K, Kind.MXFP4)
 
 
 def random_blocks(kind: Kind) -> np.ndarray:
@@ -50,7 +50,7 @@ def kept(kind: Kind) -> tuple[QuantizedWeight, np.ndarray]:
     return weight, expected
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != Kind.MXFP4], ids=lambda kind: kind.name)
 def test_codes_are_kept(kind: Kind) -> None:
     weight, expected = kept(kind)
     assert weight.scheme.bits == (8 if kind in EIGHT_BITS else 4)
@@ -60,9 +60,19 @@ def test_codes_are_kept(kind: Kind) -> None:
     np.testing.assert_allclose(weight.dequantize(), expected, rtol=0, atol=float(size) * 2**-23)
 
 
-def test_q2_k_is_kept_bit_for_bit() -> None:
-    weight, expected = kept(Kind.Q2_K)
-    assert weight.scheme.group_size == 16
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K, Kind.IQ4_XS], ids=lambda kind: kind.name)
+def test_weights_are_converted_a_part_of_the_rows_at_a_time(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = kept(kind)
+    for module in ("gguf", "gguf_multiples"):
+        monkeypatch.setattr(f"edgekiln.sources.quantized.{module}.PART", 4 * K)
+    parts, _ = kept(kind)
+    np.testing.assert_array_equal(parts.dequantize(), whole.dequantize())
+
+
+@pytest.mark.parametrize(("kind", "group"), [(Kind.Q2_K, 16), (Kind.Q6_K, 16), (Kind.MXFP4, 32), (Kind.Q8_0, 32)])
+def test_some_formats_are_kept_bit_for_bit(kind: Kind, group: int) -> None:
+    weight, expected = kept(kind)
+    assert weight.scheme.group_size == group
     np.testing.assert_array_equal(weight.dequantize(), expected)
 
 
