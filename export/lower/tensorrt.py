@@ -19,6 +19,7 @@ from edgekiln.export.passes.onnx.attention import LowerToOnnxAttention
 from edgekiln.export.passes.onnx.expert_matmul import LowerExpertMatMulToDense
 from edgekiln.export.passes.onnx.float_weights import LowerToFloatWeights
 from edgekiln.export.passes.onnx.int4_matmul import LowerInt4ToDequantizeLinear
+from edgekiln.export.passes.onnx.int8_experts import LowerInt8ExpertsToQDQ
 from edgekiln.export.passes.onnx.per_token_int8 import LowerPerTokenInt8ToQDQ
 from edgekiln.export.passes.onnx.recurrence import RECURRENT_OPS, LowerRecurrenceToOnnx
 from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
@@ -73,6 +74,7 @@ def lower(model: ir.Model, options: GraphOptions) -> None:
         LowerToOnnxAttention(options.capacity, options.fused_attention and not recurrent),
         LowerRecurrenceToOnnx(padded=options.capacity is None),
         MakeExpertsDense(),
+        LowerInt8ExpertsToQDQ(),
         LowerExpertMatMulToDense(),
         LOWER_QUANTIZED_OPS,
         common.RemoveUnusedNodesPass(),

@@ -36,15 +36,17 @@ class MakeExpertsDense(InPlacePass):
         modified = False
         for block in expert_blocks(model):
             if block.down.group_size and block.down.activation == "none":
-                _lower(model.graph, block)
+                multiply_tokens(model.graph, block)
+                _sum_outputs(model.graph, block)
                 modified = True
         return PassResult(model, modified)
 
 
-def _lower(graph: ir.Graph, block: ExpertBlock) -> None:
+def multiply_tokens(graph: ir.Graph, block: ExpertBlock) -> None:
+    """Let the first products and the nodes after them compute all experts: [T, E, N] in place of [T, k, N]."""
     tokens, experts = sizes_of(block.index)[0], block.experts
     for op in block.first:
-        _multiply_tokens(graph, op, experts)
+        _first_product(graph, op, experts)
     for node in block.first_bias:
         # [E, N], which is the same for all tokens.
         move_uses(graph, node.outputs, [input_of(node, 0)])
@@ -52,10 +54,28 @@ def _lower(graph: ir.Graph, block: ExpertBlock) -> None:
     for node in block.inner:
         for value in node.outputs:
             value.shape = ir.Shape([tokens, experts, sizes_of(value)[-1]])
-    _sum_outputs(graph, block)
 
 
-def _multiply_tokens(graph: ir.Graph, op: QuantizedExpertOp, experts: int) -> None:
+def gates_of_all(graph: ir.Graph, block: ExpertBlock) -> list[ir.Node]:
+    """Nodes of which the last one's output is the gates of all experts, 0 for those not chosen, [T, E]."""
+    name = block.down.name
+    last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
+    over_chosen = constant(graph, "ints.1", np.array([1], dtype=np.int64))
+    chosen = chosen_experts(graph, block.index, block.experts, name)
+    column = make("Unsqueeze", [block.gates, last], f"{name}.gates")
+    placed = make("Mul", [chosen[-1].outputs[0], column.outputs[0]], f"{name}.placed_gates")
+    return [*chosen, column, placed, make("ReduceSum", [placed.outputs[0], over_chosen], f"{name}.of_all", keepdims=0)]
+
+
+def add_bias(block: ExpertBlock, new: list[ir.Node], gates: ir.Value) -> None:
+    """Add nodes that add the weighted sum of the last products' biases to what `new` computes."""
+    if block.down_bias is not None:
+        name, total = block.down.name, new[-1].outputs[0]
+        bias = make("MatMul", [gates, block.down_bias], f"{name}.bias")
+        new += [bias, make("Add", [total, bias.outputs[0]], f"{name}.biased")]
+
+
+def _first_product(graph: ir.Graph, op: QuantizedExpertOp, experts: int) -> None:
     """x [T, 1, K] times the weights of all experts, [T, E, N]."""
     tokens, _, k = sizes_of(op.x)
     n = sizes_of(op.qweight)[1]
@@ -80,12 +100,9 @@ def _sum_outputs(graph: ir.Graph, block: ExpertBlock) -> None:
     tokens, _, k = sizes_of(op.x)
     n = sizes_of(op.qweight)[1]
     last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
-    over_chosen = constant(graph, "ints.1", np.array([1], dtype=np.int64))
-    chosen = chosen_experts(graph, block.index, experts, op.name)
-    column = make("Unsqueeze", [block.gates, last], f"{op.name}.gates")
-    placed = make("Mul", [chosen[-1].outputs[0], column.outputs[0]], f"{op.name}.placed_gates")
-    gates = make("ReduceSum", [placed.outputs[0], over_chosen], f"{op.name}.gates_of_all", keepdims=0)
-    factors = make("Unsqueeze", [gates.outputs[0], last], f"{op.name}.factors")
+    new = gates_of_all(graph, block)
+    gates = new[-1].outputs[0]
+    factors = make("Unsqueeze", [gates, last], f"{op.name}.factors")
     weighted = make("Mul", [op.x, factors.outputs[0]], f"{op.name}.weighted")
     matrix = _reshape(graph, weighted.outputs[0], [-1, experts * k], f"{op.name}.side_by_side", [tokens, experts * k])
 
@@ -100,10 +117,8 @@ def _sum_outputs(graph: ir.Graph, block: ExpertBlock) -> None:
         return new_initializer(graph, f"{value.name}.columns", (n, experts * width), dtype_of(value), values)
 
     product = _matmul(op, matrix.outputs[0], [columns(value) for value in _weight(op)], [tokens, n])
-    new = [*chosen, column, placed, gates, factors, weighted, matrix, product]
-    if block.down_bias is not None:
-        bias = make("MatMul", [gates.outputs[0], block.down_bias], f"{op.name}.bias")
-        new += [bias, make("Add", [product.outputs[0], bias.outputs[0]], f"{op.name}.biased")]
+    new += [factors, weighted, matrix, product]
+    add_bias(block, new, gates)
     block.replace(new)
 
 

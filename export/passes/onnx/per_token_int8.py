@@ -34,7 +34,7 @@ class LowerPerTokenInt8ToQDQ(InPlacePass):
 def _lower(graph: ir.Graph, op: QuantizedOp, normalized: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
     new: list[ir.Node] = []
     if op.x not in normalized:
-        new, normalized[op.x] = _normalize(graph, op.x)
+        new, normalized[op.x] = normalize_tokens(graph, op.x)
     quantized, maximum = normalized[op.x]
     weight = make("DequantizeLinear", [transposed_codes(graph, op.qweight), op.scales], f"{op.name}.weight", axis=1)
     matmul = make("MatMul", [quantized, weight.outputs[0]], f"{op.name}.int8")
@@ -42,7 +42,7 @@ def _lower(graph: ir.Graph, op: QuantizedOp, normalized: dict[ir.Value, tuple[ir
     replace_node(op.node, [*new, weight, matmul, scaled], [scaled.outputs[0]])
 
 
-def _normalize(graph: ir.Graph, x: ir.Value) -> tuple[list[ir.Node], tuple[ir.Value, ir.Value]]:
+def normalize_tokens(graph: ir.Graph, x: ir.Value) -> tuple[list[ir.Node], tuple[ir.Value, ir.Value]]:
     """Nodes for the fake-quantized x / r and for r [..., 1], and these two values."""
     unit = constant(graph, "per_token.unit", np.array(1 / 127, dtype=np.float32))
     axis = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
