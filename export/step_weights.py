@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from edgekiln.export.passes.common.tensors import optional_input
+from edgekiln.export.passes.common.tensors import input_of, optional_input, values_of
 
 # (op, input) of tables of which a step reads single rows: embeddings.
 _ROW_TABLES = {("Gather", 0), ("GatherBlockQuantized", 0), ("GatherBlockQuantized", 2), ("GatherBlockQuantized", 3)}
@@ -42,11 +42,24 @@ def _share(node: ir.Node, index: int, tensor: ir.TensorProtocol, halves: bool) -
     share = 1.0
     if (node.op_type, index) == _HIGH_NIBBLES or (halves and _fits_float16(tensor)):
         share = 0.5
-    if _EXPERTS not in node.op_type or index <= _CHOSEN:
+    if index <= _CHOSEN or not (_EXPERTS in node.op_type or node.op_type == "QMoE"):
         return share
+    count = _chosen_of_qmoe(node) if node.op_type == "QMoE" else _chosen(node)
+    return share if count is None else share * count / tensor.shape[0]
+
+
+def _chosen(node: ir.Node) -> int | None:
+    """How many experts a token chooses."""
     chosen = optional_input(node, _CHOSEN)
     count = chosen.shape[-1] if chosen is not None and chosen.shape is not None else None
-    return share * count / tensor.shape[0] if isinstance(count, int) else share
+    return count if isinstance(count, int) else None
+
+
+def _chosen_of_qmoe(node: ir.Node) -> int | None:
+    """Likewise, of a QMoE by `LowerToQMoE`, which gets a token once for each of its experts."""
+    reshape = input_of(node, 0).producer()
+    expand = input_of(reshape, 0).producer() if reshape is not None else None
+    return int(values_of(input_of(expand, 1))[1]) if expand is not None and expand.op_type == "Expand" else None
 
 
 def _fits_float16(tensor: ir.TensorProtocol) -> bool:

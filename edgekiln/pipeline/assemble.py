@@ -173,6 +173,7 @@ def write_engine(
     lowering, lowering_options = lowering_of(source, options)
     timer.step("lower")
     kv_cache = lowering.kv_cache(model.graph, lowering_options)
+    target_notes = lowering.notes(model.graph, lowering_options)
     lowering.lower(model.graph, lowering_options)
     kv_cache = kv_cache.model_copy(update={"states": _states(model.graph.graph, lowering.io)})
     timer.step("write")
@@ -218,7 +219,7 @@ def write_engine(
         manifest = manifest.model_copy(update={"graphs": graphs, "tensorrt": compiled})
     timer.step("finish")
     dense = sparse_attention.notes(model.meta_model, lowering_options.max_length)
-    notes = [*source.notes, *dense, *model.quantization.notes]
+    notes = [*source.notes, *dense, *target_notes, *model.quantization.notes]
     write_json(directory / REPORT_FILE, build_report(timer, notes, directory, read).model_dump())
     return write_manifest(directory, **manifest.model_dump(exclude={"files"}))
 

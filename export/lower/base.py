@@ -48,6 +48,11 @@ def _nothing_to_check(_options: LoweringOptions) -> None:
     """The default of `Lowering.check`."""
 
 
+def _no_notes(_model: ir.Model, _options: LoweringOptions) -> list[str]:
+    """The default of `Lowering.notes`."""
+    return []
+
+
 @dataclass(frozen=True)
 class Lowering:
     """How the canonical graph becomes the graphs of a target's engine.
@@ -60,6 +65,7 @@ class Lowering:
         sequence_length: the graphs may have the input `sequence_length`, see
             `edgekiln.export.passes.common.sequence_length`.
         extra_graphs: role in the manifest to graph.
+        notes: what the build report says of how the target computes a canonical graph.
         check: raises EdgekilnError before any work is done if the engine cannot be built on this machine.
         compile: compiles the graph file `generate` to the file PLAN_FILE, given graph, manifest, output file and
             options; None for targets that load the ONNX graph.
@@ -70,6 +76,7 @@ class Lowering:
     io: GraphIO = field(default_factory=GraphIO)
     sequence_length: bool = False
     extra_graphs: Mapping[str, ExtraGraph] = field(default_factory=dict)
+    notes: Callable[[ir.Model, LoweringOptions], list[str]] = _no_notes
     check: Callable[[LoweringOptions], None] = _nothing_to_check
     compile: Callable[[Path, EngineManifest, Path, LoweringOptions], TensorRTBuild] | None = None
 

@@ -8,7 +8,9 @@ Differences from ort-cpu:
     3. functions are inlined, as edgekiln's kernels run on CPUs only;
     4. activations, KV cache, scales, float weights and rotary caches are float16; logits are float32;
     5. attentions read rotary caches, up to a size: without them a layer has three more kernels to launch;
-    6. sliding-window layers hold the keys and values of the whole sequence.
+    6. sliding-window layers hold the keys and values of the whole sequence;
+    7. mixtures of experts are QMoE where its kernels take them, and otherwise products with all experts, as a loop
+       cannot be in a CUDA graph.
 """
 
 from typing import Final
@@ -23,8 +25,9 @@ from edgekiln.engine.manifest import KVCacheSpec
 from edgekiln.export import canonical
 from edgekiln.export.functions.define import DOMAIN
 from edgekiln.export.lower import ort_cpu
-from edgekiln.export.lower.base import ExtraGraph, Lowering, run_passes
+from edgekiln.export.lower.base import ExtraGraph, Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.dense_experts import MakeExpertsDense
+from edgekiln.export.passes.common.expert_notes import dense_notes
 from edgekiln.export.passes.common.half_precision import ConvertToHalf
 from edgekiln.export.passes.onnx.expert_matmul import LowerExpertMatMulToDense
 from edgekiln.export.passes.ort.cuda_attributes import SetCudaAttributes
@@ -85,9 +88,19 @@ def growth_graph() -> ir.Model:
     return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION))
 
 
+def _notes(model: ir.Model, _options: LoweringOptions) -> list[str]:
+    """On experts that QMoE does not take."""
+    if not dense_notes(model, ""):
+        return []
+    lowered = model.clone()
+    run_passes(lowered, Sequential(MakeWeightOnly(), LowerToQMoE()))
+    return dense_notes(lowered, "ONNX Runtime on CUDA")
+
+
 LOWERING: Final = Lowering(
     lower=lambda model, options: lower(model, options.max_length),
     kv_cache=lambda _model, _options: KVCacheSpec(layout="shared-buffer", dtype="float16"),
+    notes=_notes,
     io=GraphIO(total_length=TOTAL_LENGTH),
     extra_graphs={"grow": ExtraGraph("grow.onnx", growth_graph)},
 )

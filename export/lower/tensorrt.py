@@ -12,6 +12,7 @@ from edgekiln.errors import RequestError
 from edgekiln.export import canonical
 from edgekiln.export.lower.base import Lowering, LoweringOptions, run_passes
 from edgekiln.export.passes.common.dense_experts import MakeExpertsDense
+from edgekiln.export.passes.common.expert_notes import dense_notes
 from edgekiln.export.passes.common.half_precision import HALF_TYPES, ConvertToHalf
 from edgekiln.export.passes.common.sequence_length import LowerSequenceLength
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
@@ -106,4 +107,8 @@ def _compile(graph: Path, manifest: EngineManifest, plan: Path, options: Lowerin
     return build_plan(graph, options.target, options.tensorrt, manifest, plan)
 
 
-LOWERING: Final = Lowering(lower=_lower, kv_cache=_kv_cache, check=_check, compile=_compile)
+def _notes(model: ir.Model, _options: LoweringOptions) -> list[str]:
+    return dense_notes(model, "TensorRT")
+
+
+LOWERING: Final = Lowering(lower=_lower, kv_cache=_kv_cache, notes=_notes, check=_check, compile=_compile)

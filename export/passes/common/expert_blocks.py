@@ -163,7 +163,8 @@ def _inner(down: QuantizedExpertOp, ops: dict[ir.Node, QuantizedExpertOp]) -> li
                 return None
             pending += [each for each in node.inputs if each is not None]
     inside = found | {down.node}
-    if any(use.node not in inside for node in found for value in node.outputs for use in value.uses()):
+    values = [value for node in found for value in node.outputs]
+    if any(value.is_graph_output() or any(use.node not in inside for use in value.uses()) for value in values):
         return None
     return [node for node in graph_of(down.node) if node in found]
 

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes import InPlacePass, PassResult, common
 
 from edgekiln.export.functions.define import MICROSOFT
 from edgekiln.export.passes.common.expert_blocks import ExpertBlock, chosen_experts, expert_blocks
@@ -49,6 +49,8 @@ class LowerToQMoE(InPlacePass):
             if activation is not None and group_size is not None:
                 _lower(model.graph, block, activation, group_size)
                 modified = True
+        if modified:
+            common.RemoveUnusedNodesPass()(model)
         return PassResult(model, modified)
 
 
