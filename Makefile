@@ -43,7 +43,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa curves bench-speculation clean
+.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa bench-mixtures curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -245,6 +245,9 @@ curves: $(BENCH_STAMP) kernels ## measure edgekiln's speed and memory by prompt 
 
 bench-isa: $(BENCH_STAMP) $(LLAMA_AVX2)/.setup kernels ## measure MODEL with edgekiln and other engines, all limited to AVX2
 	$(BENCH)/bin/python -m bench.suites.isa --isa avx2 --model "$$MODEL" --llama $(LLAMA_AVX2)/bin/python $(BENCH_ARGS)
+
+bench-mixtures: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup kernels ## measure mixtures of experts with random weights; takes 60 GB of disk
+	$(BENCH)/bin/python -m bench.suites.mixtures --openvino $(OPENVINO)/bin/python --llama $(LLAMA)/bin/python $(BENCH_ARGS)
 
 bench-speculation: $(BENCH_STAMP) $(OPENVINO)/.setup $(LLAMA)/.setup kernels ## measure speculative decoding on answers that repeat their prompt
 	$(BENCH)/bin/python -m bench.suites.speculation --model "$$MODEL" --openvino $(OPENVINO)/bin/python \

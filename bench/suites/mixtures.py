@@ -32,6 +32,8 @@ NAME = "mixtures"
 KINDS = ("Q4_0", "Q4_K_M")
 OURS = ("edgekiln int8", "edgekiln int4")
 UNITS = ("prefill", "decode")
+OPENVINO_MEMORY = 5.4  # peak of optimum-intel by the size of the checkpoint, measured on a layer of Qwen3-30B-A3B
+PAGE = os.sysconf("SC_PAGE_SIZE")
 WARM_UP = 64  # tokens
 CONTEXT = 1  # token of the prompt after which decode is measured: it takes as long as a decode step
 
@@ -108,7 +110,15 @@ def _prepared(variants: list[Variant], model: str, out: Path, reuse: bool) -> tu
     """Path of each engine that could be made, and why the others could not."""
     paths: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    checkpoint = prepare([], model, out)[0]
     for variant in variants:
+        if variant.module == "openvino" and not (out / f"{name_of(model)}{variant.suffix}").exists():
+            needed, there = OPENVINO_MEMORY * size_mb(checkpoint) / 1e3, os.sysconf("SC_PHYS_PAGES") * PAGE / 1e9
+            if needed > there:
+                failed[variant.label] = (
+                    f"its conversion takes about {needed:.0f} GB of memory, and there are {there:.0f}"
+                )
+                continue
         try:
             paths |= prepare([variant], model, out, reuse)[1]
         except SystemExit as error:
