@@ -37,6 +37,7 @@ class MergedFloats:
         self._read = read
         self._read_expert = read_expert
         self._others: dict[str, torch.Tensor] = {}
+        self._whole: dict[str, torch.Tensor] = {}
 
     def read(self, conversion: Conversion, name: str) -> torch.Tensor:
         """Make `name`, one of the targets of `conversion`.
@@ -61,7 +62,10 @@ class MergedFloats:
             UnsupportedModelError: as `read`.
         """
         if not conversion.by_expert(self._shapes[name]):
-            return self.read(conversion, name)[index]
+            # The next expert is that of the same stack, as a rule.
+            if name not in self._whole:
+                self._whole = {name: self.read(conversion, name)}
+            return self._whole[name][index]
         read = self._read if conversion.merges_experts else partial(self._element, index)
         made = conversion.apply_to_expert(index, read, self._model)
         self._check(conversion, name, tuple(made.shape), self._shapes[name][1:])

@@ -221,6 +221,20 @@ def test_experts_are_read_one_by_one(tmp_path: Path, transposed: bool) -> None:
             assert torch.equal(weights.read_expert(own, index), expert)
 
 
+def test_experts_that_are_shared_out_to_several_stacks(tmp_path: Path) -> None:
+    # Experts of text and of images are one list in checkpoints, so that no expert is made by itself.
+    model = build(tmp_path, "ernie4_5_vl_moe")
+    weights = resolve(str(tmp_path)).weights
+    expected = {name: value for name, value in model.state_dict().items() if "text_moe.experts." in name}
+    assert expected
+    for name, value in expected.items():
+        own = name.replace("model.language_model.", "model.")
+        assert torch.equal(weights.read(own), value)
+        assert weights.prequantized(own) is None
+        for index, expert in enumerate(value):
+            assert torch.equal(weights.read_expert(own, index), expert)
+
+
 def test_more_experts_than_the_configuration_has_are_an_error(tmp_path: Path) -> None:
     build(tmp_path, "qwen3_vl_moe")
     tensors = load_file(tmp_path / "model.safetensors")
