@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.common.limit_isa import INSTRUCTION_SETS, limited
 from bench.report.cpu import table
 from edgekiln.export.functions.define import DOMAIN, MICROSOFT
+from edgekiln.export.functions.expert_matmul import nbits_function
 from edgekiln.export.functions.group_bias_matmul import group_bias_matmul_function
+from edgekiln.export.functions.mixture_of_experts import EXPERT_PRODUCTS, mixture_function, mixture_name
 from edgekiln.export.functions.per_token_int8 import per_token_int8_function
 from edgekiln.export.functions.swiglu import swiglu_function
 from edgekiln.export.functions.two_pass_lm_head import two_pass_lm_head_function
@@ -34,6 +36,8 @@ from edgekiln.runtimes.ort.kernels import installed_library
 # Widths between those of SmolLM2 135M and Llama 3.2 1B.
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, GROUP = 1024, 3072, 16, 4, 64, 16384, 32
 PAST, CAPACITY = 512, 1024
+# Of a mixture of experts, as OLMoE's.
+EXPERTS, CHOSEN, EXPERT_INNER = 64, 8, 1024
 Arrays = dict[str, NDArray[Any]]
 RNG = np.random.default_rng(0)
 
@@ -48,12 +52,12 @@ class Case:
         constants: Arrays,
         feeds: Arrays,
         *,
-        function: Callable[[], ir.Function] | None = None,
+        functions: Callable[[], Sequence[ir.Function]] | None = None,
         outputs: tuple[str, ...] = ("y",),
         shared: dict[str, str] | None = None,
         **attributes: Any,
     ) -> None:
-        domain = DOMAIN if function else MICROSOFT
+        domain = DOMAIN if functions else MICROSOFT
         node = helper.make_node(op, inputs, outputs, domain=domain, **attributes)
         kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
         self.feeds, self.shared, self.outputs = feeds, shared or {}, outputs
@@ -69,8 +73,8 @@ class Case:
             [numpy_helper.from_array(value, name) for name, value in constants.items()],
         )
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid(MICROSOFT, 1), helper.make_opsetid(DOMAIN, 1)]
-        functions = [ir.serde.serialize_function(function())] if function else []
-        self.model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=11)
+        protos = [ir.serde.serialize_function(function) for function in functions()] if functions else []
+        self.model = helper.make_model(graph, opset_imports=opsets, functions=protos, ir_version=11)
 
     def runner(self, library: Path | None, threads: int) -> Callable[[], object]:
         """Load the node with edgekiln's kernels or without, and return what runs it."""
@@ -136,24 +140,76 @@ def nbits(m: int, bits: int, k: int, n: int, kind: str) -> Case:
             ["x", *constants],
             constants,
             feeds,
-            function=group_bias_matmul_function,
+            functions=lambda: [group_bias_matmul_function()],
             **sizes,
             group_shape=[0, 0, k // GROUP, GROUP],
         )
     constants["zeros"] = RNG.integers(0, 256, (n, k // GROUP * bits // 8), dtype=np.uint8)
     if kind == "two-pass":
-        function = two_pass_lm_head_function
         sizes |= {"accuracy_level": 4, "margin": 2.0}
-        return Case("TwoPassMatMulNBits", ["x", *constants], constants, feeds, function=function, **sizes)
+        return Case(
+            "TwoPassMatMulNBits",
+            ["x", *constants],
+            constants,
+            feeds,
+            functions=lambda: [two_pass_lm_head_function()],
+            **sizes,
+        )
     return Case("MatMulNBits", ["x", *constants], constants, feeds, **sizes, accuracy_level=4)
+
+
+def expert_weight(name: str, k: int, n: int) -> Arrays:
+    """Of all experts: 4 bits with zero points."""
+    return {
+        name: RNG.integers(0, 256, (EXPERTS, n, k // GROUP, GROUP // 2), dtype=np.uint8),
+        f"{name}.scales": RNG.uniform(0.01, 0.02, (EXPERTS, n, k // GROUP)).astype(np.float32),
+        f"{name}.zeros": RNG.integers(0, 256, (EXPERTS, n, k // GROUP // 2), dtype=np.uint8),
+    }
+
+
+def chosen_experts(m: int) -> NDArray[np.int64]:
+    """Of m tokens."""
+    return np.stack([RNG.permutation(EXPERTS)[:CHOSEN] for _ in range(m)]).astype(np.int64)
+
+
+def expert_matmul(m: int) -> Case:
+    """The gate and up projections of chosen experts."""
+    constants = expert_weight("w", HIDDEN, 2 * EXPERT_INNER)
+    feeds: Arrays = {"x": floats(m, 1, HIDDEN), "index": chosen_experts(m)}
+    sizes = {"K": HIDDEN, "N": 2 * EXPERT_INNER, "bits": 4, "block_size": GROUP}
+    inputs = ["x", "index", *constants]
+    return Case("ExpertMatMulNBits", inputs, constants, feeds, functions=lambda: [nbits_function(False)], **sizes)
+
+
+def mixture(m: int) -> Case:
+    """What the experts of each token do; against ONNX Runtime's function, which loops over the experts."""
+    product = EXPERT_PRODUCTS[0]
+    constants = expert_weight("w", HIDDEN, 2 * EXPERT_INNER) | expert_weight("v", EXPERT_INNER, HIDDEN)
+    feeds: Arrays = {"x": floats(m, 1, HIDDEN), "index": chosen_experts(m), "gates": floats(m, CHOSEN, 1)}
+
+    def functions() -> list[ir.Function]:
+        return [mixture_function(product, product), nbits_function(False), swiglu_function()]
+
+    sizes: dict[str, Any] = {"hidden": HIDDEN, "intermediate": EXPERT_INNER, "gate_up": 2 * EXPERT_INNER}
+    for name in ("gate_up", "down"):
+        sizes |= {f"{name}_bits": 4, f"{name}_block_size": GROUP}
+    inputs = ["x", "index", "gates", *constants]
+    return Case(mixture_name(product, product), inputs, constants, feeds, functions=functions, **sizes)
 
 
 def per_token_int8(m: int) -> Case:
     """W8A8."""
     constants: Arrays = {"w": RNG.integers(-127, 128, (HIDDEN, INNER), dtype=np.int8), "scales": floats(INNER)}
     feeds = {"x": floats(1, m, HIDDEN)}
-    function = per_token_int8_function
-    return Case("PerTokenInt8MatMul", ["x", *constants], constants, feeds, function=function, K=HIDDEN, N=INNER)
+    return Case(
+        "PerTokenInt8MatMul",
+        ["x", *constants],
+        constants,
+        feeds,
+        functions=lambda: [per_token_int8_function()],
+        K=HIDDEN,
+        N=INNER,
+    )
 
 
 def gather(m: int, bits: int) -> Case:
@@ -178,7 +234,7 @@ def skip_rms_norm(m: int) -> Case:
 
 def swiglu(m: int) -> Case:
     """Of packed gate and up projections."""
-    return Case("SwiGLU", ["x"], {}, {"x": floats(1, m, 2 * INNER)}, function=swiglu_function)
+    return Case("SwiGLU", ["x"], {}, {"x": floats(1, m, 2 * INNER)}, functions=lambda: [swiglu_function()])
 
 
 # Label -> the case for m tokens.
@@ -190,6 +246,8 @@ CASES: dict[str, Callable[[int], Case]] = {
     "GroupBiasMatMulNBits, 4 bits": lambda m: nbits(m, 4, HIDDEN, INNER, "group bias"),
     "TwoPassMatMulNBits": lambda m: nbits(m, 8, HIDDEN, VOCABULARY, "two-pass"),
     "PerTokenInt8MatMul": per_token_int8,
+    "ExpertMatMulNBits, 4 bits": expert_matmul,
+    "ZeroPointZeroPointMixtureOfExperts, 4 bits": mixture,
     "GatherBlockQuantized, 4 bits": lambda m: gather(m, 4),
     "GatherBlockQuantized, 8 bits": lambda m: gather(m, 8),
     "SkipSimplifiedLayerNormalization": skip_rms_norm,
@@ -200,6 +258,8 @@ CASES: dict[str, Callable[[int], Case]] = {
 def best_of(runners: list[Callable[[], object]], seconds: float) -> list[float]:
     """The shortest time of each, in seconds, of runs that alternate for about `seconds`."""
     best = [np.inf] * len(runners)
+    for run in runners:
+        run()  # packs the weights of experts
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or np.inf in best:
         for index, run in enumerate(runners):

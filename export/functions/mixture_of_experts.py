@@ -51,8 +51,8 @@ def mixture_name(gate_up: ExpertProduct, down: ExpertProduct) -> str:
 def mixture_function(gate_up: ExpertProduct, down: ExpertProduct) -> ir.Function:
     """y[t] = the sum over j of gates[t, j] · down(swiglu(gate_up(x[t]))), with the weights of expert index[t, j].
 
-    Inputs: x float [T, 1, H], index int64[T, k], gates float [T, k, 1], and the weights of both products. Output: y float
-    [T, H].
+    Inputs: x float [T, 1, H], index int64[T, k], gates float [T, k, 1], and the weights of both products. Output: y
+    float [T, H].
     Attributes: the sizes hidden (H), intermediate (I) and gate_up (2 I); gate_up_NAME and down_NAME for each further
     attribute NAME of the products.
     """

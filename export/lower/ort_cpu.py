@@ -29,8 +29,8 @@ from edgekiln.export.passes.ort.mamba_projection import ReadMambaProjection
 from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
-from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.mixture_of_experts import FuseMixtureOfExperts
+from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
 from edgekiln.export.passes.ort.recurrence import LowerRecurrence
 from edgekiln.export.passes.ort.sequence_lengths import window_start_input
@@ -73,7 +73,12 @@ def lower(model: ir.Model, max_length: int) -> None:
     """
     run_passes(model, Sequential(*FUSE_RECURRENCE))
     lower_ops(model, max_length, window_buffers=True)
-    run_passes(model, Sequential(FuseMixtureOfExperts(), FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()))
+    run_passes(
+        model,
+        Sequential(
+            FuseMixtureOfExperts(), FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()
+        ),
+    )
 
 
 def lower_ops(

@@ -1,6 +1,6 @@
 """Fuse both projections of experts, SwiGLU and the weighted sum into edgekiln.ort::{...}MixtureOfExperts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -89,7 +89,7 @@ def _fit(x: ir.Value, index: ir.Value, gates: ir.Value, gate_up: ir.Node, down: 
 def _replace(model: ir.Model, mixture: _Mixture) -> None:
     gate_up, swiglu, down, weighted, total, gates = mixture
     products = {"gate_up": (gate_up, _PRODUCTS[gate_up.op_type]), "down": (down, _PRODUCTS[down.op_type])}
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "hidden": gate_up.attributes["K"].as_int(),
         "intermediate": down.attributes["K"].as_int(),
         "gate_up": gate_up.attributes["N"].as_int(),
