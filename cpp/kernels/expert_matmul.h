@@ -108,7 +108,7 @@ struct ExpertMatMulArgs {
 };
 
 // The number of tokens whose plain multiplication rounds as this one does: there are 4-bit GEMMs for less and for more
-// than kPrefillMinM. The latter converts a weight first, which pays for about a third of that many rows of an expert.
+// than kPrefillMinM. The latter converts a weight first, which pays from about a third of that on as the m of an expert.
 inline std::size_t rounding_tokens(const ExpertMatMulArgs& args) {
   const bool pays = args.pairs() * 3 >= args.experts * kPrefillMinM;
   return pays ? args.tokens : std::min(args.tokens, kPrefillMinM - 1);
