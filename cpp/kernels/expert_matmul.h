@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <thread>
 #include <vector>
 
 #include "kernels/kernel_table.h"
@@ -108,7 +108,8 @@ struct ExpertMatMulArgs {
 };
 
 // The number of tokens whose plain multiplication rounds as this one does: there are 4-bit GEMMs for less and for more
-// than kPrefillMinM. The latter converts a weight first, which pays from about a third of that on as the m of an expert.
+// than kPrefillMinM. The latter converts a weight first, which pays from about a third of that on as the m of an
+// expert.
 inline std::size_t rounding_tokens(const ExpertMatMulArgs& args) {
   const bool pays = args.pairs() * 3 >= args.experts * kPrefillMinM;
   return pays ? args.tokens : std::min(args.tokens, kPrefillMinM - 1);
@@ -150,10 +151,10 @@ class ExpertGroups {
 
 namespace detail {
 
-// A slice of columns of an expert: long enough that quantizing the activations again costs little, and short enough for
-// many threads.
-inline constexpr std::size_t kExpertSliceBytes = 512 << 10;
-inline constexpr std::size_t kExpertSliceColumns = 64;  // their multiple, as kernels compute so many at once
+// Slices of columns of the chosen experts: as many as keep all threads busy to the end, since each quantizes the
+// activations again, and no smaller than that is worth it.
+inline constexpr std::size_t kSlicesAThread = 8, kLeastSliceBytes = 128 << 10;
+inline constexpr std::size_t kSliceColumns = 64;  // their multiple, as kernels compute so many at once
 
 template <typename Format>
 struct ExpertSlices {
@@ -216,10 +217,11 @@ void multiply_slices(const KernelTable& table, const Format& format, const Exper
                      const std::vector<ExpertGroups::Group>& groups, const Parallel& parallel) {
   ExpertSlices<Format> slices{table, args, groups, {}, 0, 0};
   for (const ExpertGroups::Group& group : groups) slices.weights.push_back(format.expert(group.expert));
-  const std::size_t bytes = args.n * Format::column_bytes(slices.weights[0]);
-  const std::size_t wanted = (bytes + kExpertSliceBytes - 1) / kExpertSliceBytes;
-  slices.columns =
-      ((args.n + wanted - 1) / wanted + kExpertSliceColumns - 1) / kExpertSliceColumns * kExpertSliceColumns;
+  static const std::size_t threads = std::max(std::thread::hardware_concurrency(), 1u);
+  const std::size_t most = args.n * Format::column_bytes(slices.weights[0]) / kLeastSliceBytes;
+  const std::size_t wanted =
+      std::clamp<std::size_t>(threads * kSlicesAThread / groups.size(), 1, std::max<std::size_t>(most, 1));
+  slices.columns = ((args.n + wanted - 1) / wanted + kSliceColumns - 1) / kSliceColumns * kSliceColumns;
   slices.slices = (args.n + slices.columns - 1) / slices.columns;
   parallel.run(parallel.self, slices.task, groups.size() * slices.slices, &slices);
 }
