@@ -1,6 +1,7 @@
 """Bytes of weights that a decode step of one sequence reads, from the lowered graph."""
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from edgekiln.export.passes.common.tensors import input_of, optional_input, values_of
@@ -62,10 +63,18 @@ def _chosen_of_qmoe(node: ir.Node) -> int | None:
     return int(values_of(input_of(expand, 1))[1]) if expand is not None and expand.op_type == "Expand" else None
 
 
+def _values(tensor: ir.TensorProtocol) -> npt.NDArray[np.float32]:
+    """The values of a float32 tensor in one row."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy().reshape(-1)
+    # An ExternalTensor would keep the file open, and a process may open 1024 or even fewer.
+    return np.memmap(tensor.path, np.float32, "r", tensor.offset or 0, (tensor.size,))
+
+
 def _fits_float16(tensor: ir.TensorProtocol) -> bool:
     if tensor.dtype != ir.DataType.FLOAT:
         return False
-    values = tensor.numpy().reshape(-1)
+    values = _values(tensor)
     with np.errstate(over="ignore"):
         parts = (values[start : start + _CHECKED] for start in range(0, values.size, _CHECKED))
         return all(np.array_equal(part, part.astype(np.float16)) for part in parts)

@@ -1,5 +1,7 @@
 """Bytes of weights that a decode step reads, against counts by hand."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,16 @@ def test_weights_that_are_stored_once_count_once(tmp_path: Path) -> None:
     with WeightsFile(tmp_path, "weights.bin") as file:
         file.store(model)
     assert step_weight_bytes(model, halves=False) == layer.nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts files by /proc")
+def test_the_weights_file_is_closed(tmp_path: Path) -> None:
+    model = decoder(embedding=floats(50, 30), layer=floats(30, 30), head=floats(30, 50))
+    with WeightsFile(tmp_path, "weights.bin") as file:
+        file.store(model)
+    assert step_weight_bytes(model, halves=True) == 4 * (30 * 30 + 30 * 50)
+    opened = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    assert str(tmp_path / "weights.bin") not in opened
 
 
 @pytest.mark.parametrize(("chosen", "share"), [(2, 2 / 8), ("K", 1)], ids=["known", "not known"])
