@@ -46,7 +46,7 @@ def _share(node: ir.Node, index: int, tensor: ir.TensorProtocol, halves: bool) -
     if index <= _CHOSEN or not (_EXPERTS in node.op_type or node.op_type == "QMoE"):
         return share
     count = _chosen_of_qmoe(node) if node.op_type == "QMoE" else _chosen(node)
-    return share if count is None else share * count / tensor.shape[0]
+    return share if count is None else share * count / tensor.shape.numpy()[0]
 
 
 def _chosen(node: ir.Node) -> int | None:

@@ -17,6 +17,7 @@ from edgekiln.export.passes.common.tensors import (
     new_initializer,
     replace_node,
     shape_of,
+    size_of,
     sizes_of,
     values_of,
 )
@@ -78,7 +79,7 @@ def add_bias(block: ExpertBlock, new: list[ir.Node], gates: ir.Value) -> None:
 def _first_product(graph: ir.Graph, op: QuantizedExpertOp, experts: int) -> None:
     """x [T, 1, K] times the weights of all experts, [T, E, N]."""
     tokens, _, k = sizes_of(op.x)
-    n = sizes_of(op.qweight)[1]
+    n = size_of(op.qweight, 1)
     matrix = _reshape(graph, op.x, [-1, k], f"{op.name}.tokens", [tokens, k])
 
     def rows(value: ir.Value | None) -> ir.Value | None:
@@ -97,8 +98,7 @@ def _first_product(graph: ir.Graph, op: QuantizedExpertOp, experts: int) -> None
 def _sum_outputs(graph: ir.Graph, block: ExpertBlock) -> None:
     """The weighted sum of the last products of all experts."""
     op, experts = block.down, block.experts
-    tokens, _, k = sizes_of(op.x)
-    n = sizes_of(op.qweight)[1]
+    tokens, k, n = sizes_of(op.x)[0], size_of(op.x, 2), size_of(op.qweight, 1)
     last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
     new = gates_of_all(graph, block)
     gates = new[-1].outputs[0]

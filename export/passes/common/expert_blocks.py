@@ -15,7 +15,9 @@ from edgekiln.export.passes.common.tensors import (
     is_weight,
     make,
     only_reader,
+    optional_input,
     replace_node,
+    size_of,
     sizes_of,
     values_of,
 )
@@ -55,9 +57,7 @@ class ExpertBlock:
     @property
     def experts(self) -> int:
         """How many experts the layer has."""
-        experts = sizes_of(self.down.qweight)[0]
-        assert isinstance(experts, int)
-        return experts
+        return size_of(self.down.qweight, 0)
 
     def replace(self, new_nodes: list[ir.Node]) -> None:
         """Put `new_nodes` in place of the tail, and the last one's output in place of the sum."""
@@ -75,7 +75,7 @@ def expert_blocks(model: ir.Model) -> Iterator[ExpertBlock]:
     """
     ops = {op.node: op for op in quantized_expert_matmuls(model)}
     for op in ops.values():
-        if sizes_of(op.x)[1] != 1 and (block := _block(op, ops)) is not None:
+        if (block := _block(op, ops)) is not None:
             yield block
 
 
@@ -182,7 +182,6 @@ def _keeps_experts_apart(node: ir.Node) -> bool:
     if node.op_type in _ALONG_THE_LAST_AXIS:
         return "axis" in node.attributes and attribute(node, "axis") in (-1, _RANK - 1)
     if node.op_type == "Slice":
-        return (
-            len(node.inputs) > 3 and is_weight(node.inputs[3]) and values_of(input_of(node, 3)).tolist() in ([2], [-1])
-        )
+        axes = optional_input(node, 3)
+        return axes is not None and is_weight(axes) and values_of(axes).tolist() in ([2], [-1])
     return False

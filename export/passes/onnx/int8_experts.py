@@ -1,5 +1,7 @@
 """Lower experts with per-token int8 activations to Q/DQ pairs and a batched MatMul over all experts."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -38,7 +40,7 @@ def _sum_outputs(graph: ir.Graph, block: ExpertBlock) -> None:
     new = gates_of_all(graph, block)
     gates = new[-1].outputs[0]
 
-    def add(kind: str, inputs: list[ir.Value], suffix: str, **attributes: object) -> ir.Value:
+    def add(kind: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
         new.append(make(kind, inputs, f"{op.name}.{suffix}", **attributes))
         return new[-1].outputs[0]
 
@@ -46,7 +48,8 @@ def _sum_outputs(graph: ir.Graph, block: ExpertBlock) -> None:
         return np.asarray(values_of(op.scales).max(), dtype=np.float32)
 
     def quotients() -> Array:
-        return (values_of(op.scales) / largest()).astype(np.float32).reshape(experts, 1, n)
+        scales = values_of(op.scales).astype(np.float32)
+        return np.asarray(scales / scales.max()).reshape(experts, 1, n)
 
     scale = new_initializer(graph, f"{op.scales.name}.largest", (), ir.DataType.FLOAT, largest)
     quotient = new_initializer(graph, f"{op.scales.name}.quotients", (experts, 1, n), ir.DataType.FLOAT, quotients)

@@ -56,10 +56,11 @@ def _swiglus(value: ir.Value) -> Iterator[ExpertActivation]:
         up, beta = _plus(second)
         gate, gate_limit = _clipped(found[0], two_sided=False)
         up, up_limit = _clipped(up, two_sided=True)
-        halves = _half(gate), _half(up)
-        if gate_limit != up_limit or halves[0] is None or halves[1] is None:
+        gate_half, up_half = _half(gate), _half(up)
+        if gate_limit != up_limit or gate_half is None or up_half is None:
             continue
-        (source, gate_number, interleaved), (up_source, up_number, up_interleaved) = halves
+        source, gate_number, interleaved = gate_half
+        up_source, up_number, up_interleaved = up_half
         if (gate_number, up_number) == (0, 1) and source is up_source and interleaved == up_interleaved:
             yield ExpertActivation(source, "swiglu", interleaved, found[1], beta, gate_limit)
 

@@ -1,6 +1,6 @@
 """Lower quantized experts to com.microsoft::QMoE, for CUDA."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -100,7 +100,7 @@ def _lower(graph: ir.Graph, block: ExpertBlock, activation: ExpertActivation, gr
     hidden, experts, chosen = _inputs(first), block.experts, sizes_of(block.index)[1]
     new: list[ir.Node] = chosen_experts(graph, block.index, experts, name)
 
-    def add(op: str, inputs: list[ir.Value | None], suffix: str, **attributes: object) -> ir.Value:
+    def add(op: str, inputs: list[ir.Value | None], suffix: str, **attributes: Any) -> ir.Value:
         new.append(make(op, inputs, f"{name}.{suffix}", **attributes))
         return new[-1].outputs[0]
 
@@ -117,7 +117,7 @@ def _lower(graph: ir.Graph, block: ExpertBlock, activation: ExpertActivation, gr
         codes, scales, bias, zero_points = (_in_turns(graph, value) for value in (codes, scales, bias, zero_points))
     inputs = [pairs, selection, codes, scales, bias, down_codes, down_scales, down_bias]
     inputs += [None, None, None, zero_points, down_zero_points]
-    attributes: dict[str, object] = {"activation_type": activation.kind}
+    attributes: dict[str, Any] = {"activation_type": activation.kind}
     if activation.kind == "swiglu":
         attributes |= {"swiglu_fusion": 1, "activation_alpha": activation.alpha, "activation_beta": activation.beta}
         if activation.limit is not None:

@@ -1,5 +1,7 @@
 """Rewrite products with int8 activations to weight-only quantization, for runtimes without an int8 GEMM."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -55,7 +57,7 @@ def _to_groups(graph: ir.Graph, op: QuantizedOp, group_size: int) -> None:
 
     weight = new_initializer(graph, f"{op.qweight.name}.unsigned", (*rows, k), ir.DataType.UINT8, codes)
     scale = new_initializer(graph, f"{op.scales.name}.by_group", (*rows, groups), ir.DataType.FLOAT, scales)
-    codebook = {} if isinstance(op, QuantizedExpertOp) else {"codebook": ""}
+    codebook: dict[str, Any] = {} if isinstance(op, QuantizedExpertOp) else {"codebook": ""}
     new = make(
         op.node.op_type,
         [*_activations(op), weight, scale],
