@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, core_model_loading
 from transformers.core_model_loading import (
     Chunk,
     Concatenate,
     Interleave,
     MergeModulelist,
-    Split,
     Transpose,
     WeightConverter,
 )
@@ -22,9 +21,10 @@ _DIMENSIONS: dict[type, tuple[str, ...]] = {
     Chunk: ("dim",),
     Concatenate: ("dim",),
     Interleave: ("dim",),
-    Split: ("dim",),
     Transpose: ("dim0", "dim1"),
 }
+if hasattr(core_model_loading, "Split"):  # not in transformers 5.17, which llm-compressor needs
+    _DIMENSIONS[core_model_loading.Split] = ("dim",)
 
 
 @dataclass
