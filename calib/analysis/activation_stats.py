@@ -58,7 +58,7 @@ def collect_stats(
         return hook
 
     handles = [
-        model.get_submodule(group.layers[0]).register_forward_pre_hook(observe(index))
+        model.get_submodule(group.reader).register_forward_pre_hook(observe(index))
         for index, group in enumerate(groups)
     ]
     try:

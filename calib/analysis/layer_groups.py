@@ -1,21 +1,21 @@
 """Groups of linear layers that read the same tensor, and the layer before each group that can take scaling factors.
 
+All experts of a layer read the same tensor, of which each gets the tokens that chose it, and so does their router.
 Both are found by observing a forward pass of a few tokens, so that no table of architectures is needed. A predecessor
 is accepted only if the model gives the same logits after random factors were moved through it.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from edgekiln.calib.analysis.forward_trace import ForwardTrace, sample_logits, trace_forward
+
 Linear = torch.nn.Linear | Conv1D
-_TOKENS = 8
 _TOLERANCE = 1e-3
 
 
@@ -43,22 +43,29 @@ class LayerGroup:
     Attributes:
         layers: module names.
         predecessor: None if no module can take the group's factors.
+        routers: modules that choose the experts among the layers. They read the tensor as well, with a weight [E, K].
     """
 
     layers: tuple[str, ...]
     predecessor: Predecessor | None
+    routers: tuple[str, ...] = ()
+
+    @property
+    def reader(self) -> str:
+        """A module whose input is the whole tensor."""
+        return (*self.routers, *self.layers)[0]
 
 
 def find_layer_groups(model: PreTrainedModel, layers: Sequence[str]) -> list[LayerGroup]:
     """Group the linear layers named `layers` by the tensor that they read, and find each group's predecessor."""
-    trace = _trace(model, set(layers))
+    trace = trace_forward(model, set(layers))
     found = []
     for names in trace.groups:
         predecessor = _norm_predecessor(model, trace, names) or _linear_predecessor(model, names)
-        found.append(LayerGroup(names, predecessor))
-    for kind in (_follows_norm, _follows_linear):
+        found.append(LayerGroup(names, predecessor, trace.routers(names)))
+    for kind in (_has_router, _follows_norm, _follows_linear):
         if not _is_invariant(model, [group for group in found if kind(model, group)]):
-            found = [LayerGroup(group.layers, None) if kind(model, group) else group for group in found]
+            found = [replace(group, predecessor=None) if kind(model, group) else group for group in found]
     return found
 
 
@@ -81,7 +88,7 @@ def scale_input_channels(model: PreTrainedModel, group: LayerGroup, factors: tor
         factors: float [K]; equal for input channels that come from the same output channel of the predecessor.
     """
     assert group.predecessor is not None
-    for name in group.layers:
+    for name in (*group.layers, *group.routers):
         matrix(model.get_submodule(name)).mul_(factors)
     module = model.get_submodule(group.predecessor.name)
     weight, bias = module.weight, getattr(module, "bias", None)
@@ -97,76 +104,11 @@ def scale_input_channels(model: PreTrainedModel, group: LayerGroup, factors: tor
         bias.div_(divisors)
 
 
-class _Trace:
-    """The tensors that modules read and returned in one forward pass, by id.
-
-    Attributes:
-        tensors: keeps the tensors alive, so that their ids stay unique.
-        layer_readers: id of a tensor to the linear layers that read it.
-        other_readers: id of a tensor to the number of other modules that read it.
-        returned_by: id of a tensor to the module that returned it.
-        calls: how often each module ran.
-        groups: linear layers that read the same tensor.
-        input_of: group to the id of its tensor.
-    """
-
-    def __init__(self) -> None:
-        self.tensors: list[Any] = []
-        self.layer_readers: dict[int, list[str]] = defaultdict(list)
-        self.other_readers: dict[int, int] = defaultdict(int)
-        self.returned_by: dict[int, str] = {}
-        self.calls: dict[str, int] = defaultdict(int)
-        self.groups: list[tuple[str, ...]] = []
-        self.input_of: dict[tuple[str, ...], int] = {}
-
-
-def _trace(model: PreTrainedModel, layers: set[str]) -> _Trace:
-    trace = _Trace()
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            trace.calls[name] += 1
-            for value in (*arguments, *keywords.values()):
-                if isinstance(value, torch.Tensor):
-                    trace.tensors.append(value)
-                    if name in layers:
-                        trace.layer_readers[id(value)].append(name)
-                    else:
-                        trace.other_readers[id(value)] += 1
-
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, torch.Tensor):
-                trace.tensors.append(output)
-                trace.returned_by[id(output)] = name
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        # A module that has children but no weights passes its arguments on to the children.
-        if module._parameters or not list(module.children()):
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(after(name)))
-    try:
-        _logits(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for key, names in trace.layer_readers.items():
-        group = tuple(dict.fromkeys(names))
-        trace.groups.append(group)
-        trace.input_of[group] = key
-    return trace
-
-
-def _norm_predecessor(model: PreTrainedModel, trace: _Trace, names: tuple[str, ...]) -> Predecessor | None:
-    """A norm whose output only this group reads."""
+def _norm_predecessor(model: PreTrainedModel, trace: ForwardTrace, names: tuple[str, ...]) -> Predecessor | None:
+    """A norm whose output only this group and its routers read."""
     key = trace.input_of[names]
     name = trace.returned_by.get(key)
-    if name is None or trace.other_readers[key] or trace.calls[name] != 1:
+    if name is None or len(trace.other_readers[key]) > len(trace.routers(names)) or trace.calls[name] != 1:
         return None
     module = model.get_submodule(name)
     weight = getattr(module, "weight", None)
@@ -212,6 +154,10 @@ def _linear_predecessor(model: PreTrainedModel, names: tuple[str, ...]) -> Prede
     return Predecessor(f"{owner}.{_LINEAR_PREDECESSORS[own]}", channels)
 
 
+def _has_router(_model: PreTrainedModel, group: LayerGroup) -> bool:
+    return group.predecessor is not None and bool(group.routers)
+
+
 def _follows_norm(model: PreTrainedModel, group: LayerGroup) -> bool:
     return group.predecessor is not None and not _follows_linear(model, group)
 
@@ -224,16 +170,20 @@ def _is_invariant(model: PreTrainedModel, groups: Sequence[LayerGroup]) -> bool:
     """Whether the model gives the same logits after the inputs of `groups` were scaled by random factors."""
     if not groups:
         return True
-    expected = _logits(model)
+    expected = sample_logits(model)
     with _randomly_scaled(model, groups):
-        actual = _logits(model)
+        actual = sample_logits(model)
     return bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 @contextmanager
 def _randomly_scaled(model: PreTrainedModel, groups: Sequence[LayerGroup]) -> Iterator[None]:
     """Scale the inputs of `groups` by random factors inside the block; afterwards restore the weights exactly."""
-    names = {name for group in groups for name in (*group.layers, group.predecessor.name if group.predecessor else "")}
+    names = {
+        name
+        for group in groups
+        for name in (*group.layers, *group.routers, group.predecessor.name if group.predecessor else "")
+    }
     kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _parameters(model, name)]
     generator = torch.Generator().manual_seed(0)
     try:
@@ -250,11 +200,3 @@ def _randomly_scaled(model: PreTrainedModel, groups: Sequence[LayerGroup]) -> It
 
 def _parameters(model: PreTrainedModel, name: str) -> list[torch.Tensor]:
     return list(model.get_submodule(name).parameters(recurse=False))
-
-
-@torch.no_grad()
-def _logits(model: PreTrainedModel) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (1, _TOKENS), generator=generator)
-    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits

@@ -6,6 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from edgekiln.calib.data.loader import Windows
+from edgekiln.calib.expert_linears import EACH, expert_linears
+from edgekiln.calib.experts import ExpertWeight
 from edgekiln.calib.formats.fake_quant import fake_quantize
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.quantization_plan import LayerPlan
@@ -13,6 +15,8 @@ from edgekiln.sources.base import ModelSource
 
 # Tokens sampled from each layer's input. The relative error, a ratio of two sums over them, is steady to about 1%.
 MAX_TOKENS = 256
+# Of each expert of a layer, so that all of its experts together take little more memory than a dense layer.
+_MAX_EXPERT_TOKENS = 16
 _WINDOWS = 4
 
 
@@ -22,11 +26,31 @@ def measured_error(layer: LayerPlan, quantized: QuantizedWeight, source: ModelSo
     Raises:
         SourceError: the weight cannot be read.
     """
+    if layer.experts is not None:
+        return _experts_error(layer.experts, quantized, source)
     inputs = source.layer_inputs.get(layer.module)
     if inputs is None:
         return None
     weight = source.weights.read(layer.names[0])
     return output_error(inputs, weight.t() if layer.transposed else weight, quantized)
+
+
+def _experts_error(experts: ExpertWeight, quantized: QuantizedWeight, source: ModelSource) -> float | None:
+    """The error over all experts, each on the tokens that the router sent to it."""
+    linears = f"{experts.name}{EACH}"
+    found = [(expert, source.layer_inputs.get(f"{linears}.{expert}")) for expert in range(experts.experts)]
+    sampled = {expert: inputs for expert, inputs in found if inputs is not None}
+    if not sampled:
+        return None
+    weights = experts.of_each(source.weights.read(experts.name))
+    values = torch.from_numpy(quantized.dequantize()).reshape(weights.shape)
+    difference = energy = 0.0
+    for expert, inputs in sampled.items():
+        expected = inputs @ weights[expert].float().t()
+        actual = fake_quantize(inputs, quantized) @ values[expert].t()
+        difference += float((actual - expected).double().square().sum())
+        energy += float(expected.double().square().sum())
+    return difference / energy if energy else 0.0
 
 
 def output_error(inputs: torch.Tensor, weight: torch.Tensor, quantized: QuantizedWeight) -> float:
@@ -52,7 +76,8 @@ def sample_inputs(
 
     Args:
         model: any causal language model.
-        layers: module names. The head, and layers that do not run, are left out of the result.
+        layers: module names, those of linear layers of experts too; see `expert_linears`. The head, and layers that do
+            not run, are left out of the result.
         windows: int64 [windows, length] tokens.
         count: how many of the windows to use.
 
@@ -60,7 +85,7 @@ def sample_inputs(
         Layer name to float [T, K] with T up to `MAX_TOKENS`. Layers that read the same tensor share one tensor.
     """
     used = windows[:count]
-    per_window = max(1, MAX_TOKENS // len(used))
+    experts = {f"{name}.{expert}" for name, each in expert_linears(model).items() for expert in range(len(each))}
     parts: dict[str, list[torch.Tensor]] = {}
     # Layers that read the same tensor run one after the other.
     last: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
@@ -70,7 +95,8 @@ def sample_inputs(
             nonlocal last
             if arguments[0] is not last[0]:
                 x = arguments[0].reshape(-1, arguments[0].shape[-1])
-                places = torch.linspace(0, len(x) - 1, min(per_window, len(x))).long()
+                most = max(1, (_MAX_EXPERT_TOKENS if name in experts else MAX_TOKENS) // len(used))
+                places = torch.linspace(0, len(x) - 1, min(most, len(x))).long()
                 last = (arguments[0], x[places].float())
             assert last[1] is not None
             parts.setdefault(name, []).append(last[1])

@@ -10,11 +10,16 @@ from edgekiln.calib.analysis.layer_groups import matrix
 from edgekiln.calib.analysis.output_error import sample_inputs
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.expert_linears import ExpertLinears, add_expert_linears, expert_linears, planned_layer
+from edgekiln.calib.experts import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.formats.quantize_experts import joined
 from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.quantization_plan import quantizable
 from edgekiln.calib.recipe import Override, Recipe
+from edgekiln.errors import UnsupportedModelError
 from edgekiln.progress import Progress
 from edgekiln.sources.base import ModelSource, WeightReader
 
@@ -39,24 +44,34 @@ class Calibration:
         self.windows = windows
         self.progress = progress
         self._model: PreTrainedModel | None = None
+        self._experts: dict[str, ExpertLinears] = {}
         self._layers: dict[str, int] | None = None
         self._kept: set[str] | None = None
         self._inputs: dict[str, torch.Tensor] | None = None
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model in float32, loaded at first use. Quantizers change its weights in place."""
+        """The model in float32, loaded at first use. Quantizers change its weights in place.
+
+        Each expert has linear layers; see `expert_linears`.
+        """
         if self._model is None:
             self.progress("loading model", 0.0)
             self._model = load_model(self.source)
+            add_expert_linears(self._model)
+            self._experts = expert_linears(self._model)
         return self._model
 
     @property
     def layers(self) -> dict[str, int]:
-        """Names of the linear layers, except the head, with the number of their inputs."""
+        """Names of the linear layers, except the head, with the number of their inputs. Each expert is a layer."""
         if self._layers is None:
             self._layers = linear_layers(self.model)
         return self._layers
+
+    def planned(self, name: str) -> str:
+        """The name by which recipes and plans know a linear layer; see `planned_layer`."""
+        return planned_layer(self.model, name)
 
     @property
     def kept(self) -> set[str]:
@@ -70,8 +85,20 @@ class Calibration:
         return {
             name: scheme
             for name, columns in self.layers.items()
-            if name not in self.kept and (scheme := self.recipe.scheme(name, columns))
+            if name not in self.kept and (scheme := self.scheme(name, columns))
         }
+
+    def weight(self, name: str) -> str:
+        """The name of the weight of a linear layer in the source."""
+        experts = self._experts.get(name.rpartition(".")[0])
+        return experts.weight.name if experts else f"{name}.weight"
+
+    def scheme(self, name: str, columns: int) -> Scheme | None:
+        """The scheme of a linear layer; None if it stays in floating point, as where no group size divides it."""
+        try:
+            return self.recipe.scheme(self.planned(name), columns)
+        except UnsupportedModelError:
+            return None
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """Linear layer to a sample of its inputs, float [T, K]; see `sample_inputs`."""
@@ -95,6 +122,32 @@ class Calibration:
         weights = CalibratedWeights(self.source.weights, dict(floats or {}), dict(quantized or {}))
         self.source = replace(self.source, weights=weights)
 
+    def replace_quantized(self, found: Mapping[str, QuantizedWeight]) -> None:
+        """Replace the weights of linear layers, by the name of the layer, those of all experts of a layer together."""
+        quantized = {}
+        for name, experts in self._experts.items():
+            each = [found[f"{name}.{expert}"] for expert in range(len(experts)) if f"{name}.{expert}" in found]
+            if each:
+                quantized[experts.weight.name] = _stored_experts(each, experts.weight, self.source.weights)
+        for name, weight in found.items():
+            if name.rpartition(".")[0] not in self._experts:
+                quantized[f"{name}.weight"] = _stored(weight)
+        self.replace_weights(quantized=quantized)
+
+    def parameters(self, modules: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The parameters of modules of the model by their names in the source."""
+        found = {}
+        for name in modules:
+            owner = name.rpartition(".")[0]
+            if owner in self._experts:
+                if (weight := self._experts[owner].weight).name not in found:
+                    found[weight.name] = self._experts[owner].stacked()
+                continue
+            for parameter, tensor in self.model.get_submodule(name).named_parameters(recurse=False):
+                if f"{name}.{parameter}" in self.source.weights:  # libraries add parameters of their own
+                    found[f"{name}.{parameter}"] = tensor.detach()
+        return found
+
     def add_notes(self, notes: Iterable[str]) -> None:
         """Add sentences for the user to the source's."""
         self.source = replace(self.source, notes=(*self.source.notes, *notes))
@@ -110,8 +163,8 @@ class Calibration:
             self._model = None
 
     def _keeps_codes(self, name: str, columns: int) -> bool:
-        weight = self.source.weights.prequantized(f"{name}.weight")
-        scheme = self.recipe.scheme(name, columns)
+        weight = self.source.weights.prequantized(self.weight(name))
+        scheme = self.scheme(name, columns)
         return weight is not None and scheme is not None and kept_form(weight, scheme) is not None
 
 
@@ -149,14 +202,27 @@ class CalibratedWeights:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, int]:
-    """Names of the linear layers, except the head, with the number of their inputs."""
+    """Names of the linear layers, except the head and routers, with the number of their inputs."""
+    mixture = bool(expert_weights(model))
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     found = {}
     for name in quantizable(model):
         module = model.get_submodule(name)
-        if module not in ends:
+        if module not in ends and not (mixture and in_router(name)):
             found[name] = matrix(module).shape[1]
     return found
+
+
+def _stored(weight: QuantizedWeight) -> PrequantizedWeight:
+    return PrequantizedWeight(weight.scheme, lambda: weight)
+
+
+def _stored_experts(each: list[QuantizedWeight], weight: ExpertWeight, weights: WeightReader) -> PrequantizedWeight:
+    def read() -> QuantizedWeight:
+        exact = weight.of_each(weights.read(weight.name))
+        return joined(each, [float(value.double().square().sum()) for value in exact])
+
+    return PrequantizedWeight(each[0].scheme, read, experts=tuple(_stored(expert) for expert in each))
 
 
 def kept_form(weight: PrequantizedWeight, scheme: Scheme) -> PrequantizedWeight | None:

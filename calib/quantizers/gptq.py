@@ -2,18 +2,27 @@
 
 Only weights in groups are quantized this way. The int8 codes of weights with one scale per output channel are bound by
 the budget for pairs of codes that `formats/per_channel.py` explains, which llm-compressor does not know.
+
+An expert sees only the tokens that the router sends to it. With fewer tokens than inputs, X^T X says nothing of most
+directions, and the codes fit the few tokens at the cost of all others: docs/quantization.md has figures. Then X^T X of
+all experts of the layer takes its place where they read the same tensor, as they do before the activation. Weights
+behind the activation, whose inputs mean something else in each expert, are rounded to nearest.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from edgekiln.calib.analysis.layer_groups import matrix
+from edgekiln.calib.analysis.layer_groups import find_layer_groups, matrix
 from edgekiln.calib.data.loader import Windows
-from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.expert_linears import expert_linears, experts_of
+from edgekiln.calib.formats.quantize import quantize as round_to_nearest
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.quantizers.calibration import Calibration
@@ -27,15 +36,52 @@ from edgekiln.progress import Progress
 _GRID_TOLERANCE = 1e-2
 
 
+@dataclass
+class RareExperts:
+    """Weights of experts that saw fewer tokens than they have inputs, by the names of their linear layers.
+
+    Attributes:
+        pooled: those that are quantized on the tokens of all experts.
+        nearest: those that are rounded to nearest.
+    """
+
+    pooled: list[str] = field(default_factory=list)
+    nearest: list[str] = field(default_factory=list)
+
+    def notes(self, total: int) -> list[str]:
+        """A sentence for the user; `total` is the number of weights of experts."""
+        if not self.pooled and not self.nearest:
+            return []
+        return [
+            f"{len(self.pooled) + len(self.nearest)} of {total} weights of experts saw fewer tokens of calibration "
+            f"data than they have inputs: {len(self.pooled)} are quantized on the tokens of all experts of their "
+            f"layer, {len(self.nearest)} are rounded to nearest"
+        ]
+
+
 def quantize(calibration: Calibration) -> None:
     """Quantize the layers in groups; see `Quantizer`."""
-    quantized = gptq(calibration.model, calibration.schemes(), calibration.windows, calibration.progress)
-    calibration.replace_weights(quantized=quantized)
+    model, schemes = calibration.model, calibration.schemes()
+    experts = _experts(model, schemes) if expert_linears(model) else {}
+    quantized, rare = gptq(model, schemes, calibration.windows, calibration.progress, experts)
+    calibration.replace_quantized(quantized)
+    calibration.add_notes(rare.notes(len(experts)))
+
+
+def _experts(model: PreTrainedModel, schemes: dict[str, Scheme]) -> dict[str, bool]:
+    """Linear layers of experts, and whether all experts of the layer read the same tensor."""
+    groups = find_layer_groups(model, list(schemes))
+    shared = {name for group in groups if group.routers for name in group.layers}
+    return {name: name in shared for name in schemes if experts_of(model, name) is not None}
 
 
 def gptq(
-    model: PreTrainedModel, schemes: dict[str, Scheme], windows: Windows, progress: Progress
-) -> dict[str, PrequantizedWeight]:
+    model: PreTrainedModel,
+    schemes: dict[str, Scheme],
+    windows: Windows,
+    progress: Progress,
+    experts: Mapping[str, bool] = MappingProxyType({}),
+) -> tuple[dict[str, QuantizedWeight], RareExperts]:
     """Quantize the linear layers in groups, one decoder layer after another.
 
     Args:
@@ -43,9 +89,11 @@ def gptq(
         schemes: linear layer to its scheme; layers with one scale per channel are skipped.
         windows: int64 [windows, length] calibration tokens.
         progress: called with the step and how much of it is done.
+        experts: those of the layers that see only the tokens that a router sends to them, and whether all experts of
+            the layer read the same tensor.
 
     Returns:
-        The quantized weights by name.
+        The quantized weights by the name of the layer, and the experts that saw too few tokens.
 
     Raises:
         EdgekilnError: llm-compressor is not installed, or does not support the model.
@@ -53,9 +101,9 @@ def gptq(
     require_llm_compressor("gptq")
     grouped = {name: scheme for name, scheme in schemes.items() if scheme.group_size}
     if not grouped:
-        return {}
+        return {}, RareExperts()
     reference = reference_states(model, windows)
-    refinement = _Refinement(model, grouped)
+    refinement = _Refinement(model, grouped, experts)
     run_oneshot(
         model,
         "gptq",
@@ -67,13 +115,10 @@ def gptq(
     )
     if missing := sorted(grouped.keys() - refinement.found.keys()):
         raise EdgekilnError(f"llm-compressor skipped {missing[0]}: use --quant int4, and report this")
-    found = tune_scales(
-        model, refinement.found, refinement.original, reference, lambda done: progress("tuning scales", done)
-    )
-    return {
-        f"{name}.weight": PrequantizedWeight(scheme, lambda weight=found[name]: weight)  # type: ignore[misc]
-        for name, scheme in grouped.items()
-    }
+    rare = refinement.rare
+    seen = {name: refinement.found[name] for name in refinement.found.keys() - {*rare.pooled, *rare.nearest}}
+    tuned = tune_scales(model, seen, refinement.original, reference, lambda done: progress("tuning scales", done))
+    return refinement.found | tuned, rare
 
 
 def _modifiers(groups: dict[str, Any]) -> list[Any]:
@@ -89,11 +134,15 @@ class _Refinement:
         modules: the layers by name.
         original: their weights before GPTQ, float [N, K].
         found: the quantized weights of the layers that are done.
+        rare: the experts among them that saw too few tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, schemes: dict[str, Scheme]) -> None:
+    def __init__(self, model: PreTrainedModel, schemes: dict[str, Scheme], experts: Mapping[str, bool]) -> None:
         self.modules = {name: model.get_submodule(name) for name in schemes}
         self.found: dict[str, QuantizedWeight] = {}
+        self.rare = RareExperts()
+        self._experts = experts
+        self._tokens: Counter[str] = Counter()
         self._schemes = schemes
         self.original = {name: matrix(module).detach().clone() for name, module in self.modules.items()}
         self._moments: dict[str, torch.Tensor] = {}
@@ -109,6 +158,7 @@ class _Refinement:
                 self._last = (arguments[0], x.t() @ x)
             moments = self._last[1]
             assert moments is not None
+            self._tokens[name] += arguments[0].numel() // arguments[0].shape[-1]
             known = self._moments.get(name)
             self._moments[name] = moments.clone() if known is None else known.add_(moments)
 
@@ -119,14 +169,36 @@ class _Refinement:
         """Improve those of `modules` that GPTQ has quantized."""
         present = set(modules)
         self._last = (None, None)
-        for name in [name for name in self.original if name not in self.found and self.modules[name] in present]:
+        names = [name for name in self.original if name not in self.found and self.modules[name] in present]
+        rare = [name for name in names if name in self._experts and self._tokens[name] < self.original[name].shape[1]]
+        pools = {owner: self._pool(owner, names) for owner in {_owner(name) for name in rare if self._experts[name]}}
+        for name in names:
             module, original = self.modules[name], self.original[name]
-            weight = _quantized_weight(module, self._schemes[name], original, name)
             moments = self._moments.pop(name, None)
-            if moments is not None:  # None for an expert that no token was routed to
-                weight = coordinate_descent(original, weight, moments)
-                matrix(module).copy_(torch.from_numpy(weight.dequantize()))
+            if name in rare:
+                weight = self._fallback(name, pools.get(_owner(name)))
+            else:
+                weight = _quantized_weight(module, self._schemes[name], original, name)
+                if moments is not None:  # None for a layer that does not run
+                    weight = coordinate_descent(original, weight, moments)
+            matrix(module).copy_(torch.from_numpy(weight.dequantize()))
             self.found[name] = weight
+
+    def _pool(self, owner: str, names: list[str]) -> torch.Tensor | None:
+        """X^T X over the tokens of all experts of a layer; None if these are too few as well."""
+        experts = [name for name in names if _owner(name) == owner and name in self._moments]
+        if not experts or sum(self._tokens[name] for name in experts) < self.original[experts[0]].shape[1]:
+            return None
+        return torch.stack([self._moments[name] for name in experts]).sum(0)
+
+    def _fallback(self, name: str, pool: torch.Tensor | None) -> QuantizedWeight:
+        nearest = round_to_nearest(self.original[name], self._schemes[name])
+        (self.rare.nearest if pool is None else self.rare.pooled).append(name)
+        return nearest if pool is None else coordinate_descent(self.original[name], nearest, pool)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _quantized_weight(module: torch.nn.Module, scheme: Scheme, original: torch.Tensor, name: str) -> QuantizedWeight:

@@ -1,10 +1,12 @@
 """Run modifiers of llm-compressor over a model, for the quantizers GPTQ and AWQ."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgekiln.calib.data.loader import Windows
+from edgekiln.calib.expert_linears import EACH
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.engine.temporary import scratch_directory
 from edgekiln.errors import EdgekilnError, first_line
@@ -129,7 +132,7 @@ def run_oneshot(
         model.config.save_pretrained(directory)
         model.config._name_or_path = str(directory)
         try:
-            with _without_pinned_memory():
+            with _without_pinned_memory(), _without_linearization():
                 oneshot(model=model, recipe=recipe, dataset=data, processor=unused, pipeline="sequential")
         except EdgekilnError:
             raise
@@ -146,7 +149,7 @@ def _config_groups(schemes: dict[str, Scheme]) -> dict[str, Any]:
     """`config_groups` of a quantization modifier: one group per scheme, whose targets are layer names."""
     return {
         f"group_{index}": {
-            "targets": [name for name, other in schemes.items() if other == scheme],
+            "targets": _targets(name for name, other in schemes.items() if other == scheme),
             "weights": {
                 "num_bits": scheme.bits,
                 "type": "int",
@@ -158,6 +161,25 @@ def _config_groups(schemes: dict[str, Scheme]) -> dict[str, Any]:
         }
         for index, scheme in enumerate(dict.fromkeys(schemes.values()))
     }
+
+
+def _targets(names: Iterable[str]) -> list[str]:
+    """The names, with one pattern for all experts of a layer: the library compares each target with each module."""
+    owners = ((name, name.rpartition(".")[0]) for name in names)
+    targets = (f"re:{re.escape(owner)}\\.\\d+$" if owner.endswith(EACH) else name for name, owner in owners)
+    return list(dict.fromkeys(targets))
+
+
+@contextlib.contextmanager
+def _without_linearization() -> Iterator[None]:
+    """Keep the library from replacing experts, which have linear layers already."""
+    library: Any = importlib.import_module("llmcompressor.entrypoints.oneshot")
+    find = library.get_non_linearized_moes
+    library.get_non_linearized_moes = lambda _model: []
+    try:
+        yield
+    finally:
+        library.get_non_linearized_moes = find
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Mixed precision: promote the layers that quantization hurts most until the model as a whole is accurate enough.
 
 Promotion gives a layer 8 bits in groups and float activations, in place of 4 bits or of int8 activations. Layers that
-read the same tensor are promoted together, so that their matrix multiplications can still be fused.
+read the same tensor are promoted together, so that their matrix multiplications can still be fused; so are all experts
+of a layer, which share a scheme.
 """
 
 import math
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 from edgekiln.calib.analysis.layer_groups import LayerGroup, find_layer_groups, matrix
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.evaluation.hf_reference import load_model
+from edgekiln.calib.expert_linears import add_expert_linears, experts_of, planned_layer
+from edgekiln.calib.experts import expert_weights
 from edgekiln.calib.formats.fake_quant import fake_quantize
 from edgekiln.calib.formats.quantize import quantize as quantize_weight
 from edgekiln.calib.formats.scheme import Scheme
@@ -24,7 +27,7 @@ from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.quantizers.calibration import CalibratedWeights, Calibration, linear_layers
 from edgekiln.calib.recipe import Override, Recipe
-from edgekiln.errors import RequestError
+from edgekiln.errors import RequestError, UnsupportedModelError
 from edgekiln.progress import Progress
 from edgekiln.sources.base import ModelSource
 
@@ -40,6 +43,7 @@ class _Layer:
     """A linear layer with its weights, float [N, K].
 
     Attributes:
+        planned: the name by which recipes know it.
         module: the layer.
         exact: weight before quantization.
         low: dequantized weight as the recipe quantizes it.
@@ -47,6 +51,7 @@ class _Layer:
         quantize_input: applies the recipe's quantization to the layer's input.
     """
 
+    planned: str
     module: torch.nn.Module
     exact: torch.Tensor
     low: torch.Tensor
@@ -103,6 +108,7 @@ def promote_layers(
     ranking, held_out = windows[: min(_RANKING_WINDOWS, len(windows) // 2)], windows[len(windows) // 2 :]
     held_out = held_out[:_HELD_OUT_WINDOWS]
     model = load_model(source)
+    add_expert_linears(model)
     layers = _layers(model, source, recipe)
     groups = [group for group in find_layer_groups(model, list(layers)) if set(group.layers) <= set(layers)]
     ranked = _rank(model, groups, layers, ranking, progress)
@@ -132,16 +138,21 @@ def promote_layers(
             progress("searching", 1 - math.log2(max(1, high - low)) / steps if high > low else 1.0)
     else:
         high = 0
-    total = sum(recipe.spec(name) is not None for name in linear_layers(model))
-    return _promote(source, recipe, ranked[:high], total, best)
+    planned = {planned_layer(model, name) for name in linear_layers(model)}
+    total = sum(recipe.spec(name) is not None for name in planned)
+    promoted = [layers[name].planned for group in ranked[:high] for name in group.layers]
+    stacks = {weight.layer: weight.name for weight in expert_weights(model).values()}
+    weights = {name: stacks.get(name, f"{name}.weight") for name in promoted}
+    return _promote(source, recipe, weights, total, best)
 
 
 def _promote(
-    source: ModelSource, recipe: Recipe, groups: Sequence[LayerGroup], total: int, loss: _Loss
+    source: ModelSource, recipe: Recipe, weights: dict[str, str], total: int, loss: _Loss
 ) -> tuple[ModelSource, Recipe]:
-    names = [name for group in groups for name in group.layers]
+    """Promote layers, given with the names of their weights in the source."""
+    names = list(weights)
     overrides = tuple(Override(match=name, **_promoted_fields(recipe, name)) for name in names)
-    floats = {f"{name}.weight": source.weights.read(f"{name}.weight") for name in names}
+    floats = {weight: source.weights.read(weight) for weight in weights.values()}
     more = f" and {len(names) - _NAMES_IN_NOTE} more" if len(names) > _NAMES_IN_NOTE else ""
     shown = ", ".join(names[:_NAMES_IN_NOTE]) + more
     note = (
@@ -164,29 +175,40 @@ def _layers(model: PreTrainedModel, source: ModelSource, recipe: Recipe) -> dict
     """The layers that promotion can improve."""
     found = {}
     for name, columns in linear_layers(model).items():
-        scheme = recipe.scheme(name, columns)
+        planned = planned_layer(model, name)
+        try:
+            scheme = recipe.scheme(planned, columns)
+        except UnsupportedModelError:
+            continue  # stays in floating point
         # Layers with 8 bits in groups have the highest precision already; promotion needs a width that 32 divides.
         if scheme is None or (scheme.bits == 8 and scheme.group_size) or columns % 32:
             continue
         module = model.get_submodule(name)
         exact = matrix(module).detach().clone()
-        quantized = _quantized_weight(source, name, exact, scheme)
+        if planned != name and scheme.activation == "int8-static":
+            scheme = replace(scheme, activation="int8-per-token")
+        quantized = _quantized_weight(source, model, name, exact, scheme)
         low = torch.from_numpy(quantized.dequantize())
         # A weight that keeps the checkpoint's codes has no error, which promotion could only add.
         if scheme.activation == "none" and bool((low - exact).norm() <= _SAME * exact.norm()):
             continue
-        override = Override(match="*", **_promoted_fields(recipe, name))
-        promoted = Recipe(default=recipe.spec(name), overrides=(override,)).scheme(name, columns)
+        override = Override(match="*", **_promoted_fields(recipe, planned))
+        promoted = Recipe(default=recipe.spec(planned), overrides=(override,)).scheme(planned, columns)
         assert promoted is not None
         high = torch.from_numpy(quantize_weight(exact, promoted).dequantize())
-        found[name] = _Layer(module, exact, low, high, partial(fake_quantize, layer=quantized))
+        found[name] = _Layer(planned, module, exact, low, high, partial(fake_quantize, layer=quantized))
     return found
 
 
-def _quantized_weight(source: ModelSource, name: str, exact: torch.Tensor, scheme: Scheme) -> QuantizedWeight:
-    arrived = source.weights.prequantized(f"{name}.weight")
+def _quantized_weight(
+    source: ModelSource, model: PreTrainedModel, name: str, exact: torch.Tensor, scheme: Scheme
+) -> QuantizedWeight:
+    stack = experts_of(model, name)
+    arrived = source.weights.prequantized(stack.weight.name if stack else f"{name}.weight")
     kept = arrived.matching(scheme) if arrived else None
-    return kept.read() if kept else quantize_weight(exact, scheme)
+    if kept is None:
+        return quantize_weight(exact, scheme)
+    return kept.experts[int(name.rpartition(".")[2])].read() if stack else kept.read()
 
 
 def _rank(

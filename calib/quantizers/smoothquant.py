@@ -20,7 +20,8 @@ def quantize(calibration: Calibration) -> None:
     """Smooth the inputs of layers with int8 activations, in the groups that have a predecessor; see `Quantizer`."""
     model, recipe, layers, kept = calibration.model, calibration.recipe, calibration.layers, calibration.kept
     assert recipe.smoothquant is not None
-    int8 = [name for name in layers if name not in kept and (spec := recipe.spec(name)) and spec.activation != "none"]
+    specs = {name: recipe.spec(calibration.planned(name)) for name in layers if name not in kept}
+    int8 = [name for name, spec in specs.items() if spec and spec.activation != "none"]
     groups = [group for group in find_layer_groups(model, list(layers)) if set(group.layers) <= set(int8)]
     able = [group for group in groups if group.predecessor is not None and group.predecessor.name not in kept]
     if not able:
@@ -34,11 +35,12 @@ def quantize(calibration: Calibration) -> None:
     for group, activation in zip(able, stats, strict=True):
         if activation is not None and group.predecessor is not None:
             smooth_group(model, group, activation, recipe.smoothquant)
-            changed |= {*group.layers, group.predecessor.name}
-    left = len(int8) - sum(len(group.layers) for group in able)
-    calibration.replace_weights(floats=_parameters(model, changed))
+            changed |= {*group.layers, *group.routers, group.predecessor.name}
+    total = {calibration.planned(name) for name in int8}
+    left = len(total - {calibration.planned(name) for group in able for name in group.layers})
+    calibration.replace_weights(floats=calibration.parameters(changed))
     calibration.add_notes(
-        [f"SmoothQuant cannot be applied to the inputs of {left} of {len(int8)} layers"] if left else []
+        [f"SmoothQuant cannot be applied to the inputs of {left} of {len(total)} layers"] if left else []
     )
 
 
@@ -71,12 +73,3 @@ def _largest_per_source_channel(values: torch.Tensor, channels: torch.Tensor) ->
     """Replace each of `values` [K] by the largest among the inputs that come from the same predecessor channel."""
     largest = torch.zeros(int(channels.max()) + 1, dtype=values.dtype).scatter_reduce(0, channels, values, "amax")
     return largest[channels]
-
-
-def _parameters(model: PreTrainedModel, modules: set[str]) -> dict[str, torch.Tensor]:
-    """The parameters of the named modules, by their names in the model."""
-    return {
-        f"{name}.{parameter}": tensor.detach()
-        for name in modules
-        for parameter, tensor in model.get_submodule(name).named_parameters(recurse=False)
-    }

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from edgekiln.calib.analysis.output_error import measured_error
+from edgekiln.calib.calibrate import calibrate
 from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.formats.quantize import quantize
+from edgekiln.calib.formats.quantize_experts import quantize_experts
 from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.presets import preset
+from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.calib.quantizers.gptq import gptq
 from edgekiln.errors import EdgekilnError
 from edgekiln.sources.resolve import resolve
-from support.models import VOCABULARY, save_checkpoint, tiny_model
+from support.models import VOCABULARY, save_checkpoint, save_model, tiny_model
 
 NAME = "model.layers.0.mlp.up_proj"
 
@@ -43,8 +48,9 @@ def test_gptq_codes_give_the_weight_that_is_left_in_the_model(tmp_path: Path, sy
     windows = np.random.default_rng(0).integers(0, VOCABULARY, (8, 32))
     with model.get_submodule(NAME).register_forward_pre_hook(lambda _, given: read.append(given[0].detach()[0])):
         model(input_ids=torch.from_numpy(windows[:1]))
-    quantized = gptq(model, {NAME: scheme}, windows, silent)
-    (found,) = [stored.read() for stored in quantized.values()]
+    quantized, rare = gptq(model, {NAME: scheme}, windows, silent)
+    assert not rare.notes(0)
+    (found,) = quantized.values()
     assert found.scheme == scheme
     assert (found.zero_points is None) == symmetric
     left = model.get_submodule(NAME).weight.detach().numpy()
@@ -54,3 +60,51 @@ def test_gptq_codes_give_the_weight_that_is_left_in_the_model(tmp_path: Path, sy
     assert found.relative_error == pytest.approx(
         float(((torch.from_numpy(left) - weight) ** 2).sum() / (weight**2).sum()), rel=1e-3
     )
+
+
+@pytest.mark.slow
+@pytest.mark.llm_compressor
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "llama4_text"])
+def test_experts_are_quantized_on_their_own_tokens(tmp_path: Path, family: str) -> None:
+    save_checkpoint(tmp_path / "model", family, num_hidden_layers=2)
+    source = resolve(str(tmp_path / "model"))
+    model = load_model(source)
+    windows = np.random.default_rng(0).integers(0, VOCABULARY, (16, 64))
+    recipe = preset("int4-gptq")
+    calibrated, _ = calibrate(source, recipe, windows, silent)
+    plan = plan_quantization(model, recipe, calibrated.weights.prequantized)
+    experts = [layer for layer in plan.layers if layer.experts]
+    assert len(experts) == 2 * 2
+    for layer in experts:
+        assert layer.experts is not None
+        assert layer.prequantized is not None
+        found = layer.prequantized.read()
+        nearest = quantize_experts(layer.experts.of_each(source.weights.read(layer.names[0])), layer.scheme)
+        assert found.codes.shape == nearest.codes.shape
+        error, before = (measured_error(layer, weight, calibrated) for weight in (found, nearest))
+        assert error is not None
+        assert before is not None
+        assert error < 0.9 * before
+
+
+@pytest.mark.slow
+@pytest.mark.llm_compressor
+def test_experts_that_see_few_tokens_take_those_of_all_or_are_rounded_to_nearest(tmp_path: Path) -> None:
+    model = tiny_model("gpt_oss", num_hidden_layers=2)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.mlp.router.bias[1] = -1e4
+    save_model(tmp_path / "model", model)
+    source = resolve(str(tmp_path / "model"))
+    windows = np.random.default_rng(0).integers(0, VOCABULARY, (16, 64))
+    calibrated, _ = calibrate(source, preset("int4-gptq"), windows, silent)
+    assert calibrated.notes == (
+        "4 of 16 weights of experts saw fewer tokens of calibration data than they have inputs: 2 are quantized on the "
+        "tokens of all experts of their layer, 2 are rounded to nearest",
+    )
+    name = "model.layers.0.mlp.experts.down_proj"
+    found = calibrated.weights.prequantized(name)
+    assert found is not None
+    nearest = quantize(source.weights.read(name)[1].t().contiguous(), Scheme(4, 32, False, "none"))
+    np.testing.assert_array_equal(found.experts[1].read().codes, nearest.codes)
+    assert (found.experts[0].read().codes != found.experts[1].read().codes).any()

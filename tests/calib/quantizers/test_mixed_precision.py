@@ -1,16 +1,19 @@
 """Promotion picks the layers that quantization hurts, and no more than the limits need."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.presets import preset
+from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.calib.quantizers.calibration import CalibratedWeights
 from edgekiln.calib.quantizers.mixed_precision import promote_layers
 from edgekiln.calib.recipe import Override
@@ -98,3 +101,17 @@ def test_invalid_limits_and_too_little_data_are_refused(source: ModelSource, win
     for limits in ((0.0, None), (None, -1.0), (float("nan"), None)):
         with pytest.raises(RequestError, match="must be above 0"):
             Limits(*limits)
+
+
+def test_all_experts_of_a_layer_are_promoted_together(tmp_path: Path, windows: np.ndarray) -> None:
+    save_checkpoint(tmp_path / "model", "qwen3_moe", num_hidden_layers=2)
+    source = resolve(str(tmp_path / "model"))
+    promoted, recipe = promote_layers(source, preset("int4"), Limits(max_kl=0.02), windows, silent)
+    names = [override.match for override in recipe.overrides]
+    stacks = [f"model.layers.{layer}.mlp.experts.{name}_proj" for layer in range(2) for name in ("gate_up", "down")]
+    assert set(stacks) & set(names)
+    assert len(set(names)) == len(names)
+    assert f"{len(names)} of 12 layers are promoted" in promoted.notes[-1]
+    plan = plan_quantization(load_model(source), recipe, promoted.weights.prequantized)
+    bits = {layer.module: layer.scheme.bits for layer in plan.layers if layer.experts}
+    assert bits == {name: 8 if name in names else 4 for name in stacks}

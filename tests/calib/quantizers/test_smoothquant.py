@@ -8,6 +8,8 @@ import torch
 
 from edgekiln.calib.analysis.activation_stats import collect_stats
 from edgekiln.calib.analysis.layer_groups import find_layer_groups, matrix
+from edgekiln.calib.expert_linears import add_expert_linears
+from edgekiln.calib.quantizers.calibration import linear_layers as model_layers
 from edgekiln.calib.quantizers.smoothquant import smooth_group
 from support.models import VOCABULARY, tiny_model
 
@@ -55,6 +57,33 @@ def test_a_smoothed_model_gives_the_same_logits(family: str, windows: np.ndarray
         assert channels is not None
         smooth_group(model, group, channels, 0.7)
     assert not all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logits(model, windows), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "smoothed"),
+    [
+        ("mixtral", True),
+        ("gpt_oss", True),
+        ("deepseek_v3", True),
+        ("llama4_text", False),  # weights the inputs of its experts
+        pytest.param("dbrx", False, marks=pytest.mark.slow),
+        pytest.param("granitemoe", True, marks=pytest.mark.slow),
+        pytest.param("jetmoe", False, marks=pytest.mark.slow),
+        pytest.param("nemotron_h", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_smoothed_mixture_gives_the_same_logits(family: str, smoothed: bool, windows: np.ndarray) -> None:
+    model = tiny_model(family)
+    expected = logits(model, windows)
+    experts = add_expert_linears(model)
+    able = [group for group in find_layer_groups(model, list(model_layers(model))) if group.predecessor]
+    with_router = [group for group in able if group.routers]
+    blocks = {each.weight.block for each in experts}
+    assert len(with_router) == (len(blocks) if smoothed else 0)
+    for group, channels in zip(able, collect_stats(model, able, windows, lambda _: None), strict=True):
+        assert channels is not None
+        smooth_group(model, group, channels, 0.7)
     torch.testing.assert_close(logits(model, windows), expected, rtol=1e-3, atol=1e-3)
 
 

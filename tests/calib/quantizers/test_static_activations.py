@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgekiln.calib.analysis.output_error import measured_error
 from edgekiln.calib.calibrate import calibrate
+from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.presets import preset
+from edgekiln.calib.quantization_plan import plan_quantization, quantized_tensors
 from edgekiln.calib.quantizers.static_activations import choose_scale
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.sources.resolve import resolve
@@ -129,3 +133,18 @@ def test_codes_of_the_checkpoint_without_a_scale_are_kept_and_get_one(tmp_path: 
         assert weight.input_scale is not None
         assert weight.input_scale > 0
         np.testing.assert_allclose(weight.dequantize(), expected, rtol=1e-6)
+
+
+def test_experts_get_one_scale_a_token(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", "qwen3_moe", num_hidden_layers=1)
+    source = resolve(str(tmp_path / "model"))
+    windows = np.random.default_rng(0).integers(0, VOCABULARY, (4, 24))
+    calibrated, recipe = calibrate(source, preset("int8-static"), windows, silent)
+    plan = plan_quantization(load_model(source), recipe, calibrated.weights.prequantized)
+    activations = {layer.module: layer.scheme.activation for layer in plan.layers}
+    assert activations["model.layers.0.mlp.experts.gate_up_proj"] == "int8-per-token"
+    experts = next(layer for layer in plan.layers if layer.experts)
+    (weight,) = [found for layer, found, _ in quantized_tensors(plan, calibrated.weights) if layer is experts]
+    error = measured_error(experts, weight, calibrated)
+    assert error is not None
+    assert 0 < error < 1e-3
