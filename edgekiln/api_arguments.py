@@ -94,6 +94,7 @@ class BuildKeywords(TypedDict, total=False):
     tensorrt: "TensorRTOptions"
     quality_text: "QualityText | None"
     force: bool
+    strict: bool
 
 
 def split_chat_keywords(keywords: ChatKeywords) -> tuple[dict[str, Any], GenerateKeywords]:

@@ -24,6 +24,7 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantizable, quantized_tensors
 from edgekiln.calib.recipe import Override, Recipe
 from edgekiln.calib.torch_threads import limited_torch_threads
+from edgekiln.calib.unquantized import check_unquantized
 from edgekiln.engine.directory import (
     CHAT_TEMPLATE_FILE,
     QUANTIZATION_FILE,
@@ -87,11 +88,13 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
     Args:
         source: the model.
         output: directory to create; a checkpoint that this function wrote there before is replaced.
-        options: the recipe, calibration data and limits; other options are ignored.
+        options: the recipe, calibration data, limits and `strict`; other options are ignored.
         progress: called with the step and how much of it is done.
 
     Raises:
         UnsupportedModelError: the format does not support the model's weights, or no layer is quantized.
+        RequestError: with `options.strict`, a model of which too much stays in floating point, without the embedding
+            and the head.
         EngineError: `output` cannot be written, or is a directory with other contents.
         SourceError: a weight is damaged.
     """
@@ -99,6 +102,9 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
     with atomic_directory(output, is_checkpoint, CHECKPOINT, reads) as directory:
         recipe = options.chosen_recipe
         _check_model(source)
+        model = meta_model(source.config)
+        if options.strict:  # before calibration, which hardly changes it
+            _planned(source, recipe, model, strict=True)
         arrived = source.weights
         source = replace(source, weights=SupportedWeights(arrived))
         if recipe.calibrates or options.chosen_limits:
@@ -106,9 +112,8 @@ def save_compressed_tensors(source: ModelSource, output: Path, options: BuildOpt
 
             progress("calibrate", 0.0)
             source, recipe = calibrated(source, recipe, options.data, options.chosen_limits, progress)
-        model = meta_model(source.config)
         architecture = type(model).__name__
-        planned = plan_quantization(model, _supported_recipe(recipe, model), source.weights.prequantized)
+        planned = _planned(source, recipe, model, options.strict)
         schemes = {layer.module: layer.scheme for layer in planned.layers}
         if not schemes:
             raise UnsupportedModelError(
@@ -140,6 +145,15 @@ def _check_model(source: ModelSource) -> None:
             f"{source.name} has stacked weights ({stacked}), as MoE models do, which `edgekiln quantize` does not "
             "support yet: quantize it with llm-compressor itself"
         )
+
+
+def _planned(source: ModelSource, recipe: Recipe, model: PreTrainedModel, strict: bool) -> QuantizationPlan:
+    supported = _supported_recipe(recipe, model)
+    planned = plan_quantization(model, supported, source.weights.prequantized)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    ignored = [name for name, module in model.named_modules() if module in ends]
+    check_unquantized(model, supported, planned, ignored=ignored, strict=strict)
+    return planned
 
 
 def _supported_recipe(recipe: Recipe, model: PreTrainedModel) -> Recipe:

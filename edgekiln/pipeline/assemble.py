@@ -20,6 +20,7 @@ from edgekiln.calib.analysis.layer_report import layer_report
 from edgekiln.calib.analysis.output_error import measured_error
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.quantization_plan import QuantizationPlan, plan_quantization, quantized_tensors
+from edgekiln.calib.unquantized import check_unquantized
 from edgekiln.engine.chat_templates import write_chat_templates
 from edgekiln.engine.directory import (
     CHAT_SEGMENTS_FILE,
@@ -109,6 +110,7 @@ def canonical_graph(
 
     Raises:
         UnsupportedModelError: the canonical graph does not support the model.
+        RequestError: with `options.strict`, a model of which too much stays in floating point.
         SourceError: a weight is damaged.
     """
     timer = timer or StepTimer()
@@ -117,12 +119,28 @@ def canonical_graph(
     with called_modules(meta_model) as called:
         caches = layer_caches(meta_model)
     quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized, called)
+    check_unquantized(meta_model, options.chosen_recipe, quantization, called, strict=options.strict)
     swap_quantized_modules(meta_model, quantization)
     graph = trace(meta_model, caches)
     model = CanonicalModel(graph, meta_model, quantization, caches)
     timer.step("quantize")
     _attach_weights(model, source, timer, scratch)
     return model
+
+
+def check_strict(source: ModelSource, options: BuildOptions) -> None:
+    """Check early what `canonical_graph` checks with `options.strict`, which calibration hardly changes.
+
+    Raises:
+        UnsupportedModelError: the canonical graph does not support the model.
+        RequestError: too much of the model stays in floating point.
+    """
+    meta_model = build_meta_model(source.config, source.model_class)
+    with called_modules(meta_model) as called:
+        layer_caches(meta_model)
+    recipe = options.chosen_recipe
+    quantization = plan_quantization(meta_model, recipe, source.weights.prequantized, called)
+    check_unquantized(meta_model, recipe, quantization, called, strict=True)
 
 
 def _attach_weights(model: CanonicalModel, source: ModelSource, timer: StepTimer, scratch: ScratchFile | None) -> None:

@@ -11,7 +11,7 @@ from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.engine.output_file import check_output_file
 from edgekiln.engine.utf8_path import is_utf8
 from edgekiln.errors import EngineError
-from edgekiln.pipeline.assemble import assemble, lowering_of
+from edgekiln.pipeline.assemble import assemble, check_strict, lowering_of
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
 from edgekiln.pipeline.chat_segments import check_chat_templates
@@ -40,7 +40,8 @@ def build_engine(
     Raises:
         UnsupportedModelError: the canonical graph or the target does not support the model.
         EdgekilnError: the library that compiles for the target is not installed.
-        RequestError: a length beyond the model's context, or an evaluation text without tokens.
+        RequestError: a length beyond the model's context, an evaluation text without tokens, or, with
+            `options.strict`, a model of which too much stays in floating point.
         EngineError: `output` cannot be written or replaced, or the finished engine does not run.
     """
     timer = StepTimer(progress) if progress else StepTimer()
@@ -55,10 +56,13 @@ def build_engine(
         check_output_file(options.tensorrt.timing_cache)
     if options.quality_text is not None:
         quality_tokens(source, options.quality_text)
+    calibrates = options.chosen_recipe.calibrates or bool(options.chosen_limits)
+    if options.strict and calibrates:
+        check_strict(source, options)
     original = source
     replaces = partial(may_replace, output, model_id=source.model_id, force=options.force)
     with atomic_directory(output, replaces, reads=source.local_paths()) as directory:
-        if options.chosen_recipe.calibrates or options.chosen_limits:
+        if calibrates:
             timer.step("calibrate")
             source, recipe = calibrated(
                 source, options.chosen_recipe, options.data, options.chosen_limits, timer.progress

@@ -40,6 +40,7 @@ class BuildOptions:
         tensorrt: options of targets trt and trt-rtx.
         quality_text: text on which the finished engine is compared with the float32 model; None skips that.
         force: replace an engine of another model.
+        strict: refuse a model of which more than 5% of the parameters would stay in floating point.
 
     Raises:
         RequestError: an unknown name, a value out of range, or options that contradict each other.
@@ -56,6 +57,7 @@ class BuildOptions:
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     quality_text: QualityText | None = None
     force: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -63,6 +65,7 @@ class BuildOptions:
             if not isinstance(value, kind) and not (value is None and name in ("recipe", "quality_text")):
                 raise RequestError(f"{name} must be a {kind.__name__}, got {value!r:.60}")
         arguments.flag("force", self.force)
+        arguments.flag("strict", self.strict)
         target = find_target(self.target)
         if self.kv not in get_args(CacheType):
             raise RequestError(f"kv must be one of {', '.join(get_args(CacheType))}, got {self.kv}")

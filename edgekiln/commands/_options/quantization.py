@@ -71,6 +71,7 @@ _OPTIONS = (
         metavar="NATS",
         help="Promote layers to 8 bits until the KL divergence from float32 is no more than this.",
     ),
+    click.option("--strict", is_flag=True, help="Fail if more than 5% of the parameters would stay in floating point."),
 )
 
 

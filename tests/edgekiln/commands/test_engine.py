@@ -245,6 +245,17 @@ def test_the_next_build_removes_what_a_killed_one_left(
     assert os.listdir(output.parent) == ["engine"]
 
 
+def test_strict_refuses_layers_that_stay_in_floating_point(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.mlp.*', skip: true}]\n")
+    build = ("engine", checkpoint, "-o", tmp_path / "engine", "--recipe", recipe)
+    line = error_line(edgekiln(*build, "--strict"))
+    assert "of the parameters stay in floating point: model.layers.*.mlp." in line
+    assert line.endswith("change the recipe or build without --strict")
+    assert os.listdir(tmp_path) == ["recipe.yaml"]
+    assert "of the parameters stay in floating point" in edgekiln(*build).stderr
+
+
 def test_another_model_needs_force(checkpoint: Path, tmp_path: Path) -> None:
     other, output = tmp_path / "other", tmp_path / "engine"
     save_checkpoint(other, "llama", num_hidden_layers=1)

@@ -61,3 +61,19 @@ def test_without_the_library(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.endswith("is not installed: `pip install 'edgekiln[calib]'`\n")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_strict_refuses_layers_that_stay_in_floating_point(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.mlp.*', skip: true}]\n")
+    result = edgekiln("quantize", tiny_checkpoint, "-o", output, "--recipe", recipe, "--strict")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "of the parameters stay in floating point: model.layers.*.mlp." in line
+    assert "the recipe skips it" in line
+    assert line.endswith("change the recipe or build without --strict")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert edgekiln("quantize", tiny_checkpoint, "-o", output, "--quant", "int4", "--strict").exit_code == 0
+    result = edgekiln("quantize", tiny_checkpoint, "-o", output, "--recipe", recipe)
+    assert "note: " in result.stderr
+    assert "of the parameters stay in floating point" in result.stderr

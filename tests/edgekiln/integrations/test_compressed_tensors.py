@@ -158,9 +158,11 @@ def test_several_schemes_target_layers_by_name(tiny_checkpoint: Path, tmp_path: 
     assert config["format"] == "mixed-precision"
     assert "lm_head" in config["ignore"]
     assert sum(name.startswith("model.layers.1.") for name in config["ignore"]) == 7
-    assert checkpoint.notes == (
+    skipped, mixed = checkpoint.notes
+    assert skipped.startswith("25% of the parameters stay in floating point: ")
+    assert mixed == (
         "model.layers.0.self_attn.q_proj/k_proj/v_proj have different schemes, so that vLLM cannot fuse them: "
-        "give them one scheme in a recipe",
+        "give them one scheme in a recipe"
     )
     parameters = dict(loaded(tmp_path / "out").named_parameters())
     original = resolve(str(tiny_checkpoint)).weights
