@@ -26,7 +26,7 @@ def page(manifest: EngineManifest, quantization: QuantizationReport, report: Bui
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(grid=grid, zero_points=zero_point_range)
+    environment.filters.update(grid=grid, zero_points=zero_point_range, experts=expert_errors)
     template = files("edgekiln.calib.report").joinpath("template.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         manifest=manifest,
@@ -56,6 +56,14 @@ def zero_point_range(layer: LayerReport) -> str:
     return f"{filled[0] * width}–{(filled[-1] + 1) * width - 1}"
 
 
+def expert_errors(layer: LayerReport) -> str:
+    """How many experts a layer has, and the one with the largest error of its weight; "" for other layers."""
+    if layer.experts is None:
+        return ""
+    worst = layer.worst_expert
+    return f"{layer.experts}" if worst is None else f"{layer.experts}, worst {worst[0]}: {worst[1]:.1e}"
+
+
 def _plots(quantization: QuantizationReport, report: BuildReport) -> list[tuple[str, str, str]]:
     """(title, note, svg) of each plot; svg is empty where there is no data."""
     layers = quantization.layers
@@ -71,6 +79,9 @@ def _plots(quantization: QuantizationReport, report: BuildReport) -> list[tuple[
             plots.line_chart(_by_kind(layers, lambda layer: layer.relative_error), "block", "weight error"),
         ),
     ]
+    worst = _by_kind(layers, lambda layer: layer.worst_expert[1] if layer.worst_expert else None)
+    note = "Relative squared error of the weight of the expert that lost most in its block."
+    found.append(("Weight error of the worst expert", note, plots.line_chart(worst, "block", "weight error")))
     for bits in sorted({layer.bits for layer in layers.values()}):
         histogram = sum_histograms(layer.scales for layer in layers.values() if layer.bits == bits)
         labels = [f"{2 ** ((histogram.first + i) / BINS_AN_OCTAVE):.2g}" for i in range(len(histogram.counts))]

@@ -91,9 +91,10 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         click.echo("  bits  group    grid        relative error  clipped  layer")
     for name, layer in facts["layers"].items():
         grid = "symmetric" if layer["symmetric"] else "asymmetric"
+        experts = f" ({layer['experts']} experts)" if layer.get("experts") else ""
         click.echo(
             f"  {layer['bits']:<4}  {layer['group_size'] or 'channel':<7}  {grid:<10}  "
-            f"{layer['relative_error']:<14.2e}  {layer['clipped']:<7.2%}  {name}"
+            f"{layer['relative_error']:<14.2e}  {layer['clipped']:<7.2%}  {name}{experts}"
         )
 
 

@@ -62,8 +62,9 @@ def _table(quantization: "QuantizationReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from edgekiln.calib.report.html import grid, zero_point_range
+    from edgekiln.calib.report.html import expert_errors, grid, zero_point_range
 
+    mixture = any(layer.experts for layer in quantization.layers.values())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "layer",
@@ -75,6 +76,7 @@ def _table(quantization: "QuantizationReport") -> "Table":
         "clipped",
         "weight error",
         "output error",
+        *(["experts"] if mixture else []),
     ):
         table.add_column(column, no_wrap=column == "layer")
     for name, layer in quantization.layers.items():
@@ -88,5 +90,6 @@ def _table(quantization: "QuantizationReport") -> "Table":
             f"{layer.clipped:.2%}",
             f"{layer.relative_error:.2e}",
             "" if layer.output_error is None else f"{layer.output_error:.2e}",
+            *([expert_errors(layer)] if mixture else []),
         )
     return table

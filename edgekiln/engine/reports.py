@@ -60,6 +60,13 @@ class LayerReport(Schema):
         default=None, description="squared error of the layer's output over its sum of squares, on calibration data"
     )
 
+    @property
+    def worst_expert(self) -> tuple[int, float] | None:
+        """The expert with the largest error of its weight, and that error; None where no expert has one."""
+        if not self.expert_errors or not max(self.expert_errors):
+            return None
+        return max(enumerate(self.expert_errors), key=lambda item: item[1])
+
 
 class QuantizationReport(Schema):
     """quantization.json."""

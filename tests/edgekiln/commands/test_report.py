@@ -135,3 +135,21 @@ def test_an_edited_report_is_refused(measured: Path) -> None:
     result = edgekiln("report", measured)
     assert result.exit_code == 2
     assert "report.json is damaged or was edited" in result.stderr
+
+
+def test_experts_are_shown_with_the_worst(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "mixture"
+    shutil.copytree(tiny_engine, engine)
+    manifest, quantization = read_manifest(engine), read_quantization(engine)
+    layer = next(iter(quantization.layers.values()))
+    stack = layer.model_copy(update={"experts": 3, "expert_errors": [0.01, 0.03, 0.02]})
+    layers = {**quantization.layers, "model.layers.0.mlp.experts.down_proj": stack}
+    write_json(engine / QUANTIZATION_FILE, quantization.model_copy(update={"layers": layers}).model_dump())
+    write_manifest(engine, **manifest.model_dump(exclude={"files"}))
+    shown = edgekiln("report", engine, "--html", tmp_path / "page.html").stdout
+    assert "3, worst 1: 3.0e-02" in " ".join(shown.split())
+    text = (tmp_path / "page.html").read_text()
+    assert "3, worst 1: 3.0e-02" in text
+    assert f"3 × {layer.out_features} × {layer.in_features}" in text
+    assert "Weight error of the worst expert" in text
+    assert "model.layers.0.mlp.experts.down_proj (3 experts)" in edgekiln("inspect", engine).stdout
