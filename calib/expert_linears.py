@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from edgekiln.calib.experts import ExpertWeight, expert_weights
+from edgekiln.calib.moe import ExpertWeight, expert_weights
 
 # Appended to the name of a stacked parameter: the name of its linear layers.
 EACH: Final = "_each"

@@ -15,12 +15,12 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from edgekiln.calib.experts import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.quantize_experts import quantize_experts
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight, pack_int4
+from edgekiln.calib.moe import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.recipe import Kind, Recipe
 from edgekiln.errors import SourceError, UnsupportedModelError
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from transformers import PreTrainedModel
 
-from edgekiln.calib.experts import expert_weights, in_router
+from edgekiln.calib.moe import expert_weights, in_router
 from edgekiln.calib.quantization_plan import QuantizationPlan, quantizable, weight_shape
 from edgekiln.calib.recipe import Kind, Recipe
 from edgekiln.errors import RequestError, UnsupportedModelError

@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.expert_linears import EACH, expert_linears
-from edgekiln.calib.experts import ExpertWeight
 from edgekiln.calib.formats.fake_quant import fake_quantize
 from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.calib.moe import ExpertWeight
 from edgekiln.calib.quantization_plan import LayerPlan
 from edgekiln.sources.base import ModelSource
 

@@ -11,12 +11,12 @@ from edgekiln.calib.analysis.output_error import sample_inputs
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.expert_linears import ExpertLinears, add_expert_linears, expert_linears, planned_layer
-from edgekiln.calib.experts import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize_experts import joined
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.limits import Limits
+from edgekiln.calib.moe import ExpertWeight, expert_weights, in_router
 from edgekiln.calib.quantization_plan import quantizable
 from edgekiln.calib.recipe import Override, Recipe
 from edgekiln.errors import UnsupportedModelError

@@ -19,12 +19,12 @@ from edgekiln.calib.analysis.layer_groups import LayerGroup, find_layer_groups, 
 from edgekiln.calib.data.loader import Windows
 from edgekiln.calib.evaluation.hf_reference import load_model
 from edgekiln.calib.expert_linears import add_expert_linears, experts_of, planned_layer
-from edgekiln.calib.experts import expert_weights
 from edgekiln.calib.formats.fake_quant import fake_quantize
 from edgekiln.calib.formats.quantize import quantize as quantize_weight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.calib.limits import Limits
+from edgekiln.calib.moe import expert_weights
 from edgekiln.calib.quantizers.calibration import CalibratedWeights, Calibration, linear_layers
 from edgekiln.calib.recipe import Override, Recipe
 from edgekiln.errors import RequestError, UnsupportedModelError

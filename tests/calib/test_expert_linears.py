@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgekiln.calib.expert_linears import EACH, add_expert_linears, expert_linears, planned_layer
-from edgekiln.calib.experts import expert_weights
+from edgekiln.calib.moe import expert_weights
 from support.models import VOCABULARY, tiny_model
 
 FAMILIES = [

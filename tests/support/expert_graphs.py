@@ -22,12 +22,12 @@ def weights(rng: np.random.Generator) -> np.ndarray:
     return values * (1 + np.arange(EXPERTS, dtype=np.float32)).reshape(-1, 1, 1)
 
 
-def float_product(weight: np.ndarray, slots: int) -> ir.Model:
+def float_graph(weight: np.ndarray, slots: int) -> ir.Model:
     """ExpertMatMul of x float [T, slots, K]."""
     return _product("ExpertMatMul", {"w": weight}, slots)
 
 
-def quantized_product(
+def quantized_graph(
     weight: np.ndarray, scheme: Scheme, slots: int, group_bias: np.ndarray | None = None
 ) -> tuple[ir.Model, np.ndarray]:
     """QuantizedExpertMatMul of x float [T, slots, K], and the dequantized weight [E, N, K].

@@ -13,9 +13,9 @@ from support.expert_graphs import (
     PER_CHANNEL,
     expected,
     feeds,
-    float_product,
+    float_graph,
     groups,
-    quantized_product,
+    quantized_graph,
     weights,
 )
 from support.graphs import standard_session
@@ -34,7 +34,7 @@ def run(model: ir.Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
 def test_float(tokens: int, slots: int) -> None:
     rng = np.random.default_rng(tokens)
     weight, inputs = weights(rng), feeds(rng, tokens, slots)
-    result = run(float_product(weight, slots), inputs)
+    result = run(float_graph(weight, slots), inputs)
     np.testing.assert_allclose(result, expected(inputs, weight), rtol=1e-4, atol=1e-3)
 
 
@@ -43,5 +43,5 @@ def test_float(tokens: int, slots: int) -> None:
 def test_quantized_weights_keep_their_values(scheme: Scheme, slots: int) -> None:
     rng = np.random.default_rng(slots)
     inputs = feeds(rng, 6, slots)
-    model, weight = quantized_product(weights(rng), scheme, slots)
+    model, weight = quantized_graph(weights(rng), scheme, slots)
     np.testing.assert_allclose(run(model, inputs), expected(inputs, weight), rtol=1e-4, atol=2e-3)

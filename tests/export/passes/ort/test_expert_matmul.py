@@ -16,9 +16,9 @@ from support.expert_graphs import (
     N,
     expected,
     feeds,
-    float_product,
+    float_graph,
     groups,
-    quantized_product,
+    quantized_graph,
     weights,
 )
 from support.graphs import ops, run_reference, session
@@ -49,7 +49,7 @@ def bound(inputs: dict[str, np.ndarray], weight: np.ndarray) -> np.ndarray:
 def test_float(tokens: int, slots: int, kernels: KernelsChoice) -> None:
     rng = np.random.default_rng(tokens)
     weight, inputs = weights(rng), feeds(rng, tokens, slots)
-    model = float_product(weight, slots)
+    model = float_graph(weight, slots)
     np.testing.assert_allclose(run_reference(model, inputs)[0], expected(inputs, weight), rtol=1e-4, atol=1e-3)
     assert ops(lower(model)) == ["ExpertMatMul"]
     (result,) = session(model, kernels).run(None, inputs)
@@ -63,7 +63,7 @@ def test_float(tokens: int, slots: int, kernels: KernelsChoice) -> None:
 def test_quantized(op: str, scheme: Scheme, tokens: int, slots: int, kernels: KernelsChoice) -> None:
     rng = np.random.default_rng(tokens)
     inputs = feeds(rng, tokens, slots)
-    model, weight = quantized_product(weights(rng), scheme, slots)
+    model, weight = quantized_graph(weights(rng), scheme, slots)
     assert (np.abs(run_reference(model, inputs)[0] - expected(inputs, weight)) <= bound(inputs, weight)).all()
     assert ops(lower(model)) == [op]
     (result,) = session(model, kernels).run(None, inputs)
@@ -76,7 +76,7 @@ def test_group_bias(bits: int, kernels: KernelsChoice) -> None:
     rng = np.random.default_rng(bits)
     inputs = feeds(rng, 4, 1)
     bias = rng.standard_normal((EXPERTS, N, K // 32), dtype=np.float32)
-    model, weight = quantized_product(weights(rng), groups(bits, symmetric=True), 1, bias)
+    model, weight = quantized_graph(weights(rng), groups(bits, symmetric=True), 1, bias)
     np.testing.assert_allclose(run_reference(model, inputs)[0], expected(inputs, weight), rtol=1e-4, atol=1e-3)
     assert ops(lower(model)) == ["GroupBiasExpertMatMulNBits"]
     (result,) = session(model, kernels).run(None, inputs)
