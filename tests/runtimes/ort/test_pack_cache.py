@@ -313,3 +313,20 @@ def test_weights_are_hashed_once_until_they_are_written(engine: Path, monkeypatc
     before = hashed.count(WEIGHTS_FILE)
     logits(engine)
     assert hashed.count(WEIGHTS_FILE) == before + 1
+
+
+@pytest.mark.parametrize("quant", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("engine")  # for its limits
+def test_experts_are_in_the_file(quant: str, tmp_path: Path) -> None:
+    directory = build(tmp_path / "mixture", "qwen3_moe", quant)
+    expected = logits(directory, pack_cache=False)  # packs experts when they are chosen
+    np.testing.assert_array_equal(logits(directory), expected)
+    file = packed_file(directory)
+    assert file is not None
+    before = file.stat()
+    np.testing.assert_array_equal(logits(directory), expected)
+    after = file.stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+    # One entry a projection holds all of its experts.
+    weights = (directory / WEIGHTS_FILE).stat().st_size
+    assert before.st_size - HEADER > weights / 2
