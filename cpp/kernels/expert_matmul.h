@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/kernel_table.h"
@@ -149,6 +151,27 @@ class ExpertGroups {
   std::vector<Group> groups_;
 };
 
+// The weights of groups that follow each other: the next one is read from disk, or packed, before the current one is
+// used.
+template <typename Format>
+class WeightsInTurn {
+ public:
+  WeightsInTurn(const Format& format, const std::vector<ExpertGroups::Group>& groups)
+      : format_(format), groups_(groups), next_(format.expert(groups.front().expert)) {}
+
+  typename Format::Weight take() {
+    typename Format::Weight weight = *std::move(next_);
+    if (++index_ < groups_.size()) next_ = format_.expert(groups_[index_].expert);
+    return weight;
+  }
+
+ private:
+  const Format& format_;
+  const std::vector<ExpertGroups::Group>& groups_;
+  std::size_t index_ = 0;
+  std::optional<typename Format::Weight> next_;
+};
+
 namespace detail {
 
 // Slices of columns of the chosen experts: as many as keep all threads busy to the end, since each quantizes the
@@ -239,11 +262,11 @@ void expert_matmul(const KernelTable& table, const Format& format, const ExpertM
   const std::size_t tokens = rounding_tokens(args), most = all.most();
   float* const rows = at_least(memory, most * (args.k + args.n));
   detail::ExpertRows copies{args, nullptr, nullptr, rows + most * args.k, rows};
+  WeightsInTurn<Format> weights(format, groups);
   for (const ExpertGroups::Group& group : groups) {
     copies.next = &group;
     copies.run(parallel);
-    Format::multiply(table, format.expert(group.expert), rows, group.count, tokens, rows + most * args.k, parallel,
-                     gemm_memory);
+    Format::multiply(table, weights.take(), rows, group.count, tokens, rows + most * args.k, parallel, gemm_memory);
     copies.done = &group;
   }
   copies.next = nullptr;

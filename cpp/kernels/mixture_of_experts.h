@@ -61,12 +61,14 @@ void mixture_of_experts(const KernelTable& table, const GateUp& gate_up, const D
   }
   const std::size_t tokens = rounding_tokens(first);
   detail::ExpertRows copies{first, nullptr, nullptr, nullptr, x};
+  WeightsInTurn<GateUp> gate_up_weights(gate_up, groups);
+  WeightsInTurn<Down> down_weights(down, groups);
   for (const ExpertGroups::Group& group : groups) {
     copies.next = &group;
     copies.run(parallel);
-    GateUp::multiply(table, gate_up.expert(group.expert), x, group.count, tokens, gates, parallel, gemm_memory);
+    GateUp::multiply(table, gate_up_weights.take(), x, group.count, tokens, gates, parallel, gemm_memory);
     table.swiglu({group.count, inner, gates, gated}, parallel);
-    Down::multiply(table, down.expert(group.expert), gated, group.count, tokens, results, parallel, gemm_memory);
+    Down::multiply(table, down_weights.take(), gated, group.count, tokens, results, parallel, gemm_memory);
     sums.clear();
     add(group, results);
     table.add_weighted_rows(sums.data(), sums.size(), hidden, parallel);

@@ -96,6 +96,19 @@ void drop_mapped_pages(const void* data, std::size_t size) {
   if (pages.count && all_file_backed(pages)) pages.drop();
 }
 
+void read_ahead(const void* data, std::size_t size) {
+  // A sample: to look at each page, as the advice itself does, takes a tenth of the time of multiplying with them.
+  constexpr std::size_t kSample = 1 << 20;
+  const Pages pages = Pages::within(data, size);
+  const std::size_t bytes = pages.count * pages.page;
+  for (std::size_t at = 0; at < bytes; at += kSample) {
+    unsigned char resident = 0;
+    if (!mincore(reinterpret_cast<void*>(pages.first + at), pages.page, &resident) && resident & 1) continue;
+    madvise(reinterpret_cast<void*>(pages.first), bytes, MADV_WILLNEED);
+    return;
+  }
+}
+
 FileMappings::FileMappings(const std::string& path) {
   for_each_mapping([&](const Mapping& mapping) {
     if (mapping.path == path) ranges_.push_back({mapping.start, mapping.end, mapping.offset});
@@ -140,6 +153,8 @@ void MappedFileReader::read(const void* at, std::size_t size, void* to) const {
 #else
 
 void drop_mapped_pages(const void*, std::size_t) {}
+
+void read_ahead(const void*, std::size_t) {}
 
 FileMappings::FileMappings(const std::string&) {}
 

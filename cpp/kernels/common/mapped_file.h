@@ -13,6 +13,10 @@ namespace edgekiln {
 // file: a later read loads them from the file again. Otherwise, and on systems other than Linux, does nothing.
 void drop_mapped_pages(const void* data, std::size_t size);
 
+// Starts to read the pages that lie wholly in [data, data + size), of a mapped file, if a sample of them is not all in
+// memory. Reads through the mapping alone wait for each few pages. Does nothing on systems other than Linux.
+void read_ahead(const void* data, std::size_t size);
+
 // Where a file is mapped in this process's memory, at the time of construction.
 class FileMappings {
  public:

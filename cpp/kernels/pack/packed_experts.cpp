@@ -57,15 +57,16 @@ void pack_expert(const MatMulNBitsArgs& weight, const PackedNBits& shape, std::s
   drop(expert);
 }
 
-// In the cache of `place`; null without one.
-ArenaBytes in_cache(std::size_t count, std::size_t size, std::uint32_t variant, const PackPlace& place,
-                    const ExpertMemory::Pack& pack) {
-  if (!place.cache) return nullptr;
+// In the cache of `place`, or packed when they are used.
+ExpertMemory expert_memory(std::size_t count, std::size_t size, std::uint32_t variant, const PackPlace& place,
+                           const ExpertMemory::Pack& pack) {
+  if (!place.cache) return {count, size, nullptr, false, pack};
   const std::size_t stride = ExpertMemory::stride(size);
-  return place.cache->find_or_write(place.id, count * stride, variant, place.cache->pages_of_experts(),
-                                    [&](std::uint8_t* to) {
-                                      for (std::size_t i = 0; i < count; ++i) pack(i, to + i * stride);
-                                    });
+  const CachePages pages = place.cache->pages_of_experts();
+  ArenaBytes packed = place.cache->find_or_write(place.id, count * stride, variant, pages, [&](std::uint8_t* to) {
+    for (std::size_t i = 0; i < count; ++i) pack(i, to + i * stride);
+  });
+  return {count, size, std::move(packed), pages == CachePages::kMapped, pack};
 }
 
 MatMulNBitsArgs expert_shape(MatMulNBitsArgs weight, std::size_t count) {
@@ -85,13 +86,17 @@ std::optional<std::uint32_t> cached_variant(const MatMulNBitsArgs& weight, std::
 
 }  // namespace
 
-ExpertMemory::ExpertMemory(std::size_t count, std::size_t size, ArenaBytes packed, Pack pack)
-    : size_(size), packed_(std::move(packed)), pack_(std::move(pack)) {
+ExpertMemory::ExpertMemory(std::size_t count, std::size_t size, ArenaBytes packed, bool on_disk, Pack pack)
+    : size_(size), packed_(std::move(packed)), on_disk_(on_disk), pack_(std::move(pack)) {
   if (!packed_) slots_ = std::make_unique<Slot[]>(count);
 }
 
 ArenaBytes ExpertMemory::expert(std::size_t index) const {
-  if (packed_) return {packed_, packed_.get() + index * stride(size_)};
+  if (packed_) {
+    ArenaBytes memory{packed_, packed_.get() + index * stride(size_)};
+    if (on_disk_) read_ahead(memory.get(), size_);
+    return memory;
+  }
   Slot& slot = slots_[index];
   std::call_once(slot.once, [&] {
     ArenaBytes memory = arena_allocate(size_);
@@ -113,7 +118,7 @@ NBitsExperts::NBitsExperts(const MatMulNBitsArgs& weight, std::size_t count, con
         const std::uint32_t variant = (shape_.float16_params ? kFloat16Params : 0u) |
                                       (shape_.bits == 6 ? kSixBits : 0u) |
                                       (shape_.factored_scales ? kFactoredScales : 0u);
-        return ExpertMemory(count, shape_.bytes(), in_cache(count, shape_.bytes(), variant, place, pack), pack);
+        return expert_memory(count, shape_.bytes(), variant, place, pack);
       }()) {}
 
 PackedNBits NBitsExperts::expert(std::size_t index) const {
@@ -130,8 +135,7 @@ Int8Experts::Int8Experts(const std::int8_t* codes, const float* scales, std::siz
           PackedInt8::write(expert, scales + index * n, k, n, order, to);
           drop_mapped_pages(expert, k * n);
         };
-        const std::size_t size = PackedInt8::bytes(k, n, order);
-        return ExpertMemory(count, size, in_cache(count, size, 0, place, pack), pack);
+        return expert_memory(count, PackedInt8::bytes(k, n, order), 0, place, pack);
       }()) {}
 
 }  // namespace edgekiln

@@ -22,10 +22,11 @@ class ExpertMemory {
  public:
   using Pack = std::function<void(std::size_t expert, std::uint8_t* to)>;
 
-  // Of `count` experts of `size` bytes, which `pack` writes as long as this object lives. `packed` is what a cache has.
-  ExpertMemory(std::size_t count, std::size_t size, ArenaBytes packed, Pack pack);
+  // Of `count` experts of `size` bytes, which `pack` writes as long as this object lives. `packed` is what a cache has;
+  // with `on_disk`, parts of that may not be in memory.
+  ExpertMemory(std::size_t count, std::size_t size, ArenaBytes packed, bool on_disk, Pack pack);
 
-  // Thread-safe. Throws what `pack` throws.
+  // Starts to read an expert that is on disk. Thread-safe. Throws what `pack` throws.
   ArenaBytes expert(std::size_t index) const;
 
   // Between two experts in a cache.
@@ -41,6 +42,7 @@ class ExpertMemory {
 
   std::size_t size_;
   ArenaBytes packed_;
+  bool on_disk_;
   Pack pack_;
   std::unique_ptr<Slot[]> slots_;  // null with packed_
 };
