@@ -1,6 +1,7 @@
 """Write a random checkpoint in bfloat16 tensor by tensor: memory never holds the model.
 
-Values are normal, as of a model before training, so that the tokens of a prompt choose different experts.
+Values are normal, as of a model before training, so that the tokens of a prompt choose different experts. Those of the LM
+head are larger: logits spread as those of trained models, of which a tenth is near the largest.
 """
 
 import json
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 SHARD_BYTES = 4 << 30
 _STD = 0.02
+_LOGITS_STD = 4.0
 _STACKED = {"experts.gate_up_proj": ("gate_proj", "up_proj"), "experts.down_proj": ("down_proj",)}
 
 
@@ -78,5 +80,7 @@ def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], generator: torch
             if name.endswith("norm.weight"):
                 values.fill_(1)
             else:
-                values.normal_(std=_STD, generator=generator)
+                # The LM head's inputs have a mean square of 1.
+                std = _LOGITS_STD / math.sqrt(sizes[-1]) if name == "lm_head.weight" else _STD
+                values.normal_(std=std, generator=generator)
             file.write(values.view(torch.int16).numpy().data)
