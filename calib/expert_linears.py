@@ -89,7 +89,7 @@ class ExpertLinears(torch.nn.ModuleList):
 
     def stacked(self) -> torch.Tensor:
         """The weights as they are now, in the shape of the parameter."""
-        values = torch.stack([linear.weight.detach() for linear in self])
+        values = torch.stack([linear.get_parameter("weight").detach() for linear in self])
         return (values.transpose(1, 2) if self.weight.transposed else values).reshape(self._shape).contiguous()
 
 

@@ -210,7 +210,7 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data, indices, axis),)
 
 
-_OPS = [
+_OPS: list[type[OpRun]] = [
     GatherElements,
     _op("Attention", attention),
     _op("QuantizedMatMul", quantized_matmul),

@@ -1,7 +1,7 @@
 """Write a random checkpoint in bfloat16 tensor by tensor: memory never holds the model.
 
-Values are normal, as of a model before training, so that the tokens of a prompt choose different experts. Those of the LM
-head are larger: logits spread as those of trained models, of which a tenth is near the largest.
+Values are normal, as of a model before training, so that the tokens of a prompt choose different experts. Those of the
+LM head are larger: logits spread as those of trained models, of which a tenth is near the largest.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Lower ExpertMatMul and QuantizedExpertMatMul to standard ops: every expert computes every token."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +54,7 @@ def _lower(graph: ir.Graph, node: ir.Node, x: ir.Value, index: ir.Value, weight:
     assert isinstance(experts, int)
     new: list[ir.Node] = []
 
-    def add(op: str, inputs: list[ir.Value], suffix: str, **attributes: object) -> ir.Value:
+    def add(op: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
         new.append(make(op, inputs, f"{name}.{suffix}", **attributes))
         return new[-1].outputs[0]
 

@@ -1,5 +1,7 @@
 """Lower ExpertMatMul and QuantizedExpertMatMul to functions of edgekiln.ort."""
 
+from typing import Any
+
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -40,7 +42,7 @@ def _lower_groups(model: ir.Model, op: QuantizedExpertOp) -> None:
     graph = model.graph
     inputs = [op.x, op.index, blocks(graph, op), op.scales]
     _, n, groups = shape_of(op.scales)
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "K": groups * op.group_size,
         "N": n,
         "bits": op.bits,
@@ -72,7 +74,7 @@ def _lower_float(model: ir.Model, node: ir.Node) -> None:
 
 
 def _replace(
-    model: ir.Model, node: ir.Node, function: ir.Function, inputs: list[ir.Value], attributes: dict[str, object]
+    model: ir.Model, node: ir.Node, function: ir.Function, inputs: list[ir.Value], attributes: dict[str, Any]
 ) -> None:
     add_function(model, function)
     new = make(function.name, inputs, f"{name_of(node)}.experts", domain=DOMAIN, **attributes)
