@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/common/usable_memory.h"
 #include "testing.h"
 
 namespace {
@@ -102,4 +103,21 @@ TEST_CASE("a mapping of a removed file is read from memory") {
 TEST_CASE("memory that maps no file is read from memory") {
   const std::vector<char> heap = content();
   CHECK_FALSE(edgekiln::MappedFileReader(heap.data(), kSize).has_file());
+}
+
+TEST_CASE("reading ahead changes nothing, in memory or not") {
+  const TemporaryMapping mapping;
+  const std::vector<char> expected = content();
+  edgekiln::read_ahead(mapping.data(), kSize);
+  CHECK(!std::memcmp(mapping.data(), expected.data(), kSize));
+  edgekiln::drop_mapped_pages(mapping.data(), kSize);
+  edgekiln::read_ahead(mapping.data() + 100, kSize - 100);
+  edgekiln::read_ahead(mapping.data(), 10);  // no whole page
+  edgekiln::read_ahead(expected.data(), kSize);
+  CHECK(!std::memcmp(mapping.data(), expected.data(), kSize));
+}
+
+TEST_CASE("the usable memory is that of the system at most") {
+  CHECK(edgekiln::usable_memory() > 0);
+  CHECK(edgekiln::usable_memory() <= static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE));
 }
