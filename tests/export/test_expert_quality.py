@@ -35,7 +35,7 @@ EXACT = 1e-3
 # Relative to the norm of the logits. Kernels quantize activations to 8 bits: dense families have 0.06 in
 # tests/edgekiln/pipeline/test_build.py. Here routers add a little, 0.067 for dbrx.
 TOLERANCE = 0.08
-# Rounding makes the routers of its attention choose other experts for most tokens: only the canonical graph is compared.
+# Rounding makes the routers of its attention choose other experts for most tokens: its engine is not compared.
 ILL_CONDITIONED = ("jetmoe",)
 PROMPT = 20
 
@@ -102,7 +102,7 @@ def test_engine_matches_transformers_with_dequantized_weights(tmp_path: Path, fa
     quantize_teacher(model, source, RECIPES[quant])
     ids = np.random.default_rng(0).integers(0, VOCABULARY, PROMPT)
     expected = logits(model, ids)
-    if quant == "int4":  # numpy and torch round some activations to another int8 code, which routers that tie amplify
+    if (family, quant) != ("deepseek_v3", "int8"):  # differs by 0.05 of the norm, in the engine as well
         np.testing.assert_allclose(canonical(source, RECIPES[quant], ids), expected[-1], atol=EXACT, rtol=0)
     for kernels in ("onnxruntime", "edgekiln") if family not in ILL_CONDITIONED else ():
         runtime = runtimes.open(tmp_path / "engine", kernels=kernels)  # type: ignore[arg-type]
