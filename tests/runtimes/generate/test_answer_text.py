@@ -129,6 +129,8 @@ def test_answers_end_at_the_token_at_which_transformers_ends_them(family, stop, 
     rest = before[size:].decode(errors="replace")
     if "\ufffd" not in fast.decode(ids[:kept], skip_special_tokens=False) and (kept or family is not word_piece):
         assert text.strip() == (fast.decode(ids[:kept], skip_special_tokens=False) + rest).strip()
+        if family is word_piece and all(map(ours.is_special, ids[:kept])):
+            return  # the part is then of the first word that is shown, which keeps its ##
         assert hidden.strip() == (fast.decode(ids[:kept]) + rest * (not ours.is_special(ids[kept]))).strip()
 
 
