@@ -84,8 +84,10 @@ class ExpertLinears(torch.nn.ModuleList):
 
     def _of_chosen(self, expert: int, x: torch.Tensor) -> torch.Tensor:
         chosen = x.detach().abs().amax(-1) > 0
-        result = x.new_zeros(len(x), self.weight.n)
-        return result.index_put((chosen,), self._of(expert, x[chosen])) if bool(chosen.any()) else result
+        if not bool(chosen.any()):
+            return x.new_zeros(len(x), self.weight.n)
+        some = self._of(expert, x[chosen])  # autocast may give it another type than x
+        return some.new_zeros(len(x), self.weight.n).index_put((chosen,), some)
 
     def stacked(self) -> torch.Tensor:
         """The weights as they are now, in the shape of the parameter."""
