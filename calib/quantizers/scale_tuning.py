@@ -50,7 +50,7 @@ class ReferenceStates:
 def reference_states(model: PreTrainedModel, windows: Windows) -> ReferenceStates:
     """Run the float32 model, before its weights are changed, over int64 [windows, length] tokens."""
     parts = torch.from_numpy(windows).split(_BATCH)
-    hidden = [model.base_model(input_ids=part, use_cache=False)[0] for part in parts]
+    hidden = [_decoder(model)(input_ids=part, use_cache=False)[0] for part in parts]
     return ReferenceStates(windows, torch.cat(hidden).float())
 
 
@@ -153,7 +153,7 @@ def _train(
         for part in batch.split(_MICRO_BATCH):
             ids = torch.from_numpy(reference.windows[part.numpy()])
             with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
-                hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+                hidden = _decoder(model)(input_ids=ids, use_cache=False)[0]
                 actual = torch.log_softmax(head(hidden).float(), -1)
             with torch.no_grad():
                 expected = torch.log_softmax(head(reference.hidden[part]).float(), -1)
@@ -161,6 +161,11 @@ def _train(
             (divergence / (len(batch) * ids.shape[1])).backward()
         optimizer.step()
         progress((done + 1) / len(batches))
+
+
+def _decoder(model: PreTrainedModel) -> torch.nn.Module:
+    """The model without its head. The base_model of Llama 4's text model is the model itself."""
+    return model.base_model if model.base_model is not model else model.get_submodule("model")
 
 
 def _has_fast_bfloat16() -> bool:
