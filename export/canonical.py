@@ -124,7 +124,7 @@ def expert_matmul(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) ->
 
     Args:
         x: float [T, S, K] of T tokens; S is 1 where all experts of a token read the same, or else k.
-        index: int64[T, k], the experts of each token, which differ from each other.
+        index: int64[T, k], the experts of each token. Those of S = k differ from each other, but for inputs of zeros.
         weight: float [E, N, K].
 
     Returns:

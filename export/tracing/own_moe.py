@@ -88,10 +88,11 @@ def longcat_flash(module: Any, hidden_states: torch.Tensor, index: torch.Tensor,
     out = hidden_states * (gates * returning).sum(dim=1, keepdim=True)
     if not computing:
         return out
-    # A chosen expert that returns its input has no product: expert 0 takes its place with a gate of 0.
+    # A chosen expert that returns its input has no product: expert 0 takes its place, with an input and a gate of 0.
     index = torch.where(returning, 0, index)
     gate, up = multiply(hidden_states.unsqueeze(1), index, module.gate_up_proj).chunk(2, dim=-1)
-    computed = multiply(module.act_fn(gate) * up, index, module.down_proj)
+    inner = torch.where(returning.unsqueeze(-1), 0.0, module.act_fn(gate) * up)
+    computed = multiply(inner, index, module.down_proj)
     return out + weighted_sum(computed, torch.where(returning, 0.0, gates))
 
 
