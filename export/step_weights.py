@@ -71,14 +71,6 @@ def _values(tensor: ir.TensorProtocol) -> npt.NDArray[np.float32]:
     return np.memmap(tensor.path, np.float32, "r", tensor.offset or 0, (tensor.size,))
 
 
-def _values(tensor: ir.TensorProtocol) -> npt.NDArray[np.float32]:
-    """The values of a float32 tensor in one row."""
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor.numpy().reshape(-1)
-    # An ExternalTensor would keep the file open, and a process may open 1024 or even fewer.
-    return np.memmap(tensor.path, np.float32, "r", tensor.offset or 0, (tensor.size,))
-
-
 def _fits_float16(tensor: ir.TensorProtocol) -> bool:
     if tensor.dtype != ir.DataType.FLOAT:
         return False
