@@ -33,8 +33,8 @@ from edgekiln.engine.directory import (
 from edgekiln.engine.graph_io import GraphIO, of_state
 from edgekiln.engine.manifest import Architecture, EngineManifest, QuantizationRecipe, StateSpec, write_manifest
 from edgekiln.engine.reports import LayerReport, QuantizationReport
-from edgekiln.errors import RequestError, SourceError
-from edgekiln.export.lower.base import PLAN_FILE, Lowering, LoweringOptions
+from edgekiln.errors import SourceError
+from edgekiln.export.lower.base import PLAN_FILE
 from edgekiln.export.passes.common.logits_to_keep import logits_to_keep_input
 from edgekiln.export.passes.common.scoring import ScoreAllPositions
 from edgekiln.export.passes.common.sequence_length import sequence_length_input
@@ -44,21 +44,17 @@ from edgekiln.export.tracing import sparse_attention
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing.meta_model import build_meta_model, called_modules, normalized
 from edgekiln.export.tracing.quantized_modules import swap_quantized_modules
-from edgekiln.export.tracing.rope import check_length
 from edgekiln.export.tracing.trace import layer_caches, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
 from edgekiln.pipeline.chat_segments import chat_segments
+from edgekiln.pipeline.lowering import lowering_of
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.scratch_file import ScratchFile
 from edgekiln.progress import StepTimer
 from edgekiln.sources.base import ModelSource, WeightReader
-from edgekiln.targets import find_target
 
 _GRAPHS = {"generate": "generate.onnx", "score": "score.onnx"}
-# Configurations may state contexts that no machine holds. Rotary angles are of positions in float32, which has no odd
-# numbers above 2^24.
-_LONGEST_BY_DEFAULT, _LONGEST = 1 << 20, 1 << 24
 _STATE_TYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
@@ -274,38 +270,6 @@ def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -
         max_length=max_length,
         parameters=_parameters(source.weights),
     )
-
-
-def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, LoweringOptions]:
-    """The target's lowering and its options.
-
-    Raises:
-        RequestError: a length beyond the model's context, or none where the context length is not known or very large.
-        UnsupportedModelError: rotary frequencies that change at a shorter length.
-    """
-    max_length = _max_length(source, options.max_length)
-    lowering = find_target(options.target).load_lowering()
-    check_length(source.config, max_length, by_length=lowering.sequence_length)
-    return lowering, LoweringOptions(options.target, max_length, options.tensorrt)
-
-
-def _max_length(source: ModelSource, wanted: int | None) -> int:
-    context: int | None = getattr(source.config, "max_position_embeddings", None)
-    if context is None and not hasattr(source.config, "num_attention_heads"):
-        context = getattr(source.config, "context_length", None) or _LONGEST_BY_DEFAULT  # states hold any length
-    chosen = context if wanted is None else wanted
-    if chosen is None:
-        raise RequestError(f"{source.name} does not say its context length: give --max-length")
-    if context is not None and chosen > context:
-        raise RequestError(f"max length {wanted} is over the model's context of {context}: lower --max-length")
-    if wanted is None and chosen > _LONGEST_BY_DEFAULT:
-        raise RequestError(
-            f"{source.name} has a context of {context} tokens, more than engines hold by default: "
-            f"give a --max-length, such as {_LONGEST_BY_DEFAULT}"
-        )
-    if chosen > _LONGEST:
-        raise RequestError(f"max length {chosen} is over {_LONGEST}, the most that engines hold: lower --max-length")
-    return chosen
 
 
 def _parameters(weights: WeightReader) -> int:

@@ -11,12 +11,13 @@ from edgekiln.engine.manifest import EngineManifest, write_manifest
 from edgekiln.engine.output_file import check_output_file
 from edgekiln.engine.utf8_path import is_utf8
 from edgekiln.errors import EngineError
-from edgekiln.pipeline.assemble import assemble, check_strict, lowering_of
+from edgekiln.pipeline.assemble import assemble, check_strict
 from edgekiln.pipeline.build_report import update_build_report
 from edgekiln.pipeline.calibration import calibrated, calibration_windows
 from edgekiln.pipeline.chat_segments import check_chat_templates
 from edgekiln.pipeline.content_parts import with_content_parts
 from edgekiln.pipeline.int8_kv_cache import quantize_kv_cache
+from edgekiln.pipeline.lowering import lowering_of
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.quality import add_quality, quality_tokens
 from edgekiln.pipeline.replaced_engine import may_replace

@@ -19,7 +19,7 @@ from edgekiln.errors import SourceError
 from edgekiln.sources.conversion import Conversion
 from edgekiln.sources.merged_codes import MergedCodes
 from edgekiln.sources.merged_floats import MergedFloats
-from edgekiln.sources.quantized.merge import CodesNotKeptError, not_kept
+from edgekiln.sources.quantized.merge import kept_or_none, notes_of
 
 # Buffers in old checkpoints that current models do not have.
 _OBSOLETE = re.compile(r"rotary_emb\.inv_freq$|attn\.masked_bias$|attention\.masked_bias$")
@@ -121,20 +121,11 @@ class ConvertedWeights:
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
         """The weight with the checkpoint's codes and scales; None if it holds floats, or if codes cannot be kept."""
-        try:
-            return self._kept(self._aliases.get(name, name))
-        except CodesNotKeptError:
-            return None
+        return kept_or_none(self._kept, self._aliases.get(name, name))
 
     def notes(self) -> list[str]:
         """For the user, which merged weights do not keep their codes. Reads headers only."""
-        reasons = []
-        for name in self._conversions:
-            try:
-                self._kept(name)
-            except CodesNotKeptError as error:
-                reasons.append(str(error))
-        return not_kept(reasons)
+        return notes_of(self._kept, self._conversions)
 
     def _kept(self, name: str) -> PrequantizedWeight | None:
         conversion = self._conversions[name]

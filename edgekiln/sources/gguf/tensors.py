@@ -31,7 +31,7 @@ from edgekiln.sources.gguf.split import open_file
 from edgekiln.sources.gguf.tokenizer import convert_tokenizer
 from edgekiln.sources.meta_model import meta_model
 from edgekiln.sources.quantized.gguf import FLOAT, GROUP, more_bits, prequantized_gguf, requantized_gguf
-from edgekiln.sources.quantized.merge import CodesNotKeptError, merge, not_kept, stack
+from edgekiln.sources.quantized.merge import CodesNotKeptError, kept_or_none, merge, notes_of, stack
 from edgekiln.sources.row_order import numbered, row_order
 from edgekiln.sources.safetensors import check_finite
 from edgekiln.sources.weight_conversion import ConvertedWeights
@@ -154,20 +154,11 @@ class GgufTensors:
 
     def prequantized(self, name: str) -> PrequantizedWeight | None:
         """The weight with the file's codes; None if it holds floats, or if codes cannot be kept."""
-        try:
-            return self._kept(name)
-        except CodesNotKeptError:
-            return None
+        return kept_or_none(self._kept, name)
 
     def notes(self) -> list[str]:
         """For the user, how many weights that are quantized in the file become floats, and why."""
-        reasons = []
-        for name in self._parts:
-            try:
-                self._kept(name)
-            except CodesNotKeptError as error:
-                reasons.append(str(error))
-        return not_kept(reasons)
+        return notes_of(self._kept, self._parts)
 
     def _kept(self, name: str) -> PrequantizedWeight | None:
         infos = [self._file.tensors[part] for part in self._parts[name]]

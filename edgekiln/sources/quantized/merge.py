@@ -24,6 +24,28 @@ class CodesNotKeptError(Exception):
     """The codes of a checkpoint make no weight of the model; the message is the reason, to follow a colon."""
 
 
+_Kept = Callable[[str], PrequantizedWeight | None]
+
+
+def kept_or_none(kept: _Kept, name: str) -> PrequantizedWeight | None:
+    """The weight that `kept` gives for a name; None also where it raises CodesNotKeptError."""
+    try:
+        return kept(name)
+    except CodesNotKeptError:
+        return None
+
+
+def notes_of(kept: _Kept, names: Iterable[str]) -> list[str]:
+    """Notes for the user on the weights of these names for which `kept` raises CodesNotKeptError."""
+    reasons = []
+    for name in names:
+        try:
+            kept(name)
+        except CodesNotKeptError as error:
+            reasons.append(str(error))
+    return not_kept(reasons)
+
+
 def not_kept(reasons: Iterable[str]) -> list[str]:
     """Notes for the user on weights whose codes are not kept, from the messages of their errors."""
     return [

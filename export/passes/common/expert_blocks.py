@@ -88,6 +88,16 @@ def chosen_experts(graph: ir.Graph, index: ir.Value, experts: int, name: str) ->
     return [unsqueezed, equal, make("Cast", [equal.outputs[0]], f"{name}.chosen", to=ir.DataType.FLOAT)]
 
 
+def sums_over_experts(node: ir.Node) -> bool:
+    """Whether `node` is a ReduceSum that makes [T, N] of [T, k, N]."""
+    axes = optional_input(node, 1)
+    values = ir.convenience.get_const_tensor(axes) if axes is not None else None
+    keepdims = node.attributes.get("keepdims")
+    if node.op_type != "ReduceSum" or values is None or keepdims is None:
+        return False
+    return keepdims.as_int() == 0 and values.numpy().tolist() == [1]
+
+
 def _block(down: QuantizedExpertOp, ops: dict[ir.Node, QuantizedExpertOp]) -> ExpertBlock | None:
     index, tail, down_bias = down.index, [down.node], None
     reader = only_reader(tail[-1].outputs[0])
@@ -102,7 +112,7 @@ def _block(down: QuantizedExpertOp, ops: dict[ir.Node, QuantizedExpertOp]) -> Ex
         return None
     gates = _gates(_other_input(reader, tail[-1].outputs[0]))
     total = only_reader(reader.outputs[0])
-    if gates is None or total is None or not _sums_over_experts(total):
+    if gates is None or total is None or not sums_over_experts(total):
         return None
     tail += [reader, total]
     inner = _inner(down, ops)
@@ -134,12 +144,6 @@ def _gates(value: ir.Value) -> ir.Value | None:
         return None
     gates = input_of(node, 0)
     return gates if sizes_of(value)[:-1] == sizes_of(gates) else None
-
-
-def _sums_over_experts(node: ir.Node) -> bool:
-    if node.op_type != "ReduceSum" or not is_weight(node.inputs[1]) or attribute(node, "keepdims"):
-        return False
-    return values_of(input_of(node, 1)).tolist() == [1]
 
 
 def _inner(down: QuantizedExpertOp, ops: dict[ir.Node, QuantizedExpertOp]) -> list[ir.Node] | None:

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.export import canonical
 from edgekiln.export.op_reference import dequantize
+from edgekiln.export.passes.common.expert_blocks import chosen_experts
 from edgekiln.export.passes.common.quantized_ops import QuantizedExpertOp, quantized_expert_matmuls
 from edgekiln.export.passes.common.tensors import (
     Array,
-    constant,
     inputs_of,
     make,
     name_of,
@@ -52,16 +51,13 @@ def _lower(graph: ir.Graph, node: ir.Node, x: ir.Value, index: ir.Value, weight:
     name = name_of(node)
     experts = sizes_of(weight)[0]
     assert isinstance(experts, int)
-    new: list[ir.Node] = []
+    new = chosen_experts(graph, index, experts, name)
 
     def add(op: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
         new.append(make(op, inputs, f"{name}.{suffix}", **attributes))
         return new[-1].outputs[0]
 
-    numbers = constant(graph, f"experts.{experts}", np.arange(experts, dtype=np.int64))
-    last = constant(graph, "last_axis", np.array([-1], dtype=np.int64))
-    chosen = add("Equal", [add("Unsqueeze", [index, last], "index"), numbers], "chosen")
-    chosen = add("Cast", [chosen], "ones", to=ir.DataType.FLOAT)  # [T, k, E]
+    chosen = new[-1].outputs[0]  # [T, k, E]
     if sizes_of(x)[1] == 1:
         inputs = add("Transpose", [x], "inputs", perm=[1, 0, 2])  # [1, T, K]
     else:

@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.export.functions.define import DOMAIN, add_function
 from edgekiln.export.functions.mixture_of_experts import EXPERT_PRODUCTS, mixture_function, mixture_name
 from edgekiln.export.functions.swiglu import NAME as SWIGLU
+from edgekiln.export.passes.common.expert_blocks import sums_over_experts
 from edgekiln.export.passes.common.tensors import is_weight, make, only_reader, replace_node
 
 _PRODUCTS = {product.op: product for product in EXPERT_PRODUCTS}
@@ -50,26 +50,17 @@ def _match(gate_up: ir.Node) -> _Mixture | None:
             return None
         nodes.append(following)
     _, swiglu, down, weighted, total = nodes
-    if (swiglu.op_type, weighted.op_type, total.op_type) != (SWIGLU, "Mul", "ReduceSum"):
+    if (swiglu.op_type, weighted.op_type) != (SWIGLU, "Mul") or not sums_over_experts(total):
         return None
     if down.op_type not in _PRODUCTS or down.inputs[1] is not gate_up.inputs[1]:
         return None
-    if not all(map(is_weight, (*gate_up.inputs[2:], *down.inputs[2:]))) or not _sums_experts(total):
+    if not all(map(is_weight, (*gate_up.inputs[2:], *down.inputs[2:]))):
         return None
     gates = next(value for value in weighted.inputs if value is not down.outputs[0])
     x, index = gate_up.inputs[:2]
     if gates is None or x is None or index is None or not _fit(x, index, gates, gate_up, down):
         return None
     return _Mixture(gate_up, swiglu, down, weighted, total, gates)
-
-
-def _sums_experts(total: ir.Node) -> bool:
-    axes = total.inputs[1] if len(total.inputs) > 1 else None
-    values = ir.convenience.get_const_tensor(axes) if axes is not None else None
-    keepdims = total.attributes.get("keepdims")
-    return (
-        values is not None and np.array_equal(values.numpy(), [1]) and keepdims is not None and keepdims.as_int() == 0
-    )
 
 
 def _fit(x: ir.Value, index: ir.Value, gates: ir.Value, gate_up: ir.Node, down: ir.Node) -> bool:
