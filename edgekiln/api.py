@@ -25,7 +25,9 @@ from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.progress import Progress
 from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, Runtime, check_vocabulary
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.generate.answer import Token
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer

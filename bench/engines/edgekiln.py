@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from bench.engines.serve import Answer, Request, serve
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

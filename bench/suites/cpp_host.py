@@ -52,7 +52,8 @@ def worker(engine: str, threads: int) -> None:
     """The Python side: serves the requests of cpp/tests/lib/answer.cpp."""
     from edgekiln import runtimes
     from edgekiln.engine.manifest import read_manifest
-    from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+    from edgekiln.runtimes.generate.generate import generate
+    from edgekiln.runtimes.generate.options import GenerateOptions
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
     runtime = runtimes.open(engine, threads=threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edgekiln.runtimes.generate.generate import Token
+    from edgekiln.runtimes.generate.answer import Token
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 
 

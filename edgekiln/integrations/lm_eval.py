@@ -19,7 +19,8 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.runtimes.base import Ids, Logits
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

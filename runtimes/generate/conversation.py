@@ -9,7 +9,9 @@ from typing import Any
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.generate.answer import Token
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

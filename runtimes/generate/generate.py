@@ -1,113 +1,17 @@
 """The generate loop, shared by all runtimes: prompts in, tokens with their text out, one at a time."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, Runtime, checked_ids
-from edgekiln.runtimes.generate.answer_text import AnswerText
+from edgekiln.runtimes.generate.answer import Answer, Token
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats, SpeculativeDecoder
-from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
-from edgekiln.runtimes.text.stream import SpecialTokensChoice
+from edgekiln.runtimes.sampling.sampler import Sampler
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-
-FinishReason = Literal["eos", "stop", "length"]
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How to generate an answer.
-
-    Attributes:
-        max_tokens: most tokens of an answer, including an end-of-sequence token.
-        sampling: how each token is chosen.
-        stop: stop strings; an answer ends before the first of them. They are matched in its text with all special
-            tokens, whichever of them are shown: a stop string may be a special token, or cross one. Only one with
-            U+FFFD, which stands for bytes that are no text, is matched in the text that is shown.
-        ignore_eos: continue after an end-of-sequence token, up to `max_tokens`.
-        logprobs: return the log-probability of each token.
-        speculate: use speculative decoding for a single prompt, if the runtime supports it and while it is faster. The
-            answer does not change.
-        special_tokens: the special tokens in the text: "auto" shows all but turn marks, which are bos, eos and pad;
-            "show" also shows these, and the token that ends the answer; "hide" shows none.
-
-    Raises:
-        RequestError: a value is out of range.
-    """
-
-    max_tokens: int = 256
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    logprobs: bool = False
-    speculate: bool = True
-    special_tokens: SpecialTokensChoice = "auto"
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
-            raise RequestError(f"stop must be a tuple of strings, got {self.stop!r:.60}")
-        if not all(map(utf8, self.stop)):
-            raise RequestError("stop must be strings that are not empty")
-        if self.special_tokens not in get_args(SpecialTokensChoice):
-            choices = ", ".join(get_args(SpecialTokensChoice))
-            raise RequestError(f"special_tokens must be one of {choices}, got {self.special_tokens!s:.60}")
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A generated token.
-
-    Attributes:
-        index: index of its prompt in the batch.
-        id: token id.
-        text: what the token adds to the answer: whole characters, often none. The texts of all tokens of a prompt,
-            concatenated, are the answer.
-        logprob: natural log-probability under the model, before penalty, temperature and filters; None unless
-            requested.
-        finish_reason: why the answer ended; None except for its last token. "eos" also if a stop string ends in the
-            end-of-sequence token.
-    """
-
-    index: int
-    id: int
-    text: str
-    logprob: float | None
-    finish_reason: FinishReason | None
-
-
-class _Answer:
-    """The answer to one prompt: turns token ids into text and detects its end."""
-
-    def __init__(self, index: int, tokenizer: Tokenizer, options: GenerateOptions, room: int) -> None:
-        """Begin the answer to prompt `index`, of at most `room` tokens."""
-        self._index = index
-        self._eos: frozenset[int] = frozenset() if options.ignore_eos else tokenizer.eos_ids
-        self._text = AnswerText(tokenizer, options.stop, options.special_tokens, self._eos)
-        self.left = min(options.max_tokens, room)  # most tokens that may follow
-
-    def add(self, token: int, logprob: float | None) -> Token:
-        """Add a token that was drawn."""
-        self.left -= 1
-        text, stopped = self._text.push(token)
-        reason: FinishReason | None = None
-        if token in self._eos:
-            reason = "eos"  # also if a stop string ends in it
-        elif stopped:
-            reason = "stop"
-        elif self.left == 0:
-            reason = "length"
-        if reason is not None and not stopped:
-            rest, stopped = self._text.flush()
-            text += rest
-            if stopped and reason == "length":
-                reason = "stop"
-        return Token(self._index, token, text, logprob, reason)
 
 
 @dataclass
@@ -202,7 +106,7 @@ def _generate(
         cache.keep_snapshots = False
     sampler = Sampler(options.sampling, batch_size=len(prompts))
     next_tokens: Ids = np.zeros(len(prompts), dtype=np.int64)
-    active: dict[int, _Answer] = {}
+    active: dict[int, Answer] = {}
     finished: list[int] = []
     loop = _DecodeLoop(runtime, cache)
     if options.speculate and len(prompts) == 1 and runtime.max_verify_tokens > 1:
@@ -222,7 +126,7 @@ def _generate(
             sampler.observe(index, prompt)
             logits = runtime.prefill(cache, index, _rewind_to_prefix(cache, index, prompt))
             token, logprob = sampler.sample(index, logits, options.logprobs)
-            answer = _Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
+            answer = Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
             result = answer.add(token, logprob)
             if result.finish_reason is None:
                 active[index] = answer

@@ -13,7 +13,8 @@ import pytest
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import KVCache
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve

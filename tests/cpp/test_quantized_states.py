@@ -10,7 +10,8 @@ from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.engine.reports import read_quantization
 from edgekiln.runtimes.base import KernelsChoice
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import Host
 from support.hybrid_engine import build_hybrid

@@ -9,7 +9,8 @@ import pytest
 
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer

@@ -8,7 +8,8 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Ids, KVCache, Logits, Runtime
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import CANCELLED, OK, Host
 from support.cuda_engines import open_on_cpu

@@ -13,7 +13,9 @@ from edgekiln import runtimes
 from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, TOKENIZER_FILE
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.generate.answer import Token
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.cpp_host import ENGINE, FINISHES, OK, REQUEST, UNSUPPORTED, Host, refusal

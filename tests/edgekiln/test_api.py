@@ -13,8 +13,10 @@ import edgekiln
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError, SourceError
+from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.conversation import Conversation
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer

@@ -18,8 +18,9 @@ from edgekiln import runtimes
 from edgekiln.cli import main
 from edgekiln.engine.directory import CHAT_TEMPLATE_FILE, ENGINE_FILE
 from edgekiln.engine.manifest import read_manifest, write_manifest
+from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.conversation import Conversation
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

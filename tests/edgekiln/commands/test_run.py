@@ -16,7 +16,9 @@ from edgekiln import runtimes
 from edgekiln.cli import main
 from edgekiln.engine.directory import ENGINE_FILE
 from edgekiln.engine.manifest import read_manifest
-from edgekiln.runtimes.generate.generate import GenerateOptions, Token, generate
+from edgekiln.runtimes.generate.answer import Token
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

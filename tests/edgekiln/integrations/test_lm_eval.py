@@ -19,7 +19,8 @@ from edgekiln.errors import EngineError, RequestError
 from edgekiln.integrations.lm_eval import EngineLM
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve
 

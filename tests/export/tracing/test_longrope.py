@@ -14,7 +14,8 @@ from edgekiln.errors import RequestError, UnsupportedModelError
 from edgekiln.pipeline.build import build_engine
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.runtimes.base import KernelsChoice, Runtime
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve

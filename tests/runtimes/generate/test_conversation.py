@@ -7,7 +7,8 @@ from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.generate.conversation import Conversation
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 OPTIONS = GenerateOptions(max_tokens=8, ignore_eos=True)

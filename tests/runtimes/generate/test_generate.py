@@ -6,7 +6,8 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.manifest import SpecialTokens, read_manifest
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

@@ -6,7 +6,8 @@ import pytest
 from edgekiln.errors import EdgekilnError
 from edgekiln.runtimes import Properties
 from edgekiln.runtimes.generate import speculative_decoder
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.sampling.sampler import SamplingOptions

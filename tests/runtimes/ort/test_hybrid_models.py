@@ -10,7 +10,8 @@ import torch
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.base import Runtime
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.adapters import check_ragged_states
 from support.hybrid_engine import build_hybrid

@@ -12,7 +12,8 @@ from edgekiln.engine.manifest import StateSpec, read_manifest
 from edgekiln.errors import EngineError
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.generate.conversation import Conversation
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates

@@ -15,7 +15,8 @@ from edgekiln.calib.quantizers.kv_cache import cache_scales
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import KernelsChoice, Runtime
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.ort.cpu import OrtCpuRuntime
 from edgekiln.runtimes.ort.kernels import kernel_library
 from edgekiln.runtimes.ort.kv_cache import OrtKVCache

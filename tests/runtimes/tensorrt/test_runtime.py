@@ -12,7 +12,8 @@ from edgekiln import runtimes
 from edgekiln.engine.graph_io import GraphIO
 from edgekiln.engine.manifest import KVCacheSpec, read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
-from edgekiln.runtimes.generate.generate import GenerateOptions, generate
+from edgekiln.runtimes.generate.generate import generate
+from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
 from edgekiln.runtimes.text.tokenizer import Tokenizer
