@@ -145,6 +145,34 @@ class KVCache(Protocol):
         states.
         """
 
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens a sequence.
+
+        Raises:
+            RequestError: `length` is more than the engine's max_length.
+        """
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two sequences.
+
+        Raises:
+            EdgekilnError: this cache cannot move sequences.
+        """
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Replace a sequence by the first `length` tokens of another one, or fewer as in `rewind`.
+
+        Returns:
+            The number of tokens that it has now.
+
+        Raises:
+            RequestError: the source has fewer than `length` tokens.
+            EdgekilnError: this cache cannot move sequences.
+        """
+
+    def release(self, sequence: int) -> None:
+        """Drop all tokens of a sequence, and give its memory back where the storage can."""
+
 
 class Runtime(Protocol):
     """A loaded engine. Thread-safe if each thread uses its own KV cache."""
@@ -163,6 +191,18 @@ class Runtime(Protocol):
     def max_verify_tokens(self) -> int:
         """Most tokens that `verify` accepts. Their logits have the bits that one `step` per token gives; 1 where the
         runtime cannot guarantee that.
+        """
+
+    @property
+    def chunk(self) -> int:
+        """Prompt tokens that one run takes, at most."""
+
+    @property
+    def run_sizes(self) -> tuple[int, ...]:
+        """Where the rounding of a run changes with its number of tokens: from each of these numbers on, ascending.
+
+        A token has the same keys, values and logits, bit for bit, in runs between the same two of them, and in decode
+        steps of any number of sequences those of a run of one token. Empty if the runtime cannot guarantee that.
         """
 
     def keep_packed_weights(self) -> None:
@@ -192,14 +232,14 @@ class Runtime(Protocol):
         """
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Decode step: append one token to every sequence that is not paused.
+        """Decode step: append one token to every one of the first sequences that is not paused.
 
         Args:
             cache: made by this runtime's `new_cache`.
-            tokens: int64[B].
+            tokens: int64[N], one for each of the first N sequences; the others are not computed.
 
         Returns:
-            float32[B, V], logits of every sequence, valid until the next call on the cache.
+            float32[N, V], logits of these sequences, valid until the next call on the cache.
 
         Raises:
             RequestError: a sequence is at the engine's max_length.

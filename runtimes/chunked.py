@@ -24,16 +24,19 @@ class ChunkedRuntime(ABC, Generic[C, S]):
     Attributes:
         library: name of the library in error messages.
         max_verify_tokens: see `edgekiln.runtimes.base.Runtime`; adapters with verification override the default of 1.
+        run_sizes: likewise; adapters that know them override the default of none.
+        chunk: likewise.
     """
 
     library: str
     max_verify_tokens: int = 1
+    run_sizes: tuple[int, ...] = ()
     _generate: S
 
     def __init__(self, manifest: EngineManifest, chunk: int, cache_type: type[C]) -> None:
         self.properties = Properties.from_manifest(manifest)
         self._manifest = manifest
-        self._chunk = chunk
+        self.chunk = chunk
         self._cache_type = cache_type
 
     def keep_packed_weights(self) -> None:
@@ -44,8 +47,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         """An empty KV cache for `batch_size` sequences; see `edgekiln.runtimes.base.Runtime`."""
 
     @abstractmethod
-    def _bind(self, session: S, cache: C, sequences: slice) -> CacheBinding:
-        """Bind a range of the cache's sequences to a session."""
+    def _bind(self, session: S, cache: C, sequences: slice, decode: bool = False) -> CacheBinding:
+        """Bind a range of the cache's sequences to a session, for decode steps or for runs of any length."""
 
     def prefill(self, cache: KVCache, sequence: int, tokens: Ids) -> Logits:
         """Append int64[S] `tokens` to one sequence, in chunks; returns float32[V], logits of the last position."""
@@ -55,22 +58,26 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         return logits[0, 0]
 
     def step(self, cache: KVCache, tokens: Ids) -> Logits:
-        """Decode step: append one of int64[B] `tokens` to every sequence; returns float32[B, V], a view of a buffer."""
+        """Decode step: append int64[N] `tokens` to the first N sequences; returns float32[N, V], a view of a buffer."""
         own = self._own(cache)
-        own.reserve(max(own.lengths.tolist()) + 1)
+        count = len(tokens)
+        if not 1 <= count <= own.batch_size:
+            raise RequestError(
+                f"a step got {count} tokens, the cache has {own.batch_size} sequences: give one for each"
+            )
+        own.reserve(max(own.lengths[:count].tolist()) + 1)
         if self.properties.recompute_beyond is not None:
-            self._begin_step(own)
-        binding = own.decode_binding
+            self._begin_step(own, count)
+        binding = own.decode_bindings.get(count)
         if binding is None:
-            binding = own.decode_binding = self._bind(self._generate, own, slice(None))
-            batch = own.batch_size
+            binding = own.decode_bindings[count] = self._bind(self._generate, own, slice(0, count), decode=True)
             binding.bind(
-                np.zeros((batch, 1), dtype=np.int64),
-                np.zeros((batch, 1), dtype=np.int64),
-                np.empty((batch, 1, self.properties.vocab_size), dtype=np.float32),
+                np.zeros((count, 1), dtype=np.int64),
+                np.zeros((count, 1), dtype=np.int64),
+                np.empty((count, 1, self.properties.vocab_size), dtype=np.float32),
             )
         binding.input_ids[:, 0] = tokens
-        binding.position_ids[:, 0] = own.lengths
+        binding.position_ids[:, 0] = own.lengths[:count]
         self._run(binding)
         own.append_step(tokens)
         return binding.logits[:, 0]
@@ -110,9 +117,9 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         own.paused.discard(sequence)
         return own, ids
 
-    def _begin_step(self, cache: C) -> None:
-        """Make the cache ready for a step that appends a token to each sequence, whose keys may change with it."""
-        for sequence, length in enumerate(cache.lengths.tolist()):
+    def _begin_step(self, cache: C, count: int) -> None:
+        """Make the cache ready for a step of the first `count` sequences, whose keys may change with it."""
+        for sequence, length in enumerate(cache.lengths[:count].tolist()):
             if sequence not in cache.paused:
                 self._refresh(cache, sequence, length + 1)
 
@@ -142,8 +149,8 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         if ids.size > 1:
             cache.begin_prompt(sequence)
         binding = self._bind(session, cache, slice(sequence, sequence + 1))
-        for start in range(0, ids.size, self._chunk):
-            chunk = ids[start : start + self._chunk]
+        for start in range(0, ids.size, self.chunk):
+            chunk = ids[start : start + self.chunk]
             stop = start + chunk.size
             positions: Ids = np.arange(length + start, length + stop, dtype=np.int64)
             binding.bind(chunk[None], positions[None], logits if logits.shape[1] == 1 else logits[:, start:stop])

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgekiln.errors import RequestError
+from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
 from edgekiln.runtimes.states import States
 
@@ -76,7 +76,7 @@ class RaggedKVCache(ABC):
         states: states of the sequences; None if the engine has none.
         paused: sequences that decode steps leave as they are.
         keep_snapshots: take snapshots, so that sequences with states can be rewound.
-        decode_binding: binding of all sequences for decode steps; None until the first step after the storage moved.
+        decode_bindings: bindings for decode steps, by the number of sequences; dropped when the storage moves.
         verify_bindings: bindings for verify runs by batch index; dropped when the storage moves.
     """
 
@@ -90,7 +90,7 @@ class RaggedKVCache(ABC):
         self.states = states
         self.paused: set[int] = set()
         self.keep_snapshots = True
-        self.decode_binding: CacheBinding | None = None
+        self.decode_bindings: dict[int, CacheBinding] = {}
         self.verify_bindings: dict[int, VerifyBinding] = {}
         self._properties = properties
         self._tokens: Ids = np.zeros((batch_size, 0), dtype=np.int64)
@@ -115,6 +115,42 @@ class RaggedKVCache(ABC):
     def pause(self, sequence: int) -> None:
         """Let decode steps leave a sequence as it is; see `edgekiln.runtimes.base.KVCache`."""
         self.paused.add(sequence)
+
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two sequences; see `edgekiln.runtimes.base.KVCache`."""
+        if first == second:
+            return
+        self._swap(first, second)
+        if self.states:
+            self.states.swap(first, second)
+        pair = [first, second]
+        for array in (self.lengths, self.sequence_lengths, self._tokens):
+            array[pair] = array[pair[::-1]]
+        self.paused = {dict(zip(pair, pair[::-1], strict=True)).get(each, each) for each in self.paused}
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Replace a sequence by the first tokens of another one; see `edgekiln.runtimes.base.KVCache`."""
+        if not 0 <= length <= self.lengths[source]:
+            raise RequestError(f"cannot copy {length} tokens of sequence {source}: it holds {self.lengths[source]}")
+        self.rewind(target, 0)
+        self._copy(source, target, length)
+        if self.states:
+            self.states.copy(source, target, int(self.lengths[source]))
+        for array in (self.lengths, self.sequence_lengths, self._tokens):
+            array[target] = array[source]
+        return self.rewind(target, length)
+
+    def release(self, sequence: int) -> None:
+        """Drop all tokens of a sequence, and its memory; see `edgekiln.runtimes.base.KVCache`."""
+        self.rewind(sequence, 0)
+
+    def _swap(self, first: int, second: int) -> None:
+        """Exchange keys and values of two sequences."""
+        raise EdgekilnError("this runtime cannot move sequences of its KV cache")
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        """Copy keys and values of at least the first `length` tokens, and all that a shorter sequence may need."""
+        raise EdgekilnError("this runtime cannot move sequences of its KV cache")
 
     def _holds(self, sequence: int, length: int) -> bool:
         """Whether the storage has all keys that the token after the first `length` of a sequence sees."""
@@ -146,10 +182,10 @@ class RaggedKVCache(ABC):
         self._extend(sequence, length + tokens.size)
 
     def append_step(self, tokens: Ids) -> None:
-        """Record int64[B] `tokens`, one for every sequence that is not paused, after a decode step."""
+        """Record int64[N] `tokens` of the first N sequences, but for those that are paused, after a decode step."""
         # A Python loop on purpose: between steps numpy's code has left the CPU caches, and a vectorized operation then
         # takes as long as one layer of a small model.
-        for sequence, length in enumerate(self.lengths.tolist()):
+        for sequence, length in enumerate(self.lengths[: len(tokens)].tolist()):
             if sequence not in self.paused:
                 self._tokens[sequence, length] = tokens[sequence]
                 self._extend(sequence, length + 1)
@@ -193,7 +229,7 @@ class RaggedKVCache(ABC):
         if self.states:
             self.states.allocate()
         self._grow(capacity, used)
-        self.decode_binding = None
+        self.decode_bindings.clear()
         self.verify_bindings.clear()
         tokens: Ids = np.zeros((self.batch_size, capacity), dtype=np.int64)
         tokens[:, :used] = self._tokens[:, :used]

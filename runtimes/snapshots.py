@@ -38,6 +38,12 @@ class Snapshots:
         """Length of each snapshot, in increasing order."""
         return [snapshot.length for snapshot in self._all]
 
+    def copy(self) -> "Snapshots":
+        """The same snapshots, for another sequence."""
+        copy = Snapshots()
+        copy._all, copy._prompt_end = list(self._all), self._prompt_end
+        return copy
+
     def at(self, length: int) -> Snapshot | None:
         """The snapshot of this length."""
         return next((snapshot for snapshot in self._all if snapshot.length == length), None)

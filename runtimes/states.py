@@ -78,6 +78,25 @@ class States(ABC):
         for buffer in self._lengths:
             buffer[sequence] = _NONE
 
+    def swap(self, first: int, second: int) -> None:
+        """Exchange the states and snapshots of two sequences."""
+        for buffer, lengths in enumerate(self._lengths):
+            kept = [self._save(each, buffer) if lengths[each] > 0 else None for each in (first, second)]
+            lengths[first], lengths[second] = lengths[second], lengths[first]
+            for sequence, states in zip((second, first), kept, strict=True):
+                if states is not None:
+                    self._load(sequence, buffer, states)
+                elif lengths[sequence] == 0:
+                    self._clear(sequence, buffer)
+        self.snapshots[first], self.snapshots[second] = self.snapshots[second], self.snapshots[first]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a sequence the states and snapshots of another one, which has `length` tokens."""
+        self.snapshot(source, length)
+        self.snapshots[target] = self.snapshots[source].copy()
+        for buffer in self._lengths:
+            buffer[target] = _NONE
+
     def _begin_zeroed(self) -> None:
         """Record that both buffers are zeros, the states of an empty sequence: memory that nothing needs to clear."""
         self._lengths = [[0] * len(self.snapshots) for _ in range(2)]

@@ -70,7 +70,7 @@ def generate(
         raise RequestError(f"stats must be a SpeculationStats, got {stats!r:.60}: name options, as in max_tokens=64")
     if isinstance(prompts, str | np.ndarray) or not len(prompts):
         raise RequestError(f"prompts must be a list of at least one, got {prompts!r:.60}")
-    ids = [_prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
+    ids = [prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
     if cache is not None and cache.batch_size != len(ids):
         raise RequestError(
             f"the cache has batch size {cache.batch_size} for {len(ids)} prompts: give one of batch size {len(ids)}"
@@ -78,7 +78,12 @@ def generate(
     return _generate(runtime, tokenizer, ids, options, cache, stats or SpeculationStats())
 
 
-def _prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties) -> Ids:
+def prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties) -> Ids:
+    """int64[S] token ids of a prompt.
+
+    Raises:
+        RequestError: the prompt is empty, or too long for an answer.
+    """
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError("prompt is empty: give some text")

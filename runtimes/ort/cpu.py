@@ -1,5 +1,6 @@
 """The adapter of target `ort-cpu`: ONNX Runtime on the CPU."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ BF16_ATTENTION = ("edgekiln.attention", "bfloat16")
 # edgekiln's kernels round activations and accumulate in the same order for up to this many tokens of a sequence as for
 # one, so verified tokens get the bits of single steps. Those of ONNX Runtime do not.
 MAX_VERIFY_TOKENS = 8
+# From so many tokens on, they convert 4-bit weights to 8 bits or bfloat16; in C++, cpp/kernels/pack/packed_nbits.h.
+PREFILL_MIN_M = 16 if platform.machine() == "aarch64" else 96
 
 
 class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
@@ -86,11 +89,25 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
             return 1
         return MAX_VERIFY_TOKENS if self._kernels is not None and self._kernels.complete else 1
 
+    @property
+    def run_sizes(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Those of edgekiln's kernels, for quantized engines without states; see `edgekiln.runtimes.base.Runtime`.
+
+        Not for mixtures of experts, whose experts convert 4-bit weights from another number of tokens on.
+        """
+        scheme = self._manifest.quantization.scheme
+        if self.max_verify_tokens == 1 or scheme == "none":
+            return ()
+        one_token = MAX_VERIFY_TOKENS + 1
+        return (one_token,) if scheme == "int8" else (one_token, PREFILL_MIN_M)
+
     def new_cache(self, batch_size: int = 1) -> OrtKVCache:
         """An empty KV cache for `batch_size` sequences."""
-        return OrtKVCache(self.properties, CACHE_DTYPES[self._manifest.kv_cache.dtype], batch_size, self._chunk)
+        return OrtKVCache(self.properties, CACHE_DTYPES[self._manifest.kv_cache.dtype], batch_size, self.chunk)
 
-    def _bind(self, session: ort.InferenceSession, cache: OrtKVCache, sequences: slice) -> OrtBinding:
+    def _bind(
+        self, session: ort.InferenceSession, cache: OrtKVCache, sequences: slice, decode: bool = False
+    ) -> OrtBinding:
         names = self._manifest.io
         if session is not self._generate:
             names = names.model_copy(update={"logits_to_keep": None})

@@ -76,8 +76,9 @@ class OrtCudaRuntime(OrtRuntime[OrtCudaKVCache]):
         """An empty KV cache for `batch_size` sequences."""
         return OrtCudaKVCache(self.properties, self._grow_graph, batch_size)
 
-    def _bind(self, session: ort.InferenceSession, cache: OrtCudaKVCache, sequences: slice) -> OrtCudaBinding:
-        decode = sequences == slice(None)
+    def _bind(
+        self, session: ort.InferenceSession, cache: OrtCudaKVCache, sequences: slice, decode: bool = False
+    ) -> OrtCudaBinding:
         options = [self._run_options(decode) for _ in range(2 if cache.states else 1)]
         config = RunConfig(self._device, options, self._lock, fixed_length=self._cuda_graph and decode)
         return OrtCudaBinding(session, self._manifest.io, cache, sequences, config)

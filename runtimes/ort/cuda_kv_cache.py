@@ -4,6 +4,7 @@ Per layer there is one buffer for keys and one for values, float16 [B, KV, capac
 batch is the outermost axis: one sequence is a contiguous slice and can be prefilled separately.
 """
 
+import math
 import threading
 import weakref
 from dataclasses import dataclass
@@ -50,6 +51,31 @@ class OrtCudaKVCache(RaggedKVCache):
         super().__init__(properties, batch_size, states)
         self.layers: list[tuple[ort.OrtValue, ort.OrtValue]] = []
         self._grow_graph = grow_graph
+
+    def _swap(self, first: int, second: int) -> None:
+        copy, device = self._grow_graph.copy, self._grow_graph.device
+        for layer in self.layers:
+            for buffer in layer:
+                one, other, size = *self._places(buffer, first, second), self._sequence_bytes(buffer)
+                kept = ort.OrtValue.ortvalue_from_shape_and_type(buffer.shape()[1:], CACHE_DTYPE, device, 0)
+                copy((device, one), (device, kept.data_ptr()), size)
+                copy((device, other), (device, one), size)
+                copy((device, kept.data_ptr()), (device, other), size)
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        device = self._grow_graph.device
+        for layer in self.layers:
+            for buffer in layer:
+                one, other = self._places(buffer, source, target)
+                self._grow_graph.copy((device, one), (device, other), self._sequence_bytes(buffer))
+
+    def _sequence_bytes(self, buffer: ort.OrtValue) -> int:
+        return math.prod(buffer.shape()[1:]) * CACHE_DTYPE.itemsize
+
+    def _places(self, buffer: ort.OrtValue, first: int, second: int) -> tuple[int, int]:
+        """Addresses of two sequences of a buffer."""
+        address, size = buffer.data_ptr(), self._sequence_bytes(buffer)
+        return address + first * size, address + second * size
 
     def _grow(self, capacity: int, used: int) -> None:
         grow = self._grow_graph.grow

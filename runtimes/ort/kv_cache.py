@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekiln.runtimes.base import Ids, Properties
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates
-from edgekiln.runtimes.ort.zeroed_arrays import zeroed_arrays
+from edgekiln.runtimes.ort.zeroed_arrays import release_pages, zeroed_arrays
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
 
@@ -77,6 +77,37 @@ class OrtKVCache(RaggedKVCache):
             for part in layer if of_layer == window else ():
                 for head in part[sequence]:
                     head[: kept.stop - kept.start] = head[kept]
+
+    def release(self, sequence: int) -> None:
+        """Drop all tokens of a sequence, and its memory; see `edgekiln.runtimes.base.KVCache`."""
+        self.rewind(sequence, 0)
+        for layer in self.layers:
+            for part in layer:
+                release_pages(part[sequence])
+
+    def _swap(self, first: int, second: int) -> None:
+        pair = [first, second]
+        for layer, window in zip(self.layers, self._windows, strict=True):
+            slots = int((self.lengths[pair] - self._starts(window)[pair]).max())
+            for part in layer:
+                for head_of_first, head_of_second in zip(part[first], part[second], strict=True):
+                    kept = head_of_first[:slots].copy()
+                    head_of_first[:slots] = head_of_second[:slots]
+                    head_of_second[:slots] = kept
+        for starts in self.window_starts.values():
+            starts[pair] = starts[pair[::-1]]
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        for layer, window in zip(self.layers, self._windows, strict=True):
+            slots = int(self.lengths[source] - self._starts(window)[source]) if window else length
+            for part in layer:
+                part[target, :, :slots] = part[source, :, :slots]
+        for starts in self.window_starts.values():
+            starts[target] = starts[source]
+
+    def _starts(self, window: int) -> Ids:
+        """int64[B], the position of the first slot of the buffers of a window; zeros for 0, no window."""
+        return self.window_starts[window] if window else np.zeros(self.batch_size, np.int64)
 
     def _holds(self, sequence: int, length: int) -> bool:
         return all(

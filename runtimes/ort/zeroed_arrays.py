@@ -3,8 +3,10 @@
 In C++, cpp/src/util/zeroed_memory.h.
 """
 
+import ctypes
 import itertools
 import math
+import mmap
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +15,20 @@ from numpy.typing import DTypeLike, NDArray
 
 HUGE_PAGE: Final = 2 << 20  # bytes
 _CACHE_LINE: Final = 64  # bytes
+_MADVISE = getattr(ctypes.CDLL(None), "madvise", None)
+if _MADVISE is not None:
+    _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def release_pages(array: NDArray) -> None:
+    """Give the memory of a contiguous array of anonymous memory back; its pages are zeros when they are used again.
+
+    Only whole pages go, since those at its ends may hold other data.
+    """
+    first = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if _MADVISE is not None and size > 0:
+        _MADVISE(first, size, mmap.MADV_DONTNEED)
 
 
 def zeroed_arrays(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[DTypeLike]) -> list[NDArray]:

@@ -43,6 +43,21 @@ class InPlaceKVCache(RaggedKVCache):
         """Shape of a part's buffer, (B, KV, capacity, D)."""
         return self.batch_size, part.heads, self.capacity, part.head_dim
 
+    def _swap(self, first: int, second: int) -> None:
+        for part, buffer in zip(self.parts, self.buffers, strict=True):
+            size = part.heads * self.capacity * part.head_dim * self.itemsize
+            kept = self._device.allocate(size, PURPOSE)
+            one, other = buffer.address + first * size, buffer.address + second * size
+            for target, source in ((kept.address, one), (one, other), (other, kept.address)):
+                self._device.copy_2d((target, size), (source, size), size, 1)
+            self._device.synchronize()  # the copies read what is freed here
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        for part, buffer in zip(self.parts, self.buffers, strict=True):
+            width, pitch = length * part.head_dim * self.itemsize, self.capacity * part.head_dim * self.itemsize
+            one, other = (buffer.address + sequence * part.heads * pitch for sequence in (source, target))
+            self._device.copy_2d((other, pitch), (one, pitch), width, part.heads)
+
     def _next_capacity(self, length: int, limit: int) -> int:
         return limit
 
@@ -91,6 +106,14 @@ class DoubleBuffer:
                 self._device.copy_2d(target, source, length * token, heads)
         self.swap(length)
 
+    def copy(self, source: "DoubleBuffer") -> None:
+        """Hold the tokens of a sequence with buffers of the same size."""
+        for index, (token, heads) in enumerate(zip(self._token_sizes, self._heads, strict=True)):
+            size = source.length * token * heads
+            if size:
+                self._device.copy_2d((self.front[index].address, size), (source.front[index].address, size), size, 1)
+        self.length = source.length
+
     def grow(self, capacity: int) -> None:
         """Reallocate both buffers of every part for `capacity` tokens."""
         sizes = [token * heads for token, heads in zip(self._token_sizes, self._heads, strict=True)]
@@ -119,6 +142,16 @@ class GrowingKVCache(RaggedKVCache):
         self.states: TensorRTStates | None
         super().__init__(properties, batch_size, _states(properties, device, batch_size))
         self.sequences = [DoubleBuffer(parts, itemsize, device) for _ in range(batch_size)]
+
+    def _swap(self, first: int, second: int) -> None:
+        sequences = self.sequences
+        sequences[first], sequences[second] = sequences[second], sequences[first]
+        self.decode_bindings.clear()
+        self.verify_bindings.clear()
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        self.sequences[source].truncate(int(self.lengths[source]))
+        self.sequences[target].copy(self.sequences[source])
 
     def _grow(self, capacity: int, used: int) -> None:
         for buffers, length in zip(self.sequences, self.lengths, strict=True):

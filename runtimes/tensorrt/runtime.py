@@ -108,11 +108,12 @@ class TensorRTRuntime(ChunkedRuntime[InPlaceKVCache | GrowingKVCache, TensorRTSe
             logits[position] = self.step(cache, ids[position : position + 1])[0]
         return logits
 
-    def _bind(self, session: TensorRTSession, cache: InPlaceKVCache | GrowingKVCache, sequences: slice) -> CacheBinding:
-        decode = sequences == slice(None)
+    def _bind(
+        self, session: TensorRTSession, cache: InPlaceKVCache | GrowingKVCache, sequences: slice, decode: bool = False
+    ) -> CacheBinding:
         if isinstance(cache, GrowingKVCache):
             return GrowingBinding(session, cache, sequences, self._staging)
-        batch = cache.batch_size
+        batch = sequences.stop - sequences.start
         # A CUDA graph replays with the addresses that it was captured with, so decode steps have their own staging.
         staging = Staging(session.device, batch, batch, session.vocab_size) if decode else self._staging
         return InPlaceBinding(session, cache, sequences, staging, replay=decode and self._cuda_graph)

@@ -55,3 +55,45 @@ def check_ragged_states(runtime: Runtime, tokens: np.ndarray, expected: Logits) 
     close(runtime.prefill(cache, 2, tokens[:300]), expected[299])
     positions = np.array([9, 600, 300])
     close(runtime.step(cache, tokens[positions]), expected[positions])
+
+
+def check_moved_sequences(expected: Runtime, runtime: Runtime, close: Close, tokens: np.ndarray) -> None:
+    """Sequences that are exchanged or copied continue as sequences of their own do, and steps may leave the last out.
+
+    Args:
+        expected: the runtime to compare with.
+        runtime: the adapter.
+        close: compares logits of `runtime` with those of `expected`.
+        tokens: int64[S], at least 90, that the sequences begin with.
+    """
+
+    def alone(ids: np.ndarray) -> Logits:
+        return expected.prefill(expected.new_cache(), 0, ids)
+
+    a, b, c = tokens[:30], tokens[5:75], tokens[40:44]
+    cache = runtime.new_cache(3)
+    for index, prompt in enumerate((a, b, c)):
+        runtime.prefill(cache, index, prompt)
+    cache.swap(0, 1)
+    cache.swap(1, 2)
+    cache.swap(2, 2)
+    assert [cache.tokens(index).tolist() for index in range(3)] == [b.tolist(), c.tolist(), a.tolist()]
+    logits = runtime.step(cache, tokens[80:82])
+    assert logits.shape[0] == 2
+    for index, prompt in enumerate((b, c)):
+        close(logits[index], alone(np.append(prompt, tokens[80 + index])))
+    assert cache.lengths.tolist() == [71, 5, 30]
+    kept = cache.copy(0, 1, 70)
+    assert kept in (0, 70)  # a cache with states keeps the lengths of its snapshots
+    if not kept:
+        kept = cache.copy(0, 1, 71)
+    assert cache.tokens(1).tolist() == [*b, tokens[80]][:kept]
+    close(runtime.prefill(cache, 1, tokens[60:68]), alone(np.concatenate([[*b, tokens[80]][:kept], tokens[60:68]])))
+    logits = runtime.step(cache, tokens[83:86])
+    for index, prompt in enumerate(([*b, tokens[80]], [*b, tokens[80]][:kept] + tokens[60:68].tolist(), a)):
+        close(logits[index], alone(np.append(prompt, tokens[83 + index])))
+    cache.release(0)
+    assert cache.lengths.tolist() == [0, kept + 9, 31]
+    close(runtime.prefill(cache, 0, c), alone(c))
+    logits = runtime.step(cache, tokens[86:89])
+    close(logits[1], alone(np.array([*[*b, tokens[80]][:kept], *tokens[60:68], tokens[84], tokens[87]])))

@@ -12,7 +12,7 @@ from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.runtimes.kv_cache import batch_slice
 from edgekiln.runtimes.ort.cuda import OrtCudaRuntime
-from support.adapters import check_ragged_batch, ids
+from support.adapters import check_moved_sequences, check_ragged_batch, ids
 from support.cuda_engines import open_on_cpu, write_cuda_engine
 from support.hybrid_engine import HybridDecoder, write_engine
 from support.models import save_checkpoint
@@ -50,6 +50,10 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 def test_sequences_of_different_lengths_decode_together(pair) -> None:
     check_ragged_batch(*pair, close)
+
+
+def test_moved_sequences(pair) -> None:
+    check_moved_sequences(*pair, close, ids(90))
 
 
 def test_growing_keeps_the_tokens_of_every_sequence(pair) -> None:

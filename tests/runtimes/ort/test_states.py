@@ -20,6 +20,7 @@ from edgekiln.runtimes.ort.states import OrtStates
 from edgekiln.runtimes.snapshots import MOST
 from edgekiln.runtimes.states import States
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from support.adapters import check_moved_sequences
 from support.hybrid_engine import HYBRID, RECURRENT, HybridDecoder, Kind, write_engine
 
 KINDS: dict[str, tuple[Kind, ...]] = {"hybrid": HYBRID, "without attention": RECURRENT}
@@ -91,6 +92,10 @@ def test_a_ragged_batch(runtime: Runtime, decoder: HybridDecoder) -> None:
     close(runtime.prefill(cache, 1, IDS[23:30]), expected[29])
     positions = np.array([60, 30, 320])
     close(runtime.step(cache, IDS[positions]), expected[positions])
+
+
+def test_moved_sequences(runtime: Runtime) -> None:
+    check_moved_sequences(runtime, runtime, close, IDS)
 
 
 def test_any_order_of_runs_rewinds_and_pauses(runtime: Runtime, decoder: HybridDecoder) -> None:

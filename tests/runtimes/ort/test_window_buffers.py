@@ -188,6 +188,21 @@ def rewound(runtime: Runtime, cache: runtimes.KVCache, length: int) -> runtimes.
     return cache
 
 
+def test_moved_sequences(runtime: Runtime) -> None:
+    cache = runtime.new_cache(3)
+    runtime.prefill(cache, 0, IDS[:1800])
+    runtime.prefill(cache, 1, IDS[:90])
+    assert cache.copy(0, 2, 1750) == 1750
+    cache.swap(0, 1)
+    expected = runtime.new_cache()
+    runtime.prefill(expected, 0, IDS[:1800])
+    assert expected.rewind(0, 1750) == 1750
+    again = runtime.prefill(expected, 0, IDS[1750:1800]).copy()
+    np.testing.assert_array_equal(runtime.prefill(cache, 2, IDS[1750:1800]), again)
+    assert cache.rewind(1, 1750) == 1750
+    np.testing.assert_array_equal(runtime.prefill(cache, 1, IDS[1750:1800]), again)
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_conversation_goes_on(
     name: str, engines: Callable[[str], Path], full_cache: Callable[[Runtime, int], OrtKVCache]

@@ -17,7 +17,7 @@ from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from support.adapters import check_ragged_batch, ids
+from support.adapters import check_moved_sequences, check_ragged_batch, ids
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import open_on_host, write_tensorrt_engine
 from support.models import save_checkpoint
@@ -80,6 +80,10 @@ def test_greedy_answers_equal_those_of_ort_cpu(engines: dict, form: tuple[str, s
 
 def test_sequences_of_different_lengths_decode_together(pair) -> None:
     check_ragged_batch(*pair, close)
+
+
+def test_moved_sequences(pair) -> None:
+    check_moved_sequences(*pair, close, ids(90))
 
 
 def test_prefill_between_decode_steps(pair) -> None:

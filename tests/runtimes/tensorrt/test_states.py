@@ -21,7 +21,7 @@ from edgekiln.runtimes.tensorrt.states import TensorRTStates
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.resolve import resolve
 from families.tiny import tiny_config, tiny_model
-from support.adapters import check_ragged_states
+from support.adapters import check_moved_sequences, check_ragged_states
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import open_on_host, write_tensorrt_engine
 from support.models import save_model
@@ -63,6 +63,11 @@ def test_a_ragged_batch_with_rewinds(model: tuple[Path, np.ndarray], form: tuple
     check_ragged_states(runtime, IDS, expected)
     # Each of the two directions of the states has a graph, whose first run is not captured.
     assert cuda.launches == (21 - 2 if graph and form == ("in-place", "trt") else 0)
+
+
+def test_moved_sequences(model: tuple[Path, np.ndarray], form: tuple[str, str]) -> None:
+    runtime = open_on_host(model[0] / "-".join(form))[0]
+    check_moved_sequences(runtime, runtime, close, IDS)
 
 
 def test_answers_of_a_conversation_equal_those_from_scratch(

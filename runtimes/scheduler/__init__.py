@@ -1,0 +1,1 @@
+"""Continuous batching: many requests share the decode steps of one engine."""

@@ -1,0 +1,56 @@
+"""Limits of a scheduler, and the errors of requests that it refuses."""
+
+from dataclasses import dataclass
+
+from edgekiln.errors import EdgekilnError, RequestError
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """Limits of a scheduler.
+
+    Attributes:
+        slots: sequences that the KV cache holds: requests that run together, and finished ones whose tokens may be
+            taken over by later prompts.
+        max_waiting: requests that wait for a slot, at most.
+        reserve: tokens of each sequence for which the cache has room from the start. It grows when needed, which takes
+            time; memory that is not used costs nothing on a CPU.
+        kv_memory: bytes of keys, values and states that requests and finished sequences may take; None: no limit.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    slots: int = 8
+    max_waiting: int = 64
+    reserve: int = 0
+    kv_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise RequestError(f"slots must be at least 1, got {self.slots}")
+        if self.max_waiting < 0:
+            raise RequestError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+        if self.reserve < 0:
+            raise RequestError(f"reserve must be 0 or more tokens, got {self.reserve}")
+        if self.kv_memory is not None and self.kv_memory < 1:
+            raise RequestError(f"kv_memory must be at least 1 byte, got {self.kv_memory}")
+
+
+class QueueFullError(RequestError):
+    """As many requests wait as may.
+
+    Attributes:
+        retry_after_s: seconds after which a slot is likely to be free.
+    """
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(f"{waiting} requests are waiting, the most that may: try again later")
+        self.retry_after_s = retry_after_s
+
+
+class ShuttingDownError(EdgekilnError):
+    """The scheduler takes no more requests."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: send the request to another one")
