@@ -62,14 +62,15 @@ def generate(
 
     Raises:
         RequestError: immediately, before the first token: no prompts, a prompt that is empty or leaves no room for an
-            answer, or a cache of another batch size.
-        EdgekilnError: while iterating: the runtime failed.
+            answer, a bias of a token that the engine does not have, or a cache of another batch size.
+        EdgekilnError: while iterating: the runtime failed, or the constraint allows no token.
     """
     options = options or GenerateOptions()
     if stats is not None and not isinstance(stats, SpeculationStats):
         raise RequestError(f"stats must be a SpeculationStats, got {stats!r:.60}: name options, as in max_tokens=64")
     if isinstance(prompts, str | np.ndarray) or not len(prompts):
         raise RequestError(f"prompts must be a list of at least one, got {prompts!r:.60}")
+    options.sampling.check_vocabulary(runtime.properties.vocab_size)
     ids = [prompt_ids(prompt, tokenizer, runtime.properties) for prompt in prompts]
     if cache is not None and cache.batch_size != len(ids):
         raise RequestError(
@@ -109,7 +110,7 @@ def _generate(
     if cache is None:
         cache = runtime.new_cache(len(prompts))
         cache.keep_snapshots = False
-    sampler = Sampler(options.sampling, batch_size=len(prompts))
+    sampler = Sampler(options.sampling, len(prompts), options.constraint)
     next_tokens: Ids = np.zeros(len(prompts), dtype=np.int64)
     active: dict[int, Answer] = {}
     finished: list[int] = []
@@ -130,21 +131,21 @@ def _generate(
         for index, prompt in enumerate(prompts):
             sampler.observe(index, prompt)
             logits = runtime.prefill(cache, index, _rewind_to_prefix(cache, index, prompt))
-            token, logprob = sampler.sample(index, logits, options.logprobs)
+            sampled = sampler.sample(index, logits, options.logprobs, options.top_logprobs)
             answer = Answer(index, tokenizer, options, room=runtime.properties.max_length - prompt.size)
-            result = answer.add(token, logprob)
+            result = answer.add(sampled)
             if result.finish_reason is None:
                 active[index] = answer
-                next_tokens[index] = token
+                next_tokens[index] = sampled.token
             else:
                 finish(index)
             yield result
         while active:
             step_logits = loop.step(next_tokens, min(answer.left for answer in active.values()))
             for index, answer in list(active.items()):
-                token, logprob = sampler.sample(index, step_logits[index], options.logprobs)
-                next_tokens[index] = token
-                result = answer.add(token, logprob)
+                sampled = sampler.sample(index, step_logits[index], options.logprobs, options.top_logprobs)
+                next_tokens[index] = sampled.token
+                result = answer.add(sampled)
                 if result.finish_reason is not None:
                     del active[index]
                     finish(index)

@@ -5,8 +5,11 @@ from typing import get_args
 
 from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.stream import SpecialTokensChoice
+
+MOST_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class GenerateOptions:
             U+FFFD, which stands for bytes that are no text, is matched in the text that is shown.
         ignore_eos: continue after an end-of-sequence token, up to `max_tokens`.
         logprobs: return the log-probability of each token.
+        top_logprobs: with `logprobs`, also return so many of the most likely tokens, 20 at most, with theirs.
+        constraint: what the answer is limited to, such as a grammar. The answer ends when it is complete.
         speculate: use speculative decoding for a single prompt, if the runtime supports it and while it is faster. The
             answer does not change.
         special_tokens: the special tokens in the text: "auto" shows all but turn marks, which are bos, eos and pad;
@@ -37,10 +42,16 @@ class GenerateOptions:
     logprobs: bool = False
     speculate: bool = True
     special_tokens: SpecialTokensChoice = "auto"
+    top_logprobs: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.top_logprobs <= MOST_TOP_LOGPROBS:
+            raise RequestError(f"top_logprobs must be in [0, {MOST_TOP_LOGPROBS}], got {self.top_logprobs}")
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs goes with logprobs: give that too")
         if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
             raise RequestError(f"stop must be a tuple of strings, got {self.stop!r:.60}")
         if not all(map(utf8, self.stop)):

@@ -51,5 +51,5 @@ def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
     sampler.observe(0, np.array(prompt))
     expected = [sampler.sample(0, scores, logprob=True) for scores in logits]
     found = draws(logits, prompt, vars(chosen))
-    assert [token for token, _ in found] == [token for token, _ in expected]
-    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-6)
+    assert [token for token, _ in found] == [sampled.token for sampled in expected]
+    np.testing.assert_allclose([p for _, p in found], [sampled.logprob for sampled in expected], atol=1e-6)

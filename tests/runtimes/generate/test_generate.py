@@ -307,6 +307,70 @@ def test_invalid_prompts_are_refused(runtime, tokenizer, given, message):
         generate(runtime, tokenizer, given)
 
 
+def test_a_bias_of_a_token_that_the_engine_does_not_have(runtime, tokenizer):
+    options = GenerateOptions(sampling=SamplingOptions(logit_bias={259: 1.0}))
+    with pytest.raises(RequestError, match="logit_bias has token 259, but the engine has 259 tokens"):
+        generate(runtime, tokenizer, ["x"], options)
+
+
+def test_the_most_likely_tokens_are_those_of_the_model(runtime, tokenizer, decoder):
+    prompt = prompts(9)[0]
+    options = GenerateOptions(max_tokens=4, ignore_eos=True, logprobs=True, top_logprobs=3)
+    tokens = list(generate(runtime, tokenizer, [prompt], options))
+    logits = decoder.forward(np.array([*prompt, *(token.id for token in tokens)]))[prompt.size - 1 : -1]
+    for token, row in zip(tokens, logits, strict=True):
+        assert [other for other, _ in token.top_logprobs] == np.argsort(-row)[:3].tolist()
+        assert token.top_logprobs[0] == (token.id, token.logprob)
+
+
+class Spelled:
+    """Allows one sequence of tokens."""
+
+    def __init__(self, script: list[int]) -> None:
+        self.script = script
+
+    def start(self):
+        return SpelledState(self.script)
+
+
+class SpelledState:
+    def __init__(self, script) -> None:
+        self.left = list(script)
+
+    def allowed(self):
+        mask = np.zeros(VOCAB // 32 + 1, dtype=np.uint32)
+        mask[self.left[0] // 32] = 1 << self.left[0] % 32
+        return mask
+
+    def accept(self, token):
+        assert token == self.left.pop(0)
+
+    @property
+    def ended(self):
+        return not self.left
+
+
+@pytest.mark.parametrize(
+    ("ends_in_eos", "options", "ending"),
+    [
+        (False, {}, ("12345", "stop")),
+        (True, {}, ("12345", "eos")),
+        (True, {"ignore_eos": True}, ("12345", "stop")),
+        (False, {"max_tokens": 5}, ("12345", "stop")),
+        (False, {"max_tokens": 4}, ("1234", "length")),
+        (False, {"stop": ("5x",)}, ("12345", "stop")),
+        (False, {"stop": ("4",)}, ("123", "stop")),
+    ],
+)
+def test_an_answer_ends_when_its_constraint_says_so(runtime, tokenizer, ends_in_eos, options, ending):
+    script = tokenizer.encode("12345", add_special_tokens=False).tolist() + [EOS] * ends_in_eos
+    chosen = GenerateOptions(constraint=Spelled(script), **options)
+    for batch in (["x"], ["x", "abc"]):
+        tokens = list(generate(runtime, tokenizer, batch, chosen))
+        assert set(answers(tokens).values()) == {ending[0]}
+        assert [token.finish_reason for token in tokens[-len(batch) :]] == [ending[1]] * len(batch)
+
+
 def test_a_cache_of_another_batch_size(runtime, tokenizer):
     with pytest.raises(RequestError, match="the cache has batch size 2 for 1 prompts: give one of batch size 1"):
         generate(runtime, tokenizer, ["x"], cache=runtime.new_cache(2))
@@ -319,6 +383,8 @@ def test_a_cache_of_another_batch_size(runtime, tokenizer):
         ({"stop": "END"}, "stop must be a tuple of strings, got 'END'"),
         ({"stop": ("a", "")}, "stop must be strings that are not empty"),
         ({"stop": ("a", "b\ud800")}, r"the text is not UTF-8 \(byte 1\): convert it first"),
+        ({"top_logprobs": 21, "logprobs": True}, r"top_logprobs must be in \[0, 20\], got 21"),
+        ({"top_logprobs": 1}, "top_logprobs goes with logprobs: give that too"),
         ({"special_tokens": "all"}, "special_tokens must be one of auto, show, hide, got all"),
     ],
 )

@@ -131,6 +131,42 @@ def test_tokens_are_the_same_and_take_fewer_runs(sampling):
     assert max(runtime.runs) > 4
 
 
+class Cyclic:
+    """Allows three tokens, others after each token, and 40 tokens in all."""
+
+    def start(self):
+        return CyclicState()
+
+
+class CyclicState:
+    accepted = 0
+    last = 0
+
+    def allowed(self):
+        return np.array([sum(1 << (self.last + step) % VOCABULARY for step in (1, 3, 7))], dtype=np.uint32)
+
+    def accept(self, token):
+        self.accepted, self.last = self.accepted + 1, token
+
+    @property
+    def ended(self):
+        return self.accepted == 40
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_tokens_are_the_same_under_a_constraint(monkeypatch, sampling):
+    monkeypatch.setattr(speculative_decoder.Speculation, "draft_length", lambda _: MAX_VERIFY_TOKENS - 1)
+    plain, *_ = answer(GenerateOptions(60, sampling, speculate=False, constraint=Cyclic()))
+    free, *_ = answer(GenerateOptions(40, sampling, speculate=False))
+    tokens, _, held, stats = answer(GenerateOptions(60, sampling, constraint=Cyclic()))
+    assert tokens == plain
+    assert [token.id for token in tokens] != [token.id for token in free]
+    assert len(tokens) == 40
+    assert tokens[-1].finish_reason == "stop"
+    assert stats.drafted > stats.accepted > 0
+    assert held == [*PROMPT, *(token.id for token in tokens[:-1])]
+
+
 @pytest.mark.parametrize("draft", [[], [0], [5, 6, 7], list(range(MAX_VERIFY_TOKENS - 1))])
 def test_any_draft_gives_the_same_tokens(monkeypatch, draft):
     plain, *_ = answer(GenerateOptions(60, SAMPLINGS[2], speculate=False))
