@@ -114,6 +114,11 @@ class Tokenizer:
         """Text of token ids without special tokens; bytes that are not valid UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
 
+    @functools.cached_property
+    def size(self) -> int:
+        """One more than the highest id. The model may have further logits, which no token belongs to."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
+
     def token(self, token: int) -> str | None:
         """The string of an id in the vocabulary; None if it is not there."""
         return self._tokenizer.id_to_token(token)
