@@ -1,13 +1,14 @@
 """The Python API: `build` makes an engine, `Engine` runs it. The command line uses the same two."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from edgekiln import arguments, runtimes
 from edgekiln.api_arguments import (
+    GRAMMAR_KEYWORDS,
     BuildKeywords,
     ChatKeywords,
     GenerateKeywords,
@@ -15,6 +16,7 @@ from edgekiln.api_arguments import (
     Prompt,
     batch_of,
     check_names,
+    constraint_of,
     generate_option,
     split_chat_keywords,
     token_ids,
@@ -29,6 +31,7 @@ from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
+from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.targets import DEFAULT_TARGET
@@ -204,7 +207,14 @@ class Engine:
         """The model's sampling defaults, overridden by keywords."""
         values = {name: generate_option(name, value) for name, value in keywords.items()}
         sampling = {field.name: values.pop(field.name, None) for field in fields(SamplingOptions)}
-        return GenerateOptions(sampling=SamplingOptions.from_defaults(self.manifest.sampling, **sampling), **values)
+        grammars = {name: values.pop(name, None) for name in GRAMMAR_KEYWORDS}
+        chosen = SamplingOptions.from_defaults(self.manifest.sampling, **sampling)
+        return GenerateOptions(sampling=chosen, constraint=self._constraint(grammars), **values)
+
+    def _constraint(self, grammars: Mapping[str, Any]) -> Constraint | None:
+        if all(grammar is None for grammar in grammars.values()):
+            return None  # without loading the tokenizer
+        return constraint_of(self.tokenizer, grammars)
 
     def __repr__(self) -> str:
         return f"Engine({str(self.path)!r}, target={self.manifest.target!r})"

@@ -1,6 +1,6 @@
 """The arguments of the Python API: their types, and their conversion to those that the runtimes take."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
@@ -8,8 +8,11 @@ import numpy as np
 from edgekiln import arguments
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids
+from edgekiln.runtimes.grammar.compile import GrammarKind, compile_grammar, kind_of
+from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.text.chat_template import check_tools, check_variables
 from edgekiln.runtimes.text.stream import SpecialTokensChoice
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgekiln.calib.data.options import DataOptions
@@ -37,11 +40,19 @@ class GenerateKeywords(TypedDict, total=False):
         top_p: sample from the most likely tokens whose probabilities sum up to this.
         min_p: sample from tokens at least this many times as likely as the most likely one.
         repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
+        presence_penalty: above 0, tokens of the answer become less likely, in [-2, 2].
+        frequency_penalty: above 0, tokens of the answer become less likely each time that they occur, in [-2, 2].
+        logit_bias: what is added to the logits of tokens, by id, in [-100, 100].
         seed: the same seed gives the same answer; None draws a fresh one.
         stop: one or more strings; the answer ends before the first of them. They may be special tokens, or cross them,
             whether these are shown or not. None: no such strings.
         ignore_eos: continue after the end-of-sequence token.
         logprobs: compute the log-probability of each token.
+        top_logprobs: with `logprobs`, also those of so many of the most likely tokens, 20 at most.
+        json_schema: the answer is JSON of this schema, a mapping or JSON text; as the next two, this needs the
+            extra `grammar`.
+        grammar: the answer is a text of this grammar, in Lark's syntax or GBNF.
+        regex: the answer matches this regular expression.
         speculate: use prompt-lookup speculative decoding where it is faster; the answer is the same.
         special_tokens: special tokens in the answer's text, such as tool markers: "auto" shows all but bos, eos and
             pad, "show" all, "hide" none.
@@ -53,10 +64,17 @@ class GenerateKeywords(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
     logprobs: bool
+    top_logprobs: int
+    json_schema: Mapping[str, Any] | str | None
+    grammar: str | None
+    regex: str | None
     speculate: bool
     special_tokens: SpecialTokensChoice
 
@@ -78,6 +96,9 @@ class ChatKeywords(GenerateKeywords, total=False):
     chat_template: str | None
     parse_special: bool
 
+
+# Keywords that limit the answer; at most one may be given.
+GRAMMAR_KEYWORDS = ("json_schema", "grammar", "regex")
 
 _CHAT_ONLY = ChatKeywords.__annotations__.keys() - GenerateKeywords.__annotations__.keys()
 
@@ -132,24 +153,66 @@ def generate_option(name: str, value: Any) -> Any:
         RequestError: there is no such keyword, or the value has another type.
     """
     check_names({name: value}, GenerateKeywords.__annotations__)
-    if name == "stop":
-        return _stop_strings(value)
-    if name == "special_tokens":
-        return value  # GenerateOptions checks it
-    if name in ("ignore_eos", "logprobs", "speculate"):
-        return arguments.flag(name, value)
-    if name == "max_tokens":
-        return arguments.integer(name, value)
-    if value is None:
-        return None
-    return arguments.integer(name, value) if name in ("top_k", "seed") else arguments.number(name, value)
+    if convert := _TYPES.get(name):
+        return convert(name, value)
+    return None if value is None else _SAMPLING_TYPES.get(name, arguments.number)(name, value)
 
 
-def _stop_strings(stop: object) -> tuple[str, ...]:
+def constraint_of(tokenizer: Tokenizer, values: Mapping[str, Any]) -> Constraint | None:
+    """The grammar that the keywords `json_schema`, `grammar` and `regex` ask for; None where all are None.
+
+    Raises:
+        RequestError: more than one is given, or the grammar cannot be used.
+        EdgekilnError: llguidance is not installed.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    if len(given) > 1:
+        raise RequestError(f"{' and '.join(given)} do not go together: give one of them")
+    for name, value in given.items():
+        if name != "json_schema" and not isinstance(value, str):
+            raise RequestError(f"{name} must be a string, got {value!r:.60}")
+        kind = kind_of(value) if name == "grammar" else cast(GrammarKind, name)
+        return compile_grammar(tokenizer, kind, value)
+    return None
+
+
+def _unchanged(_name: str, value: Any) -> Any:
+    """A value that is checked where it is used."""
+    return value
+
+
+def _logit_bias(name: str, bias: object) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise RequestError(f"{name} must map token ids to numbers, got {bias!r:.60}")
+    return {
+        arguments.integer(f"a token id of {name}", token): arguments.number(name, value)
+        for token, value in bias.items()
+    }
+
+
+def _stop_strings(_name: str, stop: object) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else () if stop is None else stop
     if not isinstance(strings, Sequence | Set) or isinstance(strings, bytes | bytearray):
         raise RequestError(f"stop must be a string or a list of strings, got {stop!r:.60}")
     return tuple(strings)
+
+
+_TYPES: dict[str, Callable[[str, Any], Any]] = {
+    "stop": _stop_strings,
+    "special_tokens": _unchanged,
+    "ignore_eos": arguments.flag,
+    "logprobs": arguments.flag,
+    "speculate": arguments.flag,
+    "max_tokens": arguments.integer,
+    "top_logprobs": arguments.integer,
+    **dict.fromkeys(GRAMMAR_KEYWORDS, _unchanged),
+}
+# Of options that may be None. The others are numbers.
+_SAMPLING_TYPES: dict[str, Callable[[str, Any], Any]] = {
+    "top_k": arguments.integer,
+    "seed": arguments.integer,
+    "logit_bias": _logit_bias,
+}
 
 
 def token_ids(ids: object) -> Ids:

@@ -16,6 +16,7 @@ from edgekiln.commands._options.common import (
     verbose_option,
 )
 from edgekiln.commands._options.generation import generation_options
+from edgekiln.commands._options.grammar import grammar_keywords, grammar_options
 from edgekiln.commands._text import Text, read_text
 from edgekiln.errors import RequestError
 
@@ -34,6 +35,7 @@ _OPTION_NAMES = {
 @click.option("--chat", is_flag=True, help="Format the prompt with the model's chat template.")
 @chat_options
 @generation_options
+@grammar_options
 @pack_cache_option
 @threads_option
 @verbose_option
@@ -47,6 +49,9 @@ def command(
     template_variables: tuple[tuple[str, Any], ...],
     chat_template: str | None,
     parse_special: bool,
+    schema_file: Path | None,
+    grammar_file: Path | None,
+    regex: str | None,
     stats: bool,
     pack_cache: bool,
     threads: int | None,
@@ -57,6 +62,7 @@ def command(
     if not chat:
         for name in [*(["system"] if system is not None else []), *keywords]:
             raise click.UsageError(f"{_OPTION_NAMES[name]} goes with --chat")
+    options |= grammar_keywords(schema_file, grammar_file, regex)
     loaded = open_engine(engine, threads, pack_cache=pack_cache)
     loaded.check_options(**options, **keywords)
     if prompt is None:

@@ -64,6 +64,46 @@ def test_options_reach_the_sampler_and_the_loop(engine: edgekiln.Engine, tiny_en
     assert stats.drafted >= stats.accepted >= 0
 
 
+def test_penalties_and_biases_reach_the_sampler(engine: edgekiln.Engine, tiny_engine: Path) -> None:
+    sampling = SamplingOptions(presence_penalty=1.5, frequency_penalty=0.5, logit_bias={7: 3.0, 9: -100.0})
+    options = {"max_tokens": 12, "ignore_eos": True, "logprobs": True, "top_logprobs": 2}
+    expected = below(tiny_engine, "hello", sampling=sampling, **options)
+    assert list(engine.generate("hello", **options, **vars(sampling))) == expected  # type: ignore[arg-type]
+    assert expected != below(tiny_engine, "hello", **options)
+    assert len(expected[0].top_logprobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expression"),
+    [
+        ({"regex": "(yes|no) [0-9]{2}"}, "(yes|no) [0-9]{2}"),
+        ({"grammar": 'start: "yes" | "no" " " /[0-9]/'}, "yes|no [0-9]"),
+        ({"grammar": 'root ::= "yes" | "no" [0-9]'}, "yes|no[0-9]"),
+        ({"json_schema": {"enum": [True, None]}}, "true|null"),
+        ({"json_schema": '{"type": "integer", "minimum": 10, "maximum": 99}'}, "[0-9]{2}"),
+    ],
+)
+def test_answers_follow_grammars(engine: edgekiln.Engine, options: dict[str, object], expression: str) -> None:
+    session = engine.session(**options)  # type: ignore[arg-type]
+    for tokens in (
+        engine.generate("hello", **options),  # type: ignore[arg-type]
+        engine.generate("hello", temperature=2.0, seed=1, **options),  # type: ignore[arg-type]
+        engine.chat(MESSAGES, **options),  # type: ignore[arg-type]
+        session.ask("hello"),
+        session.ask("and you?"),
+    ):
+        answer = list(tokens)
+        assert re.fullmatch(expression, "".join(token.text for token in answer))
+        assert answer[-1].finish_reason in ("stop", "eos")
+
+
+def test_one_grammar_at_a_time(engine: edgekiln.Engine) -> None:
+    message = "json_schema and regex do not go together: give one of them"
+    with pytest.raises(RequestError, match=message):
+        engine.check_options(json_schema={}, regex="a")
+    assert engine._options({"json_schema": None, "regex": None}).constraint is None
+
+
 def test_options_that_are_left_out_are_the_models(tiny_engine: Path) -> None:
     engine = edgekiln.Engine(tiny_engine)
     engine.manifest = engine.manifest.model_copy(
@@ -101,6 +141,17 @@ def test_bad_requests(engine: edgekiln.Engine) -> None:
         ("stop", ([1], [None]), "stop must be a tuple of strings, got"),
         ("stop", ("a\ud800",), "the text is not UTF-8 (byte 1): convert it first"),
         ("special_tokens", ("", 1, None, True, []), "special_tokens must be one of auto, show, hide, got "),
+        ("top_logprobs", (None, 1.5, "2"), "top_logprobs must be an integer, got"),
+        ("presence_penalty", ("1", True), "presence_penalty must be a number, got"),
+        ("logit_bias", (5, [1], "x"), "logit_bias must map token ids to numbers, got"),
+        ("logit_bias", ({"5": 1}, {1.5: 1}, {None: 1}), "a token id of logit_bias must be an integer, got"),
+        ("logit_bias", ({5: "1"}, {5: None}), "logit_bias must be a number, got"),
+        ("logit_bias", ({10**6: 1.0},), "logit_bias has token 1000000, but the engine has"),
+        ("json_schema", (5, [1], True), "a JSON schema must be an object, got"),
+        ("json_schema", ({"not": {}},), 'the JSON schema cannot be used (Unimplemented keys: ["not"]): correct it'),
+        ("grammar", (5, {}), "grammar must be a string, got"),
+        ("regex", (5, {}), "regex must be a string, got"),
+        ("regex", ("(",), 'the regular expression cannot be used (line 1: invalid regex "(": unclosed group)'),
         ("stats", (5, {}), "stats must be a SpeculationStats, got"),
     ],
 )

@@ -32,6 +32,12 @@ _OPTIONS = (
     click.option(
         "--repetition-penalty", type=float, metavar="R", help="Above 1, tokens that occurred become less likely."
     ),
+    click.option(
+        "--presence-penalty", type=float, metavar="R", help="Above 0, tokens of the answer become less likely."
+    ),
+    click.option(
+        "--frequency-penalty", type=float, metavar="R", help="Above 0, the same each time that a token occurs."
+    ),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="End before TEXT; may be repeated."),
     click.option(

@@ -65,6 +65,61 @@ def test_sampling_options_reach_the_sampler(tiny_engine: Path) -> None:
     assert run(tiny_engine, "-p", "hello", "--max-tokens", "16", *chosen).stdout == with_newline(expected)
 
 
+def test_penalties_reach_the_sampler(tiny_engine: Path) -> None:
+    sampling = SamplingOptions(presence_penalty=1.5, frequency_penalty=0.5)
+    expected = answer(tiny_engine, "hello", GenerateOptions(max_tokens=16, sampling=sampling))
+    chosen = ["--presence-penalty=1.5", "--frequency-penalty=0.5"]
+    assert run(tiny_engine, "-p", "hello", "--max-tokens", "16", *chosen).stdout == with_newline(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expression"),
+    [
+        ("--json-schema", '{"enum": ["yes", "no"]}', '"yes"|"no"'),
+        ("--grammar", 'start: "yes" | "no" " "? /[0-9]/', "yes|no ?[0-9]"),
+        ("--grammar", '# numbers\nroot ::= "yes" | "no" [0-9]', "yes|no[0-9]"),
+        ("--regex", "(yes|no){2}", "(yes|no){2}"),
+    ],
+)
+def test_answers_follow_grammars(tiny_engine: Path, tmp_path: Path, option: str, text: str, expression: str) -> None:
+    file = tmp_path / "grammar"
+    file.write_text(text)
+    given = text if option == "--regex" else str(file)
+    for others in ((), ("--chat",), ("--temperature=2", "--seed=1")):
+        result = run(tiny_engine, "-p", "hello", option, given, *others)
+        assert result.exit_code == 0, result.output
+        assert re.fullmatch(f"({expression})\n", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--json-schema", "{", "the JSON schema cannot be used (it is not JSON: "),
+        ("--json-schema", '{"not": {}}', 'the JSON schema cannot be used (Unimplemented keys: ["not"]): correct it'),
+        ("--grammar", "start: foo", 'the grammar cannot be used (line 1: unknown name: "foo"): correct it'),
+        ("--grammar", b"\xff", "grammar is not UTF-8 text (byte 0): convert it first"),
+    ],
+)
+def test_grammars_that_are_refused(
+    tiny_engine: Path, tmp_path: Path, option: str, text: str | bytes, message: str
+) -> None:
+    file = tmp_path / "grammar"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = run(tiny_engine, "-p", "hello", option, str(file))
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_one_grammar_at_a_time(tiny_engine: Path, tmp_path: Path) -> None:
+    result = run(tiny_engine, "-p", "x", "--regex", "a", "--json-schema", str(tmp_path))
+    assert result.exit_code == 2
+    assert "--json-schema and --regex do not go together" in result.stderr
+    result = run(tiny_engine, "-p", "x", "--grammar", str(tmp_path / "missing"))
+    assert result.exit_code == 2
+    assert "missing" in result.stderr
+
+
 def test_stop_ends_the_answer(monkeypatch: pytest.MonkeyPatch, tiny_engine: Path) -> None:
     seen: list[GenerateOptions] = []
 
