@@ -107,6 +107,7 @@ class Scheduler:
             ShuttingDownError: `close` was called.
         """
         properties = self._runtime.properties
+        options.sampling.check_vocabulary(properties.vocab_size)
         ids = prompt_ids(prompt, self._tokenizer, properties)
         tokens = min(ids.size + options.max_tokens, properties.max_length)
         self._check_memory(ids.size, tokens)
@@ -118,7 +119,7 @@ class Scheduler:
             Ticket(self._wake),
             tokens,
             Answer(0, self._tokenizer, options, room=properties.max_length - ids.size),
-            Sampler(options.sampling),
+            Sampler(options.sampling, constraint=options.constraint),
         )
         with self._changed:
             if self._closing:
@@ -281,12 +282,13 @@ class Scheduler:
     def _draw(self, index: int, request: Request, logits: np.ndarray) -> None:
         """Draw the next token of an answer, and end the answer with its last one."""
         try:
-            token, logprob = request.sampler.sample(0, logits, request.options.logprobs)
+            options = request.options
+            sampled = request.sampler.sample(0, logits, options.logprobs, options.top_logprobs)
         except EdgekilnError as error:
             self._end(index, error, keep=False)
             return
-        result = request.answer.add(token, logprob)
-        request.next_token = token
+        result = request.answer.add(sampled)
+        request.next_token = sampled.token
         with self._changed:
             self._stats.generated_tokens += 1
         request.on_token(result)
