@@ -1,0 +1,247 @@
+"""Grammars of answers that must call tools, in the style of the model, with arguments that fit their JSON schemas."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgekiln.errors import RequestError
+from edgekiln.runtimes.grammar.compile import WHITE_SPACE
+from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.serve.tools.readers import choices_of, is_text
+from edgekiln.serve.tools.reasoning import ReasoningTags
+from edgekiln.serve.tools.styles import Style
+
+# Keywords of a schema that do not limit the value.
+_ANNOTATIONS = {
+    "type",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$comment",
+}
+
+
+def tool_grammar(
+    style: Style,
+    tools: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    name: str | None = None,
+    parallel: bool = True,
+    reasoning: ReasoningTags | None = None,
+    inside: bool = False,
+) -> str:
+    """The grammar, in llguidance's syntax, of an answer that calls tools and nothing else.
+
+    Args:
+        style: of the model's tool calls.
+        tools: in OpenAI's form.
+        tokenizer: of the engine; texts that are special tokens there are written as such.
+        name: of the only function that may be called; None for any of them.
+        parallel: more than one call is allowed.
+        reasoning: the tags of reasoning, which may come before the calls; None where the model does not reason.
+        inside: the answer begins within reasoning.
+
+    Raises:
+        RequestError: there is no such tool, or its schema has something that the style cannot demand.
+    """
+    functions = _functions(tools, name)
+    rules = _Rules(style, tokenizer)
+    calls = rules.calls(functions, parallel)
+    before = rules.reasoning(reasoning, inside) if reasoning else ""
+    rules.add("start", f"{before}{calls}")
+    return rules.text()
+
+
+def _functions(tools: Sequence[Mapping[str, Any]], name: str | None) -> list[Mapping[str, Any]]:
+    functions = [tool.get("function", tool) for tool in tools]
+    found = [function for function in functions if name is None or function["name"] == name]
+    if not found:
+        raise RequestError(f"tool_choice names {name!r:.80}, which is not in tools" if name else "tools is empty")
+    return found
+
+
+class _Rules:
+    """The rules of a grammar as they are made."""
+
+    def __init__(self, style: Style, tokenizer: Tokenizer) -> None:
+        self._style = style
+        self._tokenizer = tokenizer
+        self._rules: list[str] = []
+
+    def add(self, name: str, body: str) -> str:
+        """Add a rule; returns its name."""
+        self._rules.append(f"{name}: {body}")
+        return name.split("[", maxsplit=1)[0]
+
+    def text(self) -> str:
+        """The grammar."""
+        return "\n".join(self._rules)
+
+    def literal(self, text: str) -> str:
+        """A text as it is, or the special token that it is."""
+        token = self._tokenizer.token_id(text)
+        special = token is not None and (self._tokenizer.is_special(token) or token in self._tokenizer.eos_ids)
+        return f"<[{token}]>" if special else _quoted(text)
+
+    def reasoning(self, tags: ReasoningTags, inside: bool) -> str:
+        """Reasoning and the white space after it."""
+        if self.literal(tags.close) == _quoted(tags.close):
+            self.add("thought[lazy]", rf"/(?s:.*){_escaped(tags.close)}/")
+        else:
+            self.add("thought", f"/(?s:.*)/ {self.literal(tags.close)}")
+        self.add("space", r"/[ \n]{0,4}/")
+        return "thought space " if inside else f"({self.literal(tags.open)} thought space)? "
+
+    def calls(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
+        """Calls with the texts around them."""
+        style = self._style
+        call = self._call(functions, parallel)
+        opened, closed = self.literal(style.opens[0]), self.literal(style.close) if style.close else ""
+        pad = _quoted(style.padding) if style.padding else ""
+        if style.body == "named":
+            return f"({opened} {call}){'+' if parallel else ''}"
+        if style.many == "repeat":
+            block = self.add("block", f"{opened} {pad} {call} {pad} {closed}")
+            return f"{block} (/\\n?/ {block})*" if parallel else block
+        between = {"list": '", "'}.get(style.many) or _quoted(style.many)
+        repeated = f"{call} ({between} {call})*" if parallel else call
+        if style.many == "list":
+            repeated = call if style.body == "json" else f'"[" {repeated} "]"'
+        return repeated if style.bare else f"{opened} {pad} {repeated} {pad} {closed}"
+
+    def _call(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
+        style = self._style
+        if style.body == "json":
+            schema, definitions = self._json_calls(functions)
+            if style.many == "list":
+                schema = {"type": "array", "items": schema, "minItems": 1} | ({} if parallel else {"maxItems": 1})
+            return self.add("call", _json(schema | {"$defs": definitions}))
+        write: Callable[[str, Mapping[str, Any]], str] = {
+            "named": self._named, "python": self._python, "xml": self._xml
+        }[style.body]  # fmt: skip
+        names = [self.add(f"f{index}", write(f"f{index}", function)) for index, function in enumerate(functions)]
+        return self.add("call", " | ".join(names))
+
+    def _json_calls(self, functions: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The schema of one call, and the schemas of arguments that it refers to."""
+        definitions: dict[str, Any] = {}
+        calls = []
+        for index, function in enumerate(functions):
+            parameters = _moved(_parameters(function), f"#/$defs/f{index}")
+            definitions[f"f{index}"] = parameters
+            calls.append(
+                {
+                    "type": "object",
+                    "properties": {
+                        "name": {"const": function["name"]},
+                        self._style.arguments: {"$ref": f"#/$defs/f{index}"},
+                    },
+                    "required": ["name", self._style.arguments],
+                    "additionalProperties": False,
+                }
+            )
+        return {"anyOf": calls}, definitions
+
+    def _named(self, _rule: str, function: Mapping[str, Any]) -> str:
+        return f"{_quoted(function['name'])} {self.literal('[ARGS]')} {_json(_parameters(function))}"
+
+    def _python(self, rule: str, function: Mapping[str, Any]) -> str:
+        """`name(a=1, b="x")` with values in JSON, which the reader of the style takes."""
+        values: list[tuple[str, bool]] = []
+        for key, schema, required in _properties(function):
+            if not key.isidentifier():
+                raise _cannot(function, f"the name {key!r} of a parameter")
+            value = self.add(f"{rule}v{len(values)}", f"{_quoted(key + '=')} {_json(schema)}")
+            values.append((value, required))
+        return f"{_quoted(function['name'] + '(')} {self._sequence(rule, values)} {_quoted(')')}"
+
+    def _sequence(self, rule: str, values: list[tuple[str, bool]]) -> str:
+        """Values in their order, with commas between those that are there."""
+        following = {True: '""', False: '""'}  # what comes after, by whether a value is before it
+        for index, (value, required) in reversed(list(enumerate(values))):
+            rules = {}
+            for before in (True, False):
+                given = f"{_quoted(', ') if before else ''} {value} {following[True]}"
+                body = given if required else f"{given} | {following[before]}"
+                rules[before] = self.add(f"{rule}s{index}{'n' if before else 'a'}", body)
+            following = rules
+        return following[False]
+
+    def _xml(self, rule: str, function: Mapping[str, Any]) -> str:
+        """Tags; texts as they are."""
+        parts = [_quoted(f"<function={function['name']}>\n")]
+        for index, (key, schema, required) in enumerate(_properties(function)):
+            part = self.add(
+                f"{rule}p{index}",
+                f"{_quoted(f'<parameter={key}>' + chr(10))} {self._xml_value(rule, index, function, schema)}",
+            )
+            parts.append(part if required else f"{part}?")
+        return " ".join([*parts, _quoted("</function>")])
+
+    def _xml_value(self, rule: str, index: int, function: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+        end = "\n</parameter>\n"
+        if not is_text(schema):
+            return f"{_json(schema)} {_quoted(end)}"
+        texts = choices_of(schema)
+        if texts and not any(end.strip() in text for text in texts):
+            return f"({' | '.join(map(_quoted, texts))}) {_quoted(end)}"
+        if more := schema.keys() - _ANNOTATIONS - {"$defs", "definitions"}:
+            raise _cannot(function, f"{', '.join(sorted(more))} of a text")
+        return self.add(f"{rule}t{index}[lazy]", rf"/(?s:.*){_escaped(end)}/")
+
+
+def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a function's arguments; without one it has none."""
+    given = function.get("parameters")
+    return given if given else {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def _properties(function: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], bool]]:
+    """Name, schema and whether it is required of each parameter, for styles that write each on its own."""
+    schema = _parameters(function)
+    known = {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "$schema", "strict"}
+    if more := schema.keys() - known - _ANNOTATIONS:
+        raise _cannot(function, f"{', '.join(sorted(more))} of the parameters")
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if missing := [key for key in required if key not in properties]:
+        raise _cannot(function, f"the required parameter {missing[0]!r}, which has no schema")
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return [
+        (key, {**value, **definitions} if isinstance(value, Mapping) else {}, key in required)
+        for key, value in properties.items()
+    ]
+
+
+def _cannot(function: Mapping[str, Any], what: str) -> RequestError:
+    return RequestError(
+        f"tool {function['name']!r:.80}: the way this model writes tool calls cannot demand {what}: leave it out, or "
+        "use tool_choice auto"
+    )
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose references to its own root lead to `root`."""
+    if isinstance(schema, Mapping):
+        moved = {key: _moved(value, root) for key, value in schema.items()}
+        if isinstance(reference := moved.get("$ref"), str) and reference.startswith("#"):
+            moved["$ref"] = root + reference[1:]
+        return moved
+    return [_moved(item, root) for item in schema] if isinstance(schema, list) else schema
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    options = {"whitespace_pattern": WHITE_SPACE, "lenient": False}
+    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _escaped(text: str) -> str:
+    """A text in a regular expression of the grammar."""
+    return "".join(f"\\x{{{ord(character):x}}}" if not character.isalnum() else character for character in text)
