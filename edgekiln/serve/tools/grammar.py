@@ -7,6 +7,7 @@ from typing import Any
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.grammar.compile import WHITE_SPACE
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.serve.tools.python_calls import NAME
 from edgekiln.serve.tools.readers import choices_of, is_text
 from edgekiln.serve.tools.reasoning import ReasoningTags
 from edgekiln.serve.tools.styles import Style
@@ -153,7 +154,7 @@ class _Rules:
         """`name(a=1, b="x")` with values in JSON, which the reader of the style takes."""
         values: list[tuple[str, bool]] = []
         for key, schema, required in _properties(function):
-            if not key.isidentifier():
+            if not NAME.fullmatch(key):
                 raise _cannot(function, f"the name {key!r} of a parameter")
             value = self.add(f"{rule}v{len(values)}", f"{_quoted(key + '=')} {_json(schema)}")
             values.append((value, required))

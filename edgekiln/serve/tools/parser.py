@@ -55,7 +55,7 @@ class ToolParser:
         self._begun = False  # the answer has content
         self._reader: Step | None = None
         self._opened = ""  # what the reader's calls began with
-        self._raw = ""  # what the reader took and is in no call yet
+        self._raw: list[str] = []  # what the reader took and is in no call yet
         self._failed = 0
 
     def push(self, text: str) -> list[Delta]:
@@ -67,16 +67,16 @@ class ToolParser:
     def finish(self) -> list[Delta]:
         """The rest, at the end of the answer."""
         if self._reader is not None:
-            raw, began = self._raw.strip(_SPACE), self._opened and self._raw.startswith(self._opened)
+            raw = "".join(self._raw)
             self._reader.close()
             self._reader = None
-            if began:
-                self._emit(self._held + self._raw)
-            elif raw and not self._style.close.startswith(raw):
-                self._emit(self._raw)
+            if self._opened:
+                self._emit(self._held + raw)
+            elif not self._style.close.startswith(raw.strip(_SPACE)):
+                self._emit(raw)
         elif self._held.strip(_SPACE) or not self.calls:
             self._emit(self._held)
-        self._held = self._raw = ""
+        self._held, self._raw = "", []
         return self._take()
 
     def begin(self, name: str) -> None:
@@ -98,7 +98,7 @@ class ToolParser:
 
     def commit(self) -> None:
         """All that the reader took is in calls; for readers."""
-        self._raw = self._opened = ""
+        self._raw, self._opened = [], ""
 
     def _run(self) -> None:
         while self._queue:
@@ -106,27 +106,27 @@ class ToolParser:
             if self._reader is None:
                 self._in_content(character)
             else:
-                self._raw += character
+                self._raw.append(character)
                 self._advance(character)
 
     def _advance(self, character: str) -> None:
         assert self._reader is not None
         try:
             self._reader.send(character)
-        except (StopIteration, ValueError):
+        except (StopIteration, ValueError, RecursionError):  # the last for containers inside each other
             self._reader = None
             self._leave()
 
     def _leave(self) -> None:
         """Go on with content, which begins with what the reader took and could not read."""
-        raw, size = self._raw, 0
-        if self._opened and raw.startswith(self._opened):
+        raw, size = "".join(self._raw), 0
+        if self._opened:
             self._failed += 1
             # Calls may begin in the rest.
             size = len(self._opened) if self._failed <= _MOST_FAILED else len(raw)
             self._emit(self._held + raw[:size])
             self._held = ""
-        self._raw = self._opened = ""
+        self._raw, self._opened = [], ""
         self._queue.extendleft(reversed(raw[size:]))
 
     def _in_content(self, character: str) -> None:
@@ -150,7 +150,7 @@ class ToolParser:
         content = before.rstrip(_SPACE)
         self._emit(content)
         self._held = before[len(content) :]
-        self._opened = self._raw = opened
+        self._opened, self._raw = opened, [opened]
         self._reader = reader
         next(reader)
 

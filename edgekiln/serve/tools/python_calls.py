@@ -2,51 +2,67 @@
 
 import ast
 import json
+import re
 import warnings
 from typing import Any
 
 # What JSON calls the constants; models mix both.
 _CONSTANTS = {"true": True, "false": False, "null": None}
+# A name of a function or an argument.
+NAME = re.compile(r"[\w.:-]+")
 _MOST_DEPTH = 100
 
 
 def call_of(text: str) -> tuple[str, str]:
     """The function's name and the JSON text of the arguments of a call, such as `f(a=1, b="x")`.
 
-    Values are JSON or literals of Python.
+    Values are JSON or literals of Python. Names may be words of Python, and have dots and hyphens.
 
     Raises:
         ValueError: the text is no such call; arguments without a name are not.
     """
+    name, opened, rest = text.strip().partition("(")
+    if not NAME.fullmatch(name) or not opened or not rest.endswith(")"):
+        raise ValueError("it is no call of a function")
+    values: dict[str, Any] = {}
+    for part in _parts(rest[:-1]):
+        key, separator, value = part.partition("=")
+        if not separator or not NAME.fullmatch(key.strip()) or key.strip() in values:
+            raise ValueError("an argument has no name, or that of another")
+        values[key.strip()] = _value(value.strip())
+    return name, json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def _parts(text: str) -> list[str]:
+    """The text between commas that are not in strings or brackets."""
+    parts, depth, quote, escaped = [""], 0, "", False
+    for character in text:
+        if quote:
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
+        elif character in "\"'":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        if character == "," and not quote and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts if parts[-1].strip() else parts[:-1]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)  # whose escape sequences are not those of Python
+    except (ValueError, RecursionError):
+        pass
     try:
         with warnings.catch_warnings(action="ignore"):  # of escape sequences that Python does not have
-            expression = ast.parse(text.strip(), mode="eval").body
+            return _literal(ast.parse(text, mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"it is no call of a function: {error}") from error
-    if not isinstance(expression, ast.Call) or expression.args:
-        raise ValueError("it is no call of a function by the names of its arguments")
-    values: dict[str, Any] = {}
-    for argument in expression.keywords:
-        if argument.arg is None or argument.arg in values:
-            raise ValueError("an argument has no name, or that of another")
-        values[argument.arg] = _value(argument.value, text.strip())
-    return _name(expression.func), json.dumps(values, ensure_ascii=False, allow_nan=False)
-
-
-def _name(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Attribute):
-        return f"{_name(expression.value)}.{expression.attr}"
-    if isinstance(expression, ast.Name):
-        return expression.id
-    raise ValueError("the function has no name")
-
-
-def _value(expression: ast.expr, text: str) -> Any:
-    segment = ast.get_source_segment(text, expression)
-    try:
-        return json.loads(segment or "")  # whose escape sequences are not those of Python
-    except (ValueError, RecursionError):
-        return _literal(expression)
+        raise ValueError(f"an argument is no literal: {error}") from error
 
 
 def _literal(expression: ast.expr, depth: int = 0) -> Any:

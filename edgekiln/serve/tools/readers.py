@@ -1,4 +1,4 @@
-"""Readers of tool calls: coroutines that take the text after the beginning of calls, one character at a time.
+"""Coroutines that read tool calls: they take the text after the beginning of calls, one character at a time.
 
 A reader returns, or raises ValueError, at the first character that does not belong to calls. What it took since its
 last `Calls.commit` is then content of the message.
@@ -10,14 +10,13 @@ from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 from edgekiln.serve.tools.json_stream import JsonStream
-from edgekiln.serve.tools.python_calls import call_of
+from edgekiln.serve.tools.python_calls import NAME, call_of
 from edgekiln.serve.tools.styles import MISTRAL, Style
 
 _SPACE = " \t\r\n"
 # Keys of the arguments, by model.
 _ARGUMENTS = ("arguments", "parameters")
 _FUNCTION = "<function="
-_NAME = re.compile(r"[\w.:-]+")
 _XML_CALL = re.compile(r"\s*<function=([^>\n]+)>\s*((?:<parameter=[^>\n]+>.*?</parameter>\s*)*)</function>", re.DOTALL)
 _XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|$)", re.DOTALL)
 
@@ -148,8 +147,9 @@ class _Call:
                 self._calls.begin(text)
                 self.append(self._held)
         elif self.key in _ARGUMENTS:
+            text = _object_text(text)
             self.begin_arguments()
-            self.append(_object_text(text))
+            self.append(text)
 
     def begin_arguments(self) -> None:
         """The arguments begin."""
@@ -190,7 +190,7 @@ def _named(character: str, calls: Calls) -> Step:
     while character not in "[{":
         name += character
         character = yield
-    if not _NAME.fullmatch(name.strip()):
+    if not NAME.fullmatch(name.strip()):
         raise ValueError("a call has no name")
     while character != "{":
         tag = ""
@@ -267,11 +267,14 @@ def _call_text(character: str) -> Step:
 
 def _xml_body(text: str, calls: Calls, schemas: Schemas) -> Step:
     """The tags of a call after `text`."""
+    begun = False
     while True:
         text += yield
-        start = text.lstrip()[: len(_FUNCTION)]
-        if not _FUNCTION.startswith(start):
-            raise ValueError("there is no function")
+        if not begun:
+            start = text.lstrip()
+            if not (_FUNCTION.startswith(start) or start.startswith(_FUNCTION)):
+                raise ValueError("there is no function")
+            begun = len(start) >= len(_FUNCTION)
         if text.endswith("</function>") and (match := _XML_CALL.fullmatch(text)):
             break
     name = match[1].strip()

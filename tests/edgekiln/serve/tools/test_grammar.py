@@ -28,7 +28,7 @@ WEATHER = {
         "city": {"type": "string"},
         "days": {"type": "integer", "minimum": 1, "maximum": 9},
         "unit": {"enum": ["celsius", "°F"]},
-        "past": {"type": ["boolean", "null"]},
+        "from": {"type": ["boolean", "null"]},
     },
     "required": ["city", "unit"],
     "additionalProperties": False,
@@ -48,10 +48,10 @@ TREE = {
 }
 TOOLS = [
     {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}},
-    {"type": "function", "function": {"name": "now", "description": "The time."}},
+    {"type": "function", "function": {"name": "now-utc", "description": "The time."}},
     {"type": "function", "function": {"name": "tree", "parameters": TREE}},
 ]
-SCHEMAS = {"get_weather": WEATHER, "now": {"type": "object", "maxProperties": 0}, "tree": TREE}
+SCHEMAS = {"get_weather": WEATHER, "now-utc": {"type": "object", "maxProperties": 0}, "tree": TREE}
 LONGEST = 1500
 
 
@@ -111,7 +111,7 @@ def calls_of(style: Style, text: str, reasoning: ReasoningSplitter | None = None
         (None, False, None, False),
         ("get_weather", True, THINK, True),
         ("tree", False, THINK, False),
-        ("now", True, None, False),
+        ("now-utc", True, None, False),
     ],
 )
 def test_answers_are_valid_calls(tokenizer, style, name, parallel, reasoning, inside):

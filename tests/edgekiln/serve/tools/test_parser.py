@@ -244,6 +244,19 @@ def test_nothing_is_lost(style, parts, cut):
         assert found >= text.count(character) if style.body != "python" else True
 
 
+@pytest.mark.parametrize("depth", [10, 150, 900, 5000, 20_000])
+def test_containers_inside_each_other(depth):
+    lists, texts = "[" * depth + "]" * depth, "[" * depth + "'x'" + "]" * depth
+    for style, text in (
+        (LFM2, f"<|tool_call_start|>[f(a={lists})]<|tool_call_end|>"),
+        (LFM2, f"<|tool_call_start|>[f(a={texts})]<|tool_call_end|>"),
+        (QWEN3_CODER, f"<tool_call><function=f><parameter=a>{lists}</parameter></function></tool_call>"),
+        (HERMES, f'<tool_call>{{"name": "f", "arguments": "{{\\"a\\": {lists}}}"}}</tool_call>'),
+    ):
+        content, calls = parse(style, text)
+        assert content == ("" if calls else text)
+
+
 def test_many_texts_that_begin_like_calls():
     text = "<|tool_call_start|>f('" * 3000
     assert parse(LFM2, text) == (text, [])

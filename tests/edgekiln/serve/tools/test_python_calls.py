@@ -33,11 +33,16 @@ def test_values_may_be_json(value, ascii):
     assert json.loads(arguments) == {"x": value, "y": 1}
 
 
+def test_names_may_be_words_of_python():
+    assert call_of("get-news(from='x', class=1, a-b=[2],)") == ("get-news", '{"from": "x", "class": 1, "a-b": [2]}')
+
+
 @pytest.mark.parametrize(
     "text",
     ["f", "f(1)", "f(*a)", "f(**a)", "f(a=b)", "f(a=g())", "f(a=1+2)", "f(a=1j)", "f(a=b'x')", "f(a={1: 2})",
-     "f(a={**b})", "f(a=1, a=2)", "f(a=-True)", "f(a=1e999)", "(lambda: 1)()", "f(a=" + "[" * 300 + "]" * 300 + ")",
-     "f(\x00)", "f(a=...)", "", "import os", "f(a=" + "-" * 5000 + "1)"],
+     "f(a={**b})", "f(,)", "f(a=1,,b=2)", "f(a)=1)", "f(a=1))", "f(a=1, a=2)", "f(a=-True)", "f(a=1e999)",
+     "(lambda: 1)()", "f(a=" + "[" * 150 + "'x'" + "]" * 150 + ")", "f(\x00)", "f(a=...)", "", "import os",
+     "f(a=" + "-" * 5000 + "1)"],
     ids=lambda text: text[:20],
 )  # fmt: skip
 def test_what_is_no_call(text):
