@@ -21,6 +21,8 @@ LLAMA = bench/.venv-llama
 LLAMA_AVX2 = bench/.venv-llama-avx2
 # Further options of the benchmark that a target runs.
 BENCH_ARGS ?=
+# Further options of `edgekiln serve`, such as --port 9000.
+SERVE_ARGS ?=
 # Environment of the tests that need llm-compressor.
 CALIB = build/venv-calib
 # Environment of `make families-newest`.
@@ -43,7 +45,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa bench-mixtures curves bench-speculation clean
+.PHONY: help setup engine run serve kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa bench-mixtures curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -66,6 +68,9 @@ engine: $(STAMP) runtimes/lib ## build an engine of MODEL in OUT, and answer PRO
 
 run: $(STAMP) ## answer PROMPT with the engine in OUT
 	$(BIN)/edgekiln run "$$OUT" --chat -p "$$PROMPT"
+
+serve: $(STAMP) runtimes/lib ## serve the engine in OUT with the API of OpenAI, and a chat page; SERVE_ARGS are further options
+	$(BIN)/edgekiln serve "$$OUT" $(SERVE_ARGS)
 
 SETUP = .[cpu,dev]
 BENCH_SETUP = .[cpu,export]

@@ -24,6 +24,7 @@ COMMANDS = (
     "engine",
     "run",
     "chat",
+    "serve",
     "bench",
     "eval",
     "compare",
