@@ -1,0 +1,196 @@
+"""Throughput and latency of servers under load: edgekiln's and llama.cpp's llama-server, on the same requests.
+
+Each turn starts each server anew, in rotating order. So many clients as there are streams send requests with prompts of
+real text one after another, and every answer has the same number of tokens. The client runs on the same machine.
+
+Run: python -m bench.suites.serving --help
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from bench.common.environment import environment
+from bench.common.http_client import load
+from bench.common.models import CONSOLE, prepare
+from bench.common.options import numbers, run_options
+from bench.engines.table import Variant, edgekiln_variants, llama_variants
+from bench.report.cpu import table
+from edgekiln import Engine
+
+TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
+NAME = "serving"
+OURS = ("edgekiln int8", "edgekiln int4")
+KINDS = ("Q4_0", "Q4_1")
+START_S = 120
+PORT = 18080
+UNITS = {"throughput": "tokens/s", "first_p95_ms": "first token p95, ms", "gap_p95_ms": "between tokens p95, ms"}
+
+
+@contextlib.contextmanager
+def server(
+    variant: Variant, path: Path, llama_server: Path | None, threads: int, slots: int, context: int
+) -> Iterator[int]:
+    """Run a server; gives its process id once it answers."""
+    if variant.ours:
+        command = [sys.executable, "-m", "edgekiln", "serve", path, "--slots", slots, "--queue", 1000]
+    else:
+        assert llama_server is not None
+        command = [llama_server, "-m", path, "--parallel", slots, "--ctx-size", slots * context, "--no-webui"]
+        command += ["--threads-batch", threads]
+    command += ["--threads", threads, "--port", PORT]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_S
+        while not _answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{variant.label} did not start: {command}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers() -> bool:
+    async def ask() -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        return b" 200 " in line
+
+    try:
+        return asyncio.run(ask())
+    except OSError:
+        return False
+
+
+def requests(engine: Engine, count: int, prompt: int, generated: int, seed: int) -> list[dict[str, Any]]:
+    """Bodies of requests whose prompts are windows of a text."""
+    ids = engine.tokenize(TEXT.read_text(encoding="utf-8"))
+    generator = np.random.default_rng(seed)
+    starts = generator.integers(0, len(ids) - prompt, count)
+    options = {"max_tokens": generated, "temperature": 0, "ignore_eos": True}
+    return [{"prompt": engine.detokenize(ids[start : start + prompt]), **options} for start in starts.tolist()]
+
+
+def measure(pid: int, bodies: list[dict[str, Any]], streams: int) -> dict[str, Any]:
+    """Load a server; gives its throughput, latencies and memory."""
+    asyncio.run(load(PORT, bodies[: min(streams, 4)], min(streams, 4)))  # warm-up
+    seconds, samples = asyncio.run(load(PORT, bodies[4:], streams))
+    gaps = [gap for sample in samples for gap in sample.gaps_s]
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return {
+        "throughput": sum(sample.tokens for sample in samples) / seconds,
+        "first_p50_ms": 1e3 * float(np.percentile([sample.first_s for sample in samples], 50)),
+        "first_p95_ms": 1e3 * float(np.percentile([sample.first_s for sample in samples], 95)),
+        "gap_p50_ms": 1e3 * float(np.percentile(gaps, 50)),
+        "gap_p95_ms": 1e3 * float(np.percentile(gaps, 95)),
+        "peak_rss_mb": int(status.partition("VmHWM:")[2].split()[0]) / 1024,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """A table for each number of streams."""
+    about = (
+        "{threads} threads of {processor}, {when}, {repeat} turns, prompts of {prompt}, answers of {generated} tokens"
+    )
+    lines = [about.format(**result), ""]
+    labels = list(dict.fromkeys(sample["label"] for sample in result["samples"]))
+    for streams in result["streams"]:
+        of = {
+            label: [s for s in result["samples"] if (s["label"], s["streams"]) == (label, streams)] for label in labels
+        }
+        rows = []
+        for label in labels:
+            cells = [_cell(of, label, unit) for unit in UNITS]
+            rows.append([label, *cells, f"{statistics.median(s['peak_rss_mb'] for s in of[label]):.0f}"])
+        lines += table([f"{streams} streams", *UNITS.values(), "peak memory, MB"], rows)
+    return "\n".join(lines)
+
+
+def _cell(of: Mapping[str, list[dict[str, Any]]], label: str, unit: str) -> str:
+    """The median, and for edgekiln its ratio to the best other server, turn by turn, with the range."""
+    found = [sample[unit] for sample in of[label]]
+    text = f"{statistics.median(found):.1f}"
+    others = {each: [s[unit] for s in samples] for each, samples in of.items() if not each.startswith("edgekiln")}
+    if not others or not label.startswith("edgekiln"):
+        return text
+    choose = max if unit == "throughput" else min
+    best = choose(others.values(), key=statistics.median)
+    ratios = [ours / theirs for ours, theirs in zip(found, best, strict=True)]
+    return f"{text} × {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+@click.command()
+@click.option("--model", default="smollm2-135m", show_default=True)
+@click.option("--streams", type=numbers, default="1,8,32", show_default=True)
+@click.option("--requests", "count", type=int, default=4, show_default=True, help="Requests of each stream.")
+@click.option("--prompt", type=int, default=128, show_default=True, help="Prompt tokens.")
+@click.option("--gen-tokens", type=int, default=128, show_default=True)
+@click.option("--repeat", type=int, default=3, show_default=True)
+@click.option("--llama", type=click.Path(path_type=Path), help="Interpreter of llama.cpp's environment, to convert.")
+@click.option("--llama-server", type=click.Path(path_type=Path), help="llama.cpp's llama-server.")
+@run_options
+def main(
+    *,
+    model: str,
+    streams: list[int],
+    count: int,
+    prompt: int,
+    gen_tokens: int,
+    repeat: int,
+    llama: Path | None,
+    llama_server: Path | None,
+    out: Path,
+    reuse: bool,
+    threads: int,
+    only: tuple[str, ...],
+) -> None:
+    """Prepare the engines, load the servers in turns, and write OUT/serving.json and .md."""
+    variants = [variant for variant in edgekiln_variants() if variant.label in OURS]
+    if llama and llama_server:
+        variants += llama_variants(llama.absolute(), KINDS)
+    variants = [each for each in variants if not only or any(part in each.label for part in only)]
+    _, paths = prepare(variants, model, out, reuse)
+    engine = Engine.open(next(paths[variant.label] for variant in variants if variant.ours))
+    context = prompt + gen_tokens + 64  # a window of the text may be tokenized to a few tokens more
+    samples = []
+    for turn in range(repeat):
+        for level in streams:
+            bodies = requests(engine, level * count + 4, prompt, gen_tokens, 1000 * turn + level)
+            first = turn % len(variants)
+            for variant in variants[first:] + variants[:first]:
+                with server(variant, paths[variant.label], llama_server, threads, level, context) as pid:
+                    found = measure(pid, bodies, level)
+                samples.append({"label": variant.label, "streams": level, "turn": turn, **found})
+                CONSOLE.print(f"{level} streams, {variant.label}: {found['throughput']:.0f} tokens/s")
+    result = {
+        **environment(threads, "edgekiln", "onnxruntime"),
+        **{"repeat": repeat, "prompt": prompt, "generated": gen_tokens, "streams": streams, "samples": samples},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{NAME}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / f"{NAME}.md").write_text(markdown(result) + "\n", encoding="utf-8")
+    click.echo(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
