@@ -170,9 +170,7 @@ class Scheduler:
         while self._await_work():
             try:
                 self._end_cancelled()
-                self._admit()
-                if self._prefilling is not None:
-                    self._prefill(self._prefilling)
+                self._prefill_chunk()
                 if self._decoding():
                     self._step()
             except Exception as error:
@@ -206,6 +204,19 @@ class Scheduler:
             if slot.request and slot.request.ticket.cancelled:
                 self._end(index, None)
         self._compact()
+
+    def _prefill_chunk(self) -> None:
+        """Run a chunk of prompts: one of a long prompt, or several short ones."""
+        left = self._runtime.chunk
+        self._admit()
+        while self._prefilling is not None:
+            request = self._slots.slots[self._prefilling].request
+            assert request is not None
+            if request.runs[-1] > left:
+                return
+            left -= request.runs[-1]
+            self._prefill(self._prefilling)
+            self._admit()
 
     def _admit(self) -> None:
         """Give the request that has waited longest a sequence, if one is free and no other prompt is being computed."""
