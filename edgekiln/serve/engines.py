@@ -14,7 +14,8 @@ from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.cache_bytes import sequence_bytes, state_bytes
 from edgekiln.runtimes.scheduler.options import SchedulerOptions
-from edgekiln.runtimes.scheduler.scheduler import Scheduler, SchedulerStats
+from edgekiln.runtimes.scheduler.scheduler import Scheduler
+from edgekiln.runtimes.scheduler.stats import SchedulerStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.errors import ApiError
 from edgekiln.serve.log import Log

@@ -10,7 +10,8 @@ from typing import Self
 from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.options import GenerateOptions
-from edgekiln.runtimes.scheduler.scheduler import Scheduler, Ticket
+from edgekiln.runtimes.scheduler.request import Ticket
+from edgekiln.runtimes.scheduler.scheduler import Scheduler
 from edgekiln.serve.mailbox import Mailbox
 from edgekiln.serve.metrics import Metrics
 

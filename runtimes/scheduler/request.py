@@ -31,7 +31,7 @@ class Ticket:
         self._wake()
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A request that waits or runs.
 

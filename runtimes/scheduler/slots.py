@@ -45,6 +45,10 @@ class Slots:
         """The number of first sequences that a decode step computes: up to the last one with a request."""
         return max((index + 1 for index, slot in enumerate(self.slots) if slot.request), default=0)
 
+    def requests(self) -> dict[int, Request]:
+        """The requests by sequence."""
+        return {index: slot.request for index, slot in enumerate(self.slots) if slot.request}
+
     def free(self) -> int | None:
         """The first sequence without a request."""
         return next((index for index, slot in enumerate(self.slots) if slot.request is None), None)
@@ -77,11 +81,11 @@ class Slots:
             (each for each, slot in enumerate(self.slots) if not slot.request), key=lambda i: self.slots[i].last_used
         )
         if source is not None and self._may_go(source, reused, oldest):
-            self._swap(index, source)
+            self.swap(index, source)
             classes = self.slots[index].prompt
             reused = self._cache.rewind(index, reused)
         else:
-            self._swap(index, oldest)
+            self.swap(index, oldest)
             if source == index:
                 source = oldest
             classes = self.slots[source].prompt if source is not None else np.zeros(0, np.int8)
@@ -103,12 +107,6 @@ class Slots:
         self.slots[index].request = None
         if not keep:
             self._release(index)
-
-    def compact(self, index: int) -> None:
-        """Fill a free sequence among the running ones with the last of these."""
-        last = self.span - 1
-        if index < last:
-            self._swap(index, last)
 
     def _may_go(self, source: int, reused: int, oldest: int) -> bool:
         """Whether a prompt may take a sequence over instead of a copy of the tokens that it needs of it."""
@@ -139,7 +137,8 @@ class Slots:
         decoded = np.full(max(0, length - classes.size), self._rules.run_class(1), np.int8)
         return np.concatenate([classes[:length], decoded])
 
-    def _swap(self, first: int, second: int) -> None:
+    def swap(self, first: int, second: int) -> None:
+        """Exchange two sequences."""
         if first != second:
             self._cache.swap(first, second)
             self.slots[first], self.slots[second] = self.slots[second], self.slots[first]
