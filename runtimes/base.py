@@ -4,15 +4,16 @@ The sequences of a batch share one KV cache and may have different lengths; ther
 sequence, a decode step runs all of them.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.engine.manifest import EngineManifest, StateSpec
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.properties import Properties
+
+if TYPE_CHECKING:
+    from edgekiln.runtimes.saved_sequence import SavedSequence
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -23,82 +24,16 @@ KernelsChoice = Literal["edgekiln", "onnxruntime"]
 PackCacheUse = Literal["off", "read", "write", "temporary"]
 
 
-@dataclass(frozen=True)
-class StateProperties:
-    """What a layer carries from token to token beside or instead of keys and values.
-
-    Attributes:
-        shape: sizes without the batch, which is the first axis.
-        dtype: float32 or float16; uint16 for bfloat16, which numpy does not have.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @classmethod
-    def of(cls, state: StateSpec) -> "StateProperties":
-        """Those of a state of engine.json."""
-        return cls(tuple(state.shape), np.dtype(np.uint16 if state.dtype == "bfloat16" else state.dtype))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one sequence."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Properties:
-    """Sizes and limits of an engine.
-
-    Attributes:
-        target: name of the target, e.g. "ort-cpu".
-        vocab_size: number of logits per position; token ids are below it.
-        max_length: most tokens of one sequence, prompt and answer together.
-        layers: number of decoder layers.
-        kv_heads: key-value heads of each KV cache layer, which is a pair of caches, one for keys and one for values.
-        head_dims: elements of a key-value head, of each KV cache layer.
-        windows: sliding window of each KV cache layer that holds the last tokens only, 0 for the other ones; empty if
-            there are none. See `edgekiln.runtimes.window_buffer`.
-        states: shape without the batch, and dtype, of each state.
-        recompute_beyond: a sequence that becomes longer than so many tokens, or shorter again, has other keys and
-            values, and `prefill` and `step` compute all of them again; None: they stay.
-    """
-
-    target: str
-    vocab_size: int
-    max_length: int
-    layers: int
-    kv_heads: tuple[int, ...]
-    head_dims: tuple[int, ...]
-    windows: tuple[int, ...] = ()
-    states: tuple["StateProperties", ...] = ()
-    recompute_beyond: int | None = None
-
-    @classmethod
-    def from_manifest(cls, manifest: EngineManifest) -> "Properties":
-        """The properties that engine.json states."""
-        architecture = manifest.architecture
-        return cls(
-            target=manifest.target,
-            vocab_size=architecture.vocab_size,
-            max_length=architecture.max_length,
-            layers=architecture.layers,
-            kv_heads=tuple(architecture.kv_heads),
-            head_dims=tuple(architecture.head_dims),
-            windows=tuple(manifest.kv_cache.windows),
-            states=tuple(StateProperties.of(state) for state in manifest.kv_cache.states),
-            recompute_beyond=manifest.kv_cache.recompute_beyond,
-        )
-
-
 class KVCache(Protocol):
     """Keys, values and states of a batch of sequences. Not thread-safe.
 
     Attributes:
         keep_snapshots: take the snapshots that `rewind` needs if the engine has states.
+        can_save: whether `save` and `load` work.
     """
 
     keep_snapshots: bool
+    can_save: bool
 
     @property
     def batch_size(self) -> int:
@@ -170,6 +105,21 @@ class KVCache(Protocol):
             EdgekilnError: this cache cannot move sequences.
         """
 
+    def save(self, sequence: int) -> "SavedSequence":
+        """A copy of a sequence in host memory.
+
+        Raises:
+            EdgekilnError: this cache cannot save sequences.
+        """
+
+    def load(self, sequence: int, saved: "SavedSequence") -> None:
+        """Replace a sequence by a saved one.
+
+        Raises:
+            RequestError: it was saved by another engine, or does not fit.
+            EdgekilnError: this cache cannot load sequences.
+        """
+
     def release(self, sequence: int) -> None:
         """Drop all tokens of a sequence, and give its memory back where the storage can."""
 
@@ -204,6 +154,10 @@ class Runtime(Protocol):
         A token has the same keys, values and logits, bit for bit, in runs between the same two of them, and in decode
         steps of any number of sequences those of a run of one token. Empty if the runtime cannot guarantee that.
         """
+
+    @property
+    def sequence_key(self) -> str:
+        """A hash of the engine and its kernels, which give a sequence the same keys, values and states."""
 
     def keep_packed_weights(self) -> None:
         """Let the file of packed weights that loading the engine wrote stay: its weights have been checked."""

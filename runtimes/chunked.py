@@ -4,6 +4,8 @@ An adapter provides sessions, KV caches and bindings. The inputs and outputs of 
 until the KV cache grows.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
@@ -11,8 +13,9 @@ import numpy as np
 
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, RequestError, first_line
-from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, checked_ids
+from edgekiln.runtimes.base import Ids, KVCache, Logits, checked_ids
 from edgekiln.runtimes.kv_cache import CacheBinding, RaggedKVCache, VerifyBinding
+from edgekiln.runtimes.properties import Properties
 
 C = TypeVar("C", bound=RaggedKVCache)
 S = TypeVar("S")
@@ -29,6 +32,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
     """
 
     library: str
+    kernels: str
     max_verify_tokens: int = 1
     run_sizes: tuple[int, ...] = ()
     _generate: S
@@ -38,6 +42,12 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         self._manifest = manifest
         self.chunk = chunk
         self._cache_type = cache_type
+
+    @property
+    def sequence_key(self) -> str:
+        """See `edgekiln.runtimes.base.Runtime`."""
+        files = json.dumps([self._manifest.target, self.kernels, sorted(self._manifest.files.items())])
+        return hashlib.sha256(files.encode()).hexdigest()
 
     def keep_packed_weights(self) -> None:
         """See `edgekiln.runtimes.base.Runtime`; adapters that pack weights override this, which does nothing."""

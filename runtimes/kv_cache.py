@@ -3,12 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekiln.errors import EdgekilnError, RequestError
-from edgekiln.runtimes.base import Ids, Logits, Properties, too_long
+from edgekiln.runtimes.base import Ids, Logits, too_long
+from edgekiln.runtimes.properties import Properties
+from edgekiln.runtimes.saved_sequence import SavedSequence
 from edgekiln.runtimes.states import States
 
 MIN_CAPACITY = 256
@@ -76,9 +79,12 @@ class RaggedKVCache(ABC):
         states: states of the sequences; None if the engine has none.
         paused: sequences that decode steps leave as they are.
         keep_snapshots: take snapshots, so that sequences with states can be rewound.
+        can_save: subclasses with `_save` and `_load` override this.
         decode_bindings: bindings for decode steps, by the number of sequences; dropped when the storage moves.
         verify_bindings: bindings for verify runs by batch index; dropped when the storage moves.
     """
+
+    can_save = False
 
     def __init__(self, properties: Properties, batch_size: int, states: States | None = None) -> None:
         if batch_size < 1:
@@ -140,6 +146,34 @@ class RaggedKVCache(ABC):
             array[target] = array[source]
         return self.rewind(target, length)
 
+    def save(self, sequence: int) -> SavedSequence:
+        """A copy of a sequence in host memory; see `edgekiln.runtimes.base.KVCache`."""
+        length = int(self.lengths[sequence])
+        arrays = self._save(sequence) if length else []
+        if self.states and length:
+            arrays += self.states.save(sequence, length)
+        return SavedSequence(self.tokens(sequence).copy(), int(self.sequence_lengths[sequence]), arrays)
+
+    def load(self, sequence: int, saved: SavedSequence) -> None:
+        """Replace a sequence by a saved one; see `edgekiln.runtimes.base.KVCache`."""
+        length = saved.tokens.size
+        self.rewind(sequence, 0)
+        if not length:
+            return
+        self.reserve(length)
+        count = len(self._properties.states)
+        arrays = saved.arrays[: len(saved.arrays) - count]
+        try:
+            self._load(sequence, length, arrays)
+        except ValueError as error:
+            self.rewind(sequence, 0)
+            raise RequestError("the saved sequence has keys or values of other sizes than the engine") from error
+        if self.states:
+            self.states.load(sequence, length, saved.arrays[len(arrays) :])
+        self._tokens[sequence, :length] = saved.tokens
+        self.sequence_lengths[sequence] = saved.length
+        self.lengths[sequence] = length
+
     def release(self, sequence: int) -> None:
         """Drop all tokens of a sequence, and its memory; see `edgekiln.runtimes.base.KVCache`."""
         self.rewind(sequence, 0)
@@ -151,6 +185,14 @@ class RaggedKVCache(ABC):
     def _copy(self, source: int, target: int, length: int) -> None:
         """Copy keys and values of at least the first `length` tokens, and all that a shorter sequence may need."""
         raise EdgekilnError("this runtime cannot move sequences of its KV cache")
+
+    def _save(self, sequence: int) -> list[NDArray[Any]]:
+        """Copies of keys and values of a sequence with tokens."""
+        raise EdgekilnError("this runtime cannot save sequences of its KV cache")
+
+    def _load(self, sequence: int, length: int, arrays: list[NDArray[Any]]) -> None:
+        """Write what `_save` returned; raises ValueError if it does not fit."""
+        raise EdgekilnError("this runtime cannot load sequences into its KV cache")
 
     def _holds(self, sequence: int, length: int) -> bool:
         """Whether the storage has all keys that the token after the first `length` of a sequence sees."""

@@ -90,6 +90,20 @@ class States(ABC):
                     self._clear(sequence, buffer)
         self.snapshots[first], self.snapshots[second] = self.snapshots[second], self.snapshots[first]
 
+    def save(self, sequence: int, length: int) -> list[NDArray]:
+        """Copies of the states of a sequence, which has `length` tokens."""
+        self.snapshot(sequence, length)
+        snapshot = self.snapshots[sequence].at(length)
+        assert snapshot is not None
+        return snapshot.states
+
+    def load(self, sequence: int, length: int, states: list[NDArray]) -> None:
+        """Give a sequence states that were saved, as its only snapshot."""
+        self.snapshots[sequence].drop_after(0)
+        self.snapshots[sequence].add(length, [state.copy() for state in states])
+        for buffer in self._lengths:
+            buffer[sequence] = _NONE
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Give a sequence the states and snapshots of another one, which has `length` tokens."""
         self.snapshot(source, length)

@@ -5,7 +5,10 @@ The C++ counterpart is `Session::ask` in edgekiln.hpp. In the C API the caller k
 
 import threading
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
@@ -13,6 +16,7 @@ from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
+from edgekiln.runtimes.saved_sequence import SavedSequence, read_sequence, write_sequence
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 _IN_USE = (
@@ -67,6 +71,34 @@ class Conversation:
             [*self.messages, question], max_tokens=self._runtime.properties.max_length, **(chat or {})
         )
         return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
+
+    def save(self, path: Path) -> None:
+        """Write the messages, and what the KV cache holds of them, to a file.
+
+        Where the cache cannot be saved, the file has the messages only.
+
+        Raises:
+            RequestError: the file cannot be written, or an answer has begun and not ended.
+        """
+        if self._answering.locked():
+            raise RequestError(_IN_USE)
+        nothing = SavedSequence(np.zeros(0, np.int64), 0, [])
+        saved = self._cache.save(0) if self._cache.can_save else nothing
+        write_sequence(path, self._runtime.sequence_key, saved, {"messages": self.messages})
+
+    def restore(self, path: Path) -> None:
+        """Go on with the conversation that `save` wrote, with the same engine, in place of this one.
+
+        Raises:
+            RequestError: the file cannot be read, is damaged, or of another engine or other kernels; or an answer has
+                begun and not ended.
+        """
+        if self._answering.locked():
+            raise RequestError(_IN_USE)
+        saved, notes = read_sequence(path, self._runtime.sequence_key)
+        if self._cache.can_save:
+            self._cache.load(0, saved)
+        self.messages[:] = notes.get("messages", [])
 
     def _answer(self, question: dict[str, str], tokens: Generator[Token, None, None]) -> Iterator[Token]:
         if not self._answering.acquire(blocking=False):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.base import Ids, KVCache, Logits, Properties, Runtime, checked_ids
+from edgekiln.runtimes.base import Ids, KVCache, Logits, Runtime, checked_ids
 from edgekiln.runtimes.generate.answer import Answer, Token
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats, SpeculativeDecoder
+from edgekiln.runtimes.properties import Properties
 from edgekiln.runtimes.sampling.sampler import Sampler
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 

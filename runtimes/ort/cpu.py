@@ -70,7 +70,7 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         self._generate = self._load("generate")
 
     @property
-    def kernels(self) -> str:
+    def kernels(self) -> str:  # type: ignore[override]
         """The instruction set of edgekiln's kernels, "onnxruntime" where they do not run."""
         return self._kernels.instruction_set if self._kernels else "onnxruntime"
 

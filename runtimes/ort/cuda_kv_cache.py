@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekiln.engine.graph_io import GraphIO, in_layer, of_state
-from edgekiln.runtimes.base import Ids, Logits, Properties
+from edgekiln.runtimes.base import Ids, Logits
 from edgekiln.runtimes.kv_cache import RaggedKVCache, batch_slice
 from edgekiln.runtimes.ort.cuda_states import OrtCudaStates
 from edgekiln.runtimes.ort.grow_graph import CACHE_DTYPE, GrowGraph
 from edgekiln.runtimes.ort.library import onnxruntime as ort
+from edgekiln.runtimes.properties import Properties
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.runtimes.base import StateProperties
 from edgekiln.runtimes.ort.grow_graph import GrowGraph
 from edgekiln.runtimes.ort.library import onnxruntime as ort
+from edgekiln.runtimes.properties import StateProperties
 from edgekiln.runtimes.states import States
 
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekiln.runtimes.base import Ids, Properties
+from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates
 from edgekiln.runtimes.ort.zeroed_arrays import release_pages, zeroed_arrays
+from edgekiln.runtimes.properties import Properties
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
 
@@ -26,6 +27,8 @@ class OrtKVCache(RaggedKVCache):
         states: None if the engine has none.
         window_starts: window -> int64[B], the position of the first slot of its buffers; bound to the graph.
     """
+
+    can_save = True
 
     def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int, chunk: int) -> None:
         """Make a cache for runs of up to `chunk` tokens a sequence."""
@@ -104,6 +107,24 @@ class OrtKVCache(RaggedKVCache):
                 part[target, :, :slots] = part[source, :, :slots]
         for starts in self.window_starts.values():
             starts[target] = starts[source]
+
+    def _save(self, sequence: int) -> list[NDArray]:
+        arrays: list[NDArray] = [np.array([int(starts[sequence]) for starts in self.window_starts.values()], np.int64)]
+        for layer, window in zip(self.layers, self._windows, strict=True):
+            slots = int(self.lengths[sequence] - self._starts(window)[sequence])
+            arrays += [part[sequence, :, :slots].copy() for part in layer]
+        return arrays
+
+    def _load(self, sequence: int, length: int, arrays: list[NDArray]) -> None:
+        first, *parts = arrays
+        for starts, start in zip(self.window_starts.values(), first.tolist(), strict=True):
+            starts[sequence] = start
+        for index, (layer, window) in enumerate(zip(self.layers, self._windows, strict=True)):
+            slots = int(length - self._starts(window)[sequence])
+            for part, saved in zip(layer, parts[2 * index : 2 * index + 2], strict=True):
+                if saved.dtype != part.dtype:
+                    raise ValueError
+                part[sequence, :, :slots] = saved
 
     def _starts(self, window: int) -> Ids:
         """int64[B], the position of the first slot of the buffers of a window; zeros for 0, no window."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
-from edgekiln.runtimes.base import StateProperties
 from edgekiln.runtimes.ort.zeroed_arrays import zeroed_arrays
+from edgekiln.runtimes.properties import StateProperties
 from edgekiln.runtimes.states import States
 
 

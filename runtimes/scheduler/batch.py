@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekiln.errors import EdgekilnError
+from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.runtimes.base import Ids, Logits, Runtime
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats, SpeculativeDecoder
 from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.prefix import PrefixRules
+from edgekiln.runtimes.scheduler.prefix_store import PrefixStore
 from edgekiln.runtimes.scheduler.request import Request
 from edgekiln.runtimes.scheduler.slots import Slots
 from edgekiln.runtimes.scheduler.stats import SchedulerStats
@@ -35,10 +36,23 @@ class Batch:
         self._bytes = sequence_bytes
         self._cache = runtime.new_cache(options.slots)
         self._cache.reserve(min(options.reserve, runtime.properties.max_length))
-        self._slots = Slots(self._cache, PrefixRules(runtime.chunk, runtime.run_sizes), sequence_bytes)
+        rules = PrefixRules(runtime.chunk, runtime.run_sizes)
+        self._store: PrefixStore | None = None
+        if options.prefix_cache is not None:
+            if not self._cache.can_save:
+                raise RequestError(
+                    f"engines of {runtime.properties.target} have no prefix cache on disk: leave prefix_cache out"
+                )
+            self._store = PrefixStore(options.prefix_cache, runtime.sequence_key, options.prefix_cache_size)
+        self._slots = Slots(self._cache, rules, sequence_bytes, self._store)
         self._prefilling: int | None = None  # the sequence whose prompt is unfinished
         self._decoder: SpeculativeDecoder | None = None
         self._speculation = SpeculationStats()
+
+    def close(self) -> None:
+        """Wait until prefixes are on disk."""
+        if self._store is not None:
+            self._store.close()
 
     def __len__(self) -> int:
         """The number of requests."""

@@ -1,6 +1,7 @@
 """Limits of a scheduler, and the errors of requests that it refuses."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgekiln.errors import EdgekilnError, RequestError
 
@@ -16,6 +17,9 @@ class SchedulerOptions:
         reserve: tokens of each sequence for which the cache has room from the start. It grows when needed, which takes
             time; memory that is not used costs nothing on a CPU.
         kv_memory: bytes of keys, values and states that requests and finished sequences may take; None: no limit.
+        prefix_cache: directory for beginnings that several prompts had, see `edgekiln.runtimes.scheduler.prefix_store`;
+            None: they are kept in memory only.
+        prefix_cache_size: bytes of the files in it.
 
     Raises:
         RequestError: a value is out of range.
@@ -25,6 +29,8 @@ class SchedulerOptions:
     max_waiting: int = 64
     reserve: int = 0
     kv_memory: int | None = None
+    prefix_cache: Path | None = None
+    prefix_cache_size: int = 1 << 30
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -33,6 +39,8 @@ class SchedulerOptions:
             raise RequestError(f"max_waiting must be 0 or more, got {self.max_waiting}")
         if self.reserve < 0:
             raise RequestError(f"reserve must be 0 or more tokens, got {self.reserve}")
+        if self.prefix_cache_size < 0:
+            raise RequestError(f"prefix_cache_size must be 0 or more bytes, got {self.prefix_cache_size}")
         if self.kv_memory is not None and self.kv_memory < 1:
             raise RequestError(f"kv_memory must be at least 1 byte, got {self.kv_memory}")
 

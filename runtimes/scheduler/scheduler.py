@@ -142,6 +142,7 @@ class Scheduler:
             waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
         for request in waiting:
             request.on_end(None)
+        self._batch.close()
 
     def _await_work(self) -> bool:
         """Wait for a request; False when the thread has to end."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekiln.runtimes.base import Ids, KVCache
 from edgekiln.runtimes.scheduler.prefix import Classes, PrefixRules, common_prefix
+from edgekiln.runtimes.scheduler.prefix_store import LEAST, PrefixStore
 from edgekiln.runtimes.scheduler.request import Request
 
 
@@ -32,8 +33,22 @@ class Slot:
 class Slots:
     """Which request each sequence of a KV cache belongs to."""
 
-    def __init__(self, cache: KVCache, rules: PrefixRules, sequence_bytes: Callable[[int], int]) -> None:
-        """Over all sequences of `cache`; `sequence_bytes` gives the bytes of a sequence by its number of tokens."""
+    def __init__(
+        self,
+        cache: KVCache,
+        rules: PrefixRules,
+        sequence_bytes: Callable[[int], int],
+        store: PrefixStore | None = None,
+    ) -> None:
+        """Over all sequences of a cache.
+
+        Args:
+            cache: the cache.
+            rules: how prompts are cut into runs.
+            sequence_bytes: bytes of a sequence by its number of tokens.
+            store: prefixes on disk.
+        """
+        self._store = store
         self.slots = [Slot() for _ in range(cache.batch_size)]
         self._cache = cache
         self._rules = rules
@@ -76,13 +91,16 @@ class Slots:
         Returns:
             The number of tokens that the sequence now has.
         """
-        source, reused = self._best(request.prompt)
+        source, reused, continues = self._best(request.prompt)
         oldest = min(
             (each for each, slot in enumerate(self.slots) if not slot.request), key=lambda i: self.slots[i].last_used
         )
-        if source is not None and self._may_go(source, reused, oldest):
+        if (loaded := self._load(request.prompt, reused, index, oldest)) is not None:
+            source = None
+            reused, classes = loaded
+        elif source is not None and self._may_go(source, reused, oldest):
             self.swap(index, source)
-            classes = self.slots[index].prompt
+            source, classes = index, self.slots[index].prompt
             reused = self._cache.rewind(index, reused)
         else:
             self.swap(index, oldest)
@@ -90,6 +108,8 @@ class Slots:
                 source = oldest
             classes = self.slots[source].prompt if source is not None else np.zeros(0, np.int8)
             reused = self._cache.copy(source, index, reused) if source is not None else self._cache.rewind(index, 0)
+        if source is not None and not continues:
+            self._save(index, self._padded(classes, reused))
         self._clock += 1
         if source is not None:
             self.slots[source].last_used = self._clock
@@ -114,23 +134,52 @@ class Slots:
             return False
         return source == oldest or 2 * reused >= int(self._cache.lengths[source])
 
-    def _best(self, prompt: Ids) -> tuple[int | None, int]:
-        """The sequence that most tokens can be taken from, and their number; None if there are none."""
-        best: int | None = None
-        most = 0
+    def _best(self, prompt: Ids) -> tuple[int | None, int, bool]:
+        """Where most tokens can be taken over.
+
+        Returns:
+            The sequence, None if there is none; the number of tokens; and whether the prompt continues its answer.
+        """
+        best: tuple[int | None, int, bool] = (None, 0, False)
         for index, slot in enumerate(self.slots):
-            tokens = self._cache.tokens(index)
-            common = common_prefix(tokens, prompt)
-            if common <= most:
+            common = common_prefix(self._cache.tokens(index), prompt)
+            if common <= best[1]:
                 continue
-            if common > slot.prompt.size:
-                # The prompt continues an answer: its tokens keep the bits with which they were generated.
+            # Tokens of an answer that the prompt continues keep the bits with which they were generated.
+            continues = common > slot.prompt.size
+            if continues:
                 count = min(common, prompt.size - 1)
             else:
                 count = self._rules.reusable(common, self._padded(slot.prompt, common), prompt.size)
-            if count > most:
-                best, most = index, count
-        return best, most
+            if count > best[1]:
+                best = (index, count, continues)
+        return best
+
+    def _load(self, prompt: Ids, reused: int, index: int, oldest: int) -> tuple[int, Classes] | None:
+        """Load a prefix from disk if it has more than the `reused` tokens that are in memory.
+
+        Returns:
+            The number of tokens that the sequence now has, and their classes.
+        """
+        if self._store is None:
+            return None
+        best, count = self._store.best(prompt, self._rules)
+        if count < reused + LEAST or (loaded := self._store.load(best)) is None:
+            return None
+        self.swap(index, oldest)
+        saved, classes = loaded
+        self._cache.load(index, saved)
+        return self._cache.rewind(index, count), classes
+
+    def _save(self, index: int, classes: Classes) -> None:
+        """Keep the tokens of a sequence, which several prompts begin with, on disk."""
+        count = int(self._cache.lengths[index])
+        if self._store is None or count < LEAST:
+            return
+        # One more token, as the last token of a prompt always runs.
+        longer = np.append(self._cache.tokens(index), 0)
+        if self._store.best(longer, PrefixRules(self._rules.chunk, ()))[1] < count - LEAST // 2:
+            self._store.add(self._cache.save(index), classes)
 
     def _padded(self, classes: Classes, length: int) -> Classes:
         """The first `length` of `classes`, with those of decoded tokens behind them."""

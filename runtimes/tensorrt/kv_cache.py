@@ -3,9 +3,9 @@
 The C++ library runs only growing caches, with a batch size of 1.
 """
 
-from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.cuda.device import Buffer, Device
 from edgekiln.runtimes.kv_cache import RaggedKVCache
+from edgekiln.runtimes.properties import Properties
 from edgekiln.runtimes.tensorrt.profiles import CachePart, check_alignment
 from edgekiln.runtimes.tensorrt.states import TensorRTStates
 

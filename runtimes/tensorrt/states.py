@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgekiln.engine.graph_io import GraphIO, of_state
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.base import StateProperties
 from edgekiln.runtimes.cuda.device import ALIGNMENT, Buffer, Device, Pinned
+from edgekiln.runtimes.properties import StateProperties
 from edgekiln.runtimes.states import States
 from edgekiln.runtimes.tensorrt.session import Tensors
 

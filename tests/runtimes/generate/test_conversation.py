@@ -94,3 +94,38 @@ def test_a_conversation_too_long_for_the_engine(runtime, tokenizer):
         conversation.ask("x" * 600, OPTIONS)
     assert len(conversation.messages) == 2
     assert say(conversation.ask("And now?", OPTIONS))
+
+
+def test_a_saved_conversation_goes_on_where_it_was(engine, runtime, tokenizer, tmp_path):
+    conversation = Conversation(runtime, tokenizer, system="Be brief.")
+    say(conversation.ask("h" * 150, OPTIONS))
+    conversation.save(tmp_path / "chat")
+    expected = say(conversation.ask("And then?", OPTIONS))
+    messages = conversation.messages
+
+    again = Counting(runtimes.open(engine, threads=1, verify=False))
+    restored = Conversation(again, tokenizer)
+    restored.restore(tmp_path / "chat")
+    assert say(restored.ask("And then?", OPTIONS)) == expected
+    assert restored.messages == messages
+    assert again.prefilled[0] < 80
+    # And in the conversation that was saved, which has gone on since.
+    conversation.restore(tmp_path / "chat")
+    assert say(conversation.ask("And then?", OPTIONS)) == expected
+
+
+def test_a_conversation_of_other_kernels_is_refused(engine, runtime, tokenizer, tmp_path, monkeypatch):
+    conversation = Conversation(runtime, tokenizer)
+    say(conversation.ask("Hello?", OPTIONS))
+    conversation.save(tmp_path / "chat")
+    other = runtimes.open(engine, threads=1, verify=False)
+    monkeypatch.setattr(type(other), "kernels", "other")
+    restored = Conversation(other, tokenizer)
+    with pytest.raises(RequestError, match="was saved with another engine or other kernels"):
+        restored.restore(tmp_path / "chat")
+    assert not restored.messages
+    stream = conversation.ask("Hello?", OPTIONS)
+    next(stream)
+    for method in (conversation.save, conversation.restore):
+        with pytest.raises(RequestError, match="generating another answer"):
+            method(tmp_path / "chat")

@@ -1,6 +1,5 @@
 """Requests get the tokens that they get alone, whenever they arrive; limits, errors, cancellation and shutdown."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,41 +12,16 @@ from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, RequestError
 from edgekiln.runtimes.base import Runtime
-from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.scheduler.options import QueueFullError, SchedulerOptions, ShuttingDownError
-from edgekiln.runtimes.scheduler.request import Ticket
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.hybrid_engine import HYBRID, HybridDecoder, write_engine
+from support.requests import WAIT_S, Client
 
-WAIT_S = 120
 Prompt = tuple[np.ndarray, GenerateOptions]
-
-
-class Client:
-    """A request and its answer."""
-
-    def __init__(self, scheduler: Scheduler, prompt: np.ndarray, options: GenerateOptions) -> None:
-        self.tokens: list[Token] = []
-        self.error: BaseException | None = None
-        self._ended = threading.Event()
-        self.ticket: Ticket = scheduler.submit(prompt, options, self.tokens.append, self._end)
-
-    def _end(self, error: BaseException | None) -> None:
-        assert not self._ended.is_set()
-        self.error = error
-        self._ended.set()
-
-    def answer(self) -> list[int]:
-        assert self._ended.wait(WAIT_S)
-        assert self.error is None
-        return [token.id for token in self.tokens]
-
-    def wait(self) -> None:
-        assert self._ended.wait(WAIT_S)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ pytest.importorskip("cuda.bindings.runtime")
 
 from edgekiln.engine.manifest import StateSpec, read_manifest
 from edgekiln.errors import EngineError, RequestError
-from edgekiln.runtimes.base import StateProperties
 from edgekiln.runtimes.cuda.cuda_device import CudaDevice
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
+from edgekiln.runtimes.properties import StateProperties
 from edgekiln.runtimes.tensorrt.runtime import TensorRTRuntime
 from edgekiln.runtimes.tensorrt.states import TensorRTStates
 from edgekiln.runtimes.text.tokenizer import Tokenizer
