@@ -8,14 +8,17 @@ from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.text.chat_template import check_variables
+from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.answer_parser import AnswerParser
 from edgekiln.serve.answering import check_prompt, encode
 from edgekiln.serve.engines import LoadedEngine
 from edgekiln.serve.errors import ApiError, bad_request, unsupported
 from edgekiln.serve.structured import Form, compile_form
 from edgekiln.serve.tool_choice import ToolChoice
-from edgekiln.serve.tools.parser import tool_parser_for
-from edgekiln.serve.tools.reasoning import reasoning_splitter_for
+from edgekiln.serve.tools.grammar import tool_grammar
+from edgekiln.serve.tools.parser import ToolParser
+from edgekiln.serve.tools.reasoning import begins_in_reasoning, reasoning_splitter_for, reasoning_tags_of
+from edgekiln.serve.tools.styles import Style, style_of
 
 _END = 32  # tokens at the end of a prompt, which tell whether the answer begins in reasoning
 
@@ -63,7 +66,8 @@ async def conversation_prompt(engine: LoadedEngine, conversation: Conversation, 
     tokenizer, param = engine.tokenizer, conversation.param
     if not tokenizer.has_chat_template:
         raise bad_request(f"{engine.name} has no chat template: use /v1/completions", "model", "no_chat_template")
-    tools = None if conversation.tools is None else conversation.tools.tools
+    choice = conversation.tools
+    tools = None if choice is None else choice.tools
     try:
         template = tokenizer.chat_template(None, tools)
     except RequestError as error:
@@ -77,15 +81,49 @@ async def conversation_prompt(engine: LoadedEngine, conversation: Conversation, 
         )
 
     prompt = check_prompt(await encode(param, size, ids), engine, param)
-    constraint = await compile_form(tokenizer, form)
     end = b"".join(tokenizer.token_bytes(token) for token in prompt[-_END:].tolist()).decode(errors="replace")
+    style = None if choice is None else _style(engine, template)
+    if choice is not None and style is not None and choice.required:
+        if form is not None:
+            raise bad_request(
+                f"tool_choice excludes {form[2].partition('.')[0]}: give one", "tool_choice", "invalid_value"
+            )
+        form = _demanded_calls(tokenizer, choice, style, template, end)
+    elif form is not None and choice is not None:
+        message = f"{form[2].partition('.')[0]} excludes tools: the answer could call none"
+        raise bad_request(message, "tools", "invalid_value")
 
     def parser() -> AnswerParser:
+        # An answer of a form has no reasoning, as the form begins with its first token.
+        free = form is None or style is not None
         return AnswerParser(
-            reasoning_splitter_for(template, end), None if tools is None else tool_parser_for(template, tools)
+            reasoning_splitter_for(template, end) if free else None,
+            None if choice is None or style is None else ToolParser(style, choice.tools),
+            parallel=choice is None or choice.parallel,
         )
 
-    return Prepared(prompt, constraint, parser)
+    return Prepared(prompt, await compile_form(tokenizer, form), parser)
+
+
+def _style(engine: LoadedEngine, template: str) -> Style:
+    """How the model writes tool calls."""
+    style = style_of(template)
+    if style is None or "tools" not in template:
+        raise bad_request(
+            f"the chat template of {engine.name} has no tools: leave them out", "tools", "unsupported_tool"
+        )
+    return style
+
+
+def _demanded_calls(tokenizer: Tokenizer, choice: ToolChoice, style: Style, template: str, end: str) -> Form:
+    """The form of an answer that must call a tool, after the reasoning of a model that reasons."""
+    tags = reasoning_tags_of(template)
+    inside = tags is not None and begins_in_reasoning(tags, end)
+    try:
+        grammar = tool_grammar(style, choice.tools, tokenizer, None, choice.parallel, tags, inside)
+    except RequestError as error:
+        raise ApiError(400, str(error), "tools", "invalid_value") from error
+    return "lark", grammar, "tools"
 
 
 def _variables(engine: LoadedEngine, conversation: Conversation, template: str) -> dict[str, Any]:
