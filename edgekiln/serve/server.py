@@ -14,11 +14,12 @@ from edgekiln.serve.app import create_app
 from edgekiln.serve.protocol import limited_protocol
 from edgekiln.serve.state import Server
 
+_BACKLOG = 1024  # connections that wait until the server takes them
 _POLL_S = 0.05
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that the port is known before the server runs.
+    """A socket that listens, so that the port is known, and taken, before the server runs.
 
     Raises:
         EdgekilnError: the address is in use, or not of this machine.
@@ -28,6 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)
     except OSError as error:
         raise EdgekilnError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
     return bound
@@ -67,6 +69,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=5,
         )
         self._uvicorn = _Uvicorn(config)
