@@ -84,7 +84,7 @@ class Size(click.ParamType):
 @click.option(
     "--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN", help="Web origin that may call; may be repeated."
 )
-@click.option("--log-prompts", is_flag=True, help="Log the text of prompts and answers, too.")
+@click.option("--log-prompts", is_flag=True, help="Log the text of prompts, too.")
 @pack_cache_option
 @threads_option
 @verbose_option

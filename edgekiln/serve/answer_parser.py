@@ -1,18 +1,24 @@
 """Divides the text of an answer: reasoning, then tool calls and content."""
 
-from edgekiln.serve.tools.deltas import ContentDelta, Delta, ToolCallDelta
+from edgekiln.serve.tools.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from edgekiln.serve.tools.parser import ToolParser
 from edgekiln.serve.tools.reasoning import ReasoningSplitter
 
 
 class AnswerParser:
-    """Of one answer."""
+    """Of one answer.
+
+    Attributes:
+        reasoning_tokens: pushes so far that ended within reasoning, one for each token.
+    """
 
     def __init__(self, reasoning: ReasoningSplitter | None, tools: ToolParser | None, parallel: bool = True) -> None:
         """Without `reasoning` and `tools` all text is content; without `parallel` only the first call is kept."""
         self._reasoning = reasoning
         self._tools = tools
         self._parallel = parallel
+        self.reasoning_tokens = 0
+        self._pushes = 0
 
     def push(self, text: str) -> list[Delta]:
         """Add text of the answer; returns what it adds to the message."""
@@ -30,7 +36,11 @@ class AnswerParser:
     def _push(self, text: str) -> list[Delta]:
         if self._reasoning is None:
             return [ContentDelta(text)] if self._tools is None else self._tools.push(text)
-        return self._with_calls(self._reasoning.push(text))
+        deltas = self._reasoning.push(text)
+        self._pushes += 1
+        if any(isinstance(delta, ReasoningDelta) for delta in deltas):
+            self.reasoning_tokens = self._pushes
+        return self._with_calls(deltas)
 
     def _finish(self) -> list[Delta]:
         rest: list[Delta] = [] if self._reasoning is None else self._with_calls(self._reasoning.finish())

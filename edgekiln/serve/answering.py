@@ -34,13 +34,14 @@ def finish_reason(reason: FinishReason | None) -> str | None:
     return "stop" if reason == "eos" else reason
 
 
-def usage(generation: Generation) -> dict[str, Any]:
+def usage(generation: Generation, reasoning_tokens: int = 0) -> dict[str, Any]:
     """The tokens of a request, as the two completions APIs count them."""
     return {
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
         "total_tokens": generation.prompt_tokens + generation.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 

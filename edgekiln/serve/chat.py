@@ -6,10 +6,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgekiln.serve.answering import new_id, now, usage
+from edgekiln.serve.answering import new_id, now
 from edgekiln.serve.chat_answer import ChatAnswer
 from edgekiln.serve.chat_prompt import Conversation, conversation_prompt
-from edgekiln.serve.chat_stream import chat_events
+from edgekiln.serve.chat_stream import chat_events, chat_usage
 from edgekiln.serve.engines import LoadedEngine
 from edgekiln.serve.errors import bad_request
 from edgekiln.serve.generate_options import check_choices, generate_options
@@ -45,10 +45,10 @@ async def chat_completions(request: Request) -> Response:
                     answers[index].add(token)
                     answers[index].note_logprob(token)
         server.note_usage(request.scope, generation)
-        if server.log.prompts:
-            request_log(request.scope)["answer"] = [answer.content for answer in answers]
         choices = [answer.choice() for answer in answers]
-        return JsonResponse({"object": "chat.completion", **head, "choices": choices, "usage": usage(generation)})
+        return JsonResponse(
+            {"object": "chat.completion", **head, "choices": choices, "usage": chat_usage(generation, answers)}
+        )
 
 
 def _check(fields: ChatRequest) -> None:
@@ -79,6 +79,7 @@ async def _submit(
         engine,
         server.options,
         ("max_completion_tokens", fields.max_completion_tokens) if newer else ("max_tokens", fields.max_tokens),
+        prompt_tokens=len(prepared.ids),
         n=fields.n,
         stop=fields.stop,
         ignore_eos=fields.ignore_eos,

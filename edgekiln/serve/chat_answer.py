@@ -32,6 +32,11 @@ class ChatAnswer:
         self._logprobs: list[dict[str, Any]] = []
 
     @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of reasoning so far."""
+        return self._parser.reasoning_tokens
+
+    @property
     def content(self) -> str:
         """The text so far, without reasoning and tool calls."""
         return "".join(self._content)

@@ -30,8 +30,13 @@ async def chat_events(
         if data:
             yield data
     if include_usage:
-        yield chunks.usage(generation)
+        yield chunks.usage(chat_usage(generation, answers))
     yield DONE
+
+
+def chat_usage(generation: Generation, answers: Sequence[ChatAnswer]) -> dict[str, Any]:
+    """The tokens of a request."""
+    return usage(generation, sum(answer.reasoning_tokens for answer in answers))
 
 
 class _Chunks:
@@ -74,9 +79,9 @@ class _Chunks:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return f'{self._head},"choices":[{to_json(choice)}]{self._end}'.encode()
 
-    def usage(self, generation: Generation) -> bytes:
+    def usage(self, counts: Mapping[str, Any]) -> bytes:
         """The chunk that counts the tokens."""
-        return f'{self._head},"choices":[],"usage":{to_json(usage(generation))}}}\n\n'.encode()
+        return f'{self._head},"choices":[],"usage":{to_json(counts)}}}\n\n'.encode()
 
 
 def _fields(delta: Delta) -> dict[str, Any]:

@@ -110,6 +110,7 @@ async def _submit(
         engine,
         server.options,
         ("max_tokens", fields.max_tokens),
+        prompt_tokens=max(map(len, ids)),
         n=fields.n,
         stop=fields.stop,
         ignore_eos=fields.ignore_eos,

@@ -1,7 +1,9 @@
 """The engines of a server: loaded when a request names them, unloaded when another needs their memory."""
 
 import asyncio
+import bisect
 import contextlib
+import functools
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,11 +33,13 @@ class LoadedEngine:
         name: by which requests name it.
         engine: its manifest, runtime and tokenizer.
         scheduler: of its answers.
+        most_tokens: of a prompt and its answer, that fit into the engine and into the limit on its KV cache.
     """
 
     name: str
     engine: Engine
     scheduler: Scheduler
+    most_tokens: int
 
     @property
     def runtime(self) -> Runtime:
@@ -111,8 +115,7 @@ class EnginePool:
 
     def load_first(self) -> None:
         """Load the first engine, so that its errors show at the start."""
-        entry = next(iter(self._entries.values()))
-        entry.loaded = self._load(entry)
+        self._load(next(iter(self._entries.values())))
 
     def models(self) -> list[tuple[str, int]]:
         """Name and Unix time of the build of each engine."""
@@ -172,8 +175,7 @@ class EnginePool:
             if entry.loaded is not None:
                 return
             await self._make_room(entry)
-            # Shielded, as a client that goes away must not leave an engine that is loaded twice.
-            entry.loaded = await asyncio.shield(asyncio.to_thread(self._load, entry))
+            await asyncio.to_thread(self._load, entry)
 
     async def _make_room(self, entry: _Entry) -> None:
         if self._memory is None:
@@ -194,12 +196,14 @@ class EnginePool:
             over -= other.nbytes
             await asyncio.to_thread(self._unload, other)
 
-    def _load(self, entry: _Entry) -> LoadedEngine:
+    def _load(self, entry: _Entry) -> None:
         start = time.perf_counter()
         engine = self._open(entry.path)
-        loaded = LoadedEngine(entry.name, engine, Scheduler(engine.runtime, engine.tokenizer, self._options))
+        nbytes = functools.partial(_row_bytes, entry.manifest)
+        scheduler = Scheduler(engine.runtime, engine.tokenizer, self._options, nbytes)
+        most = _most_tokens(nbytes, self._options.kv_memory, engine.runtime.properties.max_length)
+        entry.loaded = LoadedEngine(entry.name, engine, scheduler, most)
         self._log.write("engine_loaded", model=entry.name, seconds=round(time.perf_counter() - start, 3))
-        return loaded
 
     def _unload(self, entry: _Entry) -> None:
         loaded, entry.loaded = entry.loaded, None
@@ -218,9 +222,20 @@ class EnginePool:
 def _engine_bytes(path: Path, manifest: EngineManifest, options: SchedulerOptions) -> int:
     """Bytes that an engine needs at most: its files, and a KV cache of all slots."""
     files = sum((path / name).stat().st_size for name in manifest.files)
-    row = sequence_bytes(manifest, manifest.architecture.max_length) + 2 * state_bytes(manifest)
-    cache = options.slots * row
+    cache = options.slots * _row_bytes(manifest, manifest.architecture.max_length)
     return files + (cache if options.kv_memory is None else min(cache, options.kv_memory))
+
+
+def _row_bytes(manifest: EngineManifest, tokens: int) -> int:
+    """Bytes of the keys, values and states of a sequence."""
+    return sequence_bytes(manifest, tokens) + 2 * state_bytes(manifest)
+
+
+def _most_tokens(nbytes: Callable[[int], int], limit: int | None, max_length: int) -> int:
+    """Tokens of the longest sequence that fits into `limit` bytes."""
+    if limit is None:
+        return max_length
+    return max(1, bisect.bisect_right(range(1, max_length + 1), limit, key=nbytes))
 
 
 def _mib(nbytes: int) -> int:

@@ -29,6 +29,7 @@ def generate_options(
     server: ServeOptions,
     max_tokens: tuple[str, int | None],
     *,
+    prompt_tokens: int,
     n: int = 1,
     stop: list[str] | None = None,
     ignore_eos: bool = False,
@@ -43,6 +44,7 @@ def generate_options(
         engine: the engine, whose sampling defaults apply.
         server: the operator's choices.
         max_tokens: name and value of the field that limits the tokens of an answer.
+        prompt_tokens: tokens of the longest prompt.
         n, stop, ignore_eos, logprobs, top_logprobs, constraint: of each answer.
 
     Raises:
@@ -50,7 +52,8 @@ def generate_options(
     """
     name, most = max_tokens
     if most is None:
-        most = server.max_tokens or engine.max_length
+        most = max(1, engine.most_tokens - prompt_tokens)
+        most = min(most, server.max_tokens or most)
     elif server.max_tokens is not None and most > server.max_tokens:
         raise bad_request(f"{name} is {most}, over the server's limit of {server.max_tokens}", name, "invalid_value")
     chosen = {field: getattr(fields, field) for field in _SAMPLING}

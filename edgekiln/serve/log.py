@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 class Log:
-    """Writes events. The text of prompts and answers is not among them, unless `prompts`."""
+    """Writes events. The text of prompts is not among them, unless `prompts`; that of answers never is."""
 
     def __init__(self, prompts: bool = False, stream: TextIO | None = None) -> None:
         """Write to `stream`, by default stderr."""

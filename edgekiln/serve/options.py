@@ -20,7 +20,7 @@ class ServeOptions:
         drain_s: seconds that running answers have to finish at a shutdown.
         header_timeout_s: seconds in which a request's headers, and then its body, must arrive.
         max_connections: open connections, at most; further ones are closed at once.
-        log_prompts: log the text of prompts and answers.
+        log_prompts: log the text of prompts.
         check_host: refuse requests whose header `Host` is neither localhost nor an address.
 
     Raises:

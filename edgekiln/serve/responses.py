@@ -64,7 +64,9 @@ async def _submit(
     )
     prepared = await conversation_prompt(engine, conversation, _form(fields.text))
     limit = ("max_output_tokens", fields.max_output_tokens)
-    options = generate_options(fields, engine, server.options, limit, constraint=prepared.constraint)
+    options = generate_options(
+        fields, engine, server.options, limit, prompt_tokens=len(prepared.ids), constraint=prepared.constraint
+    )
     generation = await server.begin(stack, engine)
     note = request_log(request.scope)
     note["model"] = engine.name
@@ -146,7 +148,7 @@ class _Answer:
     def response(self, status: str) -> dict[str, Any]:
         """The response as it is now."""
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        usage = None if status == "in_progress" else _usage(self.generation)
+        usage = None if status == "in_progress" else _usage(self.generation, self.parser.reasoning_tokens)
         rest = {"status": status, "error": None, "incomplete_details": cut, "output": self.output.items}
         return {**self.head, **rest, "usage": usage}
 
@@ -179,11 +181,11 @@ class _Answer:
         yield encoded([*closing, self.end()])
 
 
-def _usage(generation: Generation) -> dict[str, Any]:
+def _usage(generation: Generation, reasoning_tokens: int) -> dict[str, Any]:
     return {
         "input_tokens": generation.prompt_tokens,
         "input_tokens_details": {"cached_tokens": generation.cached_tokens},
         "output_tokens": generation.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": generation.prompt_tokens + generation.completion_tokens,
     }

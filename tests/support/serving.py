@@ -72,13 +72,24 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    *engines: tuple[str, Path], slots: int = 4, queue: int = 8, memory: int | None = None, **options: Any
+    *engines: tuple[str, Path],
+    slots: int = 4,
+    queue: int = 8,
+    memory: int | None = None,
+    kv_memory: int | None = None,
+    **options: Any,
 ) -> Iterator[RunningServer]:
     """A server of engines, by name; `options` are those of `ServeOptions`."""
     stream = StringIO()
     choices = ServeOptions(**options)
     log = Log(choices.log_prompts, stream)
-    pool = EnginePool(engines, SchedulerOptions(slots, queue), memory, lambda path: Engine.open(path, threads=1), log)
+    pool = EnginePool(
+        engines,
+        SchedulerOptions(slots=slots, max_waiting=queue, kv_memory=kv_memory),
+        memory,
+        lambda path: Engine.open(path, threads=1),
+        log,
+    )
     pool.load_first()
     server = Server(pool, choices, log)
     bound = listen("127.0.0.1", 0)

@@ -19,9 +19,11 @@ LONG = {"messages": HELLO, "ignore_eos": True, "stream": True}
 
 
 @contextmanager
-def served(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A process of the command on a free port, and its address."""
-    command = [sys.executable, "-m", "edgekiln", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
+def served(
+    *arguments: str | Path, port: str = "0", environment: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A process of the command, by default on a free port, and its address."""
+    command = [sys.executable, "-m", "edgekiln", "serve", *map(str, arguments), "--port", port, "--threads", "1"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
     ) as process:
@@ -43,14 +45,12 @@ def test_a_signal_ends_an_idle_server(tiny_engine: Path, number: signal.Signals)
 
 
 def test_a_signal_lets_answers_finish(tiny_engine: Path) -> None:
-    with (
-        served(tiny_engine) as (process, url),
-        httpx.stream("POST", f"{url}/v1/chat/completions", json=LONG) as response,
-    ):
-        lines = response.iter_lines()
-        next(lines)
-        process.send_signal(signal.SIGTERM)
-        assert [line for line in lines if line][-1] == "data: [DONE]"
+    with served(tiny_engine) as (process, url):
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=LONG) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.wait(10) == 0
 
 
@@ -60,8 +60,9 @@ def test_a_server_that_was_killed_starts_again(tiny_engine: Path) -> None:
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=LONG):
             process.kill()
             process.wait()
-    with served(tiny_engine, "--port", port) as (process, _):
-        pass  # --port 0 comes last: this only shows that the engine is as it was
+    with served(tiny_engine, port=port) as (_, url):
+        answer = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 2})
+        assert answer.status_code == 200
 
 
 def test_keys_of_the_environment_and_of_a_file(tiny_engine: Path, tmp_path: Path) -> None:

@@ -298,6 +298,18 @@ def test_the_least_recently_used_engine_is_unloaded(long_llama: Path) -> None:
         assert (ask("b"), len(loaded())) == (200, 2)
 
 
+def test_the_limit_of_the_kv_cache(long_llama: Path) -> None:
+    limit = 200_000
+    with running_server(("tiny", long_llama), kv_memory=limit) as running:
+        engine = running.server.engines._entries["tiny"].loaded
+        assert 100 < engine.most_tokens < 4096
+        usage = running.post(CHAT, {"messages": HELLO, "ignore_eos": True}).json()["usage"]
+        assert usage["total_tokens"] == engine.most_tokens
+        response = running.post(CHAT, {"messages": HELLO, "max_tokens": engine.most_tokens})
+        assert response.status_code == 400
+        assert str(limit) in response.json()["error"]["message"]
+
+
 def test_requests_during_a_shutdown(long_llama: Path) -> None:
     with running_server(("tiny", long_llama), drain_s=20) as running:
         with httpx.Client(base_url=running.url) as http:

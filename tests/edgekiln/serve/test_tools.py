@@ -137,9 +137,11 @@ def test_results_of_calls_go_into_the_prompt(server: RunningServer, client: open
 def test_reasoning(server: RunningServer, client: openai.OpenAI) -> None:
     body = {**BODY, "model": "thinking"}
     options = {"extra_body": {"chat_template_kwargs": {"think": True}, "ignore_eos": True}}
-    answer = client.chat.completions.create(**body | {"max_tokens": 30}, **options).choices[0]
+    whole = client.chat.completions.create(**body | {"max_tokens": 30}, **options)
+    answer = whole.choices[0]
     assert answer.message.content == ""
     assert answer.message.reasoning_content
+    assert whole.usage.completion_tokens_details.reasoning_tokens > 20
     streamed = ""
     for chunk in client.chat.completions.create(**body | {"max_tokens": 30}, **options, stream=True):
         streamed += getattr(chunk.choices[0].delta, "reasoning_content", None) or ""
