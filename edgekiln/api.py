@@ -23,6 +23,7 @@ from edgekiln.api_arguments import (
 )
 from edgekiln.engine.directory import check_output
 from edgekiln.engine.manifest import EngineManifest, check_unchanged, read_manifest
+from edgekiln.engine.output_file import check_output_file
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.progress import Progress
@@ -257,6 +258,29 @@ class Session:
         """
         chat, others = split_chat_keywords({**self._defaults, **options})
         return self._conversation.ask(text, self._engine._options(others), stats, chat)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a file: its messages, and what the KV cache holds of them.
+
+        Args:
+            path: of the file; one that exists is replaced.
+
+        Raises:
+            RequestError: the file cannot be written, or an answer has begun and not ended.
+        """
+        self._conversation.save(check_output_file(arguments.path("path", path), [self._engine.path]))
+
+    def restore(self, path: str | Path) -> None:
+        """Go on with a conversation that `save` wrote, in place of this one.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            RequestError: the file cannot be read, is damaged, or is of another engine, or of other kernels, as on
+                another kind of processor; or an answer has begun and not ended.
+        """
+        self._conversation.restore(arguments.path("path", path))
 
 
 def build(

@@ -30,10 +30,12 @@ class KVCache(Protocol):
     Attributes:
         keep_snapshots: take the snapshots that `rewind` needs if the engine has states.
         can_save: whether `save` and `load` work.
+        is_paged: a sequence takes memory for its own tokens; otherwise each takes as much as the longest one.
     """
 
     keep_snapshots: bool
     can_save: bool
+    is_paged: bool
 
     @property
     def batch_size(self) -> int:

@@ -80,11 +80,13 @@ class RaggedKVCache(ABC):
         paused: sequences that decode steps leave as they are.
         keep_snapshots: take snapshots, so that sequences with states can be rewound.
         can_save: subclasses with `_save` and `_load` override this.
+        is_paged: subclasses whose storage takes memory as tokens are written override this.
         decode_bindings: bindings for decode steps, by the number of sequences; dropped when the storage moves.
         verify_bindings: bindings for verify runs by batch index; dropped when the storage moves.
     """
 
     can_save = False
+    is_paged = False
 
     def __init__(self, properties: Properties, batch_size: int, states: States | None = None) -> None:
         if batch_size < 1:

@@ -5,12 +5,12 @@ Counterpart of cpp/src/util/threads.h.
 
 import math
 import os
-import re
-from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import Path
 
 from edgekiln import arguments
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.cgroups import cgroups, read
 from edgekiln.runtimes.processor_cores import physical_cores
 
 _ROOT = Path("/")
@@ -70,49 +70,19 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
     """Processors that the cgroups of this process may use together, as a container's limit; None without a limit.
 
     The limits of a cgroup and of all groups around it apply, in version 1 and in version 2.
-    Source: sched-bwc and cgroup-v2 of the Linux kernel's documentation; cgroups(7), proc_pid_mountinfo(5).
+    Source: sched-bwc and cgroup-v2 of the Linux kernel's documentation.
     """
-    # Controller -> path of this process's group; version 2 has one group, for the controller "".
-    groups: dict[str, str] = {}
-    for line in _read(root / "proc/self/cgroup").split("\n"):
-        if line.count(":") >= 2:
-            _, controllers, path = line.split(":", 2)
-            groups |= dict.fromkeys(controllers.split(","), path)
-    quotas = []
-    for line in _read(root / "proc/self/mountinfo").split("\n"):
-        mount, _, file_system = line.partition(" - ")
-        kind, _, options = (file_system + "  ").split(" ")[:3]
-        if kind == "cgroup2":
-            controller, quota = "", _quota_v2
-        elif kind == "cgroup" and "cpu" in options.split(","):
-            controller, quota = "cpu", _quota_v1
-        else:
-            continue
-        _, _, _, mount_root, mount_point, *_ = [_unescaped(field) for field in mount.split(" ")]
-        for group in _groups_up(groups.get(controller, "/"), mount_root):
-            quotas.append(quota(root / mount_point.lstrip("/") / group))
+    quotas = [_quota_v2(group) if version == 2 else _quota_v1(group) for version, group in cgroups("cpu", root)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _groups_up(path: str, mount_root: str) -> Iterator[PurePosixPath]:
-    """The group at `path` and those around it, relative to the mount point of the hierarchy's part at `mount_root`.
-
-    A container mounts the part with its own group, whose path may be relative to another root: then only the group
-    at the mount point is known.
-    """
-    group = PurePosixPath()
-    if ".." not in PurePosixPath(path).parts and PurePosixPath(path).is_relative_to(mount_root):
-        group = PurePosixPath(path).relative_to(mount_root)
-    yield from (group, *group.parents)
-
-
 def _quota_v2(group: Path) -> float | None:
-    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+    quota, _, period = read(group / "cpu.max").strip().partition(" ")
     return _processors(quota, period or "100000")
 
 
 def _quota_v1(group: Path) -> float | None:
-    return _processors(_read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip())
+    return _processors(read(group / "cpu.cfs_quota_us").strip(), read(group / "cpu.cfs_period_us").strip())
 
 
 def _processors(quota: str, period: str) -> float | None:
@@ -120,15 +90,3 @@ def _processors(quota: str, period: str) -> float | None:
     if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
         return None
     return int(quota) / int(period)
-
-
-def _unescaped(field: str) -> str:
-    """A field of mountinfo, which writes spaces and the like as octal escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""

@@ -73,7 +73,21 @@ class Size(click.ParamType):
     show_default=True,
     help="Answers that may wait for a slot; further ones are refused with status 429.",
 )
-@click.option("--kv-memory", type=Size(), metavar="SIZE", help="Bytes of an engine's KV cache, at most.")
+@click.option(
+    "--kv-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Bytes of an engine's KV cache, at most  [on CPUs half of the memory that is available].",
+)
+@click.option(
+    "--prefix-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Directory that keeps what prompts have in common, such as system prompts, across starts.",
+)
+@click.option(
+    "--prefix-cache-size", type=Size(), default="1G", show_default=True, metavar="SIZE", help="Bytes in it, at most."
+)
 @click.option("--memory", type=Size(), metavar="SIZE", help="Weights and KV caches of loaded engines, at most.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Tokens of an answer, at most.")
 @click.option("--max-body", type=Size(), default="4M", show_default=True, metavar="SIZE", help="Bytes of a request.")
@@ -98,6 +112,8 @@ def command(
     slots: int,
     queue: int,
     kv_memory: int | None,
+    prefix_cache: Path | None,
+    prefix_cache_size: int,
     memory: int | None,
     max_tokens: int | None,
     max_body: int,
@@ -143,7 +159,13 @@ def command(
         return Engine.open(path, threads=threads, pack_cache=pack_cache)
 
     log = Log(log_prompts)
-    scheduling = SchedulerOptions(slots=slots, max_waiting=queue, kv_memory=kv_memory)
+    scheduling = SchedulerOptions(
+        slots=slots,
+        max_waiting=queue,
+        kv_memory=kv_memory,
+        prefix_cache=prefix_cache,
+        prefix_cache_size=prefix_cache_size,
+    )
     pool = EnginePool(engines, scheduling, memory, open_engine, log)
     bound = listen(host, port)  # before the engine is loaded, as it may take long
     pool.load_first()

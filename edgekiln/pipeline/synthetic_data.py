@@ -18,9 +18,9 @@ from edgekiln.engine.temporary import scratch_directory
 from edgekiln.pipeline.assemble import assemble
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.progress import Progress, StepProgress, StepTimer
-from edgekiln.runtimes.base import Properties
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
+from edgekiln.runtimes.properties import Properties
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.sources.base import ModelSource

@@ -7,7 +7,7 @@ import functools
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekiln.api import Engine
@@ -19,8 +19,10 @@ from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
 from edgekiln.runtimes.scheduler.stats import SchedulerStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.usable_memory import usable_memory
 from edgekiln.serve.errors import ApiError
 from edgekiln.serve.log import Log
+from edgekiln.targets import DEFAULT_TARGET
 
 OpenFunction = Callable[[Path], Engine]
 
@@ -200,8 +202,9 @@ class EnginePool:
         start = time.perf_counter()
         engine = self._open(entry.path)
         nbytes = functools.partial(_row_bytes, entry.manifest)
-        scheduler = Scheduler(engine.runtime, engine.tokenizer, self._options, nbytes)
-        most = _most_tokens(nbytes, self._options.kv_memory, engine.runtime.properties.max_length)
+        options = _options_of(entry.manifest, self._options)
+        scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)
+        most = _most_tokens(nbytes, options.kv_memory, engine.runtime.properties.max_length)
         entry.loaded = LoadedEngine(entry.name, engine, scheduler, most)
         self._log.write("engine_loaded", model=entry.name, seconds=round(time.perf_counter() - start, 3))
 
@@ -229,6 +232,19 @@ def _engine_bytes(path: Path, manifest: EngineManifest, options: SchedulerOption
 def _row_bytes(manifest: EngineManifest, tokens: int) -> int:
     """Bytes of the keys, values and states of a sequence."""
     return sequence_bytes(manifest, tokens) + 2 * state_bytes(manifest)
+
+
+def _options_of(manifest: EngineManifest, options: SchedulerOptions) -> SchedulerOptions:
+    """The options of an engine's scheduler: on CPUs, with a limit on memory, and with room from the start.
+
+    Room that no token has used takes no memory there, and to grow the KV cache would stop all answers.
+    """
+    if manifest.target != DEFAULT_TARGET:
+        return options
+    usable = usable_memory()
+    row = functools.partial(_row_bytes, manifest)
+    reserve = _most_tokens(lambda tokens: options.slots * row(tokens), usable, manifest.architecture.max_length)
+    return replace(options, kv_memory=options.kv_memory or max(1, usable // 2), reserve=reserve)
 
 
 def _most_tokens(nbytes: Callable[[int], int], limit: int | None, max_length: int) -> int:

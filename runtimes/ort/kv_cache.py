@@ -29,6 +29,7 @@ class OrtKVCache(RaggedKVCache):
     """
 
     can_save = True
+    is_paged = True
 
     def __init__(self, properties: Properties, dtype: np.dtype, batch_size: int, chunk: int) -> None:
         """Make a cache for runs of up to `chunk` tokens a sequence."""

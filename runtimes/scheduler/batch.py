@@ -1,5 +1,6 @@
 """The requests that share the decode steps of an engine: chunks of their prompts, their steps, and their ends."""
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ class Batch:
 
     Attributes:
         stats: counts, without the requests that wait.
+        request_bytes: the bytes that a request of so many tokens needs.
         ended: times at which the last requests ended, of `time.monotonic`.
     """
 
@@ -33,8 +35,10 @@ class Batch:
         self.ended: deque[float] = deque(maxlen=16)
         self._runtime = runtime
         self._options = options
-        self._bytes = sequence_bytes
         self._cache = runtime.new_cache(options.slots)
+        # Without pages, a request makes every sequence as long as its own.
+        sequences = 1 if self._cache.is_paged else options.slots
+        self.request_bytes = functools.partial(_request_bytes, sequence_bytes, sequences)
         self._cache.reserve(min(options.reserve, runtime.properties.max_length))
         rules = PrefixRules(runtime.chunk, runtime.run_sizes)
         self._store: PrefixStore | None = None
@@ -44,7 +48,7 @@ class Batch:
                     f"engines of {runtime.properties.target} have no prefix cache on disk: leave prefix_cache out"
                 )
             self._store = PrefixStore(options.prefix_cache, runtime.sequence_key, options.prefix_cache_size)
-        self._slots = Slots(self._cache, rules, sequence_bytes, self._store)
+        self._slots = Slots(self._cache, rules, sequence_bytes if self._cache.is_paged else _nothing, self._store)
         self._prefilling: int | None = None  # the sequence whose prompt is unfinished
         self._decoder: SpeculativeDecoder | None = None
         self._speculation = SpeculationStats()
@@ -68,7 +72,7 @@ class Batch:
         if self._prefilling is not None or index is None:
             return False
         self._end_speculation()
-        if not self._slots.make_room(self._bytes(request.tokens), self._options.kv_memory):
+        if not self._slots.make_room(self.request_bytes(request.tokens), self._options.kv_memory):
             return False
         self._prefilling = index
         reused = self._slots.place(request, index)
@@ -208,3 +212,12 @@ class Batch:
     def _count(self) -> None:
         self.stats.running = len(self._slots.requests())
         self.stats.kv_bytes = self._slots.held_bytes()
+
+
+def _request_bytes(sequence_bytes: Callable[[int], int], sequences: int, tokens: int) -> int:
+    return sequences * sequence_bytes(tokens)
+
+
+def _nothing(tokens: int) -> int:
+    """Bytes of a finished sequence where every sequence takes as much as the longest one."""
+    return 0

@@ -47,7 +47,6 @@ class Scheduler:
         self.options = options or SchedulerOptions()
         self._runtime = runtime
         self._tokenizer = tokenizer
-        self._bytes = sequence_bytes
         self._batch = Batch(runtime, self.options, sequence_bytes)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -116,7 +115,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def _check_memory(self, prompt: int, tokens: int) -> None:
-        limit, size = self.options.kv_memory, self._bytes(tokens)
+        limit, size = self.options.kv_memory, self._batch.request_bytes(tokens)
         if limit is not None and size > limit:
             raise RequestError(
                 f"a prompt of {prompt} tokens and an answer of up to {tokens - prompt} take {size} bytes of KV cache, "
