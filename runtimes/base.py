@@ -82,8 +82,12 @@ class KVCache(Protocol):
         states.
         """
 
-    def reserve(self, length: int) -> None:
+    def reserve(self, length: int, sparse: bool = False) -> None:
         """Make room for `length` tokens a sequence.
+
+        Args:
+            length: tokens.
+            sparse: most of the room may stay unused, so that the storage must not take memory in huge pages.
 
         Raises:
             RequestError: `length` is more than the engine's max_length.

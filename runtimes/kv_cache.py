@@ -78,6 +78,7 @@ class RaggedKVCache(ABC):
             input of engines with `recompute_beyond`.
         states: states of the sequences; None if the engine has none.
         paused: sequences that decode steps leave as they are.
+        sparse: huge pages would waste memory.
         keep_snapshots: take snapshots, so that sequences with states can be rewound.
         can_save: subclasses with `_save` and `_load` override this.
         is_paged: subclasses whose storage takes memory as tokens are written override this.
@@ -98,6 +99,7 @@ class RaggedKVCache(ABC):
         self.states = states
         self.paused: set[int] = set()
         self.keep_snapshots = True
+        self.sparse = False
         self.decode_bindings: dict[int, CacheBinding] = {}
         self.verify_bindings: dict[int, VerifyBinding] = {}
         self._properties = properties
@@ -254,8 +256,8 @@ class RaggedKVCache(ABC):
         active = [sequence for sequence in sequences if sequence not in self.paused]
         return self.states.begin_run(active, self.lengths[active].tolist()) if active else 0
 
-    def reserve(self, length: int) -> None:
-        """Grow the storage, if necessary, to hold `length` tokens per sequence.
+    def reserve(self, length: int, sparse: bool = False) -> None:
+        """Grow the storage, if necessary, to hold `length` tokens per sequence; see `edgekiln.runtimes.base.KVCache`.
 
         The new capacity leaves room for a short answer and is at least 5/4 of the old one, so that the total cost of
         copying stays linear in the length; it never exceeds the engine's max_length.
@@ -270,6 +272,7 @@ class RaggedKVCache(ABC):
             raise RequestError(too_long(length, limit))
         capacity = self._next_capacity(length, limit)
         used = int(self.lengths.max())
+        self.sparse = self.sparse or sparse
         if self.states:
             self.states.allocate()
         self._grow(capacity, used)

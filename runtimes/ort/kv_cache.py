@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.kv_cache import RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates
-from edgekiln.runtimes.ort.zeroed_arrays import release_pages, zeroed_arrays
+from edgekiln.runtimes.ort.zeroed_arrays import release_pages, use_small_pages, zeroed_arrays
 from edgekiln.runtimes.properties import Properties
 from edgekiln.runtimes.window_buffer import WindowBuffer
 
@@ -146,10 +146,13 @@ class OrtKVCache(RaggedKVCache):
         # np.zeros gets zeroed pages from the kernel: a page takes memory only once a token is written to it.
         # Huge pages are zeroed whole at the first write. For float caches that costs prefill more than decode gains in
         # a short answer, so only int8 caches use them.
-        if self._dtype.itemsize == 1:
+        if self._dtype.itemsize == 1 and not self.sparse:
             buffers = zeroed_arrays(shapes, [self._dtype] * len(shapes))
         else:
             buffers = [np.zeros(shape, self._dtype) for shape in shapes]
+        if self.sparse:
+            for buffer in buffers:
+                use_small_pages(buffer)  # numpy asks for huge pages from 4 MB on
         layers = list(zip(buffers[::2], buffers[1::2], strict=True))
         if used:
             for old_layer, new_layer in zip(self.layers, layers, strict=True):

@@ -25,10 +25,20 @@ def release_pages(array: NDArray) -> None:
 
     Only whole pages go, since those at its ends may hold other data.
     """
+    _advise(array, getattr(mmap, "MADV_DONTNEED", None))
+
+
+def use_small_pages(array: NDArray) -> None:
+    """Let a new contiguous array take memory in small pages, as it is written."""
+    _advise(array, getattr(mmap, "MADV_NOHUGEPAGE", None))
+
+
+def _advise(array: NDArray, advice: int | None) -> None:
+    """madvise(2) on the whole pages of an array, where the system has it."""
     first = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
     size = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if _MADVISE is not None and size > 0:
-        _MADVISE(first, size, mmap.MADV_DONTNEED)
+    if _MADVISE is not None and advice is not None and size > 0:
+        _MADVISE(first, size, advice)
 
 
 def zeroed_arrays(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[DTypeLike]) -> list[NDArray]:

@@ -39,7 +39,7 @@ class Batch:
         # Without pages, a request makes every sequence as long as its own.
         sequences = 1 if self._cache.is_paged else options.slots
         self.request_bytes = functools.partial(_request_bytes, sequence_bytes, sequences)
-        self._cache.reserve(min(options.reserve, runtime.properties.max_length))
+        self._cache.reserve(min(options.reserve, runtime.properties.max_length), sparse=True)
         rules = PrefixRules(runtime.chunk, runtime.run_sizes)
         self._store: PrefixStore | None = None
         if options.prefix_cache is not None:
