@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgekiln.export.functions.mixture_post_attention import expert_inputs
 from edgekiln.export.passes.common.tensors import input_of, optional_input, values_of
 
 # (op, input) of tables of which a step reads single rows: embeddings.
@@ -43,9 +44,13 @@ def _share(node: ir.Node, index: int, tensor: ir.TensorProtocol, halves: bool) -
     share = 1.0
     if (node.op_type, index) == _HIGH_NIBBLES or (halves and _fits_float16(tensor)):
         share = 0.5
-    if index <= _CHOSEN or not (_EXPERTS in node.op_type or node.op_type == "QMoE"):
+    count: int | None
+    if index in expert_inputs(node):
+        count = node.attributes["chosen"].as_int()
+    elif index <= _CHOSEN or not (_EXPERTS in node.op_type or node.op_type == "QMoE"):
         return share
-    count = _chosen_of_qmoe(node) if node.op_type == "QMoE" else _chosen(node)
+    else:
+        count = _chosen_of_qmoe(node) if node.op_type == "QMoE" else _chosen(node)
     return share if count is None else share * count / tensor.shape.numpy()[0]
 
 

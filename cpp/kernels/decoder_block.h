@@ -41,6 +41,13 @@ struct DecoderWidths {
   std::size_t attended, hidden, intermediate, projected;
 };
 
+// Memory that a caller keeps, as iterations of its parallel loops may run on any thread.
+struct DecoderScratch {
+  Scratch memory;           // the activations between the kernels of a block
+  Scratch parts;            // what one kernel needs
+  Scratch router, experts;  // of a mixture
+};
+
 // One call of a post-attention block, for m tokens.
 struct PostAttentionArgs {
   const float* attended;  // [m, attended]
@@ -61,15 +68,13 @@ struct PostAttentionBlock {
   const float *gamma, *next_gamma;  // [hidden]; the caller owns them
   Weight output, gate_up, down, next;
 
-  // Floats at the start of `memory` in compute() that may be args.projected: they are free when it is written.
+  // Floats at the start of `scratch.memory` in compute() that may be args.projected: they are free when it is written.
   std::size_t projected_size(std::size_t m) const {
     return m * (splits_by_tokens(m) ? widths.projected : floats_a_token());
   }
 
-  // The caller owns both scratches, as iterations of `parallel` may run on any thread. `memory` holds the activations
-  // between the kernels, `gemm_memory` what one GEMM needs.
-  void compute(const PostAttentionArgs& args, const Parallel& parallel, Scratch& memory, Scratch& gemm_memory) const {
-    if (!splits_by_tokens(args.m)) return compute_tokens(args, parallel, memory, gemm_memory);
+  void compute(const PostAttentionArgs& args, const Parallel& parallel, DecoderScratch& scratch) const {
+    if (!splits_by_tokens(args.m)) return compute_tokens(args, parallel, scratch);
     SplitByTokens split{*this, args};
     parallel.run(parallel.self, compute_task, (args.m + kTokensATask - 1) / kTokensATask, &split);
   }
@@ -90,7 +95,7 @@ struct PostAttentionBlock {
     return Weight::kSplitsByTokens && m >= 4 * kTokensATask * threads && weights <= kMaxWeightBytes;
   }
 
-  // Layout of `memory`, in floats a token, each part for all tokens:
+  // Layout of `scratch.memory`, in floats a token, each part for all tokens:
   //   gate and up | swiglu's output, where the normalized hidden state was before it
   // W_down's output lies behind the projections, in place of gate and up if it fits there.
   std::size_t down_offset() const {
@@ -102,32 +107,31 @@ struct PostAttentionBlock {
                     down_offset() + widths.hidden);
   }
 
-  void compute_tokens(const PostAttentionArgs& args, const Parallel& parallel, Scratch& memory,
-                      Scratch& gemm_memory) const {
+  void compute_tokens(const PostAttentionArgs& args, const Parallel& parallel, DecoderScratch& scratch) const {
     const KernelTable& table = kernels();
     const std::size_t m = args.m, hidden = widths.hidden, inner = widths.intermediate;
-    float* const gates = at_least(memory, m * floats_a_token());
+    float* const gates = at_least(scratch.memory, m * floats_a_token());
     float* const gated = gates + m * 2 * inner;
     float* const x = gated;
     float* const down_out = gates + m * down_offset();
-    output.multiply(args.attended, m, x, parallel, gemm_memory);
+    output.multiply(args.attended, m, x, parallel, scratch.parts);
     table.skip_rms_norm({m, hidden, args.residual, x, gamma, nullptr, epsilon, x, args.sum}, parallel);
-    gate_up.multiply(x, m, gates, parallel, gemm_memory);
+    gate_up.multiply(x, m, gates, parallel, scratch.parts);
     table.swiglu({m, inner, gates, gated}, parallel);
-    down.multiply(gated, m, down_out, parallel, gemm_memory);
+    down.multiply(gated, m, down_out, parallel, scratch.parts);
     table.skip_rms_norm({m, hidden, args.sum, down_out, next_gamma, nullptr, next_epsilon, down_out, args.sum},
                         parallel);
-    next.multiply(down_out, m, args.projected, parallel, gemm_memory);
+    next.multiply(down_out, m, args.projected, parallel, scratch.parts);
   }
 
   static void compute_task(void* context, std::size_t index) {
     const auto& [block, args] = *static_cast<const SplitByTokens*>(context);
     const DecoderWidths& widths = block.widths;
     const std::size_t first = index * kTokensATask, m = std::min(kTokensATask, args.m - first);
-    thread_local Scratch memory, gemm_memory;
+    thread_local DecoderScratch scratch;
     block.compute_tokens({args.attended + first * widths.attended, args.residual + first * widths.hidden, m,
                           args.projected + first * widths.projected, args.sum + first * widths.hidden},
-                         kSerial, memory, gemm_memory);
+                         kSerial, scratch);
   }
 };
 
@@ -143,17 +147,16 @@ struct DecoderStackArgs {
 };
 
 // All layers of a decoder: it begins and ends with an attention, and each attention but the last is followed by a
-// post-attention block.
-template <typename Weight>
+// post-attention block: a PostAttentionBlock or a MixturePostAttentionBlock.
+template <typename Block>
 struct DecoderStack {
   DecoderWidths widths;
   std::vector<QkvPrologueArgs>
-      prologues{};  // one an attention, for any number of tokens; without bias and gammas: none
-  std::vector<PostAttentionBlock<Weight>> blocks{};  // one fewer
+      prologues{};              // one an attention, for any number of tokens; without bias and gammas: none
+  std::vector<Block> blocks{};  // one fewer
 
-  // Scratches as in PostAttentionBlock; `part_memory` also serves attention.
-  void compute(DecoderStackArgs& args, const Parallel& parallel, Scratch& memory, Scratch& part_memory) const {
-    float* const projections = at_least(memory, blocks.front().projected_size(args.m));
+  void compute(DecoderStackArgs& args, const Parallel& parallel, DecoderScratch& scratch) const {
+    float* const projections = at_least(scratch.memory, blocks.front().projected_size(args.m));
     for (std::size_t i = 0; i < args.attentions.size(); ++i) {
       const float* qkv = i ? projections : args.projected;
       if (QkvPrologueArgs prologue = prologues[i]; prologue.bias || prologue.gammas[0]) {
@@ -163,10 +166,10 @@ struct DecoderStack {
         kernels().qkv_prologue(prologue, parallel);
       }
       args.attentions[i].set_packed_qkv(qkv, widths.projected);
-      args.attention(args.attentions[i], parallel, part_memory);
+      args.attention(args.attentions[i], parallel, scratch.parts);
       if (i == blocks.size()) return;
-      blocks[i].compute({args.attended, i ? args.sum : args.residual, args.m, projections, args.sum}, parallel, memory,
-                        part_memory);
+      blocks[i].compute({args.attended, i ? args.sum : args.residual, args.m, projections, args.sum}, parallel,
+                        scratch);
     }
   }
 };

@@ -24,6 +24,7 @@ namespace edgekiln {
 // Weight formats: expert(i) is the weight of one expert. multiply() computes out[m, n] = a[m, k] * w with the kernel of
 // a table, for m of the pairs of `tokens` tokens.
 struct NBitsExpertFormat {
+  using Experts = NBitsExperts;
   using Weight = PackedNBits;
   static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
     return weight.columns(first, count);
@@ -39,6 +40,7 @@ struct NBitsExpertFormat {
 };
 
 struct PerTokenInt8ExpertFormat {
+  using Experts = Int8Experts;
   using Weight = PackedInt8;
   static Weight columns(const Weight& weight, std::size_t first, std::size_t count) {
     return weight.columns(first, count);

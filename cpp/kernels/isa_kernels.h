@@ -22,6 +22,7 @@ void causal_conv(const CausalConvArgs&, const Parallel&);
 void linear_attention(const LinearAttentionArgs&, const Parallel&);
 void selective_scan(const SelectiveScanArgs&, const Parallel&);
 void gated_rms_norm(const GatedRmsNormArgs&, const Parallel&);
+void route(const Router&, const RouterArgs&, const Parallel&);
 void add_weighted_rows(const WeightedRow*, std::size_t count, std::size_t width, const Parallel&);
 void float_gemm(const float* w, std::size_t k, std::size_t n, const float* a, std::size_t m, float* out,
                 const Parallel&);

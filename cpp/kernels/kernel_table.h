@@ -19,6 +19,7 @@
 #include "kernels/pack/packed_lm_head.h"
 #include "kernels/pack/packed_nbits.h"
 #include "kernels/qkv_prologue.h"
+#include "kernels/router.h"
 #include "kernels/selective_scan.h"
 #include "kernels/skip_rms_norm.h"
 #include "kernels/swiglu.h"
@@ -63,6 +64,7 @@ struct KernelTable {
   DequantizeRowKernel dequantize_row = nullptr;
   FloatGemmKernel float_gemm = nullptr;
   AddWeightedRowsKernel add_weighted_rows = nullptr;
+  RouterKernel route = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
   NBitsRowsGemmKernel nbits_rows_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;

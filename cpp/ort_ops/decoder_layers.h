@@ -1,5 +1,5 @@
-// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}DecoderLayers[Int8Cache]: the attentions and post-attention
-// blocks of all layers of a decoder. See DecoderStack.
+// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}{,Mixture}DecoderLayers[Int8Cache]: the attentions and
+// post-attention blocks of all layers of a decoder. See DecoderStack.
 #pragma once
 
 #include <algorithm>
@@ -14,25 +14,25 @@
 
 namespace edgekiln::ort {
 
-// `Element` is the type of the cache; for `Bf16` see attention_kernel(). Weights must be constant.
+// `Constants` are those of a block, see PostAttention. `Element` is the type of the cache; for `Bf16` see
+// attention_kernel(). Weights must be constant.
 //
 // Cosines and sines are those of the new tokens, or tables of all positions. After the inputs of `Input`, each
 // attention has inputs past key and past value, the scales of an int8 cache, with attribute `own_lengths` its last
 // position and total length in place of those all share, and with attributes `biased` and `normed` the QKV prologue's
-// bias and gammas of queries and keys; then each block has PostAttentionConstants. After the outputs of `Output`, each
+// bias and gammas of queries and keys; then each block has its constants. After the outputs of `Output`, each
 // attention has outputs present key and present value.
-template <typename Format, typename Element, bool Bf16>
+template <typename Constants, typename Element, bool Bf16>
 class DecoderLayers {
  public:
-  using Constants = PostAttentionConstants<Format>;
-  static constexpr bool kInt8Cache = std::is_same_v<Element, std::int8_t>;
+  static constexpr bool kHasInt8Cache = std::is_same_v<Element, std::int8_t>;
   enum Input : std::size_t { kProjected, kResidual, kLastPosition, kTotalLength, kCosine, kSine, kFirstAttention };
   enum AttentionInput : std::size_t { kPastKey, kPastValue, kKeyScale, kValueScale };
-  static constexpr std::size_t kCacheInputs = kInt8Cache ? 4 : 2;
+  static constexpr std::size_t kCacheInputs = kHasInt8Cache ? 4 : 2;
   enum LengthInput : std::size_t { kOwnLastPosition, kOwnTotalLength };
   static constexpr std::size_t kLengthInputs = 2;
   enum Output : std::size_t { kAttended, kSum, kFirstPresent };
-  static constexpr const char* kName = kInt8Cache ? Format::kDecoderLayersInt8Cache : Format::kDecoderLayers;
+  static constexpr const char* kName = kHasInt8Cache ? Constants::kInt8CacheName : Constants::kDecoderLayersName;
   static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kFloat, kInt32, kInt32, kFloat, kFloat, kAnyType};
   static constexpr std::size_t kOptional[] = {kCosine, kSine};
   static constexpr ONNXTensorElementDataType kOutputs[] = {kFloat, kFloat, kCacheType<Element>};
@@ -53,14 +53,13 @@ class DecoderLayers {
       scales_.push_back(load_cache_scales(info, i));
     }
     const std::size_t blocks = windows_.size() - 1, first = attention_input(windows_.size());
-    const std::size_t expected = first + blocks * Constants::kCount;
+    const std::size_t constants = Constants::count(info), expected = first + blocks * constants;
     if (input_count(info) != expected)
       fail("the node has " + std::to_string(input_count(info)) + " inputs, not " + std::to_string(expected));
     if (attributes_.heads * head_dim() != stack_.widths.attended) fail("the heads do not fit the attention's output");
     stack_.blocks.reserve(blocks);
     const WeightPacker packer(info);
-    for (std::size_t i = 0; i < blocks; ++i)
-      stack_.blocks.push_back(Constants::load(packer, first + i * Constants::kCount));
+    for (std::size_t i = 0; i < blocks; ++i) stack_.blocks.push_back(Constants::load(packer, first + i * constants));
   }
 
   void compute(OrtKernelContext* context) const {
@@ -78,10 +77,9 @@ class DecoderLayers {
     args.attentions = attentions(context, batch, length, args.attended);
     if (!args.m) return;
     // Captured by reference to this thread's: the region may run on another thread.
-    thread_local Scratch memory, part_memory;
-    run_team({run_parallel, context}, [&, &memory = memory, &part_memory = part_memory](const Parallel& parallel) {
-      stack_.compute(args, parallel, memory, part_memory);
-    });
+    thread_local DecoderScratch own_scratch;
+    run_team({run_parallel, context},
+             [&, &scratch = own_scratch](const Parallel& parallel) { stack_.compute(args, parallel, scratch); });
   }
 
  private:
@@ -116,7 +114,7 @@ class DecoderLayers {
   // Of keys and of values; null for a float cache.
   std::array<const float*, 2> load_cache_scales(const OrtKernelInfo* info, std::size_t attention) const {
     std::array<const float*, 2> scales{};
-    for (std::size_t i = 0; kInt8Cache && i < scales.size(); ++i) {
+    for (std::size_t i = 0; kHasInt8Cache && i < scales.size(); ++i) {
       scales[i] =
           constant_input<float>(info, attention_input(attention) + kKeyScale + i, attributes_.kv_heads * head_dim());
       if (!scales[i]) fail("the scales of the cache must be constant");
@@ -165,7 +163,7 @@ class DecoderLayers {
   std::vector<std::int64_t> windows_;  // attention windows in tokens, one an attention; 0 is none
   bool own_lengths_, biased_, normed_;
   std::vector<std::array<const float*, 2>> scales_{};
-  DecoderStack<typename Format::Weight> stack_{};
+  DecoderStack<typename Constants::Block> stack_{};
 };
 
 }  // namespace edgekiln::ort

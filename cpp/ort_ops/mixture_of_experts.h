@@ -7,63 +7,20 @@
 #include <string_view>
 
 #include "kernels/mixture_of_experts.h"
-#include "ort_ops/constant_weights.h"
 #include "ort_ops/expert_inputs.h"
+#include "ort_ops/expert_weights.h"
+#include "ort_ops/op_name.h"
 
 namespace edgekiln::ort {
 
-// The schemes of weights of 4 or 8 bits: what names of ops have for one, and the types of its inputs.
-template <WeightScheme kScheme>
-struct NBitsExpertWeights {
-  static constexpr std::string_view kPrefix = kScheme == WeightScheme::kSymmetric    ? "Symmetric"
-                                              : kScheme == WeightScheme::kZeroPoints ? "ZeroPoint"
-                                                                                     : "GroupBias";
-  static constexpr std::size_t kCount = kScheme == WeightScheme::kSymmetric ? 2 : 3;
-  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{
-      kUint8, kFloat, kScheme == WeightScheme::kZeroPoints ? kUint8 : kFloat};
-
-  using Experts = NBitsExperts;
-  using Format = NBitsExpertFormat;
-
-  // The weights at input `first`; names of their attributes begin with `prefix`.
-  static Experts load(const WeightPacker& packer, std::size_t first, std::size_t experts, std::size_t k, std::size_t n,
-                      const char* prefix) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, experts * n, kScheme, prefix);
-    return {weight, experts, packer.experts_place(weight, experts)};
-  }
-};
-
-using SymmetricExperts = NBitsExpertWeights<WeightScheme::kSymmetric>;
-using ZeroPointExperts = NBitsExpertWeights<WeightScheme::kZeroPoints>;
-using GroupBiasExperts = NBitsExpertWeights<WeightScheme::kGroupBias>;
-
-struct PerTokenInt8Experts {
-  static constexpr std::string_view kPrefix = "PerTokenInt8";
-  static constexpr std::size_t kCount = 2;
-  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{kInt8, kFloat};
-
-  using Experts = Int8Experts;
-  using Format = PerTokenInt8ExpertFormat;
-
-  static Experts load(const WeightPacker& packer, std::size_t first, std::size_t experts, std::size_t k, std::size_t n,
-                      const char*) {
-    return packer.pack_int8_experts(first, experts, k, n);
-  }
-};
+inline constexpr std::string_view kMixtureOfExperts = "MixtureOfExperts";
 
 // Engines define a function under this name, which runs where the kernel is not registered.
 template <typename GateUp, typename Down>
 class MixtureOfExperts {
  public:
   enum Input : std::size_t { kX, kIndex, kGates, kGateUp, kDown = kGateUp + GateUp::kCount };
-  static constexpr auto kNameBytes = [] {
-    constexpr std::string_view kParts[] = {GateUp::kPrefix, Down::kPrefix, "MixtureOfExperts"};
-    std::array<char, kParts[0].size() + kParts[1].size() + kParts[2].size() + 1> name{};
-    auto to = name.begin();
-    for (const std::string_view part : kParts) to = std::copy(part.begin(), part.end(), to);
-    return name;
-  }();
-  static constexpr const char* kName = kNameBytes.data();
+  static constexpr const char* kName = kJoined<GateUp::kPrefix, Down::kPrefix, kMixtureOfExperts>.data();
   static constexpr auto kInputs = [] {
     std::array<ONNXTensorElementDataType, kDown + Down::kCount> types{kFloat, kInt64, kFloat};
     std::copy_n(GateUp::kTypes.begin(), GateUp::kCount, types.begin() + kGateUp);

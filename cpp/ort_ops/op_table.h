@@ -19,6 +19,7 @@
 #include "ort_ops/mamba2_mixer.h"
 #include "ort_ops/matmul_nbits.h"
 #include "ort_ops/mixture_of_experts.h"
+#include "ort_ops/mixture_weights.h"
 #include "ort_ops/per_token_int8_expert_matmul.h"
 #include "ort_ops/per_token_int8_matmul.h"
 #include "ort_ops/post_attention.h"
@@ -40,14 +41,14 @@ struct KernelField {
 
 #define EDGEKILN_FIELD(field)                                               \
   KernelField {                                                             \
-    #field, [](const KernelTable& table) { return table.field != nullptr; } \
+#field, [](const KernelTable& table) { return table.field != nullptr; } \
   }
 
 inline constexpr KernelField kAttention = EDGEKILN_FIELD(attention), kMatMulNBits = EDGEKILN_FIELD(matmul_nbits),
                              kSkipRmsNorm = EDGEKILN_FIELD(skip_rms_norm), kSwiglu = EDGEKILN_FIELD(swiglu),
                              kQkvPrologue = EDGEKILN_FIELD(qkv_prologue), kNBitsGemm = EDGEKILN_FIELD(nbits_gemm),
                              kFloatGemm = EDGEKILN_FIELD(float_gemm), kNBitsRowsGemm = EDGEKILN_FIELD(nbits_rows_gemm),
-                             kAddWeightedRows = EDGEKILN_FIELD(add_weighted_rows),
+                             kAddWeightedRows = EDGEKILN_FIELD(add_weighted_rows), kRoute = EDGEKILN_FIELD(route),
                              kPerTokenInt8Gemm = EDGEKILN_FIELD(per_token_int8_gemm),
                              kTwoPassLmHead = EDGEKILN_FIELD(two_pass_lm_head),
                              kDequantizeRow = EDGEKILN_FIELD(dequantize_row), kCausalConv = EDGEKILN_FIELD(causal_conv),
@@ -85,7 +86,12 @@ const std::vector<OpRow>& op_table() {
       int8_post_attention{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu},
       int8_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kQkvPrologue, kAttention},
       mamba2_mixer{kCausalConv, kLinearAttention, kGatedRmsNorm}, mixture{kNBitsRowsGemm, kSwiglu, kAddWeightedRows},
-      int8_mixture{kPerTokenInt8Gemm, kSwiglu, kAddWeightedRows};
+      int8_mixture{kPerTokenInt8Gemm, kSwiglu, kAddWeightedRows},
+      mixture_block{kNBitsGemm, kNBitsRowsGemm, kSkipRmsNorm, kSwiglu, kAddWeightedRows, kRoute},
+      int8_mixture_block{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kAddWeightedRows, kRoute},
+      mixture_layers{kNBitsGemm, kNBitsRowsGemm,   kSkipRmsNorm, kSwiglu,
+                     kRoute,     kAddWeightedRows, kQkvPrologue, kAttention},
+      int8_mixture_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kRoute, kAddWeightedRows, kQkvPrologue, kAttention};
   static const std::vector<OpRow> rows{
       {kOnnxDomain, op<SimplifiedLayerNormalization>(), {kQkvPrologue}},
       {kOnnxDomain, op<Cos>(), {}},
@@ -127,18 +133,30 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<Mamba2Mixer<false>>(), mamba2_mixer},
       {kOwnDomain, op<Mamba2Mixer<true>>(), mamba2_mixer},
       {kOwnDomain, op<TwoPassMatMulNBits>(), {kNBitsGemm}, {kTwoPassLmHead}},
-      {kOwnDomain, op<PostAttention<GroupBias>>(), post_attention},
-      {kOwnDomain, op<PostAttention<ZeroPoint>>(), post_attention},
-      {kOwnDomain, op<PostAttention<Symmetric>>(), post_attention},
-      {kOwnDomain, op<PostAttention<PerTokenInt8>>(), int8_post_attention},
-      {kOwnDomain, op<DecoderLayers<GroupBias, float, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<GroupBias, std::int8_t, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<ZeroPoint, float, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<ZeroPoint, std::int8_t, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<Symmetric, float, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<Symmetric, std::int8_t, Bf16>>(), layers},
-      {kOwnDomain, op<DecoderLayers<PerTokenInt8, float, Bf16>>(), int8_layers},
-      {kOwnDomain, op<DecoderLayers<PerTokenInt8, std::int8_t, Bf16>>(), int8_layers},
+      {kOwnDomain, op<PostAttention<PostAttentionConstants<GroupBias>>>(), post_attention},
+      {kOwnDomain, op<PostAttention<PostAttentionConstants<ZeroPoint>>>(), post_attention},
+      {kOwnDomain, op<PostAttention<PostAttentionConstants<Symmetric>>>(), post_attention},
+      {kOwnDomain, op<PostAttention<PostAttentionConstants<PerTokenInt8>>>(), int8_post_attention},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<GroupBias>, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<GroupBias>, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<ZeroPoint>, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<ZeroPoint>, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Symmetric>, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Symmetric>, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<PerTokenInt8>, float, Bf16>>(), int8_layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<PerTokenInt8>, std::int8_t, Bf16>>(), int8_layers},
+      {kOwnDomain, op<PostAttention<MixtureConstants<GroupBias>>>(), mixture_block},
+      {kOwnDomain, op<PostAttention<MixtureConstants<ZeroPoint>>>(), mixture_block},
+      {kOwnDomain, op<PostAttention<MixtureConstants<Symmetric>>>(), mixture_block},
+      {kOwnDomain, op<PostAttention<MixtureConstants<PerTokenInt8>>>(), int8_mixture_block},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<GroupBias>, float, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<GroupBias>, std::int8_t, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<ZeroPoint>, float, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<ZeroPoint>, std::int8_t, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<Symmetric>, float, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<Symmetric>, std::int8_t, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<PerTokenInt8>, float, Bf16>>(), int8_mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<PerTokenInt8>, std::int8_t, Bf16>>(), int8_mixture_layers},
   };
   return rows;
 }

@@ -1,5 +1,5 @@
-// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}PostAttention: a decoder layer from its attention's output
-// to the QKV projections of the next layer. See PostAttentionBlock.
+// edgekiln.ort::{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}{,Mixture}PostAttention: a decoder layer from its
+// attention's output to the QKV projections of the next layer. See PostAttentionBlock and MixturePostAttentionBlock.
 #pragma once
 
 #include <algorithm>
@@ -12,22 +12,26 @@
 namespace edgekiln::ort {
 
 // Engines define a function of standard ops under this name, which runs where the kernel is not registered. Weights
-// must be constant.
-template <typename Format>
+// must be constant. `Constants` is PostAttentionConstants or MixtureConstants of a format.
+template <typename Constants>
 class PostAttention {
  public:
-  using Constants = PostAttentionConstants<Format>;
   enum Input : std::size_t { kAttended, kResidual, kFirstConstant };
   enum Output : std::size_t { kProjected, kSum };
-  static constexpr const char* kName = Format::kPostAttention;
+  static constexpr const char* kName = Constants::kPostAttentionName;
   static constexpr auto kInputs = [] {
-    std::array<ONNXTensorElementDataType, kFirstConstant + Constants::kCount> types{};
+    std::array<ONNXTensorElementDataType, kFirstConstant + Constants::kCount + Constants::kOptional> types{};
     types.fill(kFloat);
     std::copy(Constants::kTypes.begin(), Constants::kTypes.end(), types.begin() + kFirstConstant);
     return types;
   }();
+  static constexpr auto kOptional = [] {
+    std::array<std::size_t, Constants::kOptional> inputs{};
+    for (std::size_t i = 0; i < inputs.size(); ++i) inputs[i] = kFirstConstant + Constants::kCount + i;
+    return inputs;
+  }();
   static constexpr std::array kOutputs{kFloat, kFloat};
-  static constexpr Signature kSignature{kInputs, {}, kOutputs};
+  static constexpr Signature kSignature{kInputs, kOptional, kOutputs};
 
   explicit PostAttention(const OrtKernelInfo* info) : block_(Constants::load(WeightPacker(info), kFirstConstant)) {}
 
@@ -46,14 +50,13 @@ class PostAttention {
     if (!m) return;
     const PostAttentionArgs args{attended.floats(), residual.floats(), m, projected, sum};
     // Captured by reference to this thread's: the region may run on another thread.
-    thread_local Scratch memory, gemm_memory;
-    run_team({run_parallel, context}, [&, &memory = memory, &gemm_memory = gemm_memory](const Parallel& parallel) {
-      block_.compute(args, parallel, memory, gemm_memory);
-    });
+    thread_local DecoderScratch own_scratch;
+    run_team({run_parallel, context},
+             [&, &scratch = own_scratch](const Parallel& parallel) { block_.compute(args, parallel, scratch); });
   }
 
  private:
-  PostAttentionBlock<typename Format::Weight> block_;
+  typename Constants::Block block_;
 };
 
 }  // namespace edgekiln::ort

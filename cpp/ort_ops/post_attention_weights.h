@@ -3,17 +3,19 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "kernels/decoder_block.h"
 #include "ort_ops/constant_weights.h"
+#include "ort_ops/op_name.h"
 #include "ort_ops/ort_api.h"
 
 namespace edgekiln::ort {
 
-// A format: the names of its ops, the weight type of the kernels, the types of a weight's inputs, and load().
+// A format: what names of its ops begin with, the weight type of the kernels, the types of a weight's inputs, and
+// load().
 struct GroupBias {
-  static constexpr const char *kPostAttention = "GroupBiasPostAttention", *kDecoderLayers = "GroupBiasDecoderLayers",
-                              *kDecoderLayersInt8Cache = "GroupBiasDecoderLayersInt8Cache";
+  static constexpr std::string_view kPrefix = "GroupBias";
   using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kBias };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kFloat};
@@ -24,8 +26,7 @@ struct GroupBias {
 };
 
 struct ZeroPoint {
-  static constexpr const char *kPostAttention = "ZeroPointPostAttention", *kDecoderLayers = "ZeroPointDecoderLayers",
-                              *kDecoderLayersInt8Cache = "ZeroPointDecoderLayersInt8Cache";
+  static constexpr std::string_view kPrefix = "ZeroPoint";
   using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kZeroPoints };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kUint8};
@@ -36,8 +37,7 @@ struct ZeroPoint {
 };
 
 struct Symmetric {
-  static constexpr const char *kPostAttention = "SymmetricPostAttention", *kDecoderLayers = "SymmetricDecoderLayers",
-                              *kDecoderLayersInt8Cache = "SymmetricDecoderLayersInt8Cache";
+  static constexpr std::string_view kPrefix = "Symmetric";
   using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales };
   static constexpr std::array kWeightTypes{kUint8, kFloat};
@@ -48,9 +48,7 @@ struct Symmetric {
 };
 
 struct PerTokenInt8 {
-  static constexpr const char *kPostAttention = "PerTokenInt8PostAttention",
-                              *kDecoderLayers = "PerTokenInt8DecoderLayers",
-                              *kDecoderLayersInt8Cache = "PerTokenInt8DecoderLayersInt8Cache";
+  static constexpr std::string_view kPrefix = "PerTokenInt8";
   using Weight = PerTokenInt8Weight;
   enum WeightInput : std::size_t { kCodes, kScales };
   static constexpr std::array kWeightTypes{kInt8, kFloat};
@@ -58,6 +56,10 @@ struct PerTokenInt8 {
     return {packer.pack_int8(first, k, n)};
   }
 };
+
+// What names of ops have after the prefix of a format.
+inline constexpr std::string_view kPostAttention = "PostAttention", kDecoderLayers = "DecoderLayers",
+                                  kInt8Cache = "Int8Cache";
 
 inline DecoderWidths decoder_widths(const OrtKernelInfo* info) {
   const auto width = [&](const char* name) { return static_cast<std::size_t>(integer(info, name)); };
@@ -67,6 +69,7 @@ inline DecoderWidths decoder_widths(const OrtKernelInfo* info) {
 // The constant inputs of one block, counted from the first of them: two norms, then the inputs of four weights.
 template <typename Format>
 struct PostAttentionConstants {
+  using Block = PostAttentionBlock<typename Format::Weight>;
   static constexpr std::size_t kWeightInputs = Format::kWeightTypes.size();
   enum Input : std::size_t {
     kGamma,
@@ -76,7 +79,10 @@ struct PostAttentionConstants {
     kDownWeight = kGateUpWeight + kWeightInputs,
     kNextWeight = kDownWeight + kWeightInputs
   };
-  static constexpr std::size_t kCount = kNextWeight + kWeightInputs;
+  static constexpr std::size_t kCount = kNextWeight + kWeightInputs, kOptional = 0;
+  static constexpr const char* kPostAttentionName = kJoined<Format::kPrefix, kPostAttention>.data();
+  static constexpr const char* kDecoderLayersName = kJoined<Format::kPrefix, kDecoderLayers>.data();
+  static constexpr const char* kInt8CacheName = kJoined<Format::kPrefix, kDecoderLayers, kInt8Cache>.data();
   static constexpr auto kTypes = [] {
     std::array<ONNXTensorElementDataType, kCount> types{};
     types.fill(kFloat);
@@ -85,8 +91,11 @@ struct PostAttentionConstants {
     return types;
   }();
 
+  // How many constants each block of a node has.
+  static std::size_t count(const OrtKernelInfo*) { return kCount; }
+
   // The block whose constants begin at input `first`; widths and epsilons are attributes of the node.
-  static PostAttentionBlock<typename Format::Weight> load(const WeightPacker& packer, std::size_t first) {
+  static Block load(const WeightPacker& packer, std::size_t first) {
     const OrtKernelInfo* const info = packer.info();
     const DecoderWidths widths = decoder_widths(info);
     const auto* gamma = constant_input<float>(info, first + kGamma, widths.hidden);

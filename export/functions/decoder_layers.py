@@ -1,4 +1,4 @@
-"""{GroupBias,...}DecoderLayers and {GroupBias,...}DecoderLayersInt8Cache: all layers of a decoder in one call.
+"""{GroupBias,...}{,Mixture}DecoderLayers and ...DecoderLayersInt8Cache: all layers of a decoder in one call.
 
 In a decode step ONNX Runtime needs as long to call a node and distribute its work as a small layer needs to compute.
 The kernel runs all layers on a thread team that stays awake between them.
@@ -10,16 +10,17 @@ from typing import Final
 
 import onnx
 import onnx_ir as ir
-from onnx import helper
 
-from edgekiln.export.functions.define import define
+from edgekiln.export.functions.define import copied, define
 from edgekiln.export.functions.post_attention import QUANTIZED_GEMMS
 from edgekiln.export.functions.qkv_prologue import QKVPrologue
 from edgekiln.export.functions.rotary_attention import CACHE_INPUTS, CACHE_SCALE_INPUTS, LENGTH_INPUTS, ROTARY_INPUTS
 
 INT8_CACHE_SUFFIX: Final = "Int8Cache"
 # Every function of this module, by name.
-NAMES: Final = frozenset(gemm.decoder_layers + suffix for gemm in QUANTIZED_GEMMS for suffix in ("", INT8_CACHE_SUFFIX))
+NAMES: Final = frozenset(
+    name + suffix for gemm in QUANTIZED_GEMMS for name in gemm.layers.values() for suffix in ("", INT8_CACHE_SUFFIX)
+)
 # Inputs of an attention that a layer cannot have: position ids, a bias and sinks.
 UNUSED_INPUTS: Final = range(9, 12)
 # Attribute of a function whose layers have window buffers of several windows: each has lengths of its own.
@@ -118,7 +119,7 @@ def decoder_layers_function(
         prologue, query_key_value = layer.prologue.function_nodes(projected, constants, f"prologue_{index}_")
         unused = [""] * len(UNUSED_INPUTS) if scales else []
         attention_inputs = [*query_key_value, *own[:2], *lengths, *_ROTARY, *unused, *scales]
-        nodes += [*prologue, _copied(layer.attention, attention_inputs, [attended, *present])]
+        nodes += [*prologue, copied(layer.attention, attention_inputs, [attended, *present])]
         if index == len(post_attentions):
             break
         block = post_attentions[index]
@@ -126,12 +127,6 @@ def decoder_layers_function(
         weights += constants
         total = "sum" if index + 1 == len(post_attentions) else f"sum_{index}"
         projected = f"projected_{index}"
-        nodes.append(_copied(block, [attended, residual, *constants], [projected, total]))
+        nodes.append(copied(block, [attended, residual, *constants], [projected, total]))
         residual = total
     return define(name, [*inputs, *weights], outputs, nodes, attributes)
-
-
-def _copied(node: ir.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
-    copy = helper.make_node(node.op_type, inputs, outputs, domain=node.domain)
-    copy.attribute.extend(ir.serde.serialize_attribute(value) for value in node.attributes.values())
-    return copy

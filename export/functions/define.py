@@ -55,6 +55,13 @@ def with_ref_attributes(node: onnx.NodeProto, kind: int, **names: str) -> onnx.N
     return node
 
 
+def copied(node: ir.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
+    """A copy of a graph's node for a function, with other inputs and outputs."""
+    copy = helper.make_node(node.op_type, inputs, outputs, domain=node.domain)
+    copy.attribute.extend(ir.serde.serialize_attribute(value) for value in node.attributes.values())
+    return copy
+
+
 def add_function(model: ir.Model, function: ir.Function) -> None:
     """Add a function to `model`, unless it has one of that name."""
     model.functions.setdefault(function.identifier(), function)

@@ -46,9 +46,14 @@ class QuantizedGemm:
         return f"{self.prefix}PostAttention"
 
     @property
-    def decoder_layers(self) -> str:
-        """The name of the decoder-layers function."""
-        return f"{self.prefix}DecoderLayers"
+    def mixture(self) -> str:
+        """The name of the post-attention function with a mixture of experts."""
+        return f"{self.prefix}MixturePostAttention"
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Name of a post-attention function -> the name of the decoder-layers function of such blocks."""
+        return {self.post_attention: f"{self.prefix}DecoderLayers", self.mixture: f"{self.prefix}MixtureDecoderLayers"}
 
     @property
     def shared(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from edgekiln.export.passes.ort.matmul_bnb4 import LowerToMatMulBnb4
 from edgekiln.export.passes.ort.matmul_integer_to_float import LowerToMatMulIntegerToFloat
 from edgekiln.export.passes.ort.matmul_nbits import LowerToMatMulNBits
 from edgekiln.export.passes.ort.mixture_of_experts import FuseMixtureOfExperts
+from edgekiln.export.passes.ort.mixture_post_attention import FuseMixturePostAttention
 from edgekiln.export.passes.ort.per_token_int8 import LowerToPerTokenInt8MatMul
 from edgekiln.export.passes.ort.post_attention import FusePostAttention
 from edgekiln.export.passes.ort.recurrence import LowerRecurrence
@@ -76,7 +77,12 @@ def lower(model: ir.Model, max_length: int) -> None:
     run_passes(
         model,
         Sequential(
-            FuseMixtureOfExperts(), FusePostAttention(), FuseDecoderLayers(), AddLogitsToKeep(), FuseTwoPassLMHead()
+            FuseMixtureOfExperts(),
+            FusePostAttention(),
+            FuseMixturePostAttention(),
+            FuseDecoderLayers(),
+            AddLogitsToKeep(),
+            FuseTwoPassLMHead(),
         ),
     )
 

@@ -24,6 +24,7 @@ extern const InstructionSet instruction_set{
             .dequantize_row = dequantize_row,
             .float_gemm = float_gemm,
             .add_weighted_rows = add_weighted_rows,
+            .route = route,
             .nbits_gemm = nbits_gemm,
             .nbits_rows_gemm = nbits_rows_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,

@@ -23,6 +23,7 @@ extern const InstructionSet instruction_set{
             .dequantize_row = dequantize_row,
             .float_gemm = float_gemm,
             .add_weighted_rows = add_weighted_rows,
+            .route = route,
         },
 };
 

@@ -18,7 +18,7 @@ from edgekiln.export.functions.rotary_attention import ATTENTIONS, CACHE_SCALE_I
 from edgekiln.export.passes.common.tensors import is_weight, make, move_uses, only_reader
 from edgekiln.export.passes.ort.qkv_prologue import match_qkv_prologue
 
-_FUNCTIONS = {gemm.post_attention: gemm.decoder_layers for gemm in QUANTIZED_GEMMS}
+_FUNCTIONS = {block: layers for gemm in QUANTIZED_GEMMS for block, layers in gemm.layers.items()}
 
 
 class FuseDecoderLayers(InPlacePass):
@@ -27,7 +27,8 @@ class FuseDecoderLayers(InPlacePass):
     Cases:
         1. a float cache: {GroupBias,ZeroPoint,Symmetric,PerTokenInt8}DecoderLayers;
         2. an int8 cache with constant scales: {...}DecoderLayersInt8Cache;
-        3. lengths that differ, in a graph with window buffers: each attention has lengths of its own.
+        3. blocks with mixtures of experts: {...}MixtureDecoderLayers[Int8Cache];
+        4. lengths that differ, in a graph with window buffers: each attention has lengths of its own.
 
     A chain ends at a layer that differs in sizes, kind of weights or rotary angles; only windows may differ.
     """

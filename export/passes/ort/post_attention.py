@@ -18,6 +18,21 @@ from edgekiln.export.passes.common.tensors import is_weight, make, move_uses, on
 _GEMMS = {(gemm.domain, gemm.op, 1 + len(gemm.weights)): gemm for gemm in QUANTIZED_GEMMS}
 
 
+def gemm_of(node: ir.Node) -> QuantizedGemm | None:
+    """The row of `QUANTIZED_GEMMS` for a node; None for other ops."""
+    return _GEMMS.get((node.domain, node.op_type, len(node.inputs)))
+
+
+def compatible(gemm: QuantizedGemm, nodes: Sequence[ir.Node]) -> bool:
+    """Whether nodes of the op of `gemm` have weights and share the attributes that GEMMs of a function share."""
+    return all(
+        len(node.inputs) == 1 + len(gemm.weights)
+        and all(map(is_weight, node.inputs[1:]))
+        and all(node.attributes[name].value == nodes[0].attributes[name].value for name in gemm.shared)
+        for node in nodes
+    )
+
+
 class FusePostAttention(InPlacePass):
     """Fuse GEMM, skip RMS norm, GEMM, SwiGLU, GEMM, skip RMS norm, GEMM into one PostAttention call.
 
@@ -33,9 +48,9 @@ class FusePostAttention(InPlacePass):
         """Run on `model`."""
         modified = False
         for node in list(model.graph):
-            gemm = _GEMMS.get((node.domain, node.op_type, len(node.inputs)))
+            gemm = gemm_of(node)
             nodes = _match(node) if gemm else None
-            if gemm and nodes and _compatible(gemm, [nodes[i] for i in (0, 2, 4, 6)]):
+            if gemm and nodes and compatible(gemm, [nodes[i] for i in (0, 2, 4, 6)]):
                 _replace(model, gemm, nodes)
                 modified = True
         return PassResult(model, modified)
@@ -57,15 +72,6 @@ def _match(output: ir.Node) -> list[ir.Node] | None:
         return None
     after = first.outputs[3]
     return nodes if only_reader(after) is second and after in second.inputs[:2] else None
-
-
-def _compatible(gemm: QuantizedGemm, nodes: Sequence[ir.Node]) -> bool:
-    return all(
-        len(node.inputs) == 1 + len(gemm.weights)
-        and all(map(is_weight, node.inputs[1:]))
-        and all(node.attributes[name].value == nodes[0].attributes[name].value for name in gemm.shared)
-        for node in nodes
-    )
 
 
 def _replace(model: ir.Model, gemm: QuantizedGemm, nodes: list[ir.Node]) -> None:

@@ -12,7 +12,7 @@ from edgekiln.runtimes.base import KernelsChoice
 from support.engines import build
 from support.graphs import ops, session
 
-NAMES = {"int8": "PerTokenInt8DecoderLayers", "int4": "ZeroPointDecoderLayers"}
+NAMES = {"int8": "PerTokenInt8", "int4": "ZeroPoint"}
 LAYERS, CAPACITY = 4, 96
 ENGINES = [
     ("llama", "int8", "float32"),
@@ -24,8 +24,14 @@ ENGINES = [
     ("qwen2", "int8", "float32"),
     ("qwen3", "int8", "float32"),
     ("qwen3", "int4", "int8"),
+    # Mixtures of experts.
+    ("mixtral", "int4", "float32"),
+    ("mixtral", "int8", "int8"),
+    ("granitemoe", "int4", "int8"),
+    ("qwen3_moe", "int8", "float32"),
 ]
-SLOW = ENGINES[5:7]
+MIXTURES = ("mixtral", "granitemoe", "qwen3_moe")
+SLOW = [*ENGINES[5:7], *ENGINES[10:]]
 RNG = np.random.default_rng(0)
 
 
@@ -35,7 +41,8 @@ RNG = np.random.default_rng(0)
 )
 def engine(request, tmp_path_factory) -> tuple[Path, str]:
     family, quant, kv = request.param
-    name = NAMES[quant] + ("Int8Cache" if kv == "int8" else "")
+    layers = "MixtureDecoderLayers" if family in MIXTURES else "DecoderLayers"
+    name = NAMES[quant] + layers + ("Int8Cache" if kv == "int8" else "")
     return build(tmp_path_factory.mktemp(family), family, quant, kv), name
 
 
