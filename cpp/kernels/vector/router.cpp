@@ -13,7 +13,7 @@ namespace {
 
 // Dot products that are computed at once, so that each load serves several: their sums fit the registers.
 constexpr std::size_t kTileTokens = kStripeParts == 1 ? 4 : 2, kTileExperts = kTileTokens;
-// Of a task. So many rows of the weight stay in the L2 cache for all its tokens.
+// Of a task, whose part of the weight stays in the L2 cache for all its tokens.
 constexpr std::size_t kTaskExperts = 8, kTaskTokens = 64;
 
 struct Logits {

@@ -394,6 +394,26 @@ std::uint64_t float_gemms(const KernelTable& kernels) {
   return hash.value();
 }
 
+std::uint64_t routers(const KernelTable& kernels) {
+  Hash hash;
+  for (const std::size_t hidden : {8, 70, 256})
+    for (const auto score :
+         {edgekiln::RouterScore::kSoftmax, edgekiln::RouterScore::kSoftmaxOfChosen, edgekiln::RouterScore::kSigmoid}) {
+      constexpr std::size_t kExperts = 21, kChosen = 5, kTokens = 7;
+      Generator generator;
+      const std::vector<float> weight = generator.floats(kExperts * hidden, 0.1f), bias = generator.floats(kExperts),
+                               x = generator.floats(kTokens * hidden);
+      const edgekiln::Router router{kExperts, kChosen, hidden,      weight.data(), bias.data(),
+                                    nullptr,  score,   hidden == 8, 1e-6f,         2.5f};
+      std::vector<float> logits(kTokens * router.stride()), gates(kTokens * kChosen);
+      std::vector<std::int64_t> index(gates.size());
+      kernels.route(router, {kTokens, x.data(), logits.data(), index.data(), gates.data()}, edgekiln::kSerial);
+      hash.add(gates);
+      for (const std::int64_t expert : index) hash.add(static_cast<std::uint64_t>(expert));
+    }
+  return hash.value();
+}
+
 std::uint64_t two_pass_lm_heads(const KernelTable& kernels) {
   Hash hash;
   for (const std::size_t k : {32, 96, 160, 576}) {
@@ -436,6 +456,7 @@ TEST_CASE("every instruction set gives the same bits") {
     CHECK(nbits_gemms(kernels, 16, {6, 8}) == 0xefdcbd556a8b133du);
     CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);
     CHECK(float_gemms(kernels) == 0xd94a93b4995410f8u);
+    CHECK(routers(kernels) == 0xa3ba297221947e14u);
     if (kernels.two_pass_lm_head) CHECK(two_pass_lm_heads(kernels) == 0xe7708079b997e541u);
   }
 }
