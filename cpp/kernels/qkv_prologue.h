@@ -1,4 +1,5 @@
-// QKV prologue: adds the bias of the QKV projections, or applies RMS norms to the heads of queries and keys (QK norm).
+// QKV prologue: adds the bias of the QKV projections, or applies RMS norms to queries and keys (QK norm), each head by
+// itself or all heads together.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +14,13 @@ struct QkvPrologueArgs {
   const float* from;       // [tokens, width()]
   float* to;               // [tokens, width()]; may be `from`
   const float* bias;       // [width()]; null for none
-  const float* gammas[2];  // [head_dim], of queries and of keys; null for no norm
+  const float* gammas[2];  // [norm_width()], of queries and of keys; null for no norm
   float epsilon;           // of the norms
+  bool joint;              // norms are over all heads of a token
 
   std::size_t width() const { return (heads + 2 * kv_heads) * head_dim; }
+  // Of queries, or of keys.
+  std::size_t norm_width(bool of_keys) const { return joint ? (of_keys ? kv_heads : heads) * head_dim : head_dim; }
 };
 
 using QkvPrologueKernel = void (*)(const QkvPrologueArgs&, const Parallel&);

@@ -20,8 +20,8 @@ namespace edgekiln::ort {
 // Cosines and sines are those of the new tokens, or tables of all positions. After the inputs of `Input`, each
 // attention has inputs past key and past value, the scales of an int8 cache, with attribute `own_lengths` its last
 // position and total length in place of those all share, and with attributes `biased` and `normed` the QKV prologue's
-// bias and gammas of queries and keys; then each block has its constants. After the outputs of `Output`, each
-// attention has outputs present key and present value.
+// bias and gammas of queries and keys, which with `joint` are as wide as all heads; then each block has its constants.
+// After the outputs of `Output`, each attention has outputs present key and present value.
 template <typename Constants, typename Element, bool Bf16>
 class DecoderLayers {
  public:
@@ -43,7 +43,8 @@ class DecoderLayers {
         windows_(integers(info, "windows")),
         own_lengths_(integer(info, "own_lengths") != 0),
         biased_(integer(info, "biased") != 0),
-        normed_(integer(info, "normed") != 0) {
+        normed_(integer(info, "normed") != 0),
+        joint_(integer(info, "joint") != 0) {
     stack_.widths = decoder_widths(info);
     if (windows_.size() < 2) fail("windows must have an entry for each of two or more attentions");
     if (stack_.widths.projected % (attributes_.heads + 2 * attributes_.kv_heads))
@@ -103,9 +104,10 @@ class DecoderLayers {
     args.kv_heads = attributes_.kv_heads;
     args.head_dim = head_dim();
     args.epsilon = real(info, "head_epsilon");
+    args.joint = joint_;
     if (biased_) args.bias = constant_input<float>(info, bias, stack_.widths.projected);
     for (std::size_t i = 0; normed_ && i < 2; ++i)
-      args.gammas[i] = constant_input<float>(info, gammas + i, args.head_dim);
+      args.gammas[i] = constant_input<float>(info, gammas + i, args.norm_width(i == 1));
     if ((biased_ && !args.bias) || (normed_ && !(args.gammas[0] && args.gammas[1])))
       fail("the bias and the norms of heads must be constant");
     return args;
@@ -161,7 +163,7 @@ class DecoderLayers {
 
   AttentionAttributes attributes_;
   std::vector<std::int64_t> windows_;  // attention windows in tokens, one an attention; 0 is none
-  bool own_lengths_, biased_, normed_;
+  bool own_lengths_, biased_, normed_, joint_;
   std::vector<std::array<const float*, 2>> scales_{};
   DecoderStack<typename Constants::Block> stack_{};
 };

@@ -42,10 +42,14 @@ void prologue_token(const QkvPrologueArgs& args, const float* from, float* to) {
     from = to;
   }
   if (!args.gammas[0]) return;
-  const std::size_t normed = args.heads + args.kv_heads;
-  for (std::size_t head = 0; head < normed; ++head)
-    rms_norm(from + head * dim, args.gammas[head >= args.heads], args.epsilon, to + head * dim, dim);
-  if (from != to) std::copy(from + normed * dim, from + width, to + normed * dim);
+  const std::size_t queries = args.heads * dim, normed = queries + args.kv_heads * dim;
+  for (std::size_t at = 0; at < normed;) {
+    const bool of_keys = at >= queries;
+    const std::size_t norm_width = args.norm_width(of_keys);
+    rms_norm(from + at, args.gammas[of_keys], args.epsilon, to + at, norm_width);
+    at += norm_width;
+  }
+  if (from != to) std::copy(from + normed, from + width, to + normed);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 
 struct Case {
   std::size_t tokens, heads, kv_heads, head_dim;
-  bool biased, normed, in_place;
+  bool biased, normed, in_place, joint = false;
 };
 
 double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
@@ -30,9 +30,10 @@ double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
   args.kv_heads = c.kv_heads;
   args.head_dim = c.head_dim;
   args.epsilon = 1e-3f;
+  args.joint = c.joint;
   const std::size_t width = args.width();
   const std::vector<float> values = random_floats(c.tokens * width), bias = random_floats(width);
-  const std::vector<float> gammas[2] = {random_floats(c.head_dim), random_floats(c.head_dim)};
+  const std::vector<float> gammas[2] = {random_floats(args.norm_width(false)), random_floats(args.norm_width(true))};
   const auto from = exactly(values), bias_memory = exactly(bias);
   const auto to = exactly(std::vector<float>(values.size(), NAN));
   const auto queries = exactly(gammas[0]), keys = exactly(gammas[1]);
@@ -44,30 +45,31 @@ double error_of(const Case& c, edgekiln::QkvPrologueKernel kernel) {
     args.gammas[1] = keys.get();
   }
   kernel(args, edgekiln::kSerial);
+  std::vector<double> expected(values.begin(), values.end());
+  for (std::size_t at = 0; at < expected.size(); ++at)
+    if (c.biased) expected[at] += bias[at % width];
+  for (std::size_t token = 0; c.normed && token < c.tokens; ++token)
+    for (std::size_t at = 0; at < (c.heads + c.kv_heads) * c.head_dim;) {
+      const bool of_keys = at >= c.heads * c.head_dim;
+      const std::size_t count = args.norm_width(of_keys);
+      double* const part = &expected[token * width + at];
+      double squares = 0.0;
+      for (std::size_t i = 0; i < count; ++i) squares += part[i] * part[i];
+      for (std::size_t i = 0; i < count; ++i) part[i] *= gammas[of_keys][i] / std::sqrt(squares / count + 1e-3);
+      at += count;
+    }
   double worst = 0.0;
-  for (std::size_t at = 0; at < values.size(); at += c.head_dim) {
-    const std::size_t head = at / c.head_dim % (c.heads + 2 * c.kv_heads);
-    std::vector<double> expected(values.begin() + at, values.begin() + at + c.head_dim);
-    double squares = 0.0;
-    for (std::size_t i = 0; i < c.head_dim; ++i) {
-      if (c.biased) expected[i] += bias[head * c.head_dim + i];
-      squares += expected[i] * expected[i];
-    }
-    for (std::size_t i = 0; i < c.head_dim; ++i) {
-      if (c.normed && head < c.heads + c.kv_heads)
-        expected[i] *= gammas[head >= c.heads][i] / std::sqrt(squares / c.head_dim + 1e-3);
-      const double error = std::abs(args.to[at + i] - expected[i]);
-      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-    }
+  for (std::size_t at = 0; at < expected.size(); ++at) {
+    const double error = std::abs(args.to[at] - expected[at]);
+    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
   }
   return worst;
 }
 
-const std::vector<Case> kCases = {{1, 9, 3, 64, true, false, false},
-                                  {3, 4, 2, 40, false, true, true},
-                                  {40, 16, 8, 128, false, true, false},
-                                  {7, 2, 1, 9, true, true, false},
-                                  {2, 1, 1, 8, true, true, true}};
+const std::vector<Case> kCases = {{1, 9, 3, 64, true, false, false},    {3, 4, 2, 40, false, true, true},
+                                  {40, 16, 8, 128, false, true, false}, {7, 2, 1, 9, true, true, false},
+                                  {2, 1, 1, 8, true, true, true},       {3, 5, 2, 24, false, true, true, true},
+                                  {2, 4, 4, 9, true, true, false, true}};
 
 }  // namespace
 

@@ -29,9 +29,12 @@ ENGINES = [
     ("mixtral", "int8", "int8"),
     ("granitemoe", "int4", "int8"),
     ("qwen3_moe", "int8", "float32"),
+    # Norms over all heads of queries and keys.
+    ("olmoe", "int4", "float32"),
+    ("olmoe", "int8", "int8"),
 ]
-MIXTURES = ("mixtral", "granitemoe", "qwen3_moe")
-SLOW = [*ENGINES[5:7], *ENGINES[10:]]
+MIXTURES = ("mixtral", "granitemoe", "qwen3_moe", "olmoe")
+SLOW = [*ENGINES[5:7], *ENGINES[10:12], *ENGINES[13:]]
 RNG = np.random.default_rng(0)
 
 
