@@ -8,6 +8,7 @@ import pytest
 
 from edgekiln.export.functions.rotary_attention import ATTENTIONS
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers, InlineDecoderLayers
+from edgekiln.export.step_weights import step_weight_bytes
 from edgekiln.runtimes.base import KernelsChoice
 from support.engines import build
 from support.graphs import ops, session
@@ -111,6 +112,15 @@ def test_inlined_layers_are_fused_again(engine):
     InlineDecoderLayers()(model)
     FuseDecoderLayers()(model)
     assert ops(model) == before
+
+
+def test_a_step_reads_the_same_weights(engine):
+    """Of experts, the chosen ones."""
+    directory, _ = engine
+    model = load(directory / "generate.onnx")
+    before = step_weight_bytes(model, halves=False)
+    InlineDecoderLayers()(model)
+    assert step_weight_bytes(model, halves=False) == before
 
 
 def attentions(model: ir.Model) -> list[ir.Node]:
