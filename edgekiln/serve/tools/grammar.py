@@ -34,6 +34,7 @@ def tool_grammar(
     parallel: bool = True,
     reasoning: ReasoningTags | None = None,
     inside: bool = False,
+    demanded: bool = True,
 ) -> str:
     """The grammar, in llguidance's syntax, of an answer that calls tools and nothing else.
 
@@ -45,15 +46,16 @@ def tool_grammar(
         parallel: more than one call is allowed.
         reasoning: the tags of reasoning, which may come before the calls; None where the model does not reason.
         inside: the answer begins within reasoning.
+        demanded: there must be a call. Otherwise the answer is any text, but calls in it, once begun, are valid.
 
     Raises:
         RequestError: there is no such tool, or its schema has something that the style cannot demand.
     """
     functions = _functions(tools, name)
     rules = _Rules(style, tokenizer)
-    calls = rules.calls(functions, parallel)
+    calls = (rules.calls if demanded else rules.calls_or_text)(functions, parallel)
     before = rules.reasoning(reasoning, inside) if reasoning else ""
-    rules.add("start", f"{before}{calls}")
+    rules.add("start", f"{before}({calls})" if before else calls)
     return rules.text()
 
 
@@ -90,29 +92,45 @@ class _Rules:
 
     def reasoning(self, tags: ReasoningTags, inside: bool) -> str:
         """Reasoning and the white space after it."""
-        if self.literal(tags.close) == _quoted(tags.close):
-            self.add("thought[lazy]", rf"/(?s:.*){_escaped(tags.close)}/")
-        else:
-            self.add("thought", f"/(?s:.*)/ {self.literal(tags.close)}")
+        self._text_up_to("thought", tags.close)
         self.add("space", r"/[ \n]{0,4}/")
         return "thought space " if inside else f"({self.literal(tags.open)} thought space)? "
 
     def calls(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         """Calls with the texts around them."""
-        style = self._style
-        call = self._call(functions, parallel)
-        opened, closed = self.literal(style.opens[0]), self.literal(style.close) if style.close else ""
+        style, rest = self._style, self._after_opening(functions, parallel)
+        if style.bare:
+            return rest
+        block = self.add("block", f"{self.literal(style.opens[0])} {rest}")
+        between = r"/\n?/ " if style.padding else ""
+        return f"{block} ({between}{block})*" if parallel and style.many == "repeat" else block
+
+    def calls_or_text(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
+        """Any text; where it begins calls, the rest of them must follow."""
+        style, rest = self._style, self._after_opening(functions, parallel)
+        if style.bare:
+            text = self.add("text", r"/[ \n]*([^{ \n](?s:.*))?/")
+            return f"{rest} | {text}"
+        before = self._text_up_to("before", style.opens[0])
+        text = self.add("text", "/(?s:.*)/")
+        return f"({before} {rest})* {text}" if parallel else f"{before} {rest} | {text}"
+
+    def _text_up_to(self, name: str, end: str) -> str:
+        """The rule of any text and the first `end` in it."""
+        if self.literal(end) == _quoted(end):
+            return self.add(f"{name}[lazy]", rf"/(?s:.*){_escaped(end)}/")
+        return self.add(name, f"/(?s:.*)/ {self.literal(end)}")
+
+    def _after_opening(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
+        style, call = self._style, self._call(functions, parallel)
+        if style.body != "json" and style.many == "list":
+            call = f'"[" {call} (", " {call})* "]"' if parallel else f'"[" {call} "]"'
+        elif style.many not in ("list", "repeat") and parallel:
+            call = f"{call} ({_quoted(style.many)} {call})*"
+        if style.bare or not style.close:
+            return call
         pad = _quoted(style.padding) if style.padding else ""
-        if style.body == "named":
-            return f"({opened} {call}){'+' if parallel else ''}"
-        if style.many == "repeat":
-            block = self.add("block", f"{opened} {pad} {call} {pad} {closed}")
-            return f"{block} (/\\n?/ {block})*" if parallel else block
-        between = {"list": '", "'}.get(style.many) or _quoted(style.many)
-        repeated = f"{call} ({between} {call})*" if parallel else call
-        if style.many == "list":
-            repeated = call if style.body == "json" else f'"[" {repeated} "]"'
-        return repeated if style.bare else f"{opened} {pad} {repeated} {pad} {closed}"
+        return f"{pad} {call} {pad} {self.literal(style.close)}"
 
     def _call(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         style = self._style

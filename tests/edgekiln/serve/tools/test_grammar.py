@@ -128,6 +128,41 @@ def test_answers_are_valid_calls(tokenizer, style, name, parallel, reasoning, in
             jsonschema.validate(json.loads(arguments), SCHEMAS[called])
 
 
+def allowed(tokenizer: Tokenizer, grammar: str, text: str, part: float = 1) -> tuple[bool, bool]:
+    """Whether a grammar allows a text, or the first part of its tokens, and whether it may end after it."""
+    ids = tokenizer.encode(text, add_special_tokens=False).tolist()
+    state = compile_grammar(tokenizer, "lark", grammar).start()
+    for token in ids[: int(len(ids) * part)]:
+        if state.ended or token not in allowed_ids(state.allowed(), tokenizer.size):
+            return False, False
+        state.accept(token)
+    return True, state.ended or bool(tokenizer.eos_ids & {*allowed_ids(state.allowed(), tokenizer.size).tolist()})
+
+
+@pytest.mark.parametrize(
+    ("style", "call", "wrong"),
+    [
+        (HERMES, '<tool_call>\n{"name": "now-utc", "arguments": {}}\n</tool_call>', '<tool_call>\n{"name": "f"'),
+        (LLAMA3, '{"name": "now-utc", "parameters": {}}', '{"name": "f"'),
+        (MISTRAL_ARGS, "[TOOL_CALLS]now-utc[ARGS]{}", "[TOOL_CALLS]f"),
+        (LFM2, "<|tool_call_start|>[now-utc()]<|tool_call_end|>", "<|tool_call_start|>[f("),
+        (QWEN3_CODER, "<tool_call>\n<function=now-utc>\n</function>\n</tool_call>", "<tool_call>\n<function=f"),
+    ],
+)
+def test_calls_that_are_not_demanded(tokenizer, style, call, wrong):
+    for parallel in (True, False):
+        grammar = tool_grammar(style, TOOLS, tokenizer, parallel=parallel, demanded=False)
+        assert allowed(tokenizer, grammar, "") == (True, True)
+        assert allowed(tokenizer, grammar, "Hello.\nHow are you, <b>?") == (True, True)
+        assert allowed(tokenizer, grammar, call) == (True, True)
+        assert allowed(tokenizer, grammar, wrong) == (False, False)
+        assert allowed(tokenizer, grammar, call, part=0.5) == (True, False)
+        if not style.bare:
+            assert allowed(tokenizer, grammar, f"Sure.\n{call}") == (True, True)
+            assert allowed(tokenizer, grammar, f"Sure.\n{call}\n{call} Done.") == (parallel, parallel)
+            assert allowed(tokenizer, grammar, f"Sure. {call} {wrong}") == (False, False)
+
+
 def test_special_tokens_are_written_as_such(tokenizer):
     state = compile_grammar(tokenizer, "lark", tool_grammar(LFM2, TOOLS, tokenizer)).start()
     allowed = allowed_ids(state.allowed(), tokenizer.size).tolist()
