@@ -134,7 +134,7 @@ class Sampler:
         self._bias = LogitBias(options.logit_bias)
         self._repetition = [RepetitionPenalty(options.repetition_penalty) for _ in range(batch_size)]
         self._counts = [CountPenalty(options.presence_penalty, options.frequency_penalty) for _ in range(batch_size)]
-        self._states = [constraint.start() if constraint else None for _ in range(batch_size)]
+        self._states = [None if constraint is None else constraint.start() for _ in range(batch_size)]
 
     def observe(self, index: int, tokens: Ids) -> None:
         """Apply the repetition penalty to int64[S] `tokens`, usually the prompt, in sequence `index` of the batch."""

@@ -1,7 +1,7 @@
 """Tokenization of an engine's text with the `tokenizers` library, and its chat template."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,10 @@ class Tokenizer:
         self._check_length(text, max_tokens)
         ids = _encode(self._tokenizer, text, add_special_tokens)
         return np.array(ids, dtype=np.int64)
+
+    def plain_encoder(self) -> Callable[[str], list[int]]:
+        """A function that encodes texts without special tokens of the post-processor, and does not keep this object."""
+        return functools.partial(_encode, self._tokenizer, add_special_tokens=False)
 
     def _check_length(self, text: str, max_tokens: int | None) -> None:
         if max_tokens is None or not isinstance(text, str) or len(text) <= max(_LONG_TEXT, max_tokens):

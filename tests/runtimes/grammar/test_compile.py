@@ -1,9 +1,11 @@
 """Grammars of all kinds, with random answers that they allow, in the tokenizers of the model families."""
 
+import gc
 import json
 import re
 import subprocess
 import sys
+import weakref
 
 import jsonschema
 import numpy as np
@@ -179,6 +181,19 @@ def test_ids_without_a_token_are_not_allowed(smollm):
     allowed = allowed_ids(compile_grammar(tokenizer, "regex", "(?s:.*)").start().allowed(), 6000).tolist()
     assert 5000 in allowed
     assert all(tokenizer.token(token) is not None for token in allowed)
+
+
+def test_a_tokenizer_is_not_kept_and_its_grammars_live_on():
+    tokenizer = Tokenizer(FAMILIES["llama2"](code_texts(60_000)), SpecialTokens(eos=[2]))
+    grammar, dead = compile_grammar(tokenizer, "regex", "abc|def"), weakref.ref(tokenizer)
+    first, size = tokenizer.token_id("a"), tokenizer.size
+    del tokenizer
+    gc.collect()
+    assert dead() is None
+    state = grammar.start()
+    assert first in allowed_ids(state.allowed(), size)
+    state.accept(first)
+    assert allowed_ids(state.allowed(), size).size
 
 
 def test_answers_share_a_grammar(smollm):

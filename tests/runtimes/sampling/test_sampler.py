@@ -311,3 +311,10 @@ def test_the_most_likely_tokens_are_those_of_the_raw_logits(size):
     assert sampled.token == 0
     assert sampled.logprob == pytest.approx(float(values[0]), abs=1e-5)
     assert Sampler(SamplingOptions()).sample(0, logits, top_logprobs=3).logprob is None
+
+
+def test_options_are_keys():
+    # lm-evaluation-harness' requests are grouped by them.
+    options = SamplingOptions(logit_bias={3: 1.0})
+    assert {options: 1}[SamplingOptions(logit_bias={3: 1.0})] == 1
+    assert options != SamplingOptions()
