@@ -83,10 +83,10 @@ class Size(click.ParamType):
     "--prefix-cache",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Directory that keeps what prompts have in common, such as system prompts, across starts.",
+    help="Keep beginnings that several prompts had, such as system messages, in DIR.",
 )
 @click.option(
-    "--prefix-cache-size", type=Size(), default="1G", show_default=True, metavar="SIZE", help="Bytes in it, at most."
+    "--prefix-cache-size", type=Size(), default="1G", show_default=True, metavar="SIZE", help="Bytes in DIR, at most."
 )
 @click.option("--memory", type=Size(), metavar="SIZE", help="Weights and KV caches of loaded engines, at most.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Tokens of an answer, at most.")

@@ -9,7 +9,7 @@ class AnswerParser:
     """Of one answer.
 
     Attributes:
-        reasoning_tokens: pushes so far that ended within reasoning, one for each token.
+        reasoning_tokens: tokens of reasoning so far.
     """
 
     def __init__(self, reasoning: ReasoningSplitter | None, tools: ToolParser | None, parallel: bool = True) -> None:
@@ -21,7 +21,7 @@ class AnswerParser:
         self._pushes = 0
 
     def push(self, text: str) -> list[Delta]:
-        """Add text of the answer; returns what it adds to the message."""
+        """Add the text of a token, which may be empty; returns what it adds to the message."""
         return self._kept(self._push(text))
 
     def finish(self) -> list[Delta]:
@@ -34,10 +34,12 @@ class AnswerParser:
         return [delta for delta in deltas if not isinstance(delta, ToolCallDelta) or delta.index == 0]
 
     def _push(self, text: str) -> list[Delta]:
+        self._pushes += 1
+        if not text:
+            return []
         if self._reasoning is None:
             return [ContentDelta(text)] if self._tools is None else self._tools.push(text)
         deltas = self._reasoning.push(text)
-        self._pushes += 1
         if any(isinstance(delta, ReasoningDelta) for delta in deltas):
             self.reasoning_tokens = self._pushes
         return self._with_calls(deltas)

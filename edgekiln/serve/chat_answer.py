@@ -43,7 +43,7 @@ class ChatAnswer:
 
     def add(self, token: Token) -> list[Delta]:
         """Add a token; returns what it adds to the answer."""
-        added = self._parser.push(token.text) if token.text else []
+        added = self._parser.push(token.text)
         if token.finish_reason is not None:
             added += self._parser.finish()
         for delta in added:

@@ -139,7 +139,7 @@ class _Answer:
 
     def add(self, token: Token) -> list[Event]:
         """Add a token; returns the events."""
-        added = self.parser.push(token.text) if token.text else []
+        added = self.parser.push(token.text)
         if token.finish_reason is not None:
             self.reason = token.finish_reason
             added += self.parser.finish()

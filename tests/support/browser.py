@@ -80,7 +80,7 @@ def browser() -> Iterator[Browser]:
                 wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
                 response = http.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
                 assert response.status_code == 200, response.text
-                http.base_url = f"{http.base_url}session/{response.json()['value']['sessionId']}"
+                http.base_url = f"http://127.0.0.1:{port}/session/{response.json()['value']['sessionId']}"
                 try:
                     yield Browser(http)
                 finally:
