@@ -8,14 +8,31 @@ from edgekiln.runtimes.base import Ids, Logits
 
 # Weights summed together before the search in `pick`.
 BLOCK = 256
+# Scores of which `highest` takes the maximum first.
+BLOCK_OF_MAXIMA = 64
+# Weights that `top_p` sorts at first: most nuclei are smaller.
+FIRST_NUCLEUS = 64
 
 
 def top_k(scores: Logits, k: int) -> Ids:
     """Ascending indices of the `k` highest of float32[N] `scores`, and of scores equal to the k-th highest."""
     if k >= scores.size:
         return np.arange(scores.size)
+    return np.flatnonzero(scores >= highest(scores, k)[-1])
+
+
+def highest(scores: Logits, k: int) -> Logits:
+    """The `k` highest of float32[N] `scores`, k <= N, and scores equal to the k-th highest, in descending order.
+
+    The k-th highest maximum of a block is at most the k-th highest score, and few scores are higher: only these are
+    sorted.
+    """
+    blocks = scores.size // BLOCK_OF_MAXIMA
+    if k <= blocks // 2:
+        maxima = scores[: blocks * BLOCK_OF_MAXIMA].reshape(blocks, BLOCK_OF_MAXIMA).max(axis=1)
+        scores = scores[scores >= np.partition(maxima, blocks - k)[blocks - k]]
     smallest = np.partition(scores, scores.size - k)[scores.size - k]
-    return np.flatnonzero(scores >= smallest)
+    return np.sort(scores[scores >= smallest])[::-1]
 
 
 def top_p(scores: Logits, p: float) -> Ids:
@@ -25,15 +42,15 @@ def top_p(scores: Logits, p: float) -> Ids:
         Ascending indices of the fewest highest of float32[N] `scores` whose softmax adds up to at least `p`, and of
         scores equal to the lowest of these.
     """
-    highest = scores.max()
-    weights = np.exp(scores - highest)
+    weights = np.exp(scores - scores.max())
     mass = p * float(weights.sum(dtype=np.float64))
-    # Sort only weights that can be in the nucleus: N weights below (1 - p) / N add up to less than the 1 - p that is
-    # left out, since the highest weight is 1.
-    likely = weights[weights >= (1 - p) / weights.size]
-    likely[::-1].sort()
-    reached = int(np.searchsorted(np.cumsum(likely, dtype=np.float64), mass))
-    return np.flatnonzero(weights >= likely[min(reached, likely.size - 1)])
+    count = min(FIRST_NUCLEUS, weights.size)
+    while True:
+        likely = highest(weights, count)
+        reached = int(np.searchsorted(np.cumsum(likely, dtype=np.float64), mass))
+        if reached < likely.size or count == weights.size:
+            return np.flatnonzero(weights >= likely[min(reached, likely.size - 1)])
+        count = min(count * 16, weights.size)
 
 
 def min_p(scores: Logits, p: float) -> Ids:
