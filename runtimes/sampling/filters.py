@@ -11,7 +11,7 @@ BLOCK = 256
 # Scores of which `highest` takes the maximum first.
 BLOCK_OF_MAXIMA = 64
 # Weights that `top_p` sorts at first: most nuclei are smaller.
-FIRST_NUCLEUS = 64
+FIRST_NUCLEUS = 256
 
 
 def top_k(scores: Logits, k: int) -> Ids:
@@ -44,13 +44,14 @@ def top_p(scores: Logits, p: float) -> Ids:
     """
     weights = np.exp(scores - scores.max())
     mass = p * float(weights.sum(dtype=np.float64))
-    count = min(FIRST_NUCLEUS, weights.size)
-    while True:
-        likely = highest(weights, count)
-        reached = int(np.searchsorted(np.cumsum(likely, dtype=np.float64), mass))
-        if reached < likely.size or count == weights.size:
-            return np.flatnonzero(weights >= likely[min(reached, likely.size - 1)])
-        count = min(count * 16, weights.size)
+    likely = highest(weights, min(FIRST_NUCLEUS, weights.size))
+    sums = np.cumsum(likely, dtype=np.float64)
+    if sums[-1] < mass:
+        # N weights below (1 - p) / N add up to less than the 1 - p that is left out, since the highest weight is 1.
+        likely = np.sort(weights[weights >= (1 - p) / weights.size])[::-1]
+        sums = np.cumsum(likely, dtype=np.float64)
+    reached = int(np.searchsorted(sums, mass))
+    return np.flatnonzero(weights >= likely[min(reached, likely.size - 1)])
 
 
 def min_p(scores: Logits, p: float) -> Ids:
