@@ -63,4 +63,5 @@ def allowed_ids(mask: Bitmask, vocab_size: int) -> Ids:
         row, bit = np.nonzero(bits)
         ids: Ids = words[row] * 32 + bit
         return ids[: np.searchsorted(ids, vocab_size)]
-    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little", count=min(vocab_size, mask.size * 32)))
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little", count=min(vocab_size, mask.size * 32))
+    return np.flatnonzero(bits.view(np.bool_))  # of bool it is several times as fast as of uint8
