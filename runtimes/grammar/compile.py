@@ -6,7 +6,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
@@ -56,6 +56,19 @@ def compile_grammar(tokenizer: Tokenizer, kind: GrammarKind, grammar: str | Mapp
     return _compiler_of(tokenizer)(kind, utf8(grammar))
 
 
+def guidance_options(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of llguidance for a JSON schema: its own, with limited white space if they say nothing about it.
+
+    Raises:
+        RequestError: its own are no object.
+    """
+    own = schema.get("x-guidance", {})
+    if not isinstance(own, Mapping):
+        raise RequestError(f"x-guidance of the JSON schema must be an object, got {own!r:.60}")
+    white_space = {} if "whitespace_flexible" in own else {"whitespace_pattern": WHITE_SPACE}
+    return {**white_space, **own, "lenient": False}  # what is not supported is refused
+
+
 def kind_of(grammar: str) -> GrammarKind:
     """Whether the text of a grammar is "lark" or "gbnf"."""
     lark = re.search(r"^\s*(%llguidance\b|start\b[^:\n]*:(?!:=))", grammar, re.MULTILINE)
@@ -95,11 +108,8 @@ def _grammar_of(kind: GrammarKind, grammar: str) -> str:
             raise _refused(kind, f"it is not JSON: {error}") from error
         if not isinstance(schema, dict):
             raise _refused(kind, "it must be a JSON object")
-        chosen = schema.get("x-guidance")
-        flexible = isinstance(chosen, dict) and "whitespace_flexible" in chosen
-        defaults: JsonCompileOptions = {} if flexible else {"whitespace_pattern": WHITE_SPACE}
-        # What is not supported is refused.
-        return LLMatcher.grammar_from_json_schema(grammar, defaults, {"lenient": False})
+        options = cast("JsonCompileOptions", guidance_options(schema))
+        return LLMatcher.grammar_from_json_schema(grammar, overrides=options)
     if kind == "gbnf":
         try:
             grammar = gbnf_to_lark(grammar)

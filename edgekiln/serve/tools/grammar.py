@@ -1,16 +1,15 @@
 """Grammars of answers that must call tools, in the style of the model, with arguments that fit their JSON schemas."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.grammar.compile import WHITE_SPACE
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.tools.python_calls import NAME
-from edgekiln.serve.tools.readers import choices_of, is_text
 from edgekiln.serve.tools.reasoning import ReasoningTags
+from edgekiln.serve.tools.rules import Rules, escaped, json_of, quoted
 from edgekiln.serve.tools.styles import Style
+from edgekiln.serve.tools.xml_calls import choices_of, is_text
 
 # Keywords of a schema that do not limit the value.
 _ANNOTATIONS = {
@@ -52,10 +51,25 @@ def tool_grammar(
         RequestError: there is no such tool, or its schema has something that the style cannot demand.
     """
     functions = _functions(tools, name)
-    rules = _Rules(style, tokenizer)
+    rules = _ToolRules(style, tokenizer)
     calls = (rules.calls if demanded else rules.calls_or_text)(functions, parallel)
     before = rules.reasoning(reasoning, inside) if reasoning else ""
     rules.add("start", f"{before}({calls})" if before else calls)
+    return rules.text()
+
+
+def json_grammar(
+    schema: Mapping[str, Any], tokenizer: Tokenizer, reasoning: ReasoningTags | None = None, inside: bool = False
+) -> str:
+    """The grammar, in llguidance's syntax, of an answer in JSON of a schema, after reasoning.
+
+    Args:
+        schema: JSON schema.
+        tokenizer, reasoning, inside: as for `tool_grammar`. Where the model does not reason, a schema needs no grammar.
+    """
+    rules = Rules(tokenizer)
+    before = rules.reasoning(reasoning, inside) if reasoning else ""
+    rules.add("start", f"{before}{json_of(schema)}")
     return rules.text()
 
 
@@ -67,34 +81,12 @@ def _functions(tools: Sequence[Mapping[str, Any]], name: str | None) -> list[Map
     return found
 
 
-class _Rules:
-    """The rules of a grammar as they are made."""
+class _ToolRules(Rules):
+    """The rules of a grammar of tool calls."""
 
     def __init__(self, style: Style, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
         self._style = style
-        self._tokenizer = tokenizer
-        self._rules: list[str] = []
-
-    def add(self, name: str, body: str) -> str:
-        """Add a rule; returns its name."""
-        self._rules.append(f"{name}: {body}")
-        return name.split("[", maxsplit=1)[0]
-
-    def text(self) -> str:
-        """The grammar."""
-        return "\n".join(self._rules)
-
-    def literal(self, text: str) -> str:
-        """A text as it is, or the special token that it is."""
-        token = self._tokenizer.token_id(text)
-        special = token is not None and (self._tokenizer.is_special(token) or token in self._tokenizer.eos_ids)
-        return f"<[{token}]>" if special else _quoted(text)
-
-    def reasoning(self, tags: ReasoningTags, inside: bool) -> str:
-        """Reasoning and the white space after it."""
-        self._text_up_to("thought", tags.close)
-        self.add("space", r"/[ \n]{0,4}/")
-        return "thought space " if inside else f"({self.literal(tags.open)} thought space)? "
 
     def calls(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         """Calls with the texts around them."""
@@ -111,25 +103,19 @@ class _Rules:
         if style.bare:
             text = self.add("text", r"/[ \n]*([^{ \n](?s:.*))?/")
             return f"{rest} | {text}"
-        before = self._text_up_to("before", style.opens[0])
+        before = self.text_up_to("before", style.opens[0])
         text = self.add("text", "/(?s:.*)/")
         return f"({before} {rest})* {text}" if parallel else f"{before} {rest} | {text}"
-
-    def _text_up_to(self, name: str, end: str) -> str:
-        """The rule of any text and the first `end` in it."""
-        if self.literal(end) == _quoted(end):
-            return self.add(f"{name}[lazy]", rf"/(?s:.*){_escaped(end)}/")
-        return self.add(name, f"/(?s:.*)/ {self.literal(end)}")
 
     def _after_opening(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         style, call = self._style, self._call(functions, parallel)
         if style.body != "json" and style.many == "list":
             call = f'"[" {call} (", " {call})* "]"' if parallel else f'"[" {call} "]"'
         elif style.many not in ("list", "repeat") and parallel:
-            call = f"{call} ({_quoted(style.many)} {call})*"
+            call = f"{call} ({quoted(style.many)} {call})*"
         if style.bare or not style.close:
             return call
-        pad = _quoted(style.padding) if style.padding else ""
+        pad = quoted(style.padding) if style.padding else ""
         return f"{pad} {call} {pad} {self.literal(style.close)}"
 
     def _call(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
@@ -138,7 +124,7 @@ class _Rules:
             schema, definitions = self._json_calls(functions)
             if style.many == "list":
                 schema = {"type": "array", "items": schema, "minItems": 1} | ({} if parallel else {"maxItems": 1})
-            return self.add("call", _json(schema | {"$defs": definitions}))
+            return self.add("call", json_of(schema | {"$defs": definitions}))
         write: Callable[[str, Mapping[str, Any]], str] = {
             "named": self._named, "python": self._python, "xml": self._xml
         }[style.body]  # fmt: skip
@@ -166,7 +152,7 @@ class _Rules:
         return {"anyOf": calls}, definitions
 
     def _named(self, _rule: str, function: Mapping[str, Any]) -> str:
-        return f"{_quoted(function['name'])} {self.literal('[ARGS]')} {_json(_parameters(function))}"
+        return f"{quoted(function['name'])} {self.literal('[ARGS]')} {json_of(_parameters(function))}"
 
     def _python(self, rule: str, function: Mapping[str, Any]) -> str:
         """`name(a=1, b="x")` with values in JSON, which the reader of the style takes."""
@@ -174,9 +160,9 @@ class _Rules:
         for key, schema, required in _properties(function):
             if not NAME.fullmatch(key):
                 raise _cannot(function, f"the name {key!r} of a parameter")
-            value = self.add(f"{rule}v{len(values)}", f"{_quoted(key + '=')} {_json(schema)}")
+            value = self.add(f"{rule}v{len(values)}", f"{quoted(key + '=')} {json_of(schema)}")
             values.append((value, required))
-        return f"{_quoted(function['name'] + '(')} {self._sequence(rule, values)} {_quoted(')')}"
+        return f"{quoted(function['name'] + '(')} {self._sequence(rule, values)} {quoted(')')}"
 
     def _sequence(self, rule: str, values: list[tuple[str, bool]]) -> str:
         """Values in their order, with commas between those that are there."""
@@ -184,7 +170,7 @@ class _Rules:
         for index, (value, required) in reversed(list(enumerate(values))):
             rules = {}
             for before in (True, False):
-                given = f"{_quoted(', ') if before else ''} {value} {following[True]}"
+                given = f"{quoted(', ') if before else ''} {value} {following[True]}"
                 body = given if required else f"{given} | {following[before]}"
                 rules[before] = self.add(f"{rule}s{index}{'n' if before else 'a'}", body)
             following = rules
@@ -192,25 +178,25 @@ class _Rules:
 
     def _xml(self, rule: str, function: Mapping[str, Any]) -> str:
         """Tags; texts as they are."""
-        parts = [_quoted(f"<function={function['name']}>\n")]
+        parts = [quoted(f"<function={function['name']}>\n")]
         for index, (key, schema, required) in enumerate(_properties(function)):
             part = self.add(
                 f"{rule}p{index}",
-                f"{_quoted(f'<parameter={key}>' + chr(10))} {self._xml_value(rule, index, function, schema)}",
+                f"{quoted(f'<parameter={key}>' + chr(10))} {self._xml_value(rule, index, function, schema)}",
             )
             parts.append(part if required else f"{part}?")
-        return " ".join([*parts, _quoted("</function>")])
+        return " ".join([*parts, quoted("</function>")])
 
     def _xml_value(self, rule: str, index: int, function: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         end = "\n</parameter>\n"
         if not is_text(schema):
-            return f"{_json(schema)} {_quoted(end)}"
+            return f"{json_of(schema)} {quoted(end)}"
         texts = choices_of(schema)
         if texts and not any(end.strip() in text for text in texts):
-            return f"({' | '.join(map(_quoted, texts))}) {_quoted(end)}"
+            return f"({' | '.join(map(quoted, texts))}) {quoted(end)}"
         if more := schema.keys() - _ANNOTATIONS - {"$defs", "definitions"}:
             raise _cannot(function, f"{', '.join(sorted(more))} of a text")
-        return self.add(f"{rule}t{index}[lazy]", rf"/(?s:.*){_escaped(end)}/")
+        return self.add(f"{rule}t{index}[lazy]", rf"/(?s:.*){escaped(end)}/")
 
 
 def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -250,17 +236,3 @@ def _moved(schema: Any, root: str) -> Any:
             moved["$ref"] = root + reference[1:]
         return moved
     return [_moved(item, root) for item in schema] if isinstance(schema, list) else schema
-
-
-def _json(schema: Mapping[str, Any]) -> str:
-    options = {"whitespace_pattern": WHITE_SPACE, "lenient": False}
-    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
-
-
-def _escaped(text: str) -> str:
-    """A text in a regular expression of the grammar."""
-    return "".join(f"\\x{{{ord(character):x}}}" if not character.isalnum() else character for character in text)

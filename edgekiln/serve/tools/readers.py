@@ -5,25 +5,21 @@ last `Calls.commit` is then content of the message.
 """
 
 import json
-import re
-from collections.abc import Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Generator
+from typing import Protocol
 
 from edgekiln.serve.tools.json_stream import JsonStream
 from edgekiln.serve.tools.python_calls import NAME, call_of
 from edgekiln.serve.tools.styles import MISTRAL, Style
+from edgekiln.serve.tools.xml_calls import CALL, Schemas, call_of_tags
 
 _SPACE = " \t\r\n"
 # Keys of the arguments, by model.
 _ARGUMENTS = ("arguments", "parameters")
 _FUNCTION = "<function="
-_XML_CALL = re.compile(r"\s*<function=([^>\n]+)>\s*((?:<parameter=[^>\n]+>.*?</parameter>\s*)*)</function>", re.DOTALL)
-_XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|$)", re.DOTALL)
 
 # The result of a part is the character after it, where that had to be read; else nothing.
 Step = Generator[None, str, str]
-# JSON schemas of the parameters of each function.
-Schemas = Mapping[str, Mapping[str, Any]]
 
 
 class Calls(Protocol):
@@ -275,37 +271,10 @@ def _xml_body(text: str, calls: Calls, schemas: Schemas) -> Step:
             if not (_FUNCTION.startswith(start) or start.startswith(_FUNCTION)):
                 raise ValueError("there is no function")
             begun = len(start) >= len(_FUNCTION)
-        if text.endswith("</function>") and (match := _XML_CALL.fullmatch(text)):
+        if text.endswith("</function>") and (match := CALL.fullmatch(text)):
             break
-    name = match[1].strip()
-    types = schemas.get(name, {}).get("properties", {})
-    values = {key.strip(): _xml_value(value, types.get(key.strip())) for key, value in _XML_PARAMETER.findall(match[2])}
+    name, arguments = call_of_tags(match, schemas)
     calls.begin(name)
-    calls.arguments(json.dumps(values, ensure_ascii=False))
+    calls.arguments(arguments)
     calls.commit()
     return ""
-
-
-def _xml_value(text: str, schema: object) -> Any:
-    """A value that is written as text where its schema says so; else in JSON, if it is JSON."""
-    if isinstance(schema, Mapping) and is_text(schema):
-        return text
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return text
-
-
-def is_text(schema: Mapping[str, Any]) -> bool:
-    """Whether values of a JSON schema are strings, which tags have as they are."""
-    choices = choices_of(schema)
-    return schema.get("type") == "string" or (bool(choices) and all(isinstance(choice, str) for choice in choices))
-
-
-def choices_of(schema: Mapping[str, Any]) -> list[Any]:
-    """The only values of a JSON schema, where it lists them."""
-    return [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

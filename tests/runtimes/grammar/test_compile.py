@@ -211,6 +211,8 @@ def test_answers_share_a_grammar(smollm):
     [
         ("json_schema", {"not": {}}, r'the JSON schema cannot be used \(Unimplemented keys: \["not"\]\): correct it'),
         ("json_schema", {"x-guidance": {"lenient": True}, "not": {}}, 'Unimplemented keys: \\["not"\\]'),
+        ("json_schema", {"x-guidance": 5}, "x-guidance of the JSON schema must be an object, got 5"),
+        ("json_schema", {"x-guidance": {"whitespace": 5}}, "unknown field `whitespace`"),
         ("json_schema", {"type": "string", "format": "x"}, "Unknown format: x"),
         ("json_schema", {"type": "text"}, "Invalid type: text"),
         ("json_schema", {"$ref": "https://example.com/x"}, "not present in a registry"),

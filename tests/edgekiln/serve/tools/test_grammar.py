@@ -15,7 +15,7 @@ from edgekiln.runtimes.sampling.constraint import allowed_ids
 from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.tools.deltas import ContentDelta, ToolCallDelta
-from edgekiln.serve.tools.grammar import tool_grammar
+from edgekiln.serve.tools.grammar import json_grammar, tool_grammar
 from edgekiln.serve.tools.parser import ToolParser
 from edgekiln.serve.tools.reasoning import ReasoningSplitter, ReasoningTags
 from edgekiln.serve.tools.styles import HERMES, LFM2, LLAMA3, MISTRAL_ARGS, QWEN3_CODER, STYLES, Style
@@ -161,6 +161,17 @@ def test_calls_that_are_not_demanded(tokenizer, style, call, wrong):
             assert allowed(tokenizer, grammar, f"Sure.\n{call}") == (True, True)
             assert allowed(tokenizer, grammar, f"Sure.\n{call}\n{call} Done.") == (parallel, parallel)
             assert allowed(tokenizer, grammar, f"Sure. {call} {wrong}") == (False, False)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_json_after_reasoning(tokenizer, inside):
+    grammar = json_grammar(WEATHER, tokenizer, THINK, inside)
+    thought = f"{'' if inside else THINK.open}\nHm, {{}}\n{THINK.close}\n\n"
+    assert allowed(tokenizer, grammar, thought) == (True, False)
+    assert allowed(tokenizer, grammar, thought + '{"city": "Bonn", "unit": "°F"}') == (True, True)
+    assert allowed(tokenizer, grammar, thought + '{"town"') == (False, False)
+    assert allowed(tokenizer, grammar, '{"city": "Bonn", "unit": "°F"}') == (True, not inside)
+    assert allowed(tokenizer, json_grammar(WEATHER, tokenizer), '{"city": "Bonn", "unit": "°F"}') == (True, True)
 
 
 def test_special_tokens_are_written_as_such(tokenizer):
