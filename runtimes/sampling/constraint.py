@@ -59,8 +59,7 @@ def allowed_ids(mask: Bitmask, vocab_size: int) -> Ids:
     words = np.flatnonzero(mask)
     if words.size * 8 < mask.size:
         # A few tokens, as inside keywords: expanding the bits of a large vocabulary would cost more than all the rest.
-        bits = np.unpackbits(mask[words].view(np.uint8), bitorder="little").reshape(words.size, 32)
-        row, bit = np.nonzero(bits)
+        row, bit = np.nonzero(np.unpackbits(mask[words].view(np.uint8), bitorder="little").reshape(words.size, 32))
         ids: Ids = words[row] * 32 + bit
         return ids[: np.searchsorted(ids, vocab_size)]
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little", count=min(vocab_size, mask.size * 32))
