@@ -123,7 +123,7 @@ async def _submit(
     if server.log.prompts:
         request_log(request.scope)["prompt"] = fields.prompt
     generation.submit(engine.scheduler, ids, options)
-    choices = []
+    choices: list[_Choice] = []
     for prompt, prompt_ids in zip(prompts, ids, strict=True):
         echo = (prompt if isinstance(prompt, str) else engine.tokenizer.decode(prompt_ids)) if fields.echo else ""
         for _ in range(fields.n):
