@@ -41,7 +41,7 @@ struct KernelField {
 
 #define EDGEKILN_FIELD(field)                                               \
   KernelField {                                                             \
-#field, [](const KernelTable& table) { return table.field != nullptr; } \
+    #field, [](const KernelTable& table) { return table.field != nullptr; } \
   }
 
 inline constexpr KernelField kAttention = EDGEKILN_FIELD(attention), kMatMulNBits = EDGEKILN_FIELD(matmul_nbits),
