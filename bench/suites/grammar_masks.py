@@ -37,6 +37,11 @@ SCHEMA = {
     },
     "required": ["name", "tags", "address", "balance"],
 }
+STORY = {
+    "type": "object",
+    "properties": {"story": {"type": "string", "minLength": 400, "maxLength": 2000}},
+    "required": ["story"],
+}
 DOCUMENT = {
     "name": "Ada Lovelace of London",
     "tags": ["mathematician", "poet's daughter", "early programmer of engines"],
@@ -79,17 +84,21 @@ def choices(
     return np.array(seconds)
 
 
-def step_seconds(engine: Path, tokens: int = 60) -> float:
-    """Median time of a decode step."""
+def print_answers(engine: Path, tokenizer: Tokenizer, repeat: int, tokens: int = 110) -> None:
+    """Print what choosing a token costs in answers, where a decode step has emptied the caches of the processor."""
     runtime = runtimes.open(engine, verify=False)
-    cache = runtime.new_cache()
-    runtime.prefill(cache, 0, np.arange(100, 200))
-    seconds = []
-    for token in range(tokens):
-        start = time.perf_counter()
-        runtime.step(cache, np.array([token + 300]))
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    grammar = compile_grammar(tokenizer, "json_schema", STORY)
+    for name, constraint in (("without", None), *[("with a mask", grammar)] * repeat):
+        cache, sampler = runtime.new_cache(), Sampler(SamplingOptions(), constraint=constraint)
+        logits = runtime.prefill(cache, 0, tokenizer.encode("Write a JSON object with a story. "))
+        chosen, steps = [], []
+        for _ in range(tokens):
+            start = time.thread_time(), time.perf_counter()
+            token = sampler.sample(0, logits).token
+            chosen.append(time.thread_time() - start[0])
+            logits = runtime.step(cache, np.array([token]))[0]
+            steps.append(time.perf_counter() - start[1])
+        print(f"answer {name}: {np.mean(chosen) * 1e6:.0f} µs a choice, {np.median(steps) * 1e3:.1f} ms a step")
 
 
 @click.command()
@@ -98,7 +107,7 @@ def step_seconds(engine: Path, tokens: int = 60) -> float:
 def main(engine: Path, repeat: int) -> None:
     """Print microseconds of CPU time a token with the tokenizer of ENGINE, which has a byte-level BPE."""
     manifest = read_manifest(engine, verify=False)
-    print(f"decode step of {engine.name}: {step_seconds(engine) * 1e3:.1f} ms")
+    print_answers(engine, Tokenizer.from_engine(engine, manifest), repeat=3)
     print("| vocabulary | choice | without | with a mask | added | p95 | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for tokenizer in (Tokenizer.from_engine(engine, manifest), enlarged(engine, manifest.special_tokens)):
