@@ -1,7 +1,7 @@
 """A sequence of a KV cache in a file: its tokens, keys, values and states, so that its prompt is not computed again.
 
 Format: the magic line, the size of a JSON header as 8 bytes, the header, and from the next multiple of 64 on the bytes
-of the arrays, one after another. Numbers are little-endian.
+of the arrays, one after another. All numbers are little-endian.
 """
 
 import hashlib

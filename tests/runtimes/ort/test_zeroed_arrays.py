@@ -1,4 +1,4 @@
-"""Memory of large arrays that are used in part: small pages, and pages that are given back."""
+"""Memory of large arrays that are used in part: small pages, and pages that are dropped."""
 
 import numpy as np
 import psutil
