@@ -33,7 +33,7 @@ class Sample:
 
 
 class Connection:
-    """A connection that is kept alive from request to request."""
+    """A connection for requests one after another."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -94,10 +94,11 @@ async def load(port: int, bodies: list[dict[str, Any]], streams: int) -> tuple[f
     samples: list[Sample] = []
 
     async def client() -> None:
-        connection = await Connection.open(port)
         while queue:
+            # llama-server ends a connection after a stream.
+            connection = await Connection.open(port)
             samples.append(await connection.complete(queue.pop()))
-        connection.close()
+            connection.close()
 
     start = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(streams)))

@@ -26,26 +26,35 @@ ARCHITECTURES = {
     "olmoe": (gguf.MODEL_ARCH.OLMOE, False),
     "qwen3_moe": (gguf.MODEL_ARCH.QWEN3MOE, False),
 }
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _EXPERT = re.compile(r"(.*\.experts)\.\d+(\..*)")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of safetensors: float16, or bfloat16 as uint16."""
+    """A tensor of safetensors, of a type in `DTYPES`."""
 
     path: Path
     offset: int
     shape: tuple[int, ...]
-    bfloat16: bool
+    dtype: str
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether its values are bfloat16, which numpy has as uint16."""
+        return self.dtype == "BF16"
+
+    def _values(self) -> np.ndarray:
+        return np.memmap(self.path, DTYPES[self.dtype], "r", self.offset, self.shape)
 
     def read(self) -> np.ndarray:
-        """The values, from the mapped file."""
-        dtype = np.uint16 if self.bfloat16 else np.float16
-        return np.memmap(self.path, dtype, "r", self.offset, self.shape)
+        """The values in 16 bits: float16, or bfloat16 as uint16."""
+        values = self._values()
+        return values.astype(np.float16) if self.dtype == "F32" else values
 
     def read_float(self) -> np.ndarray:
         """The values in float32."""
-        values = self.read()
+        values = self._values()
         return (values.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else values.astype(np.float32)
 
 
@@ -57,10 +66,10 @@ def stored_tensors(directory: Path) -> Iterator[tuple[str, Stored]]:
             header = json.loads(file.read(size))
         header.pop("__metadata__", None)
         for name, entry in header.items():
-            if entry["dtype"] not in ("F16", "BF16"):
-                raise SystemExit(f"{name} is {entry['dtype']}: a checkpoint in float16 or bfloat16 is expected")
+            if entry["dtype"] not in DTYPES:
+                raise SystemExit(f"{name} is {entry['dtype']}: a checkpoint in {', '.join(DTYPES)} is expected")
             start = 8 + size + entry["data_offsets"][0]
-            yield name, Stored(path, start, tuple(entry["shape"]), entry["dtype"] == "BF16")
+            yield name, Stored(path, start, tuple(entry["shape"]), entry["dtype"])
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -145,7 +154,7 @@ def converted(directory: Path, config: dict[str, Any]) -> dict[str, Converted]:
 
 
 def write_float(directory: Path, path: Path) -> None:
-    """Write matrices in the checkpoint's type and other tensors in float32, one tensor at a time."""
+    """Write matrices in float16, or bfloat16 as the checkpoint, other tensors in float32, one tensor at a time."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config["model_type"]][0]])
     add_config(writer, config)

@@ -25,14 +25,13 @@ from bench.common.environment import environment
 from bench.common.http_client import load
 from bench.common.models import CONSOLE, prepare
 from bench.common.options import numbers, run_options
-from bench.engines.table import Variant, edgekiln_variants, llama_variants
+from bench.engines.table import Variant, edgekiln_variants
 from bench.report.cpu import table
 from edgekiln import Engine
 
 TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
 NAME = "serving"
 OURS = ("edgekiln int8", "edgekiln int4")
-KINDS = ("Q4_0", "Q4_1")
 START_S = 120
 PORT = 18080
 UNITS = {"throughput": "tokens/s", "first_p95_ms": "first token p95, ms", "gap_p95_ms": "between tokens p95, ms"}
@@ -82,12 +81,12 @@ def _answers() -> bool:
 
 
 def requests(engine: Engine, count: int, prompt: int, generated: int, seed: int) -> list[dict[str, Any]]:
-    """Bodies of requests whose prompts are windows of a text."""
+    """Bodies of requests whose prompts are windows of a text, as token ids: the engines have the same tokenizer."""
     ids = engine.tokenize(TEXT.read_text(encoding="utf-8"))
     generator = np.random.default_rng(seed)
     starts = generator.integers(0, len(ids) - prompt, count)
     options = {"max_tokens": generated, "temperature": 0, "ignore_eos": True}
-    return [{"prompt": engine.detokenize(ids[start : start + prompt]), **options} for start in starts.tolist()]
+    return [{"prompt": ids[start : start + prompt], **options} for start in starts.tolist()]
 
 
 def measure(pid: int, bodies: list[dict[str, Any]], streams: int) -> dict[str, Any]:
@@ -146,8 +145,8 @@ def _cell(of: Mapping[str, list[dict[str, Any]]], label: str, unit: str) -> str:
 @click.option("--prompt", type=int, default=128, show_default=True, help="Prompt tokens.")
 @click.option("--gen-tokens", type=int, default=128, show_default=True)
 @click.option("--repeat", type=int, default=3, show_default=True)
-@click.option("--llama", type=click.Path(path_type=Path), help="Interpreter of llama.cpp's environment, to convert.")
-@click.option("--llama-server", type=click.Path(path_type=Path), help="llama.cpp's llama-server.")
+@click.option("--llama-server", type=click.Path(path_type=Path, exists=True), help="llama.cpp's llama-server.")
+@click.option("--gguf", type=click.Path(path_type=Path, exists=True), multiple=True, help="MODEL for it; repeatable.")
 @run_options
 def main(
     *,
@@ -157,8 +156,8 @@ def main(
     prompt: int,
     gen_tokens: int,
     repeat: int,
-    llama: Path | None,
     llama_server: Path | None,
+    gguf: tuple[Path, ...],
     out: Path,
     reuse: bool,
     threads: int,
@@ -166,12 +165,15 @@ def main(
 ) -> None:
     """Prepare the engines, load the servers in turns, and write OUT/serving.json and .md."""
     variants = [variant for variant in edgekiln_variants() if variant.label in OURS]
-    if llama and llama_server:
-        variants += llama_variants(llama.absolute(), KINDS)
     variants = [each for each in variants if not only or any(part in each.label for part in only)]
     _, paths = prepare(variants, model, out, reuse)
+    if llama_server is not None:
+        for path in gguf:
+            label = f"llama-server {path.stem}"
+            variants.append(Variant(label, llama_server, "", lambda *_: None, ""))
+            paths[label] = path
     engine = Engine.open(next(paths[variant.label] for variant in variants if variant.ours))
-    context = prompt + gen_tokens + 64  # a window of the text may be tokenized to a few tokens more
+    context = prompt + gen_tokens + 64
     samples = []
     for turn in range(repeat):
         for level in streams:

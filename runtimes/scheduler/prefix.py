@@ -77,6 +77,12 @@ class PrefixRules:
         sizes = [(body - start) // count + (1 if index < (body - start) % count else 0) for index in range(count)]
         return sizes + ([length - body] if length > body else [])
 
+    def part(self, size: int, most: int) -> int:
+        """The size of the first of the runs that a run may be cut into, at most `most`; `size` if it cannot be cut."""
+        if size <= most or {self._class(each) for each in (most, size - most, size)} == {self._class(size)}:
+            return min(size, most)
+        return size
+
     def _body(self, length: int) -> int:
         """The number of first tokens of a prompt that are all of the class of a whole chunk."""
         tail = length % self.chunk

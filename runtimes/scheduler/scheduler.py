@@ -161,13 +161,13 @@ class Scheduler:
         self._batch.end_cancelled()
 
     def _prefill(self) -> None:
-        """Compute a chunk of prompts: one of a long prompt, or several short ones."""
-        left = self._runtime.chunk
-        while True:
+        """Compute a chunk of prompts, half of one beside running answers: of a long prompt, or several short ones."""
+        left = most = self._runtime.chunk // (2 if self._batch.decoding else 1) or 1
+        while left > 0:
             if self._waiting and self._batch.admit(self._waiting[0]):
                 with self._changed:
                     self._waiting.popleft()
-            size = self._batch.prefill(left)
+            size = self._batch.prefill(left, more=left == most)
             if not size:
                 return
             left -= size

@@ -48,3 +48,10 @@ def test_any_token_is_taken_over_where_the_runtime_gives_no_run_sizes() -> None:
     assert rules.reusable(150, rules.classes(150), 151) == 150
     assert rules.reusable(150, rules.classes(150), 150) == 149
     assert rules.runs(20, 200) == [64, 64, 52]
+
+
+def test_runs_are_cut_into_runs_of_their_class() -> None:
+    rules = PrefixRules(256, (9, 96))
+    assert [rules.part(size, 128) for size in (256, 250, 200, 128, 100, 60, 1)] == [128, 128, 200, 128, 100, 60, 1]
+    assert [rules.part(size, 20) for size in (256, 60, 25, 8)] == [256, 20, 25, 8]
+    assert PrefixRules(256, ()).part(256, 20) == 20
