@@ -31,7 +31,7 @@ from edgekiln import Engine
 
 TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
 NAME = "serving"
-OURS = ("edgekiln int8", "edgekiln int4")
+OURS = ("edgekiln int8", "edgekiln int4", "edgekiln int4, int8 KV")
 START_S = 120
 PORT = 18080
 UNITS = {"throughput": "tokens/s", "first_p95_ms": "first token p95, ms", "gap_p95_ms": "between tokens p95, ms"}
