@@ -102,22 +102,24 @@ def test_answers_of_an_engine_with_states(
     check_equality(start(runtime, tokenizer, slots=4), requests, alone, 0.002)
 
 
-@pytest.mark.parametrize("quant", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("quant", "count"), [("int4", 12), *(pytest.param(each, 64, marks=pytest.mark.slow) for each in ("int4", "int8"))]
+)
 def test_answers_of_a_quantized_model_with_edgekiln_kernels(
-    real_engine: Callable[[str], Path], start: Callable[..., Scheduler], quant: str
+    real_engine: Callable[[str], Path], start: Callable[..., Scheduler], quant: str, count: int
 ) -> None:
     engine = real_engine(quant)
     runtime = runtimes.open(engine)
     if runtime.kernels == "onnxruntime":
         pytest.skip("edgekiln's kernels are not built")
     tokenizer = Tokenizer.from_engine(engine, read_manifest(engine))
-    requests = random_requests(12, 40000, 330)
+    requests = random_requests(count, 40000, 330)
     alone = []
     for prompt, options in requests:
         scheduler = start(runtime, tokenizer, slots=1)
         alone.append(Client(scheduler, prompt, options).answer())
         scheduler.close()
-    check_equality(start(runtime, tokenizer, slots=6), requests, alone, 0.02)
+    check_equality(start(runtime, tokenizer, slots=count // 2), requests, alone, 0.02)
 
 
 def test_a_conversation_computes_only_its_new_tokens(
