@@ -1,6 +1,5 @@
 """The requests that share the decode steps of an engine: chunks of their prompts, their steps, and their ends."""
 
-import functools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +28,6 @@ class Batch:
 
     Attributes:
         stats: counts, without the requests that wait.
-        request_bytes: the bytes that a request of so many tokens needs.
         ended: times at which the last requests ended, of `time.monotonic`.
     """
 
@@ -40,13 +38,11 @@ class Batch:
         self._runtime = runtime
         self._options = options
         self._cache = runtime.new_cache(options.slots)
-        # Without pages, a request makes every sequence as long as its own.
-        sequences = 1 if self._cache.is_paged else options.slots
-        self.request_bytes = functools.partial(_request_bytes, sequence_bytes, sequences)
+        self._bytes = sequence_bytes
         self._reserve = min(options.reserve, runtime.properties.max_length)
         dense = _DENSE_BYTES * _DENSE_TOKENS // max(1, options.slots * sequence_bytes(_DENSE_TOKENS))
         self._cache.reserve(min(self._reserve, _DENSE_TOKENS, dense))
-        rules = PrefixRules(runtime.chunk, runtime.run_sizes)
+        self._rules = PrefixRules(runtime.chunk, runtime.run_sizes)
         self._store: PrefixStore | None = None
         if options.prefix_cache is not None:
             if not self._cache.can_save:
@@ -54,8 +50,7 @@ class Batch:
                     f"engines of {runtime.properties.target} have no prefix cache on disk: leave prefix_cache out"
                 )
             self._store = PrefixStore(options.prefix_cache, runtime.sequence_key, options.prefix_cache_size)
-        self._rules = rules
-        self._slots = Slots(self._cache, rules, sequence_bytes if self._cache.is_paged else _nothing, self._store)
+        self._slots = Slots(self._cache, self._rules, sequence_bytes, self._store)
         self._prefilling: int | None = None  # the sequence whose prompt is unfinished
         self._decoder: SpeculativeDecoder | None = None
         self._speculation = SpeculationStats()
@@ -69,13 +64,17 @@ class Batch:
         """The number of requests."""
         return self.stats.running
 
+    def request_bytes(self, tokens: int) -> int:
+        """The bytes that a request of so many tokens needs: without pages, every sequence becomes as long."""
+        return self._bytes(tokens) * (1 if self._cache.is_paged else self._options.slots)
+
     @property
     def decoding(self) -> bool:
         """Whether there are requests whose prompts are computed."""
         return self.stats.running > (self._prefilling is not None)
 
     def admit(self, request: Request) -> bool:
-        """Give a request a sequence; its prompt is computed by `prefill`.
+        """Give a request a sequence; its prompt is computed by `prefill`. Without memory for it, its answer ends.
 
         Returns:
             False if no sequence is free, the memory of those that run is needed, or another prompt is unfinished.
@@ -87,9 +86,14 @@ class Batch:
         if not self._slots.make_room(self.request_bytes(request.tokens), self._options.kv_memory):
             return False
         self._prefilling = index
-        reused = self._slots.place(request, index)
+        try:
+            self._make_room(request.prompt.size + 1)
+            reused = self._slots.place(request, index)
+        except Exception as error:  # of memory: the other requests go on
+            self._slots.slots[index].request = request
+            self._end(index, error, keep=False)
+            return True
         self._cache.pause(index)  # decode steps beside its prompt leave it as it is
-        self._make_room(request.prompt.size + 1)
         request.ticket.cached_tokens = reused
         request.sampler.observe(0, request.prompt)
         self.stats.cached_tokens += reused
@@ -241,12 +245,3 @@ class Batch:
     def _count(self) -> None:
         self.stats.running = len(self._slots.requests())
         self.stats.kv_bytes = self._slots.held_bytes()
-
-
-def _request_bytes(sequence_bytes: Callable[[int], int], sequences: int, tokens: int) -> int:
-    return sequences * sequence_bytes(tokens)
-
-
-def _nothing(tokens: int) -> int:
-    """Bytes of a finished sequence where every sequence takes as much as the longest one."""
-    return 0

@@ -69,7 +69,12 @@ class Slots:
         return next((index for index, slot in enumerate(self.slots) if slot.request is None), None)
 
     def held_bytes(self) -> int:
-        """Bytes of all sequences: of the tokens that a request may come to, or that a finished sequence has."""
+        """Bytes of all sequences: of the tokens that a request may come to, or that a finished sequence has.
+
+        0 where every sequence takes as much as the longest one: to release some would free nothing.
+        """
+        if not self._cache.is_paged:
+            return 0
         held = (
             slot.request.tokens if slot.request else int(self._cache.lengths[index])
             for index, slot in enumerate(self.slots)

@@ -16,7 +16,9 @@ from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.scheduler.options import QueueFullError, SchedulerOptions, ShuttingDownError
+from edgekiln.runtimes.scheduler.request import Request
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
+from edgekiln.runtimes.scheduler.slots import Slots
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from support.hybrid_engine import HYBRID, HybridDecoder, write_engine
 from support.requests import WAIT_S, Client
@@ -199,6 +201,28 @@ def test_an_error_of_the_engine_ends_the_answers_that_run_and_no_others(
     first.wait()
     assert isinstance(first.error, EdgekilnError)
     assert len(Client(scheduler, np.arange(5, 9), options).answer()) == 300
+
+
+def test_a_request_without_memory_ends_and_others_go_on(
+    runtime: Runtime, tokenizer: Tokenizer, start: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = start(runtime, tokenizer, slots=2)
+    first = Client(scheduler, np.arange(5, 9), GenerateOptions(500, ignore_eos=True))
+    while not first.tokens:
+        time.sleep(0.001)
+    place = Slots.place
+
+    def fail(self: Slots, request: Request, index: int) -> int:
+        monkeypatch.setattr(Slots, "place", place)
+        raise MemoryError
+
+    monkeypatch.setattr(Slots, "place", fail)
+    second = Client(scheduler, np.arange(15, 19), GenerateOptions(5, ignore_eos=True))
+    second.wait()
+    assert isinstance(second.error, MemoryError)
+    assert not second.tokens
+    assert len(Client(scheduler, np.arange(15, 19), GenerateOptions(5, ignore_eos=True)).answer()) == 5
+    assert len(first.answer()) == 500
 
 
 def test_closing_lets_answers_end_in_time_and_cuts_the_others(
