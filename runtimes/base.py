@@ -94,11 +94,7 @@ class KVCache(Protocol):
         """
 
     def swap(self, first: int, second: int) -> None:
-        """Exchange two sequences.
-
-        Raises:
-            EdgekilnError: this cache cannot move sequences.
-        """
+        """Exchange two sequences."""
 
     def copy(self, source: int, target: int, length: int) -> int:
         """Replace a sequence by the first `length` tokens of another one, or fewer as in `rewind`.
@@ -108,7 +104,6 @@ class KVCache(Protocol):
 
         Raises:
             RequestError: the source has fewer than `length` tokens.
-            EdgekilnError: this cache cannot move sequences.
         """
 
     def save(self, sequence: int) -> "SavedSequence":

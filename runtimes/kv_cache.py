@@ -182,13 +182,13 @@ class RaggedKVCache(ABC):
         """Drop all tokens of a sequence, and its memory; see `edgekiln.runtimes.base.KVCache`."""
         self.rewind(sequence, 0)
 
+    @abstractmethod
     def _swap(self, first: int, second: int) -> None:
         """Exchange keys and values of two sequences."""
-        raise EdgekilnError("this runtime cannot move sequences of its KV cache")
 
+    @abstractmethod
     def _copy(self, source: int, target: int, length: int) -> None:
         """Copy keys and values of at least the first `length` tokens, and all that a shorter sequence may need."""
-        raise EdgekilnError("this runtime cannot move sequences of its KV cache")
 
     def _save(self, sequence: int) -> list[NDArray[Any]]:
         """Copies of keys and values of a sequence with tokens."""

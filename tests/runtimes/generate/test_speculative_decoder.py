@@ -23,6 +23,12 @@ SAMPLINGS = [
 
 
 class FakeKVCache(RaggedKVCache):
+    def _swap(self, first: int, second: int) -> None:
+        raise NotImplementedError
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        raise NotImplementedError
+
     def _grow(self, capacity, used):
         pass
 
