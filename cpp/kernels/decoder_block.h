@@ -13,13 +13,15 @@
 
 namespace edgekiln {
 
-// Weight formats. multiply() computes out[m, n] = a[m, k] * w with this processor's kernel, which must not be null.
+// Weight formats. multiply() computes out[m, n] = a[m, k] * w with this processor's kernel, which must not be null;
+// `tokens` as in NBitsGemmKernel.
 // kSplitsByTokens allows PostAttentionBlock to split a prompt by tokens instead of splitting every GEMM by columns.
 struct NBitsWeight {
   static constexpr bool kSplitsByTokens = false;  // every task would requantize the weights to int8 again
 
-  void multiply(const float* a, std::size_t m, float* out, const Parallel& parallel, Scratch& scratch) const {
-    kernels().nbits_gemm(packed, a, m, out, parallel, scratch);
+  void multiply(const float* a, std::size_t m, std::size_t tokens, float* out, const Parallel& parallel,
+                Scratch& scratch) const {
+    kernels().nbits_gemm(packed, a, m, tokens, out, parallel, scratch);
   }
 
   PackedNBits packed;
@@ -28,7 +30,8 @@ struct NBitsWeight {
 struct PerTokenInt8Weight {
   static constexpr bool kSplitsByTokens = true;
 
-  void multiply(const float* a, std::size_t m, float* out, const Parallel& parallel, Scratch& scratch) const {
+  void multiply(const float* a, std::size_t m, std::size_t, float* out, const Parallel& parallel,
+                Scratch& scratch) const {
     kernels().per_token_int8_gemm(packed, a, m, out, parallel, scratch);
   }
 
@@ -52,9 +55,9 @@ struct DecoderScratch {
 struct PostAttentionArgs {
   const float* attended;  // [m, attended]
   const float* residual;  // [m, hidden]
-  std::size_t m;
-  float* projected;  // [m, projected]
-  float* sum;        // [m, hidden], the new residual; may be `residual`
+  std::size_t m, tokens;  // tokens: of a sequence
+  float* projected;       // [m, projected]
+  float* sum;             // [m, hidden], the new residual; may be `residual`
 };
 
 // A decoder layer from its attention's output on, and the QKV projections of the next layer:
@@ -114,14 +117,14 @@ struct PostAttentionBlock {
     float* const gated = gates + m * 2 * inner;
     float* const x = gated;
     float* const down_out = gates + m * down_offset();
-    output.multiply(args.attended, m, x, parallel, scratch.parts);
+    output.multiply(args.attended, m, args.tokens, x, parallel, scratch.parts);
     table.skip_rms_norm({m, hidden, args.residual, x, gamma, nullptr, epsilon, x, args.sum}, parallel);
-    gate_up.multiply(x, m, gates, parallel, scratch.parts);
+    gate_up.multiply(x, m, args.tokens, gates, parallel, scratch.parts);
     table.swiglu({m, inner, gates, gated}, parallel);
-    down.multiply(gated, m, down_out, parallel, scratch.parts);
+    down.multiply(gated, m, args.tokens, down_out, parallel, scratch.parts);
     table.skip_rms_norm({m, hidden, args.sum, down_out, next_gamma, nullptr, next_epsilon, down_out, args.sum},
                         parallel);
-    next.multiply(down_out, m, args.projected, parallel, scratch.parts);
+    next.multiply(down_out, m, args.tokens, args.projected, parallel, scratch.parts);
   }
 
   static void compute_task(void* context, std::size_t index) {
@@ -129,7 +132,7 @@ struct PostAttentionBlock {
     const DecoderWidths& widths = block.widths;
     const std::size_t first = index * kTokensATask, m = std::min(kTokensATask, args.m - first);
     thread_local DecoderScratch scratch;
-    block.compute_tokens({args.attended + first * widths.attended, args.residual + first * widths.hidden, m,
+    block.compute_tokens({args.attended + first * widths.attended, args.residual + first * widths.hidden, m, args.tokens,
                           args.projected + first * widths.projected, args.sum + first * widths.hidden},
                          kSerial, scratch);
   }
@@ -139,7 +142,7 @@ struct PostAttentionBlock {
 struct DecoderStackArgs {
   const float* projected;  // [m, projected], packed QKV projections of the first layer
   const float* residual;   // [m, hidden]
-  std::size_t m;
+  std::size_t m, tokens;      // tokens: of a sequence
   float* attended = nullptr;  // [m, attended], the output of each attention, at last of the last one
   float* sum = nullptr;       // [m, hidden], the residual of the last layer
   AttentionKernel attention = nullptr;
@@ -168,8 +171,8 @@ struct DecoderStack {
       args.attentions[i].set_packed_qkv(qkv, widths.projected);
       args.attention(args.attentions[i], parallel, scratch.parts);
       if (i == blocks.size()) return;
-      blocks[i].compute({args.attended, i ? args.sum : args.residual, args.m, projections, args.sum}, parallel,
-                        scratch);
+      blocks[i].compute({args.attended, i ? args.sum : args.residual, args.m, args.tokens, projections, args.sum},
+                        parallel, scratch);
     }
   }
 };

@@ -32,7 +32,7 @@ struct NBitsExpertFormat {
   static std::size_t column_bytes(const Weight& weight) { return weight.panel_bytes() / kPanelWidth; }
   static void multiply(const KernelTable& table, const Weight& weight, const float* a, std::size_t m,
                        std::size_t tokens, float* out, const Parallel& parallel, Scratch& scratch) {
-    table.nbits_rows_gemm(weight, a, m, tokens, out, parallel, scratch);
+    table.nbits_gemm(weight, a, m, tokens, out, parallel, scratch);
   }
 
   const NBitsExperts& experts;
@@ -112,10 +112,10 @@ struct ExpertMatMulArgs {
 };
 
 // The number of tokens whose plain multiplication rounds as this one does: there are 4-bit GEMMs for less and for more
-// than kPrefillMinM. The latter converts a weight first, which pays from about a third of that on as the m of an
+// than kPrefillMinM. The latter converts a weight first, which pays from about half of that on as the m of an
 // expert.
 inline std::size_t rounding_tokens(const ExpertMatMulArgs& args) {
-  const bool pays = args.pairs() * 3 >= args.experts * kPrefillMinM;
+  const bool pays = args.pairs() * 2 >= args.experts * kPrefillMinM;
   return pays ? args.tokens : std::min(args.tokens, kPrefillMinM - 1);
 }
 

@@ -29,9 +29,8 @@ void float_gemm(const float* w, std::size_t k, std::size_t n, const float* a, st
 void bf16_attention(const AttentionArgs&, const Parallel&, Scratch&);  // with AVX512-BF16
 
 // avx512/, with AVX512-VNNI
-void nbits_gemm(const PackedNBits&, const float* a, std::size_t m, float* out, const Parallel&, Scratch&);
-void nbits_rows_gemm(const PackedNBits&, const float* a, std::size_t m, std::size_t tokens, float* out, const Parallel&,
-                     Scratch&);
+void nbits_gemm(const PackedNBits&, const float* a, std::size_t m, std::size_t tokens, float* out, const Parallel&,
+                Scratch&);
 void per_token_int8_gemm(const PackedInt8&, const float* a, std::size_t m, float* out, const Parallel&, Scratch&);
 void two_pass_lm_head(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&, Scratch&);
 

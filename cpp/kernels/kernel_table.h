@@ -26,14 +26,11 @@
 
 namespace edgekiln {
 
-// out[m, n] = a[m, k] * w, with a packed 4- or 8-bit weight. Activations are quantized to int8 in blocks of 32, except
-// with 8-bit weights and m > kGemvMaxM, which multiply in float.
-using NBitsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, float* out, const Parallel&,
-                                 Scratch&);
-
-// The same for m of the rows of a call with `tokens` of them, to the bits that NBitsGemmKernel gives them there.
-using NBitsRowsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, std::size_t tokens, float* out,
-                                     const Parallel&, Scratch&);
+// out[m, n] = a[m, k] * w, with a packed 4-, 6- or 8-bit weight. How a row is rounded depends on `tokens` and not on m:
+// the number of new tokens of its sequence, so that a sequence gets the same bits in any batch. Activations are
+// quantized to int8 in blocks of 32, except with 6- or 8-bit weights and tokens > kGemvMaxM, which multiply in float.
+using NBitsGemmKernel = void (*)(const PackedNBits&, const float* a, std::size_t m, std::size_t tokens, float* out,
+                                 const Parallel&, Scratch&);
 
 // out[m, n] = a[m, k] * w, with a packed int8 weight (W8A8). The activations of each token are quantized to int8 with
 // one scale, 1 / 127 of their largest magnitude.
@@ -44,7 +41,7 @@ using PerTokenInt8GemmKernel = void (*)(const PackedInt8&, const float* a, std::
 using FloatGemmKernel = void (*)(const float* w, std::size_t k, std::size_t n, const float* a, std::size_t m,
                                  float* out, const Parallel&);
 
-// Logits out[m, n] for m <= kGemvMaxM, exact only near the maximum of each token; see pack/packed_lm_head.h.
+// Logits out[m, n] for m <= kLmHeadRows, exact only near the maximum of each token; see pack/packed_lm_head.h.
 using TwoPassLmHeadKernel = void (*)(const PackedLmHead&, const float* a, std::size_t m, float* out, const Parallel&,
                                      Scratch&);
 
@@ -66,7 +63,6 @@ struct KernelTable {
   AddWeightedRowsKernel add_weighted_rows = nullptr;
   RouterKernel route = nullptr;
   NBitsGemmKernel nbits_gemm = nullptr;
-  NBitsRowsGemmKernel nbits_rows_gemm = nullptr;
   PerTokenInt8GemmKernel per_token_int8_gemm = nullptr;
   Int8Order int8_order = Int8Order::kFours;  // of the weights of per_token_int8_gemm
   TwoPassLmHeadKernel two_pass_lm_head = nullptr;

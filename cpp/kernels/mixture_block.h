@@ -35,7 +35,7 @@ struct MixturePostAttentionBlock {
     const std::size_t m = args.m, hidden = widths.hidden, pairs = m * router.chosen;
     float* const x = at_least(scratch.memory, m * floats_a_token());
     float* const mixed = x + m * mixed_offset();
-    output.multiply(args.attended, m, x, parallel, scratch.parts);
+    output.multiply(args.attended, m, args.tokens, x, parallel, scratch.parts);
     table.skip_rms_norm({m, hidden, args.residual, x, gamma, nullptr, epsilon, x, args.sum}, parallel);
     float* const gates = at_least(scratch.router, pairs + m * router.stride());
     std::vector<std::int64_t> index(pairs);
@@ -44,7 +44,7 @@ struct MixturePostAttentionBlock {
                        {m, router.chosen, router.experts, hidden, widths.intermediate, x, index.data(), gates, mixed},
                        parallel, scratch.experts, scratch.parts);
     table.skip_rms_norm({m, hidden, args.sum, mixed, next_gamma, nullptr, next_epsilon, mixed, args.sum}, parallel);
-    next.multiply(mixed, m, args.projected, parallel, scratch.parts);
+    next.multiply(mixed, m, args.tokens, args.projected, parallel, scratch.parts);
   }
 
  private:

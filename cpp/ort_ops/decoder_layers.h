@@ -71,7 +71,8 @@ class DecoderLayers {
     if (projected.shape != std::vector{batch, length, width(widths.projected)})
       fail("the input is not as wide as the heads");
     if (residual.shape != std::vector{batch, length, width(widths.hidden)}) fail("the residual has another shape");
-    DecoderStackArgs args{projected.floats(), residual.floats(), static_cast<std::size_t>(batch * length)};
+    DecoderStackArgs args{projected.floats(), residual.floats(), static_cast<std::size_t>(batch * length),
+                          static_cast<std::size_t>(length)};
     args.attended = static_cast<float*>(output(context, kAttended, std::array{batch, length, width(widths.attended)}));
     args.sum = static_cast<float*>(output(context, kSum, std::array{batch, length, width(widths.hidden)}));
     args.attention = attention_kernel<Bf16>();

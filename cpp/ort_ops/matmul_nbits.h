@@ -35,6 +35,7 @@ class MatMulNBits {
     shape.back() = static_cast<std::int64_t>(shape_.n);
     MatMulNBitsArgs args = shape_;
     args.m = leading_size(shape);
+    const std::size_t tokens = tokens_of(shape);
     args.a = a.floats();
     args.out = static_cast<float*>(output(context, 0, shape));
     if (!args.m) return;
@@ -44,7 +45,7 @@ class MatMulNBits {
     const Parallel parallel{run_parallel, context};
     if (packed_) {
       return run_team(parallel, [&](const Parallel& threads) {
-        kernels().nbits_gemm(*packed_, args.a, args.m, args.out, threads, scratch);
+        kernels().nbits_gemm(*packed_, args.a, args.m, tokens, args.out, threads, scratch);
       });
     }
     args.codes = static_cast<const std::uint8_t*>(input_data(context, kCodes));

@@ -104,6 +104,11 @@ inline std::size_t leading_size(std::span<const std::int64_t> shape) {
   return element_count(shape.first(shape.size() - 1));
 }
 
+// The new tokens of a sequence in activations [batch, tokens, width]; all rows of a matrix are of one sequence.
+inline std::size_t tokens_of(std::span<const std::int64_t> shape) {
+  return shape.size() < 2 ? 1 : static_cast<std::size_t>(shape[shape.size() - 2]);
+}
+
 struct Tensor {
   const void* data = nullptr;
   std::vector<std::int64_t> shape;

@@ -43,12 +43,12 @@ class PostAttention {
       fail("the input is not as wide as the attention");
     shape.back() = width(block_.widths.hidden);
     if (residual.shape != shape) fail("the residual has another shape than the output");
-    const std::size_t m = leading_size(shape);
+    const std::size_t m = leading_size(shape), tokens = tokens_of(shape);
     auto* sum = static_cast<float*>(output(context, kSum, shape));
     shape.back() = width(block_.widths.projected);
     auto* projected = static_cast<float*>(output(context, kProjected, shape));
     if (!m) return;
-    const PostAttentionArgs args{attended.floats(), residual.floats(), m, projected, sum};
+    const PostAttentionArgs args{attended.floats(), residual.floats(), m, tokens, projected, sum};
     // Captured by reference to this thread's: the region may run on another thread.
     thread_local DecoderScratch own_scratch;
     run_team({run_parallel, context},

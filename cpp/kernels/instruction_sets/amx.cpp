@@ -48,7 +48,6 @@ extern const InstructionSet instruction_set{
             .add_weighted_rows = add_weighted_rows,
             .route = route,
             .nbits_gemm = nbits_gemm,
-            .nbits_rows_gemm = nbits_rows_gemm,
             .per_token_int8_gemm = per_token_int8_gemm,
             .two_pass_lm_head = two_pass_lm_head,
             .bf16_attention = bf16_attention,

@@ -29,6 +29,7 @@ struct PackedLmHead {
 };
 
 inline constexpr std::size_t kLmHeadPadding = 64;
+inline constexpr std::size_t kLmHeadRows = 32;  // of a call, at most
 inline constexpr float kMeanLowNibble = 7.5f;
 
 // Packs the weight of `args`, whose m, a and out are ignored. Returns nullopt where the weight has no 8-bit codes, has

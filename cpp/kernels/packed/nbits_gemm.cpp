@@ -5,7 +5,7 @@
 // of the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
 // multiplication a group.
 //
-// Two cases go elsewhere: 4 bits and m >= kPrefillMinM to q4_prefill(); 6 and 8 bits and m > kGemvMaxM multiply in
+// Two cases go elsewhere: 4 bits and tokens >= kPrefillMinM to q4_prefill(); 6 and 8 bits and tokens > kGemvMaxM multiply in
 // float, as such weights are chosen for precision.
 #include <algorithm>
 #include <cstring>
@@ -171,23 +171,18 @@ void run_float(FloatGemmArgs args, const Parallel& parallel) {
 
 }  // namespace
 
-void nbits_rows_gemm(const PackedNBits& weight, const float* a, std::size_t m, std::size_t tokens, float* out,
-                     const Parallel& parallel, Scratch& scratch) {
+void nbits_gemm(const PackedNBits& weight, const float* a, std::size_t m, std::size_t tokens, float* out,
+                const Parallel& parallel, Scratch& scratch) {
   if (weight.bits != 4 && tokens > kGemvMaxM)
     return (weight.bits == 6 ? run_float<6> : run_float<8>)({weight, a, m, out}, parallel);
   if (weight.bits == 4 && tokens >= kPrefillMinM) return q4_prefill(weight, a, m, out, parallel, scratch);
-  // A GEMV has no more rows: there are more where a token has an expert twice.
+  // A GEMV has no more rows: there are more in a batch, and where a token has an expert twice.
   for (; weight.bits != 4 && m > kGemvMaxM; m -= kGemvMaxM, a += kGemvMaxM * weight.k, out += kGemvMaxM * weight.n)
-    nbits_rows_gemm(weight, a, kGemvMaxM, tokens, out, parallel, scratch);
+    nbits_gemm(weight, a, kGemvMaxM, tokens, out, parallel, scratch);
   const NBitsGemmArgs args = nbits_gemm_args(weight, a, m, out, scratch);
   if (weight.bits == 6) return run<6, kBlock / 2>(args, parallel);
   if (weight.bits == 4) return run<4>(args, parallel);
   (weight.group_size < kBlock ? run<8, kBlock / 2> : run<8>)(args, parallel);
-}
-
-void nbits_gemm(const PackedNBits& weight, const float* a, std::size_t m, float* out, const Parallel& parallel,
-                Scratch& scratch) {
-  nbits_rows_gemm(weight, a, m, m, out, parallel, scratch);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

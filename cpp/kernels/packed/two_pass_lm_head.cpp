@@ -95,7 +95,7 @@ void pass_2_task(void* context, std::size_t index) {
 // Finds the logits within `margin` of their token's largest, range of columns by range of columns, so that the low
 // nibbles of a range are read once for all tokens. Returns how many.
 std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, float margin, std::int32_t* indices) {
-  float least[kGemvMaxM];
+  float least[kLmHeadRows];
   for (std::size_t token = 0; token < m; ++token)
     least[token] = max_of(out + token * n, n, -std::numeric_limits<float>::infinity()) - margin;
   std::size_t found = 0;
@@ -112,7 +112,7 @@ std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, floa
 void two_pass_lm_head(const PackedLmHead& head, const float* a, std::size_t m, float* out, const Parallel& parallel,
                       Scratch& scratch) {
   const std::size_t n = head.high.n, vectors = ceil_div(head.blocks(), kBlocksPerVector);
-  nbits_gemm(head.high, a, m, out, parallel, scratch);
+  nbits_gemm(head.high, a, m, 1, out, parallel, scratch);
   constexpr std::size_t kFloats = sizeof(Activations) / sizeof(float);
   auto* activations = reinterpret_cast<Activations*>(at_least(scratch, m * vectors * kFloats + m * n + kLanes));
   auto* indices = reinterpret_cast<std::int32_t*>(activations + m * vectors);

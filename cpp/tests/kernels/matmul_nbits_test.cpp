@@ -84,7 +84,7 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   if (packed_kernel) {
     const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
     if (weight.bits != (c.six_bits ? 6 : c.bits) || weight.factored_scales != c.factored) return INFINITY;
-    packed_kernel(weight, args.a, args.m, args.out, edgekiln::kSerial, scratch);
+    packed_kernel(weight, args.a, args.m, args.m, args.out, edgekiln::kSerial, scratch);
   } else {
     kernel(args, edgekiln::kSerial, scratch);
   }
@@ -179,8 +179,8 @@ const std::vector<NBitsCase> kCases = {
     {"float16 scales and group bias, 8 bits", 3, 288, 33, 32, 8, false, true, true},
     {"float16 scales and group bias, GEMM", 23, 256, 100, 64, 4, false, true, true},
     {"the smallest m of a GEMM", 9, 160, 33, 32, 4, true},
-    {"the largest m before prefill", 95, 160, 33, 32, 4, false, true},
-    {"the smallest m of prefill", 96, 160, 33, 32, 4, true, false, true},
+    {"the largest m before prefill", 63, 160, 33, 32, 4, false, true},
+    {"the smallest m of prefill", 64, 160, 33, 32, 4, true, false, true},
     {"prefill, groups of 64", 100, 320, 35, 64, 4, true},
     {"prefill, groups of 128, float16 scales", 99, 384, 17, 128, 4, false, false, true},
     {"groups of 16", 1, 576, 96, 16, 8, false},

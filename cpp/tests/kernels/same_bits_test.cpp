@@ -356,7 +356,7 @@ std::uint64_t nbits_gemms(const KernelTable& kernels, std::size_t group, std::in
         const std::vector<float> a = generator.floats(m * kK);
         std::vector<float> out(m * kN);
         edgekiln::Scratch scratch;
-        kernels.nbits_gemm(packed, a.data(), m, out.data(), edgekiln::kSerial, scratch);
+        kernels.nbits_gemm(packed, a.data(), m, m, out.data(), edgekiln::kSerial, scratch);
         hash.add(out);
       }
     }

@@ -107,7 +107,7 @@ double error_of(const Case& c, edgekiln::TwoPassLmHeadKernel kernel) {
 
 const std::vector<Case> kCases = {{1, 576, 3000, 32, false}, {1, 576, 999, 32, true},   {3, 64, 50, 64, true},
                                   {8, 160, 333, 32, false},  {2, 1536, 200, 128, true}, {1, 32, 1, 32, false},
-                                  {7, 384, 777, 128, false}, {5, 2048, 160, 32, true}};
+                                  {7, 384, 777, 128, false}, {5, 2048, 160, 32, true},  {32, 160, 333, 32, false}};
 
 }  // namespace
 

@@ -124,6 +124,33 @@ def test_answers_of_a_quantized_model_with_edgekiln_kernels(
     check_equality(start(runtime, tokenizer, slots=count // 2), requests, alone, 0.02)
 
 
+@pytest.mark.parametrize("quant", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_step_of_many_sequences_gives_each_the_logits_of_one(real_engine: Callable[[str], Path], quant: str) -> None:
+    runtime = runtimes.open(real_engine(quant))
+    if runtime.kernels == "onnxruntime":
+        pytest.skip("edgekiln's kernels are not built")
+    count = 100  # more than the tokens from which a prompt runs another GEMM
+    prompt = np.random.default_rng(0).integers(3, 40000, count + 1)
+    many, one = runtime.new_cache(count), runtime.new_cache(2)
+    runtime.prefill(many, 0, prompt[:count])
+    runtime.prefill(one, 1, prompt[:count])
+    for sequence in range(1, count):
+        many.copy(0, sequence, sequence)
+    tokens = np.roll(prompt[1:], 1)  # of each sequence the next one of the prompt
+    logits = runtime.step(many, tokens).copy()
+    for sequence in (5, 40, count - 1):
+        one.copy(1, 0, sequence)
+        np.testing.assert_array_equal(runtime.step(one, tokens[sequence : sequence + 1])[0], logits[sequence])
+
+
+def test_a_limit_on_the_length(runtime: Runtime, tokenizer: Tokenizer, start: Callable[..., Scheduler]) -> None:
+    scheduler = start(runtime, tokenizer, slots=2, max_length=20)
+    prompt = np.arange(3, 18)
+    assert len(Client(scheduler, prompt, GenerateOptions(ignore_eos=True)).answer()) == 5
+    with pytest.raises(RequestError, match="prompt has 20 tokens, the limit is 20 with the answer: shorten it or raise"):
+        Client(scheduler, np.arange(3, 23), GenerateOptions())
+
+
 def test_a_conversation_computes_only_its_new_tokens(
     runtime: Runtime, tokenizer: Tokenizer, start: Callable[..., Scheduler]
 ) -> None:
@@ -250,6 +277,7 @@ def test_closing_lets_answers_end_in_time_and_cuts_the_others(
     [
         ({"slots": 0}, "slots must be at least 1, got 0"),
         ({"max_waiting": -1}, "max_waiting must be 0 or more, got -1"),
+        ({"max_length": 1}, "max_length must be at least 2 tokens, got 1"),
         ({"reserve": -1}, "reserve must be 0 or more tokens, got -1"),
         ({"kv_memory": 0}, "kv_memory must be at least 1 byte, got 0"),
     ],
