@@ -74,6 +74,9 @@ class Size(click.ParamType):
     help="Answers that may wait for a slot; further ones are refused with status 429.",
 )
 @click.option(
+    "--max-length", type=click.IntRange(2), metavar="N", help="Tokens of a prompt and its answer, at most  [the engine's]."
+)
+@click.option(
     "--kv-memory",
     type=Size(),
     metavar="SIZE",
@@ -111,6 +114,7 @@ def command(
     api_key_file: Path | None,
     slots: int,
     queue: int,
+    max_length: int | None,
     kv_memory: int | None,
     prefix_cache: Path | None,
     prefix_cache_size: int,
@@ -162,6 +166,7 @@ def command(
     scheduling = SchedulerOptions(
         slots=slots,
         max_waiting=queue,
+        max_length=max_length,
         kv_memory=kv_memory,
         prefix_cache=prefix_cache,
         prefix_cache_size=prefix_cache_size,

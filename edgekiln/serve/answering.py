@@ -68,7 +68,7 @@ def check_prompt(prompt: Ids, engine: LoadedEngine, param: str) -> Ids:
     if len(prompt) >= engine.max_length:
         raise ApiError(
             400,
-            f"the prompt has {len(prompt)} tokens, the engine holds {engine.max_length} with the answer: shorten it",
+            f"the prompt has {len(prompt)} tokens, the limit is {engine.max_length} with the answer: shorten it",
             param,
             "context_length_exceeded",
         )

@@ -56,7 +56,7 @@ class LoadedEngine:
     @property
     def max_length(self) -> int:
         """Tokens of a prompt and its answer, at most."""
-        return self.runtime.properties.max_length
+        return self.scheduler.max_length
 
 
 class _Entry:
@@ -132,13 +132,13 @@ class EnginePool:
         """Answers that an engine takes at a time: those in slots, and those that wait."""
         return self._options.slots + self._options.max_waiting
 
-    def manifest(self, name: str | None) -> EngineManifest:
-        """The manifest of an engine, loaded or not.
+    def max_length(self, name: str | None) -> int:
+        """Tokens of a prompt and its answer, at most, of an engine, loaded or not.
 
         Raises:
             ApiError: 404 there is no such engine.
         """
-        return self._entry(name).manifest
+        return _max_length(self._entry(name).manifest, self._options)
 
     def stats(self) -> list[tuple[str, SchedulerStats]]:
         """Name and statistics of the engines that are loaded. From any thread."""
@@ -204,7 +204,7 @@ class EnginePool:
         nbytes = functools.partial(_row_bytes, entry.manifest)
         options = _options_of(entry.manifest, self._options)
         scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)
-        most = _most_tokens(nbytes, options.kv_memory, engine.runtime.properties.max_length)
+        most = _most_tokens(nbytes, options.kv_memory, scheduler.max_length)
         entry.loaded = LoadedEngine(entry.name, engine, scheduler, most)
         self._log.write("engine_loaded", model=entry.name, seconds=round(time.perf_counter() - start, 3))
 
@@ -225,8 +225,14 @@ class EnginePool:
 def _engine_bytes(path: Path, manifest: EngineManifest, options: SchedulerOptions) -> int:
     """Bytes that an engine needs at most: its files, and a KV cache of all slots."""
     files = sum((path / name).stat().st_size for name in manifest.files)
-    cache = options.slots * _row_bytes(manifest, manifest.architecture.max_length)
+    cache = options.slots * _row_bytes(manifest, _max_length(manifest, options))
     return files + (cache if options.kv_memory is None else min(cache, options.kv_memory))
+
+
+def _max_length(manifest: EngineManifest, options: SchedulerOptions) -> int:
+    """Tokens of a prompt and its answer, at most."""
+    most = manifest.architecture.max_length
+    return min(options.max_length or most, most)
 
 
 def _row_bytes(manifest: EngineManifest, tokens: int) -> int:
@@ -243,7 +249,7 @@ def _options_of(manifest: EngineManifest, options: SchedulerOptions) -> Schedule
         return options
     usable = usable_memory()
     row = functools.partial(_row_bytes, manifest)
-    reserve = _most_tokens(lambda tokens: options.slots * row(tokens), usable, manifest.architecture.max_length)
+    reserve = _most_tokens(lambda tokens: options.slots * row(tokens), usable, _max_length(manifest, options))
     return replace(options, kv_memory=options.kv_memory or max(1, usable // 2), reserve=reserve)
 
 

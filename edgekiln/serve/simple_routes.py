@@ -28,13 +28,12 @@ async def model(request: Request) -> Response:
 
 def _model(request: Request, name: str) -> dict[str, Any]:
     engines = server_of(request).engines
-    manifest = engines.manifest(name)
     return {
         "id": name,
         "object": "model",
         "created": dict(engines.models())[name],
         "owned_by": "edgekiln",
-        "max_model_len": manifest.architecture.max_length,
+        "max_model_len": engines.max_length(name),
         "loaded": engines.is_loaded(name),
     }
 

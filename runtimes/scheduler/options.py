@@ -14,6 +14,7 @@ class SchedulerOptions:
         slots: sequences that the KV cache holds: requests that run together, and finished ones whose tokens may be
             taken over by later prompts.
         max_waiting: requests that wait for a slot, at most.
+        max_length: tokens of a prompt and its answer, at most; None: what the engine holds.
         reserve: tokens of each sequence for which the cache has room from the start. It grows when needed, which takes
             time; memory that is not used costs nothing on a CPU.
         kv_memory: bytes of keys, values and states that requests and finished sequences may take; None: no limit.
@@ -27,6 +28,7 @@ class SchedulerOptions:
 
     slots: int = 8
     max_waiting: int = 64
+    max_length: int | None = None
     reserve: int = 0
     kv_memory: int | None = None
     prefix_cache: Path | None = None
@@ -37,6 +39,8 @@ class SchedulerOptions:
             raise RequestError(f"slots must be at least 1, got {self.slots}")
         if self.max_waiting < 0:
             raise RequestError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+        if self.max_length is not None and self.max_length < 2:
+            raise RequestError(f"max_length must be at least 2 tokens, got {self.max_length}")
         if self.reserve < 0:
             raise RequestError(f"reserve must be 0 or more tokens, got {self.reserve}")
         if self.prefix_cache_size < 0:

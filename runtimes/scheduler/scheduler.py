@@ -24,7 +24,12 @@ from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 
 class Scheduler:
-    """Runs requests of several threads on one engine. `close` ends its thread."""
+    """Runs requests of several threads on one engine. `close` ends its thread.
+
+    Attributes:
+        options: limits.
+        max_length: tokens of a prompt and its answer, at most.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,8 @@ class Scheduler:
         """
         self.options = options or SchedulerOptions()
         self._runtime = runtime
+        engine_length = runtime.properties.max_length
+        self.max_length = min(self.options.max_length or engine_length, engine_length)
         self._tokenizer = tokenizer
         self._batch = Batch(runtime, self.options, sequence_bytes)
         self._waiting: deque[Request] = deque()
@@ -73,7 +80,12 @@ class Scheduler:
         properties = self._runtime.properties
         options.sampling.check_vocabulary(properties.vocab_size)
         ids = prompt_ids(prompt, self._tokenizer, properties)
-        tokens = min(ids.size + options.max_tokens, properties.max_length)
+        if ids.size >= self.max_length:
+            raise RequestError(
+                f"prompt has {ids.size} tokens, the limit is {self.max_length} with the answer: "
+                "shorten it or raise --max-length"
+            )
+        tokens = min(ids.size + options.max_tokens, self.max_length)
         self._check_memory(ids.size, tokens)
         request = Request(
             ids,
@@ -82,7 +94,7 @@ class Scheduler:
             on_end,
             Ticket(self._wake),
             tokens,
-            Answer(0, self._tokenizer, options, room=properties.max_length - ids.size),
+            Answer(0, self._tokenizer, options, room=self.max_length - ids.size),
             Sampler(options.sampling, constraint=options.constraint),
         )
         with self._changed:
@@ -161,8 +173,12 @@ class Scheduler:
         self._batch.end_cancelled()
 
     def _prefill(self) -> None:
-        """Compute a chunk of prompts, half of one beside running answers: of a long prompt, or several short ones."""
-        left = most = self._runtime.chunk // (2 if self._batch.decoding else 1) or 1
+        """Compute a chunk of prompts: of a long one, or of several short ones.
+
+        It is half a chunk beside running answers, and a quarter if these are more than the requests that wait for their
+        first tokens.
+        """
+        left = most = max(1, self._runtime.chunk // self._share())
         while left > 0:
             if self._waiting and self._batch.admit(self._waiting[0]):
                 with self._changed:
@@ -171,3 +187,9 @@ class Scheduler:
             if not size:
                 return
             left -= size
+
+    def _share(self) -> int:
+        """The part of a chunk that prompts get between two steps, as a divisor."""
+        if not self._batch.decoding:
+            return 1
+        return 4 if self._batch.stats.running > len(self._waiting) else 2
