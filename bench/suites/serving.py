@@ -1,4 +1,6 @@
-"""Throughput and latency of servers under load: edgekiln's and llama.cpp's llama-server, on the same requests.
+"""Throughput and latency under load, on the same requests: edgekiln and llama.cpp as servers, OpenVINO as a library.
+
+OpenVINO GenAI's ContinuousBatchingPipeline runs in one process with its clients, without HTTP.
 
 Each turn starts each server anew, in rotating order. So many clients as there are streams send requests with prompts of
 real text one after another, and every answer has the same number of tokens. The client runs on the same machine.
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,18 @@ import click
 import numpy as np
 
 from bench.common.environment import environment
-from bench.common.http_client import load
+from bench.common.http_client import Sample, load
+from bench.common.json_process import JsonProcess
 from bench.common.models import CONSOLE, prepare
 from bench.common.options import numbers, run_options
-from bench.engines.table import Variant, edgekiln_variants
+from bench.engines.table import HERE as ENGINES
+from bench.engines.table import Variant, edgekiln_variants, openvino_variants
 from bench.report.cpu import table
 from edgekiln import Engine
 
 TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
 NAME = "serving"
+BATCHING = "openvino_batching"  # the module under bench.engines that batches continuously
 OURS = ("edgekiln int8", "edgekiln int4", "edgekiln int4, int8 KV")
 START_S = 120
 PORT = 18080
@@ -44,6 +50,7 @@ def server(
     """Run a server; gives its process id once it answers."""
     if variant.ours:
         command = [sys.executable, "-m", "edgekiln", "serve", path, "--slots", slots, "--queue", 1000]
+        command += ["--max-length", context]
     else:
         assert llama_server is not None
         command = [llama_server, "-m", path, "--parallel", slots, "--ctx-size", slots * context, "--no-webui"]
@@ -93,6 +100,27 @@ def measure(pid: int, bodies: list[dict[str, Any]], streams: int) -> dict[str, A
     """Load a server; gives its throughput, latencies and memory."""
     asyncio.run(load(PORT, bodies[: min(streams, 4)], min(streams, 4)))  # warm-up
     seconds, samples = asyncio.run(load(PORT, bodies[4:], streams))
+    return figures(pid, seconds, samples)
+
+
+def measure_batching(
+    variant: Variant, path: Path, threads: int, bodies: list[dict[str, Any]], streams: int
+) -> dict[str, Any]:
+    """The same for a library without a server, in a process of its own."""
+    process = JsonProcess([variant.python, ENGINES / f"{variant.module}.py", path, str(threads), str(streams)])
+    try:
+        generated = bodies[0]["max_tokens"]
+        prompts = [body["prompt"] for body in bodies]
+        process.ask(prompts=prompts[: min(streams, 4)], generated=generated, streams=min(streams, 4))  # warm-up
+        answer = process.ask(prompts=prompts[4:], generated=generated, streams=streams)
+        samples = [Sample(**sample, tokens=generated) for sample in answer["samples"]]
+        return figures(process.pid, answer["seconds"], samples)
+    finally:
+        process.end()
+
+
+def figures(pid: int, seconds: float, samples: list[Sample]) -> dict[str, Any]:
+    """What the tables and their sources say of a load that took so many seconds."""
     gaps = [gap for sample in samples for gap in sample.gaps_s]
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return {
@@ -146,6 +174,7 @@ def _cell(of: Mapping[str, list[dict[str, Any]]], label: str, unit: str) -> str:
 @click.option("--gen-tokens", type=int, default=128, show_default=True)
 @click.option("--repeat", type=int, default=3, show_default=True)
 @click.option("--llama-server", type=click.Path(path_type=Path, exists=True), help="llama.cpp's llama-server.")
+@click.option("--openvino", type=click.Path(path_type=Path, exists=True), help="Python with OpenVINO GenAI.")
 @click.option("--gguf", type=click.Path(path_type=Path, exists=True), multiple=True, help="MODEL for it; repeatable.")
 @run_options
 def main(
@@ -157,6 +186,7 @@ def main(
     gen_tokens: int,
     repeat: int,
     llama_server: Path | None,
+    openvino: Path | None,
     gguf: tuple[Path, ...],
     out: Path,
     reuse: bool,
@@ -165,6 +195,8 @@ def main(
 ) -> None:
     """Prepare the engines, load the servers in turns, and write OUT/serving.json and .md."""
     variants = [variant for variant in edgekiln_variants() if variant.label in OURS]
+    if openvino is not None:
+        variants += [replace(variant, module=BATCHING) for variant in openvino_variants(openvino)]
     variants = [each for each in variants if not only or any(part in each.label for part in only)]
     _, paths = prepare(variants, model, out, reuse)
     if llama_server is not None:
@@ -180,8 +212,12 @@ def main(
             bodies = requests(engine, level * count + 4, prompt, gen_tokens, 1000 * turn + level)
             first = turn % len(variants)
             for variant in variants[first:] + variants[:first]:
-                with server(variant, paths[variant.label], llama_server, threads, level, context) as pid:
-                    found = measure(pid, bodies, level)
+                path = paths[variant.label]
+                if variant.module == BATCHING:
+                    found = measure_batching(variant, path, threads, bodies, level)
+                else:
+                    with server(variant, path, llama_server, threads, level, context) as pid:
+                        found = measure(pid, bodies, level)
                 samples.append({"label": variant.label, "streams": level, "turn": turn, **found})
                 CONSOLE.print(f"{level} streams, {variant.label}: {found['throughput']:.0f} tokens/s")
     result = {
