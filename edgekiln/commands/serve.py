@@ -74,7 +74,10 @@ class Size(click.ParamType):
     help="Answers that may wait for a slot; further ones are refused with status 429.",
 )
 @click.option(
-    "--max-length", type=click.IntRange(2), metavar="N", help="Tokens of a prompt and its answer, at most  [the engine's]."
+    "--max-length",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Tokens of a prompt and its answer, at most  [the engine's].",
 )
 @click.option(
     "--kv-memory",

@@ -147,7 +147,9 @@ def test_a_limit_on_the_length(runtime: Runtime, tokenizer: Tokenizer, start: Ca
     scheduler = start(runtime, tokenizer, slots=2, max_length=20)
     prompt = np.arange(3, 18)
     assert len(Client(scheduler, prompt, GenerateOptions(ignore_eos=True)).answer()) == 5
-    with pytest.raises(RequestError, match="prompt has 20 tokens, the limit is 20 with the answer: shorten it or raise"):
+    with pytest.raises(
+        RequestError, match="prompt has 20 tokens, the limit is 20 with the answer: shorten it or raise"
+    ):
         Client(scheduler, np.arange(3, 23), GenerateOptions())
 
 
