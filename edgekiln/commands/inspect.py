@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,34 @@ import click
 from edgekiln.calib.tensorrt.inspect import plan_facts
 from edgekiln.commands._options.common import engine_argument, json_option, verbose_option
 from edgekiln.commands._output import heading, print_json
-from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE
+from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE, WEIGHTS_FILE
+from edgekiln.engine.engines import entry_of
 from edgekiln.engine.manifest import EngineManifest, read_manifest
-from edgekiln.errors import EngineError
+from edgekiln.errors import EngineError, RequestError
+
+# Of Python, ONNX Runtime and activations, measured with models of 135M parameters on the CPU.
+_PROGRAM_MB = 150
 
 
 @click.command("inspect", short_help="Show the contents of an engine.")
 @engine_argument
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tell the memory that a sequence of N tokens needs [the most that the engine holds].",
+)
 @json_option
 @verbose_option
-def command(engine: Path, as_json: bool) -> None:
-    """Show the model, file sizes, ops of the graphs and quantization of each layer of ENGINE."""
+def command(*, engine: Path, context: int | None, as_json: bool) -> None:
+    """Show the model, sizes, memory, ops of the graphs and quantization of each layer of ENGINE."""
     manifest = read_manifest(engine)
+    entry = entry_of(engine)
     facts = manifest.model_dump(exclude={"files", "io"})
+    facts["built"] = datetime.fromtimestamp(entry.built, UTC).isoformat(timespec="seconds")
+    facts["bytes"] = entry.size
+    facts["packed_bytes"] = entry.packed_size
+    facts["memory"] = _memory(engine, manifest, context)
     facts["sizes"] = {name: (engine / name).stat().st_size for name in sorted(manifest.files)}
     graphs = {role: name for role, name in manifest.graphs.items() if name.endswith(".onnx")}
     facts["ops"] = {role: _ops(engine / name) for role, name in graphs.items()}
@@ -33,6 +49,25 @@ def command(engine: Path, as_json: bool) -> None:
         print_json(facts)
     else:
         _show(engine, manifest, facts)
+
+
+def _memory(engine: Path, manifest: EngineManifest, context: int | None) -> dict[str, int]:
+    """Bytes that one sequence of `context` tokens needs: weights, keys and values, and states."""
+    from edgekiln.runtimes.cache_bytes import sequence_bytes, state_bytes
+
+    holds = manifest.architecture.max_length
+    if context is not None and context > holds:
+        raise RequestError(f"--context is {context} tokens, the engine holds {holds}: give at most that")
+    tokens = context or holds
+    in_plan = manifest.tensorrt is not None and not manifest.tensorrt.weight_stripped
+    weights = engine / (manifest.graphs["plan"] if in_plan else WEIGHTS_FILE)
+    return {
+        "context": tokens,
+        "weights": weights.stat().st_size if weights.is_file() else 0,
+        # An in-place cache has room for all tokens from the start.
+        "kv_cache": sequence_bytes(manifest, holds if manifest.kv_cache.layout == "in-place" else tokens),
+        "states": 2 * state_bytes(manifest),
+    }
 
 
 def _read(engine: Path, name: str) -> dict[str, Any]:
@@ -69,6 +104,9 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         ("KV cache", _cache_size(manifest)),
         *([("states", _state_size(manifest))] if manifest.kv_cache.states else []),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
+        ("memory", _memory_text(facts["memory"])),
+        ("size", f"{facts['bytes'] / 1e6:.1f} MB{_packed_text(facts['packed_bytes'])}"),
+        ("built", f"{datetime.fromisoformat(facts['built']).astimezone():%Y-%m-%d %H:%M}"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
         click.echo(f"  {name:<13} {value}")
@@ -122,6 +160,22 @@ def _sequence_bytes(manifest: EngineManifest, length: int) -> float:
     from edgekiln.runtimes.cache_bytes import sequence_bytes
 
     return sequence_bytes(manifest, length)
+
+
+def _memory_text(memory: dict[str, int]) -> str:
+    parts = [f"{memory['weights'] / 1e6:.0f} MB of weights"]
+    for name, what in (("kv_cache", "KV cache"), ("states", "states")):
+        if memory[name]:
+            parts.append(f"{memory[name] / 1e6:.1f} MB of {what}")
+    total = sum(memory[name] for name in ("weights", "kv_cache", "states"))
+    return (
+        f"{total / 1e6:.0f} MB at {memory['context']} tokens: {', '.join(parts)}; the program takes about "
+        f"{_PROGRAM_MB} MB more"
+    )
+
+
+def _packed_text(packed: int) -> str:
+    return f", and {packed / 1e6:.0f} MB of packed weights beside it" if packed else ""
 
 
 def _cache_size(manifest: EngineManifest) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekiln.arguments import engine_path
+from edgekiln.commands._engine import named_engine
 from edgekiln.commands._options.common import pack_cache_option, threads_option, verbose_option
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -21,7 +21,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class NamedEngine(click.ParamType):
-    """DIRECTORY or NAME=DIRECTORY, as the name and the path."""
+    """ENGINE or NAME=ENGINE, as the name and the path; ENGINE is a directory or the name of one in `engines`."""
 
     name = "engine"
 
@@ -31,10 +31,11 @@ class NamedEngine(click.ParamType):
             return value
         name, separator, path = value.partition("=")
         if not separator or "/" in name:  # a directory may have = in its name
-            return Path(os.path.abspath(engine_path(value))).name, Path(value)
+            found = named_engine(value)
+            return Path(os.path.abspath(found)).name, found
         if not name:
             self.fail(f"give NAME=DIRECTORY, got {value!r:.60}", param, ctx)
-        return name, Path(engine_path(path))
+        return name, named_engine(path)
 
 
 class Size(click.ParamType):

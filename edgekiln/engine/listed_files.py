@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekiln.engine.directory import ENGINE_FILE
+from edgekiln.engine.packed_directory import is_packed_directory
 
+_DESKTOP_FILES = (".DS_Store",)
 # Names that builds give their files.
 _NAMES = (ENGINE_FILE, "*.json", "*.onnx", "*.plan", "weights.bin", "chat_template*.jinja")
 
@@ -29,3 +31,15 @@ def is_listed(name: str, manifest: dict[str, Any]) -> bool:
 def is_engine_name(name: str) -> bool:
     """Whether builds give this name to a file."""
     return any(fnmatchcase(name, pattern) for pattern in _NAMES)
+
+
+def foreign_file(engine: Path) -> str | None:
+    """Name of the first file or directory in an engine directory that neither a build nor a run of the engine wrote."""
+    manifest = read_leniently(engine)
+    for path in sorted(engine.iterdir()):
+        if is_packed_directory(path):
+            continue
+        known = path.name in _DESKTOP_FILES or is_listed(path.name, manifest)
+        if not known or (path.is_dir() and not path.is_symlink()):
+            return path.name
+    return None

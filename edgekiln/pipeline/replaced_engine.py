@@ -4,11 +4,8 @@ import os
 from pathlib import Path
 
 from edgekiln.engine.directory import ENGINE_FILE, is_engine
-from edgekiln.engine.listed_files import is_listed, read_leniently
-from edgekiln.engine.packed_directory import is_packed_directory
+from edgekiln.engine.listed_files import foreign_file, read_leniently
 from edgekiln.errors import EngineError
-
-_DESKTOP_FILES = (".DS_Store",)
 
 
 def may_replace(output: Path, directory: Path, model_id: str, force: bool) -> bool:
@@ -26,16 +23,11 @@ def may_replace(output: Path, directory: Path, model_id: str, force: bool) -> bo
     """
     if not is_engine(directory):
         return False
+    if (foreign := foreign_file(directory)) is not None:
+        raise EngineError(
+            f"{output} has {foreign}, which is no file of an engine: move it away or choose another output with -o"
+        )
     manifest = read_leniently(directory)
-    for path in sorted(directory.iterdir()):
-        if is_packed_directory(path):
-            continue
-        known = path.name in _DESKTOP_FILES or is_listed(path.name, manifest)
-        if not known or (path.is_dir() and not path.is_symlink()):
-            raise EngineError(
-                f"{output} has {path.name}, which is no file of an engine: move it away or choose another output "
-                "with -o"
-            )
     source = manifest.get("source")
     if force or (isinstance(source, str) and _same_model(source, model_id)):
         return True

@@ -42,14 +42,38 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
         TemplateLimitError: a chat template takes too long or writes too much.
     """
     prompt, notes = _prompt(directory, manifest)
-    if why := next(_obstacles(directory, manifest), None):
-        return [*notes, f"the engine was not run after it was built: {why}"]
-    adapter = find_target(manifest.target).load_adapter()
     try:
-        _generate(adapter(directory, manifest, pack_cache="temporary"), prompt[: manifest.architecture.max_length])
+        why = _run(directory, manifest, prompt, _NEW_TOKENS)
     except EdgekilnError as error:
         raise EngineError(f"the finished engine does not run and is not kept: {error}") from error
-    return notes
+    return [*notes, f"the engine was not run after it was built: {why}"] if why else notes
+
+
+def try_engine(directory: Path, manifest: EngineManifest, new_tokens: int) -> str | None:
+    """The same for an engine that is in use.
+
+    Args:
+        directory: the engine.
+        manifest: its manifest.
+        new_tokens: tokens to generate, at most.
+
+    Returns:
+        Why it cannot be run on this machine; None where it was.
+
+    Raises:
+        EdgekilnError: as `smoke_run`.
+    """
+    prompt, _ = _prompt(directory, manifest)
+    return _run(directory, manifest, prompt, new_tokens)
+
+
+def _run(directory: Path, manifest: EngineManifest, prompt: Ids, new_tokens: int) -> str | None:
+    """Generate tokens; why the engine cannot be run on this machine, or None."""
+    if why := next(_obstacles(directory, manifest), None):
+        return why
+    runtime = find_target(manifest.target).load_adapter()(directory, manifest, pack_cache="temporary")
+    _generate(runtime, prompt[: manifest.architecture.max_length], new_tokens)
+    return None
 
 
 def _prompt(directory: Path, manifest: EngineManifest) -> tuple[Ids, list[str]]:
@@ -107,8 +131,8 @@ def _obstacles(directory: Path, manifest: EngineManifest) -> Iterator[str]:
         yield f"its weights of {size / 1e9:.1f} GB do not fit into the GPU"
 
 
-def _generate(runtime: Runtime, prompt: Ids) -> None:
-    """Generate up to two tokens greedily, and check their logits.
+def _generate(runtime: Runtime, prompt: Ids, new_tokens: int) -> None:
+    """Generate up to `new_tokens` tokens greedily, and check their logits.
 
     Raises:
         EngineError: logits are not finite.
@@ -116,7 +140,7 @@ def _generate(runtime: Runtime, prompt: Ids) -> None:
     """
     cache = runtime.new_cache()
     logits = _finite(runtime.prefill(cache, 0, prompt))
-    for _ in range(min(_NEW_TOKENS, runtime.properties.max_length - prompt.size)):
+    for _ in range(min(new_tokens, runtime.properties.max_length - prompt.size)):
         logits = _finite(runtime.step(cache, np.array([logits.argmax()], dtype=np.int64))[0])
 
 

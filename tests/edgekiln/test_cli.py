@@ -23,6 +23,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def read_manifest(_directory: Path) -> None:
             raise error
 
+        monkeypatch.setattr("edgekiln.commands._engine.find_engine", lambda name, *_: Path(name))
         monkeypatch.setattr("edgekiln.commands.inspect.read_manifest", read_manifest)
 
     return fail
@@ -103,8 +104,9 @@ def test_no_arguments_show_the_help() -> None:
     assert "Usage: main [OPTIONS] COMMAND" in result.stderr
 
 
-def test_process_status_and_version() -> None:
-    done = subprocess.run([*EDGEKILN, "run", "no-such-engine", "-p", "x"], capture_output=True, text=True, check=False)
+def test_process_status_and_version(tmp_path: Path) -> None:
+    run = [*EDGEKILN, "run", "no-such-engine", "-p", "x"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (

@@ -51,6 +51,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
         NoisyLogger().speak()
         raise EdgekilnError("no luck")
 
+    monkeypatch.setattr("edgekiln.commands._engine.find_engine", lambda name, *_: Path(name))
     monkeypatch.setattr("edgekiln.commands.inspect.read_manifest", read_manifest)
 
 

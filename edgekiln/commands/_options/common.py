@@ -4,11 +4,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from edgekiln.arguments import engine_path
+from edgekiln.commands._engine import EngineArgument
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine
@@ -71,15 +71,7 @@ verbose_option = click.option(
 )
 
 
-class _Directory(click.Path):
-    """The path of an engine; an empty one, as of a shell variable that is not set, would be the current directory."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a Path; RequestError where it is empty."""
-        return super().convert(engine_path(value), param, ctx)
-
-
-engine_argument = click.argument("engine", type=_Directory(path_type=Path))
+engine_argument = click.argument("engine", type=EngineArgument())
 threads_option = click.option(
     "--threads",
     type=int,
