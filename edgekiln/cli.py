@@ -21,6 +21,7 @@ from edgekiln.commands._options.common import is_verbose, verbose_option
 from edgekiln.errors import EdgekilnError
 
 COMMANDS = (
+    "pull",
     "engine",
     "run",
     "chat",

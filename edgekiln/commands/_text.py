@@ -7,6 +7,8 @@ import click
 
 from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
+from edgekiln.extras import requires_extra
+from edgekiln.sources.named_texts import NAMED_TEXTS, download_text
 
 
 class Text(click.ParamType):
@@ -19,6 +21,24 @@ class Text(click.ParamType):
         return utf8(value)
 
 
+def named_text(name: str) -> str:
+    """The text of a file, of stdin for `-`, or a text of `NAMED_TEXTS`, downloaded, where no file has that name.
+
+    Raises:
+        RequestError: it is not UTF-8.
+        SourceError: it cannot be downloaded.
+        OSError: it cannot be read.
+    """
+    if name == "-":
+        return read_text(None)
+    if name not in NAMED_TEXTS or Path(name).exists():
+        return read_text(Path(name))
+    from edgekiln.commands._output import progress_report
+
+    with requires_extra("hub"), progress_report() as report:
+        return _decoded(download_text(name, report), name)
+
+
 def read_text(path: Path | None) -> str:
     """The text of a UTF-8 file with its line ends unchanged; that of stdin where `path` is None.
 
@@ -26,8 +46,11 @@ def read_text(path: Path | None) -> str:
         RequestError: it is not UTF-8.
         OSError: it cannot be read.
     """
-    data = sys.stdin.buffer.read() if path is None else path.read_bytes()
+    return _decoded(sys.stdin.buffer.read() if path is None else path.read_bytes(), path or "stdin")
+
+
+def _decoded(data: bytes, name: Path | str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path or 'stdin'} is not UTF-8 text (byte {error.start}): convert it first") from error
+        raise RequestError(f"{name} is not UTF-8 text (byte {error.start}): convert it first") from error

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekiln.calib.evaluation.options import WINDOW
 from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
@@ -14,9 +15,12 @@ from edgekiln.commands._options.common import (
     verbose_option,
 )
 from edgekiln.commands._output import print_json, progress_report
-from edgekiln.commands._text import read_text
+from edgekiln.commands._text import named_text
 from edgekiln.engine.directory import is_engine
+from edgekiln.engine.manifest import read_manifest
+from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
+from edgekiln.sources.named_texts import NAMED_TEXTS
 from edgekiln.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -26,14 +30,17 @@ if TYPE_CHECKING:
 
 @click.command("eval", short_help="Measure quality on a text.")
 @engine_argument
-@click.option("--text", type=click.Path(path_type=Path), required=True, metavar="FILE", help="UTF-8 text to predict.")
+@click.option(
+    "--text",
+    required=True,
+    metavar="FILE",
+    help=f"UTF-8 text to predict; - is stdin; {', '.join(NAMED_TEXTS)} is downloaded from the Hugging Face hub.",
+)
 @click.option(
     "--window",
     type=click.IntRange(min=2),
-    default=512,
-    show_default=True,
     metavar="N",
-    help="Tokens of a window, which starts with an empty KV cache.",
+    help=f"Tokens of a window, which starts with an empty KV cache [{WINDOW}, or what the engine holds].",
 )
 @click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Use only the first N tokens of the text.")
 @click.option(
@@ -53,8 +60,8 @@ if TYPE_CHECKING:
 def command(
     *,
     engine: Path,
-    text: Path,
-    window: int,
+    text: str,
+    window: int | None,
     max_tokens: int | None,
     reference: str | None,
     on_cpu: bool,
@@ -65,7 +72,11 @@ def command(
     """Measure ENGINE's perplexity on a text; with --reference, also the KL divergence from the reference."""
     from edgekiln.calib.evaluation.perplexity import perplexity
 
-    content = read_text(text)
+    content = named_text(text)
+    holds = read_manifest(engine, verify=False).architecture.max_length
+    window = min(WINDOW, holds) if window is None else window
+    if window > holds:
+        raise RequestError(f"a window of {window} tokens is over the {holds} that the engine holds: lower --window")
     scorer, tokenizer = _engine_scorer(engine, on_cpu, threads, pack_cache)
     with progress_report() as report:
         other = None
@@ -82,7 +93,7 @@ def command(
             progress=lambda done: report("predicting", done),
         )
     if as_json:
-        print_json({"engine": str(engine), "reference": reference, "window": window, **vars(result)})
+        print_json({"engine": str(engine), "text": text, "reference": reference, "window": window, **vars(result)})
         return
     click.echo(f"perplexity     {result.perplexity:.6g} over {result.tokens} tokens")
     if result.kl_divergence is not None and result.same_top is not None:
@@ -92,7 +103,6 @@ def command(
 
 
 def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None, pack_cache: bool) -> "tuple[Scorer, Tokenizer]":
-    from edgekiln.engine.manifest import read_manifest
     from edgekiln.runtimes.text.tokenizer import Tokenizer
 
     if on_cpu:

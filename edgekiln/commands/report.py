@@ -1,5 +1,6 @@
 """`edgekiln report`: the quantization report of an engine, as a table, JSON or an HTML page with plots."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,23 @@ from edgekiln.engine.output_file import write_output_file
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekiln.engine.reports import BuildReport, QuantizationReport
+    from edgekiln.engine.reports import BuildReport, LayerReport, QuantizationReport
+
+
+_WORST = 5  # layers of the summary
 
 
 @click.command("report", short_help="Show the quantization report.")
 @engine_argument
+@click.option("--layers", is_flag=True, help="Also show a table of all layers.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with plots to FILE.")
 @json_option
 @verbose_option
-def command(engine: Path, html: Path | None, as_json: bool) -> None:
-    """Show ENGINE's quality, size and the quantization of each layer, as measured when it was built."""
+def command(*, engine: Path, layers: bool, html: Path | None, as_json: bool) -> None:
+    """Show ENGINE's quality, size and the layers that quantization changed most, as measured when it was built.
+
+    With --html alone, only the path of the page is printed.
+    """
     from edgekiln.engine.reports import read_quantization, read_report
 
     manifest = read_manifest(engine)
@@ -35,10 +43,13 @@ def command(engine: Path, html: Path | None, as_json: bool) -> None:
             write_output_file(html, page(manifest, quantization, report), [engine])
     if as_json:
         print_json({"engine": str(engine), "quantization": quantization.model_dump(), "report": report.model_dump()})
-    else:
+        return
+    if html is None or layers:
         _show(manifest, quantization, report)
-        if html is not None:
-            click.echo(f"page: {html}")
+    if layers:
+        print_table(_table(quantization.layers))
+    if html is not None:
+        click.echo(html)
 
 
 def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: "BuildReport") -> None:
@@ -53,18 +64,44 @@ def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: 
             f"  KL divergence  {quality.kl_divergence:.5f} nats, the same likeliest token {quality.same_top:.2%}"
         )
     click.echo(f"  size           {sum(report.sizes.values()) / 1e6:.1f} MB")
+    click.echo(f"  built          in {report.build_seconds:.1f} s with {report.peak_rss_mb:.0f} MB of memory")
+    if quantization.layers:
+        click.echo(f"  layers         {_layer_counts(quantization.layers)}")
     for note in report.notes:
         click.echo(f"  note: {note}")
-    print_table(_table(quantization))
+    if quantization.layers:
+        _show_worst(quantization.layers)
 
 
-def _table(quantization: "QuantizationReport") -> "Table":
+def _layer_counts(layers: "dict[str, LayerReport]") -> str:
+    """How many layers have how many bits, and how many of them keep the checkpoint's codes."""
+    bits = Counter(layer.bits for layer in layers.values())
+    counts = ", ".join(f"{count} with {number} bits" for number, count in sorted(bits.items()))
+    kept = sum(layer.relative_error == 0 for layer in layers.values())
+    return counts + (f"; {kept} keep the codes of the checkpoint" if kept else "")
+
+
+def _show_worst(layers: "dict[str, LayerReport]") -> None:
+    """The layers with the largest errors: of their outputs where those were measured, else of their weights."""
+    measured = {name: layer.output_error for name, layer in layers.items() if layer.output_error is not None}
+    what = "output error" if measured else "weight error"
+    errors = measured or {name: layer.relative_error for name, layer in layers.items() if layer.relative_error}
+    worst = sorted(errors.items(), key=lambda item: -item[1])[:_WORST]
+    if not worst:
+        click.echo("no layer differs from the checkpoint")
+        return
+    heading(f"largest {what}, {len(worst)} of {len(layers)} layers (--layers shows all)")
+    for name, error in worst:
+        click.echo(f"  {error:.2e}  {layers[name].bits} bits  {name}")
+
+
+def _table(layers: "dict[str, LayerReport]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     from edgekiln.calib.report.html import expert_errors, grid, zero_point_range
 
-    mixture = any(layer.experts for layer in quantization.layers.values())
+    mixture = any(layer.experts for layer in layers.values())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "layer",
@@ -79,7 +116,7 @@ def _table(quantization: "QuantizationReport") -> "Table":
         *(["experts"] if mixture else []),
     ):
         table.add_column(column, no_wrap=column == "layer")
-    for name, layer in quantization.layers.items():
+    for name, layer in layers.items():
         table.add_row(
             Text(name),
             str(layer.bits),

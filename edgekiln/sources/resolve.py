@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgekiln.engine.utf8_path import is_utf8
@@ -15,7 +16,7 @@ from edgekiln.errors import SourceError
 from edgekiln.progress import Progress, no_progress
 from edgekiln.sources.base import ModelSource
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 _FILES_IN_MESSAGE = 3
 
@@ -57,19 +58,21 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
         raise SourceError("model argument is empty: give a directory, a .gguf file, a hub id or " + _alias_names())
     alias = ALIASES.get(model_id)
     if alias is not None:
-        path, name = _alias_path(model_id, alias), model_id
+        path, name = alias_path(model_id, alias), model_id
     else:
         path, name = Path(os.path.expanduser(model_id)), None
     if not os.path.exists(path):
-        if not _HUB_ID.fullmatch(model_id) or path.suffix == ".gguf":
+        if not HUB_ID.fullmatch(model_id) or path.suffix == ".gguf":
             raise SourceError(
                 f"no model {model_id!r}: there is no such directory or file, it is not a hub id (owner/name), "
                 f"and the built-in names are {_alias_names()}"
             )
         _require_extra()
+        from edgekiln.sources.directory import check_config
         from edgekiln.sources.hub import download
 
-        path, name = download(model_id, trust_remote_code, report), model_id.split("/")[1].partition("@")[0]
+        check = partial(check_config, trust_remote_code=trust_remote_code)
+        path, name = download(model_id, trust_remote_code, report, check), model_id.split("/")[1].partition("@")[0]
     if not is_utf8(path):
         raise SourceError(
             f"the path {model_id!r} is not UTF-8, so the libraries that read models cannot open it: rename it, or give "
@@ -95,7 +98,8 @@ def _alias_names() -> str:
     return ", ".join(sorted(ALIASES))
 
 
-def _alias_path(model_id: str, alias: Alias) -> Path:
+def alias_path(model_id: str, alias: Alias) -> Path:
+    """The file of a built-in model; SourceError where its package is not installed."""
     # find_spec locates a top-level package without importing it.
     spec = importlib.util.find_spec(alias.package)
     for location in (spec.submodule_search_locations or []) if spec else []:

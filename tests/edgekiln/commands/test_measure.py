@@ -82,6 +82,7 @@ def test_eval_json_against_the_definition(tiny_engine: Path, text: Path) -> None
         ]
     assert json.loads(result.stdout) == {
         "engine": str(tiny_engine),
+        "text": str(text),
         "reference": None,
         "window": 16,
         "perplexity": pytest.approx(np.exp(np.mean(losses)), rel=1e-6),
@@ -90,6 +91,23 @@ def test_eval_json_against_the_definition(tiny_engine: Path, text: Path) -> None
         "same_top": None,
         "reference_perplexity": None,
     }
+
+
+def test_eval_windows_are_what_the_engine_holds(tiny_engine: Path, text: Path) -> None:
+    holds = read_manifest(tiny_engine).architecture.max_length
+    text.write_text(TEXT * 20, encoding="utf-8")
+    figures = json.loads(edgekiln("eval", tiny_engine, "--text", text, "--json").stdout)
+    assert figures["window"] == holds < 512
+    assert figures["tokens"] > holds
+    over = edgekiln("eval", tiny_engine, "--text", text, "--window", str(holds + 1))
+    assert f"over the {holds} that the engine holds" in over.stderr
+
+
+def test_eval_of_stdin(tiny_engine: Path, text: Path) -> None:
+    expected = edgekiln("eval", tiny_engine, "--text", text).stdout
+    command = [sys.executable, "-m", "edgekiln", "eval", str(tiny_engine), "--text", "-"]
+    done = subprocess.run(command, input=TEXT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", expected)
 
 
 def test_eval_with_an_engine_as_reference(tiny_engine: Path, text: Path) -> None:

@@ -61,7 +61,7 @@ def test_json_is_the_report_files(measured: Path) -> None:
 
 
 def test_table(tiny_engine: Path, measured: Path) -> None:
-    lines = edgekiln("report", tiny_engine).stdout.splitlines()
+    lines = edgekiln("report", tiny_engine, "--layers").stdout.splitlines()
     assert lines[0] == "tiny-llama, int4 for ort-cpu"
     layers = read_quantization(tiny_engine).layers
     rows = {line.split()[0]: line for line in lines if line.split()[0] in layers}
@@ -75,11 +75,39 @@ def test_table(tiny_engine: Path, measured: Path) -> None:
     assert "note: <script>alert(1)</script>" in shown
 
 
+def test_summary_names_the_worst_layers_first(tiny_engine: Path) -> None:
+    layers = read_quantization(tiny_engine).layers
+    worst = sorted(layers, key=lambda name: -layers[name].relative_error)[:5]
+    lines = edgekiln("report", tiny_engine).stdout.splitlines()
+    assert [line.split()[-1] for line in lines[-5:]] == worst
+    assert lines[-6] == f"largest weight error, 5 of {len(layers)} layers (--layers shows all)"
+    bits = [layer.bits for layer in layers.values()]
+    counts = ", ".join(f"{bits.count(number)} with {number} bits" for number in sorted(set(bits)))
+    assert f"  layers         {counts}" in lines
+
+
+def test_summary_prefers_output_errors(tiny_engine: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "calibrated"
+    shutil.copytree(tiny_engine, engine)
+    manifest, quantization = read_manifest(engine), read_quantization(engine)
+    names = list(quantization.layers)
+    changed = {
+        name: layer.model_copy(update={"output_error": 0.5 if name == names[3] else None})
+        for name, layer in quantization.layers.items()
+    }
+    changed[names[0]] = changed[names[0]].model_copy(update={"relative_error": 0.0})
+    write_json(engine / QUANTIZATION_FILE, quantization.model_copy(update={"layers": changed}).model_dump())
+    write_manifest(engine, **manifest.model_dump(exclude={"files"}))
+    shown = edgekiln("report", engine).stdout
+    assert shown.splitlines()[-1].split() == ["5.00e-01", str(changed[names[3]].bits), "bits", names[3]]
+    assert "; 1 keep the codes of the checkpoint" in shown
+
+
 def test_page_is_self_contained_and_complete(measured: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     result = edgekiln("report", measured, "--html", path)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == f"page: {path}"
+    assert result.stdout == f"{path}\n"
     page = Page(path.read_text(encoding="utf-8"))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "img", "iframe"}
@@ -146,7 +174,7 @@ def test_experts_are_shown_with_the_worst(tiny_engine: Path, tmp_path: Path) -> 
     layers = {**quantization.layers, "model.layers.0.mlp.experts.down_proj": stack}
     write_json(engine / QUANTIZATION_FILE, quantization.model_copy(update={"layers": layers}).model_dump())
     write_manifest(engine, **manifest.model_dump(exclude={"files"}))
-    shown = edgekiln("report", engine, "--html", tmp_path / "page.html").stdout
+    shown = edgekiln("report", engine, "--layers", "--html", tmp_path / "page.html").stdout
     assert "3, worst 1: 3.0e-02" in " ".join(shown.split())
     text = (tmp_path / "page.html").read_text()
     assert "3, worst 1: 3.0e-02" in text

@@ -3,21 +3,18 @@
 The client runs in its own process, because huggingface_hub reads the server's address when it is imported.
 """
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-COMMIT = "a" * 40
+from support.hub_server import HubServer, client_environment
+
 CHAT_TEMPLATES = {"default": "plain", "tool_use": "with tools"}
 CLIENT = """
 import json, sys
@@ -66,90 +63,25 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def hub(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    requests: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-        def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            path = self.path.split("?")[0].lstrip("/")
-            if self.command == "GET":
-                requests.append(path)
-            about = path.startswith("api/models/")
-            owner, name, *rest = [*path.removeprefix("api/models/").split("/"), "", ""]
-            kind, revision = rest[:2]
-            directory = repositories.get(f"{owner}/{name}")
-            if directory is None:
-                self.answer(401, X_Error_Code="RepoNotFound")
-            elif revision not in ("main", COMMIT) and not (about and kind == ""):
-                self.answer(404, X_Error_Code="RevisionNotFound")
-            else:
-                files = {str(file.relative_to(directory)): file for file in directory.rglob("*") if file.is_file()}
-                if about:
-                    self.describe(kind, f"{owner}/{name}", files)
-                else:
-                    self.send(files.get("/".join(rest[2:]).rstrip("/")))
-
-        def describe(self, kind: str, name: str, files: dict[str, Path]) -> None:
-            rows = [
-                {"type": "file", "path": path, "size": file.stat().st_size, "oid": sha(file)[:40]}
-                for path, file in files.items()
-            ]
-            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
-            body = json.dumps(rows if kind == "tree" else info).encode()
-            self.answer(200, body, Content_Type="application/json")
-
-        def send(self, file: Path | None) -> None:
-            if file is None:
-                self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-            else:
-                self.answer(200, file.read_bytes(), ETag=f'"{sha(file)}"', X_Repo_Commit=COMMIT)
-
-        do_HEAD = do_GET  # noqa: N815
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    server.server_close()
-
-
-def sha(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def hub(repositories: dict[str, Path]) -> Iterator[HubServer]:
+    with HubServer(repositories) as server:
+        yield server
 
 
 def ask(home: Path, endpoint: str, *model_ids: str, offline: bool = False) -> dict:
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
-    }
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
     done = subprocess.run(
         [sys.executable, "-c", CLIENT, *model_ids],
         capture_output=True,
         text=True,
-        env={**kept, **settings},
+        env=client_environment(home, endpoint, offline),
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_downloads_only_the_files_of_an_engine_and_then_works_offline(
-    tmp_path: Path, hub: tuple[str, list[str]]
-) -> None:
-    endpoint, requests = hub
+def test_downloads_only_the_files_of_an_engine_and_then_works_offline(tmp_path: Path, hub: HubServer) -> None:
+    endpoint, requests = hub.endpoint, hub.requests
     requests.clear()
     found = ask(tmp_path, endpoint, "org/good", "org/pickle", "org/code", "org/gguf-only", "org/none", "org/good@v9")
     answers = found["answers"]
