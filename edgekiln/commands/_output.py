@@ -5,10 +5,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from edgekiln.progress import no_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,23 +54,45 @@ def print_table(table: "Table") -> None:
     console.print(table)
 
 
+def print_notes(notes: Iterable[str], details: bool) -> None:
+    """Print notes of a build on stderr: their first lines, with `details` all."""
+    for note in notes:
+        first, *more = note.split("\n")
+        click.echo(f"note: {first}" + (" (--verbose lists them)" if more and not details else ""), err=True)
+        for line in more if details else ():
+            click.echo(f"  {line}", err=True)
+
+
 @contextlib.contextmanager
-def progress_report(animated: bool = True) -> Iterator["Progress"]:
-    """Show a progress display on stderr; nothing where stderr is not a terminal.
+def progress_report(animated: bool = True, lines: bool = False) -> Iterator["Progress"]:
+    """Show a progress display on stderr, with the time that the current step still takes.
 
     Args:
         animated: redraw ten times a second; False redraws at reports only, which does not disturb a measurement.
+        lines: where stderr is not a terminal, write a line for each step; otherwise nothing is shown there.
 
     Yields:
         `report(step, done)`: the step under way, and the share of it that is done, in [0, 1].
     """
-    if not sys.stderr.isatty():
-        yield lambda _step, _done: None
+    if sys.stderr is None or not sys.stderr.isatty():  # None: it was closed by the caller
+        yield _write_steps() if lines else no_progress
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    left = TimeRemainingColumn(compact=True)
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()),
+        *(TextColumn("left"), left),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=animated) as display:
         current, task = "", TaskID(0)
 
@@ -83,3 +108,22 @@ def progress_report(animated: bool = True) -> Iterator["Progress"]:
                 display.refresh()
 
         yield report
+
+
+@contextlib.contextmanager
+def no_steps() -> Iterator["Progress"]:
+    """In place of `progress_report` where nothing is to be shown."""
+    yield no_progress
+
+
+def _write_steps() -> "Progress":
+    """A `Progress` that writes a line on stderr when a step begins."""
+    start, current = time.perf_counter(), ""
+
+    def report(step: str, _done: float) -> None:
+        nonlocal current
+        if step != current:
+            current = step
+            click.echo(f"[{time.perf_counter() - start:6.1f} s] {step}", err=True)
+
+    return report

@@ -7,13 +7,14 @@ from typing import Any, get_args
 import click
 
 from edgekiln.calib.evaluation.options import QualityText
-from edgekiln.commands._options.common import json_option, verbose_option
+from edgekiln.commands._options.common import is_verbose, json_option, quiet_option, verbose_option
 from edgekiln.commands._options.quantization import build_options, quantization_options
 from edgekiln.commands._options.tensorrt import split_tensorrt_options, tensorrt_options
-from edgekiln.commands._output import print_json, progress_report
+from edgekiln.commands._output import no_steps, print_json, print_notes, progress_report
 from edgekiln.commands._signals import exit_on_signal
-from edgekiln.commands._text import read_text
+from edgekiln.commands._text import named_text
 from edgekiln.engine.directory import check_output
+from edgekiln.engine.engines import ENGINES
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.extras import requires_extra
 from edgekiln.pipeline.options import CacheType
@@ -50,9 +51,8 @@ from edgekiln.targets import DEFAULT_TARGET, TARGETS
 )
 @click.option(
     "--eval-text",
-    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="UTF-8 text to compare the engine and the float32 model on; results go into the engine's report.",
+    help="Text to compare the engine and the float32 model on, as `eval --text`; results go into the engine's report.",
 )
 @click.option(
     "--eval-tokens",
@@ -64,6 +64,8 @@ from edgekiln.targets import DEFAULT_TARGET, TARGETS
 )
 @click.option("--force", is_flag=True, help="Replace an engine of another model.")
 @click.option("--trust-remote-code", is_flag=True, help="Run model code that the checkpoint contains.")
+@click.option("--dry-run", is_flag=True, help="Only estimate sizes, memory and time; reads, and downloads, no weights.")
+@quiet_option
 @json_option
 @verbose_option
 def command(
@@ -73,10 +75,12 @@ def command(
     target: str,
     kv: CacheType,
     max_length: int | None,
-    eval_text: Path | None,
+    eval_text: str | None,
     eval_tokens: int,
     force: bool,
     trust_remote_code: bool,
+    dry_run: bool,
+    quiet: bool,
     as_json: bool,
     **more: Any,
 ) -> None:
@@ -87,24 +91,36 @@ def command(
         tensorrt=tensorrt,
         kv=kv,
         max_length=max_length,
-        quality_text=QualityText(eval_text.name, read_text(eval_text), eval_tokens) if eval_text else None,
+        quality_text=_quality_text(eval_text, eval_tokens),
         force=force,
         **quantization,
     )
     if output is not None:
         check_output(output)  # before a model is downloaded
-    with exit_on_signal(), progress_report() as report:
+    suffix = "" if target == DEFAULT_TARGET else f"-{target}"
+    if dry_run:
+        from edgekiln.commands._build_estimate import show_estimate
+
+        show_estimate(model, trust_remote_code, options, output or ENGINES / f"NAME-{options.quant}{suffix}", as_json)
+        return
+    with exit_on_signal(), no_steps() if quiet else progress_report(lines=True) as report:
         report("loading libraries", 0.0)
         with requires_extra("export"):
             from edgekiln.api import build
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
-        suffix = "" if target == DEFAULT_TARGET else f"-{target}"
-        directory = output or Path("engines") / f"{source.name}-{options.quant}{suffix}"
+        directory = output or ENGINES / f"{source.name}-{options.quant}{suffix}"
         engine = build(source, directory, progress=report, **vars(options))
-    _summarize(directory, engine.manifest, as_json)
+    if not quiet or as_json:
+        _summarize(directory, engine.manifest, as_json, is_verbose(click.get_current_context()))
 
 
-def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None:
+def _quality_text(name: str | None, tokens: int) -> QualityText | None:
+    if name is None:
+        return None
+    return QualityText("stdin" if name == "-" else Path(name).name, named_text(name), tokens)
+
+
+def _summarize(directory: Path, manifest: EngineManifest, as_json: bool, verbose: bool) -> None:
     from edgekiln.engine.reports import read_report
     from edgekiln.runtimes.ort.kernels import LIBRARY, how_to_install
 
@@ -113,8 +129,7 @@ def _summarize(directory: Path, manifest: EngineManifest, as_json: bool) -> None
     if as_json:
         print_json({"engine": str(directory), "target": manifest.target, "bytes": size, **report.model_dump()})
         return
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+    print_notes(report.notes, details=verbose)
     if manifest.target == DEFAULT_TARGET and not LIBRARY.is_file():
         click.echo(
             f"note: edgekiln's kernels are not installed, without them engines are slower: {how_to_install()}", err=True

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from edgekiln.commands._options.common import json_option, verbose_option
+from edgekiln.commands._options.common import is_verbose, json_option, quiet_option, verbose_option
 from edgekiln.commands._options.quantization import build_options, quantization_options
-from edgekiln.commands._output import print_json, progress_report
+from edgekiln.commands._output import no_steps, print_json, print_notes, progress_report
 from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.directory import check_output
 from edgekiln.extras import requires_extra
@@ -20,12 +20,13 @@ from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Checkpoint directory."
 )
 @quantization_options
+@quiet_option
 @json_option
 @verbose_option
-def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> None:
+def command(*, model: str, output: Path, quiet: bool, as_json: bool, **quantization: Any) -> None:
     """Quantize MODEL and write it as a compressed-tensors checkpoint, which transformers loads and vLLM serves."""
     options = build_options(**quantization)
-    with exit_on_signal(), progress_report() as report:
+    with exit_on_signal(), no_steps() if quiet else progress_report(lines=True) as report:
         report("loading libraries", 0.0)
         with requires_extra("calib"):
             from edgekiln.integrations.compressed_tensors import CHECKPOINT, is_checkpoint, save_compressed_tensors
@@ -35,6 +36,7 @@ def command(*, model: str, output: Path, as_json: bool, **quantization: Any) -> 
     if as_json:
         print_json({"checkpoint": str(output), "bytes": checkpoint.size, "notes": checkpoint.notes})
         return
-    for note in checkpoint.notes:
-        click.echo(f"note: {note}", err=True)
+    if quiet:
+        return
+    print_notes(checkpoint.notes, details=is_verbose(click.get_current_context()))
     click.echo(f"{output}: {source.name} {options.quant} for transformers and vLLM, {checkpoint.size / 1e6:.0f} MB")

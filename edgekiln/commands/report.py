@@ -45,14 +45,14 @@ def command(*, engine: Path, layers: bool, html: Path | None, as_json: bool) -> 
         print_json({"engine": str(engine), "quantization": quantization.model_dump(), "report": report.model_dump()})
         return
     if html is None or layers:
-        _show(manifest, quantization, report)
+        _show(manifest, quantization, report, details=layers)
     if layers:
         print_table(_table(quantization.layers))
     if html is not None:
         click.echo(html)
 
 
-def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: "BuildReport") -> None:
+def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: "BuildReport", details: bool) -> None:
     heading(f"{manifest.name}, {quantization.scheme} for {manifest.target}")
     if quality := report.quality:
         before, after = (
@@ -68,7 +68,8 @@ def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: 
     if quantization.layers:
         click.echo(f"  layers         {_layer_counts(quantization.layers)}")
     for note in report.notes:
-        click.echo(f"  note: {note}")
+        lines = note.split("\n")
+        click.echo("\n    ".join([f"  note: {lines[0]}", *(lines[1:] if details else ())]))
     if quantization.layers:
         _show_worst(quantization.layers)
 

@@ -52,7 +52,7 @@ def open_directory(model_id: str, name: str, directory: Path, trust_remote_code:
     check_config(raw, directory, trust_remote_code)
     files = SafetensorsReader(directory)
     check_layers(raw, files.keys(), directory / CONFIG_FILE)
-    config = _load_config(raw, directory, trust_remote_code)
+    config = load_config(raw, directory, trust_remote_code)
     quantization = quantization_config(raw, directory)
     tensors = PrequantizedTensors(files, quantization, directory) if quantization else files
     not_kept = tensors.notes if isinstance(tensors, PrequantizedTensors) else []
@@ -177,7 +177,13 @@ def check_config(raw: dict[str, Any], where: object, trust_remote_code: bool) ->
     raise UnsupportedModelError(f"{where} has model type {model_type!r}, which this transformers does not know")
 
 
-def _load_config(raw: dict[str, Any], directory: Path, trust_remote_code: bool) -> PretrainedConfig:
+def load_config(raw: dict[str, Any], directory: Path, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration of a checkpoint whose config.json is `raw`.
+
+    Raises:
+        SourceError: transformers refuses a value.
+        UnsupportedModelError: an encoder-decoder.
+    """
     path = directory / CONFIG_FILE
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)

@@ -124,6 +124,15 @@ def download(
     return directory
 
 
+def download_small_files(model_id: str, trust_remote_code: bool, progress: Progress) -> Path:
+    """Download configuration, tokenizer and chat templates of a model, without its weights; errors as `download`."""
+    name, revision = _parts(model_id)
+    options = _options(revision, trust_remote_code)
+    options["ignore_patterns"] = [*options["ignore_patterns"], "*.safetensors"]
+    quiet = _reporter("", 0, progress)
+    return Path(_fetch(model_id, snapshot_download, name, tqdm_class=quiet, **options))
+
+
 def download_data(repository: str, file: str, progress: Progress) -> Path:
     """Download one file of a data set's repository to the hub cache.
 

@@ -67,7 +67,7 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
                 f"no model {model_id!r}: there is no such directory or file, it is not a hub id (owner/name), "
                 f"and the built-in names are {_alias_names()}"
             )
-        _require_extra()
+        require_extra()
         from edgekiln.sources.directory import check_config
         from edgekiln.sources.hub import download
 
@@ -78,7 +78,7 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
             f"the path {model_id!r} is not UTF-8, so the libraries that read models cannot open it: rename it, or give "
             "a link to it"
         )
-    _require_extra()
+    require_extra()
     report("reading model", 0.0)
     path = _gguf_in(path) or path
     if path.is_dir():
@@ -134,7 +134,8 @@ def _safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Check that the libraries that read models are installed; SourceError names those that are not."""
     missing = [
         name
         for name in ("torch", "transformers", "safetensors", "gguf", "huggingface_hub")

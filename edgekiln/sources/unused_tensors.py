@@ -17,7 +17,6 @@ _QUANTIZED = re.compile(
 )
 _BIAS = ".bias"
 _LAYER = re.compile(r"\.(\d+)\.")
-_NOTES = 3
 
 
 def check_unused(
@@ -62,8 +61,8 @@ def check_unused(
 
 
 def unused_notes(unused: Sequence[str], model: PreTrainedModel) -> list[str]:
-    """Notes on tensors that the model has no place for, as transformers reports them."""
-    notes = [f"{name} in the checkpoint is not part of {type(model).__name__}" for name in unused[:_NOTES]]
-    if len(unused) > _NOTES:
-        notes.append(f"{len(unused) - _NOTES} more tensors in the checkpoint are not part of {type(model).__name__}")
-    return notes
+    """A note on tensors that the model has no place for; its lines after the first name them."""
+    where = f"in the checkpoint {'is' if len(unused) == 1 else 'are'} not part of {type(model).__name__}"
+    if len(unused) < 2:
+        return [f"{name} {where}" for name in unused]
+    return ["\n".join([f"{len(unused)} tensors {where}", *unused])]

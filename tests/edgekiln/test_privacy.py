@@ -161,6 +161,7 @@ def test_building_from_local_files_connects_to_nothing(tiny_checkpoint: Path, tm
         "--quant",
         quant,
         *data,
+        "--quiet",
     ]
     done, calls = traced(command, new_user(user), tmp_path / "strace.log")
     assert (done.returncode, done.stderr) == (0, "")

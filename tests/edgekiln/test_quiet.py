@@ -21,8 +21,20 @@ HEAVY = {
     "eval": ("eval", "ENGINE", "--text", "TEXT", "--window", "32", "--reference", "CHECKPOINT"),
     "compare": ("compare", "ENGINE", "CHECKPOINT", "--layers"),
     "triton": ("triton", "ENGINE", "-o", "OUT"),
-    "quantize": ("quantize", "CHECKPOINT", "-o", "OUT", "--quant", "int4"),
-    "engine": ("engine", "CHECKPOINT", "-o", "OUT", "--kv", "int8", "--eval-text", "TEXT", "--calib-samples", "2"),
+    "quantize": ("quantize", "CHECKPOINT", "-o", "OUT", "--quant", "int4", "--quiet"),
+    "engine": (
+        "engine",
+        "CHECKPOINT",
+        "-o",
+        "OUT",
+        "--kv",
+        "int8",
+        "--eval-text",
+        "TEXT",
+        "--calib-samples",
+        "2",
+        "-q",
+    ),
 }
 
 

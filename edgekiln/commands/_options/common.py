@@ -92,6 +92,7 @@ pack_cache_option = click.option(
     default=True,
     help="Keep packed weights in the directory packed-weights of a large engine, for faster starts  [default: keep].",
 )
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only, without steps, notes and summary.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from edgekiln.calib.data.options import DataOptions
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.recipe import LayerSpec, Recipe
 from edgekiln.engine.directory import WEIGHTS_FILE
 from edgekiln.engine.manifest import QuantizationRecipe, read_manifest
+from edgekiln.engine.reports import read_report
 from edgekiln.errors import EngineError
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.base import ModelSource
-from support.command import edgekiln, error_line
+from edgekiln.sources.safetensors import SafetensorsReader
+from support.command import edgekiln, error_line, without_steps
 from support.models import save_checkpoint
 
 
@@ -182,7 +187,8 @@ def test_without_the_export_extra(tmp_path: Path) -> None:
         f"main(['engine', 'smollm2-135m', '-o', {str(tmp_path / 'engine')!r}])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`\n")
+    assert done.returncode == 2
+    assert without_steps(done.stderr) == ["Error: onnx_ir is not installed: `pip install 'edgekiln[export]'`"]
 
 
 def stopped_build(checkpoint: Path, output: Path) -> "subprocess.Popen[str]":
@@ -223,7 +229,7 @@ def test_signal_during_a_build(checkpoint: Path, tmp_path: Path, number: signal.
         process.send_signal(number)  # a second signal must not interrupt the clean-up
         errors = process.stderr.read()
         assert process.wait(timeout=60) == status
-    assert errors == ("Interrupted\n" if number == signal.SIGINT else "")
+    assert without_steps(errors) == (["Interrupted"] if number == signal.SIGINT else [])
     assert os.listdir(tmp_path) == []
 
 
@@ -243,6 +249,60 @@ def test_the_next_build_removes_what_a_killed_one_left(
     assert not unfinished.exists()
     assert not left.exists()
     assert os.listdir(output.parent) == ["engine"]
+
+
+def test_a_dry_run_builds_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SafetensorsReader, "read", lambda *_: pytest.fail("a weight was read"))
+    shown = edgekiln("engine", checkpoint, "--dry-run", "--quant", "int4", "--group-size", "64")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("engines/tiny-llama-int4: tiny-llama int4 for ort-cpu, not built\n")
+    assert "note: model.layers.0.mlp.down_proj is 96 wide" in shown.stderr
+    assert "estimated from the shapes" in shown.stdout
+    facts = json.loads(edgekiln("engine", checkpoint, "--dry-run", "--json", "-o", "mine").stdout)
+    assert facts["engine"] == "mine"
+    assert facts["layers"] == {"8": 9}
+    assert facts["engine_bytes"] == facts["weights_bytes"] + facts["other_bytes"]
+    assert os.listdir(tmp_path) == []
+    assert "is over the model's context" in error_line(
+        edgekiln("engine", checkpoint, "--dry-run", "--max-length", "257")
+    )
+
+
+def test_the_tiny_dry_run_is_near_the_build(checkpoint: Path, tmp_path: Path) -> None:
+    for quant in ("int8", "int4", "none"):
+        estimate = json.loads(edgekiln("engine", checkpoint, "--dry-run", "--json", "--quant", quant).stdout)
+        build = ("engine", checkpoint, "-o", tmp_path / quant, "--quant", quant, "--calib-samples", "2", "--json")
+        built = json.loads(edgekiln(*build).stdout)
+        assert estimate["weights_bytes"] == pytest.approx(built["sizes"][WEIGHTS_FILE], rel=0.2), "pages are large here"
+
+
+def test_steps_are_lines_without_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
+    build = ("engine", checkpoint, "-o", tmp_path / "engine", "--quant", "none")
+    result = edgekiln(*build)
+    steps = [line.partition("] ")[2] for line in result.stderr.splitlines() if line not in without_steps(result.stderr)]
+    assert steps[:2] == ["loading libraries", "reading model"]
+    assert [step for step in steps if step in ("trace", "write", "smoke run")] == ["trace", "write", "smoke run"]
+    quiet = edgekiln(*build, "--quiet")
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert "Error: " in edgekiln("engine", "no-such-model", "-q").stderr
+    assert json.loads(edgekiln(*build, "--quiet", "--json").stdout)["engine"] == str(tmp_path / "engine")
+
+
+def test_notes_with_details_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    tensors = load_file(model / "model.safetensors")
+    extra = [f"extra.{number}.weight" for number in range(5)]
+    save_file(tensors | {name: torch.zeros(1) for name in extra}, model / "model.safetensors", {"format": "pt"})
+    build = ("engine", model, "-o", tmp_path / "engine", "--quant", "none")
+    note = "note: 5 tensors in the checkpoint are not part of LlamaForCausalLM"
+    assert without_steps(edgekiln(*build).stderr)[0] == f"{note} (--verbose lists them)"
+    shown = without_steps(edgekiln(*build, "--verbose").stderr)
+    assert shown[shown.index(note) + 1 :][:5] == [f"  {name}" for name in extra]
+    assert extra[4] in read_report(tmp_path / "engine").notes[0]
+    assert extra[4] not in edgekiln("report", tmp_path / "engine").stdout
+    assert extra[4] in edgekiln("report", tmp_path / "engine", "--layers").stdout
 
 
 def test_strict_refuses_layers_that_stay_in_floating_point(checkpoint: Path, tmp_path: Path) -> None:
@@ -299,6 +359,16 @@ def test_graphs_have_no_paths_of_this_machine(checkpoint: Path, tmp_path: Path) 
         assert b"modeling_llama.py" not in data
     others = (path for path in (tmp_path / "engine").iterdir() if path.name != "engine.json")  # which has the model id
     assert not any(b"-tmp-" in path.read_bytes() for path in others)
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_default_model_is_right(real_engine: Callable[[str], Path]) -> None:
+    for quant in ("int4", "none"):
+        estimate = json.loads(edgekiln("engine", "--quant", quant, "--dry-run", "--json").stdout)
+        built = sum(path.stat().st_size for path in real_engine(quant).iterdir())
+        assert estimate["engine_bytes"] == pytest.approx(built, rel=0.05)
+        measured = read_report(real_engine(quant))
+        assert estimate["weights_bytes"] == pytest.approx(measured.sizes[WEIGHTS_FILE], rel=0.01)
 
 
 @pytest.mark.slow

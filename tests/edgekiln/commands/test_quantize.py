@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from support.command import edgekiln
+from support.command import edgekiln, error_line, without_steps
 
 
 def test_a_checkpoint_and_an_engine_from_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -45,8 +45,7 @@ def test_failures(tiny_checkpoint: Path, tmp_path: Path) -> None:
     ):
         result = edgekiln("quantize", *arguments)
         assert result.exit_code == 2
-        (line,) = result.stderr.splitlines()
-        assert message in line
+        assert message in error_line(result)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -60,7 +59,7 @@ def test_without_the_library(tiny_checkpoint: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith("is not installed: `pip install 'edgekiln[calib]'`\n")
-    assert len(done.stderr.splitlines()) == 1
+    assert len(without_steps(done.stderr)) == 1
 
 
 def test_strict_refuses_layers_that_stay_in_floating_point(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_strict_refuses_layers_that_stay_in_floating_point(tiny_checkpoint: Path
     recipe.write_text("default: {bits: 4, group_size: 32}\noverrides: [{match: '*.mlp.*', skip: true}]\n")
     result = edgekiln("quantize", tiny_checkpoint, "-o", output, "--recipe", recipe, "--strict")
     assert result.exit_code == 2
-    (line,) = result.stderr.splitlines()
+    line = error_line(result)
     assert "of the parameters stay in floating point: model.layers.*.mlp." in line
     assert "the recipe skips it" in line
     assert line.endswith("change the recipe or build without --strict")
