@@ -45,7 +45,7 @@ export MODEL TARGET QUANT OUT PROMPT TEXT
 
 # No parallel recipes, even with -j: several environments are installed from this one source tree.
 .NOTPARALLEL:
-.PHONY: help setup engine run serve kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest lint lint-imports bench bench-isa bench-mixtures curves bench-speculation clean
+.PHONY: help setup engine run serve kernels cpp cpp-packages wheels wheel-packages wheel-x86_64 wheel-aarch64 pure-wheel test-wheels cpp-test cpp-sanitize test test-arm test-slow test-calib families families-newest docs lint lint-imports bench bench-isa bench-mixtures curves bench-speculation clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -198,6 +198,9 @@ families-newest: runtimes/lib ## try the types of the newest transformers, and p
 	$(call install,$(NEWEST),'$(BENCH_SETUP)')
 	$(NEWEST)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --upgrade transformers
 	PYTHONPATH=tests $(NEWEST)/bin/python -m families --workers $(TEST_WORKERS) --compare docs/families.md
+
+docs: $(STAMP) ## write docs/cli.md from the commands' help
+	$(BIN)/python docs/make_cli.py
 
 lint: $(STAMP) lint-imports ## run ruff, clang-format, mypy, and check the order of imports
 	$(BIN)/ruff check .

@@ -115,7 +115,7 @@ def estimate(source: ModelSource, options: BuildOptions) -> BuildEstimate:
         other_bytes=len(source.tokenizer_json.encode()) + _other_bytes(len(caches), plan),
         max_length=lowering_options.max_length,
         cache_bytes_per_token=_cache_bytes(caches, options),
-        peak_bytes=_peak(parameters, weights, largest, windows > 0, on_cpu and bool(plan.layers)),
+        peak_bytes=_peak(source.weights.nbytes, parameters, weights, largest, windows > 0),
         seconds=_seconds(source, options, parameters, weights, plan, shapes),
         notes=[*source.notes, *plan.notes, *_limit_notes(limits)],
     )
@@ -171,12 +171,14 @@ def _cache_bytes(caches: list[list[CacheShape]], options: BuildOptions) -> int:
     return sum(2 * cache.kv_heads * cache.head_dim for cache in pairs) * _KINDS[kind]
 
 
-def _peak(parameters: int, weights: int, largest: int, calibrates: bool, packs: bool) -> int:
-    """Memory of a build: of calibration with the model in float32, of the largest weight, or of the smoke run."""
-    rounding = 3 * 4 * largest
-    running = weights * (2 if packs else 1)
+def _peak(checkpoint: int, parameters: int, weights: int, largest: int, calibrates: bool) -> int:
+    """Memory of a build: of calibration with the model in float32, of the largest weight, or of the smoke run.
+
+    Pages of the checkpoint, which is mapped, count; the system drops them where memory is short.
+    """
+    rounding = 2 * 4 * largest
     calibrating = 4 * parameters + 2 * 4 * largest if calibrates else 0
-    return _PROGRAM + max(rounding, running, calibrating)
+    return _PROGRAM + checkpoint + max(rounding, weights, calibrating)
 
 
 def _seconds(

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 class ShapesOnly:
     """A `WeightReader` of the shapes that a configuration gives, without a checkpoint."""
 
-    nbytes = 0
-
-    def __init__(self, config: "PretrainedConfig", trust_remote_code: bool) -> None:
+    def __init__(self, config: "PretrainedConfig", trust_remote_code: bool, nbytes: int) -> None:
         """Make the shapes; errors are those of `meta_model`."""
+        self.nbytes = nbytes
         from edgekiln.sources.meta_model import meta_model
 
         model = meta_model(config, trust_remote_code)
@@ -77,10 +76,10 @@ def outline(model_id: str, trust_remote_code: bool, progress: Progress) -> tuple
     planned = planned_download(model_id, trust_remote_code, partial(check_config, trust_remote_code=trust_remote_code))
     if not planned.missing:
         return resolve(model_id, trust_remote_code, progress), 0
-    return _from_small_files(model_id, trust_remote_code, progress), planned.missing
+    return _from_small_files(model_id, trust_remote_code, planned.nbytes, progress), planned.missing
 
 
-def _from_small_files(model_id: str, trust_remote_code: bool, progress: Progress) -> ModelSource:
+def _from_small_files(model_id: str, trust_remote_code: bool, nbytes: int, progress: Progress) -> ModelSource:
     from edgekiln.sources.composite import composite_class
     from edgekiln.sources.directory import load_config, read_config
     from edgekiln.sources.generation_config import read_generation_config
@@ -104,7 +103,7 @@ def _from_small_files(model_id: str, trust_remote_code: bool, progress: Progress
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
         sampling=SamplingDefaults(),
-        weights=ShapesOnly(config, trust_remote_code),
+        weights=ShapesOnly(config, trust_remote_code, nbytes),
     )
     if raw.get("quantization_config"):
         source = replace(source, notes=("the checkpoint is quantized: its codes may be kept, and take other sizes",))
