@@ -14,9 +14,10 @@ INTRODUCTION = """# Command line
 
 `make docs` writes this page from `edgekiln COMMAND --help`.
 
-ENGINE is the directory of an engine, the name of one in `engines`, the beginning of such a name up to a hyphen, or the model
-that it was built from: `smollm2-135m` is `engines/smollm2-135m-int8` where that is the only engine of the model there. If
-several fit, or none does, the message names those that there are. `rm` takes directories and whole names only.
+ENGINE is the directory of an engine, the name of one in `engines`, the beginning of such a name up to a hyphen, or the
+model that it was built from: `smollm2-135m` is `engines/smollm2-135m-int8` where that is the only engine of the model
+there. If several fit, or none does, the message names those that there are. `rm` takes directories and whole names
+only.
 
 MODEL is a Hugging Face directory, a hub id (`owner/name[@revision]`), a `.gguf` file or a directory of one, or
 `smollm2-135m`.
@@ -71,7 +72,7 @@ def _command(root: click.Context, name: str) -> str:
     ctx = click.Context(command, info_name=name, parent=root, **command.context_settings)
     usage = " ".join(["edgekiln", name, *command.collect_usage_pieces(ctx)])
     text = re.sub(r"(?<!\n)\n(?!\n)", " ", re.sub(r"\n +", "\n", command.help or "")).strip()
-    return f"## edgekiln {name}\n\n```\n{usage}\n```\n\n{text}\n\n{_options(command, ctx)}"
+    return f"## edgekiln {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{_options(command, ctx)}"
 
 
 def _options(command: click.Command, ctx: click.Context) -> str:

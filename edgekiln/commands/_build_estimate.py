@@ -50,7 +50,7 @@ def show_estimate(model: str, trust_remote_code: bool, options: "BuildOptions", 
         ("", f"{_size(found.weights_bytes)} of weights, {_size(found.other_bytes)} of graphs, tokenizer and reports"
          + (f", {_size(found.plan_bytes)} of the plan" if found.plan_bytes else "")),
         ("build memory", f"about {_size(found.peak_bytes)}{_room_in_memory(found.peak_bytes)}"),
-        ("build time", f"about {_time(found.seconds)} where nothing else runs, without downloads"),
+        ("build time", f"about {_time(found.seconds)} where nothing else runs"),
         ("run memory", f"{_size(found.weights_bytes)} of weights, and for a sequence of {found.max_length} tokens "
          f"{_size(found.cache_bytes_per_token * found.max_length)} of keys and values at most"),
     ):  # fmt: skip

@@ -24,9 +24,10 @@ _PAGE = 4096  # tensors of weights.bin start at multiples of it
 _INLINE = 1024  # bytes of tensors that graphs hold themselves
 _GRAPH_BYTES, _LAYER_BYTES, _REPORT_BYTES = 30_000, 6_500, 680  # of a graph, and for each layer or quantized weight
 _PROGRAM = 720_000_000  # Python, torch, transformers and a trace
+_CALIBRATED = 6.4  # bytes a parameter, of which 4 are the model in float32
 _KINDS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 # Of two cores: multiplications and additions of calibration, weights that are rounded, bytes written, a second.
-_FLOPS, _ROUNDED, _WRITTEN = 1.2e11, 2.5e7, 2.5e8
+_FLOPS, _ROUNDED, _WRITTEN = 1.2e11, 2e7, 2.5e8
 _TRACE_S, _TRACE_LAYER_S = 3.0, 0.02
 # Passes over the calibration data, as multiples of one forward.
 _PASSES = {"smoothquant": 1.0, "gptq": 6.0, "awq": 6.0, "static_activations": 1.0, "mixed_precision": 8.0}
@@ -177,7 +178,7 @@ def _peak(checkpoint: int, parameters: int, weights: int, largest: int, calibrat
     Pages of the checkpoint, which is mapped, count; the system drops them where memory is short.
     """
     rounding = 2 * 4 * largest
-    calibrating = 4 * parameters + 2 * 4 * largest if calibrates else 0
+    calibrating = int(_CALIBRATED * parameters) if calibrates else 0
     return _PROGRAM + checkpoint + max(rounding, weights, calibrating)
 
 
@@ -197,7 +198,8 @@ def _seconds(
     tokens = (options.data.samples or required_windows(recipe, limits)) * options.data.length
     passes = sum(_PASSES[entry.name] for entry in active_quantizers(recipe, limits))
     if passes and options.data.data is None:
-        passes += 1  # the model writes its calibration data
+        passes += 0.5  # an int8 engine, which is built first, writes the calibration data
+        rounded *= 2
     seconds = tokens * passes * 2 * parameters / _FLOPS + rounded / _ROUNDED + 2 * weights / _WRITTEN
     layers = source.config.num_hidden_layers if hasattr(source.config, "num_hidden_layers") else 0
     cores = min(os.cpu_count() or _MEASURED_CORES, 8)

@@ -209,6 +209,16 @@ def test_the_examples_in_c_compile(tmp_path: Path) -> None:
     subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "-fsyntax-only", "-I", include, source], check=True)
 
 
+def test_the_examples_in_cpp_compile(tmp_path: Path) -> None:
+    blocks = re.findall(r"```cpp\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    assert blocks
+    include = ROOT / "cpp" / "include"
+    for number, block in enumerate(blocks):
+        source = tmp_path / f"example{number}.cpp"
+        source.write_text(block)
+        subprocess.run(["c++", "-std=c++17", "-Wall", "-Werror", "-fsyntax-only", "-I", include, source], check=True)
+
+
 @pytest.mark.skipif(bool(SANITIZE), reason="libraries with sanitizers export more symbols")
 def test_soname_and_symbol_versions() -> None:
     dynamic = subprocess.run(["readelf", "-d", "-W", LIBRARY], capture_output=True, text=True, check=True).stdout
