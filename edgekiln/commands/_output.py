@@ -120,9 +120,9 @@ def _write_steps() -> "Progress":
     """A `Progress` that writes a line on stderr when a step begins."""
     start, current = time.perf_counter(), ""
 
-    def report(step: str, _done: float) -> None:
+    def report(step: str, done: float) -> None:
         nonlocal current
-        if step != current:
+        if step != current and done < 1:
             current = step
             click.echo(f"[{time.perf_counter() - start:6.1f} s] {step}", err=True)
 

@@ -105,6 +105,8 @@ def test_onnxruntime_would_write_files(tmp_path: Path) -> None:
         ("bench", "ENGINE", "--prompt-tokens", "8", "--gen-tokens", "4", "--repeat", "1"),
         ("inspect", "ENGINE"),
         ("report", "ENGINE"),
+        ("list", "ENGINE"),
+        ("verify", "ENGINE"),
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -82,6 +82,10 @@ server.send_signal(signal.SIGTERM)
 server.stderr.read()
 sys.exit(server.wait())
 """
+# A link would not find the packages of a virtual environment.
+_PYTHON = """#!/bin/sh
+exec {python} "$@"
+"""
 _PIP = """#!{python}
 import sys
 sys.path.insert(0, {tests!r})
@@ -111,11 +115,10 @@ class Workspace:
         (path / "TEXT").write_text("A kiln is an oven for bricks and pottery. " * 30, encoding="utf-8")
         (path / "person.json").write_text('{"type": "object", "properties": {"born": {"type": "integer"}}}')
         (path / "bin").mkdir()
-        for name, script in (("edgekiln", _EDGEKILN), ("pip", _PIP)):
+        for name, script in (("edgekiln", _EDGEKILN), ("pip", _PIP), ("python", _PYTHON)):
             program = path / "bin" / name
             program.write_text(script.format(python=sys.executable, tests=str(ROOT / "tests")))
             program.chmod(0o755)
-        (path / "bin" / "python").symlink_to(sys.executable)
 
     def shell(self, example: Example, **names: str) -> str:
         """Run a block of shell, and return what it printed.
