@@ -114,7 +114,8 @@ SLOW: dict[tuple[str, str], Runner] = {
     ("docs/quantization.md", "edgekiln engine smollm2-135m --quant PRESET -o ENG"): in_shell(PRESET="int4"),
     ("docs/quantization.md", "edgekiln engine smollm2-135m --target trt-rtx --qu"): for_tensorrt(Q="int4"),
     ("docs/targets.md", "pip install -e '.[cpu,export,trt-rtx]'"): for_tensorrt(),
-    ("docs/vllm.md", "edgekiln engine smollm2-135m --quant PRESET -o ENG"): in_shell(PRESET="int4"),
+    # int8, as this transformers refuses the zero points of int4.
+    ("docs/vllm.md", "edgekiln engine smollm2-135m --quant PRESET -o ENG"): in_shell(PRESET="int8"),
 }
 
 

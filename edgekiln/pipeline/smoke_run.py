@@ -16,7 +16,7 @@ from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, WEIGHTS_FILE
 from edgekiln.engine.manifest import EngineManifest
 from edgekiln.errors import EdgekilnError, EngineError, RequestError
 from edgekiln.pipeline.chat_segments import ChatSegments
-from edgekiln.runtimes.base import Ids, Logits, Runtime
+from edgekiln.runtimes.base import Ids, Logits, PackCacheUse, Runtime
 from edgekiln.runtimes.text.template_budget import TemplateLimitError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.targets import find_target
@@ -43,14 +43,14 @@ def smoke_run(directory: Path, manifest: EngineManifest) -> list[str]:
     """
     prompt, notes = _prompt(directory, manifest)
     try:
-        why = _run(directory, manifest, prompt, _NEW_TOKENS)
+        why = _run(directory, manifest, prompt, _NEW_TOKENS, "temporary")
     except EdgekilnError as error:
         raise EngineError(f"the finished engine does not run and is not kept: {error}") from error
     return [*notes, f"the engine was not run after it was built: {why}"] if why else notes
 
 
 def try_engine(directory: Path, manifest: EngineManifest, new_tokens: int) -> str | None:
-    """The same for an engine that is in use.
+    """The same for an engine that is in use; neither reads nor writes packed weights.
 
     Args:
         directory: the engine.
@@ -64,14 +64,16 @@ def try_engine(directory: Path, manifest: EngineManifest, new_tokens: int) -> st
         EdgekilnError: as `smoke_run`.
     """
     prompt, _ = _prompt(directory, manifest)
-    return _run(directory, manifest, prompt, new_tokens)
+    return _run(directory, manifest, prompt, new_tokens, "off")
 
 
-def _run(directory: Path, manifest: EngineManifest, prompt: Ids, new_tokens: int) -> str | None:
+def _run(
+    directory: Path, manifest: EngineManifest, prompt: Ids, new_tokens: int, pack_cache: PackCacheUse
+) -> str | None:
     """Generate tokens; why the engine cannot be run on this machine, or None."""
     if why := next(_obstacles(directory, manifest), None):
         return why
-    runtime = find_target(manifest.target).load_adapter()(directory, manifest, pack_cache="temporary")
+    runtime = find_target(manifest.target).load_adapter()(directory, manifest, pack_cache=pack_cache)
     _generate(runtime, prompt[: manifest.architecture.max_length], new_tokens)
     return None
 
