@@ -1,6 +1,7 @@
 """Download a checkpoint from the Hugging Face hub into the hub cache.
 
-Only the files that an engine is built from are fetched. An interrupted download is resumed. Needs huggingface_hub only.
+Only the files that an engine is built from are fetched. An interrupted download is resumed,
+see `edgekiln.sources.resumable`. Needs huggingface_hub only.
 """
 
 import io
@@ -27,7 +28,9 @@ from tqdm import tqdm
 
 from edgekiln.errors import SourceError, one_line
 from edgekiln.progress import Progress, no_progress
+from edgekiln.sources import resumable
 from edgekiln.sources.json_file import read_json
+from edgekiln.sources.resumable import LARGE, RemoteFile
 
 _WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 # Subdirectories but that of the chat templates hold the same weights in other formats; Mistral's consolidated files are
@@ -47,11 +50,13 @@ class Download:
         files: all files of the model that an engine is built from.
         nbytes: their size.
         missing: bytes of those that are not in the download cache yet.
+        large: those of the missing ones that are downloaded one by one.
     """
 
     files: int
     nbytes: int
     missing: int
+    large: tuple[RemoteFile, ...] = ()
 
 
 def planned_download(model_id: str, trust_remote_code: bool = False, check: ConfigCheck | None = None) -> Download:
@@ -84,7 +89,10 @@ def planned_download(model_id: str, trust_remote_code: bool = False, check: Conf
         present = [file.stat().st_size for file in directory.rglob("*") if file.is_file()]
         return Download(len(present), sum(present), 0)
     sizes = [(file.file_size or 0, file.will_download) for file in planned]
-    return Download(len(sizes), sum(size for size, _ in sizes), sum(size for size, missing in sizes if missing))
+    missing = sum(size for size, needed in sizes if needed)
+    large = (file for file in planned if file.will_download and (file.file_size or 0) >= LARGE)
+    files = tuple(RemoteFile(file.filename, file.commit_hash, file.file_size or 0) for file in large)
+    return Download(len(sizes), sum(size for size, _ in sizes), missing, files)
 
 
 def download(
@@ -114,8 +122,16 @@ def download(
     step = f"downloading {model_id}"
     progress(step, 0.0)
     planned = planned or planned_download(model_id, trust_remote_code, check)
-    _check_space(model_id, planned.missing)
-    directory = _snapshot(model_id, trust_remote_code, _reporter(step, planned.missing, progress))
+    _check_space(model_id, planned.missing - resumable.held(_parts(model_id)[0]))
+    done = 0
+
+    def arrived(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(step, min(1.0, max(0, done) / max(1, planned.missing)))
+
+    _fetch(model_id, resumable.fetch, _parts(model_id)[0], planned.large, arrived)
+    directory = _snapshot(model_id, trust_remote_code, _reporter(step, planned.missing, progress, done))
     if not any(directory.glob("*.safetensors")):
         raise SourceError(
             f"{model_id} has no safetensors weights, and pickled ones are never loaded: use another model"
@@ -225,8 +241,11 @@ def _fetch(model_id: str, call: Any, *args: Any, **options: Any) -> Any:
         ) from error
 
 
-def _reporter(step: str, total: int, progress: Progress) -> type[tqdm]:
-    """A tqdm class that draws nothing and reports to `progress` how many of the `total` bytes are downloaded."""
+def _reporter(step: str, total: int, progress: Progress, before: int = 0) -> type[tqdm]:
+    """A tqdm class that draws nothing and reports to `progress` how many of the `total` bytes are downloaded.
+
+    Of those, `before` were downloaded before it counts.
+    """
 
     class Reporter(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -240,7 +259,7 @@ def _reporter(step: str, total: int, progress: Progress) -> type[tqdm]:
         def display(self, *_args: Any, **_options: Any) -> bool:
             # tqdm's own total grows while huggingface_hub starts files; `total` is fixed.
             if self._counts_bytes and total:
-                progress(step, min(1.0, self.n / total))
+                progress(step, min(1.0, (before + self.n) / total))
             return True
 
     return Reporter

@@ -27,7 +27,8 @@ class HubServer:
         repositories: "owner/name" of a model, or "datasets/owner/name", to the directory of its files.
         requests: paths of the GET requests so far.
         ranges: of those, the first byte that was asked for, where it is not 0.
-        cut: of larger files, only so many bytes are sent before the connection is closed; None: all.
+        cut: of larger files, only so many bytes are sent before the connection is closed, and the rest is refused;
+            None: all are sent.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -115,6 +116,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if wanted and int(wanted[1]):
                 first = int(wanted[1])
                 hub.ranges.append((file.name, first))
+                if hub.cut is not None:
+                    self.answer(503)
+                    return
                 whole = f"bytes {first}-{len(data) - 1}/{len(data)}"
                 self.answer(206, data[first:], **headers, Content_Range=whole)
             else:

@@ -20,7 +20,7 @@ COMMAND = (
     "from edgekiln.cli import main\n"
     "main(sys.argv[1:])"
 )
-WEIGHTS = 3_000_000
+WEIGHTS = 12_000_000 // 512 * 512
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def call(home: Path, endpoint: str, *arguments: str | Path, offline: bool = Fals
 def test_pull_tells_the_size_first_and_then_the_directory(tmp_path: Path, hub: HubServer) -> None:
     planned = call(tmp_path, hub.endpoint, "pull", "org/model", "--dry-run")
     assert (planned.returncode, planned.stdout) == (0, "")
-    assert planned.stderr == "org/model: 2 files, 3.0 MB, 3.0 MB to download\n"
+    assert planned.stderr == "org/model: 2 files, 12.0 MB, 12.0 MB to download\n"
     assert not list(tmp_path.rglob("*.safetensors"))
     done = call(tmp_path, hub.endpoint, "pull", "org/model", "--revision", "main")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "org/model@main: 2 files, 3.0 MB, 3.0 MB to download\n"
+    assert done.stderr == "org/model@main: 2 files, 12.0 MB, 12.0 MB to download\n"
     directory = Path(done.stdout.strip())
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
     again = json.loads(call(tmp_path, hub.endpoint, "pull", "org/model", "--json").stdout)
@@ -71,6 +71,37 @@ def test_pull_tells_the_size_first_and_then_the_directory(tmp_path: Path, hub: H
     offline = call(tmp_path, hub.endpoint, "pull", "org/model", offline=True)
     assert offline.stdout.strip() == str(directory)
     assert "all of it here already" in offline.stderr
+
+
+def test_an_interrupted_download_is_resumed(tmp_path: Path, hub: HubServer) -> None:
+    hub.cut, hub.ranges = WEIGHTS // 2, []
+    try:
+        broken = call(tmp_path, hub.endpoint, "pull", "org/model")
+    finally:
+        hub.cut = None
+    assert broken.returncode == 2
+    assert "the hub refused org/model" in broken.stderr.splitlines()[-1]
+    assert {name for name, first in hub.ranges if 0 < first <= WEIGHTS // 2} == {"model.safetensors"}
+    hub.requests.clear()
+    done = call(tmp_path, hub.endpoint, "pull", "org/model")
+    assert done.returncode == 0, done.stderr
+    assert sum(path.endswith("model.safetensors") for path in hub.requests) == 1
+    got = (Path(done.stdout.strip()) / "model.safetensors").read_bytes()
+    assert got == bytes(range(256)) * (WEIGHTS // 256)
+
+
+def test_a_damaged_part_is_downloaded_again(tmp_path: Path, hub: HubServer) -> None:
+    hub.cut = WEIGHTS // 2
+    try:
+        call(tmp_path, hub.endpoint, "pull", "org/model")
+    finally:
+        hub.cut = None
+    (part,) = tmp_path.rglob("*.edgekiln-part")
+    part.write_bytes(bytes(WEIGHTS // 2))
+    damaged = call(tmp_path, hub.endpoint, "pull", "org/model")
+    assert damaged.returncode == 2
+    assert "was damaged on the way: download it again" in damaged.stderr
+    assert call(tmp_path, hub.endpoint, "pull", "org/model").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +132,7 @@ def test_a_full_disk_is_told_before_the_download(tmp_path: Path, hub: HubServer)
         check=False,
     )
     assert done.returncode == 2
-    assert "org/model is 3.0 MB to download, and the disk of " in done.stderr
+    assert "org/model is 12.0 MB to download, and the disk of " in done.stderr
     assert "has 0.0 MB left: free some or set HF_HOME" in done.stderr
 
 
