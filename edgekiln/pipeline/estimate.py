@@ -8,6 +8,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from edgekiln.calib.limits import Limits
 from edgekiln.calib.quantization_plan import LayerPlan, QuantizationPlan, plan_quantization
 from edgekiln.calib.quantizers.base import active_quantizers, required_windows
@@ -90,16 +92,10 @@ def estimate(source: ModelSource, options: BuildOptions) -> BuildEstimate:
     on_cpu = options.target == DEFAULT_TARGET
     planned = {name for layer in plan.layers for name in layer.names}
     floats = {name: math.prod(shape) for name, shape in shapes.items() if name not in planned}
-    embedding = model.get_input_embeddings()
-    head = model.get_output_embeddings()
     # A graph in floating point holds a tied embedding twice: as rows, and transposed for the head.
-    twice = sum(
-        size
-        for name, size in floats.items()
-        if head is not None and head.weight is embedding.weight and size == embedding.weight.numel() and "embed" in name
-    )
+    twice = [floats[name] for name in _tied_embedding(model) if name in floats]
     width = 4 if on_cpu else 2
-    weights = sum(_in_file(size * width) for size in (*floats.values(), twice))
+    weights = sum(_in_file(size * width) for size in (*floats.values(), *twice))
     weights += sum(_quantized_bytes(layer, shapes, width) for layer in plan.layers)
     plan_bytes = weights if lowering.compile is not None and not options.tensorrt.strip_weights else 0
     largest = max((math.prod(_matrix(layer, shapes)) for layer in plan.layers if not layer.prequantized), default=0)
@@ -120,6 +116,14 @@ def estimate(source: ModelSource, options: BuildOptions) -> BuildEstimate:
         seconds=_seconds(source, options, parameters, weights, plan, shapes),
         notes=[*source.notes, *plan.notes, *_limit_notes(limits)],
     )
+
+
+def _tied_embedding(model: PreTrainedModel) -> list[str]:
+    """The names of the embedding's weight and the head's, if they are one; the checkpoint has it by one of them."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return []
+    return [f"{name}.weight" for name, module in model.named_modules() if module in (embedding, head)]
 
 
 def _bits(plan: QuantizationPlan) -> dict[int, int]:
