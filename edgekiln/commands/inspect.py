@@ -15,6 +15,7 @@ from edgekiln.engine.directory import QUANTIZATION_FILE, REPORT_FILE, WEIGHTS_FI
 from edgekiln.engine.engines import entry_of
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError, RequestError
+from edgekiln.targets import DEFAULT_TARGET
 
 # Of Python, ONNX Runtime and activations, measured with models of 135M parameters on the CPU.
 _PROGRAM_MB = 150
@@ -104,7 +105,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         ("KV cache", _cache_size(manifest)),
         *([("states", _state_size(manifest))] if manifest.kv_cache.states else []),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
-        ("memory", _memory_text(facts["memory"])),
+        ("memory", _memory_text(facts["memory"], manifest.target)),
         ("size", f"{facts['bytes'] / 1e6:.1f} MB{_packed_text(facts['packed_bytes'])}"),
         ("built", f"{datetime.fromisoformat(facts['built']).astimezone():%Y-%m-%d %H:%M}"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
@@ -162,16 +163,14 @@ def _sequence_bytes(manifest: EngineManifest, length: int) -> float:
     return sequence_bytes(manifest, length)
 
 
-def _memory_text(memory: dict[str, int]) -> str:
+def _memory_text(memory: dict[str, int], target: str) -> str:
     parts = [f"{memory['weights'] / 1e6:.0f} MB of weights"]
     for name, what in (("kv_cache", "KV cache"), ("states", "states")):
         if memory[name]:
             parts.append(f"{memory[name] / 1e6:.1f} MB of {what}")
     total = sum(memory[name] for name in ("weights", "kv_cache", "states"))
-    return (
-        f"{total / 1e6:.0f} MB at {memory['context']} tokens: {', '.join(parts)}; the program takes about "
-        f"{_PROGRAM_MB} MB more"
-    )
+    program = f"; the program takes about {_PROGRAM_MB} MB more" if target == DEFAULT_TARGET else ""
+    return f"{total / 1e6:.0f} MB at {memory['context']} tokens: {', '.join(parts)}{program}"
 
 
 def _packed_text(packed: int) -> str:

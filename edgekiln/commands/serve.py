@@ -132,7 +132,7 @@ def command(
     pack_cache: bool,
     threads: int | None,
 ) -> None:
-    """Serve ENGINEs, directories or NAME=DIRECTORY, to clients of OpenAI's API, and a chat page at /.
+    """Serve ENGINEs, each ENGINE or NAME=ENGINE, to clients of OpenAI's API, and a chat page at /.
 
     The first engine is loaded at once, the others when a request names them. The log goes to stderr, one JSON object a
     line. SIGTERM and Ctrl-C let running answers finish; a second one does not.
