@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edgekiln.arguments import engine_path
+from edgekiln.engine.directory import is_engine
 from edgekiln.engine.engines import ENGINES, engines_in, find_engine
 from edgekiln.sources.resolve import ALIASES
 
@@ -14,6 +15,11 @@ from edgekiln.sources.resolve import ALIASES
 def named_engine(name: str, exact: bool = False) -> Path:
     """`find_engine`; RequestError where `name` is empty."""
     return find_engine(engine_path(name), exact, ALIASES)
+
+
+def engine_or_none(name: str) -> Path | None:
+    """The engine at a path, or in `engines` under its whole name; None where a model argument is meant."""
+    return next((path for path in (Path(name), ENGINES / name) if name and is_engine(path)), None)
 
 
 class EngineArgument(click.Path):

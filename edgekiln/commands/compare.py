@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekiln.commands._engine import engine_or_none
 from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
@@ -14,7 +15,6 @@ from edgekiln.commands._options.common import (
 )
 from edgekiln.commands._output import print_json, print_table
 from edgekiln.commands._signals import exit_on_signal
-from edgekiln.engine.directory import is_engine
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.engine.temporary import scratch_directory
 from edgekiln.errors import RequestError
@@ -73,8 +73,8 @@ def _reference(reference: str, directory: Path, engine: "Side") -> "Side":
     """The engine at `reference`, or the model of that name, built in float32 in `directory`."""
     from edgekiln.calib.evaluation.compare import Side
 
-    if is_engine(Path(reference)):
-        return Side(Path(reference), read_manifest(reference))
+    if (path := engine_or_none(reference)) is not None:
+        return Side(path, read_manifest(path))
     if Path(reference).is_dir() and not (Path(reference) / "config.json").is_file():
         raise RequestError(f"{reference} is neither an engine nor a model: give one of them")
     from edgekiln.api import build

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekiln.calib.evaluation.options import WINDOW
+from edgekiln.commands._engine import engine_or_none
 from edgekiln.commands._options.common import (
     engine_argument,
     json_option,
@@ -16,7 +17,6 @@ from edgekiln.commands._options.common import (
 )
 from edgekiln.commands._output import print_json, progress_report
 from edgekiln.commands._text import named_text
-from edgekiln.engine.directory import is_engine
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
@@ -118,10 +118,10 @@ def _engine_scorer(engine: Path, on_cpu: bool, threads: int | None, pack_cache: 
 
 
 def _reference_scorer(reference: str, threads: int | None, pack_cache: bool) -> "Scorer":
-    if is_engine(Path(reference)):
+    if (engine := engine_or_none(reference)) is not None:
         from edgekiln.api import Engine
 
-        return Engine.open(reference, threads=threads, pack_cache=pack_cache).score
+        return Engine.open(engine, threads=threads, pack_cache=pack_cache).score
     from edgekiln.sources.resolve import resolve
 
     source = resolve(reference)

@@ -63,6 +63,15 @@ def test_commands_take_the_name_of_a_model(engine: Path) -> None:
     assert "the path of the engine is empty" in error_line(edgekiln("run", ""))
 
 
+def test_references_are_engines_by_their_whole_name(engine: Path) -> None:
+    Path("text").write_text("The kiln is hot, and the bricks are dry. " * 3)
+    shown = edgekiln("eval", "tiny", "--text", "text", "--reference", engine.name)
+    assert "same top token 100.00%" in shown.stdout
+    compared = edgekiln("compare", "tiny", engine.name, "--tolerance", "0.001")
+    assert compared.exit_code == 0, compared.output
+    assert "no model 'tiny'" in error_line(edgekiln("eval", "tiny", "--text", "text", "--reference", "tiny"))
+
+
 def test_verify(engine: Path) -> None:
     result = edgekiln("verify", engine)
     assert result.exit_code == 0, result.output
