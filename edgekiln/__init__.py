@@ -16,11 +16,15 @@ from edgekiln.errors import EdgekilnError, EngineError, RequestError, SourceErro
 from edgekiln.telemetry import disable_telemetry
 
 if TYPE_CHECKING:
-    from edgekiln.api import Engine, Session, build
+    from edgekiln.api import Engine
+    from edgekiln.api_build import build
+    from edgekiln.batch import BatchAnswer
+    from edgekiln.session import Session
 
 # The only place of the version: pyproject.toml and CMake read it here.
 __version__ = "0.1.0"
 __all__ = [
+    "BatchAnswer",
     "EdgekilnError",
     "Engine",
     "EngineError",
@@ -31,14 +35,19 @@ __all__ = [
     "__version__",
     "build",
 ]
-_LAZY = ("Engine", "Session", "build")
+_LAZY = {
+    "BatchAnswer": "edgekiln.batch",
+    "Engine": "edgekiln.api",
+    "Session": "edgekiln.session",
+    "build": "edgekiln.api_build",
+}
 
 disable_telemetry()  # before any module of edgekiln imports a library
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module("edgekiln.api"), name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

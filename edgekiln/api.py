@@ -1,32 +1,27 @@
-"""The Python API: `build` makes an engine, `Engine` runs it. The command line uses the same two."""
+"""The Python API that runs engines: `Engine`. The command line uses it, too."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from edgekiln import arguments, runtimes
 from edgekiln.api_arguments import (
     GRAMMAR_KEYWORDS,
-    BuildKeywords,
     ChatKeywords,
     GenerateKeywords,
     Message,
     Prompt,
     batch_of,
-    check_names,
     constraint_of,
     generate_option,
     split_chat_keywords,
     token_ids,
 )
-from edgekiln.engine.directory import check_output
+from edgekiln.batch import BatchAnswer, generate_batch
+from edgekiln.batch_file import BatchCounts, BatchProgress, RequestFile, answer_file
 from edgekiln.engine.manifest import EngineManifest, check_unchanged, read_manifest
-from edgekiln.engine.output_file import check_output_file
-from edgekiln.errors import RequestError
-from edgekiln.extras import requires_extra
-from edgekiln.progress import Progress
 from edgekiln.runtimes.base import Ids, KernelsChoice, Logits, Runtime, check_vocabulary
 from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.generate import generate
@@ -35,10 +30,7 @@ from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from edgekiln.targets import DEFAULT_TARGET
-
-if TYPE_CHECKING:
-    from edgekiln.sources.base import ModelSource
+from edgekiln.session import Session
 
 
 class Engine:
@@ -161,7 +153,56 @@ class Engine:
         ids = self.tokenizer.encode_chat(messages, max_tokens=self.runtime.properties.max_length, **chat)
         return self.generate(ids, stats, **others)
 
-    def session(self, system: str | None = None, **options: Unpack[ChatKeywords]) -> "Session":
+    def generate_batch(
+        self,
+        requests: Iterable[Prompt | Mapping[str, Any]],
+        parallel: int | None = None,
+        **options: Unpack[ChatKeywords],
+    ) -> Iterator[BatchAnswer]:
+        """Answer many requests, several at a time: one joins as another ends. Answers are those of each one alone.
+
+        Args:
+            requests: prompts, as text or token ids, or dictionaries with `prompt` or `messages`, and optionally `id`
+                and options of `ChatKeywords` for this one. They are read as they are needed.
+            parallel: requests that run together; by default 8, or fewer where a TensorRT engine holds fewer.
+            options: see `ChatKeywords`; for each request, unless its own differ. Those of the chat template are for
+                requests with messages.
+
+        Returns:
+            An iterator of the answers in the order of the requests. One that cannot be answered has the reason as
+            `BatchAnswer.error`, and the others go on.
+
+        Raises:
+            RequestError: an option is out of range.
+            EdgekilnError: while iterating: the engine does not run so many requests together.
+        """
+        return generate_batch(self, requests, parallel, options)
+
+    def generate_file(
+        self,
+        source: str | Path,
+        out: str | Path,
+        parallel: int | None = None,
+        progress: BatchProgress | None = None,
+        **options: Unpack[ChatKeywords],
+    ) -> BatchCounts:
+        """Answer the requests of a JSONL file into another, as `edgekiln run --jsonl` does.
+
+        Args:
+            source: a file with a JSON object in each line, as `generate_batch` takes.
+            out: of a line for each, in the same order. Where the file has answers to the first of them, these are
+                kept, and the others are added.
+            parallel, options: as for `generate_batch`.
+            progress: called with the number of requests that are answered, and that of all, after each answer.
+
+        Raises:
+            RequestError: a file cannot be read or written, `out` has other contents, or an option is out of range.
+            EdgekilnError: the engine does not run so many requests together.
+        """
+        source, out = arguments.path("source", source), arguments.path("out", out)
+        return answer_file(self, RequestFile.open(source), out, parallel, progress, options)
+
+    def session(self, system: str | None = None, **options: Unpack[ChatKeywords]) -> Session:
         """A conversation that keeps its messages and its KV cache between turns.
 
         Args:
@@ -219,118 +260,3 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({str(self.path)!r}, target={self.manifest.target!r})"
-
-
-class Session:
-    """A conversation with an engine over one KV cache: only the new tokens of each prompt are computed.
-
-    Use it from one thread at a time.
-    """
-
-    def __init__(self, engine: Engine, system: str | None = None, **options: Unpack[ChatKeywords]) -> None:
-        """Begin a conversation; see `Engine.session`."""
-        from edgekiln.runtimes.generate.conversation import Conversation
-
-        engine.check_options(**options)
-        self._engine = engine
-        self._defaults = options
-        self._conversation = Conversation(engine.runtime, engine.tokenizer, system)
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        """The messages so far; they may be edited or deleted between turns."""
-        return self._conversation.messages
-
-    def ask(self, text: str, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]) -> Iterator[Token]:
-        """Send a user message and stream the answer.
-
-        Message and answer are appended to `messages` when the answer ends or the iterator is closed.
-
-        Args:
-            text: the message.
-            stats: counts drafted and accepted tokens of speculative decoding.
-            options: see `ChatKeywords`; by default those of the session.
-
-        Raises:
-            RequestError: the engine has no chat template, the conversation is too long for the engine, or an earlier
-                answer has begun and not ended.
-            EdgekilnError: while iterating, if the runtime fails.
-        """
-        chat, others = split_chat_keywords({**self._defaults, **options})
-        return self._conversation.ask(text, self._engine._options(others), stats, chat)
-
-    def save(self, path: str | Path) -> None:
-        """Write the conversation to a file: its messages, and what the KV cache holds of them.
-
-        Args:
-            path: of the file; one that exists is replaced.
-
-        Raises:
-            RequestError: the file cannot be written, or an answer has begun and not ended.
-        """
-        self._conversation.save(check_output_file(arguments.path("path", path), [self._engine.path]))
-
-    def restore(self, path: str | Path) -> None:
-        """Go on with a conversation that `save` wrote, in place of this one.
-
-        Args:
-            path: of the file.
-
-        Raises:
-            RequestError: the file cannot be read, is damaged, or is of another engine, or of other kernels, as on
-                another kind of processor; or an answer has begun and not ended.
-        """
-        self._conversation.restore(arguments.path("path", path))
-
-
-def build(
-    model: "str | Path | ModelSource",
-    out: str | Path,
-    target: str = DEFAULT_TARGET,
-    quant: str = "int8",
-    *,
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
-    **options: Unpack[BuildKeywords],
-) -> Engine:
-    """Build an engine directory from a model. Needs the extra `export`: pip install 'edgekiln[export,cpu]'.
-
-    Args:
-        model: Hugging Face directory, hub id `owner/name[@revision]`, GGUF file, built-in name such as "smollm2-135m",
-            or a source that `edgekiln.sources.resolve` returned.
-        out: directory to make; an engine of the same model there is replaced, one of another model with `force`.
-        target: runtime to build for, a key of `edgekiln.targets.TARGETS`.
-        quant: quantization preset, a key of `edgekiln.calib.presets.PRESETS`.
-        trust_remote_code: run model code that the checkpoint contains.
-        progress: called with the name of the step and the share of it that is done, in [0, 1].
-        options: see `edgekiln.pipeline.options.BuildOptions`.
-
-    Returns:
-        The engine; its runtime is loaded on first use, so that engines for other machines can be built.
-
-    Raises:
-        RequestError: an option is unknown, out of range, or does not suit the model.
-        SourceError: the model is not found, damaged or not trusted.
-        UnsupportedModelError: the model has something that edgekiln or the target does not support.
-        EngineError: `out` cannot be written.
-        EdgekilnError: a library is not installed.
-    """
-    from edgekiln.pipeline.options import BuildOptions
-    from edgekiln.sources.base import ModelSource
-
-    out = arguments.path("out", out)
-    arguments.flag("trust_remote_code", trust_remote_code)
-    if progress is not None and not callable(progress):
-        raise RequestError(f"progress must be a function, got {progress!r:.60}")
-    if not isinstance(model, ModelSource):
-        model = str(arguments.path("model", model)) if not isinstance(model, str) else model
-    check_names(options, BuildKeywords.__annotations__)
-    chosen = BuildOptions(target=target, quant=quant, **options)
-    with requires_extra("export"):
-        from edgekiln.pipeline.build import build_engine
-        from edgekiln.sources.resolve import resolve
-    if isinstance(model, str):
-        check_output(out)  # before a model is downloaded
-        model = resolve(model, trust_remote_code=trust_remote_code, progress=progress)
-    build_engine(model, out, chosen, progress)
-    return Engine(out)

@@ -10,6 +10,8 @@ from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.sources.named_texts import NAMED_TEXTS, download_text
 
+BYTE_ORDER_MARK = "\ufeff"
+
 
 class Text(click.ParamType):
     """An argument that a tokenizer encodes; arguments may contain bytes that are not UTF-8, which are refused."""
@@ -40,7 +42,7 @@ def named_text(name: str) -> str:
 
 
 def read_text(path: Path | None) -> str:
-    """The text of a UTF-8 file with its line ends unchanged; that of stdin where `path` is None.
+    """The text of a UTF-8 file without a byte order mark, with its line ends unchanged; that of stdin where `path` is None.
 
     Raises:
         RequestError: it is not UTF-8.
@@ -51,6 +53,14 @@ def read_text(path: Path | None) -> str:
 
 def _decoded(data: bytes, name: Path | str) -> str:
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise RequestError(f"{name} is not UTF-8 text (byte {error.start}): convert it first") from error
+
+
+def read_prompt(path: Path | None) -> str:
+    """The text of a file, or of stdin, without the end of its last line, which `echo` and editors add.
+
+    Lines that end in CRLF end in LF. Errors are those of `read_text`.
+    """
+    return read_text(path).replace("\r\n", "\n").removesuffix("\n").removesuffix("\r")

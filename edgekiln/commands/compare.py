@@ -77,7 +77,7 @@ def _reference(reference: str, directory: Path, engine: "Side") -> "Side":
         return Side(path, read_manifest(path))
     if Path(reference).is_dir() and not (Path(reference) / "config.json").is_file():
         raise RequestError(f"{reference} is neither an engine nor a model: give one of them")
-    from edgekiln.api import build
+    from edgekiln.api_build import build
 
     path, length = directory / "reference", engine.manifest.architecture.max_length
     return Side(path, build(reference, path, quant="none", max_length=length).manifest)

@@ -106,7 +106,7 @@ def command(
     with exit_on_signal(), no_steps() if quiet else progress_report(lines=True) as report:
         report("loading libraries", 0.0)
         with requires_extra("export"):
-            from edgekiln.api import build
+            from edgekiln.api_build import build
         source = resolve(model, trust_remote_code=trust_remote_code, progress=report)
         directory = output or ENGINES / f"{source.name}-{options.quant}{suffix}"
         engine = build(source, directory, progress=report, **vars(options))

@@ -1,28 +1,25 @@
 """The engines of a server: loaded when a request names them, unloaded when another needs their memory."""
 
 import asyncio
-import bisect
 import contextlib
 import functools
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekiln.api import Engine
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
-from edgekiln.runtimes.cache_bytes import sequence_bytes, state_bytes
 from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
+from edgekiln.runtimes.scheduler.sizing import longest_sequence, most_tokens, sized_options, slot_bytes
 from edgekiln.runtimes.scheduler.stats import SchedulerStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from edgekiln.runtimes.usable_memory import usable_memory
 from edgekiln.serve.errors import ApiError
 from edgekiln.serve.log import Log
-from edgekiln.targets import DEFAULT_TARGET
 
 OpenFunction = Callable[[Path], Engine]
 
@@ -138,7 +135,7 @@ class EnginePool:
         Raises:
             ApiError: 404 there is no such engine.
         """
-        return _max_length(self._entry(name).manifest, self._options)
+        return longest_sequence(self._entry(name).manifest, self._options)
 
     def stats(self) -> list[tuple[str, SchedulerStats]]:
         """Name and statistics of the engines that are loaded. From any thread."""
@@ -201,10 +198,10 @@ class EnginePool:
     def _load(self, entry: _Entry) -> None:
         start = time.perf_counter()
         engine = self._open(entry.path)
-        nbytes = functools.partial(_row_bytes, entry.manifest)
-        options = _options_of(entry.manifest, self._options)
+        nbytes = functools.partial(slot_bytes, entry.manifest)
+        options = sized_options(entry.manifest, self._options)
         scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)
-        most = _most_tokens(nbytes, options.kv_memory, scheduler.max_length)
+        most = most_tokens(nbytes, options.kv_memory, scheduler.max_length)
         entry.loaded = LoadedEngine(entry.name, engine, scheduler, most)
         self._log.write("engine_loaded", model=entry.name, seconds=round(time.perf_counter() - start, 3))
 
@@ -225,39 +222,8 @@ class EnginePool:
 def _engine_bytes(path: Path, manifest: EngineManifest, options: SchedulerOptions) -> int:
     """Bytes that an engine needs at most: its files, and a KV cache of all slots."""
     files = sum((path / name).stat().st_size for name in manifest.files)
-    cache = options.slots * _row_bytes(manifest, _max_length(manifest, options))
+    cache = options.slots * slot_bytes(manifest, longest_sequence(manifest, options))
     return files + (cache if options.kv_memory is None else min(cache, options.kv_memory))
-
-
-def _max_length(manifest: EngineManifest, options: SchedulerOptions) -> int:
-    """Tokens of a prompt and its answer, at most."""
-    most = manifest.architecture.max_length
-    return min(options.max_length or most, most)
-
-
-def _row_bytes(manifest: EngineManifest, tokens: int) -> int:
-    """Bytes of the keys, values and states of a sequence."""
-    return sequence_bytes(manifest, tokens) + 2 * state_bytes(manifest)
-
-
-def _options_of(manifest: EngineManifest, options: SchedulerOptions) -> SchedulerOptions:
-    """The options of an engine's scheduler: on CPUs, with a limit on memory, and with room from the start.
-
-    Room that no token has used takes no memory there, and to grow the KV cache would stop all answers.
-    """
-    if manifest.target != DEFAULT_TARGET:
-        return options
-    usable = usable_memory()
-    row = functools.partial(_row_bytes, manifest)
-    reserve = _most_tokens(lambda tokens: options.slots * row(tokens), usable, _max_length(manifest, options))
-    return replace(options, kv_memory=options.kv_memory or max(1, usable // 2), reserve=reserve)
-
-
-def _most_tokens(nbytes: Callable[[int], int], limit: int | None, max_length: int) -> int:
-    """Tokens of the longest sequence that fits into `limit` bytes."""
-    if limit is None:
-        return max_length
-    return max(1, bisect.bisect_right(range(1, max_length + 1), limit, key=nbytes))
 
 
 def _mib(nbytes: int) -> int:

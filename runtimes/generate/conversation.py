@@ -34,7 +34,7 @@ class Conversation:
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, system: str | None = None) -> None:
         """Start with no messages but the system message, if given."""
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, Any]] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
         self._runtime = runtime
@@ -64,13 +64,47 @@ class Conversation:
             RequestError: immediately: the engine has no chat template, the conversation is too long for it, or an
                 earlier answer has begun and not ended.
         """
-        if self._answering.locked():
+        return self._begin({"role": "user", "content": text}, len(self.messages), options, stats, chat)
+
+    def regenerate(
+        self,
+        options: GenerateOptions | None = None,
+        stats: SpeculationStats | None = None,
+        chat: Mapping[str, Any] | None = None,
+    ) -> Iterator[Token]:
+        """Generate another answer to the last message of the user, in place of what followed it.
+
+        Args and errors are those of `ask`; a turn that fails, or is closed before any text, leaves `messages`
+        unchanged.
+
+        Raises:
+            RequestError: immediately: there is no message of the user, or as for `ask`.
+        """
+        kept = max((i for i, message in enumerate(self.messages) if message.get("role") == "user"), default=None)
+        if kept is None:
+            raise RequestError("there is no answer to generate again: ask something first")
+        return self._begin(self.messages[kept], kept, options, stats, chat)
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer has begun and not ended."""
+        return self._answering.locked()
+
+    def _begin(
+        self,
+        question: dict[str, Any],
+        kept: int,
+        options: GenerateOptions | None,
+        stats: SpeculationStats | None,
+        chat: Mapping[str, Any] | None,
+    ) -> Iterator[Token]:
+        if self.answering:
             raise RequestError(_IN_USE)
-        question = {"role": "user", "content": text}
         prompt = self._tokenizer.encode_chat(
-            [*self.messages, question], max_tokens=self._runtime.properties.max_length, **(chat or {})
+            [*self.messages[:kept], question], max_tokens=self._runtime.properties.max_length, **(chat or {})
         )
-        return self._answer(question, generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats))
+        tokens = generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats)
+        return self._answer(question, kept, tokens)
 
     def save(self, path: Path) -> None:
         """Write the messages, and what the KV cache holds of them, to a file.
@@ -80,7 +114,7 @@ class Conversation:
         Raises:
             RequestError: the file cannot be written, or an answer has begun and not ended.
         """
-        if self._answering.locked():
+        if self.answering:
             raise RequestError(_IN_USE)
         nothing = SavedSequence(np.zeros(0, np.int64), 0, [])
         saved = self._cache.save(0) if self._cache.can_save else nothing
@@ -93,14 +127,17 @@ class Conversation:
             RequestError: the file cannot be read, is damaged, or of another engine or other kernels; or an answer has
                 begun and not ended.
         """
-        if self._answering.locked():
+        if self.answering:
             raise RequestError(_IN_USE)
         saved, notes = read_sequence(path, self._runtime.sequence_key)
         if self._cache.can_save:
             self._cache.load(0, saved)
         self.messages[:] = notes.get("messages", [])
 
-    def _answer(self, question: dict[str, str], tokens: Generator[Token, None, None]) -> Iterator[Token]:
+    def _answer(
+        self, question: dict[str, Any], kept: int, tokens: Generator[Token, None, None]
+    ) -> Iterator[Token]:
+        """Pass the tokens on; then the question and their text follow the first `kept` messages."""
         if not self._answering.acquire(blocking=False):
             raise RequestError(_IN_USE)
         texts: list[str] = []
@@ -114,5 +151,5 @@ class Conversation:
             tokens.close()
             answer = "".join(texts)
             if answer or finished:
-                self.messages += [question, {"role": "assistant", "content": answer}]
+                self.messages[kept:] = [question, {"role": "assistant", "content": answer}]
             self._answering.release()

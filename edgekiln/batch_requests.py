@@ -1,0 +1,121 @@
+"""Requests as lines of JSONL: what `Engine.generate_batch` takes, or why a line is none."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from edgekiln.errors import RequestError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ALIASES = {"max_completion_tokens": "max_tokens"}  # of OpenAI's API
+
+
+class LineError(RequestError):
+    """A line that is no request.
+
+    Attributes:
+        request_id: that the line has; None if it has none.
+    """
+
+    def __init__(self, number: int, reason: str, request_id: str | int | None = None) -> None:
+        super().__init__(f"line {number} {reason}")
+        self.request_id = request_id
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """A file of requests, or stdin, which is read to its end first.
+
+    Attributes:
+        name: for messages.
+        path: of the file; None for stdin.
+        data: what stdin had.
+    """
+
+    name: str
+    path: Path | None
+    data: bytes = b""
+
+    @classmethod
+    def open(cls, path: Path) -> "RequestFile":
+        """The requests of a file.
+
+        Raises:
+            RequestError: it cannot be read.
+        """
+        try:
+            with path.open("rb"):
+                return cls(str(path), path)
+        except OSError as error:
+            raise RequestError(f"cannot read {path}: {error.strerror}") from error
+
+    @classmethod
+    def stdin(cls) -> "RequestFile":
+        """The requests that stdin has."""
+        return cls("stdin", None, sys.stdin.buffer.read())
+
+    def count(self) -> int:
+        """The number of requests: lines that are not blank."""
+        return sum(1 for _ in self._lines())
+
+    def requests(self, chat: bool = False, system: str | None = None) -> Iterator[dict[str, Any] | LineError]:
+        """The requests, in order.
+
+        Args:
+            chat: prompts are messages of a user.
+            system: system message of messages that have none.
+        """
+        for number, line in self._lines():
+            try:
+                request = _request(number, line)
+            except LineError as error:
+                yield error
+                continue
+            if chat and isinstance(request.get("prompt"), str) and "messages" not in request:
+                request["messages"] = [{"role": "user", "content": request.pop("prompt")}]
+            if system is not None and isinstance(messages := request.get("messages"), list):
+                has = any(isinstance(message, dict) and message.get("role") == "system" for message in messages)
+                request["messages"] = messages if has else [{"role": "system", "content": system}, *messages]
+            yield request
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Number and bytes of the lines that are not blank."""
+        with self.path.open("rb") if self.path is not None else io.BytesIO(self.data) as file:
+            stream: BinaryIO = file
+            for number, line in enumerate(stream, 1):
+                text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+                if text.strip():
+                    yield number, text
+
+
+def _request(number: int, line: bytes) -> dict[str, Any]:
+    """A line as a dictionary for `Engine.generate_batch`; null counts as left out.
+
+    Raises:
+        LineError: it is not one.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        raise LineError(number, f"is not UTF-8 text (byte {error.start}): convert it first") from error
+    except (ValueError, RecursionError) as error:
+        raise LineError(number, f"is not JSON ({error!s:.80}): correct it") from error
+    if not isinstance(value, dict):
+        raise LineError(number, f"is not an object with a prompt or messages, got {value!r:.60}")
+    request = {_ALIASES.get(name, name): part for name, part in value.items() if part is not None}
+    name = request.get("id")
+    if name is not None and (not isinstance(name, str | int) or isinstance(name, bool)):
+        raise LineError(number, f"has an id that is neither a string nor an integer, got {name!r:.60}")
+    if isinstance(biases := request.get("logit_bias"), dict):
+        if not all(token.isascii() and token.isdigit() for token in biases):
+            raise LineError(number, "has a logit_bias whose keys are not token ids", name)
+        request["logit_bias"] = {int(token[:20]): bias for token, bias in biases.items()}
+    return request
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
