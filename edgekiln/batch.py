@@ -84,9 +84,7 @@ def generate_batch(
     return _answers(engine, iter(requests), slots, defaults)
 
 
-def _answers(
-    engine: "Engine", requests: Iterator[object], slots: int, defaults: ChatKeywords
-) -> Iterator[BatchAnswer]:
+def _answers(engine: "Engine", requests: Iterator[object], slots: int, defaults: ChatKeywords) -> Iterator[BatchAnswer]:
     options = sized_options(engine.manifest, SchedulerOptions(slots=slots, max_waiting=2 * slots))
     nbytes = functools.partial(slot_bytes, engine.manifest)
     scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)

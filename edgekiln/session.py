@@ -1,6 +1,6 @@
 """`Session`: a conversation with an engine, in Python."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -53,7 +53,9 @@ class Session:
         """Delete all messages but the system message."""
         del self.messages[0 if self.system is None else 1 :]
 
-    def ask(self, text: str, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]) -> Iterator[Token]:
+    def ask(
+        self, text: str, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]
+    ) -> Generator[Token, None, None]:
         """Send a user message and stream the answer.
 
         Message and answer are appended to `messages` when the answer ends or the iterator is closed.
@@ -71,7 +73,9 @@ class Session:
         chat, others = split_chat_keywords({**self._defaults, **options})
         return self._conversation.ask(text, self._engine._options(others), stats, chat)
 
-    def regenerate(self, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]) -> Iterator[Token]:
+    def regenerate(
+        self, stats: SpeculationStats | None = None, **options: Unpack[ChatKeywords]
+    ) -> Generator[Token, None, None]:
         """Stream another answer to the last user message.
 
         It takes the place of what followed that message when it ends or the iterator is closed. With a temperature of

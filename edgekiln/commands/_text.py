@@ -42,7 +42,7 @@ def named_text(name: str) -> str:
 
 
 def read_text(path: Path | None) -> str:
-    """The text of a UTF-8 file without a byte order mark, with its line ends unchanged; that of stdin where `path` is None.
+    """The text of a UTF-8 file, or of stdin where `path` is None, with its line ends and without a byte order mark.
 
     Raises:
         RequestError: it is not UTF-8.

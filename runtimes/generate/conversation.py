@@ -4,7 +4,7 @@ The C++ counterpart is `Session::ask` in edgekiln.hpp. In the C API the caller k
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Conversation:
         options: GenerateOptions | None = None,
         stats: SpeculationStats | None = None,
         chat: Mapping[str, Any] | None = None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         """Generate the answer to a message.
 
         The message and its answer are added to `messages` when the answer ends or the iterator is closed, with the
@@ -71,7 +71,7 @@ class Conversation:
         options: GenerateOptions | None = None,
         stats: SpeculationStats | None = None,
         chat: Mapping[str, Any] | None = None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         """Generate another answer to the last message of the user, in place of what followed it.
 
         Args and errors are those of `ask`; a turn that fails, or is closed before any text, leaves `messages`
@@ -97,7 +97,7 @@ class Conversation:
         options: GenerateOptions | None,
         stats: SpeculationStats | None,
         chat: Mapping[str, Any] | None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         if self.answering:
             raise RequestError(_IN_USE)
         prompt = self._tokenizer.encode_chat(
@@ -136,7 +136,7 @@ class Conversation:
 
     def _answer(
         self, question: dict[str, Any], kept: int, tokens: Generator[Token, None, None]
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         """Pass the tokens on; then the question and their text follow the first `kept` messages."""
         if not self._answering.acquire(blocking=False):
             raise RequestError(_IN_USE)

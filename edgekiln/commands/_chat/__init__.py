@@ -1,0 +1,1 @@
+"""Parts of `edgekiln chat`: its commands, and how it reads messages."""
