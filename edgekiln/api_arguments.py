@@ -1,6 +1,7 @@
 """The arguments of the Python API: their types, and their conversion to those that the runtimes take."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
@@ -135,15 +136,17 @@ def split_chat_keywords(keywords: ChatKeywords) -> tuple[dict[str, Any], Generat
     return chat, cast(GenerateKeywords, rest)
 
 
-def check_names(keywords: Mapping[str, object], known: Iterable[str]) -> None:
+def check_names(keywords: Mapping[str, object], known: Collection[str]) -> None:
     """Check that every keyword is one of `known`.
 
     Raises:
-        RequestError: naming the first that is not, and those that are.
+        RequestError: naming the first that is not, and one that is like it, or those that there are.
     """
     for name in keywords:
         if name not in known:
-            raise RequestError(f"there is no option {name!r:.60}: the options are {', '.join(known)}")
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(known)}"
+            raise RequestError(f"there is no option {name!r:.60}: {hint}")
 
 
 def generate_option(name: str, value: Any) -> Any:

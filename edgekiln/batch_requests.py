@@ -102,6 +102,8 @@ def _request(number: int, line: bytes) -> dict[str, Any]:
         value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise LineError(number, f"is not UTF-8 text (byte {error.start}): convert it first") from error
+    except json.JSONDecodeError as error:
+        raise LineError(number, f"is not JSON ({error.msg} at character {error.pos + 1}): correct it") from error
     except (ValueError, RecursionError) as error:
         raise LineError(number, f"is not JSON ({error!s:.80}): correct it") from error
     if not isinstance(value, dict):

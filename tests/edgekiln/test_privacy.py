@@ -101,7 +101,7 @@ def test_onnxruntime_would_write_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("run", "ENGINE", "-p", "hello", "--max-tokens", "4"),
+        ("run", "ENGINE", "-p", "hello", "--regex", "yes"),
         ("bench", "ENGINE", "--prompt-tokens", "8", "--gen-tokens", "4", "--repeat", "1"),
         ("inspect", "ENGINE"),
         ("report", "ENGINE"),
@@ -128,7 +128,7 @@ def test_a_large_engine_writes_packed_weights_only(tiny_engine: Path, tmp_path: 
     user = tmp_path / "user"
     user.mkdir()
     environment = new_user(user)
-    command = [*COMMAND, "run", str(engine), "-p", "hello", "--max-tokens", "2"]
+    command = [*COMMAND, "run", str(engine), "-p", "hello", "--regex", "yes"]
     for options, allowed in ((("--no-pack-cache",), "nothing"), ((), f"{engine}/{PACKED_DIRECTORY}")):
         done, calls = traced([*command, *options], environment, tmp_path / "strace.log")
         assert (done.returncode, done.stderr) == (0, "")
@@ -142,7 +142,7 @@ def test_a_large_engine_writes_packed_weights_only(tiny_engine: Path, tmp_path: 
 
 def test_a_command_leaves_no_file(tiny_engine: Path, tmp_path: Path) -> None:
     """As above, where strace is missing."""
-    command = [*COMMAND, "run", str(tiny_engine), "-p", "hello", "--max-tokens", "4"]
+    command = [*COMMAND, "run", str(tiny_engine), "-p", "hello", "--regex", "yes"]
     done = subprocess.run(command, capture_output=True, text=True, env=new_user(tmp_path), timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert files_in(tmp_path) == []

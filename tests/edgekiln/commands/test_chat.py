@@ -1,4 +1,4 @@
-"""`edgekiln chat`: history, commands, and Ctrl-C, which stops an answer without ending the program."""
+"""`edgekiln chat`: the conversation, and Ctrl-C, which stops an answer without ending the program."""
 
 import builtins
 import os
@@ -134,7 +134,8 @@ def test_a_too_long_message_does_not_end_the_chat(tiny_engine: Path) -> None:
     alone = chat(tiny_engine, "hello")
     assert result.exit_code == 0
     assert result.stdout == alone.stdout
-    (line,) = result.stderr.splitlines()
+    line, mark = result.stderr.splitlines()
+    assert mark == f"[cut at --max-tokens {MAX_TOKENS}: raise it for a longer answer]"
     assert line.startswith("Error: prompt has ")
     assert "/clear begins a new conversation" in line
 

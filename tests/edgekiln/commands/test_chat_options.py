@@ -73,9 +73,9 @@ def test_options_reach_the_template(
     file.write_text(json.dumps(TOOLS))
     given = [str(file) if argument == "FILE" else argument for argument in arguments]
     expected = answer(engine, prompt)
-    assert run(engine.path, "--chat", "-p", "hi", *given).output == expected
+    assert run(engine.path, "--chat", "-p", "hi", *given).stdout == expected
     chat = ["chat", str(engine.path), "--max-tokens", "6", "--temperature", "0", *given]
-    assert CliRunner().invoke(main, chat, input="hi\n").output == expected
+    assert CliRunner().invoke(main, chat, input="hi\n").stdout == expected
     options = {"max_tokens": 6, "temperature": 0.0, **keywords}
     messages = [{"role": "user", "content": "hi"}]
     streams = [
@@ -97,7 +97,7 @@ def test_parse_special_is_for_trusted_text(engine: edgekiln.Engine) -> None:
     assert engine.manifest.special_tokens.eos[0] not in safe
     for flag, ids in ((), safe), (("--parse-special",), trusted):
         text = "".join(token.text for token in engine.generate(ids, max_tokens=6, temperature=0))
-        assert run(engine.path, "--chat", "-p", messages[0]["content"], *flag).output.rstrip("\n") == text.rstrip("\n")
+        assert run(engine.path, "--chat", "-p", messages[0]["content"], *flag).stdout.rstrip("\n") == text.rstrip("\n")
 
 
 @pytest.mark.parametrize(

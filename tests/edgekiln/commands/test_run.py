@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import edgekiln
 from edgekiln import runtimes
 from edgekiln.cli import main
 from edgekiln.engine.directory import ENGINE_FILE
@@ -49,7 +50,63 @@ def test_answer_is_that_of_the_library(tiny_engine: Path) -> None:
     result = run(tiny_engine, "-p", "hello", "--max-tokens", "12", "--temperature", "0")
     assert result.exit_code == 0, result.output
     assert result.stdout == with_newline(expected)
-    assert result.stderr == ""
+    assert result.stderr == "[cut at --max-tokens 12: raise it for a longer answer]\n"
+
+
+def test_an_answer_that_is_not_cut_has_no_mark(tiny_engine: Path) -> None:
+    result = run(tiny_engine, "-p", "hello", "--regex", "yes")
+    assert (result.stdout, result.stderr) == ("yes\n", "")
+
+
+def test_an_answer_that_fills_the_engine(tiny_engine: Path) -> None:
+    holds = read_manifest(tiny_engine).architecture.max_length
+    result = run(tiny_engine, "-p", "a" * (holds - 8), "--stats", "--seed", "1", "--temperature", "3")
+    assert "[cut: prompt and answer are as long as the engine holds]\n" in result.stderr
+    assert "; cut by the length of the engine; " in result.stderr
+
+
+def test_json(tiny_engine: Path) -> None:
+    chosen = ("-p", "hello", "--max-tokens", "6", "--json")
+    ids = Tokenizer.from_engine(tiny_engine, read_manifest(tiny_engine)).encode("hello")
+    tokens = list(edgekiln.Engine.open(tiny_engine).generate("hello", max_tokens=6))
+    result = run(tiny_engine, *chosen)
+    value = json.loads(result.stdout)
+    assert value["text"] == "".join(token.text for token in tokens)
+    assert value["tokens"] == [token.id for token in tokens]
+    assert (value["finish_reason"], value["cut"]) == ("length", "--max-tokens")
+    assert value["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 6, "total_tokens": len(ids) + 6}
+    assert 0 < value["timings"]["first_token_ms"] <= value["timings"]["total_ms"]
+    assert min(value["timings"].values()) > 0
+    assert value["speculation"]["accepted"] <= value["speculation"]["drafted"]
+    assert result.stderr.startswith("[cut at --max-tokens 6")
+    ended = json.loads(run(tiny_engine, "-p", "hello", "--regex", "yes", "--json").stdout)
+    assert ended["text"] == "yes"
+    assert (ended["finish_reason"], ended["cut"]) == ("stop", None)
+
+
+def test_prompt_from_a_file(tiny_engine: Path, tmp_path: Path) -> None:
+    expected = run(tiny_engine, "-p", "two\nlines", "--max-tokens", "8").stdout
+    for data in ("two\nlines\n", "two\r\nlines\r\n", "\ufefftwo\nlines", "\ufefftwo\r\nlines\r"):
+        file = tmp_path / "prompt.txt"
+        file.write_bytes(data.encode())
+        assert run(tiny_engine, "-f", str(file), "--max-tokens", "8").stdout == expected
+        assert run(tiny_engine, "--file", "-", "--max-tokens", "8", stdin=data.encode()).stdout == expected
+        assert run(tiny_engine, "--max-tokens", "8", stdin=data.encode()).stdout == expected
+    assert run(tiny_engine, "-p", "two\nlines\r", "--max-tokens", "8").stdout == expected
+    assert "nowhere: No such file" in run(tiny_engine, "-f", str(tmp_path / "nowhere")).stderr
+
+
+def test_one_prompt_at_a_time(tiny_engine: Path) -> None:
+    for given, words in (
+        (("-p", "a", "-f", "b"), "--prompt and --file do not go together"),
+        (("-f", "b", "--jsonl", "c"), "--file and --jsonl do not go together"),
+        (("-p", "a", "--out", "b"), "--out goes with --jsonl"),
+        (("-p", "a", "--parallel", "2"), "--parallel goes with --jsonl"),
+        (("--jsonl", "a", "--json"), "--json does not go with --jsonl"),
+    ):
+        result = run(tiny_engine, *given)
+        assert result.exit_code == 2
+        assert words in result.stderr
 
 
 def test_prompt_from_stdin_without_the_final_newline(tiny_engine: Path) -> None:
@@ -188,7 +245,9 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
     assert result.stdout == plain.stdout
     count = len(Tokenizer.from_engine(tiny_engine, read_manifest(tiny_engine)).encode("hello"))
     assert re.fullmatch(
+        r"\[cut at --max-tokens 6: raise it for a longer answer\]\n"
         rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
+        r"; cut by --max-tokens"
         r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ MB of weights read per token\n",
         result.stderr,
     )
