@@ -10,6 +10,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
 
 from edgekiln.commands._chat.history import append_history, read_history
 from edgekiln.commands._chat.slash_commands import names
@@ -45,6 +46,8 @@ def terminal_reader(history: Path | None) -> "PromptSession[str]":
         history=_FileHistory(history),
         completer=WordCompleter(names(), sentence=True),
         complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        reserve_space_for_menu=0,
         key_bindings=keys,
         prompt_continuation="  ",
         enable_suspend=True,
