@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
-from edgekiln import __version__
+from edgekiln.commands._hints import choice_meant, did_you_mean, shortened
 from edgekiln.commands._options.common import is_verbose, verbose_option
+from edgekiln.commands._version import show_version
 from edgekiln.errors import EdgekilnError
 
 COMMANDS = (
@@ -38,6 +39,7 @@ COMMANDS = (
     "doctor",
     "triton",
     "sdk",
+    "completion",
 )
 
 
@@ -48,7 +50,7 @@ class Failure(click.ClickException):
     """A sentence for the user and an exit status."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(_CONTROL.sub("?", message))  # a path that the user gave may contain any
+        super().__init__(shortened(_CONTROL.sub("?", message)))  # a path that the user gave may contain any
         self.exit_code = exit_code  # type: ignore[misc]  # a class attribute that click reads from the instance
 
 
@@ -66,6 +68,14 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"edgekiln.commands.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand that the arguments begin with; a usage error that names the one that was meant."""
+        if args[0] not in COMMANDS and not ctx.resilient_parsing and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand and report its errors."""
@@ -87,7 +97,8 @@ def _failures(ctx: click.Context) -> Iterator[None]:
         raise
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else ctx.command_path
-        raise Failure(f"{error.format_message().rstrip('.')} (see `{path} --help`)") from error
+        message = error.format_message() + choice_meant(error)
+        raise Failure(f"{message.rstrip('.')} (see `{path} --help`)") from error
     except click.ClickException as error:
         raise Failure(error.format_message()) from error
     except (KeyboardInterrupt, click.Abort):
@@ -121,7 +132,14 @@ def _discard_stdout() -> None:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="edgekiln")
+@click.option(
+    *("-V", "--version"),
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the versions of edgekiln, of what it runs on, and its CPU kernels.",
+)
 @verbose_option
 def main() -> None:
     """Build quantized engines from Hugging Face language models, and run them on edge devices."""

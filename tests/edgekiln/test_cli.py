@@ -1,6 +1,8 @@
 """The command line: exit statuses, one line per failure, and no heavy imports for --help."""
 
 import errno
+import importlib.metadata
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from edgekiln.cli import COMMANDS, main
 from edgekiln.errors import EdgekilnError
+from edgekiln.runtimes.ort.kernels import ISA_VARIABLE, installed_library
 
 EDGEKILN = (sys.executable, "-m", "edgekiln")
 
@@ -112,8 +115,21 @@ def test_process_status_and_version(tmp_path: Path) -> None:
     assert done.stderr == (
         "Error: no engine directory at no-such-engine: build one with `edgekiln engine MODEL -o no-such-engine`\n"
     )
+    for option in ("--version", "-V"):
+        done = subprocess.run([*EDGEKILN, option], capture_output=True, text=True, check=True)
+        first, second, third = done.stdout.splitlines()
+        assert first == "edgekiln, version 0.1.0"
+        assert f"onnxruntime {importlib.metadata.version('onnxruntime')}" in second
+        assert f"; Python {platform.python_version()}, {platform.system()} {platform.machine()}" in second
+        kernels = installed_library()
+        assert kernels is not None
+        assert third == f"CPU kernels: {kernels.instruction_set}"
+
+
+def test_version_with_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_VARIABLE, "sse9")
     done = subprocess.run([*EDGEKILN, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == "edgekiln, version 0.1.0\n"
+    assert done.stdout.splitlines()[2].startswith(f"CPU kernels: {ISA_VARIABLE} must be ")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -123,7 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
         "for arguments in ['--help'], *([name, '--help'] for name in 'engine run chat bench eval inspect'.split()):\n"
         "    try: main(arguments)\n"
         "    except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'rich', 'tokenizers', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'rich', 'tokenizers', 'numpy', 'prompt_toolkit'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -11,6 +11,8 @@ import click
 from edgekiln.commands._engine import EngineArgument
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from edgekiln.api import Engine
     from edgekiln.runtimes.base import KernelsChoice
 
