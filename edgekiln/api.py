@@ -1,7 +1,7 @@
 """The Python API that runs engines: `Engine`. The command line uses it, too."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack
@@ -158,7 +158,7 @@ class Engine:
         requests: Iterable[Prompt | Mapping[str, Any]],
         parallel: int | None = None,
         **options: Unpack[ChatKeywords],
-    ) -> Iterator[BatchAnswer]:
+    ) -> Generator[BatchAnswer, None, None]:
         """Answer many requests, several at a time: one joins as another ends. Answers are those of each one alone.
 
         Args:

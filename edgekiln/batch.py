@@ -3,7 +3,7 @@
 import functools
 import queue
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class _Pending:
 
 def generate_batch(
     engine: "Engine", requests: Iterable[object], parallel: int | None, defaults: ChatKeywords
-) -> Iterator[BatchAnswer]:
+) -> Generator[BatchAnswer, None, None]:
     """See `Engine.generate_batch`. A request that is a RequestError becomes an answer with that error."""
     engine.check_options(**defaults)
     if isinstance(requests, str | bytes | Mapping) or not isinstance(requests, Iterable):
@@ -84,7 +84,9 @@ def generate_batch(
     return _answers(engine, iter(requests), slots, defaults)
 
 
-def _answers(engine: "Engine", requests: Iterator[object], slots: int, defaults: ChatKeywords) -> Iterator[BatchAnswer]:
+def _answers(
+    engine: "Engine", requests: Iterator[object], slots: int, defaults: ChatKeywords
+) -> Generator[BatchAnswer, None, None]:
     options = sized_options(engine.manifest, SchedulerOptions(slots=slots, max_waiting=2 * slots))
     nbytes = functools.partial(slot_bytes, engine.manifest)
     scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)

@@ -133,7 +133,7 @@ def _answer(
     first = next(requests, None)
     if first is None:  # nothing to load the engine for
         return
-    with closing(generate_batch(engine, itertools.chain([first], requests), parallel, options)) as answers:  # type: ignore[type-var]
+    with closing(generate_batch(engine, itertools.chain([first], requests), parallel, options)) as answers:
         for answer in answers:
             file.write(_line(answer, counts.kept))
             file.flush()

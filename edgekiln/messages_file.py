@@ -1,12 +1,12 @@
 """Saved chats: JSON files of messages as OpenAI's API has them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekiln.api_arguments import Message
-from edgekiln.engine.output_file import write_output_file
+from edgekiln.engine.output_file import check_output_file, write_output_file
 from edgekiln.errors import RequestError
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -33,7 +33,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     return messages
 
 
-def write_messages(path: Path, messages: Sequence[Message], engines: Iterable[Path] = ()) -> None:
+def write_messages(path: Path, messages: Sequence[Message], engines: Sequence[Path] = ()) -> None:
     """Write messages atomically, over nothing but another saved chat.
 
     Args:
@@ -44,6 +44,7 @@ def write_messages(path: Path, messages: Sequence[Message], engines: Iterable[Pa
     Raises:
         RequestError: there is another file, or it cannot be written.
     """
+    check_output_file(path, engines)
     if path.is_file() and path.stat().st_size:
         try:
             read_messages(path)
