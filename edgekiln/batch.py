@@ -161,7 +161,7 @@ class _Batch:
         """The prompt and the options of a request."""
         if isinstance(request, RequestError):
             raise request
-        values = dict(request) if isinstance(request, Mapping) else {"prompt": request}
+        values: dict[str, Any] = dict(request) if isinstance(request, Mapping) else {"prompt": request}
         values.pop("id", None)
         given = [name for name in ("prompt", "messages") if name in values]
         if len(given) != 1:

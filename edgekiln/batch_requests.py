@@ -108,13 +108,20 @@ def _request(number: int, line: bytes) -> dict[str, Any]:
         raise LineError(number, f"is not JSON ({error!s:.80}): correct it") from error
     if not isinstance(value, dict):
         raise LineError(number, f"is not an object with a prompt or messages, got {value!r:.60}")
-    request = {_ALIASES.get(name, name): part for name, part in value.items() if part is not None}
-    name = request.get("id")
-    if name is not None and (not isinstance(name, str | int) or isinstance(name, bool)):
-        raise LineError(number, f"has an id that is neither a string nor an integer, got {name!r:.60}")
+    request_id = value.get("id")
+    if request_id is not None and (not isinstance(request_id, str | int) or isinstance(request_id, bool)):
+        raise LineError(number, f"has an id that is neither a string nor an integer, got {request_id!r:.60}")
+    request: dict[str, Any] = {}
+    for name, part in value.items():
+        ours = _ALIASES.get(name, name)
+        if ours in request:
+            both = " and ".join(each for each in value if _ALIASES.get(each, each) == ours)
+            raise LineError(number, f"has {both}: give one of them", request_id)
+        if part is not None:
+            request[ours] = part
     if isinstance(biases := request.get("logit_bias"), dict):
         if not all(token.isascii() and token.isdigit() for token in biases):
-            raise LineError(number, "has a logit_bias whose keys are not token ids", name)
+            raise LineError(number, "has a logit_bias whose keys are not token ids", request_id)
         request["logit_bias"] = {int(token[:20]): bias for token, bias in biases.items()}
     return request
 

@@ -269,7 +269,8 @@ def test_run_imports_nothing_heavy(tiny_engine: Path) -> None:
         "from edgekiln.cli import main\n"
         f"try: main(['run', {str(tiny_engine)!r}, '-p', 'hello', '--max-tokens', '2'])\n"
         "except SystemExit as end: assert not end.code\n"
-        "print('HEAVY', sorted({'torch', 'transformers', 'onnx', 'rich', 'jinja2', 'prompt_toolkit'} & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'onnx', 'rich', 'jinja2', 'prompt_toolkit'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"

@@ -126,6 +126,10 @@ BAD = [
     ({"prompt": "a", "logit_bias": {"x": 1}, "id": "x"}, "line 1 has a logit_bias whose keys are not token ids"),
     ({"prompt": "a", "logit_bias": {"999999": 1}, "id": "x"}, "logit_bias has token 999999, but the engine has"),
     ({"prompt": "a" * 3000, "id": "x"}, "prompt has "),
+    (
+        {"prompt": "a", "max_tokens": 5, "max_completion_tokens": 5, "id": "x"},
+        "line 1 has max_tokens and max_completion_tokens: give one of them",
+    ),
     ({"prompt": "a", "id": 1.5}, "line 1 has an id that is neither a string nor an integer, got 1.5"),
     ({"prompt": "a", "id": True}, "line 1 has an id that is neither a string nor an integer, got True"),
 ]
