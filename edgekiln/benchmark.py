@@ -129,9 +129,9 @@ def benchmark_request(runtime: Runtime, prompts: Ids, gen_tokens: int) -> Sample
     """
     total = prompts.shape[1] + gen_tokens
     if total > runtime.properties.max_length:
+        advice = runtime.properties.length_advice.replace("shorten it", "measure fewer")
         raise RequestError(
-            f"prompt and answer have {total} tokens, the engine holds {runtime.properties.max_length}: "
-            "measure fewer or build the engine with a larger --max-length"
+            f"prompt and answer have {total} tokens, the engine holds {runtime.properties.max_length}: {advice}"
         )
     start = time.perf_counter()
     cache = runtime.new_cache(len(prompts))

@@ -246,7 +246,7 @@ def checked_ids(tokens: Ids, properties: Properties, length: int = 0) -> Ids:
         raise RequestError(f"token ids must be one sequence, got an array of shape {list(ids.shape)}")
     check_vocabulary(ids, properties.vocab_size)
     if length + ids.size > properties.max_length:
-        raise RequestError(too_long(length + ids.size, properties.max_length))
+        raise RequestError(too_long(length + ids.size, properties))
     return ids
 
 
@@ -257,9 +257,6 @@ def check_vocabulary(ids: Ids, vocab_size: int) -> None:
         raise RequestError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}: check the tokenizer")
 
 
-def too_long(length: int, max_length: int) -> str:
+def too_long(length: int, properties: Properties) -> str:
     """Error message for a sequence of `length` tokens, which is more than the engine's `max_length`."""
-    return (
-        f"prompt has {length} tokens, the engine holds {max_length}: "
-        "shorten it or build the engine with a larger --max-length"
-    )
+    return f"prompt has {length} tokens, the engine holds {properties.max_length}: {properties.length_advice}"

@@ -269,7 +269,7 @@ class RaggedKVCache(ABC):
             return
         limit = self._properties.max_length
         if length > limit:
-            raise RequestError(too_long(length, limit))
+            raise RequestError(too_long(length, self._properties))
         capacity = self._next_capacity(length, limit)
         used = int(self.lengths.max())
         self.sparse = self.sparse or sparse

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekiln.engine.manifest import EngineManifest, StateSpec
+from edgekiln.engine.manifest import LONGER_ENGINE, EngineManifest, StateSpec
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Properties:
         states: shape without the batch, and dtype, of each state.
         recompute_beyond: a sequence that becomes longer than so many tokens, or shorter again, has other keys and
             values, and `prefill` and `step` compute all of them again; None: they stay.
+        length_advice: what to do about a prompt that is too long for `max_length`, the end of a sentence.
     """
 
     target: str
@@ -58,6 +59,7 @@ class Properties:
     windows: tuple[int, ...] = ()
     states: tuple["StateProperties", ...] = ()
     recompute_beyond: int | None = None
+    length_advice: str = LONGER_ENGINE
 
     @classmethod
     def from_manifest(cls, manifest: EngineManifest) -> "Properties":
@@ -73,4 +75,5 @@ class Properties:
             windows=tuple(manifest.kv_cache.windows),
             states=tuple(StateProperties.of(state) for state in manifest.kv_cache.states),
             recompute_beyond=manifest.kv_cache.recompute_beyond,
+            length_advice=architecture.length_advice,
         )

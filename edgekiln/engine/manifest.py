@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,9 @@ MAX_ELEMENTS = 1 << 24  # of key-value heads, and of a head
 MAX_TOKENS = 1 << 31  # of the vocabulary, and of a sequence
 MAX_STATE_ELEMENTS = 1 << 28
 MAX_STATE_SIZES = 8
+
+# What to do about a prompt that the engine has no room for.
+LONGER_ENGINE: Final = "shorten it or build the engine with a larger --max-length"
 
 Size = Annotated[int, Field(ge=1, le=MAX_INT)]
 Index = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -59,6 +62,9 @@ class Architecture(Schema):
     kv_heads: list[Size] = Field(description="key-value heads of each KV cache layer")
     head_dims: list[Size] = Field(description="head size of each KV cache layer")
     max_length: Size = Field(description="largest number of tokens of a sequence, prompt and answer together")
+    context_length: Size | None = Field(
+        default=None, description="the largest `max_length` with which the model can be built; None: it is not known"
+    )
     parameters: Size
 
     @model_validator(mode="after")
@@ -72,6 +78,13 @@ class Architecture(Schema):
         if self.vocab_size > MAX_TOKENS or self.max_length > MAX_TOKENS:
             raise refusal(f"a vocabulary of {self.vocab_size} for {self.max_length} positions")
         return self
+
+    @property
+    def length_advice(self) -> str:
+        """What to do about a prompt for which `max_length` is too short, as libedgekiln says it."""
+        if self.context_length is not None and self.max_length >= self.context_length:
+            return "shorten it, as the model holds no more"
+        return LONGER_ENGINE
 
 
 class StateSpec(Schema):

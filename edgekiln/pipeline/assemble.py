@@ -48,7 +48,7 @@ from edgekiln.export.tracing.trace import layer_caches, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
 from edgekiln.pipeline.chat_segments import chat_segments
-from edgekiln.pipeline.lowering import lowering_of
+from edgekiln.pipeline.lowering import context_length, lowering_of
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.scratch_file import ScratchFile
 from edgekiln.progress import StepTimer
@@ -268,6 +268,7 @@ def _architecture(model: CanonicalModel, source: ModelSource, max_length: int) -
         kv_heads=[cache.kv_heads for cache in key_values],
         head_dims=[cache.head_dim for cache in key_values],
         max_length=max_length,
+        context_length=context_length(source),
         parameters=_parameters(source.weights),
     )
 

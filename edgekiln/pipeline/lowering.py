@@ -25,10 +25,16 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
     return lowering, LoweringOptions(options.target, max_length, options.tensorrt)
 
 
-def _max_length(source: ModelSource, wanted: int | None) -> int:
+def context_length(source: ModelSource) -> int | None:
+    """The most tokens with which a model can be built; None where its config does not say."""
     context: int | None = getattr(source.config, "max_position_embeddings", None)
     if context is None and not hasattr(source.config, "num_attention_heads"):
         context = getattr(source.config, "context_length", None) or _LONGEST_BY_DEFAULT  # states hold any length
+    return context
+
+
+def _max_length(source: ModelSource, wanted: int | None) -> int:
+    context = context_length(source)
     chosen = context if wanted is None else wanted
     if chosen is None:
         raise RequestError(f"{source.name} does not say its context length: give --max-length")

@@ -94,7 +94,7 @@ def prompt_ids(prompt: str | Ids, tokenizer: Tokenizer, properties: Properties) 
     if ids.size == properties.max_length:
         raise RequestError(
             f"prompt has {ids.size} tokens, which leaves no room for an answer in the {properties.max_length} "
-            "the engine holds: shorten it or build the engine with a larger --max-length"
+            f"the engine holds: {properties.length_advice}"
         )
     return ids
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from edgekiln.arguments import utf8
 from edgekiln.engine.chat_templates import read_chat_templates
 from edgekiln.engine.directory import TOKENIZER_FILE
-from edgekiln.engine.manifest import EngineManifest, SpecialTokens
+from edgekiln.engine.manifest import LONGER_ENGINE, EngineManifest, SpecialTokens
 from edgekiln.engine.schema import parse_json
 from edgekiln.errors import EngineError, RequestError, one_line
 from edgekiln.runtimes.base import Ids
@@ -45,13 +45,18 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokenizer: FastTokenizer, special_tokens: SpecialTokens, chat_template: ChatTemplate | None = None
+        self,
+        tokenizer: FastTokenizer,
+        special_tokens: SpecialTokens,
+        chat_template: ChatTemplate | None = None,
+        length_advice: str = LONGER_ENGINE,
     ) -> None:
         # tokenizer.json may contain truncation and padding settings of the training, which would alter prompts.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self._length_advice = length_advice
         special = {token: added for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
         self._special = special.keys()
         self._special_texts = {added.content for added in special.values()}
@@ -76,7 +81,7 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             parse_json(path.read_bytes(), path)
             raise EngineError(f"{path} cannot be read ({one_line(error)}): build the engine again") from error
-        return cls(tokenizer, manifest.special_tokens, chat_template)
+        return cls(tokenizer, manifest.special_tokens, chat_template, manifest.architecture.length_advice)
 
     def encode(self, text: str, add_special_tokens: bool = True, max_tokens: int | None = None) -> Ids:
         """Token ids of a text.
@@ -107,7 +112,7 @@ class Tokenizer:
         if self._most_characters is not None and len(text) > self._most_characters * max_tokens:
             raise RequestError(
                 f"prompt has {len(text)} characters, which are more than the {max_tokens} tokens the engine holds: "
-                "shorten it or build the engine with a larger --max-length"
+                f"{self._length_advice}"
             )
 
     @functools.cached_property

@@ -122,6 +122,29 @@ def test_engine_options(tiny_engine: Path) -> None:
     assert sentence.startswith("/nowhere.so is no library of edgekiln's kernels")
 
 
+@pytest.mark.parametrize(
+    ("context", "advice"),
+    [
+        (256, "shorten it, as the model holds no more"),
+        (512, "shorten it or build the engine with a larger --max-length"),
+        (None, "shorten it or build the engine with a larger --max-length"),
+    ],
+)
+def test_advice_on_long_prompts(engine: Path, context: int | None, advice: str) -> None:
+    architecture = json.loads((engine / "engine.json").read_text())["architecture"]
+    assert architecture["context_length"] == 256
+    edit(engine, architecture={**architecture, "context_length": context})
+    with Host(engine) as host:
+        for request, words in (
+            ({"ids": [1] * 257}, "prompt has 257 tokens, the engine holds 256"),
+            ({"ids": [1] * 256}, "leaves no room for an answer in the 256 the engine holds"),
+            ({"text": "a" * 100_000}, "characters, which are more than the 256 tokens the engine holds"),
+        ):
+            reply = host.ask(**request)
+            assert reply["status"] == REQUEST
+            assert reply["error"].endswith(f"{words}: {advice}")
+
+
 def test_requests(tiny_engine: Path) -> None:
     with Host(tiny_engine, text=False) as host:
         for request, sentence in [
@@ -130,13 +153,12 @@ def test_requests(tiny_engine: Path) -> None:
             ({"ids": [-1]}, "token id -1 is outside the vocabulary of 320: check the tokenizer"),
             (
                 {"ids": [1] * 257},
-                "prompt has 257 tokens, the engine holds 256: "
-                "shorten it or build the engine with a larger --max-length",
+                "prompt has 257 tokens, the engine holds 256: shorten it, as the model holds no more",
             ),
             (
                 {"ids": [1] * 256},
                 "prompt has 256 tokens, which leaves no room for an answer in the 256 the engine holds: "
-                "shorten it or build the engine with a larger --max-length",
+                "shorten it, as the model holds no more",
             ),
             ({"ids": [1], "max_tokens": 0}, "max_tokens must be at least 1, got 0"),
             ({"ids": [1], "temperature": -1}, "temperature must be 0 or more, got -1.0"),

@@ -9,6 +9,7 @@ import pytest
 
 from edgekiln import benchmark
 from edgekiln.benchmark import BenchmarkResult, Sample, Spread, Workload, benchmark_request, random_prompts, run
+from edgekiln.engine.manifest import LONGER_ENGINE
 from edgekiln.errors import RequestError
 
 VOCABULARY, MAX_LENGTH = 50, 64
@@ -18,7 +19,7 @@ class FakeRuntime:
     """A prefill takes `prefill_s`, a step the next of `step_s`; the largest logit is at the last token plus one."""
 
     def __init__(self, clock: "FakeClock", prefill_s: float, step_s: list[float]) -> None:
-        self.properties = SimpleNamespace(vocab_size=VOCABULARY, max_length=MAX_LENGTH)
+        self.properties = SimpleNamespace(vocab_size=VOCABULARY, max_length=MAX_LENGTH, length_advice=LONGER_ENGINE)
         self.clock, self.prefill_s, self.step_s = clock, prefill_s, list(step_s)
         self.stepped: list[list[int]] = []
         self.caches: list[int] = []

@@ -354,10 +354,9 @@ _OPTION_CASES = [
     ),
 ]
 _NO_IDS: dict[Interface, str] = {"cli": "it takes text"}
-_TOO_LONG = f"the engine holds {LONGEST}: shorten it or build the engine with a larger --max-length"
+_TOO_LONG = f"the engine holds {LONGEST}: shorten it, as the model holds no more"
 _NO_ROOM = (
-    f"which leaves no room for an answer in the {LONGEST} the engine holds: "
-    "shorten it or build the engine with a larger --max-length"
+    f"which leaves no room for an answer in the {LONGEST} the engine holds: shorten it, as the model holds no more"
 )
 _USER = {"role": "user", "content": "a"}
 _PROMPTS = [

@@ -61,7 +61,8 @@ Result<Summary> EngineSession::run(const std::function<Result<Ids>(const EncodeL
     const std::lock_guard lock(mutex_);
     stop_ = stop;
   }
-  const Result<Ids> prompt = encode({engine_->runtime->properties().max_length, stop.get_token()});
+  const Properties& properties = engine_->runtime->properties();
+  const Result<Ids> prompt = encode({properties.max_length, stop.get_token(), properties.length_advice});
   if (!prompt) return std::unexpected(prompt.error());
   Summary summary;
   summary.prompt_tokens = static_cast<std::int64_t>(prompt->size());

@@ -47,7 +47,7 @@ class EngineText : public TextModel {
 
   Result<std::vector<std::int64_t>> encode(std::string_view text, bool add_special,
                                            const EncodeLimits& limits) const override {
-    if (Result<void> checked = tokenizer_.check_length(text, limits.max_tokens); !checked)
+    if (Result<void> checked = tokenizer_.check_length(text, limits.max_tokens, limits.length_advice); !checked)
       return std::unexpected(checked.error());
     return tokenizer_.encode(text, add_special, limits.stop);
   }
@@ -61,7 +61,7 @@ class EngineText : public TextModel {
   }
 
   Result<std::vector<std::int64_t>> encode(const text::MarkedText& prompt, const EncodeLimits& limits) const override {
-    if (Result<void> checked = tokenizer_.check_length(prompt.text, limits.max_tokens); !checked)
+    if (Result<void> checked = tokenizer_.check_length(prompt.text, limits.max_tokens, limits.length_advice); !checked)
       return std::unexpected(checked.error());
     return tokenizer_.encode(prompt, limits.stop);
   }

@@ -26,6 +26,7 @@ using text::ChatMessage;
 struct EncodeLimits {
   std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max();  // Code::kRequest if it is certain to have more
   std::stop_token stop;                                                // Code::kCancelled
+  std::string_view length_advice = "shorten it";                       // what to do about one that has more
 };
 
 // Thread-safe.

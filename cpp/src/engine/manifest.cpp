@@ -37,6 +37,7 @@ Architecture read_architecture(JsonObject object) {
   result.kv_heads = object.integers("kv_heads", 1);
   result.head_dims = object.integers("head_dims", 1);
   result.max_length = object.integer("max_length", 1);
+  result.context_length = object.optional_integer("context_length", 1);
   object.integer("parameters", 1);
   object.refuse_unknown_keys();
   const std::size_t layers = result.kv_heads.size();
@@ -223,6 +224,11 @@ Result<void> check_files(const fs::path& directory, const Manifest& manifest) {
 }
 
 }  // namespace
+
+std::string Architecture::length_advice() const {
+  if (context_length && max_length >= *context_length) return "shorten it, as the model holds no more";
+  return "shorten it or build the engine with a larger --max-length";
+}
 
 std::int64_t StateSpec::elements() const {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());

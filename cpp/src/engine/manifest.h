@@ -27,6 +27,9 @@ struct Architecture {
   std::vector<std::int64_t> kv_heads;
   std::vector<std::int64_t> head_dims;
   std::int64_t max_length = 0;
+  std::optional<std::int64_t> context_length;  // the largest `max_length` with which the model can be built, if known
+
+  std::string length_advice() const;  // what to do about a prompt that is too long, the end of a sentence
 };
 
 // What a layer carries from token to token beside or instead of keys and values, in an array of constant size.

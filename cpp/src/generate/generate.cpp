@@ -51,7 +51,7 @@ class Answer {
   const auto size = static_cast<std::int64_t>(prompt.size());
   if (size == properties.max_length)
     return fail(Code::kRequest, "prompt has ", size, " tokens, which leaves no room for an answer in the ",
-                properties.max_length, " the engine holds: shorten it or build the engine with a larger --max-length");
+                properties.max_length, " the engine holds: ", properties.length_advice);
   return {};
 }
 

@@ -11,7 +11,7 @@ Result<void> check_ids(Ids tokens, const Properties& properties, std::int64_t he
   if (tokens.empty()) return fail(Code::kRequest, "prompt is empty: give at least one token");
   if (const Result<void> known = check_vocabulary(tokens, properties.vocab_size); !known) return known;
   const auto length = held + static_cast<std::int64_t>(tokens.size());
-  if (length > properties.max_length) return fail(Code::kRequest, too_long(length, properties.max_length));
+  if (length > properties.max_length) return fail(Code::kRequest, too_long(length, properties));
   return {};
 }
 

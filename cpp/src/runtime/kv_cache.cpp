@@ -20,7 +20,8 @@ Properties::Properties(const Manifest& manifest)
       head_dims(manifest.architecture.head_dims),
       windows(manifest.kv_cache.windows),
       recompute_beyond(manifest.kv_cache.recompute_beyond),
-      states(manifest.kv_cache.states) {}
+      states(manifest.kv_cache.states),
+      length_advice(manifest.architecture.length_advice()) {}
 
 std::int64_t KVCache::rewind(std::int64_t length) {
   const std::int64_t left = rewindable(length);
@@ -61,7 +62,7 @@ Result<void> KVCache::snapshot_if_due() {
 Result<void> KVCache::reserve(std::int64_t length) {
   if (length <= capacity_) return {};
   const std::int64_t limit = properties_.max_length;
-  if (length > limit) return fail(Code::kRequest, too_long(length, limit));
+  if (length > limit) return fail(Code::kRequest, too_long(length, properties_));
   const std::int64_t wanted = std::max(length + kAnswerReserve, capacity_ + capacity_ / 4);
   const std::int64_t rounded = (wanted + kCapacityStep - 1) / kCapacityStep * kCapacityStep;
   const std::int64_t capacity = std::min(std::max(kMinCapacity, rounded), limit);
@@ -71,9 +72,9 @@ Result<void> KVCache::reserve(std::int64_t length) {
   return {};
 }
 
-std::string too_long(std::int64_t length, std::int64_t max_length) {
-  return str_cat("prompt has ", length, " tokens, the engine holds ", max_length,
-                 ": shorten it or build the engine with a larger --max-length");
+std::string too_long(std::int64_t length, const Properties& properties) {
+  return str_cat("prompt has ", length, " tokens, the engine holds ", properties.max_length, ": ",
+                 properties.length_advice);
 }
 
 }  // namespace edgekiln

@@ -32,6 +32,7 @@ struct Properties {
   std::vector<std::int64_t> windows;
   std::optional<std::int64_t> recompute_beyond;
   std::vector<StateSpec> states;
+  std::string length_advice;  // that of Architecture
 };
 
 // Keys, values and states of one sequence. Not thread-safe.
@@ -118,7 +119,7 @@ class KVCache {
   std::int64_t sequence_length_ = 0;
 };
 
-// The error message for a sequence of `length` tokens in an engine whose limit is `max_length`.
-std::string too_long(std::int64_t length, std::int64_t max_length);
+// The error message for a sequence of `length` tokens, which is more than `max_length`.
+std::string too_long(std::int64_t length, const Properties& properties);
 
 }  // namespace edgekiln

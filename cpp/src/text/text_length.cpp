@@ -61,7 +61,8 @@ std::optional<std::size_t> most_characters(const TokenizerParts& parts) {
   return *normalizers * *pre_tokenizers * longest;
 }
 
-Result<void> check_length(const TokenizerParts& parts, std::string_view text, std::int64_t max_tokens) {
+Result<void> check_length(const TokenizerParts& parts, std::string_view text, std::int64_t max_tokens,
+                          std::string_view advice) {
   if (text.size() <= kLongText) return {};
   const std::size_t characters = count_code_points(text);
   const auto tokens = static_cast<std::size_t>(max_tokens);
@@ -69,7 +70,7 @@ Result<void> check_length(const TokenizerParts& parts, std::string_view text, st
   const std::optional<std::size_t> most = most_characters(parts);
   if (!most || characters / *most < tokens || characters <= *most * tokens) return {};
   return fail(Code::kRequest, "prompt has ", characters, " characters, which are more than the ", max_tokens,
-              " tokens the engine holds: shorten it or build the engine with a larger --max-length");
+              " tokens the engine holds: ", advice);
 }
 
 }  // namespace edgekiln::text

@@ -17,7 +17,8 @@ namespace edgekiln::text {
 std::optional<std::size_t> most_characters(const TokenizerParts& parts);
 
 // An error of Code::kRequest if `text` is certain to have more than `max_tokens` tokens: it need not be tokenized,
-// which takes long for a text of millions of characters.
-Result<void> check_length(const TokenizerParts& parts, std::string_view text, std::int64_t max_tokens);
+// which takes long for a text of millions of characters. `advice`: the end of the message, what to do about it.
+Result<void> check_length(const TokenizerParts& parts, std::string_view text, std::int64_t max_tokens,
+                          std::string_view advice);
 
 }  // namespace edgekiln::text

@@ -114,8 +114,8 @@ Result<void> Tokenizer::encode_all(std::string_view text, std::string_view marks
   return {};
 }
 
-Result<void> Tokenizer::check_length(std::string_view text, std::int64_t max_tokens) const {
-  return text::check_length(parts_, text, max_tokens);
+Result<void> Tokenizer::check_length(std::string_view text, std::int64_t max_tokens, std::string_view advice) const {
+  return text::check_length(parts_, text, max_tokens, advice);
 }
 
 std::optional<std::string_view> Tokenizer::token(std::int64_t id) const {

@@ -56,8 +56,9 @@ class Tokenizer {
   // of a control token.
   Result<std::vector<std::int64_t>> encode(const MarkedText& text, const std::stop_token& stop = {}) const;
 
-  // An error of Code::kRequest if `text` is certain to have more tokens, which is known before it is tokenized.
-  Result<void> check_length(std::string_view text, std::int64_t max_tokens) const;
+  // An error of Code::kRequest if `text` is certain to have more tokens, which is known before it is tokenized; its
+  // message ends in `advice`.
+  Result<void> check_length(std::string_view text, std::int64_t max_tokens, std::string_view advice) const;
 
   // Text of token ids. Special tokens and unknown ids are left out; invalid UTF-8 becomes U+FFFD.
   std::string decode(std::span<const std::int64_t> ids) const;

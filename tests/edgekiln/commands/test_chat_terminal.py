@@ -185,3 +185,27 @@ def test_answers_are_those_of_the_library(chat: Callable[..., Terminal], tiny_en
     assert "There is no system message." in terminal.answer(b"/sys\t\r")  # Tab completes commands
     terminal.send(CTRL_D)
     assert terminal.close() == 0
+
+
+def test_answers_into_a_pipe(tiny_engine: Path, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "edgekiln", "chat", str(tiny_engine), "--max-tokens", "3"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdin=slave, stdout=-1, stderr=-1, bufsize=0, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = b""
+        for keys in (b"hello\n", b"/exit\n"):
+            while not said.endswith(b"> "):
+                assert select.select([process.stderr], [], [], 60)[0], said
+                said += process.stderr.read(4096)
+            os.write(master, keys)
+            said += b"."
+        written = process.stdout.read().decode()
+    os.close(slave)
+    os.close(master)
+    assert process.returncode == 0
+    session = edgekiln.Engine.open(tiny_engine).session()
+    text = "".join(token.text for token in session.ask("hello", max_tokens=3))
+    assert written == text + "\n" * (not text.endswith("\n"))
+    assert not (tmp_path / "edgekiln").exists()

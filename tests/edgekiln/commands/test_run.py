@@ -289,9 +289,21 @@ def test_prompt_beyond_max_length(tiny_engine: Path) -> None:
     assert result.exit_code == 2
     assert re.fullmatch(
         rf"Error: prompt has \d+ tokens, the engine holds {holds}: "
-        r"shorten it or build the engine with a larger --max-length\n",
+        r"shorten it, as the model holds no more\n",
         result.stderr,
     )
+
+
+@pytest.mark.parametrize("context", [512, None])
+def test_prompt_beyond_max_length_of_a_model_that_takes_more(copied: Path, context: int | None) -> None:
+    path = copied / ENGINE_FILE
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"architecture": fields["architecture"] | {"context_length": context}}))
+    holds = fields["architecture"]["max_length"]
+    for count in (holds * 2, 10**6):
+        result = run(copied, stdin="a" * count)
+        assert result.exit_code == 2
+        assert result.stderr.endswith(": shorten it or build the engine with a larger --max-length\n")
 
 
 def test_stdin_that_is_not_utf8(tiny_engine: Path) -> None:
