@@ -135,7 +135,7 @@ def test_more_tokens_than_the_max_length(pair) -> None:
     runtime.prefill(cache, 0, ids(MAX_LENGTH))
     with pytest.raises(
         RequestError,
-        match=f"601 tokens, the engine holds {MAX_LENGTH}: shorten it or build the engine with a larger --max-length",
+        match=f"601 tokens, the engine holds {MAX_LENGTH}: shorten it, as the model holds no more",
     ):
         runtime.step(cache, ids(1))
     with pytest.raises(RequestError, match=f"607 tokens, the engine holds {MAX_LENGTH}"):
