@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekiln.commands._engine import EngineArgument
+from edgekiln.commands._engine_completion import complete_engine
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from edgekiln.api import Engine
     from edgekiln.runtimes.base import KernelsChoice
 
@@ -73,7 +72,7 @@ verbose_option = click.option(
 )
 
 
-engine_argument = click.argument("engine", type=EngineArgument())
+engine_argument = click.argument("engine", type=EngineArgument(), shell_complete=complete_engine)
 threads_option = click.option(
     "--threads",
     type=int,
