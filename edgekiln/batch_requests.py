@@ -113,7 +113,7 @@ def _request(number: int, line: bytes) -> dict[str, Any]:
         raise LineError(number, f"has an id that is neither a string nor an integer, got {request_id!r:.60}")
     request: dict[str, Any] = {}
     for name, part in value.items():
-        ours = _ALIASES.get(name, name)
+        ours = str(_ALIASES.get(name, name))
         if ours in request:
             both = " and ".join(each for each in value if _ALIASES.get(each, each) == ours)
             raise LineError(number, f"has {both}: give one of them", request_id)
