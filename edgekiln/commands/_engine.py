@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edgekiln.arguments import engine_path
+from edgekiln.commands._engine_completion import complete_engine
 from edgekiln.engine.directory import is_engine
 from edgekiln.engine.engines import ENGINES, engines_in, find_engine
 from edgekiln.sources.resolve import ALIASES
@@ -43,4 +44,4 @@ class EngineArgument(click.Path):
         """Names of the engines in `engines`, and paths."""
         names = [path.name for path in engines_in(ENGINES)] if ENGINES.is_dir() else []
         fitting = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-        return [*fitting, *super().shell_complete(ctx, param, incomplete)]
+        return [*fitting, *complete_engine(ctx, param, incomplete)]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekiln.commands._engine import EngineArgument
-from edgekiln.commands._engine_completion import complete_engine
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine
@@ -72,7 +71,7 @@ verbose_option = click.option(
 )
 
 
-engine_argument = click.argument("engine", type=EngineArgument(), shell_complete=complete_engine)
+engine_argument = click.argument("engine", type=EngineArgument())
 threads_option = click.option(
     "--threads",
     type=int,

@@ -80,8 +80,10 @@ def test_engines(tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for start in ("engines/", "engines/t", f"{tmp_path}/engines/"):
         prefix = start.removesuffix("t")
         assert completed("run", start, monkeypatch=monkeypatch) == [f"plain,{prefix}tiny"]
-    for start in ("", "eng", "engines/o", "nowhere/"):
+    for start in ("eng", "engines/o", "nowhere/"):
         assert completed("run", start, monkeypatch=monkeypatch) == [f"dir,{start}"]
+    for start in ("", "ti"):  # also by name
+        assert completed("run", start, monkeypatch=monkeypatch) == ["plain,tiny", f"dir,{start}"]
 
 
 def test_in_bash(tmp_path: Path) -> None:
