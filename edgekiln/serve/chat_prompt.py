@@ -15,10 +15,11 @@ from edgekiln.serve.engines import LoadedEngine
 from edgekiln.serve.errors import ApiError, bad_request, unsupported
 from edgekiln.serve.structured import Form, compile_form
 from edgekiln.serve.tool_choice import ToolChoice
+from edgekiln.serve.tools.generic import generic_messages
 from edgekiln.serve.tools.grammar import tool_grammar
 from edgekiln.serve.tools.parser import ToolParser
 from edgekiln.serve.tools.reasoning import begins_in_reasoning, reasoning_splitter_for, reasoning_tags_of
-from edgekiln.serve.tools.styles import Style, style_of
+from edgekiln.serve.tools.styles import GENERIC, Style, style_of
 
 _END = 32  # tokens at the end of a prompt, which tell whether the answer begins in reasoning
 
@@ -73,17 +74,20 @@ async def conversation_prompt(engine: LoadedEngine, conversation: Conversation, 
     except RequestError as error:
         raise ApiError(400, str(error), "model", "no_chat_template") from error
     variables = _variables(engine, conversation, template)
+    style = style_of(template)
     size = sum(len(message["content"]) for message in conversation.messages) + 1000 * len(tools or ())
 
     def ids() -> Ids:
+        if style is GENERIC:
+            messages = generic_messages(conversation.messages, tools, tokenizer, variables)
+            return tokenizer.encode_chat(messages, template_variables=variables, max_tokens=engine.max_length)
         return tokenizer.encode_chat(
             conversation.messages, tools=tools, template_variables=variables, max_tokens=engine.max_length
         )
 
     prompt = check_prompt(await encode(param, size, ids), engine, param)
     end = b"".join(tokenizer.token_bytes(token) for token in prompt[-_END:].tolist()).decode(errors="replace")
-    style = None if choice is None else _style(engine, template)
-    if choice is not None and style is not None and choice.required:
+    if choice is not None and choice.required:
         if form is not None:
             raise bad_request(
                 f"tool_choice excludes {form[2].partition('.')[0]}: give one", "tool_choice", "invalid_value"
@@ -95,24 +99,14 @@ async def conversation_prompt(engine: LoadedEngine, conversation: Conversation, 
 
     def parser() -> AnswerParser:
         # An answer of a form has no reasoning, as the form begins with its first token.
-        free = form is None or style is not None
+        free = form is None or choice is not None
         return AnswerParser(
             reasoning_splitter_for(template, end) if free else None,
-            None if choice is None or style is None else ToolParser(style, choice.tools),
+            None if choice is None else ToolParser(style, choice.tools),
             parallel=choice is None or choice.parallel,
         )
 
     return Prepared(prompt, await compile_form(tokenizer, form), parser)
-
-
-def _style(engine: LoadedEngine, template: str) -> Style:
-    """How the model writes tool calls."""
-    style = style_of(template)
-    if style is None or "tools" not in template:
-        raise bad_request(
-            f"the chat template of {engine.name} has no tools: leave them out", "tools", "unsupported_tool"
-        )
-    return style
 
 
 def _demanded_calls(tokenizer: Tokenizer, choice: ToolChoice, style: Style, template: str, end: str) -> Form:

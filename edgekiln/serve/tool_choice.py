@@ -9,6 +9,7 @@ from edgekiln.serve.errors import ApiError, bad_request
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _MAX_TOOLS = 128
+_NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _function(function: object, path: str) -> dict[str, Any]:
     return {
         "name": name,
         "description": description or "",
-        "parameters": parameters if parameters is not None else {"type": "object", "properties": {}},
+        "parameters": _NO_PARAMETERS if parameters is None else parameters,
     }
 
 

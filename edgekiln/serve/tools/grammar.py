@@ -24,6 +24,10 @@ _ANNOTATIONS = {
     "$comment",
 }
 
+# Calls of an answer that must call: small models go on with further ones until the answer is cut.
+_MOST_CALLS = 16
+_MORE = f"{{0,{_MOST_CALLS - 1}}}"
+
 
 def tool_grammar(
     style: Style,
@@ -42,7 +46,7 @@ def tool_grammar(
         tools: in OpenAI's form.
         tokenizer: of the engine; texts that are special tokens there are written as such.
         name: of the only function that may be called; None for any of them.
-        parallel: more than one call is allowed.
+        parallel: more than one call is allowed, up to 16.
         reasoning: the tags of reasoning, which may come before the calls; None where the model does not reason.
         inside: the answer begins within reasoning.
         demanded: there must be a call. Otherwise the answer is any text, but calls in it, once begun, are valid.
@@ -95,7 +99,7 @@ class _ToolRules(Rules):
             return rest
         block = self.add("block", f"{self.literal(style.opens[0])} {rest}")
         between = r"/\n?/ " if style.padding else ""
-        return f"{block} ({between}{block})*" if parallel and style.many == "repeat" else block
+        return f"{block} ({between}{block}){_MORE}" if parallel and style.many == "repeat" else block
 
     def calls_or_text(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         """Any text; where it begins calls, the rest of them must follow."""
@@ -110,9 +114,9 @@ class _ToolRules(Rules):
     def _after_opening(self, functions: Sequence[Mapping[str, Any]], parallel: bool) -> str:
         style, call = self._style, self._call(functions, parallel)
         if style.body != "json" and style.many == "list":
-            call = f'"[" {call} (", " {call})* "]"' if parallel else f'"[" {call} "]"'
+            call = f'"[" {call} (", " {call}){_MORE} "]"' if parallel else f'"[" {call} "]"'
         elif style.many not in ("list", "repeat") and parallel:
-            call = f"{call} ({quoted(style.many)} {call})*"
+            call = f"{call} ({quoted(style.many)} {call}){_MORE}"
         if style.bare or not style.close:
             return call
         pad = quoted(style.padding) if style.padding else ""
@@ -123,7 +127,8 @@ class _ToolRules(Rules):
         if style.body == "json":
             schema, definitions = self._json_calls(functions)
             if style.many == "list":
-                schema = {"type": "array", "items": schema, "minItems": 1} | ({} if parallel else {"maxItems": 1})
+                most = _MOST_CALLS if parallel else 1
+                schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": most}
             return self.add("call", json_of(schema | {"$defs": definitions}))
         write: Callable[[str, Mapping[str, Any]], str] = {
             "named": self._named, "python": self._python, "xml": self._xml

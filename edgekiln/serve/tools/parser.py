@@ -8,26 +8,12 @@ from typing import Any
 
 from edgekiln.serve.tools.deltas import ContentDelta, Delta, ToolCallDelta
 from edgekiln.serve.tools.readers import Step, reader_of
-from edgekiln.serve.tools.styles import Style, style_of
+from edgekiln.serve.tools.styles import Style
 
 _SPACE = " \t\r\n"
 _LETTERS = string.ascii_letters + string.digits
 # Texts that begin like calls and are none. Beyond so many, calls in what such a text contains are not looked for.
 _MOST_FAILED = 20
-
-
-def tool_parser_for(chat_template: str, tools: Sequence[Mapping[str, Any]] = ()) -> "ToolParser | None":
-    """A parser for one answer of a model.
-
-    Args:
-        chat_template: the source of the template.
-        tools: of the request, in OpenAI's form; the types of their parameters, where calls have only texts.
-
-    Returns:
-        The parser; None where the template has no tool calls of a style that is known.
-    """
-    style = style_of(chat_template)
-    return None if style is None else ToolParser(style, tools)
 
 
 class ToolParser:

@@ -44,6 +44,8 @@ GRANITE = Style("granite", "json", ("<|tool_call|>",), many="list")
 LLAMA3 = Style("llama3", "json", ("<|python_tag|>",), bare=True, arguments="parameters", many="; ")
 GEMMA = Style("gemma", "python", ("```tool_code",), "```", many="\n", padding="\n")
 GEMMA_JSON = Style("gemma_json", "json", ("```tool_call", "```json"), "```", True, "parameters", "\n", "\n")
+# Of models whose chat template has no tools: `generic` tells them in the messages to write calls in this way.
+GENERIC = Style("generic", "json", ("<tool_call>",), "</tool_call>", padding="\n")
 
 # The first style that a template has the signs of.
 _DETECTED: tuple[tuple[Style, Callable[[str], bool]], ...] = (
@@ -68,9 +70,11 @@ _DETECTED: tuple[tuple[Style, Callable[[str], bool]], ...] = (
     (GEMMA, lambda template: "tool_code" in template),
     (GEMMA_JSON, lambda template: "<start_of_turn>" in template and "tools" in template),
 )
-STYLES = tuple(style for style, _ in _DETECTED)
+STYLES = (*(style for style, _ in _DETECTED), GENERIC)
 
 
-def style_of(chat_template: str) -> Style | None:
-    """The style of the tool calls in a chat template; None where it has no tool calls that are known."""
-    return next((style for style, matches in _DETECTED if matches(chat_template)), None)
+def style_of(chat_template: str) -> Style:
+    """The style of the tool calls in a chat template; `GENERIC` where it has no tools, or calls that are not known."""
+    if "tools" not in chat_template:
+        return GENERIC
+    return next((style for style, matches in _DETECTED if matches(chat_template)), GENERIC)

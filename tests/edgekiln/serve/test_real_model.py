@@ -15,6 +15,7 @@ from support.serving import RunningServer, running_server
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 JAPAN = [{"role": "user", "content": "What is the capital of Japan?"}]
 TEXT = {"type": "string", "pattern": "^[A-Za-z ]{1,20}$"}
+CITY = {"enum": ["Paris", "Rome", "Oslo"]}
 # Schemas that are put into each other.
 LEAVES: list[dict[str, Any]] = [
     TEXT,
@@ -98,6 +99,36 @@ def test_100_schemas(client: openai.OpenAI) -> None:
     with ThreadPoolExecutor(16) as pool:
         for schema, text in zip(every, pool.map(answer, every), strict=True):
             jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+
+
+def test_tools(client: openai.OpenAI) -> None:
+    """The chat template of the model has none."""
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": record(city=CITY)}}
+        for name in ("get_weather", "get_time")
+    ]
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    options: dict[str, Any] = {"model": "smollm2", "temperature": 0, "tools": tools, "max_tokens": 700}
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        answer = client.chat.completions.create(**options, messages=messages, tool_choice=choice).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        assert len(answer.message.tool_calls) <= 16
+        for call in answer.message.tool_calls:
+            assert call.function.name in ("get_weather", "get_time")
+            jsonschema.validate(json.loads(call.function.arguments), record(city=CITY))
+    assert [call.function.name for call in answer.message.tool_calls] == ["get_weather"]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in answer.message.tool_calls]
+    final = client.chat.completions.create(**options, messages=[*messages, answer.message, *results]).choices[0]
+    assert final.message.content or final.message.tool_calls
+    earlier: list[Any] = []  # which show the model what to write
+    for city in ("Rome", "Oslo", "Paris"):
+        function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+        earlier.append({"role": "user", "content": f"Weather in {city}?"})
+        earlier.append({"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]})
+    answer = client.chat.completions.create(**options, messages=earlier[:-1]).choices[0]
+    assert [call.function.to_dict() for call in answer.message.tool_calls] == [function]
+    answer = client.chat.completions.create(**options, messages=earlier[:-1], tool_choice="none").choices[0]
+    assert answer.message.tool_calls is None
 
 
 def test_32_streams_at_the_same_time(client: openai.OpenAI) -> None:

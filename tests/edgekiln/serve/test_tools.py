@@ -1,4 +1,4 @@
-"""Tool calls and reasoning, with a template like Qwen's and an engine that writes random text within the grammar."""
+"""Tool calls and reasoning, with a template like Qwen's, one without tools, and engines that write random text."""
 
 import json
 from collections.abc import Iterator
@@ -39,6 +39,8 @@ WEATHER = {
     },
 }
 TIME = {"type": "function", "function": {"name": "get_time"}}
+# Whose template has tools, and no tools.
+ENGINES = pytest.mark.parametrize("engine", ["tiny", "thinking"])
 BODY: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 400, "temperature": 1.0, "seed": 3}
 
 
@@ -68,10 +70,11 @@ def check_weather(call: Any) -> None:
     assert arguments["unit"] in ("C", "F")
 
 
-def test_a_call_that_is_required(client: openai.OpenAI) -> None:
+@ENGINES
+def test_a_call_that_is_required(client: openai.OpenAI, engine: str) -> None:
     for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
         answer = client.chat.completions.create(
-            **BODY, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False
+            **BODY | {"model": engine}, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False
         ).choices[0]
         assert answer.finish_reason == "tool_calls"
         assert answer.message.content is None
@@ -80,16 +83,18 @@ def test_a_call_that_is_required(client: openai.OpenAI) -> None:
         check_weather(call)
 
 
-def test_a_function_without_parameters(client: openai.OpenAI) -> None:
-    choice = {"type": "function", "function": {"name": "get_time"}}
-    answer = client.chat.completions.create(**BODY, tools=[WEATHER, TIME], tool_choice=choice).choices[0]
+@ENGINES
+def test_a_function_without_parameters(client: openai.OpenAI, engine: str) -> None:
+    options = {"tools": [WEATHER, TIME], "tool_choice": {"type": "function", "function": {"name": "get_time"}}}
+    answer = client.chat.completions.create(**BODY | {"model": engine}, **options).choices[0]
     assert [(call.function.name, json.loads(call.function.arguments)) for call in answer.message.tool_calls] == [
         ("get_time", {})
     ]
 
 
-def test_a_streamed_call(client: openai.OpenAI) -> None:
-    options = {**BODY, "tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+@ENGINES
+def test_a_streamed_call(client: openai.OpenAI, engine: str) -> None:
+    options = {**BODY, "model": engine, "tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
     whole = client.chat.completions.create(**options).choices[0].message.tool_calls[0]
     parts = []
     for chunk in client.chat.completions.create(**options, stream=True):
@@ -103,9 +108,10 @@ def test_a_streamed_call(client: openai.OpenAI) -> None:
     assert chunk.choices[0].finish_reason == "tool_calls"
 
 
-def test_calls_in_responses(client: openai.OpenAI) -> None:
+@ENGINES
+def test_calls_in_responses(client: openai.OpenAI, engine: str) -> None:
     tool = {"type": "function", **WEATHER["function"]}
-    options = {"model": "tiny", "input": "Hello", "max_output_tokens": 400, "temperature": 1.0}
+    options = {"model": engine, "input": "Hello", "max_output_tokens": 400, "temperature": 1.0}
     options |= {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, "extra_body": {"seed": 3}}
     response = client.responses.create(**options)
     (item,) = response.output
@@ -116,7 +122,7 @@ def test_calls_in_responses(client: openai.OpenAI) -> None:
     assert "".join(deltas) == item.arguments == events[-1].response.output[0].arguments
     output = {"type": "function_call_output", "call_id": item.call_id, "output": "sunny"}
     again = client.responses.create(
-        model="tiny", input=[{"role": "user", "content": "Hello"}, item.model_dump(), output], max_output_tokens=3
+        model=engine, input=[{"role": "user", "content": "Hello"}, item.model_dump(), output], max_output_tokens=3
     )
     assert again.usage.input_tokens > response.usage.input_tokens - 400
 
@@ -132,6 +138,23 @@ def test_results_of_calls_go_into_the_prompt(server: RunningServer, client: open
     text = "<|user|>Hello<|end|><|assistant|><tool_call>Rome</tool_call><|end|><|user|>sunny<|end|>"
     text += "<|assistant|>"
     assert usage.prompt_tokens == server.post("/tokenize", {"content": text}).json()["count"]
+
+
+def test_tools_that_the_template_does_not_have(server: RunningServer, client: openai.OpenAI) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+    ]
+    count = client.chat.completions.create(model="thinking", messages=messages, max_tokens=1).usage.prompt_tokens
+    text = '<|user|>Hello<|end|><|assistant|><tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n'
+    text += '</tool_call><|end|><|user|><tool_response>\n{"name": "get_weather", "content": "sunny"}\n'
+    text += "</tool_response><|end|><|assistant|>"
+    assert count == server.post("/tokenize", {"content": text}).json()["count"]
+    options = {"model": "thinking", "messages": messages, "tools": [WEATHER], "max_tokens": 1}
+    assert client.chat.completions.create(**options).usage.prompt_tokens > count + 300
+    assert client.chat.completions.create(**options, tool_choice="none").usage.prompt_tokens == count
 
 
 def test_reasoning(server: RunningServer, client: openai.OpenAI) -> None:
@@ -155,9 +178,10 @@ def test_reasoning(server: RunningServer, client: openai.OpenAI) -> None:
     assert usage.prompt_tokens == server.post("/tokenize", {"content": text}).json()["count"]
 
 
-def test_choices_that_are_free(server: RunningServer) -> None:
+@ENGINES
+def test_choices_that_are_free(server: RunningServer, engine: str) -> None:
     for choice in ("auto", "none", None):
-        body = {**BODY, "max_tokens": 20, "tools": [WEATHER], "tool_choice": choice}
+        body = {**BODY, "model": engine, "max_tokens": 20, "tools": [WEATHER], "tool_choice": choice}
         response = server.post("/v1/chat/completions", body)
         assert response.status_code == 200
         assert response.json()["choices"][0]["message"].get("tool_calls") is None

@@ -163,6 +163,20 @@ def test_calls_that_are_not_demanded(tokenizer, style, call, wrong):
             assert allowed(tokenizer, grammar, f"Sure. {call} {wrong}") == (False, False)
 
 
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
+def test_the_number_of_calls_is_limited(tokenizer, style):
+    grammar = tool_grammar(style, TOOLS, tokenizer, "now-utc")
+    state, calls = compile_grammar(tokenizer, "lark", grammar).start(), ""
+    while not state.ended:  # the answer goes on wherever it can
+        ids = allowed_ids(state.allowed(), tokenizer.size).tolist()
+        texts = {token: tokenizer.token_bytes(token).decode(errors="replace") for token in ids}
+        ids = [token for token in ids if token not in tokenizer.eos_ids and texts[token].strip()] or ids
+        token = min(ids, key=lambda token: (texts[token].startswith(("]", "`")), len(texts[token]), texts[token]))
+        calls += texts[token]
+        state.accept(token)
+    assert calls.count("now-utc") == 16
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_json_after_reasoning(tokenizer, inside):
     grammar = json_grammar(WEATHER, tokenizer, THINK, inside)

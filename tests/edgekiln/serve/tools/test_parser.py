@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekiln.serve.tools.deltas import ToolCallDelta
-from edgekiln.serve.tools.parser import ToolParser, text_of, tool_parser_for
+from edgekiln.serve.tools.parser import ToolParser, text_of
 from edgekiln.serve.tools.styles import (
     GEMMA,
     GEMMA_JSON,
+    GENERIC,
     GRANITE,
     HERMES,
     LFM2,
@@ -22,6 +23,7 @@ from edgekiln.serve.tools.styles import (
     QWEN3_CODER,
     STYLES,
     Style,
+    style_of,
 )
 
 TOOLS = [
@@ -276,12 +278,10 @@ def test_many_texts_that_begin_like_calls():
         ("{{ '<|tool_call|>' }}", GRANITE),
         ("{{ '<|tool_call|>[...]<|/tool_call|>' }}", PHI4),
         ("<start_of_turn>```tool_code", GEMMA),
-        ("<start_of_turn>{% if tools %}", GEMMA_JSON),
-        ("<start_of_turn>{{ message }}", None),
-        ("{% for message in messages %}{{ message.content }}{% endfor %}", None),
+        ("<start_of_turn>", GEMMA_JSON),
+        ("{{ '<|some other call|>' }}", GENERIC),
     ],
 )
 def test_the_style_is_that_of_the_template(template, style):
-    parser = tool_parser_for(template)
-    assert (parser is None) == (style is None)
-    assert style is None or parser._style is style
+    assert style_of("{% if tools %}" + template) is style
+    assert style_of(template.replace("tools", "").replace("TOOLS", "")) is GENERIC
