@@ -117,7 +117,8 @@ def _demanded_calls(tokenizer: Tokenizer, choice: ToolChoice, style: Style, temp
         grammar = tool_grammar(style, choice.tools, tokenizer, None, choice.parallel, tags, inside)
     except RequestError as error:
         raise ApiError(400, str(error), "tools", "invalid_value") from error
-    return "lark", grammar, "tools"
+    # Between tags, texts are not JSON.
+    return "lark" if style.body == "xml" else "json_in_lark", grammar, "tools"
 
 
 def _variables(engine: LoadedEngine, conversation: Conversation, template: str) -> dict[str, Any]:

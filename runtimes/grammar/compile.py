@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from edgekiln.arguments import utf8
 from edgekiln.errors import RequestError
-from edgekiln.runtimes.grammar.grammar import Grammar
+from edgekiln.runtimes.grammar.closed_objects import closed
+from edgekiln.runtimes.grammar.grammar import Grammar, mask_words
+from edgekiln.runtimes.grammar.number_limit import NumberLimit
 from edgekiln.runtimes.grammar.vocabulary import vocabulary_of
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-GrammarKind = Literal["json_object", "json_schema", "regex", "lark", "gbnf"]
+GrammarKind = Literal["json_object", "json_schema", "regex", "lark", "gbnf", "json_in_lark"]
+# Kinds in which the length of numbers is limited.
+_JSON = ("json_object", "json_schema", "json_in_lark")
 
 # Where JSON allows white space: one space, or a line break with an indentation. Without a limit, small models go on
 # with it until the answer is cut.
@@ -38,7 +42,8 @@ def compile_grammar(tokenizer: Tokenizer, kind: GrammarKind, grammar: str | Mapp
         tokenizer: of the engine that answers.
         kind: "json_object", any JSON object; "json_schema"; "regex", in the syntax of Rust's crate regex, which matches
             the whole answer; "lark", in llguidance's variant of Lark's syntax, where `<name>` is a special token;
-            "gbnf", in the syntax of llama.cpp.
+            "gbnf", in the syntax of llama.cpp; "json_in_lark", "lark" with `%json` in it. Except in "regex",
+            "lark" and "gbnf", numbers end after 24 characters, and objects have only the properties that they list.
         grammar: the schema as a mapping or JSON text, or the text of the regular expression or grammar.
 
     Raises:
@@ -79,19 +84,23 @@ def _compiler_of(tokenizer: Tokenizer) -> Callable[[GrammarKind, str], Grammar]:
     """The function that compiles for a tokenizer, with the grammars that it keeps."""
     with _lock:
         if tokenizer not in _compilers:
-            compile_for = functools.partial(_compile, vocabulary_of(tokenizer), tokenizer.size, bool(tokenizer.eos_ids))
+            vocabulary, size, eos = vocabulary_of(tokenizer), tokenizer.size, bool(tokenizer.eos_ids)
+            numbers = NumberLimit(vocabulary, mask_words(size, eos))
+            compile_for = functools.partial(_compile, vocabulary, numbers, size, eos)
             _compilers[tokenizer] = functools.lru_cache(_KEPT)(compile_for)
         return _compilers[tokenizer]
 
 
-def _compile(vocabulary: "LLTokenizer", vocab_size: int, eos: bool, kind: GrammarKind, grammar: str) -> Grammar:
+def _compile(
+    vocabulary: "LLTokenizer", numbers: NumberLimit, vocab_size: int, eos: bool, kind: GrammarKind, grammar: str
+) -> Grammar:
     from llguidance import LLMatcher, LLParserLimits
 
     limits = LLParserLimits(verbose_errors=False)
     matcher = LLMatcher(vocabulary, _grammar_of(kind, grammar), log_level=0, limits=limits)
     if matcher.is_error():
         raise _refused(kind, matcher.get_error())
-    return Grammar(matcher, vocab_size, eos)
+    return Grammar(matcher, vocab_size, eos, numbers if kind in _JSON else None)
 
 
 def _grammar_of(kind: GrammarKind, grammar: str) -> str:
@@ -109,6 +118,10 @@ def _grammar_of(kind: GrammarKind, grammar: str) -> str:
         if not isinstance(schema, dict):
             raise _refused(kind, "it must be a JSON object")
         options = cast("JsonCompileOptions", guidance_options(schema))
+        try:
+            grammar = json.dumps(closed(schema))
+        except RecursionError as error:
+            raise _refused(kind, "it is nested too deeply") from error
         return LLMatcher.grammar_from_json_schema(grammar, overrides=options)
     if kind == "gbnf":
         try:

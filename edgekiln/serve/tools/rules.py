@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekiln.runtimes.grammar.closed_objects import closed
 from edgekiln.runtimes.grammar.compile import guidance_options
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.tools.reasoning import ReasoningTags
@@ -47,7 +48,7 @@ class Rules:
 
 def json_of(schema: Mapping[str, Any]) -> str:
     """JSON of a schema; what is not supported is refused."""
-    return f"%json {json.dumps({**schema, 'x-guidance': guidance_options(schema)})}"
+    return f"%json {json.dumps({**closed(schema), 'x-guidance': guidance_options(schema)})}"
 
 
 def quoted(text: str) -> str:
