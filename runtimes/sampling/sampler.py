@@ -1,8 +1,8 @@
 """Choose the next token from logits: biases, penalties, a constraint, temperature, filters and a seeded draw.
 
 The filters have the meaning and the order of transformers. The C++ library follows `Sampler.sample` step by step and so
-draws the same tokens from the same logits; its sampling/exp.h reproduces numpy's float32 `exp`. It has no biases,
-penalties by count, constraints and lists of the most likely tokens.
+draws the same tokens from the same logits; its sampling/exp.h reproduces numpy's float32 `exp`. Its constraints are
+callbacks that give masks; it has no biases, penalties by count and lists of the most likely tokens.
 """
 
 import math

@@ -16,7 +16,16 @@ SANITIZE = re.findall(r"EDGEKILN_SANITIZE:\w+=(.+)", (BUILD / "CMakeCache.txt").
 NEWEST = {
     "edgekiln_engine_options": ("kernels_library", "device", "verify", "text", "pack_cache", "reserved"),
     "edgekiln_engine_info": ("threads", "max_verify_tokens", "has_text", "has_chat"),
-    "edgekiln_generate_options": ("has_seed", "ignore_eos", "logprobs", "speculate", "special_tokens", "reserved"),
+    "edgekiln_generate_options": (
+        "has_seed",
+        "ignore_eos",
+        "logprobs",
+        "speculate",
+        "special_tokens",
+        "reserved",
+        "mask",
+        "mask_data",
+    ),
     "edgekiln_message": ("parse_special", "reserved"),
     "edgekiln_summary": ("first_token_s", "total_s", "finish_reason", "reserved"),
 }
@@ -204,7 +213,9 @@ def test_the_examples_in_c_compile(tmp_path: Path) -> None:
         assert len(text.replace("\\n", "\n")) == int(length)
     source = tmp_path / "example.c"
     headers = "#include <edgekiln/edgekiln.h>\n#include <stdio.h>\n#include <string.h>\n"
-    source.write_text(f"{headers}int main(void) {{\n{''.join(blocks)}return 0;\n}}\n")
+    functions = [block for block in blocks if block.startswith("static")]
+    body = "".join(block for block in blocks if block not in functions)
+    source.write_text(f"{headers}{''.join(functions)}int main(void) {{\n{body}return 0;\n}}\n")
     include = ROOT / "cpp" / "include"
     subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "-fsyntax-only", "-I", include, source], check=True)
 

@@ -13,15 +13,52 @@ from support.cpp_host import program
 TOKENS = 150
 
 
-def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> list[tuple[int, float]]:
+def lines(logits: np.ndarray, prompt: list[int], options: dict[str, Any], masks: np.ndarray | None) -> list[str]:
     request = {**options, "prompt": prompt, "size": logits.shape[1]}
-    given = json.dumps(request).encode() + b"\n" + logits.tobytes()
+    rows = [row.tobytes() for row in logits]
+    if masks is not None:
+        request["words"] = masks.shape[1]
+        rows = [row + mask.tobytes() for row, mask in zip(rows, masks, strict=True)]
+    given = json.dumps(request).encode() + b"\n" + b"".join(rows)
     out = subprocess.run([program("edgekiln_sample")], input=given, capture_output=True, check=True).stdout
-    return [(int(token), float(logprob)) for token, logprob in map(str.split, out.decode().splitlines())]
+    return out.decode().splitlines()
 
 
-@pytest.mark.parametrize("size", [7, 1000, 49152])
-@pytest.mark.parametrize(
+def draws(
+    logits: np.ndarray, prompt: list[int], options: dict[str, Any], masks: np.ndarray | None = None
+) -> list[tuple[int, float]]:
+    return [(int(token), float(logprob)) for token, logprob in map(str.split, lines(logits, prompt, options, masks))]
+
+
+class Masks:
+    """A constraint that allows what is in the next row of masks, whatever the tokens are; it is its own state."""
+
+    ended = False
+
+    def __init__(self, masks: np.ndarray) -> None:
+        self._masks = iter(masks)
+
+    def start(self) -> "Masks":
+        return self
+
+    def allowed(self) -> np.ndarray:
+        return next(self._masks)
+
+    def accept(self, token: int) -> None:
+        pass
+
+
+def random_masks(size: int, words: int) -> np.ndarray:
+    """Masks of few, some and many tokens; each has one of the first seven."""
+    generator = np.random.default_rng(words)
+    parts = generator.choice([0.001, 0.1, 0.5, 0.999], TOKENS)[:, None]
+    bits = generator.random((TOKENS, words * 32)) < parts
+    bits[np.arange(TOKENS), generator.integers(0, 7, TOKENS)] = True
+    bits[:, size:] = True  # beyond the vocabulary
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+
+
+OPTIONS = pytest.mark.parametrize(
     "options",
     [
         {},
@@ -42,6 +79,10 @@ def draws(logits: np.ndarray, prompt: list[int], options: dict[str, Any]) -> lis
     ],
     ids=str,
 )
+
+
+@pytest.mark.parametrize("size", [7, 1000, 49152])
+@OPTIONS
 def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
     # Rounded to produce ties.
     logits = np.random.default_rng(size).normal(0, 4, (TOKENS, size)).round(1).astype(np.float32)
@@ -53,3 +94,27 @@ def test_draws_are_those_of_python(size: int, options: dict[str, Any]) -> None:
     found = draws(logits, prompt, vars(chosen))
     assert [token for token, _ in found] == [sampled.token for sampled in expected]
     np.testing.assert_allclose([p for _, p in found], [sampled.logprob for sampled in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "words"), [(7, 1), (1000, 32), (1000, 20), (49152, 1536)])
+@OPTIONS
+def test_masked_draws_are_those_of_python(size: int, words: int, options: dict[str, Any]) -> None:
+    logits = np.random.default_rng(size).normal(0, 4, (TOKENS, size)).round(1).astype(np.float32)
+    chosen = SamplingOptions(**{"seed": 2**63 + 11, **options})
+    masks = random_masks(size, words)
+    sampler = Sampler(chosen, constraint=Masks(masks))
+    sampler.observe(0, np.array([1, 1, size - 1]))
+    expected = [sampler.sample(0, scores, logprob=True) for scores in logits]
+    found = draws(logits, [1, 1, size - 1], vars(chosen), masks)
+    assert [token for token, _ in found] == [sampled.token for sampled in expected]
+    np.testing.assert_allclose([p for _, p in found], [sampled.logprob for sampled in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_masks_of_no_token(temperature: float) -> None:
+    logits = np.array([[3, -np.inf, 1, 2]] * 3, np.float32)
+    masks = np.array([[0b1000], [0b0000], [0b0010]], np.uint32)
+    options = vars(SamplingOptions(temperature=temperature, seed=1))
+    first, *others = lines(logits, [0], options, masks)
+    assert first.startswith("3 ")
+    assert others == ["the mask allows no token that the model can choose: allow one, or end the answer"] * 2

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,25 @@ class Host:
         self.process.communicate(timeout=60)
         assert self.process.returncode == 0
 
-    def ask(self, ids: Sequence[int] | None = None, **request: Any) -> dict[str, Any]:
-        """The reply to a request; see cpp/tests/lib/answer.cpp."""
+    def ask(
+        self,
+        ids: Sequence[int] | None = None,
+        mask: Callable[[list[int]], dict[str, Any]] | None = None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """The reply to a request; see cpp/tests/lib/answer.cpp. `mask` gives {"words": mask} or {"result": N}."""
         if ids is not None:
             request["ids"] = [int(token) for token in ids]
+        self._write(_plain(request) | {"masked": mask is not None})
+        reply = self._read()
+        while mask is not None and "answer" in reply:
+            self._write(mask(reply["answer"]))
+            reply = self._read()
+        return reply
+
+    def _write(self, request: dict[str, Any]) -> None:
         assert self.process.stdin
-        self.process.stdin.write(json.dumps(_plain(request)) + "\n")
-        return self._read()
+        self.process.stdin.write(json.dumps(request) + "\n")
 
     def _read(self) -> Any:
         assert self.process.stdout

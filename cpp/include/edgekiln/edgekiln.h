@@ -60,6 +60,14 @@ typedef enum edgekiln_special_tokens {
   EDGEKILN_SPECIAL_TOKENS_HIDE = 2  /* none */
 } edgekiln_special_tokens;
 
+/* What an edgekiln_mask_callback returns. */
+typedef enum edgekiln_mask_result {
+  EDGEKILN_MASK_SET = 0,   /* only the tokens whose bits are set may follow */
+  EDGEKILN_MASK_ANY = 1,   /* any token may follow */
+  EDGEKILN_MASK_END = 2,   /* the answer is complete: its last token has EDGEKILN_FINISH_STOP */
+  EDGEKILN_MASK_CANCEL = 3 /* cancel the answer */
+} edgekiln_mask_result;
+
 typedef struct edgekiln_engine edgekiln_engine;
 typedef struct edgekiln_session edgekiln_session;
 
@@ -90,6 +98,17 @@ typedef struct edgekiln_engine_info {
   int32_t has_chat;          /* the engine has a chat template that this library can render */
 } edgekiln_engine_info;
 
+/* Says which tokens may come next, for instance by a grammar. Called in the thread that generates: before the first
+ * token, and after each token before its edgekiln_token_callback, but not after an end-of-sequence token that ends the
+ * answer. `ids` are the tokens of the answer so far. Bit t % 32 of mask[t / 32] stands for token t, as in the masks of
+ * llguidance and xgrammar; all bits are 0 before the call. `words` is the size of the vocabulary divided by 32, rounded
+ * up; bits beyond the vocabulary have no effect. Returns an edgekiln_mask_result. A mask of no token fails with
+ * EDGEKILN_ERROR_REQUEST.
+ *
+ * Log-probabilities are those without the mask. Speculative decoding gives the same answer with a mask as without
+ * speculation. The callback must not call a generate function or edgekiln_session_reset with the same session. */
+typedef int (*edgekiln_mask_callback)(const int64_t* ids, size_t count, uint32_t* mask, size_t words, void* mask_data);
+
 /* Stop strings are matched in the answer with all special tokens, whichever of them are shown: a stop string may be a
  * special token, or cross one. Only one with U+FFFD is matched in the text that is shown. */
 typedef struct edgekiln_generate_options {
@@ -109,6 +128,8 @@ typedef struct edgekiln_generate_options {
   int32_t speculate;  /* speculative decoding where it is faster; it does not change the answer; default 1 */
   edgekiln_special_tokens special_tokens; /* in the answer's text; default EDGEKILN_SPECIAL_TOKENS_AUTO */
   int32_t reserved;
+  edgekiln_mask_callback mask; /* limits each token; default NULL: any token */
+  void* mask_data;             /* passed to the callback */
 } edgekiln_generate_options;
 
 /* A chat message. Functions take an array of them: element i begins i * messages[0].struct_size bytes after element 0,

@@ -6,7 +6,7 @@
 //   const auto answer = engine->generate("Once upon a time");
 //
 // Functions that can fail return Expected. Nothing throws, apart from allocations of the standard library and from
-// token callbacks: an exception of a callback cancels the answer and propagates to the caller.
+// callbacks: an exception of a callback cancels the answer and propagates to the caller.
 #pragma once
 
 #include <edgekiln/edgekiln.h>
@@ -89,8 +89,12 @@ class Session {
   Expected<Answer> run(const GenerateOptions& options, const TokenCallback& on_token, Call call) {
     if (auto failure = detail::check(options)) return *std::move(failure);
     std::vector<const char*> stop;
-    const edgekiln_generate_options plain = detail::to_c(options, defaults_, stop);
-    detail::TokenSink sink{on_token, {}, {}};
+    edgekiln_generate_options plain = detail::to_c(options, defaults_, stop);
+    detail::TokenSink sink{on_token, options.mask, {}, {}};
+    if (options.mask) {
+      plain.mask = &detail::TokenSink::mask;
+      plain.mask_data = &sink;
+    }
     edgekiln_summary summary;
     edgekiln_summary_init(&summary);
     const edgekiln_status status = call(&plain, &detail::TokenSink::call, static_cast<void*>(&sink), &summary);

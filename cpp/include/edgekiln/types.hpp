@@ -25,6 +25,18 @@ enum class SpecialTokens {
   hide = EDGEKILN_SPECIAL_TOKENS_HIDE
 };
 
+// See edgekiln_mask_result.
+enum class Mask {
+  set = EDGEKILN_MASK_SET,
+  any = EDGEKILN_MASK_ANY,
+  end = EDGEKILN_MASK_END,
+  cancel = EDGEKILN_MASK_CANCEL
+};
+
+// See edgekiln_mask_callback: sets bits of `mask`, which has `words` words, for the tokens that may follow `ids`.
+using MaskCallback =
+    std::function<Mask(const std::int64_t* ids, std::size_t count, std::uint32_t* mask, std::size_t words)>;
+
 // See edgekiln_engine_options.
 struct EngineOptions {
   int threads = 0;
@@ -52,6 +64,7 @@ struct GenerateOptions {
   bool logprobs = false;
   bool speculate = true;
   SpecialTokens special_tokens = SpecialTokens::automatic;
+  MaskCallback mask;
 };
 
 // See edgekiln_engine_info.
@@ -99,9 +112,10 @@ using TokenCallback = std::function<bool(const Token&)>;
 
 namespace detail {
 
-// The edgekiln_token_callback that collects the answer's text and calls a TokenCallback.
+// The callbacks of the C API, which collect the answer's text and call those of the C++ API.
 struct TokenSink {
   const TokenCallback& on_token;
+  const MaskCallback& on_mask;
   std::string text;
   std::exception_ptr exception;
 
@@ -114,6 +128,17 @@ struct TokenSink {
     } catch (...) {
       self.exception = std::current_exception();
       return 1;
+    }
+  }
+
+  static int mask(const std::int64_t* ids, std::size_t count, std::uint32_t* mask, std::size_t words,
+                  void* mask_data) noexcept {
+    auto& self = *static_cast<TokenSink*>(mask_data);
+    try {
+      return static_cast<int>(self.on_mask(ids, count, mask, words));
+    } catch (...) {
+      self.exception = std::current_exception();
+      return EDGEKILN_MASK_CANCEL;
     }
   }
 };

@@ -1,5 +1,6 @@
 // The C API's functions on sessions: creation, cancellation and generation.
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,15 @@ edgekiln_generate_options generate_defaults() {
   options.speculate = defaults.speculate;
   options.special_tokens = static_cast<edgekiln_special_tokens>(defaults.special_tokens);
   return options;
+}
+
+MaskCallback mask_of(edgekiln_mask_callback callback, void* data) {
+  return [=](Ids answer, std::span<std::uint32_t> mask) -> Result<MaskResult> {
+    const int result = callback(answer.data(), answer.size(), mask.data(), mask.size(), data);
+    if (result < EDGEKILN_MASK_SET || result > EDGEKILN_MASK_CANCEL)
+      return fail(Code::kRequest, "the mask callback must return an edgekiln_mask_result, 0 to 3, got ", result);
+    return static_cast<MaskResult>(result);
+  };
 }
 
 Result<GenerateOptions> convert(const edgekiln_generate_options* given) {
@@ -53,6 +63,7 @@ Result<GenerateOptions> convert(const edgekiln_generate_options* given) {
                 "special_tokens must be EDGEKILN_SPECIAL_TOKENS_AUTO (0), EDGEKILN_SPECIAL_TOKENS_SHOW (1) or ",
                 "EDGEKILN_SPECIAL_TOKENS_HIDE (2), got ", special_tokens);
   result.special_tokens = static_cast<SpecialTokensChoice>(special_tokens);
+  if (options->mask) result.mask = mask_of(options->mask, options->mask_data);
   return result;
 }
 

@@ -39,7 +39,7 @@ constexpr bool ends_with(std::size_t offset) {
 
 EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_options, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_engine_info, has_chat);
-EDGEKILN_NO_TAIL_PADDING(edgekiln_generate_options, reserved);
+EDGEKILN_NO_TAIL_PADDING(edgekiln_generate_options, mask_data);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_message, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_prompt_part, reserved);
 EDGEKILN_NO_TAIL_PADDING(edgekiln_token, reserved);

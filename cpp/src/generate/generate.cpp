@@ -18,13 +18,14 @@ class Answer {
     left_ = std::min(options.max_tokens, room);
   }
 
-  Token add(const Choice& choice) {
+  // `complete`: nothing may follow the token.
+  Token add(const Choice& choice, bool complete) {
     --left_;
     AnswerText::Piece piece = text_.push(choice.token);
     FinishReason reason = FinishReason::kNone;
-    if (!ignore_eos_ && eos_.contains(choice.token))
+    if (is_end(choice.token))
       reason = FinishReason::kEos;  // also if a stop string ends in it
-    else if (piece.stopped)
+    else if (piece.stopped || complete)
       reason = FinishReason::kStop;
     else if (left_ == 0)
       reason = FinishReason::kLength;
@@ -35,6 +36,9 @@ class Answer {
     }
     return {choice.token, std::move(piece.text), choice.logprob, reason};
   }
+
+  // Whether a token ends the answer whatever its text.
+  bool is_end(std::int64_t token) const { return !ignore_eos_ && eos_.contains(token); }
 
   // Number of tokens that may still follow.
   std::int64_t left() const { return left_; }
@@ -90,10 +94,20 @@ Result<Finish> generate(const Runtime& runtime, KVCache& cache, TextStream* text
   Answer answer(text, eos, options, runtime.properties().max_length - static_cast<std::int64_t>(prompt.size()));
   SpeculativeDecoder decoder(runtime, cache, prompt, options.speculate);
   Result<Logits> logits = runtime.append(cache, reuse_prefix(cache, prompt), cancel);
+  if (!logits) return std::unexpected(logits.error());
+  TokenMask mask(options.mask, logits->size());
+  Result<bool> more = mask.ask();
+  if (!more) return std::unexpected(more.error());
+  if (!*more) return Finish{FinishReason::kStop, decoder.stats()};
   while (logits.has_value()) {
-    const Result<Choice> choice = sampler.sample(logits.value(), options.logprobs);
+    const Result<Choice> choice = sampler.sample(logits.value(), options.logprobs, mask.words());
     if (!choice) return std::unexpected(choice.error());
-    const Token token = answer.add(choice.value());
+    if (!answer.is_end(choice->token)) {
+      mask.append(choice->token);
+      more = mask.ask();
+      if (!more) return std::unexpected(more.error());
+    }
+    const Token token = answer.add(choice.value(), !*more);
     if (!on_token(token)) return fail(Code::kCancelled, "the answer was cancelled");
     if (token.finish_reason != FinishReason::kNone) return Finish{token.finish_reason, decoder.stats()};
     logits = decoder.step(token.id, answer.left(), cancel);

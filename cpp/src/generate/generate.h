@@ -12,6 +12,7 @@
 
 #include "generate/speculative_decoder.h"
 #include "generate/text_stream.h"
+#include "generate/token_mask.h"
 #include "runtime/base.h"
 #include "sampling/sampler.h"
 #include "util/result.h"
@@ -29,6 +30,7 @@ struct GenerateOptions {
   bool logprobs = false;
   bool speculate = true;  // verify drafted tokens where that is faster; the answer does not change
   SpecialTokensChoice special_tokens = SpecialTokensChoice::kAuto;  // in the text; for the caller, who makes the stream
+  MaskCallback mask;  // limits each token, speculated or not; asked before the first token and after each
 
   // An error of Code::kRequest if a value is out of range.
   [[nodiscard]] Result<void> check() const;
@@ -60,7 +62,8 @@ std::int64_t shared_length(Ids held, Ids prompt);
 //   on_token: called with each token; returning false cancels.
 //   cancel: requests a stop, from any thread.
 //
-// Errors: Code::kRequest before the first token, Code::kCancelled, or those of the runtime.
+// Errors: Code::kRequest before the first token, or if the mask allows no token, Code::kCancelled, or those of the
+// runtime and of the mask.
 Result<Finish> generate(const Runtime& runtime, KVCache& cache, TextStream* text, const std::set<std::int64_t>& eos,
                         Ids prompt, const GenerateOptions& options, const std::function<bool(const Token&)>& on_token,
                         const std::stop_token& cancel);

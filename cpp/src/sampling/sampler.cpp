@@ -4,9 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <utility>
 
 #include "sampling/exp.h"
-#include "sampling/filters.h"
 #include "util/str_cat.h"
 
 namespace edgekiln {
@@ -83,7 +83,7 @@ void Sampler::observe(std::span<const std::int64_t> tokens) {
   if (options_.repetition_penalty != 1) seen_.insert(tokens.begin(), tokens.end());
 }
 
-Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
+Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob, std::optional<Bitmask> mask) {
   std::span<const float> scores = logits;
   if (!seen_.empty()) {
     const float penalty = divisor(options_.repetition_penalty);
@@ -97,19 +97,32 @@ Result<Choice> Sampler::sample(std::span<const float> logits, bool logprob) {
   const std::size_t best = argmax(scores);
   if (!std::isfinite(scores[best]))
     return fail(Code::kRuntime, "the engine's logits hold ", scores[best], ": the engine or its weights are broken");
+  float highest = scores[best];
   auto token = static_cast<std::int64_t>(best);
-  if (options_.temperature > 0) token = draw(scores, scores[best]);
+  std::optional<Indices> allowed;
+  std::vector<float> left;
+  // Most of the time a model prefers a token that is allowed. Greedy choices need no more then.
+  if (mask && !(options_.temperature == 0 && allows(*mask, best))) {
+    allowed = allowed_ids(*mask, scores.size());
+    for (const std::int32_t id : *allowed) left.push_back(scores[static_cast<std::size_t>(id)]);
+    scores = left;
+    const std::size_t at = left.empty() ? 0 : argmax(left);
+    if (left.empty() || left[at] == -std::numeric_limits<float>::infinity())
+      return fail(Code::kRequest, "the mask allows no token that the model can choose: allow one, or end the answer");
+    highest = left[at];
+    token = (*allowed)[at];
+  }
+  if (options_.temperature > 0) token = draw(scores, highest, std::move(allowed));
   if (options_.repetition_penalty != 1) seen_.insert(token);
   Choice choice{token, std::nullopt};
   if (logprob) choice.logprob = log_probability(logits, static_cast<std::size_t>(token));
   return choice;
 }
 
-std::int64_t Sampler::draw(std::span<const float> logits, float highest) {
+std::int64_t Sampler::draw(std::span<const float> logits, float highest, std::optional<Indices> tokens) {
   const float temperature = divisor(options_.temperature);
   std::vector<float> scores(logits.size());
   std::transform(logits.begin(), logits.end(), scores.begin(), [=](float x) { return (x - highest) / temperature; });
-  std::optional<Indices> tokens;
   const auto keep = [&](const Indices& kept) {
     std::vector<float> fewer;
     Indices ids;

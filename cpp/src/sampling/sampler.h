@@ -1,4 +1,4 @@
-// Sampling: repetition penalty, temperature, filters and a seeded draw.
+// Sampling: repetition penalty, a mask, temperature, filters and a seeded draw.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "engine/manifest.h"
+#include "sampling/bitmask.h"
+#include "sampling/filters.h"
 #include "sampling/rng.h"
 #include "util/result.h"
 
@@ -43,14 +45,15 @@ class Sampler {
   // Mark `tokens`, such as the prompt, as seen.
   void observe(std::span<const std::int64_t> tokens);
 
-  // The next token from `logits`, float32[V].
+  // The next token from `logits`, float32[V], of those that `mask` allows, if there is one.
   //
   // Steps and precisions equal those of edgekiln.runtimes.sampling.sampler.Sampler.sample in Python. An error of
-  // Code::kRuntime if the logits are not finite.
-  Result<Choice> sample(std::span<const float> logits, bool logprob);
+  // Code::kRuntime if the logits are not finite, of Code::kRequest if the mask allows no token.
+  Result<Choice> sample(std::span<const float> logits, bool logprob, std::optional<Bitmask> mask = {});
 
  private:
-  std::int64_t draw(std::span<const float> scores, float highest);
+  // `tokens`: those of the scores; nothing for all of the vocabulary.
+  std::int64_t draw(std::span<const float> scores, float highest, std::optional<Indices> tokens);
 
   SamplingOptions options_;
   SplitMix64 generator_;

@@ -1,5 +1,10 @@
 // Generates answers for the Python tests through edgekiln.hpp. stdin: one JSON request a line. stdout: one JSON reply a
 // line. Arguments: the engine directory, and the engine options as JSON.
+//
+// With "masked" in a request, it also writes {"answer": ids} for each mask, and reads {"words": mask} or {"result": N}.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <edgekiln/edgekiln.hpp>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -25,6 +30,16 @@ std::string text_of(const json& value) {
   return {bytes.begin(), bytes.end()};
 }
 
+edgekiln::Mask ask_for_mask(const std::int64_t* ids, std::size_t count, std::uint32_t* mask, std::size_t words) {
+  std::cout << json{{"answer", std::vector<std::int64_t>(ids, ids + count)}, {"words", words}} << std::endl;
+  std::string line;
+  std::getline(std::cin, line);
+  const json reply = json::parse(line);
+  const auto given = reply.value("words", std::vector<std::uint32_t>());
+  std::copy_n(given.begin(), std::min(given.size(), words), mask);
+  return static_cast<edgekiln::Mask>(reply.value("result", 0));
+}
+
 edgekiln::GenerateOptions options_of(const json& request) {
   edgekiln::GenerateOptions options;
   options.max_tokens = request.value("max_tokens", options.max_tokens);
@@ -41,6 +56,7 @@ edgekiln::GenerateOptions options_of(const json& request) {
   options.speculate = request.value("speculate", options.speculate);
   if (request.contains("special_tokens"))
     options.special_tokens = static_cast<edgekiln::SpecialTokens>(request["special_tokens"].get<int>());
+  if (request.value("masked", false)) options.mask = ask_for_mask;
   return options;
 }
 

@@ -1,4 +1,4 @@
-"""Numbers in JSON end, in whatever tokens they are written, and all 64-bit numbers can be written."""
+"""A number in JSON ends, in whatever tokens it is written, and all 64-bit numbers can be written."""
 
 import json
 import sys
