@@ -35,11 +35,13 @@ EXIT_STATUSES = {
 
 VARIABLES = {
     "EDGEKILN_API_KEY": "`serve`: a key that requests must have, beside those of `--api-key`",
+    "EDGEKILN_NO_HISTORY": "`chat`: 1 keeps no history of messages, as `--no-history`",
     "EDGEKILN_ISA": "instruction set of the CPU kernels, of those that `doctor` lists; by default the best",
     "HF_HOME, HF_HUB_CACHE": "where downloads are kept; by default `~/.cache/huggingface`",
     "HF_ENDPOINT": "address of the hub or of a mirror",
     "HF_TOKEN": "token for models that ask for a login; by default that of `hf auth login`",
     "HF_HUB_OFFLINE": "1: use what was downloaded before, and connect to nothing",
+    "XDG_STATE_HOME": "where the history of `chat` is kept; by default `~/.local/state`",
     "XDG_CACHE_HOME": "where `edgekiln/` with synthetic calibration data is kept; by default `~/.cache`",
     "TMPDIR": "where builds that calibrate write a temporary engine",
     "ORT_DISABLE_TELEMETRY": "0: leave ONNX Runtime's telemetry on, which edgekiln turns off",

@@ -16,9 +16,12 @@ from support.serving import running_server
 
 EXAMPLES = {example.key: example for example in examples()}
 RUNNABLE = {"sh", "bash", "console", "shell", "python", "yaml"}
-# Blocks that other tests run: the compilers of C and C++, and the example of README.md.
+# Blocks that other tests run.
 ELSEWHERE = {
     ("README.md", "import edgekiln"): "tests/test_readme.py",
+    **{key: "tests/test_python_document.py" for key in EXAMPLES if key[0] == "docs/python.md"},
+    ("docs/serving.md", "from typing import Literal"): "tests/edgekiln/serve/test_clients.py",
+    ("docs/serving.md", "from llama_index.core.llms import ChatMessage"): "tests/edgekiln/serve/test_clients.py",
 }
 # What cannot run in these tests. test_what_does_not_run_exists checks that what the blocks name exists.
 _MAKE = "installs environments, and runs these tests"
@@ -101,6 +104,7 @@ def for_tensorrt(**names: str) -> Runner:
 FAST: dict[tuple[str, str], Runner] = {
     ("README.md", "pip install 'edgekiln[cpu]'"): in_shell(),
     ("README.md", "edgekiln engine Qwen/Qwen3-0.6B --quant int4 -o en"): in_shell(),
+    ("docs/chat.md", "edgekiln run ENGINE --jsonl prompts.jsonl --out an"): in_shell(ENGINE="engines/qwen"),
     ("docs/chat.md", 'engine.chat(messages, tools=[{"type": "function", '): in_python,
     ("docs/quantization.md", "method: gptq"): read_as_recipe,
     ("docs/quantization.md", "from pathlib import Path"): in_python,

@@ -114,6 +114,7 @@ class Workspace:
             shutil.copytree(engine, path / "engines" / name)
         (path / "TEXT").write_text("A kiln is an oven for bricks and pottery. " * 30, encoding="utf-8")
         (path / "person.json").write_text('{"type": "object", "properties": {"born": {"type": "integer"}}}')
+        (path / "prompts.jsonl").write_text('{"prompt": "A kiln is"}\n{"prompt": "Bricks are"}\n', encoding="utf-8")
         (path / "bin").mkdir()
         for name, script in (("edgekiln", _EDGEKILN), ("pip", _PIP), ("python", _PYTHON)):
             program = path / "bin" / name

@@ -20,15 +20,14 @@ constexpr std::size_t kK = 320, kN = 43;
 constexpr std::size_t kBatches[] = {2, 3, 4, 5, 6, 7, 8, 9, 32, 70};
 constexpr std::size_t kMost = 70;
 
-// How many rows of all batches differ from the same row alone; `multiply(a, m, out)` runs the kernel.
+// The number of rows of all batches that differ from the same row alone; `multiply(a, m, out)` runs the kernel.
 template <typename Multiply>
 int wrong_tokens(const Multiply& multiply) {
   std::mt19937 generator(3);
   std::normal_distribution<float> normal;
   std::vector<float> a(kMost * kK), alone(kMost * kN), together(alone.size());
   std::generate(a.begin(), a.end(), [&] { return normal(generator); });
-  for (std::size_t token = 0; token < kMost; ++token)
-    multiply(a.data() + token * kK, 1, alone.data() + token * kN);
+  for (std::size_t token = 0; token < kMost; ++token) multiply(a.data() + token * kK, 1, alone.data() + token * kN);
   int wrong = 0;
   for (const std::size_t m : kBatches) {
     multiply(a.data(), m, together.data());
