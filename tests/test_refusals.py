@@ -73,7 +73,8 @@ def test_python(refusal: Refusal, engine: Path | str, loaded: Engine) -> None:
 
 
 @cases("cli")
-def test_command_line(refusal: Refusal, engine: Path | str) -> None:
+def test_command_line(refusal: Refusal, engine: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # without `engines`
     arguments: list[str] = []
     for name, value in {**refusal.open, **options(refusal)}.items():
         for item in value if isinstance(value, list) else [value]:

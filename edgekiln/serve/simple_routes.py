@@ -28,12 +28,13 @@ async def model(request: Request) -> Response:
 
 def _model(request: Request, name: str) -> dict[str, Any]:
     engines = server_of(request).engines
+    max_length = engines.max_length(name)
     return {
         "id": name,
         "object": "model",
         "created": dict(engines.models())[name],
         "owned_by": "edgekiln",
-        "max_model_len": engines.max_length(name),
+        "max_model_len": max_length,
         "loaded": engines.is_loaded(name),
     }
 

@@ -83,7 +83,10 @@ def test_verbose_adds_the_traceback(
     ],
     ids=lambda value: " ".join(value).encode(errors="replace").decode() if isinstance(value, list) else "",
 )
-def test_a_usage_error_is_one_line_and_2(arguments: list[str], words: str) -> None:
+def test_a_usage_error_is_one_line_and_2(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without `engines`
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()

@@ -20,9 +20,9 @@ from support.engines import build
 from support.instruction_sets import fills, supported_sets, use
 
 PROMPT = np.arange(150) % 259
-# From this many tokens on, GEMM requantizes 4-bit weights to 8 bits, with one scale per column and segment of K; with
-# AMX it converts them to bfloat16.
-PREFILL_TOKENS, SEGMENT = 96, 128
+# From this many tokens of a sequence on, GEMM requantizes 4-bit weights to 8 bits, with one scale per column and
+# segment of K; with AMX it converts them to bfloat16.
+PREFILL_TOKENS, SEGMENT = 64, 128
 
 
 # Ops are tested on every instruction set.
@@ -83,7 +83,7 @@ def test_a_graph_that_they_refuse_runs_with_onnxruntimes_kernels(make_engine):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero_points", [True, False])
 @pytest.mark.parametrize("scale_type", [np.float32, np.float16])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20), (2, 60)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (2, 20), (2, 60), (2, 70)])
 def test_matmul_nbits(bits, zero_points, scale_type, shape):
     depth, columns, group = 160, 70, 32
     rng = np.random.default_rng(bits)
@@ -107,7 +107,7 @@ def test_matmul_nbits(bits, zero_points, scale_type, shape):
     (y,) = session.run(None, {"x": x})
     bias = -scales * (zeros if zero_points else np.float32(1 << bits - 1))
     weight = scales[..., None].astype(np.float64) * codes + bias[..., None]
-    if bits == 4 and np.prod(shape) >= PREFILL_TOKENS and requantizes():
+    if bits == 4 and shape[-1] >= PREFILL_TOKENS and requantizes():
         weight = prefill_weight(codes, scales, bias)
     np.testing.assert_allclose(y, x @ weight.reshape(columns, depth).T, rtol=0, atol=0.05)
 
@@ -225,7 +225,7 @@ def test_gather_block_quantized(bits, zero_points):
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bias_type", [np.float32, np.float16])
-@pytest.mark.parametrize("tokens", [1, 20, 60])
+@pytest.mark.parametrize("tokens", [1, 20, 60, 70])
 def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     rng = np.random.default_rng(0)
     weights = {
@@ -240,7 +240,7 @@ def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     x = rng.integers(-126, 127, (2, tokens, 160)).astype(np.float32)
     x[..., ::32] = 127
     (expected,) = graphs.run_reference(model, {"x": x})
-    if 2 * tokens >= PREFILL_TOKENS and requantizes():
+    if tokens >= PREFILL_TOKENS and requantizes():
         codes = np.stack([weights["w.qweight"] & 15, weights["w.qweight"] >> 4], axis=-1).reshape(70, 5, 32)
         expected = x @ prefill_weight(codes, weights["w.scales"], bias).reshape(70, 160).T
     LOWER_QUANTIZED_OPS(model)
