@@ -132,16 +132,16 @@ struct PostAttentionBlock {
     const DecoderWidths& widths = block.widths;
     const std::size_t first = index * kTokensATask, m = std::min(kTokensATask, args.m - first);
     thread_local DecoderScratch scratch;
-    block.compute_tokens({args.attended + first * widths.attended, args.residual + first * widths.hidden, m, args.tokens,
-                          args.projected + first * widths.projected, args.sum + first * widths.hidden},
+    block.compute_tokens({args.attended + first * widths.attended, args.residual + first * widths.hidden, m,
+                          args.tokens, args.projected + first * widths.projected, args.sum + first * widths.hidden},
                          kSerial, scratch);
   }
 };
 
 // One call of a decoder stack, for m tokens.
 struct DecoderStackArgs {
-  const float* projected;  // [m, projected], packed QKV projections of the first layer
-  const float* residual;   // [m, hidden]
+  const float* projected;     // [m, projected], packed QKV projections of the first layer
+  const float* residual;      // [m, hidden]
   std::size_t m, tokens;      // tokens: of a sequence
   float* attended = nullptr;  // [m, attended], the output of each attention, at last of the last one
   float* sum = nullptr;       // [m, hidden], the residual of the last layer

@@ -31,8 +31,7 @@ class ExpertMatMulNBits {
   ExpertMatMulNBits(const OrtKernelInfo* info, WeightScheme scheme)
       : experts_(expert_count(info)), n_(integer(info, "N")) {
     weight_ = constant_nbits_weight(info, kExpertWeight, integer(info, "K"), experts_ * n_, scheme);
-    if (kernels().nbits_gemm)
-      packed_.emplace(weight_, experts_, WeightPacker(info).experts_place(weight_, experts_));
+    if (kernels().nbits_gemm) packed_.emplace(weight_, experts_, WeightPacker(info).experts_place(weight_, experts_));
   }
 
  private:

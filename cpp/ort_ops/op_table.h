@@ -89,8 +89,7 @@ const std::vector<OpRow>& op_table() {
       int8_mixture{kPerTokenInt8Gemm, kSwiglu, kAddWeightedRows},
       mixture_block{kNBitsGemm, kSkipRmsNorm, kSwiglu, kAddWeightedRows, kRoute},
       int8_mixture_block{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kAddWeightedRows, kRoute},
-      mixture_layers{kNBitsGemm,   kSkipRmsNorm, kSwiglu,
-                     kRoute,     kAddWeightedRows, kQkvPrologue, kAttention},
+      mixture_layers{kNBitsGemm, kSkipRmsNorm, kSwiglu, kRoute, kAddWeightedRows, kQkvPrologue, kAttention},
       int8_mixture_layers{kPerTokenInt8Gemm, kSkipRmsNorm, kSwiglu, kRoute, kAddWeightedRows, kQkvPrologue, kAttention};
   static const std::vector<OpRow> rows{
       {kOnnxDomain, op<SimplifiedLayerNormalization>(), {kQkvPrologue}},

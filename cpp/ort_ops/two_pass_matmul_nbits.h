@@ -39,8 +39,8 @@ class TwoPassMatMulNBits {
     if (!lm_head_) return kernels().nbits_gemm(*packed_, a.floats(), m, tokens_of(shape), out, threads, scratch);
     const auto region = [&](const Parallel& parallel) {
       for (std::size_t token = 0; token < m; token += kLmHeadRows)
-        kernels().two_pass_lm_head(*lm_head_, a.floats() + token * k_, std::min(kLmHeadRows, m - token), out + token * n_,
-                                   parallel, scratch);
+        kernels().two_pass_lm_head(*lm_head_, a.floats() + token * k_, std::min(kLmHeadRows, m - token),
+                                   out + token * n_, parallel, scratch);
     };
     ThreadTeam<decltype(region)>::run(threads, region);
   }

@@ -111,8 +111,8 @@ PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t varian
 void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory,
                   const FactoredScales& factored = {});
 
-// From so many tokens of a sequence on, 4-bit weights run the q4 prefill GEMM: VNNI and NEON requantize them to 8 bits with one scale
-// per kRequantizeK values of k, AMX dequantizes them to bfloat16. Fewer do not amortize the conversion.
+// From so many tokens of a sequence on, 4-bit weights run the q4 prefill GEMM: VNNI and NEON requantize them to 8 bits
+// with one scale per kRequantizeK values of k, AMX dequantizes them to bfloat16. Fewer do not amortize the conversion.
 #if defined(__aarch64__)
 inline constexpr std::size_t kPrefillMinM = 16;
 #else

@@ -5,8 +5,8 @@
 // of the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
 // multiplication a group.
 //
-// Two cases go elsewhere: 4 bits and tokens >= kPrefillMinM to q4_prefill(); 6 and 8 bits and tokens > kGemvMaxM multiply in
-// float, as such weights are chosen for precision.
+// Two cases go elsewhere: 4 bits and tokens >= kPrefillMinM to q4_prefill(); 6 and 8 bits and tokens > kGemvMaxM
+// multiply in float, as such weights are chosen for precision.
 #include <algorithm>
 #include <cstring>
 
