@@ -1,6 +1,5 @@
 """The arguments of the Python API: their types, and their conversion to those that the runtimes take."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -144,8 +143,8 @@ def check_names(keywords: Mapping[str, object], known: Collection[str]) -> None:
     """
     for name in keywords:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(known)}"
+            close = arguments.closest(str(name), known)
+            hint = f"the options are {', '.join(known)}" if close is None else f"did you mean {close}?"
             raise RequestError(f"there is no option {name!r:.60}: {hint}")
 
 

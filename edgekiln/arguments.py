@@ -1,10 +1,12 @@
-"""Types of arguments: convert a value to the type that its option has, or say in a sentence that it is another.
+"""Arguments: convert a value to the type that its option has, or say in a sentence that it is another.
 
 Ranges are checked where the options are used.
 """
 
+import difflib
 import operator
 import os
+from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,9 @@ def path(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or "\0" in os.fsdecode(value):
         raise RequestError(f"{name} must be a path, as a string or a pathlib.Path, got {value!r:.60}")
     return Path(os.fsdecode(value))
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name of `known` that was most likely meant by `name`; None where none is like it."""
+    found = difflib.get_close_matches(name, list(known), 1)
+    return found[0] if found else None

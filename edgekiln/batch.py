@@ -127,7 +127,7 @@ class _Batch:
             request = next(requests)
         except StopIteration:
             return False
-        pending = _Pending(self._taken, _id(request))
+        pending = _Pending(self._taken, request_id(request))
         self._taken += 1
         self.pending.append(pending)
         try:
@@ -188,5 +188,6 @@ class _Batch:
         return tokenizer.encode(prompts[0], max_tokens=most), options
 
 
-def _id(request: object) -> Any:
+def request_id(request: object) -> Any:
+    """The id of a request of a batch, or of an error in its place; None if it has none."""
     return request.get("id") if isinstance(request, Mapping) else getattr(request, "request_id", None)

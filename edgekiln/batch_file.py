@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekiln.api_arguments import ChatKeywords
-from edgekiln.batch import BatchAnswer, generate_batch
+from edgekiln.batch import BatchAnswer, generate_batch, request_id
 from edgekiln.batch_requests import LineError, RequestFile
 from edgekiln.engine.output_file import check_output_file
 from edgekiln.errors import RequestError
@@ -99,7 +99,7 @@ def _keep(path: Path, file: BinaryIO, requests: Iterator[dict[str, Any] | LineEr
         if answer is None or answer.get("index") != counts.kept:
             raise RequestError(f"line {number} of {path} is no answer of a batch: give another file")
         request = next(requests, None)
-        if request is None or answer.get("id") != _id(request):
+        if request is None or answer.get("id") != request_id(request):
             raise RequestError(f"line {number} of {path} answers another request: give another file")
         counts.kept += 1
         counts.errors += "error" in answer
@@ -115,10 +115,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
-
-
-def _id(request: dict[str, Any] | LineError) -> str | int | None:
-    return request.request_id if isinstance(request, LineError) else request.get("id")
 
 
 def _answer(

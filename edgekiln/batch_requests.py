@@ -1,5 +1,6 @@
 """Requests as lines of JSONL: what `Engine.generate_batch` takes, or why a line is none."""
 
+import codecs
 import io
 import json
 import sys
@@ -10,7 +11,6 @@ from typing import Any, BinaryIO, NoReturn
 
 from edgekiln.errors import RequestError
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ALIASES = {"max_completion_tokens": "max_tokens"}  # of OpenAI's API
 
 
@@ -87,7 +87,7 @@ class RequestFile:
         with self.path.open("rb") if self.path is not None else io.BytesIO(self.data) as file:
             stream: BinaryIO = file
             for number, line in enumerate(stream, 1):
-                text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if text.strip():
                     yield number, text
 

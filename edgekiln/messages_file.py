@@ -9,8 +9,6 @@ from edgekiln.api_arguments import Message
 from edgekiln.engine.output_file import check_output_file, write_output_file
 from edgekiln.errors import RequestError
 
-_BYTE_ORDER_MARK = "\ufeff"
-
 
 def read_messages(path: Path) -> list[dict[str, Any]]:
     """The messages of a file: a JSON list, or the list `messages` of an object.
@@ -19,7 +17,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
         RequestError: it cannot be read, or has no messages.
     """
     try:
-        value = json.loads(path.read_bytes().decode("utf-8").removeprefix(_BYTE_ORDER_MARK))
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

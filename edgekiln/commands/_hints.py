@@ -1,10 +1,11 @@
 """What makes error messages easier to read: the name that was meant, and no more text than a terminal shows."""
 
-import difflib
 import re
 from collections.abc import Iterable
 
 import click
+
+from edgekiln.arguments import closest
 
 _LONGEST_WORD, _LONGEST = 200, 1000  # characters
 _WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
@@ -13,8 +14,8 @@ _NOT_A_CHOICE = re.compile(r"'(.*)' is not one of ", re.DOTALL)
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question that names the word most like `name`, with a space before it; "" where none is."""
-    close = difflib.get_close_matches(name.lower(), list(known), 1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(name.lower(), known)
+    return "" if close is None else f" Did you mean {close!r}?"
 
 
 def choice_meant(error: click.UsageError) -> str:

@@ -15,7 +15,7 @@ from edgekiln.errors import RequestError
 from edgekiln.runtimes.base import Runtime
 from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
-from edgekiln.runtimes.scheduler.sizing import longest_sequence, most_tokens, sized_options, slot_bytes
+from edgekiln.runtimes.scheduler.sizing import most_tokens, sized_options, slot_bytes
 from edgekiln.runtimes.scheduler.stats import SchedulerStats
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.serve.errors import ApiError
@@ -135,7 +135,7 @@ class EnginePool:
         Raises:
             ApiError: 404 there is no such engine.
         """
-        return longest_sequence(self._entry(name).manifest, self._options)
+        return self._options.longest_sequence(self._entry(name).manifest.architecture.max_length)
 
     def stats(self) -> list[tuple[str, SchedulerStats]]:
         """Name and statistics of the engines that are loaded. From any thread."""
@@ -222,7 +222,7 @@ class EnginePool:
 def _engine_bytes(path: Path, manifest: EngineManifest, options: SchedulerOptions) -> int:
     """Bytes that an engine needs at most: its files, and a KV cache of all slots."""
     files = sum((path / name).stat().st_size for name in manifest.files)
-    cache = options.slots * slot_bytes(manifest, longest_sequence(manifest, options))
+    cache = options.slots * slot_bytes(manifest, options.longest_sequence(manifest.architecture.max_length))
     return files + (cache if options.kv_memory is None else min(cache, options.kv_memory))
 
 

@@ -39,8 +39,7 @@ class Batch:
         self._options = options
         self._cache = runtime.new_cache(options.slots)
         self._bytes = sequence_bytes
-        most = runtime.properties.max_length
-        self._reserve = min(options.reserve, options.max_length or most, most)
+        self._reserve = min(options.reserve, options.longest_sequence(runtime.properties.max_length))
         dense = _DENSE_BYTES * _DENSE_TOKENS // max(1, options.slots * sequence_bytes(_DENSE_TOKENS))
         self._cache.reserve(min(self._reserve, _DENSE_TOKENS, dense))
         self._rules = PrefixRules(runtime.chunk, runtime.run_sizes)

@@ -48,6 +48,10 @@ class SchedulerOptions:
         if self.kv_memory is not None and self.kv_memory < 1:
             raise RequestError(f"kv_memory must be at least 1 byte, got {self.kv_memory}")
 
+    def longest_sequence(self, held: int) -> int:
+        """Tokens of a prompt and its answer, at most, with an engine that holds `held`."""
+        return held if self.max_length is None else min(self.max_length, held)
+
 
 class QueueFullError(RequestError):
     """As many requests wait as may.

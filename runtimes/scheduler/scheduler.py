@@ -51,8 +51,7 @@ class Scheduler:
         """
         self.options = options or SchedulerOptions()
         self._runtime = runtime
-        engine_length = runtime.properties.max_length
-        self.max_length = min(self.options.max_length or engine_length, engine_length)
+        self.max_length = self.options.longest_sequence(runtime.properties.max_length)
         self._tokenizer = tokenizer
         self._batch = Batch(runtime, self.options, sequence_bytes)
         self._waiting: deque[Request] = deque()

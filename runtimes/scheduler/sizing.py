@@ -1,7 +1,6 @@
 """How much memory the sequences of a scheduler take, and the options that fit an engine into that of this machine."""
 
 import bisect
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,12 +16,6 @@ def slot_bytes(manifest: EngineManifest, tokens: int) -> int:
     return sequence_bytes(manifest, tokens) + 2 * state_bytes(manifest)
 
 
-def longest_sequence(manifest: EngineManifest, options: SchedulerOptions) -> int:
-    """Tokens of a prompt and its answer, at most."""
-    most = manifest.architecture.max_length
-    return min(options.max_length or most, most)
-
-
 def sized_options(manifest: EngineManifest, options: SchedulerOptions) -> SchedulerOptions:
     """The options of an engine's scheduler: on CPUs, with a limit on memory, and with room from the start.
 
@@ -31,8 +24,8 @@ def sized_options(manifest: EngineManifest, options: SchedulerOptions) -> Schedu
     if manifest.target != DEFAULT_TARGET:
         return options
     usable = usable_memory()
-    nbytes = functools.partial(slot_bytes, manifest)
-    reserve = most_tokens(lambda tokens: options.slots * nbytes(tokens), usable, longest_sequence(manifest, options))
+    longest = options.longest_sequence(manifest.architecture.max_length)
+    reserve = most_tokens(lambda tokens: options.slots * slot_bytes(manifest, tokens), usable, longest)
     return replace(options, kv_memory=options.kv_memory or max(1, usable // 2), reserve=reserve)
 
 

@@ -1,6 +1,5 @@
 """The commands of a chat: lines that begin with a slash."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from edgekiln.arguments import closest
 from edgekiln.errors import RequestError
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def run(session: "Session", name: str, argument: str) -> Outcome:
     """
     command = _BY_NAME.get(name)
     if command is None:
-        close = difflib.get_close_matches(name, _BY_NAME, 1)
-        hint = f"did you mean /{close[0]}?" if close else "/help lists those that there are"
+        close = closest(name, _BY_NAME)
+        hint = "/help lists those that there are" if close is None else f"did you mean /{close}?"
         raise RequestError(f"there is no command /{name:.40}: {hint} (a space before it sends it as a message)")
     if argument and not command.argument:
         raise RequestError(f"/{name} takes nothing after it, got {argument!r:.60}")
