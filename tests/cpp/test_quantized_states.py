@@ -24,8 +24,8 @@ MODELS = [
 PROMPTS = [np.random.default_rng(seed).integers(3, 250, length) for seed, length in enumerate((70, 9, 33, 1))]
 COUNT = 24
 # Of the spread of the logits: two sets of kernels round activations in their own ways, which decides between tokens
-# that are as likely.
-TIE = 0.1
+# that are as likely. For prompts of 64 tokens and more edgekiln also rounds 4-bit weights to int8, with one scale a row.
+TIE = {"int8": 0.1, "int4": 0.25}
 
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
@@ -62,9 +62,9 @@ def test_tokens_of_cpp_are_those_of_python(engine: Path, kernels: KernelsChoice)
             assert host.ask(prompt, max_tokens=COUNT, ignore_eos=True, reset=True)["ids"] == expected
 
 
-def test_tokens_are_the_same_without_the_kernels(engine: Path) -> None:
+def test_tokens_are_the_same_without_the_kernels(engine: Path, quant: str) -> None:
     runtime = runtimes.open(engine, threads=1, kernels="onnxruntime")
     for prompt, tokens in zip(PROMPTS, answers(engine, "edgekiln"), strict=True):
         logits = runtime.score(np.array([*prompt, *tokens]))[len(prompt) - 1 : -1]
         chosen = logits[np.arange(COUNT), tokens]
-        assert (logits.max(axis=1) - chosen <= TIE * logits.std(axis=1)).all()
+        assert (logits.max(axis=1) - chosen <= TIE[quant] * logits.std(axis=1)).all()
