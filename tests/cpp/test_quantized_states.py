@@ -24,7 +24,7 @@ MODELS = [
 PROMPTS = [np.random.default_rng(seed).integers(3, 250, length) for seed, length in enumerate((70, 9, 33, 1))]
 COUNT = 24
 # Of the spread of the logits: two sets of kernels round activations in their own ways, which decides between tokens
-# that are as likely. For prompts of 64 tokens and more edgekiln also rounds 4-bit weights to int8, with one scale a row.
+# that are as likely. For prompts of 64 tokens and more edgekiln also rounds 4-bit weights to int8.
 TIE = {"int8": 0.1, "int4": 0.25}
 
 
