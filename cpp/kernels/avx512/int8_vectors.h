@@ -23,10 +23,15 @@ inline void prefetch_ahead(const void* memory) {
   _mm_prefetch(static_cast<const char*>(memory) + kPrefetchBytes, kPrefetchHint);
 }
 
-// As many accumulators as fit the 32 registers.
+// As many accumulators as fit the 32 registers. On AMD a GEMM takes panels one by one, too: its prefetches are worth
+// more than half as many broadcasts.
 template <int Vectors>
 inline constexpr int kGemvTileM = static_cast<int>(kGemvMaxM);
+#if defined(__AVX512BF16__) && !defined(EDGEKILN_AMX)
+inline constexpr int kNBitsTileM = kGemvTileM<1>, kNBitsTilePanels = 1;
+#else
 inline constexpr int kNBitsTileM = 6, kNBitsTilePanels = 2;
+#endif
 inline constexpr int kInt8TileM = 6, kInt8TilePanels = 4;
 
 // Four activation codes of one token in every 32-bit lane.

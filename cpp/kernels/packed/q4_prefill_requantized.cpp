@@ -17,8 +17,9 @@
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr int kTokens = kLanes == 16 ? 6 : 5, kPanels = kNBitsTilePanels;  // of a tile: as the registers hold
-constexpr std::size_t kRowBytes = kPanelWidth * sizeof(std::int32_t);      // four values of k
+// Of a tile: as many accumulators as fit the registers.
+constexpr int kTokens = kLanes == 16 ? 6 : 5, kPanels = kLanes == 16 ? 2 : 1;
+constexpr std::size_t kRowBytes = kPanelWidth * sizeof(std::int32_t);  // four values of k
 constexpr int kZeroPoint = 128;
 constexpr float kMaxCode = 127.0f;
 constexpr float kSmallestMaximum = 1e-30f;  // keeps the scale of an all-zero column finite

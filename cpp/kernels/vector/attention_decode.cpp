@@ -4,9 +4,11 @@
 //
 // Blocks of keys begin at fixed positions and are merged in order. A token's result therefore has the same bits on any
 // number of threads, and whether tokens are decoded one by one or verified together in speculative decoding.
+#include "kernels/common/aligned.h"
 #include "kernels/packed/int8_kv_attention.h"
 #include "kernels/vector/attention_phases.h"
 #include "kernels/vector/attention_products.h"
+#include "kernels/vector/for_each_row.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
@@ -21,7 +23,6 @@ struct Decode {
   float* maxima = nullptr;   // [tokens, heads, blocks], maxima of scores
   float* totals = nullptr;   // [tokens, heads, blocks], sums of weights
   float* scores = nullptr;   // [tasks, group, kScoreStride], scratch
-  float* weights = nullptr;  // [blocks], scratch of merge()
   std::size_t padded = 0, blocks = 0, splits = 0;
 #if defined(EDGEKILN_INT8_KV_ATTENTION)
   // Quantized queries for an int8 cache; null for a float cache.
@@ -45,6 +46,30 @@ struct Decode {
     return (token * args.heads + head) * blocks + block;
   }
 };
+
+// A task: blocks [first, last) of the keys of one sequence and key-value head.
+struct Split {
+  std::size_t sequence, kv_head, first, last;
+};
+
+Split split_of(const Decode& decode, std::size_t task) {
+  const std::size_t split = task % decode.splits, head = task / decode.splits;
+  const std::size_t sequence = head / decode.args.kv_heads, blocks = decode.block_count(sequence);
+  return {sequence, head % decode.args.kv_heads, split * blocks / decode.splits, (split + 1) * blocks / decode.splits};
+}
+
+// Fetches a block of an int8 cache into the L2 cache: the hardware prefetchers start too late for so few bytes, and do
+// not for float blocks.
+template <typename Element>
+void prefetch_block(const Decode& decode, const CacheTensor& cache, const Split& split, std::size_t block) {
+  if constexpr (!std::is_same_v<Element, std::int8_t>) return;
+  const AttentionArgs& args = decode.args;
+  const std::size_t first = (decode.first_block(split.sequence) + block) * kKeysPerBlock;
+  const std::size_t keys = std::min(decode.end(split.sequence, args.length - 1) - first, kKeysPerBlock);
+  const auto* from =
+      static_cast<const std::int8_t*>(cache.data) + cache_offset(args, split.sequence, split.kv_head, first);
+  for (std::size_t at = 0; at < keys * args.head_dim; at += kAlignment) __builtin_prefetch(from + at, 0, 2);
+}
 
 // Scores of `keys` keys, for a token's query heads [first, first + group).
 template <typename Element>
@@ -100,15 +125,28 @@ void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_hea
   weighted_sum(decode, scores, group, value, keys, decode.sums + at * decode.padded);
 }
 
+template <typename Element>
+void decode_split(const Decode& decode, std::size_t task, std::size_t tasks) {
+  const AttentionArgs& args = decode.args;
+  const Split split = split_of(decode, task);
+  float* scores = decode.scores + task * (args.heads / args.kv_heads) * kScoreStride;
+  for (std::size_t block = split.first; block < split.last; ++block) {
+    prefetch_block<Element>(decode, args.value_cache, split, block);
+    if (block + 1 < split.last) {
+      prefetch_block<Element>(decode, args.key_cache, split, block + 1);
+    } else if (task + 1 < tasks) {
+      const Split next = split_of(decode, task + 1);
+      if (next.first < next.last) prefetch_block<Element>(decode, args.key_cache, next, next.first);
+    }
+    for (std::size_t s = 0; s < args.length; ++s)
+      attend_block<Element>(decode, split.sequence, split.kv_head, s, block, scores);
+  }
+}
+
 void decode_task(void* context, std::size_t index) {
   const Decode& decode = *static_cast<const Decode*>(context);
-  const AttentionArgs& args = decode.args;
-  const std::size_t split = index % decode.splits, kv_head = index / decode.splits % args.kv_heads;
-  const std::size_t sequence = index / decode.splits / args.kv_heads, blocks = decode.block_count(sequence);
-  float* scores = decode.scores + index * (args.heads / args.kv_heads) * kScoreStride;
-  const auto attend = args.key_cache.scales ? attend_block<std::int8_t> : attend_block<float>;
-  for (std::size_t block = split * blocks / decode.splits; block < (split + 1) * blocks / decode.splits; ++block)
-    for (std::size_t s = 0; s < args.length; ++s) attend(decode, sequence, kv_head, s, block, scores);
+  const std::size_t tasks = decode.args.batch * decode.args.kv_heads * decode.splits;
+  (decode.args.key_cache.scales ? decode_split<std::int8_t> : decode_split<float>)(decode, index, tasks);
 }
 
 // Merges the partial results of one token and head into `out`, each weighted by e^(its maximum - the overall maximum).
@@ -118,7 +156,8 @@ void merge(const Decode& decode, std::size_t sequence, std::size_t s, std::size_
                     first = decode.begin(sequence, s) / kKeysPerBlock - decode.first_block(sequence);
   const std::size_t count = (decode.end(sequence, s) - 1) / kKeysPerBlock - decode.first_block(sequence) + 1 - first;
   const std::size_t at = decode.index(token, head, first);
-  float* weights = decode.weights;
+  thread_local Scratch memory;
+  float* weights = at_least(memory, count + kLanes);
   std::copy_n(decode.maxima + at, count, weights);
   float largest = max_score(weights, count), total = 0.0f;
   if (args.sinks) {
@@ -151,8 +190,7 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   decode.splits = std::min(decode.blocks, kMaxSplits);
   const std::size_t tokens = args.batch * args.length, queries = tokens * args.heads * args.head_dim;
   const std::size_t partials = tokens * args.heads * decode.blocks, tasks = args.batch * args.kv_heads * decode.splits;
-  std::size_t size = queries + partials * (decode.padded + 2) + decode.blocks + kLanes +
-                     tasks * (args.heads / args.kv_heads) * kScoreStride;
+  std::size_t size = queries + partials * (decode.padded + 2) + tasks * (args.heads / args.kv_heads) * kScoreStride;
 #if defined(EDGEKILN_INT8_KV_ATTENTION)
   const bool quantized =
       args.key_cache.scales && args.head_dim % kInt8HeadUnit == 0 && args.head_dim <= kMaxInt8HeadDim;
@@ -164,24 +202,27 @@ void attention_decode(const AttentionArgs& args, const Parallel& parallel, Scrat
   decode.scores = decode.sums + partials * decode.padded;
   decode.totals = decode.scores + tasks * (args.heads / args.kv_heads) * kScoreStride;
   decode.maxima = decode.totals + partials;
-  decode.weights = decode.maxima + partials;
-  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
-    for (std::size_t s = 0; s < args.length; ++s)
-      append_token(args, decode.queries + (sequence * args.length + s) * args.heads * args.head_dim, args.head_dim,
-                   sequence, s);
 #if defined(EDGEKILN_INT8_KV_ATTENTION)
   if (quantized) {
     decode.quantized = reinterpret_cast<QuantizedQuery*>(decode.queries + quantized_at);
     decode.parts = reinterpret_cast<std::int8_t*>(decode.quantized + tokens * args.heads);
-    for (std::size_t i = 0; i < tokens * args.heads; ++i)
-      decode.quantized[i] =
-          quantize_query(decode.queries + i * args.head_dim, args.head_dim, decode.parts + 2 * i * args.head_dim);
   }
 #endif
+  const std::size_t width = args.heads * args.head_dim;
+  const std::size_t cost = 8 * width;  // of a token; a head's value takes longer than in other loops over rows
+  for_each_row(tokens, cost, parallel, [&](std::size_t token) {
+    append_token(args, decode.queries + token * width, args.head_dim, token / args.length, token % args.length);
+#if defined(EDGEKILN_INT8_KV_ATTENTION)
+    if (!quantized) return;
+    for (std::size_t i = token * args.heads; i < (token + 1) * args.heads; ++i)
+      decode.quantized[i] =
+          quantize_query(decode.queries + i * args.head_dim, args.head_dim, decode.parts + 2 * i * args.head_dim);
+#endif
+  });
   parallel.run(parallel.self, decode_task, tasks, &decode);
-  for (std::size_t sequence = 0; sequence < args.batch; ++sequence)
-    for (std::size_t s = 0; s < args.length; ++s)
-      for (std::size_t head = 0; head < args.heads; ++head) merge(decode, sequence, s, head);
+  for_each_row(tokens, cost, parallel, [&](std::size_t token) {
+    for (std::size_t head = 0; head < args.heads; ++head) merge(decode, token / args.length, token % args.length, head);
+  });
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA
