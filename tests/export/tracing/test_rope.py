@@ -1,5 +1,7 @@
 """RoPE with frequencies that depend on the length: exact where they are constant, refused by name elsewhere."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +67,28 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
+    """The model of a kind of SCALED, and its engine."""
+
+    @functools.cache
+    def make(kind: str) -> tuple[Any, Path]:
+        directory = tmp_path_factory.mktemp(kind)
+        model = checkpoint(directory / "model", "llama", SCALED[kind])
+        build_engine(resolve(str(directory / "model")), directory / "engine", BuildOptions(quant="none"))
+        return model, directory / "engine"
+
+    return make
+
+
 @pytest.mark.parametrize("kind", SCALED)
 def test_scaled_frequencies_below_at_and_across_the_original_length(
-    tmp_path: Path, kind: str, kernels: KernelsChoice
+    kind: str, scaled: Callable[[str], tuple[Any, Path]], kernels: KernelsChoice
 ) -> None:
-    model = checkpoint(tmp_path / "model", "llama", SCALED[kind])
-    build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
-    graph = onnx.load(tmp_path / "engine" / "generate.onnx", load_external_data=False).graph
+    model, engine = scaled(kind)
+    graph = onnx.load(engine / "generate.onnx", load_external_data=False).graph
     assert sum("RotaryAttention" in node.op_type for node in graph.node) == 1
-    runtime = runtimes.open(tmp_path / "engine", kernels=kernels)
+    runtime = runtimes.open(engine, kernels=kernels)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, CONTEXT)
     with torch.no_grad():
         expected = model(torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
@@ -89,27 +104,36 @@ def test_scaled_frequencies_below_at_and_across_the_original_length(
         np.testing.assert_allclose(runtime.step(cache, ids[positions]), expected[positions], atol=tolerance)
 
 
+WINDOW = 16
+
+
+@pytest.fixture(scope="module", params=["default", "yarn"])
+def late(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A model with window buffers and a long context, and its engine."""
+    directory = tmp_path_factory.mktemp("late")
+    rope = {**SCALED[request.param], "rope_theta": 1e6}
+    config = {"sliding_window": WINDOW, "max_position_embeddings": 1 << 20, "num_hidden_layers": 2}
+    model = save_checkpoint(directory / "model", "mistral", rope_parameters=rope, **config)
+    build_engine(resolve(str(directory / "model")), directory / "engine", BuildOptions(quant="none"))
+    return model, directory / "engine"
+
+
 @pytest.mark.parametrize("position", [200_000 // 64 * 64, (1 << 20) - 64])
-@pytest.mark.parametrize("kind", ["default", "yarn"])
 def test_late_positions_have_the_angles_of_transformers(
-    tmp_path: Path, kind: str, position: int, kernels: KernelsChoice
+    position: int, late: tuple[Any, Path], kernels: KernelsChoice
 ) -> None:
     """Layers with window buffers hold the last tokens only, so a run may begin at any position."""
-    window, length = 16, 40
-    rope = {**SCALED[kind], "rope_theta": 1e6}
-    config = {"sliding_window": window, "max_position_embeddings": 1 << 20, "num_hidden_layers": 2}
-    model = save_checkpoint(tmp_path / "model", "mistral", rope_parameters=rope, **config)
-    build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="none"))
-    assert (tmp_path / "engine" / "weights.bin").stat().st_size < 1 << 20, "no table of all positions"
+    (model, engine), length = late, 40
+    assert (engine / "weights.bin").stat().st_size < 1 << 20, "no table of all positions"
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, length))
     position_ids = np.arange(position, position + length)[None]
     with torch.no_grad():
         expected = model(torch.tensor(ids), position_ids=torch.tensor(position_ids), use_cache=False).logits.numpy()
         early = model(torch.tensor(ids), use_cache=False).logits.numpy()
-    runtime = runtimes.open(tmp_path / "engine", kernels=kernels)
+    runtime = runtimes.open(engine, kernels=kernels)
     assert isinstance(runtime, OrtCpuRuntime)
     graph = runtime._score
-    feeds = {"input_ids": ids, "position_ids": position_ids, f"window_start.{window}": np.array([position])}
+    feeds = {"input_ids": ids, "position_ids": position_ids, f"window_start.{WINDOW}": np.array([position])}
     for value in graph.get_inputs():
         if value.name.startswith("past."):
             feeds[value.name] = np.zeros((1, value.shape[1], 64, value.shape[3]), np.float32)
