@@ -1,5 +1,5 @@
-"""{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}MixturePostAttention: a decoder layer with a mixture of experts from its
-attention to the next one's.
+"""{GroupBias,ZeroPoint,Symmetric,Codebook,PerTokenInt8}MixturePostAttention: a decoder layer with a mixture of experts
+from its attention to the next one's.
 
 Some 17 nodes, from the output projection over the router and the experts to the next layer's QKV projection, are one
 call as a kernel.
