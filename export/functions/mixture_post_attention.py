@@ -117,5 +117,6 @@ def expert_inputs(node: ir.Node) -> frozenset[int]:
     first = _VALUES
     if node.op_type != gemm.mixture:
         first = len(node.inputs) - constants * (len(node.attributes["windows"].as_ints()) - 1)
-    experts = range(_VECTORS + parts, _VECTORS + 3 * parts)
+    own = [i for i, part in enumerate(gemm.weights) if part != "codebook"]  # which all experts share
+    experts = [_VECTORS + weight * parts + i for weight in (1, 2) for i in own]
     return frozenset(start + i for start in range(first, len(node.inputs), constants) for i in experts)

@@ -227,7 +227,8 @@ const std::vector<NBitsCase> kCases = {
     of_codebook(kIq4Nl, {"IQ4_NL, the smallest", 1, 32, 1, 32, 4, false, false, true}),
     of_codebook(kIq4Nl, {"IQ4_NL, GEMV of 3", 3, 576, 96, 32, 4, false, false, true}),
     of_codebook(kIq4Nl, {"IQ4_NL, GEMM, groups of 64", 9, 320, 70, 64, 4, false}),
-    of_codebook(kIq4Nl, {"IQ4_NL, prefill", 101, 320, 35, 32, 4, false, false, true}),
+    // Not with float16 scales, whose quotients are often halfway between two steps.
+    of_codebook(kIq4Nl, {"IQ4_NL, prefill", 101, 320, 35, 32, 4, false}),
     of_codebook(kExtremes, {"extreme, codebook, one token", 1, 256, 33, 32, 4, false, false, false, true}),
     of_codebook(kExtremes, {"extreme, codebook, GEMM", 10, 256, 33, 32, 4, false, false, false, true}),
     of_codebook(kExtremes, {"extreme, codebook, prefill", 98, 256, 33, 64, 4, false, false, false, true}),

@@ -63,7 +63,7 @@ def test_a_transposed_weight_keeps_its_codes(tmp_path: Path) -> None:
 
 _BUILT = [
     *(("Q4_1", "Q8_0"), ("Q5_0", "Q4_1"), ("NVFP4", "NVFP4"), ("Q4_1", "NVFP4")),
-    *(("MXFP4", "Q8_0"), ("MXFP4", "MXFP4"), ("IQ4_NL", "IQ4_NL")),
+    *(("MXFP4", "Q8_0"), ("MXFP4", "MXFP4")),
 ]
 
 
