@@ -23,8 +23,8 @@
 namespace edgekiln::ort {
 
 // The n-bit weight at input `first` (codes), followed by its scales and, depending on `scheme`, its zero points, group
-// biases or codebook. `shape` has k, n, group_size and bits. Where one of these inputs is not an initializer, the result is
-// `shape`.
+// biases or codebook. `shape` has k, n, group_size and bits. Where one of these inputs is not an initializer, the
+// result is `shape`.
 inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first, const MatMulNBitsArgs& shape,
                                     WeightScheme scheme) {
   const std::size_t count = shape.n * shape.groups();

@@ -17,9 +17,10 @@ struct NBitsExpertWeights {
                                               : kScheme == WeightScheme::kCodebook   ? "Codebook"
                                                                                      : "GroupBias";
   static constexpr std::size_t kCount = kScheme == WeightScheme::kSymmetric ? 2 : 3;
-  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{
-      kUint8, kFloat,
-      kScheme == WeightScheme::kZeroPoints ? kUint8 : kScheme == WeightScheme::kCodebook ? kInt8 : kFloat};
+  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{kUint8, kFloat,
+                                                                   kScheme == WeightScheme::kZeroPoints ? kUint8
+                                                                   : kScheme == WeightScheme::kCodebook ? kInt8
+                                                                                                        : kFloat};
 
   using Experts = NBitsExperts;
   using Format = NBitsExpertFormat;

@@ -44,13 +44,15 @@ template <int Bits>
 #define EDGEKILN_ROW_4(even, odd) \
   EDGEKILN_NIBBLES EDGEKILN_SDOTS(24, 25, 26, 27, even) EDGEKILN_SDOTS(20, 21, 22, 23, odd)
 #define EDGEKILN_LOOK_UP(codes) "tbl v" #codes ".16b, {%[table].16b}, v" #codes ".16b\n\t"
-#define EDGEKILN_ROW_OF_CODEBOOK(even, odd)                                                           \
-  EDGEKILN_NIBBLES                                                                                    \
-  EDGEKILN_LOOK_UP(24) EDGEKILN_LOOK_UP(25) EDGEKILN_LOOK_UP(26) EDGEKILN_LOOK_UP(27)                 \
-  EDGEKILN_LOOK_UP(20) EDGEKILN_LOOK_UP(21) EDGEKILN_LOOK_UP(22) EDGEKILN_LOOK_UP(23)                 \
-  EDGEKILN_SDOTS(24, 25, 26, 27, even) EDGEKILN_SDOTS(20, 21, 22, 23, odd)
+#define EDGEKILN_ROW_OF_CODEBOOK(even, odd)                                                                \
+  EDGEKILN_NIBBLES                                                                                         \
+  EDGEKILN_LOOK_UP(24)                                                                                     \
+  EDGEKILN_LOOK_UP(25) EDGEKILN_LOOK_UP(26) EDGEKILN_LOOK_UP(27) EDGEKILN_LOOK_UP(20) EDGEKILN_LOOK_UP(21) \
+      EDGEKILN_LOOK_UP(22) EDGEKILN_LOOK_UP(23) EDGEKILN_SDOTS(24, 25, 26, 27, even)                       \
+          EDGEKILN_SDOTS(20, 21, 22, 23, odd)
   const auto& a_block = *reinterpret_cast<const std::int8_t (*)[kBlock]>(a);
-  const auto& codes_block = *reinterpret_cast<const std::uint8_t (*)[kBlock * kPanelWidth * stored_bits(Bits) / 8]>(codes);
+  const auto& codes_block =
+      *reinterpret_cast<const std::uint8_t (*)[kBlock * kPanelWidth * stored_bits(Bits) / 8]>(codes);
   if constexpr (Bits == 4) {
     asm(EDGEKILN_START                              //
             EDGEKILN_ROW_4("v0.4b[0]", "v0.4b[1]")  //

@@ -40,7 +40,8 @@ inline void load_16(const std::uint8_t* from, float32x4_t (&to)[4]) {
   to[3] = vcvtq_f32_u32(vmovl_high_u16(high));
 }
 
-// Loads the steps of a group's 16 columns and updates the largest magnitudes of weights. `largest` is that of a codebook.
+// Loads the steps of a group's 16 columns and updates the largest magnitudes of weights. `largest` is that of a
+// codebook.
 template <typename Param, WeightScheme kScheme>
 inline void load_steps(const std::uint8_t* params, float largest, EightSteps (&steps)[2], float32x4_t (&most)[4]) {
   const auto* scales = reinterpret_cast<const Param*>(params);

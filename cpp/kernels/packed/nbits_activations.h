@@ -88,8 +88,7 @@ void quantize_blocks(const PackedNBits& weight, const float* a, const Put& put) 
       } else {
         sum += detail::sum_of<Step>(a + i * Step);
       }
-      const std::int32_t compensation =
-          NBitsDot<multiplied_bits(Bits)>::compensation(codes, codes_sum, zero_points);
+      const std::int32_t compensation = NBitsDot<multiplied_bits(Bits)>::compensation(codes, codes_sum, zero_points);
       put(step, codes, compensation, quantized.scale, sum);
     }
   }

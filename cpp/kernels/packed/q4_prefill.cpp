@@ -1,7 +1,8 @@
 // The q4 prefill GEMM on 4-bit codes, for int8 dot products that take these without requantization.
 //
-// A panel or a few are unpacked, codes to bytes (of a codebook: its values) and group parameters to floats, into memory that stays in the L2 cache;
-// then all tokens are multiplied with them. Results are those of the smaller GEMMs of nbits_gemm.cpp.
+// A panel or a few are unpacked, codes to bytes (of a codebook: its values) and group parameters to floats, into memory
+// that stays in the L2 cache; then all tokens are multiplied with them. Results are those of the smaller GEMMs of
+// nbits_gemm.cpp.
 #include "kernels/packed/q4_prefill.h"
 
 #include <algorithm>
@@ -149,9 +150,9 @@ void panels_task(void* context, std::size_t index) {
   float* const biases = scales + kPanels * params;
   const UnpackedPanels panels{reinterpret_cast<std::uint8_t*>(biases + kPanels * params), scales, biases};
   for (std::size_t j = 0; j < count; ++j)
-    (weight.float16_params
-         ? unpack<Bits, true>
-         : unpack<Bits, false>)(weight, panel + j, {panels.codes + j * codes, scales + j * params, biases + j * params});
+    (weight.float16_params ? unpack<Bits, true>
+                           : unpack<Bits, false>)(weight, panel + j,
+                                                  {panels.codes + j * codes, scales + j * params, biases + j * params});
   (count == kPanels ? all_tokens<Bits, kPanels> : all_tokens<Bits, 1>)(args, panel, panels);
 }
 

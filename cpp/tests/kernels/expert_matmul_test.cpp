@@ -10,7 +10,6 @@
 
 #include "kernels/mixture_of_experts.h"
 #include "nbits_reference.h"
-#include "nbits_reference.h"
 #include "tested_kernels.h"
 
 namespace {
@@ -112,7 +111,7 @@ struct NBitsWeights {
 };
 
 constexpr WeightScheme kSchemes[] = {WeightScheme::kSymmetric, WeightScheme::kZeroPoints, WeightScheme::kGroupBias,
-                                    WeightScheme::kCodebook};
+                                     WeightScheme::kCodebook};
 
 }  // namespace
 
@@ -128,9 +127,9 @@ TEST_CASE("n-bit products with experts are those of each row alone") {
         const edgekiln::UnpackedExpertFormat unpacked{weights.args, kN};
         if (scheme != WeightScheme::kCodebook)
           CHECK(wrong_rows(multiplier(kernels, unpacked), [&](std::size_t expert, const float* row, std::size_t tokens,
-                                                            float* out) {
-                unpacked.multiply(kernels, unpacked.expert(expert), row, 1, tokens, out, edgekiln::kSerial, scratch);
-              }) == 0);
+                                                              float* out) {
+                  unpacked.multiply(kernels, unpacked.expert(expert), row, 1, tokens, out, edgekiln::kSerial, scratch);
+                }) == 0);
         if (!kernels.nbits_gemm) continue;
         std::vector<edgekiln::PackedNBits> packed;
         for (std::size_t i = 0; i < kExperts; ++i)

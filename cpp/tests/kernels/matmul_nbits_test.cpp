@@ -94,9 +94,9 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   std::vector<float> minimum(scales.size());
   std::vector<double> weights(codes.size());
   for (std::size_t i = 0; i < scales.size(); ++i)
-    minimum[i] = c.codebook ? 0.0f
-                            : group_bias[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i]
-                                                                                           : 1 << (c.bits - 1));
+    minimum[i] = c.codebook
+                     ? 0.0f
+                     : group_bias[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i] : 1 << (c.bits - 1));
   for (std::size_t i = 0; i < codes.size(); ++i)
     weights[i] = scales[i / c.group] * c.value_of(codes[i]) + static_cast<double>(minimum[i / c.group]);
   // The group bias is multiplied with the activations before their quantization.

@@ -1,6 +1,5 @@
 """Rewrite products with int8 activations to weight-only quantization, for runtimes without an int8 GEMM."""
 
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
