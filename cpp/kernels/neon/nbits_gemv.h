@@ -44,12 +44,17 @@ template <int Bits>
 #define EDGEKILN_ROW_4(even, odd) \
   EDGEKILN_NIBBLES EDGEKILN_SDOTS(24, 25, 26, 27, even) EDGEKILN_SDOTS(20, 21, 22, 23, odd)
 #define EDGEKILN_LOOK_UP(codes) "tbl v" #codes ".16b, {%[table].16b}, v" #codes ".16b\n\t"
-#define EDGEKILN_ROW_OF_CODEBOOK(even, odd)                                                                \
-  EDGEKILN_NIBBLES                                                                                         \
-  EDGEKILN_LOOK_UP(24)                                                                                     \
-  EDGEKILN_LOOK_UP(25) EDGEKILN_LOOK_UP(26) EDGEKILN_LOOK_UP(27) EDGEKILN_LOOK_UP(20) EDGEKILN_LOOK_UP(21) \
-      EDGEKILN_LOOK_UP(22) EDGEKILN_LOOK_UP(23) EDGEKILN_SDOTS(24, 25, 26, 27, even)                       \
-          EDGEKILN_SDOTS(20, 21, 22, 23, odd)
+#define EDGEKILN_LOOK_UPS(w0, w1, w2, w3) \
+  EDGEKILN_LOOK_UP(w0)                    \
+  EDGEKILN_LOOK_UP(w1)                    \
+  EDGEKILN_LOOK_UP(w2)                    \
+  EDGEKILN_LOOK_UP(w3)
+#define EDGEKILN_ROW_OF_CODEBOOK(even, odd) \
+  EDGEKILN_NIBBLES                          \
+  EDGEKILN_LOOK_UPS(24, 25, 26, 27)         \
+  EDGEKILN_LOOK_UPS(20, 21, 22, 23)         \
+  EDGEKILN_SDOTS(24, 25, 26, 27, even)      \
+  EDGEKILN_SDOTS(20, 21, 22, 23, odd)
   const auto& a_block = *reinterpret_cast<const std::int8_t (*)[kBlock]>(a);
   const auto& codes_block =
       *reinterpret_cast<const std::uint8_t (*)[kBlock * kPanelWidth * stored_bits(Bits) / 8]>(codes);
@@ -92,6 +97,7 @@ template <int Bits>
 #undef EDGEKILN_ROW_4
 #undef EDGEKILN_NIBBLES
 #undef EDGEKILN_LOOK_UP
+#undef EDGEKILN_LOOK_UPS
 #undef EDGEKILN_ROW_OF_CODEBOOK
 }
 
