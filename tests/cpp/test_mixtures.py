@@ -55,4 +55,6 @@ def test_codes_of_codebooks_in_cpp(tmp_path: Path, kernels: KernelsChoice) -> No
     build_engine(resolve(str(tmp_path / "model")), tmp_path / "engine", BuildOptions(quant="int4"))
     layers = read_quantization(tmp_path / "engine").layers
     assert sum(layer.codebook == "e2m1" for layer in layers.values()) == 2 * sum("o_proj" in name for name in layers)
+    used = runtimes.open(tmp_path / "engine", threads=1, kernels=kernels).kernels
+    assert (used == "onnxruntime") == (kernels == "onnxruntime")  # biased projections of attention included
     test_tokens_of_cpp_are_those_of_python(tmp_path / "engine", kernels)
