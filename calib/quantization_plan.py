@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from edgekiln.calib.formats.codebook import has_8_bit_form, without_codebook
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.quantize_experts import quantize_experts
@@ -146,7 +147,7 @@ def _plan_experts(
     weight: ExpertWeight, recipe: Recipe, prequantized: PrequantizedLookup, result: QuantizationPlan
 ) -> None:
     found = prequantized(weight.name)
-    codebook = found.scheme.codebook if found else None
+    codebook = found.scheme.codebook if found and not has_8_bit_form(found.scheme) else None
     kept = None if codebook else found
     layer = _plan_layer(weight.layer, weight.name, weight.k, "linear", recipe, lambda _name: kept, result)
     if layer is None:
@@ -209,7 +210,7 @@ def _plan_embedding(
         result.notes.append(f"{name} ({type(module).__name__}, {k} wide) is left in floating point")
         return None
     found = prequantized(f"{name}.weight")
-    kept = found.matching(scheme) if found else None
+    kept = without_codebook(found).matching(scheme) if found else None
     # QuantizedGather has neither codebooks nor a column order.
     if kept is not None and (kept.scheme.codebook or kept.scheme.act_order):
         kept = None

@@ -66,6 +66,7 @@ class Target:
         to_run: what running an engine needs.
         kv_cache_types: data types that the KV cache may have; the first is the default.
         tensorrt: whether a TensorRT library compiles the engine, with the options of `TensorRTOptions`.
+        codebooks: whether layers take 4-bit codes of a codebook of integers; if not, such weights get 8-bit codes.
         triton: the backend of Triton Inference Server; None if no backend runs the engine.
     """
 
@@ -78,6 +79,7 @@ class Target:
     to_run: Requirements
     kv_cache_types: tuple[KVCacheType, ...]
     tensorrt: bool = False
+    codebooks: bool = False
     triton: TritonBackend | None = None
 
     def load_lowering(self) -> Any:
@@ -108,6 +110,7 @@ _ROWS = (
         to_build=Requirements(),
         to_run=Requirements(provider="CPUExecutionProvider"),
         kv_cache_types=("float32", "int8"),
+        codebooks=True,
         triton=TritonBackend("onnxruntime", "KIND_CPU", "generate"),
     ),
     Target(

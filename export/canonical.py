@@ -150,6 +150,7 @@ def quantized_expert_matmul(
     bits: int,
     group_size: int,
     activation: Activation,
+    codebook: Codebook | None = None,
 ) -> torch.Tensor:
     """Emit `edgekiln::QuantizedExpertMatMul`: `expert_matmul` with dequantize(qweight).
 
@@ -157,7 +158,7 @@ def quantized_expert_matmul(
         x: float [T, 1 or k, K].
         index: int64[T, k].
         qweight, scales, zero_points, group_bias: as in `quantized_matmul`, with a first axis for the E experts.
-        bits, group_size, activation: as in `quantized_matmul`; activations are not `int8-static`.
+        bits, group_size, activation, codebook: as in `quantized_matmul`; activations are not `int8-static`.
 
     Returns:
         float [T, k, N].
@@ -165,7 +166,7 @@ def quantized_expert_matmul(
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::QuantizedExpertMatMul",
         without_trailing_none(x, index, qweight, scales, zero_points, group_bias),
-        attrs={"bits": bits, "group_size": group_size, "activation": activation},
+        attrs={"bits": bits, "group_size": group_size, "activation": activation, "codebook": codebook or ""},
         dtype=x.dtype,
         shape=(*index.shape, qweight.shape[1]),
         version=VERSION,

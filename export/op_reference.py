@@ -154,6 +154,7 @@ def quantized_expert_matmul(
     bits: int,
     group_size: int,
     activation: str = "none",
+    codebook: str = "",
 ) -> Array:
     """`expert_matmul` with dequantize(qweight) of each expert, and x fake-quantized first as in `quantized_matmul`."""
     if activation == "int8-per-token":
@@ -170,6 +171,7 @@ def quantized_expert_matmul(
             of_expert(group_bias, expert),
             bits=bits,
             group_size=group_size,
+            codebook=codebook,
         )
         for expert in range(len(qweight))
     ]

@@ -44,6 +44,8 @@ def _share(node: ir.Node, index: int, tensor: ir.TensorProtocol, halves: bool) -
     share = 1.0
     if (node.op_type, index) == _HIGH_NIBBLES or (halves and _fits_float16(tensor)):
         share = 0.5
+    if len(tensor.shape) == 1:  # of all experts, as a codebook
+        return share
     count: int | None
     if index in expert_inputs(node):
         count = node.attributes["chosen"].as_int()

@@ -15,7 +15,19 @@ _NF4 = (
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
-CODEBOOKS: dict[Codebook, npt.NDArray[np.float32]] = {"nf4": np.array(_NF4, dtype=np.float32)}
+# Twice the values of FP4 (E2M1, OCP Microscaling Formats 1.0), which are integers.
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+# ggml's kvalues_iq4nl.
+_IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# Codebooks of integers, with which kernels multiply.
+INTEGER_CODEBOOKS: dict[Codebook, npt.NDArray[np.int8]] = {
+    "e2m1": np.array(_E2M1, dtype=np.int8),
+    "iq4_nl": np.array(_IQ4_NL, dtype=np.int8),
+}
+CODEBOOKS: dict[Codebook, npt.NDArray[np.float32]] = {
+    "nf4": np.array(_NF4, dtype=np.float32),
+    **{name: table.astype(np.float32) for name, table in INTEGER_CODEBOOKS.items()},
+}
 
 Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
 

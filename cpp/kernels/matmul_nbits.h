@@ -12,11 +12,14 @@
 
 namespace edgekiln {
 
-// What a weight has besides codes and scales, one value a group.
+inline constexpr std::size_t kCodebookSize = 16;
+
+// What a weight has besides codes and scales: one value a group, or a codebook.
 enum class WeightScheme {
   kSymmetric,   // w = scale * (code - 2^(bits - 1))
   kZeroPoints,  // w = scale * (code - zero point)
   kGroupBias,   // w = scale * (code - 2^(bits - 1)) + group bias; llama.cpp stores it as the group's "min"
+  kCodebook,    // w = scale * codebook[code], of 4 bits; FP4 and llama.cpp's IQ4_NL are such
 };
 
 // out[m, n] = a[m, k] * w[n, k]^T. The caller owns all memory.
@@ -34,6 +37,9 @@ struct MatMulNBitsArgs {
   // reads; null where float16 does not hold them exactly. Kernels may read kFloat16Padding elements past the end.
   const Float16* float16_scales = nullptr;
   const Float16* float16_min = nullptr;
+
+  // int8 values of the 4-bit codes, without zero points and group bias; null for none. Packed weights only.
+  const std::int8_t* codebook = nullptr;  // [kCodebookSize]
 
   int zero_point_bits = 0;  // if they have other bits than the codes
 

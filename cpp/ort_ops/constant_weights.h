@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/common/mapped_file.h"
 #include "kernels/kernel_table.h"
@@ -21,9 +22,9 @@
 
 namespace edgekiln::ort {
 
-// The n-bit weight at input `first` (codes), followed by its scales and, depending on `scheme`, its zero points or
-// group biases. `shape` has k, n, group_size and bits. Where one of these inputs is not an initializer, the result is
-// `shape`.
+// The n-bit weight at input `first` (codes), followed by its scales and, depending on `scheme`, its zero points, group
+// biases or codebook. `shape` has k, n, group_size and bits. Where one of these inputs is not an initializer, the
+// result is `shape`.
 inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first, const MatMulNBitsArgs& shape,
                                     WeightScheme scheme) {
   const std::size_t count = shape.n * shape.groups();
@@ -33,14 +34,17 @@ inline MatMulNBitsArgs nbits_weight(const OrtKernelInfo* info, std::size_t first
     fail("block_size must be 32, 64 or 128, or with 8 bits 16");
   if (!shape.k || !shape.n || shape.k % std::max<std::size_t>(shape.group_size, 32))
     fail("K must be a multiple of block_size, and of 32");
+  if (scheme == WeightScheme::kCodebook && shape.bits != 4) fail("codes that index a codebook have 4 bits");
   MatMulNBitsArgs weight = shape;
   weight.codes = constant_input<std::uint8_t>(info, first, shape.n * shape.column_bytes());
   weight.scales = constant_input<float>(info, first + 1, count);
   if (scheme == WeightScheme::kGroupBias) weight.group_bias = constant_input<float>(info, first + 2, count);
   if (scheme == WeightScheme::kZeroPoints)
     weight.zero_points = constant_input<std::uint8_t>(info, first + 2, shape.n * shape.zero_point_bytes());
+  if (scheme == WeightScheme::kCodebook) weight.codebook = constant_input<std::int8_t>(info, first + 2, kCodebookSize);
   const bool constant = weight.codes && weight.scales && (weight.group_bias || scheme != WeightScheme::kGroupBias) &&
-                        (weight.zero_points || scheme != WeightScheme::kZeroPoints);
+                        (weight.zero_points || scheme != WeightScheme::kZeroPoints) &&
+                        (weight.codebook || scheme != WeightScheme::kCodebook);
   return constant ? weight : shape;
 }
 
@@ -152,10 +156,11 @@ class WeightPacker {
 
   PackPlace nbits_place(const char* layout, const MatMulNBitsArgs& weight) const {
     const std::size_t group_bytes = weight.n * weight.groups() * sizeof(float);
-    const WeightInput inputs[] = {{weight.codes, weight.n * weight.column_bytes()},
-                                  {weight.scales, group_bytes},
-                                  {weight.zero_points, weight.n * weight.zero_point_bytes()},
-                                  {weight.group_bias, group_bytes}};
+    std::vector<WeightInput> inputs{{weight.codes, weight.n * weight.column_bytes()},
+                                    {weight.scales, group_bytes},
+                                    {weight.zero_points, weight.n * weight.zero_point_bytes()},
+                                    {weight.group_bias, group_bytes}};
+    if (weight.codebook) inputs.push_back({weight.codebook, kCodebookSize});
     const std::size_t bits = static_cast<std::size_t>(weight.bits);
     return place(layout_name(layout, {weight.k, weight.n, weight.group_size, bits}), inputs);
   }

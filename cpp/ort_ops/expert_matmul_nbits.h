@@ -1,4 +1,4 @@
-// edgekiln.ort::{,Symmetric,GroupBias}ExpertMatMulNBits: MatMulNBits with the weights of chosen experts.
+// edgekiln.ort::{,Symmetric,GroupBias,Codebook}ExpertMatMulNBits: MatMulNBits with the weights of chosen experts.
 #pragma once
 
 #include <optional>
@@ -56,6 +56,16 @@ class GroupBiasExpertMatMulNBits : public ExpertMatMulNBits {
   static constexpr Signature kSignature{kInputs, {}, ExpertMatMulNBits::kOutputs};
 
   explicit GroupBiasExpertMatMulNBits(const OrtKernelInfo* info) : ExpertMatMulNBits(info, WeightScheme::kGroupBias) {}
+};
+
+// Only for instruction sets with packed weights.
+class CodebookExpertMatMulNBits : public ExpertMatMulNBits {
+ public:
+  static constexpr const char* kName = "CodebookExpertMatMulNBits";
+  static constexpr ONNXTensorElementDataType kInputs[] = {kFloat, kInt64, kUint8, kFloat, kInt8};
+  static constexpr Signature kSignature{kInputs, {}, ExpertMatMulNBits::kOutputs};
+
+  explicit CodebookExpertMatMulNBits(const OrtKernelInfo* info) : ExpertMatMulNBits(info, WeightScheme::kCodebook) {}
 };
 
 }  // namespace edgekiln::ort

@@ -14,10 +14,13 @@ template <WeightScheme kScheme>
 struct NBitsExpertWeights {
   static constexpr std::string_view kPrefix = kScheme == WeightScheme::kSymmetric    ? "Symmetric"
                                               : kScheme == WeightScheme::kZeroPoints ? "ZeroPoint"
+                                              : kScheme == WeightScheme::kCodebook   ? "Codebook"
                                                                                      : "GroupBias";
   static constexpr std::size_t kCount = kScheme == WeightScheme::kSymmetric ? 2 : 3;
-  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{
-      kUint8, kFloat, kScheme == WeightScheme::kZeroPoints ? kUint8 : kFloat};
+  static constexpr std::array<ONNXTensorElementDataType, 3> kTypes{kUint8, kFloat,
+                                                                   kScheme == WeightScheme::kZeroPoints ? kUint8
+                                                                   : kScheme == WeightScheme::kCodebook ? kInt8
+                                                                                                        : kFloat};
 
   using Experts = NBitsExperts;
   using Format = NBitsExpertFormat;
@@ -33,6 +36,7 @@ struct NBitsExpertWeights {
 using SymmetricExperts = NBitsExpertWeights<WeightScheme::kSymmetric>;
 using ZeroPointExperts = NBitsExpertWeights<WeightScheme::kZeroPoints>;
 using GroupBiasExperts = NBitsExpertWeights<WeightScheme::kGroupBias>;
+using CodebookExperts = NBitsExpertWeights<WeightScheme::kCodebook>;
 
 struct PerTokenInt8Experts {
   static constexpr std::string_view kPrefix = "PerTokenInt8";

@@ -67,6 +67,7 @@ class MatMulNBits {
     shape_.group_size = integer(info, "block_size");
     shape_.bits = static_cast<int>(integer(info, "bits"));
     const MatMulNBitsArgs weight = nbits_weight(info, kCodes, shape_, scheme);
+    if (!weight.codes && scheme == WeightScheme::kCodebook) fail("weights must be constant");
     if (!weight.codes) return;
     if (kernels().nbits_gemm) {
       packed_.emplace(WeightPacker(info).pack(weight));

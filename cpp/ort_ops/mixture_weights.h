@@ -25,6 +25,8 @@ struct ExpertsOf<ZeroPoint> : ZeroPointExperts {};
 template <>
 struct ExpertsOf<Symmetric> : SymmetricExperts {};
 template <>
+struct ExpertsOf<Codebook> : CodebookExperts {};
+template <>
 struct ExpertsOf<PerTokenInt8> : PerTokenInt8Experts {};
 
 inline RouterScore router_score(const OrtKernelInfo* info) {

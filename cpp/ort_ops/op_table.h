@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ort_ops/causal_conv.h"
+#include "ort_ops/codebook_matmul_nbits.h"
 #include "ort_ops/cos_sin.h"
 #include "ort_ops/decoder_layers.h"
 #include "ort_ops/expert_matmul.h"
@@ -106,11 +107,13 @@ const std::vector<OpRow>& op_table() {
       {kMicrosoftDomain, op<SkipSimplifiedLayerNormalization>(), {kSkipRmsNorm}},
       {kOwnDomain, op<SwiGLU>(), {kSwiglu}},
       {kOwnDomain, op<GroupBiasMatMulNBits>(), {kMatMulNBits}},
+      {kOwnDomain, op<CodebookMatMulNBits>(), {kNBitsGemm}},
       {kOwnDomain, op<PerTokenInt8MatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<ExpertMatMul>(), {kFloatGemm}},
       {kOwnDomain, op<ExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsGemm}},
       {kOwnDomain, op<SymmetricExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsGemm}},
       {kOwnDomain, op<GroupBiasExpertMatMulNBits>(), {kMatMulNBits}, {kNBitsGemm}},
+      {kOwnDomain, op<CodebookExpertMatMulNBits>(), {kNBitsGemm}},
       {kOwnDomain, op<PerTokenInt8ExpertMatMul>(), {kPerTokenInt8Gemm}},
       {kOwnDomain, op<MixtureOfExperts<ZeroPointExperts, ZeroPointExperts>>(), mixture},
       {kOwnDomain, op<MixtureOfExperts<ZeroPointExperts, SymmetricExperts>>(), mixture},
@@ -121,6 +124,13 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<MixtureOfExperts<GroupBiasExperts, ZeroPointExperts>>(), mixture},
       {kOwnDomain, op<MixtureOfExperts<GroupBiasExperts, SymmetricExperts>>(), mixture},
       {kOwnDomain, op<MixtureOfExperts<GroupBiasExperts, GroupBiasExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<ZeroPointExperts, CodebookExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<SymmetricExperts, CodebookExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<GroupBiasExperts, CodebookExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<CodebookExperts, ZeroPointExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<CodebookExperts, SymmetricExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<CodebookExperts, GroupBiasExperts>>(), mixture},
+      {kOwnDomain, op<MixtureOfExperts<CodebookExperts, CodebookExperts>>(), mixture},
       {kOwnDomain, op<MixtureOfExperts<PerTokenInt8Experts, PerTokenInt8Experts>>(), int8_mixture},
       {kOwnDomain, op<CausalConv>(), {kCausalConv}},
       {kOwnDomain, op<LinearAttention>(), {kLinearAttention}},
@@ -135,6 +145,7 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<PostAttention<PostAttentionConstants<GroupBias>>>(), post_attention},
       {kOwnDomain, op<PostAttention<PostAttentionConstants<ZeroPoint>>>(), post_attention},
       {kOwnDomain, op<PostAttention<PostAttentionConstants<Symmetric>>>(), post_attention},
+      {kOwnDomain, op<PostAttention<PostAttentionConstants<Codebook>>>(), post_attention},
       {kOwnDomain, op<PostAttention<PostAttentionConstants<PerTokenInt8>>>(), int8_post_attention},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<GroupBias>, float, Bf16>>(), layers},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<GroupBias>, std::int8_t, Bf16>>(), layers},
@@ -142,11 +153,14 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<ZeroPoint>, std::int8_t, Bf16>>(), layers},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Symmetric>, float, Bf16>>(), layers},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Symmetric>, std::int8_t, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Codebook>, float, Bf16>>(), layers},
+      {kOwnDomain, op<DecoderLayers<PostAttentionConstants<Codebook>, std::int8_t, Bf16>>(), layers},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<PerTokenInt8>, float, Bf16>>(), int8_layers},
       {kOwnDomain, op<DecoderLayers<PostAttentionConstants<PerTokenInt8>, std::int8_t, Bf16>>(), int8_layers},
       {kOwnDomain, op<PostAttention<MixtureConstants<GroupBias>>>(), mixture_block},
       {kOwnDomain, op<PostAttention<MixtureConstants<ZeroPoint>>>(), mixture_block},
       {kOwnDomain, op<PostAttention<MixtureConstants<Symmetric>>>(), mixture_block},
+      {kOwnDomain, op<PostAttention<MixtureConstants<Codebook>>>(), mixture_block},
       {kOwnDomain, op<PostAttention<MixtureConstants<PerTokenInt8>>>(), int8_mixture_block},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<GroupBias>, float, Bf16>>(), mixture_layers},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<GroupBias>, std::int8_t, Bf16>>(), mixture_layers},
@@ -154,6 +168,8 @@ const std::vector<OpRow>& op_table() {
       {kOwnDomain, op<DecoderLayers<MixtureConstants<ZeroPoint>, std::int8_t, Bf16>>(), mixture_layers},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<Symmetric>, float, Bf16>>(), mixture_layers},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<Symmetric>, std::int8_t, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<Codebook>, float, Bf16>>(), mixture_layers},
+      {kOwnDomain, op<DecoderLayers<MixtureConstants<Codebook>, std::int8_t, Bf16>>(), mixture_layers},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<PerTokenInt8>, float, Bf16>>(), int8_mixture_layers},
       {kOwnDomain, op<DecoderLayers<MixtureConstants<PerTokenInt8>, std::int8_t, Bf16>>(), int8_mixture_layers},
   };

@@ -47,6 +47,17 @@ struct Symmetric {
   }
 };
 
+struct Codebook {
+  static constexpr std::string_view kPrefix = "Codebook";
+  using Weight = NBitsWeight;
+  enum WeightInput : std::size_t { kCodes, kScales, kCodebook };
+  static constexpr std::array kWeightTypes{kUint8, kFloat, kInt8};
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kCodebook);
+    return {packer.pack(weight)};
+  }
+};
+
 struct PerTokenInt8 {
   static constexpr std::string_view kPrefix = "PerTokenInt8";
   using Weight = PerTokenInt8Weight;

@@ -18,7 +18,8 @@ BINS_AN_OCTAVE = 2
 ZERO_POINT_BINS = 16
 
 Activation = Literal["none", "int8-per-token", "int8-static"]
-Codebook = Literal["nf4"]
+# Tables that 4-bit codes index: e2m1 (FP4) and iq4_nl are of integers.
+Codebook = Literal["nf4", "e2m1", "iq4_nl"]
 
 
 class ScaleHistogram(Schema):

@@ -48,7 +48,7 @@ from edgekiln.export.tracing.trace import layer_caches, trace
 from edgekiln.export.weights_file import WeightsFile, save_graph
 from edgekiln.pipeline.build_report import build_report
 from edgekiln.pipeline.chat_segments import chat_segments
-from edgekiln.pipeline.lowering import context_length, lowering_of
+from edgekiln.pipeline.lowering import context_length, lowering_of, prequantized_lookup
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.pipeline.scratch_file import ScratchFile
 from edgekiln.progress import StepTimer
@@ -114,7 +114,7 @@ def canonical_graph(
     meta_model = build_meta_model(source.config, source.model_class)
     with called_modules(meta_model) as called:
         caches = layer_caches(meta_model)
-    quantization = plan_quantization(meta_model, options.chosen_recipe, source.weights.prequantized, called)
+    quantization = plan_quantization(meta_model, options.chosen_recipe, prequantized_lookup(source, options), called)
     check_unquantized(meta_model, options.chosen_recipe, quantization, called, strict=options.strict)
     swap_quantized_modules(meta_model, quantization)
     graph = trace(meta_model, caches)
@@ -135,7 +135,7 @@ def check_strict(source: ModelSource, options: BuildOptions) -> None:
     with called_modules(meta_model) as called:
         layer_caches(meta_model)
     recipe = options.chosen_recipe
-    quantization = plan_quantization(meta_model, recipe, source.weights.prequantized, called)
+    quantization = plan_quantization(meta_model, recipe, prequantized_lookup(source, options), called)
     check_unquantized(meta_model, recipe, quantization, called, strict=True)
 
 

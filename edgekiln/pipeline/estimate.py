@@ -17,7 +17,7 @@ from edgekiln.calib.unquantized import check_unquantized
 from edgekiln.export.tracing.cache_trace import CacheShape, KeyValueShape
 from edgekiln.export.tracing.meta_model import build_meta_model, called_modules
 from edgekiln.export.tracing.trace import layer_caches
-from edgekiln.pipeline.lowering import lowering_of
+from edgekiln.pipeline.lowering import lowering_of, prequantized_lookup
 from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.base import ModelSource
 from edgekiln.targets import DEFAULT_TARGET, find_target
@@ -86,7 +86,7 @@ def estimate(source: ModelSource, options: BuildOptions) -> BuildEstimate:
     model = build_meta_model(source.config, source.model_class)
     with called_modules(model) as called:
         caches = layer_caches(model)
-    plan = plan_quantization(model, recipe, source.weights.prequantized, called)
+    plan = plan_quantization(model, recipe, prequantized_lookup(source, options), called)
     check_unquantized(model, recipe, plan, called, strict=options.strict)
     shapes = {name: source.weights.shape(name) for name in source.weights.keys()}  # noqa: SIM118 - not a mapping
     on_cpu = options.target == DEFAULT_TARGET

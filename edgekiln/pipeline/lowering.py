@@ -1,5 +1,8 @@
 """The lowering of a build and its options, among them how many tokens a sequence may have."""
 
+from edgekiln.calib.formats.codebook import without_codebook
+from edgekiln.calib.formats.prequantized import PrequantizedWeight
+from edgekiln.calib.quantization_plan import PrequantizedLookup
 from edgekiln.errors import RequestError
 from edgekiln.export.lower.base import Lowering, LoweringOptions
 from edgekiln.export.tracing.rope import check_length
@@ -23,6 +26,19 @@ def lowering_of(source: ModelSource, options: BuildOptions) -> tuple[Lowering, L
     lowering = find_target(options.target).load_lowering()
     check_length(source.config, max_length, by_length=lowering.sequence_length)
     return lowering, LoweringOptions(options.target, max_length, options.tensorrt)
+
+
+def prequantized_lookup(source: ModelSource, options: BuildOptions) -> PrequantizedLookup:
+    """Find the checkpoint's quantized weights, in forms that layers of the target take."""
+    find = source.weights.prequantized
+    if find_target(options.target).codebooks:
+        return find
+
+    def find_without_codebook(name: str) -> PrequantizedWeight | None:
+        found = find(name)
+        return None if found is None else without_codebook(found)
+
+    return find_without_codebook
 
 
 def context_length(source: ModelSource) -> int | None:

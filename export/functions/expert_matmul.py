@@ -1,5 +1,5 @@
 """Products of tokens with the weights of their experts: ExpertMatMul and, with quantized weights,
-{,Symmetric,GroupBias}ExpertMatMulNBits and PerTokenInt8ExpertMatMul.
+{,Symmetric,GroupBias,Codebook}ExpertMatMulNBits and PerTokenInt8ExpertMatMul.
 
 As functions, they loop over the experts and multiply the tokens of each: right everywhere, and slow. edgekiln's kernels
 take their place.
@@ -12,13 +12,14 @@ import onnx
 import onnx_ir as ir
 from onnx import AttributeProto, TensorProto, helper
 
-from edgekiln.export.functions import group_bias_matmul, per_token_int8
+from edgekiln.export.functions import codebook_matmul, group_bias_matmul, per_token_int8
 from edgekiln.export.functions.define import DOMAIN, MICROSOFT, define, with_ref_attributes
 
 FLOAT: Final = "ExpertMatMul"
 NBITS: Final = "ExpertMatMulNBits"
 SYMMETRIC: Final = "SymmetricExpertMatMulNBits"
 GROUP_BIAS: Final = "GroupBiasExpertMatMulNBits"
+CODEBOOK: Final = "CodebookExpertMatMulNBits"
 PER_TOKEN_INT8: Final = "PerTokenInt8ExpertMatMul"
 _SIZES: Final = ("K", "N")
 _GROUPS: Final = ("bits", "block_size")
@@ -67,6 +68,20 @@ def group_bias_function() -> ir.Function:
     return _function(GROUP_BIAS, weights, [node], (*names, "group_shape"))
 
 
+def codebook_function() -> ir.Function:
+    """The same with 4-bit codes that index a codebook, see `codebook_matmul`.
+
+    Inputs: x, index, blocks and scales as in `nbits_function`, codebook int8 [16], that of all experts. Output: as in
+    `float_function`. Attributes: K, N, bits, block_size.
+    """
+    node = helper.make_node(
+        codebook_matmul.NAME, ["rows", "expert_blocks", "expert_scales", "codebook"], ["products"], domain=DOMAIN
+    )
+    names = (*_SIZES, *_GROUPS)
+    with_ref_attributes(node, AttributeProto.INT, **{name: name for name in names})
+    return _function(CODEBOOK, ["blocks", "scales"], [node], names, shared=["codebook"])
+
+
 def per_token_int8_function() -> ir.Function:
     """The same with int8 weights and activations, see `per_token_int8`.
 
@@ -81,7 +96,11 @@ def per_token_int8_function() -> ir.Function:
 
 
 def _function(
-    name: str, weights: Sequence[str], product: Sequence[onnx.NodeProto], attributes: Sequence[str]
+    name: str,
+    weights: Sequence[str],
+    product: Sequence[onnx.NodeProto],
+    attributes: Sequence[str],
+    shared: Sequence[str] = (),
 ) -> ir.Function:
     """A loop over the experts.
 
@@ -90,6 +109,7 @@ def _function(
         weights: its inputs after x and index, each with a first axis for the experts.
         product: nodes that multiply `rows` float [R, K] with the weights `expert_NAME` of one expert to `products`.
         attributes: of the function.
+        shared: further inputs, which all experts share.
     """
     nodes = [
         helper.make_node("Constant", [], ["any_size"], value_ints=[-1]),
@@ -112,7 +132,7 @@ def _function(
         helper.make_node("Concat", ["chosen", "N_size"], ["y_shape"], axis=0),
         helper.make_node("Reshape", ["all_products", "y_shape"], ["y"]),
     ]
-    return define(name, ["x", "index", *weights], ["y"], nodes, attributes)
+    return define(name, ["x", "index", *weights, *shared], ["y"], nodes, attributes)
 
 
 def _size(attribute: str) -> list[onnx.NodeProto]:

@@ -39,6 +39,7 @@ EXPERT_PRODUCTS: Final = (
     ExpertProduct("ZeroPoint", expert_matmul.NBITS, ("blocks", "scales", "zero_points"), _GROUPS),
     ExpertProduct("Symmetric", expert_matmul.SYMMETRIC, ("blocks", "scales"), _GROUPS),
     ExpertProduct("GroupBias", expert_matmul.GROUP_BIAS, ("blocks", "scales", "group_bias"), _GROUPS, ("group_shape",)),
+    ExpertProduct("Codebook", expert_matmul.CODEBOOK, ("blocks", "scales", "codebook"), _GROUPS),
     ExpertProduct("PerTokenInt8", expert_matmul.PER_TOKEN_INT8, ("codes", "scales")),
 )
 

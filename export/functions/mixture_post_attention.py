@@ -1,5 +1,5 @@
-"""{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}MixturePostAttention: a decoder layer with a mixture of experts from its
-attention to the next one's.
+"""{GroupBias,ZeroPoint,Symmetric,Codebook,PerTokenInt8}MixturePostAttention: a decoder layer with a mixture of experts
+from its attention to the next one's.
 
 Some 17 nodes, from the output projection over the router and the experts to the next layer's QKV projection, are one
 call as a kernel.
@@ -117,5 +117,6 @@ def expert_inputs(node: ir.Node) -> frozenset[int]:
     first = _VALUES
     if node.op_type != gemm.mixture:
         first = len(node.inputs) - constants * (len(node.attributes["windows"].as_ints()) - 1)
-    experts = range(_VECTORS + parts, _VECTORS + 3 * parts)
+    own = [i for i, part in enumerate(gemm.weights) if part != "codebook"]  # which all experts share
+    experts = [_VECTORS + weight * parts + i for weight in (1, 2) for i in own]
     return frozenset(start + i for start in range(first, len(node.inputs), constants) for i in experts)

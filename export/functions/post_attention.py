@@ -1,4 +1,4 @@
-"""{GroupBias,ZeroPoint,Symmetric,PerTokenInt8}PostAttention: a decoder layer from its attention to the next one's.
+"""{GroupBias,ZeroPoint,Symmetric,Codebook,PerTokenInt8}PostAttention: a decoder layer from attention to the next one's.
 
 Output projection, residual add and norm, gated feed-forward, residual add and norm, and the next layer's QKV
 projection: seven nodes. In a decode step ONNX Runtime spends most of their time on calling them; as a kernel they are
@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from onnx import AttributeProto, helper
 
-from edgekiln.export.functions import group_bias_matmul, per_token_int8, swiglu
+from edgekiln.export.functions import codebook_matmul, group_bias_matmul, per_token_int8, swiglu
 from edgekiln.export.functions.define import DOMAIN, MICROSOFT, define, with_ref_attributes
 
 SKIP_RMS_NORM: Final = "SkipSimplifiedLayerNormalization"
@@ -86,6 +86,7 @@ QUANTIZED_GEMMS: Final = (
         ("bits", "block_size"),
         fixed=(("accuracy_level", 4),),
     ),
+    QuantizedGemm("Codebook", codebook_matmul.NAME, DOMAIN, ("blocks", "scales", "codebook"), ("bits", "block_size")),
     QuantizedGemm("PerTokenInt8", per_token_int8.NAME, DOMAIN, ("codes", "scales")),
 )
 

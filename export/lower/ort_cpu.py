@@ -17,6 +17,7 @@ from edgekiln.export.passes.common.logits_to_keep import AddLogitsToKeep
 from edgekiln.export.passes.common.sequence_length import LowerSequenceLength, recompute_beyond
 from edgekiln.export.passes.common.share_act_order import ShareActOrder
 from edgekiln.export.passes.ort.cancel_transposes import CancelTransposes
+from edgekiln.export.passes.ort.codebook_matmul import LowerToCodebookMatMul
 from edgekiln.export.passes.ort.decoder_layers import FuseDecoderLayers
 from edgekiln.export.passes.ort.expert_matmul import LowerExpertMatMul
 from edgekiln.export.passes.ort.fuse_recurrence import FuseRecurrence
@@ -44,6 +45,7 @@ from edgekiln.export.passes.ort.two_pass_lm_head import FuseTwoPassLMHead
 LOWER_QUANTIZED_OPS: Final = Sequential(
     LowerToGatherBlockQuantized(),
     LowerToMatMulBnb4(),
+    LowerToCodebookMatMul(),
     LowerToGroupBiasMatMul(),
     LowerToMatMulNBits(),
     LowerToMatMulIntegerToFloat(),

@@ -65,6 +65,7 @@ class QuantizedParameters(torch.nn.Module):
             bits=self.scheme.bits,
             group_size=self.scheme.group_size or 0,
             activation=self.scheme.activation,
+            codebook=self.scheme.codebook,
         )
 
     def extra_repr(self) -> str:

@@ -25,6 +25,8 @@ CACHE_DTYPES: dict[str, np.dtype] = {
 }
 # KV cache types that edgekiln's kernels support.
 KERNEL_CACHE_DTYPES = ("float32", "int8")
+# ONNX Runtime would give MatMulNBits the bias that is added to its result, an input that the kernel of edgekiln lacks.
+WITHOUT_BIAS_FUSION = ("optimization.disable_specified_optimizers", "MatMulNBitsFusion")
 # Session option that lets edgekiln's kernels compute prefill attention in bfloat16; read at their registration.
 BF16_ATTENTION = ("edgekiln.attention", "bfloat16")
 # edgekiln's kernels round activations and accumulate in the same order for up to this many tokens of a sequence as for
@@ -135,6 +137,7 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
             for name, value in self._pack_cache.entries().items() if self._pack_cache else ():
                 options.add_session_config_entry(name, value)
             options.register_custom_ops_library(str(self._kernels.library))
+            options.add_session_config_entry(*WITHOUT_BIAS_FUSION)
             # A memory pattern is allocated per input shape, on top of the memory of earlier shapes. With edgekiln's
             # kernels the graph has few nodes and gains nothing from one.
             options.enable_mem_pattern = False

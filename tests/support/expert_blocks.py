@@ -185,7 +185,10 @@ def _weight(
 
 
 def _attributes(scheme: Scheme) -> dict[str, int | str]:
-    return {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+    return {
+        **{"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation},
+        "codebook": scheme.codebook or "",
+    }
 
 
 def _bias(name: str, before: str, after: str) -> list[onnx.NodeProto]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.scheme import Codebook, Scheme
 from support.graphs import graph, node, quantized
 
 EXPERTS, CHOSEN, N, K = 5, 3, 40, 96
@@ -14,6 +14,10 @@ PER_CHANNEL = Scheme(bits=8, group_size=None, symmetric=True, activation="int8-p
 
 def groups(bits: int, group_size: int = 32, symmetric: bool = False) -> Scheme:
     return Scheme(bits=bits, group_size=group_size, symmetric=symmetric, activation="none")
+
+
+def indices(codebook: Codebook) -> Scheme:
+    return Scheme(bits=4, group_size=32, symmetric=True, activation="none", codebook=codebook)
 
 
 def weights(rng: np.random.Generator) -> np.ndarray:
@@ -48,7 +52,10 @@ def quantized_graph(
     names = [name if name in tensors else "" for name in ("w.qweight", "w.scales", "w.zero_points", "w.group_bias")]
     while not names[-1]:
         names.pop()
-    attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+    attributes = {
+        **{"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation},
+        "codebook": scheme.codebook or "",
+    }
     return _product("QuantizedExpertMatMul", tensors, slots, names, **attributes), dequantized
 
 

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.calib.formats.weight import pack_int4
+from edgekiln.calib.formats.weight import CODEBOOKS, QuantizedWeight, pack_int4
 from edgekiln.export import canonical
 from edgekiln.export.op_reference import evaluator
 from edgekiln.runtimes.base import KernelsChoice
@@ -105,7 +105,7 @@ def quantized(name: str, weight: np.ndarray, scheme: Scheme) -> tuple[dict[str, 
     """Initializers `{name}.qweight` and so on of a weight [N, K], and its dequantized weight."""
     import torch
 
-    result = quantize(torch.from_numpy(weight), scheme)
+    result = _indices(weight, scheme) if scheme.codebook else quantize(torch.from_numpy(weight), scheme)
     tensors = {
         f"{name}.qweight": pack_int4(result.codes) if scheme.bits == 4 else result.codes,
         f"{name}.scales": result.scales,
@@ -113,3 +113,14 @@ def quantized(name: str, weight: np.ndarray, scheme: Scheme) -> tuple[dict[str, 
     if result.zero_points is not None:
         tensors[f"{name}.zero_points"] = result.zero_points
     return tensors, result.dequantize()
+
+
+def _indices(weight: np.ndarray, scheme: Scheme) -> QuantizedWeight:
+    """A weight [N, K] as the nearest values of a codebook."""
+    assert scheme.codebook
+    assert scheme.group_size
+    table = CODEBOOKS[scheme.codebook]
+    groups = weight.reshape(len(weight), -1, scheme.group_size)
+    scales = np.abs(groups).max(axis=-1) / np.abs(table).max()
+    codes = np.abs(groups[..., None] / scales[..., None, None] - table).argmin(axis=-1).astype(np.uint8)
+    return QuantizedWeight(scheme, codes.reshape(weight.shape), scales, None, relative_error=0.0, clipped=0.0)

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/amx/amx.h"
+#include "kernels/packed/codebook.h"
 #include "kernels/packed/group_params.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/for_each_row.h"
@@ -55,13 +56,35 @@ void dequantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* to) 
   }
 }
 
+// The same for a codebook.
+template <bool HasFloat16>
+void look_up(const PackedNBits& weight, std::size_t panel, std::uint8_t* to) {
+  const CodeTable<kCodebookCodes> table(weight);
+  const std::uint8_t* block = weight.panel(panel);
+  for (std::size_t group = 0; group < weight.groups(); ++group, block += weight.block_bytes()) {
+    const GroupParams<HasFloat16> params(weight, block);
+    const auto weights = [&](Ints codes) { return (to_floats(codes & 255) - 128.0f) * params.scale; };
+    for (std::size_t at = 0; at < weight.codes_bytes(); at += sizeof(__m512i)) {
+      const Bytes codes = load_bytes(block + at);
+      const auto even = reinterpret_cast<Ints>(table(low_nibbles(codes)));
+      const auto odd = reinterpret_cast<Ints>(table(high_nibbles(codes)));
+#pragma GCC unroll 4
+      for (int pair = 0; pair < 4; ++pair, to += sizeof(__m512i))
+        _mm512_store_si512(to, to_bf16_pairs(weights(even >> 8 * pair), weights(odd >> 8 * pair)));
+    }
+  }
+}
+
 // Panels [first, first + count) as [count, k / 2, 16 pairs], in memory of this thread.
 const std::uint8_t* dequantized(const PackedNBits& weight, std::size_t first, std::size_t count) {
   const std::size_t panel_bytes = weight.k * tiles::kBytes / 2;
   thread_local Scratch memory;
   auto* weights = reinterpret_cast<std::uint8_t*>(at_least(memory, count * panel_bytes / sizeof(float)));
-  for (std::size_t i = 0; i < count; ++i)
-    (weight.float16_params ? dequantize<true> : dequantize<false>)(weight, first + i, weights + i * panel_bytes);
+  auto* const convert = weight.scheme == WeightScheme::kCodebook
+                            ? weight.float16_params ? look_up<true> : look_up<false>
+                        : weight.float16_params ? dequantize<true>
+                                                : dequantize<false>;
+  for (std::size_t i = 0; i < count; ++i) convert(weight, first + i, weights + i * panel_bytes);
   return weights;
 }
 

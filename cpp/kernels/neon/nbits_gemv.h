@@ -15,7 +15,8 @@ namespace detail {
 // sums = *start + kBlock values of k times the 16 columns of a panel. Advances the pointers.
 template <int Bits>
 [[gnu::always_inline]] inline void multiply_block(int32x4_t (&sums)[4], const std::int32_t*& start,
-                                                  const std::int8_t*& a, const std::uint8_t*& codes) {
+                                                  const std::int8_t*& a, const std::uint8_t*& codes,
+                                                  const CodeTable<Bits>& table) {
 #define EDGEKILN_START                    \
   "ld1r {%0.4s}, [%[start]], #4\n\t"      \
   "ld1 {v0.16b, v1.16b}, [%[a]], #32\n\t" \
@@ -30,7 +31,7 @@ template <int Bits>
   EDGEKILN_SDOT(3, w3, lane)
 #define EDGEKILN_LOAD_ROW "ld1 {v20.16b-v23.16b}, [%[codes]], #64\n\t"
 #define EDGEKILN_ROW_8(lane) EDGEKILN_LOAD_ROW EDGEKILN_SDOTS(20, 21, 22, 23, lane)
-#define EDGEKILN_ROW_4(even, odd)           \
+#define EDGEKILN_NIBBLES                    \
   EDGEKILN_LOAD_ROW                         \
   "and v24.16b, v20.16b, %[nibble].16b\n\t" \
   "and v25.16b, v21.16b, %[nibble].16b\n\t" \
@@ -39,9 +40,24 @@ template <int Bits>
   "ushr v20.16b, v20.16b, #4\n\t"           \
   "ushr v21.16b, v21.16b, #4\n\t"           \
   "ushr v22.16b, v22.16b, #4\n\t"           \
-  "ushr v23.16b, v23.16b, #4\n\t" EDGEKILN_SDOTS(24, 25, 26, 27, even) EDGEKILN_SDOTS(20, 21, 22, 23, odd)
+  "ushr v23.16b, v23.16b, #4\n\t"
+#define EDGEKILN_ROW_4(even, odd) \
+  EDGEKILN_NIBBLES EDGEKILN_SDOTS(24, 25, 26, 27, even) EDGEKILN_SDOTS(20, 21, 22, 23, odd)
+#define EDGEKILN_LOOK_UP(codes) "tbl v" #codes ".16b, {%[table].16b}, v" #codes ".16b\n\t"
+#define EDGEKILN_LOOK_UPS(w0, w1, w2, w3) \
+  EDGEKILN_LOOK_UP(w0)                    \
+  EDGEKILN_LOOK_UP(w1)                    \
+  EDGEKILN_LOOK_UP(w2)                    \
+  EDGEKILN_LOOK_UP(w3)
+#define EDGEKILN_ROW_OF_CODEBOOK(even, odd) \
+  EDGEKILN_NIBBLES                          \
+  EDGEKILN_LOOK_UPS(24, 25, 26, 27)         \
+  EDGEKILN_LOOK_UPS(20, 21, 22, 23)         \
+  EDGEKILN_SDOTS(24, 25, 26, 27, even)      \
+  EDGEKILN_SDOTS(20, 21, 22, 23, odd)
   const auto& a_block = *reinterpret_cast<const std::int8_t (*)[kBlock]>(a);
-  const auto& codes_block = *reinterpret_cast<const std::uint8_t (*)[kBlock * kPanelWidth * Bits / 8]>(codes);
+  const auto& codes_block =
+      *reinterpret_cast<const std::uint8_t (*)[kBlock * kPanelWidth * stored_bits(Bits) / 8]>(codes);
   if constexpr (Bits == 4) {
     asm(EDGEKILN_START                              //
             EDGEKILN_ROW_4("v0.4b[0]", "v0.4b[1]")  //
@@ -51,6 +67,16 @@ template <int Bits>
         : "=&w"(sums[0]), "=&w"(sums[1]), "=&w"(sums[2]),
           "=&w"(sums[3]), [start] "+r"(start), [a] "+r"(a), [codes] "+r"(codes)
         : [nibble] "w"(vdupq_n_u8(15)), "m"(*start), "m"(a_block), "m"(codes_block)
+        : "v0", "v1", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27");
+  } else if constexpr (Bits == kCodebookCodes) {
+    asm(EDGEKILN_START                                        //
+            EDGEKILN_ROW_OF_CODEBOOK("v0.4b[0]", "v0.4b[1]")  //
+        EDGEKILN_ROW_OF_CODEBOOK("v0.4b[2]", "v0.4b[3]")      //
+        EDGEKILN_ROW_OF_CODEBOOK("v1.4b[0]", "v1.4b[1]")      //
+        EDGEKILN_ROW_OF_CODEBOOK("v1.4b[2]", "v1.4b[3]")
+        : "=&w"(sums[0]), "=&w"(sums[1]), "=&w"(sums[2]),
+          "=&w"(sums[3]), [start] "+r"(start), [a] "+r"(a), [codes] "+r"(codes)
+        : [nibble] "w"(vdupq_n_u8(15)), [table] "w"(table.table), "m"(*start), "m"(a_block), "m"(codes_block)
         : "v0", "v1", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27");
   } else {
     asm(EDGEKILN_START                                             //
@@ -69,6 +95,10 @@ template <int Bits>
 #undef EDGEKILN_LOAD_ROW
 #undef EDGEKILN_ROW_8
 #undef EDGEKILN_ROW_4
+#undef EDGEKILN_NIBBLES
+#undef EDGEKILN_LOOK_UP
+#undef EDGEKILN_LOOK_UPS
+#undef EDGEKILN_ROW_OF_CODEBOOK
 }
 
 // The 16 scales of a panel's columns, and their biases: the float16 ones are stored less scale * midpoint. Advances
@@ -120,14 +150,15 @@ void nbits_gemv_panel(const NBitsGemmArgs& args, std::size_t panel) {
   const std::int32_t* compensation = args.compensation;
   const float *scales = args.scales, *group_sums = args.sums;
   const std::uint8_t* block = weight.panel(panel);
+  const CodeTable<Bits> table(weight);
   float32x4_t totals[4] = {};
   for (const float* const end = scales + args.groups; scales != end;) {
     int32x4_t sums[4];
-    detail::multiply_block<Bits>(sums, compensation, a, block);
+    detail::multiply_block<Bits>(sums, compensation, a, block, table);
     const auto* params = reinterpret_cast<const Param*>(block);
     float32x4_t group_scales[4], biases[4];
     if constexpr (kBias == PanelBias::kGroupBias) {
-      detail::load_panel_params(params, static_cast<float>(1 << (Bits - 1)), group_scales, biases);
+      detail::load_panel_params(params, static_cast<float>(1 << (stored_bits(Bits) - 1)), group_scales, biases);
     } else {
       detail::load_panel_params(params, group_scales);
     }
@@ -154,6 +185,7 @@ template <int Bits, typename Param>
 auto nbits_gemv_panel_for(const NBitsGemmArgs& args) -> void (*)(const NBitsGemmArgs&, std::size_t) {
   const PackedNBits& weight = args.weight;
   if (args.m != 1 || weight.group_size != kBlock || weight.scheme == WeightScheme::kZeroPoints) return nullptr;
+  if constexpr (Bits == kCodebookCodes) return nbits_gemv_panel<Bits, Param, PanelBias::kNone>;
   if (weight.scheme == WeightScheme::kGroupBias) return nbits_gemv_panel<Bits, Param, PanelBias::kGroupBias>;
   return weight.code_offset != 0.0f ? nbits_gemv_panel<Bits, Param, PanelBias::kCodeOffset>
                                     : nbits_gemv_panel<Bits, Param, PanelBias::kNone>;

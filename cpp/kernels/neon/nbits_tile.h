@@ -10,8 +10,9 @@ namespace detail {
 
 // sums += 16 values of k, whose weight codes begin at `codes`, a row of a panel after the other.
 template <int Bits, int TileM, int Vectors>
-inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM], const std::uint8_t* codes) {
-  using Dot = NBitsDot<Bits>;
+inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM], const std::uint8_t* codes,
+                   const CodeTable<Bits>& table) {
+  using Dot = NBitsDot<multiplied_bits(Bits)>;
   const auto add = [&]<int Lane>(Bytes bytes, int j) {
     const auto weights = Dot::weights(bytes);
 #pragma GCC unroll 8
@@ -29,9 +30,9 @@ inline void add_16(int32x4_t (&sums)[TileM][Vectors], const int8x16_t (&a)[TileM
       bytes[j] = load_bytes(codes + Row * kPanelWidth * sizeof(std::int32_t) + j * sizeof(Bytes));
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) {
-      if constexpr (Bits == 4) {
-        add.template operator()<2 * Row>(low_nibbles(bytes[j]), j);
-        add.template operator()<2 * Row + 1>(high_nibbles(bytes[j]), j);
+      if constexpr (stored_bits(Bits) == 4) {
+        add.template operator()<2 * Row>(table(low_nibbles(bytes[j])), j);
+        add.template operator()<2 * Row + 1>(table(high_nibbles(bytes[j])), j);
       } else if constexpr (Bits == 6) {
         add.template operator()<2 * Row>(six_bit_codes(low_nibbles(bytes[j]), upper_bits[j], 2 * Row), j);
         add.template operator()<2 * Row + 1>(six_bit_codes(high_nibbles(bytes[j]), upper_bits[j], 2 * Row + 1), j);
@@ -82,8 +83,6 @@ class GroupLoader {
         code_offset_(weight.code_offset),
         zero_point_scale_(weight.zero_point_scale) {}
 
-  bool has_bias() const { return scheme_ != WeightScheme::kSymmetric || code_offset_ != 0.0f; }
-
   [[gnu::always_inline]] void load_scales(const std::uint8_t* block, Floats (&scales)[Vectors]) const {
     load_params(params(block), scales);
   }
@@ -94,7 +93,7 @@ class GroupLoader {
       load_params(params(block) + kPanelWidth, biases);
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors && kScales == Scales::kFloat16; ++j)
-        biases[j] = vfmaq_n_f32(biases[j], scales[j], static_cast<float>(1 << (Bits - 1)));
+        biases[j] = vfmaq_n_f32(biases[j], scales[j], static_cast<float>(1 << (stored_bits(Bits) - 1)));
       return;
     }
 #pragma GCC unroll 4
@@ -125,7 +124,8 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
   const std::size_t k = weight.k, m = args.m, n = weight.n, first = column % kPanelWidth, groups = args.groups;
   const GroupLoader<Bits, kScales, Vectors> loader(weight, first);
   const std::uint8_t* const panel = weight.panel(column / kPanelWidth);
-  const bool has_bias = loader.has_bias();
+  const bool has_bias = weight.has_bias();
+  const CodeTable<Bits> table(weight);
   const std::int8_t* a = args.codes + token * k;
   const std::int32_t* compensation = args.compensation + token;
   const float *scales = args.scales + token, *group_sums = args.sums + token;
@@ -145,11 +145,11 @@ void nbits_tile_by_lane(const NBitsGemmArgs& args, std::size_t token, std::size_
 #pragma GCC unroll 4
         for (int j = 0; j < Vectors; ++j) sums[i][j] = vdupq_n_s32(compensation[i]);
 #pragma GCC unroll 2
-      for (std::size_t at = 0; at < Step; at += 16, codes += 16 * kPanelWidth * Bits / 8) {
+      for (std::size_t at = 0; at < Step; at += 16, codes += 16 * kPanelWidth * stored_bits(Bits) / 8) {
         int8x16_t sixteen[TileM];
 #pragma GCC unroll 8
         for (int i = 0; i < TileM; ++i) sixteen[i] = vld1q_s8(a + i * k + at);
-        detail::add_16<Bits>(sums, sixteen, codes);
+        detail::add_16<Bits>(sums, sixteen, codes, table);
       }
       if constexpr (kScales == Scales::kFactored) {
 #pragma GCC unroll 4

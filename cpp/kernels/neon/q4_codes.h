@@ -36,13 +36,17 @@ namespace edgekiln::EDGEKILN_ISA {
 
 // What requantize_codes() keeps in registers.
 struct CodeConstants {
-  int16x8_t low, high;               // the codes 0 .. 7 and 8 .. 15
+  int16x8_t low, high;               // the codes 0 .. 7 and 8 .. 15, or their values
   uint8x16_t nibble, table, odd[4];  // the table of a byte as its high nibble
 
-  CodeConstants() {
-    static constexpr std::int16_t kCodes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    low = vld1q_s16(kCodes);
-    high = vld1q_s16(kCodes + 8);
+  // Codes that index a codebook become its values.
+  explicit CodeConstants(const PackedNBits& weight) {
+    const bool looked_up = weight.scheme == WeightScheme::kCodebook;
+    std::int16_t codes[kCodebookSize];
+    for (std::size_t i = 0; i < kCodebookSize; ++i)
+      codes[i] = static_cast<std::int16_t>(looked_up ? weight.codebook[i] : static_cast<int>(i));
+    low = vld1q_s16(codes);
+    high = vld1q_s16(codes + 8);
     nibble = vdupq_n_u8(15);
     static constexpr std::uint8_t kTableOfByte[16] = {0, 0, 0, 0, 16, 16, 16, 16, 32, 32, 32, 32, 48, 48, 48, 48};
     table = vld1q_u8(kTableOfByte);
@@ -52,7 +56,7 @@ struct CodeConstants {
   }
 };
 
-// Of eight columns of a group: a weight is scale * code + min.
+// Of eight columns of a group: a weight is scale * code + min, or scale * value with min 0.
 struct EightSteps {
   float32x4_t scale[2], min[2];
 };

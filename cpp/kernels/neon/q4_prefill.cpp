@@ -78,6 +78,8 @@ void requantize_with(const PackedNBits& weight, std::size_t panel, std::int8_t* 
       return requantize_as<Param, WeightScheme::kZeroPoints>(weight, panel, to, scales);
     case WeightScheme::kGroupBias:
       return requantize_as<Param, WeightScheme::kGroupBias>(weight, panel, to, scales);
+    case WeightScheme::kCodebook:
+      return requantize_as<Param, WeightScheme::kCodebook>(weight, panel, to, scales);
   }
 }
 

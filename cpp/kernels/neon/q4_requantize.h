@@ -40,9 +40,10 @@ inline void load_16(const std::uint8_t* from, float32x4_t (&to)[4]) {
   to[3] = vcvtq_f32_u32(vmovl_high_u16(high));
 }
 
-// Loads the steps of a group's 16 columns and updates the largest magnitudes of weights.
+// Loads the steps of a group's 16 columns and updates the largest magnitudes of weights. `largest` is that of a
+// codebook.
 template <typename Param, WeightScheme kScheme>
-inline void load_steps(const std::uint8_t* params, EightSteps (&steps)[2], float32x4_t (&most)[4]) {
+inline void load_steps(const std::uint8_t* params, float largest, EightSteps (&steps)[2], float32x4_t (&most)[4]) {
   const auto* scales = reinterpret_cast<const Param*>(params);
   float32x4_t loaded[4], stored[4];
   if constexpr (std::is_same_v<Param, Float16> && kScheme == WeightScheme::kGroupBias) {
@@ -62,11 +63,13 @@ inline void load_steps(const std::uint8_t* params, EightSteps (&steps)[2], float
       min = vnegq_f32(scale * stored[quad]);
     } else if constexpr (kScheme == WeightScheme::kGroupBias) {
       min = std::is_same_v<Param, Float16> ? stored[quad] : stored[quad] - scale * 8.0f;
+    } else if constexpr (kScheme == WeightScheme::kCodebook) {
+      min = vdupq_n_f32(0.0f);
     } else {
       min = scale * -8.0f;
     }
-    most[quad] = vmaxq_f32(most[quad], vabsq_f32(min));
-    if constexpr (kScheme != WeightScheme::kSymmetric)
+    most[quad] = vmaxq_f32(most[quad], vabsq_f32(kScheme == WeightScheme::kCodebook ? scale * largest : min));
+    if constexpr (kScheme == WeightScheme::kZeroPoints || kScheme == WeightScheme::kGroupBias)
       most[quad] = vmaxq_f32(most[quad], vabdq_f32(min, scale * -15.0f));
     steps[quad / 2].scale[quad % 2] = scale;
     steps[quad / 2].min[quad % 2] = min;
@@ -86,7 +89,8 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, f
   const std::uint8_t* block = weight.panel(panel);
   const std::size_t stride = padded_to_chunks(weight.k) * kStripColumns;
   std::int8_t* strips[kStrips] = {to, to + stride, to + 2 * stride, to + 3 * stride};
-  CodeConstants constants;
+  CodeConstants constants(weight);
+  const auto largest = static_cast<float>(weight.largest_of_codebook());
   for (std::size_t first = 0; first < weight.groups(); first += groups_per_scale, scales += kColumnScales) {
     const std::size_t groups = std::min(groups_per_scale, weight.groups() - first);
     float32x4_t most[4];
@@ -94,7 +98,7 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::int8_t* to, f
     for (float32x4_t& quad : most) quad = vdupq_n_f32(kSmallestMaximum);
     EightSteps steps[kRequantizeK / 32][2];
     for (std::size_t group = 0; group < groups; ++group)
-      load_steps<Param, kScheme>(block + group * block_bytes + codes_bytes, steps[group], most);
+      load_steps<Param, kScheme>(block + group * block_bytes + codes_bytes, largest, steps[group], most);
     float32x4_t inverse[2][2];
 #pragma GCC unroll 4
     for (int quad = 0; quad < 4; ++quad) {

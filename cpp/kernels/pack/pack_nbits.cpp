@@ -96,10 +96,13 @@ std::uint32_t nbits_variant(const MatMulNBitsArgs& args, FactoredScales& factore
 PackedNBits packed_nbits_shape(const MatMulNBitsArgs& args, std::uint32_t variant) {
   const WeightScheme scheme = args.zero_points  ? WeightScheme::kZeroPoints
                               : args.group_bias ? WeightScheme::kGroupBias
+                              : args.codebook   ? WeightScheme::kCodebook
                                                 : WeightScheme::kSymmetric;
   const int bits = variant & kSixBits ? 6 : args.bits;
-  return {
+  PackedNBits weight{
       args.k, args.n, args.group_size, bits, scheme, (variant & kFloat16Params) != 0, (variant & kFactoredScales) != 0};
+  if (args.codebook) std::copy_n(args.codebook, kCodebookSize, weight.codebook.begin());
+  return weight;
 }
 
 void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::size_t first, std::uint8_t* memory,

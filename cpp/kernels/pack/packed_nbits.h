@@ -17,7 +17,7 @@
 //             ...
 //           +--------------+--------------+-----+--------------+
 //           | 16 scales, float16 or float                      |
-//           | symmetric: nothing                               |
+//           | symmetric and codebook: nothing                  |
 //           | zero points: 16 bytes                            |
 //           | group bias: 16 float biases, or 16 float16 mins  |   min = bias - scale * midpoint, the weight of code 0
 //           +--------------------------------------------------+
@@ -30,8 +30,11 @@
 // groups (pack/factored_scales.h).
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <optional>
 
 #include "kernels/common/weight_arena.h"
@@ -60,12 +63,22 @@ struct PackedNBits {
   // The high nibbles of 8-bit codes (packed_lm_head.h): code c means c + code_offset, zero point z means
   // z * zero_point_scale.
   float code_offset = 0.0f, zero_point_scale = 1.0f;
+  std::array<std::int8_t, kCodebookSize> codebook{};  // of WeightScheme::kCodebook
 
   std::size_t param_bytes() const { return float16_params ? sizeof(Float16) : sizeof(float); }
   std::size_t codes_bytes() const { return group_size * kPanelWidth * bits / 8; }
   std::size_t zero_bytes() const {
-    if (scheme == WeightScheme::kSymmetric) return 0;
+    if (scheme == WeightScheme::kSymmetric || scheme == WeightScheme::kCodebook) return 0;
     return kPanelWidth * (scheme == WeightScheme::kGroupBias ? param_bytes() : 1);
+  }
+  // Whether the sums of the activations of each group are multiplied, too.
+  bool has_bias() const {
+    return scheme == WeightScheme::kZeroPoints || scheme == WeightScheme::kGroupBias || code_offset != 0.0f;
+  }
+  int largest_of_codebook() const {
+    int largest = 0;
+    for (const int value : codebook) largest = std::max(largest, std::abs(value));
+    return largest;
   }
   std::size_t scale_bytes() const { return factored_scales ? sizeof(std::int8_t) : param_bytes(); }
   std::size_t block_bytes() const { return codes_bytes() + kPanelWidth * scale_bytes() + zero_bytes(); }

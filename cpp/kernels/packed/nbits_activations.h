@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/packed/codebook.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/for_each_row.h"
 
@@ -76,7 +77,7 @@ void quantize_blocks(const PackedNBits& weight, const float* a, const Put& put) 
   float sum = 0.0f;
   for (std::size_t block = 0; block < weight.k / kBlock; ++block, a += kBlock) {
     const QuantizedBlock quantized = quantize_block(a);
-    const BlockCodes codes = Bits == 4 ? even_then_odd(quantized.codes) : quantized.codes;
+    const BlockCodes codes = stored_bits(Bits) == 4 ? even_then_odd(quantized.codes) : quantized.codes;
     for (std::size_t i = 0; i < kBlock / Step; ++i) {
       const std::size_t step = block * (kBlock / Step) + i;
       const std::int32_t codes_sum = detail::sum_of_codes<Step>(quantized, i);
@@ -87,7 +88,8 @@ void quantize_blocks(const PackedNBits& weight, const float* a, const Put& put) 
       } else {
         sum += detail::sum_of<Step>(a + i * Step);
       }
-      put(step, codes, NBitsDot<Bits>::compensation(codes, codes_sum, zero_points), quantized.scale, sum);
+      const std::int32_t compensation = NBitsDot<multiplied_bits(Bits)>::compensation(codes, codes_sum, zero_points);
+      put(step, codes, compensation, quantized.scale, sum);
     }
   }
 }

@@ -5,6 +5,8 @@
 // of the activation codes, so that the midpoint of the codes costs nothing. Zero points and group biases cost one more
 // multiplication a group.
 //
+// Codes that index a codebook are multiplied as 8-bit codes, and else as 4-bit ones.
+//
 // Two cases go elsewhere: 4 bits and tokens >= kPrefillMinM to q4_prefill(); 6 and 8 bits and tokens > kGemvMaxM
 // multiply in float, as such weights are chosen for precision.
 #include <algorithm>
@@ -137,14 +139,14 @@ template <typename Format>
 void run_format(const NBitsGemmArgs& args, const Parallel& parallel) {
   const std::size_t panels = args.weight.panels();
   quantize_tokens<Format::kBits, Format::kStep>(args, parallel);
-  if (Format::kBits != 4 || args.m <= kGemvMaxM) {
+  if (stored_bits(Format::kBits) != 4 || args.m <= kGemvMaxM) {
     Task task{args, panels_per_task(panels, args.weight.panel_bytes())};
     // A whole panel at once where the registers hold so many accumulators.
     auto* const run_task = args.m <= static_cast<std::size_t>(kGemvTileM<kPanelVectors>)
                                ? gemv_task<Format, kPanelVectors>
                                : gemv_task<Format, 1>;
     parallel.run(parallel.self, run_task, ceil_div(panels, task.panels_per_task), &task);
-  } else if constexpr (Format::kBits == 4) {
+  } else if constexpr (stored_bits(Format::kBits) == 4) {
     Task task{args, kNBitsTilePanels};
     parallel.run(parallel.self, gemm_task<Format>, ceil_div(panels, kNBitsTilePanels), &task);
   }
@@ -181,6 +183,7 @@ void nbits_gemm(const PackedNBits& weight, const float* a, std::size_t m, std::s
     nbits_gemm(weight, a, kGemvMaxM, tokens, out, parallel, scratch);
   const NBitsGemmArgs args = nbits_gemm_args(weight, a, m, out, scratch);
   if (weight.bits == 6) return run<6, kBlock / 2>(args, parallel);
+  if (weight.scheme == WeightScheme::kCodebook) return run<kCodebookCodes>(args, parallel);
   if (weight.bits == 4) return run<4>(args, parallel);
   (weight.group_size < kBlock ? run<8, kBlock / 2> : run<8>)(args, parallel);
 }

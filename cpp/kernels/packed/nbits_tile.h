@@ -1,6 +1,7 @@
 // Register tiles of the n-bit GEMM and GEMV: TileM tokens times Vectors vectors of columns.
 #pragma once
 
+#include "kernels/packed/codebook.h"
 #include "kernels/packed/group_params.h"
 #include "kernels/packed/nbits_activations.h"
 #include "kernels/packed/packed_gemm.h"
@@ -11,11 +12,12 @@ namespace edgekiln::EDGEKILN_ISA {
 // Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
 template <int Bits, Scales kScales, std::size_t Step, int TileM, int Vectors>
 void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column) {
-  using Dot = NBitsDot<Bits>;
+  using Dot = NBitsDot<multiplied_bits(Bits)>;
   const PackedNBits& weight = args.weight;
   const std::size_t steps_per_group = weight.group_size / Step, block_bytes = weight.block_bytes();
   const std::size_t k = weight.k, panel_bytes = weight.panel_bytes(), m = args.m;
-  const bool has_bias = weight.scheme != WeightScheme::kSymmetric || weight.code_offset != 0.0f;
+  const bool has_bias = weight.has_bias();
+  const CodeTable<Bits> table(weight);
   const std::int8_t* a = args.codes + token * k;
   const std::int32_t* compensation = args.compensation + token;
   const float *scales = args.scales + token, *group_sums = args.sums + token;
@@ -61,9 +63,9 @@ void nbits_tile(const NBitsGemmArgs& args, std::size_t token, std::size_t column
 #pragma GCC unroll 4
         for (int j = 0; j < Vectors; ++j) {
           const Bytes bytes = load_bytes(codes + vector_offset(column, j, panel_bytes));
-          if constexpr (Bits == 4) {
-            low[j] = Dot::weights(low_nibbles(bytes));
-            high[j] = Dot::weights(high_nibbles(bytes));
+          if constexpr (stored_bits(Bits) == 4) {
+            low[j] = Dot::weights(table(low_nibbles(bytes)));
+            high[j] = Dot::weights(table(high_nibbles(bytes)));
           } else if constexpr (Bits == 6) {
             low[j] = Dot::weights(six_bit_codes(low_nibbles(bytes), upper_bits[j], 2 * row));
             high[j] = Dot::weights(six_bit_codes(high_nibbles(bytes), upper_bits[j], 2 * row + 1));

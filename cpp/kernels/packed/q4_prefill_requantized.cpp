@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/packed/codebook.h"
 #include "kernels/packed/group_params.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/packed/q4_prefill.h"
@@ -72,9 +73,13 @@ inline void store_bytes(std::uint8_t* to, Bytes bytes) { std::memcpy(to, &bytes,
 // codes[k / 4, 16 columns, 4] = the weights of a panel as 128 + w / scale, with scales[k / kRequantizeK, 16].
 //
 // A 4-bit code times its group's scale, in 256ths of the new scale, plus the group's min: computed modulo 2^16, which
-// is exact as the result is within 127 steps, however large the terms are.
-template <bool HasFloat16>
+// is exact as the result is within 127 steps, however large the terms are. A codebook's value v is looked up as v +
+// 128.
+template <int Bits, bool HasFloat16>
 void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* codes, float* scales) {
+  constexpr bool kHasCodebook = Bits == kCodebookCodes;
+  const CodeTable<Bits> table(weight);
+  const Floats largest = broadcast(static_cast<float>(weight.largest_of_codebook()));
   const std::size_t block_bytes = weight.block_bytes(), codes_bytes = weight.codes_bytes();
   const std::size_t groups_per_scale = std::max<std::size_t>(kRequantizeK / weight.group_size, 1);
   for (std::size_t column = 0; column < kPanelWidth; column += kLanes) {
@@ -86,7 +91,8 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* code
       Floats most = broadcast(kSmallestMaximum);
       for (std::size_t group = 0; group < groups; ++group) {
         const GroupParams<HasFloat16> params(weight, block + group * block_bytes, column);
-        const Floats min = params.min, max = added(params.min, params.scale, broadcast(15.0f));
+        const Floats min = kHasCodebook ? params.scale * largest : params.min;
+        const Floats max = kHasCodebook ? min : added(params.min, params.scale, broadcast(15.0f));
         most = larger(most, larger(larger(min, -min), larger(max, -max)));
       }
       const Floats scale = most / kMaxCode, inverse = 256.0f / scale;
@@ -94,11 +100,13 @@ void requantize(const PackedNBits& weight, std::size_t panel, std::uint8_t* code
       for (std::size_t group = 0; group < groups; ++group, block += block_bytes) {
         const GroupParams<HasFloat16> params(weight, block, column);
         const Words factor = to_int16_twice(params.scale * inverse);
-        const Words start = to_int16_twice(added(broadcast(kZeroPoint * 256.0f + 128.0f), params.min, inverse));
+        const Floats middle = broadcast(kZeroPoint * 256.0f + 128.0f);
+        const Words start =
+            kHasCodebook ? to_int16_twice(middle) - factor * 128 : to_int16_twice(added(middle, params.min, inverse));
         for (std::size_t at = column * sizeof(std::int32_t); at < codes_bytes; at += kRowBytes, to += 2 * kRowBytes) {
           const Bytes nibbles = load_bytes(block + at);
-          store_bytes(to, requantized(low_nibbles(nibbles), factor, start));
-          store_bytes(to + kRowBytes, requantized(high_nibbles(nibbles), factor, start));
+          store_bytes(to, requantized(table(low_nibbles(nibbles)), factor, start));
+          store_bytes(to + kRowBytes, requantized(table(high_nibbles(nibbles)), factor, start));
         }
       }
     }
@@ -191,7 +199,11 @@ void panels_task(void* context, std::size_t index) {
   thread_local Scratch memory;
   float* scales = at_least(memory, kPanels * (panel_bytes / sizeof(float) + panel_scales));
   auto* codes = reinterpret_cast<std::uint8_t*>(scales + kPanels * panel_scales);
-  auto* const convert = weight.float16_params ? requantize<true> : requantize<false>;
+  auto* const convert =
+      weight.scheme == WeightScheme::kCodebook
+          ? weight.float16_params ? requantize<kCodebookCodes, true> : requantize<kCodebookCodes, false>
+      : weight.float16_params ? requantize<4, true>
+                              : requantize<4, false>;
   for (std::size_t j = 0; j < count; ++j)
     convert(weight, panel + j, codes + j * panel_bytes, scales + j * panel_scales);
   (count == kPanels ? all_tokens<kPanels> : all_tokens<1>)(args, panel, {codes, scales});

@@ -90,6 +90,7 @@ struct NBitsWeights {
     args.scales = scales.data();
     if (scheme == WeightScheme::kZeroPoints) args.zero_points = zeros.data();
     if (scheme == WeightScheme::kGroupBias) args.group_bias = biases.data();
+    if (scheme == WeightScheme::kCodebook) args.codebook = kIq4Nl;
   }
 
   // Of one value.
@@ -97,6 +98,7 @@ struct NBitsWeights {
     const std::size_t group = k / args.group_size, at = column * args.groups() + group;
     const std::uint8_t byte = args.codes[(column * kK + k) * args.bits / 8];
     const int code = args.bits == 8 ? byte : byte >> k % 2 * 4 & 15;
+    if (args.codebook) return static_cast<double>(scales[at]) * args.codebook[code];
     const int zero = args.zero_points ? edgekiln::zero_point_of(args.zero_points + column * args.zero_point_bytes(),
                                                                 args.bits, group)
                                       : args.midpoint();
@@ -108,23 +110,26 @@ struct NBitsWeights {
   MatMulNBitsArgs args{};
 };
 
-constexpr WeightScheme kSchemes[] = {WeightScheme::kSymmetric, WeightScheme::kZeroPoints, WeightScheme::kGroupBias};
+constexpr WeightScheme kSchemes[] = {WeightScheme::kSymmetric, WeightScheme::kZeroPoints, WeightScheme::kGroupBias,
+                                     WeightScheme::kCodebook};
 
 }  // namespace
 
 TEST_CASE("n-bit products with experts are those of each row alone") {
   for (const auto& [bits, group] : {std::pair{4, 32}, {8, 32}, {8, 16}})
     for (const WeightScheme scheme : kSchemes) {
+      if (scheme == WeightScheme::kCodebook && bits != 4) continue;
       const NBitsWeights weights(bits, group, scheme);
       const edgekiln::NBitsExperts experts(weights.args, kExperts, {});
       for (const KernelTable& kernels : tested_kernels()) {
         INFO(kernels.instruction_set, ", bits ", bits, ", groups of ", group, ", scheme ", static_cast<int>(scheme));
         edgekiln::Scratch scratch;
         const edgekiln::UnpackedExpertFormat unpacked{weights.args, kN};
-        CHECK(wrong_rows(multiplier(kernels, unpacked), [&](std::size_t expert, const float* row, std::size_t tokens,
-                                                            float* out) {
-                unpacked.multiply(kernels, unpacked.expert(expert), row, 1, tokens, out, edgekiln::kSerial, scratch);
-              }) == 0);
+        if (scheme != WeightScheme::kCodebook)
+          CHECK(wrong_rows(multiplier(kernels, unpacked), [&](std::size_t expert, const float* row, std::size_t tokens,
+                                                              float* out) {
+                  unpacked.multiply(kernels, unpacked.expert(expert), row, 1, tokens, out, edgekiln::kSerial, scratch);
+                }) == 0);
         if (!kernels.nbits_gemm) continue;
         std::vector<edgekiln::PackedNBits> packed;
         for (std::size_t i = 0; i < kExperts; ++i)
@@ -162,10 +167,12 @@ TEST_CASE("n-bit products with experts match double precision") {
   constexpr double kTolerance = 0.05;  // of activations that are quantized to int8; the test above is exact
   for (const auto& [bits, group] : {std::pair{4, 32}, {8, 32}, {8, 16}})
     for (const WeightScheme scheme : kSchemes) {
+      if (scheme == WeightScheme::kCodebook && bits != 4) continue;
       const NBitsWeights weights(bits, group, scheme);
       const edgekiln::NBitsExperts experts(weights.args, kExperts, {});
       for (const KernelTable& kernels : tested_kernels()) {
         INFO(kernels.instruction_set, ", bits ", bits, ", groups of ", group, ", scheme ", static_cast<int>(scheme));
+        if (!kernels.nbits_gemm && scheme == WeightScheme::kCodebook) continue;
         for (const std::size_t tokens : {1, 9, 120}) {
           const Call call(tokens, false);
           if (kernels.nbits_gemm) {

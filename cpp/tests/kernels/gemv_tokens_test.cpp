@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/common/float16.h"
+#include "nbits_reference.h"
 #include "tested_kernels.h"
 
 namespace {
@@ -50,7 +51,8 @@ TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Pa
   // With groups of 16, codes are packed as 6 bits but with zero points.
   for (const auto& [bits, group] : {std::pair{4, 32}, {8, 32}, {8, 16}}) {
     for (const auto scheme : {edgekiln::WeightScheme::kSymmetric, edgekiln::WeightScheme::kZeroPoints,
-                              edgekiln::WeightScheme::kGroupBias}) {
+                              edgekiln::WeightScheme::kGroupBias, edgekiln::WeightScheme::kCodebook}) {
+      if (scheme == edgekiln::WeightScheme::kCodebook && bits != 4) continue;
       const std::size_t groups = kK / group;
       std::vector<std::uint8_t> codes(kN * kK * bits / 8), zeros(kN * (groups * bits + 7) / 8);
       std::vector<float> scales(kN * groups), biases(kN * groups);
@@ -69,6 +71,7 @@ TEST_CASE_TEMPLATE("n-bit GEMV gives each token the bits that it gets alone", Pa
       args.scales = scales.data();
       if (scheme == edgekiln::WeightScheme::kZeroPoints) args.zero_points = zeros.data();
       if (scheme == edgekiln::WeightScheme::kGroupBias) args.group_bias = biases.data();
+      if (scheme == edgekiln::WeightScheme::kCodebook) args.codebook = kIq4Nl;
       const std::vector<edgekiln::Float16> float16_scales = to_float16(scales), float16_min = to_float16(biases);
       if (std::is_same_v<Param, edgekiln::Float16>) {
         args.float16_scales = float16_scales.data();

@@ -79,7 +79,8 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
                                        out.get(),
                                        c.group_bias ? bias_memory.get() : nullptr,
                                        float16_params.scales(),
-                                       float16_params.mins()};
+                                       float16_params.mins(),
+                                       c.codebook};
   edgekiln::Scratch scratch;
   if (packed_kernel) {
     const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
@@ -93,9 +94,11 @@ double error_of(const NBitsCase& c, edgekiln::MatMulNBitsKernel kernel, edgekiln
   std::vector<float> minimum(scales.size());
   std::vector<double> weights(codes.size());
   for (std::size_t i = 0; i < scales.size(); ++i)
-    minimum[i] = group_bias[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i] : 1 << (c.bits - 1));
+    minimum[i] = c.codebook
+                     ? 0.0f
+                     : group_bias[i] - scales[i] * static_cast<float>(c.zero_points ? zeros[i] : 1 << (c.bits - 1));
   for (std::size_t i = 0; i < codes.size(); ++i)
-    weights[i] = scales[i / c.group] * codes[i] + static_cast<double>(minimum[i / c.group]);
+    weights[i] = scales[i / c.group] * c.value_of(codes[i]) + static_cast<double>(minimum[i / c.group]);
   // The group bias is multiplied with the activations before their quantization.
   const std::vector<float> exact = a;
   if (prefill && bf16_prefill) {
@@ -137,6 +140,11 @@ int wrong_conversions() {
     wrong += exponent && edgekiln::round_to_float16(value * 1.0001f) != value;
   }
   return wrong + edgekiln::exact_float16(65536.0f).has_value() + edgekiln::exact_float16(NAN).has_value();
+}
+
+NBitsCase of_codebook(const std::int8_t* codebook, NBitsCase c) {
+  c.codebook = codebook;
+  return c;
 }
 
 const std::vector<NBitsCase> kCases = {
@@ -211,6 +219,19 @@ const std::vector<NBitsCase> kCases = {
     {"extreme, GEMM", 10, 256, 33, 32, 4, true, false, false, true},
     {"extreme, prefill", 97, 256, 33, 32, 4, true, false, false, true},
     {"extreme, prefill, no zero points", 98, 256, 33, 64, 4, false, false, false, true},
+    of_codebook(kFp4, {"FP4", 1, 576, 96, 32, 4, false}),
+    of_codebook(kFp4, {"FP4, GEMV of 8, float16 scales", 8, 160, 33, 32, 4, false, false, true}),
+    of_codebook(kFp4, {"FP4, GEMM", 23, 256, 100, 32, 4, false}),
+    of_codebook(kFp4, {"FP4, prefill", 100, 576, 50, 32, 4, false, false, true}),
+    of_codebook(kFp4, {"FP4, prefill, groups of 128", 97, 384, 17, 128, 4, false}),
+    of_codebook(kIq4Nl, {"IQ4_NL, the smallest", 1, 32, 1, 32, 4, false, false, true}),
+    of_codebook(kIq4Nl, {"IQ4_NL, GEMV of 3", 3, 576, 96, 32, 4, false, false, true}),
+    of_codebook(kIq4Nl, {"IQ4_NL, GEMM, groups of 64", 9, 320, 70, 64, 4, false}),
+    // Not with float16 scales, whose quotients are often halfway between two steps.
+    of_codebook(kIq4Nl, {"IQ4_NL, prefill", 101, 320, 35, 32, 4, false}),
+    of_codebook(kExtremes, {"extreme, codebook, one token", 1, 256, 33, 32, 4, false, false, false, true}),
+    of_codebook(kExtremes, {"extreme, codebook, GEMM", 10, 256, 33, 32, 4, false, false, false, true}),
+    of_codebook(kExtremes, {"extreme, codebook, prefill", 98, 256, 33, 64, 4, false, false, false, true}),
 };
 
 }  // namespace
@@ -219,11 +240,53 @@ TEST_CASE("n-bit matrix multiplication matches double precision") {
   for (const edgekiln::KernelTable& kernels : tested_kernels()) {
     for (const NBitsCase& c : kCases) {
       for (const auto packed_kernel : {edgekiln::NBitsGemmKernel{}, kernels.nbits_gemm}) {
+        if (c.codebook && !packed_kernel) continue;
         INFO(kernels.instruction_set, packed_kernel ? ", packed weights: " : ": ", c.name);
         const bool prefill =
             packed_kernel && c.bits == 4 && c.m >= edgekiln::kPrefillMinM && !q4_prefill_of_codes(kernels);
         CHECK(error_of(c, kernels.matmul_nbits, packed_kernel, prefill, q4_prefill_in_bf16(kernels),
                        q4_prefill_block(kernels)) <= (prefill ? kPrefillTolerance : kTolerance));
+      }
+    }
+  }
+}
+
+TEST_CASE("a codebook gives a GEMV the bits that the same weight of 8 bits gives it") {
+  constexpr std::size_t kK = 320, kN = 43;
+  std::mt19937 generator(5);
+  for (const std::int8_t* codebook : {kFp4, kIq4Nl, kExtremes}) {
+    for (const std::size_t group : {32, 64}) {
+      std::vector<std::uint8_t> codes(kN * kK), eight_bits(codes.size());
+      std::generate(codes.begin(), codes.end(), [&] { return static_cast<std::uint8_t>(generator() & 15); });
+      std::transform(codes.begin(), codes.end(), eight_bits.begin(),
+                     [&](std::uint8_t code) { return static_cast<std::uint8_t>(codebook[code] + 128); });
+      const std::vector<std::uint8_t> four_bits = packed(codes, kK, 4);
+      std::vector<float> scales(kN * kK / group), a(edgekiln::kGemvMaxM * kK), out(edgekiln::kGemvMaxM * kN),
+          expected(out.size());
+      for (auto* values : {&scales, &a})
+        for (float& value : *values) value = 1e-3f * static_cast<float>(static_cast<int>(generator() % 2000) - 1000);
+      edgekiln::MatMulNBitsArgs args{};
+      args.k = kK;
+      args.n = kN;
+      args.group_size = group;
+      args.scales = scales.data();
+      args.bits = 8;
+      args.codes = eight_bits.data();
+      const edgekiln::PackedNBits of_8_bits = edgekiln::pack_nbits(args);
+      args.bits = 4;
+      args.codes = four_bits.data();
+      args.codebook = codebook;
+      const edgekiln::PackedNBits weight = edgekiln::pack_nbits(args);
+      CHECK(weight.bytes() < of_8_bits.bytes());
+      for (const edgekiln::KernelTable& kernels : tested_kernels()) {
+        if (!kernels.nbits_gemm) continue;
+        INFO(kernels.instruction_set, ", groups of ", group);
+        for (std::size_t m = 1; m <= edgekiln::kGemvMaxM; ++m) {
+          edgekiln::Scratch scratch;
+          kernels.nbits_gemm(weight, a.data(), m, m, out.data(), edgekiln::kSerial, scratch);
+          kernels.nbits_gemm(of_8_bits, a.data(), m, m, expected.data(), edgekiln::kSerial, scratch);
+          CHECK(std::equal(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(m * kN), expected.begin()));
+        }
       }
     }
   }

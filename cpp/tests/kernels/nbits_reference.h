@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -16,7 +18,17 @@ struct NBitsCase {
   bool extreme = false;   // codes and activations are the largest and smallest there are
   bool six_bits = false;  // codes within 32 of the midpoint, which are packed as 6 bits
   bool factored = false;  // scales are float16 factors of 16 groups times int8
+  const std::int8_t* codebook = nullptr;
+
+  // What a code is multiplied by its scale as, without zero points and biases that are added.
+  double value_of(std::uint8_t code) const { return codebook ? codebook[code] : code; }
 };
+
+// Twice the values of FP4 (E2M1), and llama.cpp's kvalues_iq4nl.
+inline constexpr std::int8_t kFp4[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+inline constexpr std::int8_t kIq4Nl[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+// Both ends of int8.
+inline constexpr std::int8_t kExtremes[] = {-128, 127, -127, 126, 0, 64, -64, 1, -1, 100, -100, 5, -5, 33, -33, 77};
 
 using Doubles = std::vector<double>;
 
@@ -65,14 +77,18 @@ inline void requantize(const NBitsCase& c, std::vector<double>& weights, const s
       const std::size_t begin = column * groups + first,
                         end = column * groups + std::min(first + groups_a_step, groups);
       float most = 0.0f;
+      const auto largest = static_cast<float>(
+          c.codebook ? std::abs(*std::max_element(c.codebook, c.codebook + 16,
+                                                  [](int a, int b) { return std::abs(a) < std::abs(b); }))
+                     : 15);
       for (std::size_t i = begin; i < end; ++i)
-        most = std::max({most, std::fabs(zeros[i]), std::fabs(zeros[i] + 15.0f * scales[i])});
+        most = std::max({most, std::fabs(zeros[i]), std::fabs(zeros[i] + largest * scales[i])});
       const float step = most / 127.0f;
       for (std::size_t i = begin; i < end; ++i) {
         const double factor = std::nearbyint(scales[i] * (256.0f / step)),
                      zero = std::nearbyint(zeros[i] * (256.0f / step));
         for (std::size_t at = i * c.group; at < (i + 1) * c.group; ++at)
-          weights[at] = step * std::floor((codes[at] * factor + zero + 128.0) / 256.0);
+          weights[at] = step * std::floor((c.value_of(codes[at]) * factor + zero + 128.0) / 256.0);
       }
     }
   }

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "nbits_reference.h"
 #include "tested_kernels.h"
 
 namespace {
@@ -326,6 +327,32 @@ std::uint64_t gated_rms_norms(const KernelTable& kernels) {
   return hash.value();
 }
 
+// Of 4-bit codes that index a codebook, below their prefill.
+std::uint64_t codebook_gemms(const KernelTable& kernels) {
+  constexpr std::size_t kK = 320, kN = 43;
+  Generator generator;
+  const auto codes = generator.integers<std::uint8_t>(kN * kK / 2);
+  const std::vector<float> scales = generator.scales(kN * kK / 32);
+  edgekiln::MatMulNBitsArgs weight{};
+  weight.k = kK;
+  weight.n = kN;
+  weight.group_size = 32;
+  weight.bits = 4;
+  weight.codes = codes.data();
+  weight.scales = scales.data();
+  weight.codebook = kIq4Nl;
+  const edgekiln::PackedNBits packed = edgekiln::pack_nbits(weight);
+  Hash hash;
+  for (const std::size_t m : {1, 8, 15}) {
+    const std::vector<float> a = generator.floats(m * kK);
+    std::vector<float> out(m * kN);
+    edgekiln::Scratch scratch;
+    kernels.nbits_gemm(packed, a.data(), m, m, out.data(), edgekiln::kSerial, scratch);
+    hash.add(out);
+  }
+  return hash.value();
+}
+
 // Below the prefill of 4-bit weights, whose rounding differs.
 std::uint64_t nbits_gemms(const KernelTable& kernels, std::size_t group, std::initializer_list<int> all_bits) {
   constexpr std::size_t kK = 320, kN = 43;
@@ -454,6 +481,7 @@ TEST_CASE("every instruction set gives the same bits") {
     CHECK(gated_rms_norms(kernels) == 0xbcff5f58ee155153u);
     CHECK(nbits_gemms(kernels, 64, {4, 8}) == 0x8a7e8eddd121f424u);
     CHECK(nbits_gemms(kernels, 16, {6, 8}) == 0xefdcbd556a8b133du);
+    CHECK(codebook_gemms(kernels) == 0x48a1faa84f0fb7au);
     CHECK(int8_gemms(kernels) == 0xf693a53a4bd2a921u);
     CHECK(float_gemms(kernels) == 0xd94a93b4995410f8u);
     CHECK(routers(kernels) == 0xa3ba297221947e14u);

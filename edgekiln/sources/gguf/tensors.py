@@ -210,7 +210,8 @@ class GgufTensors:
         weight = prequantized_gguf(kind, partial(self._file.raw_expert, part, expert), dequantized)
         if weight is None or weight.note:
             return weight
-        return replace(weight, note=more_bits(kind, weight.scheme))
+        others = tuple(replace(form, note=more_bits(kind, form.scheme)) for form in weight.others)
+        return replace(weight, note=more_bits(kind, weight.scheme), others=others)
 
     def _order(self, name: str) -> npt.NDArray[np.int64] | None:
         """The row in the file, counted through all parts, of each row of a weight; None if it takes more."""

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgekiln.calib.formats.codebook import with_8_bit_form
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
-from edgekiln.calib.formats.scheme import Scheme
-from edgekiln.calib.formats.weight import QuantizedWeight
+from edgekiln.calib.formats.scheme import GROUP_SIZES, Scheme
+from edgekiln.calib.formats.weight import INTEGER_CODEBOOKS, QuantizedWeight
 from edgekiln.sources.quantized.grid import Floats, Tensors, array, as_array, damaged
 
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
-# Twice the values of E2M1, which are integers.
-DOUBLED_FP4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
-FP4_VALUES: Floats = np.divide(DOUBLED_FP4, 2, dtype=np.float32)
+FP4_VALUES: Floats = np.divide(INTEGER_CODEBOOKS["e2m1"], 2, dtype=np.float32)
 _E8M0_BIAS, _E8M0_NAN = 127, 255
-_MIDDLE = 128  # of 8-bit codes
 
 
 def fp4_codes(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -32,25 +30,27 @@ def fp4_codes(raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def kept_fp4(
     group: int, read: Callable[[], tuple[npt.NDArray[np.uint8], Floats]], note: str | None = None
 ) -> PrequantizedWeight:
-    """A weight [N, K] in FP4 without loss, in 8 bits: its values are multiples of half the scale of their group.
+    """A weight [N, K] in FP4 without loss: its values are multiples of half the scale of their group.
+
+    It keeps its 4-bit codes in groups of 32 and more, for which kernels have a codebook, else it gets 8-bit ones.
 
     Args:
         group: weights that share a scale.
         read: reads the codes, uint8 [N, K], and the scales, float32 [N, K / group]. Scales with which values may be
             infinite become NaN, which the build refuses.
-        note: of the weight, see `PrequantizedWeight`.
+        note: of the weight in 8 bits, see `PrequantizedWeight`.
     """
-    scheme = Scheme(8, group, symmetric=True, activation="none")
+    scheme = Scheme(4, group, symmetric=True, activation="none", codebook="e2m1")
 
     def weight() -> QuantizedWeight:
         codes, scales = read()
-        multiples = (DOUBLED_FP4.astype(np.int16) + _MIDDLE).astype(np.uint8)[codes]
         with np.errstate(over="ignore"):
             finite = np.isfinite(FP4_VALUES.max() * scales)
         halves = np.where(finite, scales * np.float32(0.5), np.float32(np.nan))
-        return QuantizedWeight(scheme, multiples, halves, None, relative_error=0.0, clipped=0.0)
+        return QuantizedWeight(scheme, codes, halves, None, relative_error=0.0, clipped=0.0)
 
-    return PrequantizedWeight(scheme, weight, note)
+    kept = with_8_bit_form(PrequantizedWeight(scheme, weight), note)
+    return kept if group in GROUP_SIZES else kept.others[0]
 
 
 def powers_of_two(exponents: npt.NDArray[np.uint8]) -> Floats:

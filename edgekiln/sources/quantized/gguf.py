@@ -1,9 +1,9 @@
 """Convert ggml's block formats (Q4_0, Q4_K and so on) to quantized weights in groups of 32 or 16.
 
 A block of a format with a min is w = d·q + m, with scale d and min m. With the symmetric zero point c = 2^(bits - 1)
-that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Codebooks, ternary formats and Q3_K are in
-`gguf_multiples`. Weights that move from one group to another, and formats that a later release of `gguf` adds, are
-dequantized and quantized again to 8 bits in groups of 32.
+that is d·(q - c) + (m + c·d): symmetric codes and a bias per group. Formats of 4-bit codes that index a codebook are in
+`gguf_codebooks`, other codebooks, ternary formats and Q3_K in `gguf_multiples`. Weights that move from one group to
+another, and formats that a later release of `gguf` adds, are dequantized and quantized again to 8 bits in groups of 32.
 
 The layouts of the blocks are those of ggml-quants.c.
 """
@@ -20,12 +20,11 @@ from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.quantize import quantize
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
-from edgekiln.sources.quantized.block_scales import DOUBLED_FP4
+from edgekiln.sources.quantized.gguf_codebooks import CODEBOOK_FORMATS, kept_codebook
 from edgekiln.sources.quantized.gguf_multiples import GROUP, HALF, MULTIPLES, PART, unpack_multiples
 
 FLOAT = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 _SCALE_BITS = 32
-_FP4_ZERO = 12  # twice the largest value of FP4
 _REQUANTIZED = Scheme(bits=8, group_size=GROUP, symmetric=False, activation="none")
 
 Bytes = npt.NDArray[np.uint8]
@@ -157,14 +156,6 @@ def _q6_k(raw: Bytes) -> Blocks:
     return Blocks((nibbles | high << 4).reshape(-1, HALF), scales.reshape(-1))
 
 
-def _mxfp4(raw: Bytes) -> Blocks:
-    # The scale is a power of two, E8M0; values of E2M1 are multiples of a half.
-    scales = np.ldexp(np.float32(1), raw[:, 0].astype(np.int32) - 128).astype(np.float32)
-    with np.errstate(over="ignore"):
-        scales[~np.isfinite(_FP4_ZERO * scales)] = np.nan
-    return Blocks((DOUBLED_FP4 + _FP4_ZERO).astype(np.uint8)[_nibbles(raw[:, 1:])], scales)
-
-
 FORMATS = {
     Kind.Q4_0: Format(18, 8, False, _q4_0),
     Kind.Q4_1: Format(20, 8, True, _q4_1),
@@ -175,7 +166,6 @@ FORMATS = {
     Kind.Q5_K: Format(176, 16, True, _q5_k),
     Kind.Q2_K: Format(84, 0, True, _q2_k, HALF),
     Kind.Q6_K: Format(210, 32, False, _q6_k, HALF),
-    Kind.MXFP4: Format(17, _FP4_ZERO, False, _mxfp4),
 }
 
 
@@ -194,6 +184,8 @@ def prequantized_gguf(
     """
     if Kind(kind) in FLOAT:
         return None
+    if Kind(kind) in CODEBOOK_FORMATS:
+        return kept_codebook(Kind(kind), raw)
     if multiples := MULTIPLES.get(Kind(kind)):
         return PrequantizedWeight(multiples.scheme, lambda: unpack_multiples(Kind(kind), raw()))
     form = FORMATS.get(Kind(kind))

@@ -1,4 +1,4 @@
-"""ggml formats whose weights are whole multiples of a step for each 32 or 16 weights: codebooks and ternary formats.
+"""ggml formats whose weights are whole multiples of a step for each 32 or 16 weights: codebooks of vectors, and others.
 
 The values of these codebooks are integers, so that w = step · m with an integer m that 8 or 4 bits hold. Engines keep
 such weights exactly, as scale `step` and code m. Q3_K has scales for each 16 weights, which are integers of 6 bits
@@ -53,13 +53,6 @@ def _half(raw: Bytes) -> Floats:
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
 
 
-def _six_bit_scales(raw: Bytes) -> Floats:
-    """IQ4_XS: a float16 scale times group scales of 6 bits, the upper two of all 8 in 2 bytes, the lower four in 4."""
-    high = np.ascontiguousarray(raw[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
-    low = np.stack([raw[:, 4:8] & 15, raw[:, 4:8] >> 4], axis=2).reshape(-1, _GROUPS)
-    return _half(raw[:, :2]) * ((low | high << 4).astype(np.float32) - 32)
-
-
 def _upper_four_bits(first: int, factor: float) -> Callable[[Bytes], Floats]:
     """IQ2_XXS, IQ3_XXS: group scales s in the upper four bits of words, every `stride` from byte `first`."""
 
@@ -103,8 +96,6 @@ def _ue4m3(raw: Bytes) -> Floats:
 
 
 MULTIPLES = {
-    Kind.IQ4_NL: Multiples(8, lambda raw: _half(raw[:, :2])),
-    Kind.IQ4_XS: Multiples(8, _six_bit_scales),
     Kind.Q3_K: Multiples(8, lambda raw: _half(raw[:, -2:])),
     Kind.IQ3_S: Multiples(8, _odd_nibbles),
     Kind.IQ3_XXS: Multiples(8, _upper_four_bits(66, 0.5)),

@@ -1,7 +1,7 @@
 """Make one quantized weight of several, without loss: rows of the parts of a merged layer, and stacks of experts.
 
-Parts in different schemes get one that holds them all: 4-bit codes are 8-bit codes too, a large group is several small
-ones, and symmetric codes have the middle code as their zero point.
+Parts in different schemes get one that holds them all: 4-bit codes, and the values of a codebook of integers, are 8-bit
+codes too, a large group is several small ones, and symmetric codes have the middle code as their zero point.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgekiln.calib.formats.codebook import without_codebook
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
@@ -154,6 +155,8 @@ def _order(weight: PrequantizedWeight) -> npt.NDArray[np.int64]:
 
 def _joined(weights: Sequence[PrequantizedWeight], join: _Join) -> PrequantizedWeight:
     """Join weights in all forms that they have in common; static scales of inputs are those of one weight."""
+    if len({weight.scheme for weight in weights}) > 1:
+        weights = [without_codebook(weight) for weight in weights]
     others = []
     for form in weights[0].others:
         forms = [next((one for one in weight.others if one.scheme == form.scheme), None) for weight in weights]

@@ -3,7 +3,7 @@
 gpt-oss stores experts as NAME_blocks uint8 [E, N, K / 32, 16] and NAME_scales uint8 [E, N, K / 32]; the model's NAME is
 [E, K, N]. Two codes are in a byte, low nibble first.
 
-Engines have no 4-bit codes with these values, and keep them exactly in 8 bits.
+Engines keep the codes, which index the codebook of FP4; where they cannot, they keep the values exactly in 8 bits.
 """
 
 from collections.abc import Iterable

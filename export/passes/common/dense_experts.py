@@ -135,7 +135,7 @@ def _matmul(op: QuantizedExpertOp, x: ir.Value, weight: list[ir.Value | None], s
         bits=op.bits,
         group_size=op.group_size,
         activation=op.activation,
-        codebook="",
+        codebook=op.codebook,
     )
     _describe(node, sizes)
     return node

@@ -13,7 +13,7 @@ _POSITIONWISE = frozenset(
         *("Add", "Sub", "Mul", "Div", "Neg", "Sigmoid", "Tanh", "Erf", "Relu", "Gelu", "FastGelu", "QuickGelu"),
         *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
         *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
-        *("MatMulNBits", "GroupBiasMatMulNBits", "PerTokenInt8MatMul", "SwiGLU"),
+        *("MatMulNBits", "GroupBiasMatMulNBits", "CodebookMatMulNBits", "PerTokenInt8MatMul", "SwiGLU"),
     }
 )
 

@@ -75,7 +75,7 @@ def quantized_expert_matmuls(model: ir.Model) -> Iterator[QuantizedExpertOp]:
                 bits=int(attribute(node, "bits")),
                 group_size=int(attribute(node, "group_size")),
                 activation=str(attribute(node, "activation")),
-                codebook="",
+                codebook=_codebook(node),
                 index=index,
             )
 
@@ -99,5 +99,9 @@ def _read(node: ir.Node) -> QuantizedOp:
         bits=int(attribute(node, "bits")),
         group_size=int(attribute(node, "group_size")),
         activation=str(attribute(node, "activation")) if "activation" in node.attributes else "none",
-        codebook=str(attribute(node, "codebook")) if "codebook" in node.attributes else "",
+        codebook=_codebook(node),
     )
+
+
+def _codebook(node: ir.Node) -> str:
+    return str(attribute(node, "codebook")) if "codebook" in node.attributes else ""

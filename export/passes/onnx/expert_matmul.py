@@ -79,7 +79,7 @@ def _float_weight(graph: ir.Graph, op: QuantizedExpertOp) -> ir.Value:
     def dequantized() -> Array:
         parts = [_flat(op.qweight)(), _flat(op.scales)()]
         optional = [None if value is None else _flat(value)() for value in (op.zero_points, op.group_bias)]
-        weight = dequantize(*parts, *optional, bits=op.bits, group_size=op.group_size)
+        weight = dequantize(*parts, *optional, bits=op.bits, group_size=op.group_size, codebook=op.codebook)
         return weight.reshape(experts, n, k)
 
     return new_initializer(graph, f"{op.qweight.name}.float", (experts, n, k), ir.DataType.FLOAT, dequantized)

@@ -6,12 +6,17 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from edgekiln.export import canonical
-from edgekiln.export.functions import expert_matmul, group_bias_matmul, per_token_int8
+from edgekiln.export.functions import codebook_matmul, expert_matmul, group_bias_matmul, per_token_int8
 from edgekiln.export.functions.define import DOMAIN, add_function
 from edgekiln.export.passes.common.per_channel import transposed_codes
 from edgekiln.export.passes.common.quantized_ops import QuantizedExpertOp, quantized_expert_matmuls
 from edgekiln.export.passes.common.tensors import inputs_of, make, name_of, replace_node, shape_of, sizes_of
-from edgekiln.export.passes.ort.packed_weights import blocks, packed_zero_points
+from edgekiln.export.passes.ort.packed_weights import (
+    blocks,
+    codebook_values,
+    has_integer_codebook,
+    packed_zero_points,
+)
 
 
 class LowerExpertMatMul(InPlacePass):
@@ -22,7 +27,11 @@ class LowerExpertMatMul(InPlacePass):
         2. QuantizedExpertMatMul in groups, with zero points: ExpertMatMulNBits;
         3. without: SymmetricExpertMatMulNBits;
         4. with a group bias: GroupBiasExpertMatMulNBits;
-        5. per channel, with per-token int8 activations: PerTokenInt8ExpertMatMul.
+        5. with a codebook of integers: CodebookExpertMatMulNBits;
+        6. per channel, with per-token int8 activations: PerTokenInt8ExpertMatMul.
+
+    Raises:
+        ValueError: a node has another codebook.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -48,7 +57,13 @@ def _lower_groups(model: ir.Model, op: QuantizedExpertOp) -> None:
         "bits": op.bits,
         "block_size": op.group_size,
     }
-    if op.group_bias is not None:
+    if op.codebook:
+        if not has_integer_codebook(op):
+            raise ValueError(f"{op.name} has the codebook {op.codebook}, which is not of integers")
+        add_function(model, codebook_matmul.codebook_matmul_function())
+        function = expert_matmul.codebook_function()
+        inputs.append(codebook_values(graph, op))
+    elif op.group_bias is not None:
         add_function(model, group_bias_matmul.group_bias_matmul_function())
         function = expert_matmul.group_bias_function()
         inputs.append(op.group_bias)

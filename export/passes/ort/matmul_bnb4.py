@@ -1,4 +1,4 @@
-"""Lower QuantizedMatMul with a codebook to com.microsoft::MatMulBnb4."""
+"""Lower QuantizedMatMul with the NF4 codebook to com.microsoft::MatMulBnb4."""
 
 import numpy as np
 import onnx_ir as ir
@@ -13,13 +13,13 @@ _QUANT_TYPES = {"nf4": 1}
 
 
 class LowerToMatMulBnb4(InPlacePass):
-    """Replace QuantizedMatMul with a codebook by MatMulBnb4, whose codes are packed high nibble first."""
+    """Replace QuantizedMatMul with the codebook NF4 by MatMulBnb4, whose codes are packed high nibble first."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Run on `model`."""
         modified = False
         for op in quantized_matmuls(model):
-            if op.codebook:
+            if op.codebook in _QUANT_TYPES:
                 _lower(model.graph, op)
                 modified = True
         return PassResult(model, modified)

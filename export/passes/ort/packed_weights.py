@@ -1,10 +1,14 @@
-"""Weights and zero points in the layouts of ONNX Runtime's quantized ops."""
+"""Weights, zero points and codebooks in the layouts of ONNX Runtime's quantized ops and those of edgekiln.ort."""
+
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
 
+from edgekiln.calib.formats.scheme import Codebook
+from edgekiln.calib.formats.weight import INTEGER_CODEBOOKS
 from edgekiln.export.passes.common.quantized_ops import QuantizedOp
-from edgekiln.export.passes.common.tensors import Array, new_initializer, shape_of, sizes_of, values_of
+from edgekiln.export.passes.common.tensors import Array, constant, new_initializer, shape_of, sizes_of, values_of
 
 
 def blocks(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
@@ -30,6 +34,16 @@ def packed_zero_points(graph: ir.Graph, zero_points: ir.Value, bits: int) -> ir.
         return values[..., 0::2] | (values[..., 1::2] << 4)
 
     return new_initializer(graph, f"{zero_points.name}.packed", (*rows, (groups + 1) // 2), ir.DataType.UINT8, packed)
+
+
+def has_integer_codebook(op: QuantizedOp) -> bool:
+    """Whether the codes of a weight index a codebook of integers."""
+    return op.codebook in INTEGER_CODEBOOKS
+
+
+def codebook_values(graph: ir.Graph, op: QuantizedOp) -> ir.Value:
+    """The codebook of a weight for which `has_integer_codebook` holds, int8 [16]; all weights share one."""
+    return constant(graph, f"codebook.{op.codebook}", INTEGER_CODEBOOKS[cast(Codebook, op.codebook)])
 
 
 def group_shape(x: ir.Value, group_size: int) -> list[int]:

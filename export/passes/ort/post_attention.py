@@ -39,7 +39,8 @@ class FusePostAttention(InPlacePass):
     The GEMMs are the output, gate_up and down projections and the next layer's QKV projection. Their op decides:
         1. GroupBiasMatMulNBits: GroupBiasPostAttention;
         2. MatMulNBits with zero points: ZeroPointPostAttention, and without: SymmetricPostAttention;
-        3. PerTokenInt8MatMul: PerTokenInt8PostAttention.
+        3. CodebookMatMulNBits: CodebookPostAttention;
+        4. PerTokenInt8MatMul: PerTokenInt8PostAttention.
 
     Left alone are nodes with readers outside of the seven, and GEMMs that differ in op, bits or block size.
     """

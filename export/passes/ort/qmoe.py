@@ -36,7 +36,7 @@ class LowerToQMoE(InPlacePass):
     its outputs.
 
     Experts that QMoE does not compute exactly are left alone:
-        1. with a group bias, or a different number of bits in the two products;
+        1. with a group bias or a codebook, or a different number of bits in the two products;
         2. in groups of less than 32, or with sizes that are not a multiple of 64;
         3. with an activation other than SwiGLU, SiLU and ReLU.
     """
@@ -59,7 +59,9 @@ def _supported_activation(block: ExpertBlock) -> ExpertActivation | None:
     if len(block.first) != 1 or len(block.first_bias) > 1:
         return None
     first, down = block.first[0], block.down
-    if any(op.activation != "none" or op.group_bias is not None for op in (first, down)) or first.bits != down.bits:
+    if any(op.activation != "none" or op.group_bias is not None or op.codebook for op in (first, down)):
+        return None
+    if first.bits != down.bits:
         return None
     if any(_inputs(op) % _TILE for op in (first, down)) or sizes_of(down.qweight)[1] != _inputs(first):
         return None

@@ -1,7 +1,5 @@
 """Rewrite products with int8 activations to weight-only quantization, for runtimes without an int8 GEMM."""
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -57,7 +55,6 @@ def _to_groups(graph: ir.Graph, op: QuantizedOp, group_size: int) -> None:
 
     weight = new_initializer(graph, f"{op.qweight.name}.unsigned", (*rows, k), ir.DataType.UINT8, codes)
     scale = new_initializer(graph, f"{op.scales.name}.by_group", (*rows, groups), ir.DataType.FLOAT, scales)
-    codebook: dict[str, Any] = {} if isinstance(op, QuantizedExpertOp) else {"codebook": ""}
     new = make(
         op.node.op_type,
         [*_activations(op), weight, scale],
@@ -66,7 +63,7 @@ def _to_groups(graph: ir.Graph, op: QuantizedOp, group_size: int) -> None:
         bits=8,
         group_size=group_size,
         activation="none",
-        **codebook,
+        codebook="",
     )
     replace_node(op.node, [new], [new.outputs[0]])
 

@@ -9,6 +9,8 @@ from edgekiln.calib.presets import preset
 from edgekiln.calib.quantization_plan import plan_quantization
 from edgekiln.calib.recipe import LayerSpec, Override, Recipe
 from edgekiln.export.tracing.meta_model import build_meta_model
+from edgekiln.pipeline.lowering import prequantized_lookup
+from edgekiln.pipeline.options import BuildOptions
 from edgekiln.sources.resolve import resolve
 from support.formats import FORMATS
 from support.gguf_mixture import write_mixture
@@ -21,7 +23,10 @@ RECIPES = {
     "int4": Recipe(default=LayerSpec(bits=4, group_size=32, symmetric=False), overrides=_FLOATS),
     "int8": Recipe(default=LayerSpec(bits=8, activation="int8-per-token"), overrides=_FLOATS),
 }
-GGUF = [(Kind.Q4_K, Kind.Q4_K, Kind.Q6_K), (Kind.Q5_0, Kind.Q5_0, Kind.Q2_K), (Kind.MXFP4, Kind.Q4_0, Kind.IQ4_XS)]
+GGUF = [
+    *((Kind.Q4_K, Kind.Q4_K, Kind.Q6_K), (Kind.Q5_0, Kind.Q5_0, Kind.Q2_K), (Kind.MXFP4, Kind.Q4_0, Kind.IQ4_XS)),
+    *((Kind.MXFP4, Kind.MXFP4, Kind.MXFP4), (Kind.IQ4_XS, Kind.IQ4_NL, Kind.Q5_K), (Kind.Q8_0, Kind.Q8_0, Kind.IQ4_XS)),
+]
 
 
 @pytest.mark.parametrize(
@@ -44,14 +49,23 @@ def test_experts_of_gpt_oss(tmp_path: Path) -> None:
     logits = all_logits(resolve(str(tmp_path / "model")), tmp_path, RECIPES["int4"])
     layers = logits.graph.quantization.layers
     assert all(layer.prequantized for layer in layers)
-    assert {layer.scheme.bits for layer in layers} == {8}
-    kept, skipped = logits.graph.quantization.notes
-    assert kept == (
-        "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the checkpoint "
-        f"({len(layers)} weights)"
-    )
+    assert {(layer.scheme.bits, layer.scheme.codebook) for layer in layers} == {(4, "e2m1")}
+    (skipped,) = logits.graph.quantization.notes
     assert "of the parameters stay in floating point: " in skipped
     check(logits)
+
+
+def test_targets_without_codebooks_keep_experts_of_gpt_oss_in_8_bits(tmp_path: Path) -> None:
+    write_gpt_oss(tmp_path / "model")
+    source = resolve(str(tmp_path / "model"))
+    lookup = prequantized_lookup(source, BuildOptions(target="ort-cuda", recipe=RECIPES["int4"]))
+    plan = plan_quantization(build_meta_model(source.config), RECIPES["int4"], lookup)
+    assert all(layer.prequantized for layer in plan.layers)
+    assert {(layer.scheme.bits, layer.scheme.codebook) for layer in plan.layers} == {(8, None)}
+    assert plan.notes == [
+        "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the checkpoint "
+        f"({len(plan.layers)} weights)"
+    ]
 
 
 @pytest.mark.parametrize("kinds", GGUF, ids=lambda kinds: "-".join(kind.name for kind in kinds))

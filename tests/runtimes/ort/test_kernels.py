@@ -255,6 +255,49 @@ def test_group_bias_matmul_is_not_inlined(tmp_path, tokens, bias_type):
     assert [node.op_type for node in optimized.graph.node] == ["GroupBiasMatMulNBits"]
 
 
+def codebook_matmul() -> tuple[ir.Model, np.ndarray, np.ndarray]:
+    """A lowered product of x float [2, 3, 160] with codes of IQ4_NL, x, and the result in numpy."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w.qweight": rng.integers(0, 256, (70, 80), dtype=np.uint8),
+        "w.scales": rng.uniform(0.001, 0.005, (70, 5)).astype(np.float32),
+    }
+    attributes = {"bits": 4, "group_size": 32, "activation": "none", "codebook": "iq4_nl"}
+    nodes = [graphs.node("QuantizedMatMul", ["x", *weights], "y", **attributes)]
+    model = graphs.graph(nodes, {"x": ["B", "S", 160]}, {"y": ["B", "S", 70]}, weights)
+    x = rng.integers(-126, 127, (2, 3, 160)).astype(np.float32)
+    x[..., ::32] = 127
+    (expected,) = graphs.run_reference(model, {"x": x})
+    LOWER_QUANTIZED_OPS(model)
+    del model.opset_imports[canonical.DOMAIN]
+    model.opset_imports["com.microsoft"] = 1
+    return model, x, expected
+
+
+@pytest.mark.usefixtures("isa")
+def test_codebook_matmul_is_not_inlined(tmp_path):
+    """Where the instruction set has packed weights."""
+    model, x, expected = codebook_matmul()
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(kernel_library().library))
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=0.05)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds == ["CodebookMatMulNBits" if fills("nbits_gemm") else "MatMulNBits"]
+
+
+def test_without_kernels_codes_of_a_codebook_become_8_bits_once(tmp_path):
+    model, x, expected = codebook_matmul()
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=0.05)
+    (node,) = onnx.load(tmp_path / "optimized.onnx").graph.node
+    assert node.op_type == "MatMulNBits"
+    assert {attribute.name: attribute.i for attribute in node.attribute}["bits"] == 8
+
+
 @pytest.mark.usefixtures("isa")
 def test_per_token_int8_matmul_is_not_inlined(tmp_path):
     """Where the instruction set has the kernel."""

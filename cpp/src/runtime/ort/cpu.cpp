@@ -22,6 +22,9 @@ namespace fs = std::filesystem;
 constexpr std::size_t kDefaultChunk = 256;
 // Session option of edgekiln's kernels: prefill attention may round its operands to bfloat16.
 constexpr const char* kAttentionPrecision[] = {"edgekiln.attention", "bfloat16"};
+// ONNX Runtime would give MatMulNBits the bias that is added to its result, an input that the kernel of edgekiln lacks.
+constexpr const char* kWithoutBiasFusion[] = {"optimization.disable_specified_optimizers", "MatMulNBitsFusion"};
+
 // Up to this many tokens, edgekiln's kernels give each token the bits that it gets alone.
 constexpr std::size_t kMaxVerifyTokens = 8;
 
@@ -105,6 +108,7 @@ class OrtCpuRuntime final : public ChunkedRuntime {
         if (pack_cache_)
           for (const auto& [name, value] : pack_cache_->entries) options.AddConfigEntry(name.c_str(), value.c_str());
         options.RegisterCustomOpsLibrary(library_->path.c_str());
+        options.AddConfigEntry(kWithoutBiasFusion[0], kWithoutBiasFusion[1]);
         // A memory pattern is allocated next to the arena's other blocks for every new input shape, and the few nodes
         // of a fused graph gain nothing from it.
         options.DisableMemPattern();

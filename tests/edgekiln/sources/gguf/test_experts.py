@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.sources.quantized.gguf import FORMATS
+from edgekiln.sources.quantized.gguf_codebooks import CODEBOOK_FORMATS
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 from edgekiln.sources.resolve import resolve
 from support.gguf_cases import CASES, METADATA
@@ -97,7 +98,7 @@ def check(kept: PrequantizedWeight | None, expected: np.ndarray) -> None:
         np.testing.assert_allclose(expert.read().dequantize(), values, rtol=0, atol=size)
 
 
-@pytest.mark.parametrize("kind", [*FORMATS, *MULTIPLES], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*FORMATS, *MULTIPLES, *CODEBOOK_FORMATS], ids=lambda kind: kind.name)
 def test_codes_are_kept_in_every_format(tmp_path: Path, kind: Kind) -> None:
     path = write_mixture(tmp_path / "m.gguf", kind, kind, kind)
     weights = resolve(str(path)).weights
@@ -114,7 +115,7 @@ def test_codes_are_kept_in_every_format(tmp_path: Path, kind: Kind) -> None:
     [
         (Kind.Q4_K, None),
         (Kind.Q8_0, None),
-        (Kind.MXFP4, "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the file"),
+        (Kind.MXFP4, None),
         (Kind.Q6_K, "Q6_K is kept exactly in 8 bits: 10 bits a weight with its scales, and 6.56 in the file"),
         (Kind.Q5_K, "Q5_K is kept exactly in 8 bits: 10 bits a weight with its scales, and 5.5 in the file"),
     ],
@@ -124,6 +125,27 @@ def test_formats_that_take_more_bits_are_noted(tmp_path: Path, kind: Kind, note:
     kept = resolve(str(path)).weights.prequantized("model.layers.0.mlp.experts.gate_up_proj")
     assert kept is not None
     assert kept.note == note
+
+
+def test_mxfp4_in_8_bits_is_noted(tmp_path: Path) -> None:
+    path = write_mixture(tmp_path / "m.gguf", Kind.MXFP4, Kind.MXFP4, Kind.MXFP4)
+    kept = resolve(str(path)).weights.prequantized("model.layers.0.mlp.experts.down_proj")
+    assert kept is not None
+    (other,) = kept.others
+    assert other.note == "MXFP4 is kept exactly in 8 bits: 9 bits a weight with its scales, and 4.25 in the file"
+    check(other, expected_rows(path, 0, "down"))
+
+
+def test_gate_and_up_with_different_codebooks_are_kept_in_8_bits(tmp_path: Path) -> None:
+    path = write_mixture(tmp_path / "m.gguf", Kind.IQ4_XS, Kind.MXFP4, Kind.IQ4_NL)
+    weights = resolve(str(path)).weights
+    kept = weights.prequantized("model.layers.1.mlp.experts.gate_up_proj")
+    check(kept, expected_rows(path, 1, "gate", "up"))
+    assert kept is not None
+    assert (kept.scheme.bits, kept.scheme.codebook) == (8, None)
+    down = weights.prequantized("model.layers.1.mlp.experts.down_proj")
+    assert down is not None
+    assert (down.scheme.bits, down.scheme.codebook) == (4, "iq4_nl")
 
 
 def test_gate_and_up_in_different_formats_are_kept_in_8_bits(tmp_path: Path) -> None:
@@ -151,7 +173,7 @@ def test_a_part_in_floats_is_noted(tmp_path: Path) -> None:
 
 def test_formats_without_a_counterpart_are_quantized_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_mixture(tmp_path / "m.gguf", Kind.IQ4_XS, Kind.IQ4_XS, Kind.Q4_0)
-    monkeypatch.delitem(MULTIPLES, Kind.IQ4_XS)
+    monkeypatch.delitem(CODEBOOK_FORMATS, Kind.IQ4_XS)
     kept = resolve(str(path)).weights.prequantized("model.layers.0.mlp.experts.gate_up_proj")
     assert kept is not None
     assert kept.note is not None

@@ -8,10 +8,11 @@ from gguf.quants import dequantize
 
 from edgekiln.calib.formats.weight import QuantizedWeight
 from edgekiln.sources.quantized.gguf import FORMATS, prequantized_gguf
+from edgekiln.sources.quantized.gguf_codebooks import CODEBOOK_FORMATS
 from edgekiln.sources.quantized.gguf_multiples import MULTIPLES
 
 N, K = 6, 512
-EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K, Kind.Q2_K, Kind.Q6_K, Kind.MXFP4)
+EIGHT_BITS = (Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q5_K, Kind.Q2_K, Kind.Q6_K)
 
 
 def random_blocks(kind: Kind) -> np.ndarray:
@@ -50,7 +51,7 @@ def kept(kind: Kind) -> tuple[QuantizedWeight, np.ndarray]:
     return weight, expected
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != Kind.MXFP4], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
 def test_codes_are_kept(kind: Kind) -> None:
     weight, expected = kept(kind)
     assert weight.scheme.bits == (8 if kind in EIGHT_BITS else 4)
@@ -60,20 +61,41 @@ def test_codes_are_kept(kind: Kind) -> None:
     np.testing.assert_allclose(weight.dequantize(), expected, rtol=0, atol=float(size) * 2**-23)
 
 
-@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K, Kind.IQ4_XS], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K, Kind.IQ3_S, Kind.IQ4_XS], ids=lambda kind: kind.name)
 def test_weights_are_converted_a_part_of_the_rows_at_a_time(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = kept(kind)
-    for module in ("gguf", "gguf_multiples"):
-        monkeypatch.setattr(f"edgekiln.sources.quantized.{module}.PART", 4 * K)
+    for part in ("gguf.PART", "gguf_multiples.PART", "gguf_codebooks._PART"):
+        monkeypatch.setattr(f"edgekiln.sources.quantized.{part}", 4 * K)
     parts, _ = kept(kind)
     np.testing.assert_array_equal(parts.dequantize(), whole.dequantize())
 
 
-@pytest.mark.parametrize(("kind", "group"), [(Kind.Q2_K, 16), (Kind.Q6_K, 16), (Kind.MXFP4, 32), (Kind.Q8_0, 32)])
+@pytest.mark.parametrize(("kind", "group"), [(Kind.Q2_K, 16), (Kind.Q6_K, 16), (Kind.Q8_0, 32)])
 def test_some_formats_are_kept_bit_for_bit(kind: Kind, group: int) -> None:
     weight, expected = kept(kind)
     assert weight.scheme.group_size == group
     np.testing.assert_array_equal(weight.dequantize(), expected)
+
+
+@pytest.mark.parametrize("kind", CODEBOOK_FORMATS, ids=lambda kind: kind.name)
+def test_codes_of_codebooks_are_kept_bit_for_bit(kind: Kind) -> None:
+    weight, expected = kept(kind)
+    assert weight.scheme.codebook == ("e2m1" if kind == Kind.MXFP4 else "iq4_nl")
+    assert (weight.scheme.bits, weight.scheme.group_size) == (4, 32)
+    assert weight.codes.max() == 15
+    np.testing.assert_array_equal(weight.dequantize(), expected)
+
+
+@pytest.mark.parametrize("kind", CODEBOOK_FORMATS, ids=lambda kind: kind.name)
+def test_codebooks_have_a_form_of_8_bits(kind: Kind) -> None:
+    raw = random_blocks(kind)
+    weight = prequantized_gguf(kind, lambda: raw, lambda: pytest.fail("read as float"))
+    assert weight is not None
+    (form,) = weight.others
+    assert (form.scheme.bits, form.scheme.group_size, form.scheme.codebook) == (8, 32, None)
+    found = form.read()
+    assert found.scheme == form.scheme
+    np.testing.assert_array_equal(found.dequantize(), dequantize(raw, kind))
 
 
 @pytest.mark.parametrize("kind", MULTIPLES, ids=lambda kind: kind.name)

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from edgekiln.calib.formats.codebook import with_8_bit_form
 from edgekiln.calib.formats.prequantized import PrequantizedWeight
 from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.calib.formats.weight import QuantizedWeight
@@ -23,6 +24,7 @@ GRIDS = {
 }
 CHANNEL = Scheme(8, None, True, "int8-per-token")
 NF4 = Scheme(4, 64, True, "none", codebook="nf4")
+IQ4_NL, E2M1 = (Scheme(4, 32, True, "none", codebook=codebook) for codebook in ("iq4_nl", "e2m1"))
 
 
 def weight(scheme: Scheme, seed: int = 0) -> QuantizedWeight:
@@ -105,6 +107,28 @@ def test_a_stack_has_each_expert(scheme: Scheme) -> None:
     np.testing.assert_array_equal(found.dequantize(), np.concatenate(expected))
     for expert, values in zip(stacked.experts, expected, strict=True):
         np.testing.assert_array_equal(expert.read().dequantize(), values)
+
+
+@pytest.mark.parametrize("other", [GRIDS["8 bits"], E2M1, replace(IQ4_NL, group_size=64)], ids=str)
+def test_codebooks_beside_other_schemes_are_stacked_in_8_bits(other: Scheme) -> None:
+    experts = [with_8_bit_form(prequantized(IQ4_NL)), prequantized(other, seed=1)]
+    if other.codebook:
+        experts[1] = with_8_bit_form(experts[1])
+    stacked = stack(experts)
+    assert (stacked.scheme.bits, stacked.scheme.codebook) == (8, None)
+    expected = [expert.read().dequantize() for expert in experts]
+    np.testing.assert_array_equal(stacked.read().dequantize(), np.concatenate(expected))
+
+
+def test_a_stack_of_one_codebook_has_both_forms() -> None:
+    experts = [with_8_bit_form(prequantized(IQ4_NL, seed)) for seed in range(3)]
+    stacked = stack(experts)
+    (eight,) = stacked.others
+    assert (stacked.scheme, eight.scheme) == (IQ4_NL, Scheme(8, 32, True, "none"))
+    expected = np.concatenate([expert.read().dequantize() for expert in experts])
+    for form in (stacked, eight):
+        np.testing.assert_array_equal(form.read().dequantize(), expected)
+        assert len(form.experts) == 3
 
 
 def test_experts_in_4_and_8_bits_are_stacked_in_8_and_noted() -> None:

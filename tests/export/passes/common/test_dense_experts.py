@@ -9,7 +9,7 @@ from edgekiln.calib.formats.scheme import Scheme
 from edgekiln.export.passes.common.dense_experts import MakeExpertsDense
 from edgekiln.export.passes.common.expert_blocks import expert_blocks
 from support.expert_blocks import EXPERTS, FORMS, experts, inputs
-from support.expert_graphs import PER_CHANNEL, groups
+from support.expert_graphs import PER_CHANNEL, groups, indices
 from support.graphs import ops, run_reference
 
 
@@ -23,7 +23,15 @@ def test_every_activation(form: str, biased: bool) -> None:
     np.testing.assert_allclose(run_reference(made.graph, feeds)[0], made.expected(feeds), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("schemes", [(groups(4), groups(8)), (groups(8, 64), groups(4, 32, symmetric=True))], ids=str)
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        (groups(4), groups(8)),
+        (groups(8, 64), groups(4, 32, symmetric=True)),
+        (indices("e2m1"), indices("iq4_nl")),
+    ],
+    ids=str,
+)
 def test_products_of_different_formats(schemes: tuple[Scheme, Scheme]) -> None:
     made, feeds = experts("swiglu", *schemes), inputs(2)
     assert MakeExpertsDense()(made.graph).modified

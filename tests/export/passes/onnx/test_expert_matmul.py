@@ -15,6 +15,7 @@ from support.expert_graphs import (
     feeds,
     float_graph,
     groups,
+    indices,
     quantized_graph,
     weights,
 )
@@ -38,7 +39,9 @@ def test_float(tokens: int, slots: int) -> None:
     np.testing.assert_allclose(result, expected(inputs, weight), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("scheme", [groups(4), groups(4, symmetric=True), groups(8), PER_CHANNEL], ids=str)
+@pytest.mark.parametrize(
+    "scheme", [groups(4), groups(4, symmetric=True), groups(8), PER_CHANNEL, indices("e2m1")], ids=str
+)
 @pytest.mark.parametrize("slots", [1, CHOSEN])
 def test_quantized_weights_keep_their_values(scheme: Scheme, slots: int) -> None:
     rng = np.random.default_rng(slots)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.scheme import Codebook, Scheme
 from edgekiln.calib.formats.weight import CODEBOOKS, pack_int4
 from edgekiln.export import canonical
 from edgekiln.export.lower.tensorrt import LOWER_QUANTIZED_OPS
@@ -85,11 +85,12 @@ def test_eight_bits_in_groups_become_float() -> None:
     assert check(model) == ["MatMul", "Transpose"]
 
 
-def test_a_codebook_becomes_float() -> None:
-    codes = RNG.integers(0, len(CODEBOOKS["nf4"]), (N, K), dtype=np.uint8)
-    scales = RNG.uniform(0.1, 1, (N, K // 32)).astype(np.float32)
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_a_codebook_becomes_float(codebook: Codebook) -> None:
+    codes = RNG.integers(0, len(CODEBOOKS[codebook]), (N, K), dtype=np.uint8)
+    scales = (RNG.uniform(0.1, 1, (N, K // 32)) / CODEBOOKS[codebook].max()).astype(np.float32)
     tensors = {"w.qweight": pack_int4(codes), "w.scales": scales}
-    model = matmul(tensors, list(tensors), bits=4, group_size=32, activation="none", codebook="nf4")
+    model = matmul(tensors, list(tensors), bits=4, group_size=32, activation="none", codebook=codebook)
     assert check(model) == ["MatMul", "Transpose"]
 
 

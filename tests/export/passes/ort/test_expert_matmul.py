@@ -18,6 +18,7 @@ from support.expert_graphs import (
     feeds,
     float_graph,
     groups,
+    indices,
     quantized_graph,
     weights,
 )
@@ -26,6 +27,7 @@ from support.graphs import ops, run_reference, session
 SCHEMES = {
     "ExpertMatMulNBits": (groups(4), groups(8)),
     "SymmetricExpertMatMulNBits": (groups(4, symmetric=True), groups(8, symmetric=True)),
+    "CodebookExpertMatMulNBits": (indices("e2m1"), indices("iq4_nl")),
     "PerTokenInt8ExpertMatMul": (PER_CHANNEL,),
 }
 CASES = [(op, scheme) for op, schemes in SCHEMES.items() for scheme in schemes]

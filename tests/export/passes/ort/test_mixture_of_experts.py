@@ -11,7 +11,7 @@ from edgekiln.export.passes.ort.expert_matmul import LowerExpertMatMul
 from edgekiln.export.passes.ort.mixture_of_experts import FuseMixtureOfExperts
 from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.runtimes.base import KernelsChoice
-from support.expert_graphs import PER_CHANNEL, groups
+from support.expert_graphs import PER_CHANNEL, groups, indices
 from support.graphs import graph, node, ops, quantized, run_reference, session
 
 RNG = np.random.default_rng(0)
@@ -25,6 +25,9 @@ MIXTURES = {
     "SymmetricSymmetric": (groups(4, symmetric=True), groups(8, symmetric=True)),
     "GroupBiasSymmetric": (GROUP_BIAS, groups(8, group_size=16, symmetric=True)),
     "GroupBiasGroupBias": (GROUP_BIAS, GROUP_BIAS),
+    "CodebookCodebook": (indices("e2m1"), indices("iq4_nl")),
+    "CodebookZeroPoint": (indices("iq4_nl"), groups(4)),
+    "SymmetricCodebook": (groups(8, symmetric=True), indices("e2m1")),
     "PerTokenInt8PerTokenInt8": (PER_CHANNEL, PER_CHANNEL),
 }
 
@@ -49,6 +52,7 @@ def mixture(gate_up: Scheme, down: Scheme, biased: tuple[bool, bool], sum_axis: 
         while not inputs[-1]:
             inputs.pop()
         attributes = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+        attributes["codebook"] = scheme.codebook or ""
         nodes.append(node("QuantizedExpertMatMul", [x, "ids", *inputs], to, **attributes))
 
     multiply("x", "gate_up", (2 * INNER, HIDDEN), gate_up, biased[0], "projected")

@@ -23,7 +23,7 @@ from edgekiln.export.passes.ort.swiglu import FuseSwiGLU
 from edgekiln.export.step_weights import step_weight_bytes
 from edgekiln.runtimes.base import KernelsChoice
 from edgekiln.runtimes.ort.kernels import LIBRARY
-from support.expert_graphs import PER_CHANNEL, groups
+from support.expert_graphs import PER_CHANNEL, groups, indices
 from support.graphs import graph, node, ops, quantized, run_reference, session
 
 ATTENDED, HIDDEN, INNER, PROJECTED, EXPERTS, CHOSEN = 96, 64, 32, 80, 6, 3
@@ -38,6 +38,7 @@ SCHEMES = {
     "ZeroPointMixturePostAttention": groups(4),
     "SymmetricMixturePostAttention": groups(8, group_size=16, symmetric=True),
     "GroupBiasMixturePostAttention": groups(4, symmetric=True),
+    "CodebookMixturePostAttention": indices("e2m1"),
 }
 
 
@@ -99,6 +100,7 @@ class Block:
         while not inputs[-1]:
             inputs.pop()
         numbers = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+        numbers["codebook"] = scheme.codebook or ""
         op, first = ("QuantizedExpertMatMul", [x, index]) if index else ("QuantizedMatMul", [x])
         self.add(op, [*first, *inputs], to, **numbers)
 

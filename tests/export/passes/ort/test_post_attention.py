@@ -43,6 +43,7 @@ SCHEMES = {
     "ZeroPointPostAttention": Scheme(bits=4, group_size=32, symmetric=False, activation="none"),
     "SymmetricPostAttention": Scheme(bits=8, group_size=16, symmetric=True, activation="none"),
     "GroupBiasPostAttention": Scheme(bits=4, group_size=32, symmetric=True, activation="none"),
+    "CodebookPostAttention": Scheme(bits=4, group_size=32, symmetric=True, activation="none", codebook="iq4_nl"),
 }
 
 
@@ -61,6 +62,7 @@ def lowered(schemes: dict[str, Scheme], group_bias: bool = False, read: str = ""
             weights[f"{name}.group_bias"] = RNG.standard_normal(tensors[f"{name}.scales"].shape, dtype=np.float32) / 20
             inputs += ["", f"{name}.group_bias"]
         numbers = {"bits": scheme.bits, "group_size": scheme.group_size or 0, "activation": scheme.activation}
+        numbers["codebook"] = scheme.codebook or ""
         nodes.append(node("QuantizedMatMul", inputs, to, **numbers))
 
     for name in ("gamma", "next_gamma"):

@@ -11,7 +11,7 @@ from edgekiln.export.passes.ort.qmoe import LowerToQMoE
 from edgekiln.export.passes.ort.weight_only import MakeWeightOnly
 from edgekiln.export.step_weights import step_weight_bytes
 from support.expert_blocks import CHOSEN, EXPERTS, Experts, experts, inputs
-from support.expert_graphs import PER_CHANNEL, groups
+from support.expert_graphs import PER_CHANNEL, groups, indices
 from support.graphs import ops, run_ort
 
 TOLERANCE = {4: 1e-5, 8: 2e-2}
@@ -73,8 +73,9 @@ def test_a_step_reads_the_chosen_experts() -> None:
         experts("swiglu", groups(4), groups(8)),
         experts("swiglu", groups(4), inner=96),
         experts("swiglu", PER_CHANNEL),
+        experts("swiglu", indices("e2m1")),
     ],
-    ids=["activation", "bits", "size", "per channel"],
+    ids=["activation", "bits", "size", "per channel", "codebook"],
 )
 def test_what_it_does_not_compute_is_left_alone(made: Experts) -> None:
     assert not LowerToQMoE()(made.graph).modified

@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
 
-from edgekiln.calib.formats.scheme import Scheme
+from edgekiln.calib.formats.scheme import Codebook, Scheme
 from edgekiln.export.lower.ort_cpu import LOWER_QUANTIZED_OPS
 from edgekiln.export.passes.onnx.static_int8 import LowerStaticInt8ToQDQ
 from edgekiln.export.weights_file import WeightsFile, save_graph
-from support.graphs import graph, node, ops, quantized, run_ort, run_reference
+from edgekiln.runtimes.base import KernelsChoice
+from support.graphs import graph, node, ops, quantized, run_ort, run_reference, session
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -255,6 +256,28 @@ def test_codebook() -> None:
     LOWER_QUANTIZED_OPS(model)
     assert ops(model) == ["MatMulBnb4"]
     np.testing.assert_allclose(run_ort(model, {"x": x})[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernels", ["edgekiln", "onnxruntime"])
+@pytest.mark.parametrize("tokens", [1, 7, 40, 80])
+@pytest.mark.parametrize("name", ["e2m1", "iq4_nl"])
+def test_codebook_of_integers(name: Codebook, tokens: int, kernels: KernelsChoice) -> None:
+    scheme = Scheme(bits=4, group_size=32, symmetric=True, activation="none", codebook=name)
+    tensors, weight = quantized("w", RNG.standard_normal((N, 96), dtype=np.float32), scheme)
+    attributes = {"bits": 4, "group_size": 32, "activation": "none", "codebook": name}
+    nodes = [node("QuantizedMatMul", ["x", *tensors], "y", **attributes)]
+    model = graph(nodes, {"x": ["B", "S", 96]}, {"y": ["B", "S", N]}, tensors)
+    x = RNG.standard_normal((2, tokens, 96), dtype=np.float32)
+    np.testing.assert_allclose(run_reference(model, {"x": x})[0], x @ weight.T, rtol=1e-4, atol=1e-4)
+    LOWER_QUANTIZED_OPS(model)
+    assert ops(model) == ["CodebookMatMulNBits"]
+    (result,) = session(model, kernels).run(None, {"x": x})
+    # Activations are quantized to int8 in blocks, and in a prefill the weight as well.
+    step = np.abs(x).reshape(2, tokens, 3, 32).max(axis=-1) / 127
+    bound = np.repeat(step, 32, axis=-1) / 2 @ np.abs(weight).T
+    if tokens >= 64:
+        bound += np.abs(x) @ np.repeat(np.abs(weight).max(axis=1, keepdims=True), 96, axis=1).T / 127
+    assert (np.abs(result - x @ weight.T) <= bound + 1e-4).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
