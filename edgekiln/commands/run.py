@@ -112,6 +112,8 @@ def command(
         speed.show_cut()
     else:
         write_answer(tokens, speed)
+    if not chat and loaded.tokenizer.has_chat_template and not any(token.text for token in speed.tokens):
+        click.secho("[no text: --chat makes a message of the prompt, which the model answers]", dim=True, err=True)
     if stats:
         speed.show()
 

@@ -58,6 +58,15 @@ def test_an_answer_that_is_not_cut_has_no_mark(tiny_engine: Path) -> None:
     assert (result.stdout, result.stderr) == ("yes\n", "")
 
 
+def test_a_hint_where_a_prompt_has_no_answer(tiny_engine: Path) -> None:
+    first = run(tiny_engine, "-p", "hello", "--max-tokens", "1").stdout[0]
+    hint = "[no text: --chat makes a message of the prompt, which the model answers]\n"
+    result = run(tiny_engine, "-p", "hello", "--stop", first)
+    assert (result.stdout, result.stderr, result.exit_code) == ("\n", hint, 0)
+    assert run(tiny_engine, "-p", "hello", "--stop", first, "--json").stderr == hint
+    assert "[no text" not in run(tiny_engine, "-p", "hello", "--max-tokens", "3").stderr
+
+
 def test_an_answer_that_fills_the_engine(tiny_engine: Path) -> None:
     holds = read_manifest(tiny_engine).architecture.max_length
     result = run(tiny_engine, "-p", "a" * (holds - 8), "--stats", "--seed", "1", "--temperature", "3")
