@@ -140,10 +140,12 @@ def _prompt_ids(engine: "Engine", prompt: str, chat: bool, system: str | None, k
     longest = engine.runtime.properties.max_length
     if not chat:
         return engine.tokenizer.encode(prompt, max_tokens=longest)
+    from edgekiln.runtimes.text.tools.prompt import chat_ids
+
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return engine.tokenizer.encode_chat(messages, max_tokens=longest, **keywords)
+    return chat_ids(engine.tokenizer, messages, max_tokens=longest, **keywords)
 
 
 def _as_json(speed: AnswerStats) -> dict[str, Any]:
