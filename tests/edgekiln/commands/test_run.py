@@ -257,7 +257,7 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
         r"\[cut at --max-tokens 6: raise it for a longer answer\]\n"
         rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
         r"; cut by --max-tokens"
-        r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ MB of weights read per token\n",
+        r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ kB of weights read per token\n",
         result.stderr,
     )
 
@@ -270,6 +270,24 @@ def test_closed_stdout(tiny_engine: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other file descriptors")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed(tiny_engine: Path, tmp_path: Path, closed: str) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+    run = f"{sys.executable} -m edgekiln run {tiny_engine} --max-tokens 3"
+    for arguments in ("-p hello", "-p hello --json", f"--jsonl {tmp_path}/in.jsonl"):
+        done = subprocess.run(["sh", "-c", f"{run} {arguments} {closed}"], capture_output=True, text=True, check=True)
+        assert (done.stdout == "") == (">&-" in closed.replace("2>&-", ""))
+        assert ("cut" in done.stderr) == ("2>&-" not in closed)
+
+
+def test_a_prompt_without_its_option(tiny_engine: Path) -> None:
+    result = run(tiny_engine, "Why is the sky blue?")
+    assert result.exit_code == 2
+    message = "Got unexpected extra argument (Why is the sky blue?): give the prompt by -p (see `main run --help`)"
+    assert result.stderr == f"Error: {message}\n"
 
 
 def test_run_imports_nothing_heavy(tiny_engine: Path) -> None:
