@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from edgekiln.api_arguments import ChatKeywords
 from edgekiln.batch import BatchAnswer, generate_batch, request_id
 from edgekiln.batch_digest import BatchDigest
+from edgekiln.batch_openai import ID_PREFIX, OpenAIRequest, openai_line, openai_outcome
 from edgekiln.batch_requests import LineError, RequestFile
 from edgekiln.engine.output_file import check_output_file
 from edgekiln.errors import RequestError, is_disk_full
@@ -46,15 +47,38 @@ class BatchCounts:
     completion_tokens: int = 0
 
 
-class _Requests:
-    """The requests of a file that have no answer yet, and digests of those that were taken and not answered.
+@dataclass(frozen=True)
+class _Taken:
+    """What the line of an answer has of its request.
 
     Attributes:
-        digests: in the order of the requests.
+        id: of the request.
+        digest: of the request.
+        openai: the line is one of OpenAI's batch API.
+        url: of such a line that is sound.
+    """
+
+    id: str | int | None
+    digest: str
+    openai: bool
+    url: str | None
+
+    def is_answered_by(self, answer: dict[str, Any], index: int) -> bool:
+        """Whether a line answers the request at `index`."""
+        if self.openai:
+            return (answer.get("custom_id"), answer.get("id")) == (self.id, f"{ID_PREFIX}{self.digest}")
+        return (answer.get("index"), answer.get("id"), answer.get("request")) == (index, self.id, self.digest)
+
+
+class _Requests:
+    """The requests of a file that have no answer yet, and what is kept of those that were taken and not answered.
+
+    Attributes:
+        taken: in the order of the requests.
     """
 
     def __init__(self, requests: Iterator[dict[str, Any] | LineError], digest: BatchDigest) -> None:
-        self.digests: deque[str] = deque()
+        self.taken: deque[_Taken] = deque()
         self._requests = requests
         self._digest = digest
 
@@ -63,7 +87,9 @@ class _Requests:
 
     def __next__(self) -> dict[str, Any] | LineError:
         request = next(self._requests)
-        self.digests.append(self._digest.of(request))
+        url = request.url if isinstance(request, OpenAIRequest) else None
+        openai = url is not None or (isinstance(request, LineError) and request.openai)
+        self.taken.append(_Taken(request_id(request), self._digest.of(request), openai, url))
         return request
 
 
@@ -148,25 +174,25 @@ def _keep(path: Path, file: BinaryIO, requests: _Requests, counts: BatchCounts) 
     end = 0
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
-            start = f'{{"index": {counts.kept}, '.encode()
-            if not (line.startswith(start) or start.startswith(line)):
+            starts = (f'{{"index": {counts.kept}, '.encode(), f'{{"id": "{ID_PREFIX}'.encode())
+            if not any(line.startswith(start) or start.startswith(line) for start in starts):
                 raise RequestError(f"line {number} of {path} is no answer of a batch: give another file")
             break
         answer = _parsed(line)
-        if answer is None or answer.get("index") != counts.kept:
+        if answer is None or (answer.get("index") != counts.kept and "custom_id" not in answer):
             raise RequestError(f"line {number} of {path} is no answer of a batch: give another file")
-        request = next(requests, None)
-        if request is None or (answer.get("id"), answer.get("request")) != (
-            request_id(request),
-            requests.digests.popleft(),
-        ):
+        if next(requests, None) is None or not requests.taken.popleft().is_answered_by(answer, counts.kept):
             raise RequestError(
                 f"line {number} of {path} is for another request, other options or another engine: give another file"
             )
         counts.kept += 1
-        counts.errors += "error" in answer
-        counts.cut += answer.get("finish_reason") == "length"
-        counts.empty += answer.get("text") == ""
+        if "custom_id" in answer:
+            error, finish_reason, text = openai_outcome(answer)
+        else:
+            error, finish_reason, text = "error" in answer, answer.get("finish_reason"), answer.get("text")
+        counts.errors += error
+        counts.cut += finish_reason == "length"
+        counts.empty += text == ""
         end += len(line)
     file.truncate(end)
     file.seek(end)
@@ -193,7 +219,7 @@ def _answer(
         return
     with contextlib.closing(generate_batch(engine, requests, parallel, options)) as answers:
         for answer in answers:
-            line = _line(answer, counts.kept, requests.digests.popleft())
+            line = _line(answer, counts.kept, requests.taken.popleft(), engine)
             try:
                 file.write(line)
                 file.flush()
@@ -212,8 +238,19 @@ def _answer(
                 progress(counts.kept + answer.index + 1, counts.total)
 
 
-def _line(answer: BatchAnswer, kept: int, digest: str) -> bytes:
+def _line(answer: BatchAnswer, kept: int, request: _Taken, engine: "Engine") -> bytes:
     """A line of the file of answers."""
+    if request.openai:
+        value = openai_line(answer, request.url, request.digest, engine.path.resolve().name)
+    else:
+        value = _own_line(answer, kept, request.digest)
+    try:
+        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # an id with a lone surrogate
+        return (json.dumps(value) + "\n").encode()
+
+
+def _own_line(answer: BatchAnswer, kept: int, digest: str) -> dict[str, Any]:
     value: dict[str, Any] = {"index": kept + answer.index}
     if answer.id is not None:
         value["id"] = answer.id
@@ -227,10 +264,7 @@ def _line(answer: BatchAnswer, kept: int, digest: str) -> bytes:
                 for token in answer.tokens
             ]
     value["request"] = digest
-    try:
-        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # an id with a lone surrogate
-        return (json.dumps(value) + "\n").encode()
+    return value
 
 
 def usage(answer: BatchAnswer) -> dict[str, int]:

@@ -62,9 +62,7 @@ def test_a_path_is_not_searched_for(engines: Path) -> None:
     engine(engines / "big", "big")
     assert find_engine("big") == engines / "big"
     for given in ("engines", "engines/", "engines/smal"):
-        with pytest.raises(
-            EngineError, match=r"is no engine, engines has big, big-int4, big-int8 and"
-        ):
+        with pytest.raises(EngineError, match=r"is no engine, engines has big, big-int4, big-int8 and"):
             find_engine(given)
     assert find_engine("engines/big/nothing") == Path("engines/big/nothing")
     Path("big-int8").mkdir()  # a checkpoint, for instance
