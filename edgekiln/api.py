@@ -30,6 +30,7 @@ from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.prompt import chat_ids
 from edgekiln.session import Session
 
 
@@ -150,7 +151,7 @@ class Engine:
             EdgekilnError: while iterating, if the runtime fails.
         """
         chat, others = split_chat_keywords(options)
-        ids = self.tokenizer.encode_chat(messages, max_tokens=self.runtime.properties.max_length, **chat)
+        ids = chat_ids(self.tokenizer, messages, max_tokens=self.runtime.properties.max_length, **chat)
         return self.generate(ids, stats, **others)
 
     def generate_batch(

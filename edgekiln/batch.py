@@ -17,6 +17,7 @@ from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.request import Ticket
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
 from edgekiln.runtimes.scheduler.sizing import sized_options, slot_bytes
+from edgekiln.runtimes.text.tools.prompt import chat_ids
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine
@@ -173,8 +174,8 @@ class _Batch:
             options = self._engine._options({**split_chat_keywords(self._defaults)[1], **others})
         tokenizer, most = self._engine.tokenizer, self._engine.runtime.properties.max_length
         if given == ["messages"]:
-            return tokenizer.encode_chat(
-                text, max_tokens=most, **{**split_chat_keywords(self._defaults)[0], **chat}
+            return chat_ids(
+                tokenizer, text, max_tokens=most, **{**split_chat_keywords(self._defaults)[0], **chat}
             ), options
         if chat:
             raise RequestError(f"{next(iter(chat))} goes with messages, this request has a prompt")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from edgekiln.batch_openai import OpenAIRequest, is_openai_line, openai_request
 from edgekiln.errors import RequestError
 
 _ALIASES = {"max_completion_tokens": "max_tokens"}  # of OpenAI's API
@@ -19,11 +20,13 @@ class LineError(RequestError):
 
     Attributes:
         request_id: that the line has; None if it has none.
+        openai: the line is one of OpenAI's batch API.
     """
 
-    def __init__(self, number: int, reason: str, request_id: str | int | None = None) -> None:
-        super().__init__(f"line {number} {reason}")
+    def __init__(self, number: int, reason: str, request_id: str | int | None = None, openai: bool = False) -> None:
+        super().__init__(f"line {number}{':' if openai else ''} {reason}")
         self.request_id = request_id
+        self.openai = openai
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class RequestFile:
             except LineError as error:
                 yield error
                 continue
-            if chat and isinstance(request.get("prompt"), str) and "messages" not in request:
+            own = not isinstance(request, OpenAIRequest)  # the other says by its url what it is
+            if chat and own and isinstance(request.get("prompt"), str) and "messages" not in request:
                 request["messages"] = [{"role": "user", "content": request.pop("prompt")}]
             if system is not None and isinstance(messages := request.get("messages"), list):
                 has = any(isinstance(message, dict) and message.get("role") == "system" for message in messages)
@@ -108,6 +112,8 @@ def _request(number: int, line: bytes) -> dict[str, Any]:
         raise LineError(number, f"is not JSON ({error!s:.80}): correct it") from error
     if not isinstance(value, dict):
         raise LineError(number, f"is not an object with a prompt or messages, got {value!r:.60}")
+    if is_openai_line(value):
+        return _openai_request(number, value)
     request_id = value.get("id")
     if request_id is not None and (not isinstance(request_id, str | int) or isinstance(request_id, bool)):
         raise LineError(number, f"has an id that is neither a string nor an integer, got {request_id!r:.60}")
@@ -119,11 +125,32 @@ def _request(number: int, line: bytes) -> dict[str, Any]:
             raise LineError(number, f"has {both}: give one of them", request_id)
         if part is not None:
             request[ours] = part
-    if isinstance(biases := request.get("logit_bias"), dict):
-        if not all(token.isascii() and token.isdigit() for token in biases):
-            raise LineError(number, "has a logit_bias whose keys are not token ids", request_id)
-        request["logit_bias"] = {int(token[:20]): bias for token, bias in biases.items()}
+    if not _convert_biases(request):
+        raise LineError(number, "has a logit_bias whose keys are not token ids", request_id)
     return request
+
+
+def _openai_request(number: int, value: dict[str, Any]) -> OpenAIRequest:
+    custom_id = value["custom_id"]
+    if not isinstance(custom_id, str):
+        raise LineError(number, f"has a custom_id that is no text, got {custom_id!r:.60}")
+    try:
+        request = openai_request(value)
+    except RequestError as error:
+        raise LineError(number, str(error), custom_id, openai=True) from error
+    if not _convert_biases(request):
+        raise LineError(number, "the keys of logit_bias are not token ids", custom_id, openai=True)
+    return request
+
+
+def _convert_biases(request: dict[str, Any]) -> bool:
+    """Make integers of the token ids in `logit_bias`; False where they are none."""
+    biases = request.get("logit_bias")
+    if isinstance(biases, dict):
+        if not all(token.isascii() and token.isdigit() for token in biases):
+            return False
+        request["logit_bias"] = {int(token[:20]): bias for token, bias in biases.items()}
+    return True
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from edgekiln.commands._hints import choice_meant, did_you_mean, shortened
+from edgekiln.commands._hints import choice_meant, did_you_mean, option_instead, shortened
 from edgekiln.commands._options.common import is_verbose, verbose_option
 from edgekiln.commands._version import show_version
 from edgekiln.errors import EdgekilnError
@@ -79,13 +79,13 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand and report its errors."""
+        _open_closed_streams()
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # print '?' on a terminal without UTF-8
         with _failures(ctx):
             result = super().invoke(ctx)
-            if sys.stdout is not None:  # closed by the caller, as with `>&-`
-                sys.stdout.flush()
+            sys.stdout.flush()
             return result
 
 
@@ -97,7 +97,7 @@ def _failures(ctx: click.Context) -> Iterator[None]:
         raise
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else ctx.command_path
-        message = error.format_message() + choice_meant(error)
+        message = error.format_message() + choice_meant(error) + option_instead(error)
         raise Failure(f"{message.rstrip('.')} (see `{path} --help`)") from error
     except click.ClickException as error:
         raise Failure(error.format_message()) from error
@@ -123,6 +123,20 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in the place of streams that the caller closed, as with `>&-`.
+
+    Otherwise the next file that is opened gets the number of stdout, and what libraries print.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115
 
 
 def _discard_stdout() -> None:

@@ -11,6 +11,7 @@ from edgekiln.errors import RequestError
 from edgekiln.messages_file import read_messages, write_messages
 from edgekiln.runtimes.generate.answer import Token
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
+from edgekiln.runtimes.text.tools.prompt import chat_ids
 
 if TYPE_CHECKING:
     from edgekiln.api import Engine
@@ -146,4 +147,4 @@ class Session:
         chat, _ = split_chat_keywords(self._defaults)
         alternating = messages and messages[-1].get("role") == "user"
         question: list[Message] = [] if alternating else [{"role": "user", "content": "?"}]
-        self._engine.tokenizer.encode_chat([*messages, *question], **chat)
+        chat_ids(self._engine.tokenizer, [*messages, *question], **chat)

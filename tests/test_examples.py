@@ -104,7 +104,7 @@ def for_tensorrt(**names: str) -> Runner:
 FAST: dict[tuple[str, str], Runner] = {
     ("README.md", "pip install 'edgekiln[cpu]'"): in_shell(),
     ("README.md", "edgekiln engine Qwen/Qwen3-0.6B --quant int4 -o en"): in_shell(),
-    ("docs/chat.md", "edgekiln run ENGINE --jsonl prompts.jsonl --out an"): in_shell(ENGINE="engines/qwen"),
+    ("docs/chat.md", "edgekiln run ENGINE --chat --jsonl prompts.jsonl -"): in_shell(ENGINE="engines/qwen"),
     ("docs/chat.md", 'engine.chat(messages, tools=[{"type": "function", '): in_python,
     ("docs/quantization.md", "method: gptq"): read_as_recipe,
     ("docs/quantization.md", "from pathlib import Path"): in_python,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekiln.units import size_text
+
 if TYPE_CHECKING:
     from edgekiln.runtimes.generate.answer import FinishReason, Token
     from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
@@ -87,7 +89,7 @@ class AnswerStats:
             accepted = self.speculation.accepted
             parts.append(f"drafted {drafted} tokens, {accepted} accepted ({accepted / drafted:.0%})")
         if self.step_weight_bytes is not None:
-            parts.append(f"{self.step_weight_bytes / 1e6:.1f} MB of weights read per token")
+            parts.append(f"{size_text(self.step_weight_bytes)} of weights read per token")
         click.echo("; ".join(parts), err=True)
 
 

@@ -58,6 +58,8 @@ def answer_lines(
                 click.echo(f"{answered} answers are in {target}: the same command goes on after them", err=True)
             raise
     _summarize(counts, target, time.perf_counter() - start, stats)
+    if counts.empty and not chat and engine.tokenizer.has_chat_template:
+        click.echo(f"{counts.empty} of {counts.total} answers are empty: --chat makes messages of prompts", err=True)
     if counts.errors:
         raise RequestError(f"{counts.errors} of {counts.total} requests have no answer: their lines say why in `error`")
 

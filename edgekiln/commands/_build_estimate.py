@@ -10,6 +10,7 @@ from edgekiln.commands._options.common import is_verbose
 from edgekiln.commands._output import heading, print_json, print_notes, progress_report
 from edgekiln.extras import requires_extra
 from edgekiln.runtimes.usable_memory import usable_memory
+from edgekiln.units import size_text
 
 if TYPE_CHECKING:
     from edgekiln.pipeline.estimate import BuildEstimate
@@ -45,28 +46,25 @@ def show_estimate(model: str, trust_remote_code: bool, options: "BuildOptions", 
     heading(f"{output}: {source.name} {options.quant} for {options.target}, not built")
     for name, value in (
         ("parameters", f"{found.parameters / 1e6:.1f} M, {_layers(found)}"),
-        *([("download", _size(to_download))] if to_download else []),
-        ("engine", f"about {_size(found.engine_bytes)}{_room_on_disk(output, found.engine_bytes)}"),
-        ("", f"{_size(found.weights_bytes)} of weights, {_size(found.other_bytes)} of graphs, tokenizer and reports"
-         + (f", {_size(found.plan_bytes)} of the plan" if found.plan_bytes else "")),
-        ("build memory", f"about {_size(found.peak_bytes)}{_room_in_memory(found.peak_bytes)}"),
+        *([("download", size_text(to_download))] if to_download else []),
+        ("engine", f"about {size_text(found.engine_bytes)}{_room_on_disk(output, found.engine_bytes)}"),
+        ("", f"{size_text(found.weights_bytes)} of weights, "
+         f"{size_text(found.other_bytes)} of graphs, tokenizer and reports"
+         + (f", {size_text(found.plan_bytes)} of the plan" if found.plan_bytes else "")),
+        ("build memory", f"about {size_text(found.peak_bytes)}{_room_in_memory(found.peak_bytes)}"),
         ("build time", f"about {_time(found.seconds)} where nothing else runs"),
-        ("run memory", f"{_size(found.weights_bytes)} of weights, and for a sequence of {found.max_length} tokens "
-         f"{_size(found.cache_bytes_per_token * found.max_length)} of keys and values at most"),
+        ("run memory", f"{size_text(found.weights_bytes)} of weights, and for a sequence of {found.max_length} tokens "
+         f"{size_text(found.cache_bytes_per_token * found.max_length)} of keys and values at most"),
     ):  # fmt: skip
         click.echo(f"  {name:<13} {value}")
     click.echo("  estimated from the shapes of the model; memory and time after builds of small models on two cores")
 
 
 def _layers(found: "BuildEstimate") -> str:
-    counts = [f"{count} weights with {bits} bits" for bits, count in found.layers.items()]
+    counts = [f"{count} weight{'' if count == 1 else 's'} with {bits} bits" for bits, count in found.layers.items()]
     if found.kept:
         counts.append(f"{found.kept} of them as in the checkpoint")
     return ", ".join([*counts, f"{found.float_share:.1%} of the parameters in floating point"])
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _time(seconds: float) -> str:
@@ -76,9 +74,9 @@ def _time(seconds: float) -> str:
 def _room_on_disk(output: Path, wanted: int) -> str:
     parent = next(path for path in output.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
-    return "" if wanted < free else f", more than the {_size(free)} that are free in {parent}"
+    return "" if wanted < free else f", more than the {size_text(free)} that are free in {parent}"
 
 
 def _room_in_memory(wanted: int) -> str:
     usable = usable_memory()
-    return "" if wanted < usable else f", more than the {_size(usable)} that are available"
+    return "" if wanted < usable else f", more than the {size_text(usable)} that are available"

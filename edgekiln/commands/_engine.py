@@ -41,7 +41,11 @@ class EngineArgument(click.Path):
         return super().convert(named_engine(value, self._exact), param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Names of the engines in `engines`, and paths."""
+        """Names of the engines in `engines`, and paths; directories only where there are neither.
+
+        bash drops all other items for one of the type dir.
+        """
         names = [path.name for path in engines_in(ENGINES)] if ENGINES.is_dir() else []
         fitting = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-        return [*fitting, *complete_engine(ctx, param, incomplete)]
+        paths = complete_engine(ctx, param, incomplete)
+        return [*fitting, *(item for item in paths if not fitting or item.type != "dir")]

@@ -27,6 +27,12 @@ def choice_meant(error: click.UsageError) -> str:
     return did_you_mean(found[1], map(str, choice.choices))
 
 
+def option_instead(error: click.UsageError) -> str:
+    """Where the prompt goes that `run` got as other programs take it; "" for other errors."""
+    is_run = error.ctx is not None and error.ctx.command.name == "run"
+    return ": give the prompt by -p" if is_run and "unexpected extra argument" in error.format_message() else ""
+
+
 def shortened(message: str) -> str:
     """A message whose very long words, such as paths and values, and very long text are cut in the middle."""
     return _cut(_WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD), message), _LONGEST)

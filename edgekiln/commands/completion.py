@@ -63,4 +63,5 @@ def _script(shell: str) -> str:
     assert completion is not None
     # The scripts are the same for all commands; `source` would start bash to check its version.
     generator = completion(click.Command(_PROGRAM), {}, _PROGRAM, _VARIABLE)
-    return (generator.source_template % generator.source_vars()).strip()
+    script = (generator.source_template % generator.source_vars()).strip()
+    return script.replace('string split ","', 'string split -m 1 ","')  # fish would cut a description at its comma

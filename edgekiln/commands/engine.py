@@ -20,6 +20,7 @@ from edgekiln.extras import requires_extra
 from edgekiln.pipeline.options import CacheType
 from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
 from edgekiln.targets import DEFAULT_TARGET, TARGETS
+from edgekiln.units import size_text
 
 
 @click.command("engine", short_help="Build an engine from a model.")
@@ -135,8 +136,8 @@ def _summarize(directory: Path, manifest: EngineManifest, as_json: bool, verbose
             f"note: edgekiln's kernels are not installed, without them engines are slower: {how_to_install()}", err=True
         )
     click.echo(
-        f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size / 1e6:.0f} MB, "
-        f"built in {report.build_seconds:.1f} s with {report.peak_rss_mb:.0f} MB of memory"
+        f"{directory}: {manifest.name} {manifest.quantization.scheme} for {manifest.target}, {size_text(size)}, "
+        f"built in {report.build_seconds:.1f} s with {size_text(report.peak_rss_mb * 1e6)} of memory"
     )
     if quality := report.quality:
         before, after = (value or math.inf for value in (quality.perplexity_before, quality.perplexity_after))

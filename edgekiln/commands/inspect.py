@@ -16,6 +16,7 @@ from edgekiln.engine.engines import entry_of
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EngineError, RequestError
 from edgekiln.targets import DEFAULT_TARGET
+from edgekiln.units import size_text
 
 # Of Python, ONNX Runtime and activations, measured with models of 135M parameters on the CPU.
 _PROGRAM_MB = 150
@@ -29,10 +30,11 @@ _PROGRAM_MB = 150
     metavar="N",
     help="Tell the memory that a sequence of N tokens needs [the most that the engine holds].",
 )
+@click.option("--layers", is_flag=True, help="Also show a table of how each layer is quantized.")
 @json_option
 @verbose_option
-def command(*, engine: Path, context: int | None, as_json: bool) -> None:
-    """Show the model, sizes, memory, ops of the graphs and quantization of each layer of ENGINE."""
+def command(*, engine: Path, context: int | None, layers: bool, as_json: bool) -> None:
+    """Show the model, sizes, memory and ops of the graphs of ENGINE; with --layers, its quantization."""
     manifest = read_manifest(engine)
     entry = entry_of(engine)
     facts = manifest.model_dump(exclude={"files", "io"})
@@ -49,7 +51,7 @@ def command(*, engine: Path, context: int | None, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        _show(engine, manifest, facts)
+        _show(engine, manifest, facts, layers)
 
 
 def _memory(engine: Path, manifest: EngineManifest, context: int | None) -> dict[str, int]:
@@ -92,7 +94,7 @@ def _ops(graph: Path) -> dict[str, int] | None:
     return dict(counts.most_common())
 
 
-def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None:
+def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any], layers: bool) -> None:
     model, recipe = manifest.architecture, manifest.quantization
     group = f", group {recipe.group_size}" if recipe.group_size else ""
     heading(str(engine))
@@ -106,7 +108,7 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
         *([("states", _state_size(manifest))] if manifest.kv_cache.states else []),
         ("length", f"{model.max_length} tokens, prompt and answer together"),
         ("memory", _memory_text(facts["memory"], manifest.target)),
-        ("size", f"{facts['bytes'] / 1e6:.1f} MB{_packed_text(facts['packed_bytes'])}"),
+        ("size", f"{size_text(facts['bytes'])}{_packed_text(facts['packed_bytes'])}"),
         ("built", f"{datetime.fromisoformat(facts['built']).astimezone():%Y-%m-%d %H:%M}"),
         ("built with", ", ".join(f"{library} {version}" for library, version in manifest.versions.items())),
     ):
@@ -125,10 +127,14 @@ def _show(engine: Path, manifest: EngineManifest, facts: dict[str, Any]) -> None
 
         longest = _sequence_bytes(manifest, manifest.architecture.max_length)
         _show_plan(facts["plan"], longest + 2 * state_bytes(manifest))
-    if facts["layers"]:
-        heading("quantization of each layer")
-        click.echo("  bits  group    grid        relative error  clipped  layer")
-    for name, layer in facts["layers"].items():
+    if layers:
+        _show_layers(facts["layers"])
+
+
+def _show_layers(layers: dict[str, Any]) -> None:
+    heading("quantization of each layer")
+    click.echo("  bits  group    grid        relative error  clipped  layer")
+    for name, layer in layers.items():
         grid = "symmetric" if layer["symmetric"] else "asymmetric"
         experts = f" ({layer['experts']} experts)" if layer.get("experts") else ""
         click.echo(
@@ -147,7 +153,7 @@ def _show_plan(plan: dict[str, Any], sequence_bytes: float) -> None:
         memory = f", {plan['activation_mb'][index]:.0f} MB of activations" if "activation_mb" in plan else ""
         click.echo(
             f"  {profile['name']:<8} {batch} to {max_batch} sequences of {tokens} to {max_tokens} tokens, "
-            f"{max_batch * sequence_bytes / 1e6:.0f} MB of KV cache and states when full{memory}"
+            f"{size_text(max_batch * sequence_bytes)} of KV cache and states when full{memory}"
         )
     for layer in plan["layers"]:
         # A plan without detailed layer information has only names.
@@ -164,17 +170,17 @@ def _sequence_bytes(manifest: EngineManifest, length: int) -> float:
 
 
 def _memory_text(memory: dict[str, int], target: str) -> str:
-    parts = [f"{memory['weights'] / 1e6:.0f} MB of weights"]
+    parts = [f"{size_text(memory['weights'])} of weights"]
     for name, what in (("kv_cache", "KV cache"), ("states", "states")):
         if memory[name]:
-            parts.append(f"{memory[name] / 1e6:.1f} MB of {what}")
+            parts.append(f"{size_text(memory[name])} of {what}")
     total = sum(memory[name] for name in ("weights", "kv_cache", "states"))
     program = f"; the program takes about {_PROGRAM_MB} MB more" if target == DEFAULT_TARGET else ""
-    return f"{total / 1e6:.0f} MB at {memory['context']} tokens: {', '.join(parts)}{program}"
+    return f"{size_text(total)} at {memory['context']} tokens: {', '.join(parts)}{program}"
 
 
 def _packed_text(packed: int) -> str:
-    return f", and {packed / 1e6:.0f} MB of packed weights beside it" if packed else ""
+    return f", and {size_text(packed)} of packed weights beside it" if packed else ""
 
 
 def _cache_size(manifest: EngineManifest) -> str:
@@ -183,10 +189,10 @@ def _cache_size(manifest: EngineManifest) -> str:
         return "none"
     kind = f"{manifest.kv_cache.layout}, {manifest.kv_cache.dtype}"
     if not any(manifest.kv_cache.windows):
-        return f"{kind}, {_sequence_bytes(manifest, 1) / 1e3:.1f} kB a token"
+        return f"{kind}, {size_text(_sequence_bytes(manifest, 1))} a token"
     longest, windows = manifest.architecture.max_length, Counter(manifest.kv_cache.windows)
     layers = ", ".join(f"{count} layers hold the last {size}" for size, count in sorted(windows.items()) if size)
-    return f"{kind}, {_sequence_bytes(manifest, longest) / 1e6:.1f} MB for {longest} tokens, of which {layers}"
+    return f"{kind}, {size_text(_sequence_bytes(manifest, longest))} for {longest} tokens, of which {layers}"
 
 
 def _state_size(manifest: EngineManifest) -> str:
@@ -194,5 +200,5 @@ def _state_size(manifest: EngineManifest) -> str:
     from edgekiln.runtimes.cache_bytes import state_bytes
     from edgekiln.runtimes.snapshots import MOST
 
-    size = state_bytes(manifest) / 1e3
-    return f"{len(manifest.kv_cache.states)}, {size:.1f} kB a sequence, held twice and in up to {MOST} snapshots"
+    size = size_text(state_bytes(manifest))
+    return f"{len(manifest.kv_cache.states)}, {size} a sequence, held twice and in up to {MOST} snapshots"

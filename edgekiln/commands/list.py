@@ -9,6 +9,7 @@ from edgekiln.commands._options.common import json_option, verbose_option
 from edgekiln.commands._output import print_json, print_table
 from edgekiln.engine.engines import ENGINES, EngineEntry, engines_in, entry_of
 from edgekiln.errors import RequestError
+from edgekiln.units import size_text
 
 
 @click.command("list", short_help="List engines.")
@@ -57,11 +58,12 @@ def _show(entries: list[EngineEntry]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "model", "quantization", "target", "size", "built"):
-        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
+        # In a narrow terminal, names go on in a line of their own: they are typed in other commands.
+        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
     for entry in entries:
         built = datetime.fromtimestamp(entry.built).astimezone()
         table.add_row(
-            *map(Text, (entry.path.name, entry.model, entry.scheme, entry.target, f"{entry.size / 1e6:.0f} MB")),
+            *map(Text, (entry.path.name, entry.model, entry.scheme, entry.target, size_text(entry.size))),
             f"{built:%Y-%m-%d %H:%M}",
         )
     print_table(table)

@@ -10,6 +10,7 @@ from edgekiln.commands._output import print_json, progress_report
 from edgekiln.errors import RequestError
 from edgekiln.extras import requires_extra
 from edgekiln.sources.resolve import ALIASES, HUB_ID, alias_path
+from edgekiln.units import size_text
 
 
 @click.command("pull", short_help="Download a model.")
@@ -37,7 +38,7 @@ def command(*, model: str, revision: str | None, dry_run: bool, as_json: bool) -
     if not HUB_ID.fullmatch(model_id):
         raise RequestError(f"{model_id!r} is not a hub id: give owner/name or owner/name@revision")
     with requires_extra("hub"):
-        from edgekiln.sources.hub import download, planned_download, size_text
+        from edgekiln.sources.hub import download, planned_download
     planned = planned_download(model_id)
     missing = f"{size_text(planned.missing)} to download" if planned.missing else "all of it here already"
     click.echo(f"{model_id}: {planned.files} files, {size_text(planned.nbytes)}, {missing}", err=True)

@@ -12,6 +12,7 @@ from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.directory import check_output
 from edgekiln.extras import requires_extra
 from edgekiln.sources.resolve import DEFAULT_MODEL, resolve
+from edgekiln.units import size_text
 
 
 @click.command("quantize", short_help="Write a quantized checkpoint.")
@@ -39,4 +40,4 @@ def command(*, model: str, output: Path, quiet: bool, as_json: bool, **quantizat
     if quiet:
         return
     print_notes(checkpoint.notes, details=is_verbose(click.get_current_context()))
-    click.echo(f"{output}: {source.name} {options.quant} for transformers and vLLM, {checkpoint.size / 1e6:.0f} MB")
+    click.echo(f"{output}: {source.name} {options.quant} for transformers and vLLM, {size_text(checkpoint.size)}")

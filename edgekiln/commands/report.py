@@ -11,6 +11,7 @@ from edgekiln.commands._output import heading, print_json, print_table
 from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.engine.output_file import write_output_file
+from edgekiln.units import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +64,8 @@ def _show(manifest: EngineManifest, quantization: "QuantizationReport", report: 
         click.echo(
             f"  KL divergence  {quality.kl_divergence:.5f} nats, the same likeliest token {quality.same_top:.2%}"
         )
-    click.echo(f"  size           {sum(report.sizes.values()) / 1e6:.1f} MB")
-    click.echo(f"  built          in {report.build_seconds:.1f} s with {report.peak_rss_mb:.0f} MB of memory")
+    click.echo(f"  size           {size_text(sum(report.sizes.values()))}")
+    click.echo(f"  built          in {report.build_seconds:.1f} s with {size_text(report.peak_rss_mb * 1e6)} of memory")
     if quantization.layers:
         click.echo(f"  layers         {_layer_counts(quantization.layers)}")
     for note in report.notes:

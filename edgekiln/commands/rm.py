@@ -11,6 +11,7 @@ from edgekiln.commands._signals import exit_on_signal
 from edgekiln.engine.engines import entry_of
 from edgekiln.engine.removal import check_removable, remove_engine
 from edgekiln.errors import RequestError
+from edgekiln.units import size_text
 
 
 @click.command("rm", short_help="Remove an engine.")
@@ -28,9 +29,9 @@ def command(*, engine: Path, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise RequestError(f"removing {engine} needs a yes, and there is no terminal to ask on: give --yes")
-        if not click.confirm(f"Remove {engine} ({entry.model} {entry.scheme}, {size / 1e6:.0f} MB)?", err=True):
+        if not click.confirm(f"Remove {engine} ({entry.model} {entry.scheme}, {size_text(size)})?", err=True):
             click.echo("nothing was removed", err=True)
             raise click.exceptions.Exit(1)
     with exit_on_signal():
         remove_engine(engine)
-    click.echo(f"{engine}: removed, {size / 1e6:.0f} MB")
+    click.echo(f"{engine}: removed, {size_text(size)}")

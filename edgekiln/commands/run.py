@@ -112,6 +112,8 @@ def command(
         speed.show_cut()
     else:
         write_answer(tokens, speed)
+    if not chat and loaded.tokenizer.has_chat_template and not any(token.text for token in speed.tokens):
+        click.secho("[no text: --chat makes a message of the prompt, which the model answers]", dim=True, err=True)
     if stats:
         speed.show()
 
@@ -138,10 +140,12 @@ def _prompt_ids(engine: "Engine", prompt: str, chat: bool, system: str | None, k
     longest = engine.runtime.properties.max_length
     if not chat:
         return engine.tokenizer.encode(prompt, max_tokens=longest)
+    from edgekiln.runtimes.text.tools.prompt import chat_ids
+
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return engine.tokenizer.encode_chat(messages, max_tokens=longest, **keywords)
+    return chat_ids(engine.tokenizer, messages, max_tokens=longest, **keywords)
 
 
 def _as_json(speed: AnswerStats) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from edgekiln.engine.directory import sha256
 from edgekiln.engine.manifest import EngineManifest, read_manifest
 from edgekiln.errors import EdgekilnError, EngineError
 from edgekiln.progress import StepProgress
+from edgekiln.units import size_text
 
 _NEW_TOKENS = 8
 
@@ -45,7 +46,7 @@ def command(*, engine: Path, as_json: bool) -> None:
         )
     if not as_json:
         ran = f"not run: {why}" if why else f"generated {_NEW_TOKENS} tokens"
-        click.echo(f"{engine}: {len(manifest.files)} files, {size / 1e6:.0f} MB, all sound; {ran}")
+        click.echo(f"{engine}: {len(manifest.files)} files, {size_text(size)}, all sound; {ran}")
 
 
 def _damaged(engine: Path, manifest: EngineManifest, progress: StepProgress) -> list[str]:

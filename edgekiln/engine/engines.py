@@ -110,6 +110,12 @@ def find_engine(name: str, exact: bool = False, models: Collection[str] = (), di
         raise EngineError(
             f"no engine {name} here or in {directory}, which has {_listed(known, 'and')}: give one of them"
         )
+    # A directory of engines, or a name that is not in it.
+    around = path if os.path.isdir(path) else path.parent
+    if around == path or (path.name != name and os.path.isdir(around) and not os.path.lexists(path)):
+        inside = [] if is_engine(around) else engines_in(around)
+        if inside:
+            raise EngineError(f"{path} is no engine, {around} has {_listed(inside, 'and')}: give one of them")
     return path
 
 

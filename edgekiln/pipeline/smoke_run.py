@@ -20,6 +20,7 @@ from edgekiln.runtimes.base import Ids, Logits, PackCacheUse, Runtime
 from edgekiln.runtimes.text.template_budget import TemplateLimitError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
 from edgekiln.targets import find_target
+from edgekiln.units import size_text
 
 _MESSAGES = [{"role": "user", "content": "Hello"}]
 _PROMPT_TOKENS = 8  # at most
@@ -122,7 +123,7 @@ def _obstacles(directory: Path, manifest: EngineManifest) -> Iterator[str]:
             yield f"ONNX Runtime is not installed: pip install 'edgekiln[{target.extra}]'"
         free = psutil.virtual_memory().available
         if size * _MEMORY > free:
-            yield f"its weights of {size / 1e9:.1f} GB need more than the {free / 1e9:.1f} GB of memory that are free"
+            yield f"its weights of {size_text(size)} need more than the {size_text(free)} of memory that are free"
         return
     machine = system.detect()
     yield from system.target_states(machine)[target.name].running
@@ -130,7 +131,7 @@ def _obstacles(directory: Path, manifest: EngineManifest) -> Iterator[str]:
     if manifest.tensorrt is not None and not here & set(manifest.tensorrt.compute_capabilities):
         yield f"its plan is for compute capability {', '.join(manifest.tensorrt.compute_capabilities)}"
     if machine.gpus and size > machine.gpus[0].memory_mb * 1e6:
-        yield f"its weights of {size / 1e9:.1f} GB do not fit into the GPU"
+        yield f"its weights of {size_text(size)} do not fit into the GPU"
 
 
 def _generate(runtime: Runtime, prompt: Ids, new_tokens: int) -> None:

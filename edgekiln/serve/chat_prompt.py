@@ -9,17 +9,17 @@ from edgekiln.runtimes.base import Ids
 from edgekiln.runtimes.sampling.constraint import Constraint
 from edgekiln.runtimes.text.chat_template import check_variables
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.generic import generic_messages
+from edgekiln.runtimes.text.tools.styles import GENERIC, Style, style_of
 from edgekiln.serve.answer_parser import AnswerParser
 from edgekiln.serve.answering import check_prompt, encode
 from edgekiln.serve.engines import LoadedEngine
 from edgekiln.serve.errors import ApiError, bad_request, unsupported
 from edgekiln.serve.structured import Form, compile_form
 from edgekiln.serve.tool_choice import ToolChoice
-from edgekiln.serve.tools.generic import generic_messages
 from edgekiln.serve.tools.grammar import tool_grammar
 from edgekiln.serve.tools.parser import ToolParser
 from edgekiln.serve.tools.reasoning import begins_in_reasoning, reasoning_splitter_for, reasoning_tags_of
-from edgekiln.serve.tools.styles import GENERIC, Style, style_of
 
 _END = 32  # tokens at the end of a prompt, which tell whether the answer begins in reasoning
 

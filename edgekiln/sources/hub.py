@@ -31,6 +31,7 @@ from edgekiln.progress import Progress, no_progress
 from edgekiln.sources import resumable
 from edgekiln.sources.json_file import read_json
 from edgekiln.sources.resumable import LARGE, RemoteFile
+from edgekiln.units import size_text
 
 _WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 # Subdirectories but that of the chat templates hold the same weights in other formats; Mistral's consolidated files are
@@ -201,11 +202,6 @@ def _check_space(model_id: str, nbytes: int) -> None:
             f"{model_id} is {size_text(nbytes)} to download, and the disk of {cache} has {size_text(free)} left: "
             "free some or set HF_HOME to a directory on another disk"
         )
-
-
-def size_text(nbytes: int) -> str:
-    """Bytes as MB or GB."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _fetch(model_id: str, call: Any, *args: Any, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgekiln import arguments
 from edgekiln.engine.utf8_path import is_utf8
 from edgekiln.errors import SourceError
 from edgekiln.progress import Progress, no_progress
@@ -65,7 +66,7 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
         if not HUB_ID.fullmatch(model_id) or path.suffix == ".gguf":
             raise SourceError(
                 f"no model {model_id!r}: there is no such directory or file, it is not a hub id (owner/name), "
-                f"and the built-in names are {_alias_names()}"
+                f"and the built-in names are {_alias_names()}" + _meant(model_id)
             )
         require_extra()
         from edgekiln.sources.directory import check_config
@@ -96,6 +97,11 @@ def resolve(model_id: str, trust_remote_code: bool = False, progress: Progress |
 
 def _alias_names() -> str:
     return ", ".join(sorted(ALIASES))
+
+
+def _meant(model_id: str) -> str:
+    close = arguments.closest(model_id.lower(), ALIASES)
+    return "" if close is None else f": did you mean {close}?"
 
 
 def alias_path(model_id: str, alias: Alias) -> Path:

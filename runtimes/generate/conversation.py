@@ -18,6 +18,7 @@ from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.generate.speculative_decoder import SpeculationStats
 from edgekiln.runtimes.saved_sequence import SavedSequence, read_sequence, write_sequence
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.prompt import chat_ids
 
 _IN_USE = (
     "the session is generating another answer: read it to its end or close its iterator first, and give each thread a "
@@ -58,7 +59,7 @@ class Conversation:
             text: the user's message.
             options: by default greedy, 256 tokens.
             stats: updated with the counts of speculative decoding.
-            chat: keyword arguments of `Tokenizer.encode_chat`, such as `tools`.
+            chat: keyword arguments of `chat_ids`, such as `tools`.
 
         Raises:
             RequestError: immediately: the engine has no chat template, the conversation is too long for it, or an
@@ -100,8 +101,11 @@ class Conversation:
     ) -> Generator[Token, None, None]:
         if self.answering:
             raise RequestError(_IN_USE)
-        prompt = self._tokenizer.encode_chat(
-            [*self.messages[:kept], question], max_tokens=self._runtime.properties.max_length, **(chat or {})
+        prompt = chat_ids(
+            self._tokenizer,
+            [*self.messages[:kept], question],
+            max_tokens=self._runtime.properties.max_length,
+            **(chat or {}),
         )
         tokens = generate(self._runtime, self._tokenizer, [prompt], options, self._cache, stats)
         return self._answer(question, kept, tokens)

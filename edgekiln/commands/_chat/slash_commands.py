@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Outcome = Literal["go on", "regenerate", "leave"]
 
 # A path, such as /etc/hosts, is no command.
-_COMMAND = re.compile(r"/([a-zA-Z]+|\?)(?:\s+(.*?))?\s*", re.DOTALL)
+_COMMAND = re.compile(r"/([^\s/]+|(?=\s*$))(?:\s+(.*?))?\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from typing import Any
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.styles import Style
 from edgekiln.serve.tools.python_calls import NAME
 from edgekiln.serve.tools.reasoning import ReasoningTags
 from edgekiln.serve.tools.rules import Rules, escaped, json_of, quoted
-from edgekiln.serve.tools.styles import Style
 from edgekiln.serve.tools.xml_calls import choices_of, is_text
 
 # Keywords of a schema that do not limit the value.

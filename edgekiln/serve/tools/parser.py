@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from edgekiln.runtimes.text.tools.styles import Style
 from edgekiln.serve.tools.deltas import ContentDelta, Delta, ToolCallDelta
 from edgekiln.serve.tools.readers import Step, reader_of
-from edgekiln.serve.tools.styles import Style
 
 _SPACE = " \t\r\n"
 _LETTERS = string.ascii_letters + string.digits

@@ -8,9 +8,9 @@ import json
 from collections.abc import Generator
 from typing import Protocol
 
+from edgekiln.runtimes.text.tools.styles import MISTRAL, Style
 from edgekiln.serve.tools.json_stream import JsonStream
 from edgekiln.serve.tools.python_calls import NAME, call_of
-from edgekiln.serve.tools.styles import MISTRAL, Style
 from edgekiln.serve.tools.xml_calls import CALL, Schemas, call_of_tags
 
 _SPACE = " \t\r\n"

@@ -123,7 +123,7 @@ def test_stats_after_every_answer(tiny_engine: Path, scripted: type[Scripted]) -
     assert len(lines) == 2
     assert all(line.startswith("first token after ") and "; answer 3 tokens, " in line for line in lines)
     assert all(
-        re.search(r"; drafted 3 tokens, 2 accepted \(67%\); [\d.]+ MB of weights read per token$", line)
+        re.search(r"; drafted 3 tokens, 2 accepted \(67%\); [\d.]+ kB of weights read per token$", line)
         for line in lines
     )
 

@@ -168,4 +168,8 @@ def test_every_command_is_found_by_its_names() -> None:
             assert slash_commands.parse(f"/{name.upper()}") == (name, "")
     assert slash_commands.parse("/system two\nlines") == ("system", "two\nlines")
     assert slash_commands.parse("/a/b c") is None
+    for line, name in (("/", ""), ("/clear-all", "clear-all"), ("/2 x", "2"), ("/hélp", "hélp")):
+        parsed = slash_commands.parse(line)
+        assert parsed is not None
+        assert parsed[0] == name
     assert set(slash_commands.names()) >= {"/help", "/bye", "/regen"}

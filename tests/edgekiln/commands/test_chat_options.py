@@ -14,11 +14,13 @@ from edgekiln.engine.chat_templates import write_chat_templates
 from edgekiln.engine.directory import CHAT_SEGMENTS_FILE, CHAT_TEMPLATE_FILE, ENGINE_FILE
 from edgekiln.engine.manifest import read_manifest, write_manifest
 from edgekiln.errors import RequestError
+from edgekiln.runtimes.text.tools.prompt import chat_ids
 
 TEMPLATES = {
     "default": "{{ thinking }}|{{ documents | length if documents }}|{{ messages[-1].content }}",
     "tool_use": "tools {{ tools | tojson }}{{ messages[-1].content }}",
     "rag": "rag {{ messages[-1].content }}",
+    "count": "count {{ tools | length }} {{ messages[-1].content }}",
 }
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 
@@ -63,7 +65,7 @@ def answer(engine: edgekiln.Engine, prompt: str) -> str:
         (("--template-var", 'documents=[{"a": 1}]'), {"template_variables": {"documents": [{"a": 1}]}}, "|1|hi"),
         (("--chat-template", "rag"), {"chat_template": "rag"}, "rag hi"),
         (("--tools", "FILE"), {"tools": TOOLS}, f"tools {json.dumps(TOOLS)}hi"),
-        (("--tools", "FILE", "--chat-template", "rag"), {"tools": TOOLS, "chat_template": "rag"}, "rag hi"),
+        (("--tools", "FILE", "--chat-template", "count"), {"tools": TOOLS, "chat_template": "count"}, "count 1 hi"),
     ],
 )
 def test_options_reach_the_template(
@@ -87,6 +89,23 @@ def test_options_reach_the_template(
     for stream in streams:
         text = "".join(token.text for token in stream)
         assert text + "\n" * (not text.endswith("\n")) == expected
+
+
+def test_a_template_without_tools_gets_them_in_the_messages(engine: edgekiln.Engine, tmp_path: Path) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps(TOOLS))
+    messages = [{"role": "user", "content": "hi"}]
+    keywords: dict[str, Any] = {"tools": TOOLS, "chat_template": "rag"}
+    prompt = chat_ids(engine.tokenizer, messages, **keywords)
+    assert '"name": "weather"' in engine.tokenizer.decode(prompt)
+    # Longer than this small engine holds, and so refused in all ways alike.
+    message = f"prompt has {prompt.size} tokens"
+    assert message in run(engine.path, "--chat", "-p", "hi", "--tools", str(file), "--chat-template", "rag").stderr
+    for call in (engine.chat, lambda _messages, **options: engine.session().ask("hi", **options)):
+        with pytest.raises(RequestError, match=message):
+            call(messages, **keywords)
+    (batched,) = engine.generate_batch([{"messages": messages, **keywords}])
+    assert message in (batched.error or "")
 
 
 def test_parse_special_is_for_trusted_text(engine: edgekiln.Engine) -> None:
@@ -116,7 +135,7 @@ def test_parse_special_is_for_trusted_text(engine: edgekiln.Engine) -> None:
         ({"template_variables": {"raise_exception": 1}}, "raise_exception cannot be a template variable"),
         ({"template_variables": {"documents": {}}}, "documents must be a list of JSON objects"),
         ({"template_variables": {"x": object}}, "template variable x must be JSON, got <class 'object'>"),
-        ({"chat_template": "none"}, "there is no chat template 'none': the engine has default, rag, tool_use"),
+        ({"chat_template": "none"}, "there is no chat template 'none': the engine has count, default, rag, tool_use"),
         ({"chat_template": 5}, "there is no chat template 5"),
         ({"parse_special": "yes"}, "parse_special must be True or False, got 'yes'"),
         ({"tool": []}, "there is no option 'tool'"),

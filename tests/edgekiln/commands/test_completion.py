@@ -82,20 +82,61 @@ def test_engines(tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert completed("run", start, monkeypatch=monkeypatch) == [f"plain,{prefix}tiny"]
     for start in ("eng", "engines/o", "nowhere/"):
         assert completed("run", start, monkeypatch=monkeypatch) == [f"dir,{start}"]
-    for start in ("", "ti"):  # also by name
-        assert completed("run", start, monkeypatch=monkeypatch) == ["plain,tiny", f"dir,{start}"]
+    for start in ("", "ti"):  # also by name; bash would drop it for directories beside it
+        assert completed("run", start, monkeypatch=monkeypatch) == ["plain,tiny"]
 
 
-def test_in_bash(tmp_path: Path) -> None:
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
-    program = tmp_path / "edgekiln"
+def in_shell(shell: str, script: str, directory: Path) -> list[str]:
+    """The lines that a script prints after edgekiln's own, in a directory where `edgekiln` can be called."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    program = directory / "bin" / "edgekiln"
+    program.parent.mkdir()
     program.write_text(
         f'#!/bin/sh\nexec {sys.executable} -c \'from edgekiln.cli import main; main(prog_name="edgekiln")\' "$@"\n'
     )
     program.chmod(0o755)
-    script = f"{edgekiln('completion', 'bash').stdout}\nCOMP_WORDS=(edgekiln comp); COMP_CWORD=1\n"
-    script += '_edgekiln_completion edgekiln; echo "${COMPREPLY[@]}"\n'
-    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.split() == ["compare", "completion"]
+    script = f"{edgekiln('completion', shell).stdout}\n{script}\n"
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(directory)}
+    done = subprocess.run(
+        [shell, "-c", script], capture_output=True, text=True, env=environment, check=True, cwd=directory
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def directory(tiny_engine: Path, tmp_path: Path) -> Path:
+    """A directory with the engine `tiny` in `engines`."""
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "tiny").symlink_to(tiny_engine)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("comp", ["compare", "completion"]), ("run t", ["tiny"]), ("engine --quant int4-", None)]
+)
+def test_in_bash(words: str, found: list[str] | None, directory: Path) -> None:
+    script = f"COMP_WORDS=(edgekiln {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+    script += '_edgekiln_completion edgekiln; printf "%s\n" "${COMPREPLY[@]}"'
+    expected = [name for name in PRESETS if name.startswith("int4-")] if found is None else found
+    assert in_shell("bash", script, directory) == expected
+
+
+def test_in_zsh(directory: Path) -> None:
+    # compadd and what calls it work in an editor of lines only; the functions here print what they are to add.
+    script = """
+compdef() { }
+compadd() { print -l -- ${(P)@[-1]} }
+_describe() { print -l -- ${(P)@[3]} }
+_path_files() { print directories }
+words=(edgekiln run t); CURRENT=3; _edgekiln_completion
+words=(edgekiln run eng); CURRENT=3; _edgekiln_completion
+words=(edgekiln ru); CURRENT=2; _edgekiln_completion
+"""
+    assert in_shell("zsh", script, directory) == ["tiny", "directories", "run:Answer one prompt, or a file of them."]
+
+
+def test_in_fish(directory: Path) -> None:
+    script = 'complete -C "edgekiln run t"; complete -C "edgekiln run eng"; complete -C "edgekiln ru"'
+    found = in_shell("fish", script, directory)
+    assert found == ["tiny", "engines/\tDirectory", "run\tAnswer one prompt, or a file of them."]

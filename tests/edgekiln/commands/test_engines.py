@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def test_list(engine: Path) -> None:
     assert [row["name"] for row in rows] == ["broken", "tiny-int4"]
     assert rows[1]["bytes"] == sum(path.stat().st_size for path in engine.iterdir())
     assert rows[1]["error"] is None
+
+
+def test_list_in_a_narrow_terminal(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a-model-with-a-long-name-int4"
+    engine.rename(engine.with_name(long))
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    shown = re.sub(r"\x1b\[[\d;]*m", "", edgekiln("list").stdout)
+    assert "…" not in shown
+    assert "".join(line.split(" ")[0] for line in shown.splitlines()).endswith(long)
 
 
 def test_list_without_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

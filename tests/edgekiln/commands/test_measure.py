@@ -179,7 +179,10 @@ def test_inspect_json_against_the_files(tiny_engine: Path) -> None:
 
 
 def test_inspect_text(tiny_engine: Path) -> None:
-    shown = edgekiln("inspect", tiny_engine).stdout
+    shown = edgekiln("inspect", tiny_engine, "--layers").stdout
+    short = edgekiln("inspect", tiny_engine).stdout
+    assert shown.startswith(short)
+    assert "quantization of each layer" not in short
     manifest = read_manifest(tiny_engine)
     assert f"{manifest.name} ({manifest.architecture.model_type}" in shown
     assert "DecoderLayers" in shown
@@ -191,11 +194,11 @@ def test_inspect_says_how_large_states_are(tmp_path: Path) -> None:
     hybrid = write_engine(tmp_path / "hybrid", HybridDecoder.random())
     shown = edgekiln("inspect", hybrid).stdout
     # Two attention layers of 2 heads of 16; a convolution of 64 x 3 and two states of 4 x 16 x 16.
-    assert "KV cache      shared-buffer, float32, 0.5 kB a token\n" in shown
-    assert "states        3, 9.0 kB a sequence, held twice and in up to 8 snapshots\n" in shown
+    assert "KV cache      shared-buffer, float32, 512 B a token\n" in shown
+    assert "states        3, 8.96 kB a sequence, held twice and in up to 8 snapshots\n" in shown
     shown = edgekiln("inspect", write_engine(tmp_path / "recurrent", HybridDecoder.random(RECURRENT))).stdout
     assert "KV cache      none\n" in shown
-    assert "states        2, 4.9 kB a sequence" in shown
+    assert "states        2, 4.86 kB a sequence" in shown
 
 
 def test_inspect_without_onnx(tiny_engine: Path) -> None:

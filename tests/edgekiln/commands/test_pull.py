@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_before_the_download(tmp_path: Path, hub: HubServer)
     )
     assert done.returncode == 2
     assert "org/model is 12.0 MB to download, and the disk of " in done.stderr
-    assert "has 0.0 MB left: free some or set HF_HOME" in done.stderr
+    assert "has 1.00 kB left: free some or set HF_HOME" in done.stderr
 
 
 def test_arguments_that_are_no_hub_id(tmp_path: Path) -> None:

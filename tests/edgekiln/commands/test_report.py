@@ -180,4 +180,4 @@ def test_experts_are_shown_with_the_worst(tiny_engine: Path, tmp_path: Path) -> 
     assert "3, worst 1: 3.0e-02" in text
     assert f"3 × {layer.out_features} × {layer.in_features}" in text
     assert "Weight error of the worst expert" in text
-    assert "model.layers.0.mlp.experts.down_proj (3 experts)" in edgekiln("inspect", engine).stdout
+    assert "model.layers.0.mlp.experts.down_proj (3 experts)" in edgekiln("inspect", engine, "--layers").stdout

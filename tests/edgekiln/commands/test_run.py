@@ -58,6 +58,15 @@ def test_an_answer_that_is_not_cut_has_no_mark(tiny_engine: Path) -> None:
     assert (result.stdout, result.stderr) == ("yes\n", "")
 
 
+def test_a_hint_where_a_prompt_has_no_answer(tiny_engine: Path) -> None:
+    first = run(tiny_engine, "-p", "hello", "--max-tokens", "1").stdout[0]
+    hint = "[no text: --chat makes a message of the prompt, which the model answers]\n"
+    result = run(tiny_engine, "-p", "hello", "--stop", first)
+    assert (result.stdout, result.stderr, result.exit_code) == ("\n", hint, 0)
+    assert run(tiny_engine, "-p", "hello", "--stop", first, "--json").stderr == hint
+    assert "[no text" not in run(tiny_engine, "-p", "hello", "--max-tokens", "3").stderr
+
+
 def test_an_answer_that_fills_the_engine(tiny_engine: Path) -> None:
     holds = read_manifest(tiny_engine).architecture.max_length
     result = run(tiny_engine, "-p", "a" * (holds - 8), "--stats", "--seed", "1", "--temperature", "3")
@@ -248,7 +257,7 @@ def test_stats_are_on_stderr(tiny_engine: Path) -> None:
         r"\[cut at --max-tokens 6: raise it for a longer answer\]\n"
         rf"first token after \d+ ms; prompt {count} tokens, [\d.]+ tokens/s; answer \d tokens(, [\d.]+ tokens/s)?"
         r"; cut by --max-tokens"
-        r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ MB of weights read per token\n",
+        r"(; drafted \d tokens, \d accepted \(\d+%\))?; [\d.]+ kB of weights read per token\n",
         result.stderr,
     )
 
@@ -261,6 +270,24 @@ def test_closed_stdout(tiny_engine: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other file descriptors")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed(tiny_engine: Path, tmp_path: Path, closed: str) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+    run = f"{sys.executable} -m edgekiln run {tiny_engine} --max-tokens 3"
+    for arguments in ("-p hello", "-p hello --json", f"--jsonl {tmp_path}/in.jsonl"):
+        done = subprocess.run(["sh", "-c", f"{run} {arguments} {closed}"], capture_output=True, text=True, check=True)
+        assert (done.stdout == "") == (">&-" in closed.replace("2>&-", ""))
+        assert ("cut" in done.stderr) == ("2>&-" not in closed)
+
+
+def test_a_prompt_without_its_option(tiny_engine: Path) -> None:
+    result = run(tiny_engine, "Why is the sky blue?")
+    assert result.exit_code == 2
+    message = "Got unexpected extra argument (Why is the sky blue?): give the prompt by -p (see `main run --help`)"
+    assert result.stderr == f"Error: {message}\n"
 
 
 def test_run_imports_nothing_heavy(tiny_engine: Path) -> None:

@@ -78,7 +78,7 @@ def test_answers_are_those_of_each_request_alone(
         usage = answer["usage"]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
         assert answer["finish_reason"] in ("length", "eos")
-        assert answer.keys() <= {"index", "id", "text", "finish_reason", "usage"}
+        assert answer.keys() <= {"index", "id", "text", "finish_reason", "usage", "request"}
     cut = sum(answer["finish_reason"] == "length" for answer in answers)
     assert result.stderr == f"{cut} of 5 answers were cut: they have the finish_reason length\n"
 
@@ -143,7 +143,7 @@ def test_a_bad_line_does_not_end_the_batch(engine: edgekiln.Engine, tmp_path: Pa
     error, answer = lines(result.stdout)
     assert error["error"].startswith(message)
     assert error.get("id") == ("x" if isinstance(bad, dict) and bad["id"] == "x" else None)
-    assert error.keys() <= {"index", "id", "error"}
+    assert error.keys() <= {"index", "id", "error", "request"}
     assert (answer["index"], answer["id"], answer["text"]) == (1, "first", expected(engine)[0])
 
 
@@ -187,6 +187,9 @@ def test_going_on_after_every_byte(engine: edgekiln.Engine, tmp_path: Path) -> N
         assert (f"had {kept} of 4 answers, which were kept" in result.stderr) == bool(kept)
 
 
+OTHER = "is for another request, other options or another engine: give another file"
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -194,12 +197,9 @@ def test_going_on_after_every_byte(engine: edgekiln.Engine, tmp_path: Path) -> N
         (b"my notes\n", "line 1 of OUT is no answer of a batch: give another file"),
         (b'{"prompt": "hello"}\n', "line 1 of OUT is no answer of a batch: give another file"),
         (b'{"index": 1, "text": ""}\n', "line 1 of OUT is no answer of a batch: give another file"),
-        (b'{"index": 0, "id": "b", "text": ""}\n', "line 1 of OUT answers another request: give another file"),
-        (b'{"index": 0, "text": ""}\n', "line 1 of OUT answers another request: give another file"),
-        (
-            b'{"index": 0, "id": "a", "text": ""}\n{"index": 1, "text": ""}\n',
-            "line 2 of OUT answers another request: give another file",
-        ),
+        (b'{"index": 0, "id": "b", "text": ""}\n', f"line 1 of OUT {OTHER}"),
+        (b'{"index": 0, "text": ""}\n', f"line 1 of OUT {OTHER}"),
+        (b'{"index": 0, "id": "a", "text": ""}\n', f"line 1 of OUT {OTHER}"),
     ],
 )
 def test_other_files_are_not_changed(engine: edgekiln.Engine, tmp_path: Path, contents: bytes, message: str) -> None:
@@ -209,6 +209,56 @@ def test_other_files_are_not_changed(engine: edgekiln.Engine, tmp_path: Path, co
     result = run(engine, "--jsonl", source, "--out", out)
     assert result.stderr == f"Error: {message.replace('OUT', str(out))}\n"
     assert out.read_bytes() == contents
+
+
+def test_answers_are_kept_for_the_same_requests_options_and_engine_only(
+    engine: edgekiln.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[Any] = [{"prompt": "hello"}, {"prompt": "you", "seed": 1}]
+    source, out = write(tmp_path / "in.jsonl", *requests), tmp_path / "out.jsonl"
+    assert run(engine, "--jsonl", source, "--out", out).exit_code == 0
+    whole = out.read_bytes()
+    kept = f"{out} had 2 of 2 answers, which were kept"
+    for same in ((), ("--no-speculate",), ("--parallel", "1"), ("--stats",)):
+        assert kept in run(engine, "--jsonl", source, "--out", out, *same).stderr
+    assert kept in run(engine, "--jsonl", source, "--out", out, "--system", "for conversations").stderr
+    for other in (("--chat",), ("--max-tokens", "7"), ("--temperature", "1"), ("--stop", "x")):
+        result = run(engine, "--jsonl", source, "--out", out, *other)
+        assert result.stderr == f"Error: line 1 of {out} {OTHER}\n"
+    write(source, requests[0], {"prompt": "you", "seed": 2}, {"prompt": "a third"})
+    assert run(engine, "--jsonl", source, "--out", out).stderr == f"Error: line 2 of {out} {OTHER}\n"
+    write(source, requests[0])
+    assert run(engine, "--jsonl", source, "--out", out).stderr == f"Error: line 2 of {out} {OTHER}\n"
+    assert out.read_bytes() == whole
+    write(source, *requests, {"prompt": "a third"})
+    assert run(engine, "--jsonl", source, "--out", out).exit_code == 0
+    assert out.read_bytes().startswith(whole)
+    assert engine.generate_file(source, out, max_tokens=6).kept == 3
+    manifest = engine.manifest
+    rebuilt = {**manifest.files, "report.json": "of another time"}
+    monkeypatch.setattr(engine, "manifest", manifest.model_copy(update={"files": rebuilt}))
+    assert engine.generate_file(source, out, max_tokens=6).kept == 3
+    monkeypatch.setattr(engine, "manifest", manifest.model_copy(update={"files": {**rebuilt, "weights.bin": "other"}}))
+    with pytest.raises(edgekiln.RequestError, match=f"line 1 of {out} {OTHER}"):
+        engine.generate_file(source, out, max_tokens=6)
+
+
+def test_one_process_writes_a_file_at_a_time(engine: edgekiln.Engine, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    source, out = write(tmp_path / "in.jsonl", *REQUESTS), tmp_path / "out.jsonl"
+    with out.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run(engine, "--jsonl", source, "--out", out)
+    message = f"Error: another process writes answers to {out}: wait for it, or give another file\n"
+    assert (result.exit_code, result.stderr) == (2, message)
+    assert run(engine, "--jsonl", source, "--out", out).exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(engine: edgekiln.Engine, tmp_path: Path) -> None:
+    result = run(engine, "--jsonl", write(tmp_path / "in.jsonl", *REQUESTS), "--out", "/dev/full")
+    message = "Error: cannot write /dev/full: no space left on the disk; later, the same command goes on\n"
+    assert (result.exit_code, result.stderr) == (2, message)
 
 
 def test_files_that_cannot_be_used(engine: edgekiln.Engine, tmp_path: Path) -> None:
@@ -296,3 +346,15 @@ def test_lines_are_counted_without_blank_ones(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\n1\n \r\n2")
     assert RequestFile.open(tmp_path / "a").count() == 2
     assert RequestFile("stdin", None, io.BytesIO(b"1\n\n").getvalue()).count() == 1
+
+
+def test_a_hint_where_prompts_have_no_answers(engine: edgekiln.Engine, tmp_path: Path) -> None:
+    end = {str(min(engine.tokenizer.eos_ids)): 100}
+    ending = [{"prompt": "hello", "logit_bias": end}, {"prompt": "you", "logit_bias": end}, {"prompt": "you"}]
+    source = write(tmp_path / "in.jsonl", *ending)
+    hint = "2 of 3 answers are empty: --chat makes messages of prompts\n"
+    result = run(engine, "--jsonl", source, "--out", tmp_path / "out.jsonl")
+    assert result.exit_code == 0
+    assert hint in result.stderr
+    assert hint in run(engine, "--jsonl", source, "--out", tmp_path / "out.jsonl").stderr
+    assert hint not in run(engine, "--jsonl", source, "--chat").stderr

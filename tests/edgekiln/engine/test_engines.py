@@ -61,6 +61,10 @@ def test_a_path_is_not_searched_for(engines: Path) -> None:
     assert find_engine("elsewhere/small") == Path("elsewhere/small")
     engine(engines / "big", "big")
     assert find_engine("big") == engines / "big"
+    for given in ("engines", "engines/", "engines/smal"):
+        with pytest.raises(EngineError, match=r"is no engine, engines has big, big-int4, big-int8 and"):
+            find_engine(given)
+    assert find_engine("engines/big/nothing") == Path("engines/big/nothing")
     Path("big-int8").mkdir()  # a checkpoint, for instance
     assert find_engine("big-int8") == engines / "big-int8"
     Path("other").mkdir()

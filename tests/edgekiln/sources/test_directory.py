@@ -303,7 +303,8 @@ def test_unused_tensor_is_noted(llama: Path) -> None:
     ("model_id", "message"),
     [
         ("", "model argument is empty"),
-        ("no-such-model", r"no model 'no-such-model'.*owner/name.*smollm2-135m"),
+        ("no-such-model", r"no model 'no-such-model'.*owner/name.*smollm2-135m$"),
+        ("SmolLM-135M", r"the built-in names are smollm2-135m: did you mean smollm2-135m\?$"),
         ("./no/such/directory", "no such directory or file"),
         ("missing/model.gguf", "no such directory or file"),
     ],

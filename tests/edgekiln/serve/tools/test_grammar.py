@@ -14,11 +14,11 @@ from edgekiln.runtimes.grammar.compile import compile_grammar
 from edgekiln.runtimes.sampling.constraint import allowed_ids
 from edgekiln.runtimes.sampling.sampler import Sampler, SamplingOptions
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.styles import HERMES, LFM2, LLAMA3, MISTRAL_ARGS, QWEN3_CODER, STYLES, Style
 from edgekiln.serve.tools.deltas import ContentDelta, ToolCallDelta
 from edgekiln.serve.tools.grammar import json_grammar, tool_grammar
 from edgekiln.serve.tools.parser import ToolParser
 from edgekiln.serve.tools.reasoning import ReasoningSplitter, ReasoningTags
-from edgekiln.serve.tools.styles import HERMES, LFM2, LLAMA3, MISTRAL_ARGS, QWEN3_CODER, STYLES, Style
 from support.cpp_tokenizers import FAMILIES, code_texts
 
 THINK = ReasoningTags("<think>", "</think>")

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekiln.serve.tools.deltas import ToolCallDelta
-from edgekiln.serve.tools.parser import ToolParser, text_of
-from edgekiln.serve.tools.styles import (
+from edgekiln.runtimes.text.tools.styles import (
     GEMMA,
     GEMMA_JSON,
     GENERIC,
@@ -25,6 +23,8 @@ from edgekiln.serve.tools.styles import (
     Style,
     style_of,
 )
+from edgekiln.serve.tools.deltas import ToolCallDelta
+from edgekiln.serve.tools.parser import ToolParser, text_of
 
 TOOLS = [
     {

@@ -6,10 +6,10 @@ import pytest
 
 from edgekiln.engine.manifest import SpecialTokens
 from edgekiln.runtimes.text.tokenizer import Tokenizer
+from edgekiln.runtimes.text.tools.generic import generic_messages
+from edgekiln.runtimes.text.tools.styles import GENERIC
 from edgekiln.serve.tools.deltas import ToolCallDelta
-from edgekiln.serve.tools.generic import generic_messages
 from edgekiln.serve.tools.parser import ToolParser
-from edgekiln.serve.tools.styles import GENERIC
 from support.models import tiny_tokenizer
 
 TOOLS = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekiln.errors import RequestError
 from edgekiln.runtimes.text.tokenizer import Tokenizer
-from edgekiln.serve.tools.styles import GENERIC
+from edgekiln.runtimes.text.tools.styles import GENERIC
 
 _BEFORE = "# Tools\n\nYou may call these functions, given as JSON, one a line:\n<tools>\n"
 _AFTER = (
@@ -20,7 +20,11 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 def generic_messages(
-    messages: Messages, tools: Messages | None, tokenizer: Tokenizer, variables: Mapping[str, Any]
+    messages: Messages,
+    tools: Messages | None,
+    tokenizer: Tokenizer,
+    variables: Mapping[str, Any],
+    chat_template: str | None = None,
 ) -> list[dict[str, Any]]:
     """Messages with tools, for a chat template that has none.
 
@@ -28,23 +32,31 @@ def generic_messages(
     a message of the user that follows joins, as many templates ask for turns in alternation.
 
     Args:
-        messages: as `chat_messages` gives them.
+        messages: with text as content, as in OpenAI's API; arguments of calls may be JSON text, or objects.
         tools: that are described in the system message; None for none. A template without system messages has them in
             the first message of the user.
         tokenizer: with the chat template.
         variables: further variables of the template.
+        chat_template: its name, where the engine has several.
 
     Returns:
         Messages without `tool_calls` and without the role tool.
+
+    Raises:
+        RequestError: content that is no text, a call without a function, or a tool without a name.
     """
     result = _without_tools(messages)
     if tools:
-        _add(_description(tools), result, _takes_system_messages(tokenizer, variables))
+        _add(_description(tools), result, _takes_system_messages(tokenizer, variables, chat_template))
     return result
 
 
 def _description(tools: Messages) -> str:
-    return _BEFORE + "\n".join(_json(tool["function"]) for tool in tools) + _AFTER
+    functions = [tool.get("function", tool) for tool in tools]  # transformers also takes functions alone
+    for function in functions:
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(f"a tool must have a function with a name, got {function!r:.60}")
+    return _BEFORE + "\n".join(_json(function) for function in functions) + _AFTER
 
 
 def _add(text: str, messages: list[dict[str, Any]], system: bool) -> None:
@@ -59,14 +71,16 @@ def _add(text: str, messages: list[dict[str, Any]], system: bool) -> None:
         user["content"] = _joined(text, user["content"])
 
 
-def _takes_system_messages(tokenizer: Tokenizer, variables: Mapping[str, Any]) -> bool:
+def _takes_system_messages(tokenizer: Tokenizer, variables: Mapping[str, Any], chat_template: str | None) -> bool:
     """Whether the chat template writes the text of a system message."""
     probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": ""}]
     texts = []
     try:
         for content in (_PROBE, ""):
             probe[0]["content"] = content
-            texts.append(tokenizer.apply_chat_template(probe, template_variables=variables))
+            texts.append(
+                tokenizer.apply_chat_template(probe, template_variables=variables, chat_template=chat_template)
+            )
     except RequestError:
         return False
     return len(texts[0]) > len(texts[1])
@@ -77,12 +91,13 @@ def _without_tools(messages: Messages) -> list[dict[str, Any]]:
     names: dict[str, str] = {}  # of the functions, by the id of the call
     is_result = False  # the last message
     for message in messages:
+        _check(message)
         made = {key: value for key, value in message.items() if key not in ("tool_calls", "tool_call_id")}
         if message["role"] == "tool":
             made = {"role": "user", "content": _result(message, names)}
-        for call in message.get("tool_calls", ()):
+        for call in message.get("tool_calls") or ():
             names[call.get("id", "")] = call["function"]["name"]
-            made["content"] = _joined(made["content"], _call(call["function"]), "\n")
+            made["content"] = _joined(made.get("content") or "", _call(call["function"]), "\n")
         if is_result and made["role"] == "user":
             made = {"role": "user", "content": _joined(result.pop()["content"], made["content"], "\n")}
         result.append(made)
@@ -90,8 +105,29 @@ def _without_tools(messages: Messages) -> list[dict[str, Any]]:
     return result
 
 
+def _check(message: Mapping[str, Any]) -> None:
+    content, calls = message.get("content"), message.get("tool_calls") or ()
+    if not isinstance(message.get("role"), str):
+        raise RequestError(f"a message must have a role, got {message!r:.60}")
+    ids = [message.get("tool_call_id"), *(call.get("id") for call in calls if isinstance(call, Mapping))]
+    if wrong := [each for each in ids if each is not None and not isinstance(each, str)]:
+        raise RequestError(f"the id of a tool call must be text, got {wrong[0]!r:.60}")
+    if not isinstance(content, str) and not (calls and content is None):
+        raise RequestError(f"with tools, this chat template takes text as content, got {content!r:.60}")
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(f"a tool call must have a function with name and arguments, got {call!r:.60}")
+
+
 def _call(function: Mapping[str, Any]) -> str:
-    call = _json({"name": function["name"], "arguments": function["arguments"]})
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise RequestError(f"arguments of a tool call must be JSON, got {arguments!r:.60}") from error
+    call = _json({"name": function["name"], "arguments": arguments})
     return f"{GENERIC.opens[0]}\n{call}\n{GENERIC.close}"
 
 

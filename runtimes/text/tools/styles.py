@@ -73,8 +73,13 @@ _DETECTED: tuple[tuple[Style, Callable[[str], bool]], ...] = (
 STYLES = (*(style for style, _ in _DETECTED), GENERIC)
 
 
+def has_tools(chat_template: str) -> bool:
+    """Whether a chat template writes the tools of a request."""
+    return "tools" in chat_template
+
+
 def style_of(chat_template: str) -> Style:
     """The style of the tool calls in a chat template; `GENERIC` where it has no tools, or calls that are not known."""
-    if "tools" not in chat_template:
+    if not has_tools(chat_template):
         return GENERIC
     return next((style for style, matches in _DETECTED if matches(chat_template)), GENERIC)

@@ -1,0 +1,1 @@
+"""How chat templates and answers write tools."""
