@@ -6,6 +6,7 @@ In a sentence, {engine} is the engine directory, {json} its engine.json.
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ _DIRECTORIES = [
     Refusal(
         "no directory",
         "no engine directory at {engine}: build one with `edgekiln engine MODEL -o {engine}`",
-        lambda engine: engine.rename(engine.parent / "moved"),
+        shutil.rmtree,
     ),
     Refusal(
         "no engine",
