@@ -33,8 +33,8 @@ FAMILIES = [
 # Of logits of the canonical graph, which computes in float32, as tests/export/test_parity.py has it.
 EXACT = 1e-3
 # Relative to the norm of the logits. Kernels quantize activations to 8 bits: dense families have 0.06 in
-# tests/edgekiln/pipeline/test_build.py. Here routers add to that: 0.067 for dbrx, and for prompts of gpt_oss 0.04 to 0.11,
-# where ONNX Runtime's kernels have 0.04 to 0.08.
+# tests/edgekiln/pipeline/test_build.py. Here routers add to that: 0.067 for dbrx, and 0.04 to 0.11 for
+# prompts of gpt_oss, where ONNX Runtime's kernels have 0.04 to 0.08.
 TOLERANCE = 0.12
 # Rounding makes the routers of its attention choose other experts for most tokens: its engine is not compared.
 ILL_CONDITIONED = ("jetmoe",)
