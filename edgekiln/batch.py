@@ -192,3 +192,9 @@ class _Batch:
 def request_id(request: object) -> Any:
     """The id of a request of a batch, or of an error in its place; None if it has none."""
     return request.get("id") if isinstance(request, Mapping) else getattr(request, "request_id", None)
+
+
+def usage(answer: BatchAnswer) -> dict[str, int]:
+    """The numbers of tokens of an answer, as OpenAI's API has them."""
+    prompt, completion = answer.prompt_tokens, len(answer.tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekiln.api_arguments import ChatKeywords
-from edgekiln.batch import BatchAnswer, generate_batch, request_id
+from edgekiln.batch import BatchAnswer, generate_batch, request_id, usage
 from edgekiln.batch_digest import BatchDigest
 from edgekiln.batch_openai import ID_PREFIX, OpenAIRequest, openai_line, openai_outcome
 from edgekiln.batch_requests import LineError, RequestFile
@@ -265,9 +265,3 @@ def _own_line(answer: BatchAnswer, kept: int, digest: str) -> dict[str, Any]:
             ]
     value["request"] = digest
     return value
-
-
-def usage(answer: BatchAnswer) -> dict[str, int]:
-    """The numbers of tokens of an answer, as OpenAI's API has them."""
-    prompt, completion = answer.prompt_tokens, len(answer.tokens)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgekiln.batch import BatchAnswer
+from edgekiln.batch import BatchAnswer, usage
 from edgekiln.errors import RequestError
 
 CHAT_URL, TEXT_URL = "/v1/chat/completions", "/v1/completions"
@@ -107,7 +107,6 @@ def _error(message: str) -> dict[str, Any]:
 
 def _body(answer: BatchAnswer, url: str | None, digest: str, model: str) -> dict[str, Any]:
     chat = url == CHAT_URL
-    prompt, completion = answer.prompt_tokens, len(answer.tokens)
     reason = _FINISH_REASONS.get(str(answer.finish_reason), answer.finish_reason)
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": reason}
     if chat:
@@ -120,7 +119,7 @@ def _body(answer: BatchAnswer, url: str | None, digest: str, model: str) -> dict
         "created": int(time.time()),
         "model": model,
         "choices": [choice],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+        "usage": usage(answer),
     }
 
 
