@@ -13,49 +13,37 @@
 namespace edgekiln::ort {
 
 // A format: what names of its ops begin with, the weight type of the kernels, the types of a weight's inputs, and
-// load().
-struct GroupBias {
-  static constexpr std::string_view kPrefix = "GroupBias";
+// load(). This is the base of those with codes of n bits.
+template <WeightScheme kScheme>
+struct NBits {
   using Weight = NBitsWeight;
+  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
+    return {packer.pack(constant_nbits_weight(packer.info(), first, k, n, kScheme))};
+  }
+};
+
+struct GroupBias : NBits<WeightScheme::kGroupBias> {
+  static constexpr std::string_view kPrefix = "GroupBias";
   enum WeightInput : std::size_t { kCodes, kScales, kBias };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kFloat};
-  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kGroupBias);
-    return {packer.pack(weight)};
-  }
 };
 
-struct ZeroPoint {
+struct ZeroPoint : NBits<WeightScheme::kZeroPoints> {
   static constexpr std::string_view kPrefix = "ZeroPoint";
-  using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kZeroPoints };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kUint8};
-  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kZeroPoints);
-    return {packer.pack(weight)};
-  }
 };
 
-struct Symmetric {
+struct Symmetric : NBits<WeightScheme::kSymmetric> {
   static constexpr std::string_view kPrefix = "Symmetric";
-  using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales };
   static constexpr std::array kWeightTypes{kUint8, kFloat};
-  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kSymmetric);
-    return {packer.pack(weight)};
-  }
 };
 
-struct Codebook {
+struct Codebook : NBits<WeightScheme::kCodebook> {
   static constexpr std::string_view kPrefix = "Codebook";
-  using Weight = NBitsWeight;
   enum WeightInput : std::size_t { kCodes, kScales, kCodebook };
   static constexpr std::array kWeightTypes{kUint8, kFloat, kInt8};
-  static Weight load(const WeightPacker& packer, std::size_t first, std::size_t k, std::size_t n) {
-    const MatMulNBitsArgs weight = constant_nbits_weight(packer.info(), first, k, n, WeightScheme::kCodebook);
-    return {packer.pack(weight)};
-  }
 };
 
 struct PerTokenInt8 {
