@@ -39,7 +39,8 @@ class ThreadTeam {
     ThreadTeam team(region);
     const Clock::time_point start = Clock::now();
     pool.run(pool.self, join, std::clamp<std::size_t>(std::min(most, size.limit(start)), 1, kMaxMembers), &team);
-    size.record(team.joined_.load(std::memory_order_relaxed), start, Clock::now(), team.slept_);
+    size.record(team.joined_.load(std::memory_order_relaxed), start, Clock::now(),
+                Clock::duration(team.slept_.load(std::memory_order_relaxed)));
     if (team.exception_) std::rethrow_exception(team.exception_);
   }
 
@@ -83,7 +84,7 @@ class ThreadTeam {
     team.publish();
     // The pool waits for the other members, too, but may spin while it does.
     for (std::uint32_t left = 0; (left = team.left_.load(std::memory_order_acquire)) + 1 != team.joined_.load();)
-      team.slept_ += wait(team.left_, left);
+      team.sleep(team.left_, left);
   }
 
   // Executes iterations of all loops until the region returns.
@@ -91,7 +92,7 @@ class ThreadTeam {
     for (;;) {
       const std::uint32_t seen = published_.load(std::memory_order_acquire);
       if (finished_.load(std::memory_order_relaxed)) return;
-      if (!execute_iterations(member)) wait(published_, seen);
+      if (!execute_iterations(member)) sleep(published_, seen);
     }
   }
 
@@ -121,7 +122,7 @@ class ThreadTeam {
     team.publish();
     team.execute_iterations(0);
     for (std::uint32_t unfinished = 0; (unfinished = team.unfinished_.load(std::memory_order_acquire));)
-      team.slept_ += wait(team.unfinished_, unfinished);
+      team.sleep(team.unfinished_, unfinished);
   }
 
   // Members so far, at most as many as there are ranges.
@@ -149,6 +150,12 @@ class ThreadTeam {
     }
     if (executed && unfinished_.fetch_sub(executed) == executed) unfinished_.notify_one();
     return executed;
+  }
+
+  // Waits as wait() does, and counts how long it slept.
+  void sleep(const std::atomic<std::uint32_t>& word, std::uint32_t seen) {
+    const Clock::rep slept = wait(word, seen).count();
+    if (slept) slept_.fetch_add(slept, std::memory_order_relaxed);
   }
 
   // Waits until `word` is not `seen` any more: spins, then sleeps until another thread changes and notifies it. A
@@ -185,7 +192,7 @@ class ThreadTeam {
 
   const Region& region_;
   std::exception_ptr exception_;
-  Clock::duration slept_{};  // of the first thread, until others finished
+  std::atomic<Clock::rep> slept_{0};  // by all members in all, while they waited for others
   // Threads that have joined the team, and those of them that have left it; the first one is not counted there.
   std::atomic<std::uint32_t> joined_{0};
   std::atomic<std::uint32_t> left_{0};

@@ -11,7 +11,8 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kThreads = 4;  // of the pool
 
-// Runs regions of 4 ms one after the other, which wait for `waited` in each with more than `free` members.
+// Runs regions of 4 ms one after the other. With more than `free` members one stands still for `waited` in each, and
+// the others wait for it.
 struct Machine {
   edgekiln::TeamSize size{};
   Clock::time_point now{std::chrono::hours(1)};
@@ -21,7 +22,7 @@ struct Machine {
     const std::size_t members = std::min(kThreads, size.limit(now));
     const Clock::time_point begin = now;
     now += milliseconds(4);
-    size.record(members, begin, now, members > free ? waited : Clock::duration{});
+    size.record(members, begin, now, members > free ? Clock::rep(members - 1) * waited : Clock::duration{});
     return members;
   }
 
@@ -40,9 +41,17 @@ TEST_CASE("a team that never waits has all threads") {
   CHECK(machine.run_regions(100, kThreads) == 100 * kThreads);
 }
 
-TEST_CASE("short waits and small parts of a region do not count") {
+TEST_CASE("waits that cost less than a thread do not count") {
   Machine machine;
-  CHECK(machine.run_regions(100, 0, microseconds(400)) == 100 * kThreads);
+  CHECK(machine.run_regions(1000, 0, microseconds(900)) == 1000 * kThreads);
+}
+
+TEST_CASE("long waits do not count where they are rare") {
+  Machine machine;
+  for (int i = 0; i < 100; ++i) {
+    CHECK(machine.run_regions(9, kThreads) == 9 * kThreads);
+    CHECK(machine.run_region(0, milliseconds(3)) == kThreads);
+  }
 }
 
 TEST_CASE("a member that keeps the others waiting is left out, but for a few attempts") {

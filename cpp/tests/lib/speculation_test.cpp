@@ -164,12 +164,17 @@ Answer same(const FakeRuntime& runtime, GenerateOptions options, const std::set<
 TEST_CASE("tokens are those of decoding without drafts") {
   const FakeRuntime runtime(manifest());
   for (const double temperature : {0.0, 0.8, 1.5}) {
-    const Answer drafted = same(runtime, options_of(temperature, true));
-    const std::int64_t runs = std::exchange(runtime.runs, 0);
-    CHECK(drafted.finish->speculation.accepted > 0);
-    CHECK(drafted.finish->speculation.drafted >= drafted.finish->speculation.accepted);
-    // Every token but the first took a run of its own or was an accepted draft.
-    CHECK(runs + drafted.finish->speculation.accepted == static_cast<std::int64_t>(drafted.ids.size()) - 1);
+    // Where other programs disturb the measured times of runs, an answer may draft nothing.
+    std::int64_t accepted = 0;
+    for (int attempt = 0; attempt < 50 && !accepted; ++attempt) {
+      const Answer drafted = same(runtime, options_of(temperature, true));
+      const std::int64_t runs = std::exchange(runtime.runs, 0);
+      accepted = drafted.finish->speculation.accepted;
+      CHECK(drafted.finish->speculation.drafted >= accepted);
+      // Every token but the first took a run of its own or was an accepted draft.
+      CHECK(runs + accepted == static_cast<std::int64_t>(drafted.ids.size()) - 1);
+    }
+    CHECK(accepted > 0);
   }
   CHECK(runtime.longest > 2);
 }
