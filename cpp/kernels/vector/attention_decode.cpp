@@ -58,17 +58,37 @@ Split split_of(const Decode& decode, std::size_t task) {
   return {sequence, head % decode.args.kv_heads, split * blocks / decode.splits, (split + 1) * blocks / decode.splits};
 }
 
-// Fetches a block of an int8 cache into the L2 cache: the hardware prefetchers start too late for so few bytes, and do
-// not for float blocks.
+// Keys of a block in the cache.
 template <typename Element>
-void prefetch_block(const Decode& decode, const CacheTensor& cache, const Split& split, std::size_t block) {
-  if constexpr (!std::is_same_v<Element, std::int8_t>) return;
+struct Keys {
+  const Element* first;
+  std::size_t count;
+};
+
+// The keys of a split's block, of which a sequence's last block may have fewer than kKeysPerBlock.
+template <typename Element>
+Keys<Element> keys_of(const Decode& decode, const Split& split, std::size_t block) {
   const AttentionArgs& args = decode.args;
   const std::size_t first = (decode.first_block(split.sequence) + block) * kKeysPerBlock;
-  const std::size_t keys = std::min(decode.end(split.sequence, args.length - 1) - first, kKeysPerBlock);
-  const auto* from =
-      static_cast<const std::int8_t*>(cache.data) + cache_offset(args, split.sequence, split.kv_head, first);
-  for (std::size_t at = 0; at < keys * args.head_dim; at += kAlignment) __builtin_prefetch(from + at, 0, 2);
+  const std::size_t end = decode.end(split.sequence, args.length - 1);
+  return {static_cast<const Element*>(args.key_cache.data) + cache_offset(args, split.sequence, split.kv_head, first),
+          std::min(end - first, kKeysPerBlock)};
+}
+
+// The keys that are read after a split's block: of its next one, or of the next task's first one.
+template <typename Element>
+Keys<Element> next_keys(const Decode& decode, const Split& split, std::size_t block, std::size_t task,
+                        std::size_t tasks) {
+  if (block + 1 < split.last) return keys_of<Element>(decode, split, block + 1);
+  if (task + 1 == tasks) return {};
+  const Split next = split_of(decode, task + 1);
+  return next.first < next.last ? keys_of<Element>(decode, next, next.first) : Keys<Element>{};
+}
+
+// Fetches rows of a cache into the L2 cache: the hardware prefetchers start too late for blocks of so few bytes.
+template <typename Element>
+void prefetch_rows(const Element* first, std::size_t rows, std::size_t dim) {
+  for (std::size_t at = 0; at < rows * dim; at += kAlignment / sizeof(Element)) __builtin_prefetch(first + at, 0, 2);
 }
 
 // Scores of `keys` keys, for a token's query heads [first, first + group).
@@ -99,12 +119,14 @@ void weighted_sum(const Decode& decode, const float* weights, std::size_t group,
   sum_values(weights, group, value, keys, dim, sum, stride);
 }
 
-// Partial attention of new token s to block `block` of keys, counted from its sequence's first block.
+// Partial attention of new token s to block `block` of keys, counted from its sequence's first block. Meanwhile fetches
+// the block's values and the `next` keys, if not null, a part at a time: more misses than the processor keeps track of
+// would stop it.
 template <typename Element>
 void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_head, std::size_t s, std::size_t block,
-                  float* scores) {
+                  float* scores, const Keys<Element>* next) {
   const AttentionArgs& args = decode.args;
-  const std::size_t group = args.heads / args.kv_heads, token = sequence * args.length + s;
+  const std::size_t group = args.heads / args.kv_heads, token = sequence * args.length + s, dim = args.head_dim;
   const std::size_t first = (decode.first_block(sequence) + block) * kKeysPerBlock;
   const std::size_t start = std::max(decode.begin(sequence, s), first),
                     end = std::min(decode.end(sequence, s), first + kKeysPerBlock);
@@ -113,9 +135,14 @@ void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_hea
   const std::size_t keys = end - start, offset = cache_offset(args, sequence, kv_head, start);
   const Element* key = static_cast<const Element*>(args.key_cache.data) + offset;
   const Element* value = static_cast<const Element*>(args.value_cache.data) + offset;
+  if (next) prefetch_rows(value, keys, dim);
   score(decode, token, kv_head * group, group, key, keys, scores);
   for (std::size_t head = 0; head < group; ++head) {
     float* head_scores = scores + head * kScoreStride;
+    if (next) {
+      const std::size_t from = head * next->count / group, to = (head + 1) * next->count / group;
+      prefetch_rows(next->first + from * dim, to - from, dim);
+    }
     if (args.softcap != 0.0f) cap_scores(head_scores, keys, args.softcap);
     add_bias(args, sequence, kv_head * group + head, s, start, head_scores, keys);
     float& maximum = decode.maxima[at + head * decode.blocks];
@@ -131,15 +158,9 @@ void decode_split(const Decode& decode, std::size_t task, std::size_t tasks) {
   const Split split = split_of(decode, task);
   float* scores = decode.scores + task * (args.heads / args.kv_heads) * kScoreStride;
   for (std::size_t block = split.first; block < split.last; ++block) {
-    prefetch_block<Element>(decode, args.value_cache, split, block);
-    if (block + 1 < split.last) {
-      prefetch_block<Element>(decode, args.key_cache, split, block + 1);
-    } else if (task + 1 < tasks) {
-      const Split next = split_of(decode, task + 1);
-      if (next.first < next.last) prefetch_block<Element>(decode, args.key_cache, next, next.first);
-    }
+    const Keys<Element> next = next_keys<Element>(decode, split, block, task, tasks);
     for (std::size_t s = 0; s < args.length; ++s)
-      attend_block<Element>(decode, split.sequence, split.kv_head, s, block, scores);
+      attend_block<Element>(decode, split.sequence, split.kv_head, s, block, scores, s ? nullptr : &next);
   }
 }
 
