@@ -11,6 +11,7 @@ namespace edgekiln::EDGEKILN_ISA {
 
 // GEMVs prefetch weights kPrefetchBytes ahead, as the hardware prefetcher stops at page boundaries and starts late.
 inline constexpr std::size_t kPrefetchBytes = 1024;
+inline constexpr bool kPrefetchesPanels = false;
 
 inline void prefetch_ahead(const void* memory) {
   _mm_prefetch(static_cast<const char*>(memory) + kPrefetchBytes, _MM_HINT_T0);

@@ -14,7 +14,9 @@ namespace edgekiln::EDGEKILN_ISA {
 #if defined(__AVX512BF16__) && !defined(EDGEKILN_AMX)
 inline constexpr std::size_t kPrefetchBytes = 2048;
 inline constexpr auto kPrefetchHint = _MM_HINT_NTA;
+inline constexpr bool kPrefetchesPanels = true;
 #else
+inline constexpr bool kPrefetchesPanels = false;  // not measured on Intel
 inline constexpr std::size_t kPrefetchBytes = 4096;
 inline constexpr auto kPrefetchHint = _MM_HINT_T0;
 #endif

@@ -12,6 +12,7 @@ namespace edgekiln::EDGEKILN_ISA {
 
 // The hardware prefetchers of Arm's cores follow the one stream that a GEMV reads.
 inline void prefetch_ahead(const void*) {}
+inline constexpr bool kPrefetchesPanels = false;
 
 // As many accumulators and totals as fit the 32 registers.
 template <int Vectors>

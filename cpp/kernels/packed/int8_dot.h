@@ -3,6 +3,7 @@
 // Each header defines, for vectors of kLanes columns:
 //
 //   prefetch_ahead(memory)   of weights that a GEMV reads
+//   kPrefetchesPanels        whether the int8 GEMM fetches the panels of its next tiles
 //   quantize_block(a)        kBlock activations to QuantizedBlock
 //   NBitsDot<Bits>           dot products of a block of kBlock values of k with unsigned weight codes:
 //     weights(Bytes)           prepares a row of weight codes, once for all tokens of a tile

@@ -39,9 +39,10 @@ void int8_gemv(const Int8GemmArgs& args, std::size_t token, std::size_t panel) {
   }
 }
 
-// Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes).
+// Tokens [token, token + TileM) times columns [column, column + Vectors * kLanes). Of several panels also fetches the
+// next ones, if `prefetch`, into the L2 cache.
 template <typename Dot, int TileM, int Vectors>
-void int8_tile(const Int8GemmArgs& args, std::size_t token, std::size_t column) {
+void int8_tile(const Int8GemmArgs& args, std::size_t token, std::size_t column, bool prefetch) {
   constexpr std::size_t kFour = PackedInt8::kDotK * Dot::kCodeBytes;
   Ints sums[TileM][Vectors];
 #pragma GCC unroll 8
@@ -53,7 +54,12 @@ void int8_tile(const Int8GemmArgs& args, std::size_t token, std::size_t column) 
   const std::size_t stride = args.stride, panel_bytes = args.weight.panel_bytes();
   const std::size_t steps = args.weight.steps();
   for (std::size_t step = 0; step < steps; ++step, codes += kFour, from += kRowBytes) {
-    if constexpr (Vectors <= kPanelVectors) prefetch_ahead(from);
+    if constexpr (Vectors <= kPanelVectors) {
+      prefetch_ahead(from);
+    } else if (kPrefetchesPanels && prefetch) {
+      constexpr int kPanels = Vectors / kPanelVectors;
+      for (int i = kPanels; i < 2 * kPanels; ++i) __builtin_prefetch(from + i * panel_bytes, 0, 2);
+    }
 #pragma GCC unroll 2
     for (int part = 0; part < Dot::kParts; ++part) {
       typename Dot::Weights weights[Vectors];
@@ -79,13 +85,13 @@ void int8_tile(const Int8GemmArgs& args, std::size_t token, std::size_t column) 
 
 // Up to TileM tokens, `left` of which there are.
 template <typename Dot, int Vectors, int TileM>
-void int8_tile_of(const Int8GemmArgs& args, std::size_t token, std::size_t left, std::size_t column) {
+void int8_tile_of(const Int8GemmArgs& args, std::size_t token, std::size_t left, std::size_t column, bool prefetch) {
   if constexpr (TileM == 1 && Vectors == kPanelVectors) {
     int8_gemv<Dot>(args, token, column / kPanelWidth);
   } else if (left >= TileM) {
-    int8_tile<Dot, TileM, Vectors>(args, token, column);
+    int8_tile<Dot, TileM, Vectors>(args, token, column, prefetch);
   } else if constexpr (TileM > 1) {
-    int8_tile_of<Dot, Vectors, TileM - 1>(args, token, left, column);
+    int8_tile_of<Dot, Vectors, TileM - 1>(args, token, left, column, prefetch);
   }
 }
 
@@ -95,7 +101,7 @@ void int8_tile_of(const Int8GemmArgs& args, std::size_t token, std::size_t left,
 template <typename Dot, int Vectors, int TileM>
 void int8_tiles(const Int8GemmArgs& args, std::size_t first, std::size_t last, std::size_t column) {
   for (std::size_t token = first; token < last; token += TileM)
-    detail::int8_tile_of<Dot, Vectors, TileM>(args, token, last - token, column);
+    detail::int8_tile_of<Dot, Vectors, TileM>(args, token, last - token, column, token == first);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA

@@ -17,11 +17,17 @@ void gemv_task(void* context, std::size_t index) {
     int8_tiles<Int8Gemv, Vectors, kGemvTileM<Vectors>>(args, 0, args.m, column);
 }
 
+// Activations of so many bytes stay in the L2 cache beside a few panels. All tokens are then multiplied with these
+// before the next, so that a thread reads each panel once from memory; of more tokens, a range with all panels.
+constexpr std::size_t kCachedBytes = 256 << 10;
+
 void gemm_task(void* context, std::size_t index) {
   const Int8GemmArgs& args = *static_cast<const Int8GemmArgs*>(context);
-  const std::size_t tasks_n = ceil_div(args.weight.panels(), kInt8GemmPanels),
-                    panel = index % tasks_n * kInt8GemmPanels;
-  const std::size_t first = index / tasks_n * args.tokens_per_task;
+  const std::size_t tasks_n = ceil_div(args.weight.panels(), kInt8GemmPanels);
+  const std::size_t tasks_m = ceil_div(args.m, args.tokens_per_task);
+  const bool by_panels = args.m * args.stride <= kCachedBytes;
+  const std::size_t panel = (by_panels ? index / tasks_m : index % tasks_n) * kInt8GemmPanels;
+  const std::size_t first = (by_panels ? index % tasks_m : index / tasks_n) * args.tokens_per_task;
   int8_gemm(args, first, std::min(first + args.tokens_per_task, args.m), panel,
             std::min<std::size_t>(kInt8GemmPanels, args.weight.panels() - panel));
 }

@@ -123,9 +123,21 @@ inline Floats scales_of(const RequantizedPanels& panels, std::size_t stride, int
   return load(panels.scales + j / kPanelVectors * stride + j % kPanelVectors * kLanes);
 }
 
+// Bytes of the weight that a tile fetches into the L2 cache, some with each block.
+struct Prefetch {
+  const std::uint8_t* from;
+  std::size_t bytes;
+
+  void part(std::size_t index, std::size_t count) const {
+    for (std::size_t at = index * bytes / count / 64 * 64, end = (index + 1) * bytes / count; at < end; at += 64)
+      __builtin_prefetch(from + at, 0, 2);
+  }
+};
+
 // Tokens [token, token + TileM) times panels [panel, panel + TilePanels), which are the first of `weights`.
 template <int TileM, int TilePanels>
-void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, RequantizedPanels weights) {
+void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, RequantizedPanels weights,
+          const Prefetch& prefetch) {
   constexpr int kVectors = TilePanels * kPanelVectors;
   const std::size_t k = args.weight.k, panel_bytes = k * kPanelWidth;
   const std::size_t panel_scales = ceil_div(k, kRequantizeK) * kPanelWidth;
@@ -140,6 +152,7 @@ void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, Requant
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) totals[i][j] = Floats{};
     for (std::size_t block = first; block < last; ++block, ++a) {
+      prefetch.part(block, args.blocks);
       Ints sums[TileM][kVectors];
 #pragma GCC unroll 8
       for (int i = 0; i < TileM; ++i)
@@ -177,17 +190,22 @@ void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, Requant
 
 // Up to TileM tokens from `token` on.
 template <int TilePanels, int TileM = kTokens>
-void tile_of(const PrefillArgs& args, std::size_t token, std::size_t panel, const RequantizedPanels& weights) {
+void tile_of(const PrefillArgs& args, std::size_t token, std::size_t panel, const RequantizedPanels& weights,
+             const Prefetch& prefetch) {
   if (args.m - token >= TileM) {
-    tile<TileM, TilePanels>(args, token, panel, weights);
+    tile<TileM, TilePanels>(args, token, panel, weights, prefetch);
   } else if constexpr (TileM > 1) {
-    tile_of<TilePanels, TileM - 1>(args, token, panel, weights);
+    tile_of<TilePanels, TileM - 1>(args, token, panel, weights, prefetch);
   }
 }
 
+// The first tile fetches the panels of the next task, whose requantization would wait for them.
 template <int TilePanels>
 void all_tokens(const PrefillArgs& args, std::size_t panel, const RequantizedPanels& weights) {
-  for (std::size_t token = 0; token < args.m; token += kTokens) tile_of<TilePanels>(args, token, panel, weights);
+  const std::size_t next = panel + TilePanels, count = std::min<std::size_t>(kPanels, args.weight.panels() - next);
+  const Prefetch prefetch{args.weight.panel(next), count * args.weight.panel_bytes()};
+  for (std::size_t token = 0; token < args.m; token += kTokens)
+    tile_of<TilePanels>(args, token, panel, weights, token ? Prefetch{} : prefetch);
 }
 
 void panels_task(void* context, std::size_t index) {
