@@ -158,7 +158,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
         cache.reserve(length + ids.size)
         if ids.size > 1:
             cache.begin_prompt(sequence)
-        binding = self._bind(session, cache, slice(sequence, sequence + 1))
+        binding = self._prompt_binding(session, cache, sequence)
         for start in range(0, ids.size, self.chunk):
             chunk = ids[start : start + self.chunk]
             stop = start + chunk.size
@@ -168,6 +168,10 @@ class ChunkedRuntime(ABC, Generic[C, S]):
             cache.append(sequence, chunk)
         if ids.size > 1:
             cache.end_prompt(sequence)
+
+    def _prompt_binding(self, session: S, cache: C, sequence: int) -> CacheBinding:
+        """The binding for runs of a prompt: a new one, so that its memory for a chunk is free between prompts."""
+        return self._bind(session, cache, slice(sequence, sequence + 1))
 
     def _run(self, binding: CacheBinding) -> None:
         try:

@@ -112,10 +112,9 @@ struct ExpertMatMulArgs {
 };
 
 // The number of tokens whose plain multiplication rounds as this one does: there are 4-bit GEMMs for less and for more
-// than kPrefillMinM. The latter converts a weight first, which pays from about half of that on as the m of an
-// expert.
+// than kPrefillMinM. The latter converts a weight first, which pays from kExpertPrefillMinM on as the m of an expert.
 inline std::size_t rounding_tokens(const ExpertMatMulArgs& args) {
-  const bool pays = args.pairs() * 2 >= args.experts * kPrefillMinM;
+  const bool pays = args.pairs() >= args.experts * kExpertPrefillMinM;
   return pays ? args.tokens : std::min(args.tokens, kPrefillMinM - 1);
 }
 

@@ -203,6 +203,9 @@ class EnginePool:
         scheduler = Scheduler(engine.runtime, engine.tokenizer, options, nbytes)
         most = most_tokens(nbytes, options.kv_memory, scheduler.max_length)
         entry.loaded = LoadedEngine(entry.name, engine, scheduler, most)
+        # Collections during answers visit all objects of modules and engines, for tens of milliseconds, if not frozen.
+        gc.collect()
+        gc.freeze()
         self._log.write("engine_loaded", model=entry.name, seconds=round(time.perf_counter() - start, 3))
 
     def _unload(self, entry: _Entry) -> None:
@@ -210,7 +213,9 @@ class EnginePool:
         if loaded is not None:
             loaded.scheduler.close()
             del loaded
+            gc.unfreeze()
             gc.collect()
+            gc.freeze()
             self._log.write("engine_unloaded", model=entry.name)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekiln.runtimes.base import Ids
-from edgekiln.runtimes.kv_cache import RaggedKVCache
+from edgekiln.runtimes.kv_cache import CacheBinding, RaggedKVCache
 from edgekiln.runtimes.ort.states import OrtStates
 from edgekiln.runtimes.ort.zeroed_arrays import release_pages, use_small_pages, zeroed_arrays
 from edgekiln.runtimes.properties import Properties
@@ -24,6 +24,7 @@ class OrtKVCache(RaggedKVCache):
 
     Attributes:
         layers: (keys, values) of each KV cache layer, both [B, KV, capacity, D] of the engine's cache type.
+        prompt_bindings: bindings for runs of a prompt by batch index; dropped when the storage moves.
         states: None if the engine has none.
         window_starts: window -> int64[B], the position of the first slot of its buffers; bound to the graph.
     """
@@ -38,6 +39,7 @@ class OrtKVCache(RaggedKVCache):
             properties, batch_size, OrtStates(properties.states, batch_size) if properties.states else None
         )
         self.layers: list[tuple[NDArray, NDArray]] = []
+        self.prompt_bindings: dict[int, CacheBinding] = {}
         self._dtype = dtype
         self._windows = properties.windows or (0,) * len(properties.kv_heads)
         self._buffers = {window: WindowBuffer.of(window, chunk) for window in sorted(set(self._windows) - {0})}
@@ -143,6 +145,7 @@ class OrtKVCache(RaggedKVCache):
             for heads, size, window in sizes
         ]
         shapes = [shape for shape in shapes for _ in range(2)]
+        self.prompt_bindings.clear()
         # np.zeros gets zeroed pages from the kernel: a page takes memory only once a token is written to it.
         # Huge pages are zeroed whole at the first write. For float caches that costs prefill more than decode gains in
         # a short answer, so only int8 caches use them.

@@ -73,6 +73,14 @@ class Batch:
         """Whether there are requests whose prompts are computed."""
         return self.stats.running > (self._prefilling is not None)
 
+    @property
+    def unfinished_prompt(self) -> int:
+        """The tokens of the unfinished prompt, but for those that it has taken over."""
+        if self._prefilling is None:
+            return 0
+        request = self._request(self._prefilling)
+        return request.prompt.size - request.ticket.cached_tokens
+
     def admit(self, request: Request) -> bool:
         """Give a request a sequence; its prompt is computed by `prefill`. Without memory for it, its answer ends.
 

@@ -172,23 +172,31 @@ class Scheduler:
         self._batch.end_cancelled()
 
     def _prefill(self) -> None:
-        """Compute a chunk of prompts: of a long one, or of several short ones.
-
-        It is half a chunk beside running answers, and a quarter if these are more than the requests that wait for their
-        first tokens.
-        """
-        left = most = max(1, self._runtime.chunk // self._share())
-        while left > 0:
+        """Compute the next tokens of a prompt, or all of several short ones."""
+        left: int | None = None
+        while left is None or left > 0:
             if self._waiting and self._batch.admit(self._waiting[0]):
                 with self._changed:
                     self._waiting.popleft()
-            size = self._batch.prefill(left, more=left == most)
+            whole = left is None
+            if left is None:
+                left = self._prompt_tokens()
+            size = self._batch.prefill(left, more=whole)
             if not size:
                 return
             left -= size
 
-    def _share(self) -> int:
-        """The part of a chunk that prompts get between two steps, as a divisor."""
+    def _prompt_tokens(self) -> int:
+        """The tokens of prompts that are computed before the next step.
+
+        Without running answers these are a chunk, and with no more of them than requests that wait half of it. Else two
+        for each answer, with which a step takes about three times as long and prompts twice as long as the answers keep
+        all slots busy, or an eighth of the prompt, from an eighth up to a quarter of a chunk.
+        """
+        chunk, running = self._runtime.chunk, self._batch.stats.running
         if not self._batch.decoding:
-            return 1
-        return 4 if self._batch.stats.running > len(self._waiting) else 2
+            return chunk
+        if running <= len(self._waiting):
+            return max(1, chunk // 2)
+        wanted = max(chunk // 8, 2 * running, self._batch.unfinished_prompt // 8)
+        return max(1, min(wanted, chunk // 4))
