@@ -1,6 +1,7 @@
 """Throughput and latency under load, on the same requests: edgekiln and llama.cpp as servers, OpenVINO as a library.
 
-OpenVINO GenAI's ContinuousBatchingPipeline runs in one process with its clients, without HTTP.
+OpenVINO GenAI's ContinuousBatchingPipeline runs in one process with its clients, without HTTP, and so do rows of
+edgekiln with "library".
 
 Each turn starts each server anew, in rotating order. So many clients as there are streams send requests with prompts of
 real text one after another, and every answer has the same number of tokens. The client runs on the same machine.
@@ -36,8 +37,9 @@ from edgekiln import Engine
 
 TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
 NAME = "serving"
-BATCHING = "openvino_batching"  # the module under bench.engines that batches continuously
-OURS = ("edgekiln int8", "edgekiln int4", "edgekiln int4, int8 KV")
+# Modules under bench.engines that batch continuously.
+BATCHING = ("openvino_batching", "edgekiln_batching")
+OURS = ("int8", "int8, int8 KV", "int4", "int4, int8 KV")
 START_S = 120
 PORT = 18080
 UNITS = {"throughput": "tokens/s", "first_p95_ms": "first token p95, ms", "gap_p95_ms": "between tokens p95, ms"}
@@ -195,12 +197,15 @@ def main(
     only: tuple[str, ...],
 ) -> None:
     """Prepare the engines, load the servers in turns, and write OUT/serving.json and .md."""
-    variants = [variant for variant in edgekiln_variants() if variant.label in OURS]
+    variants = edgekiln_variants(OURS)
     if openvino is not None:
         int4 = openvino_variants(openvino)[0]  # int8 is slower
-        variants.append(replace(int4, module=BATCHING))
+        variants.append(replace(int4, module=BATCHING[0]))
     variants = [each for each in variants if not only or any(part in each.label for part in only)]
     _, paths = prepare(variants, model, out, reuse)
+    for each in [variant for variant in variants if variant.ours and "KV" in variant.label]:
+        variants.append(replace(each, label=f"{each.label}, library", module=BATCHING[1]))
+        paths[variants[-1].label] = paths[each.label]
     if llama_server is not None:
         for path in gguf:
             label = f"llama-server {path.stem}"
@@ -215,7 +220,7 @@ def main(
             first = turn % len(variants)
             for variant in variants[first:] + variants[:first]:
                 path = paths[variant.label]
-                if variant.module == BATCHING:
+                if variant.module in BATCHING:
                     found = measure_batching(variant, path, threads, bodies, level)
                 else:
                     with server(variant, path, llama_server, threads, level, context) as pid:

@@ -7,14 +7,15 @@
 #include "kernels/packed/low_nibbles.h"
 #include "kernels/packed/packed_gemm.h"
 #include "kernels/vector/find_lanes.h"
+#include "kernels/vector/for_each_row.h"
 #include "kernels/vector/stripes.h"
 
 namespace edgekiln::EDGEKILN_ISA {
 namespace {
 
-constexpr std::size_t kCandidatesPerTask = 128;
 constexpr std::size_t kPrefetchCandidates = 6;  // prefetched ahead of their use, as candidates lie far apart
-constexpr std::size_t kRangeColumns = 512;
+// Columns of a task of pass 2: the low nibbles of fewer stay in the L2 cache for the next tokens.
+constexpr std::size_t kRangeColumns = 512, kRangeColumnsOfOne = 2048;
 
 // Quantized activations for kBlocksPerVector blocks of low nibbles, each in four lanes.
 struct Activations {
@@ -23,14 +24,12 @@ struct Activations {
   Floats scale;
 };
 
-// Logits that pass 2 completes.
-struct Candidates {
+struct Pass2 {
   const PackedLmHead& head;
   const Activations* activations;  // [m, vectors]
-  std::size_t vectors;
-  const std::int32_t* indices;  // into `out`
-  std::size_t count;
-  float* out;  // [m, n]
+  std::size_t m, vectors, range;
+  const float* least;  // [m], of the candidates' logits
+  float* out;          // [m, n]
 };
 
 // Blocks past the last are zero, whatever the padding of the packed column holds.
@@ -79,32 +78,26 @@ void prefetch(const PackedLmHead& head, std::size_t column) {
   for (std::size_t at = 0; at < head.blocks(); at += 32) __builtin_prefetch(scales + at);
 }
 
+// Finds the candidates in a range of columns, token by token, and completes their logits.
 void pass_2_task(void* context, std::size_t index) {
-  const Candidates& candidates = *static_cast<const Candidates*>(context);
-  const PackedLmHead& head = candidates.head;
-  const std::size_t n = head.high.n;
-  const std::size_t last = std::min((index + 1) * kCandidatesPerTask, candidates.count);
-  for (std::size_t i = index * kCandidatesPerTask; i < last; ++i) {
-    prefetch(head, candidates.indices[std::min(i + kPrefetchCandidates, last - 1)] % n);
-    const std::size_t at = candidates.indices[i];
-    candidates.out[at] +=
-        low_dot(head, at % n, candidates.activations + at / n * candidates.vectors, candidates.vectors);
+  const Pass2& pass = *static_cast<const Pass2*>(context);
+  const std::size_t n = pass.head.high.n, first = index * pass.range, columns = std::min(pass.range, n - first);
+  thread_local Scratch memory;
+  auto* const indices = reinterpret_cast<std::int32_t*>(at_least(memory, pass.m * columns + kLanes));
+  std::size_t count = 0;
+  for (std::size_t token = 0; token < pass.m; ++token) {
+    const std::size_t at = token * n + first;
+    count += indices_of(pass.out + at, columns, pass.least[token], at, indices + count);
   }
-}
-
-// Finds the logits within `margin` of their token's largest, range of columns by range of columns, so that the low
-// nibbles of a range are read once for all tokens. Returns how many.
-std::size_t find_candidates(const float* out, std::size_t m, std::size_t n, float margin, std::int32_t* indices) {
-  float least[kLmHeadRows];
-  for (std::size_t token = 0; token < m; ++token)
-    least[token] = max_of(out + token * n, n, -std::numeric_limits<float>::infinity()) - margin;
-  std::size_t found = 0;
-  for (std::size_t first = 0; first < n; first += kRangeColumns)
-    for (std::size_t token = 0; token < m; ++token) {
-      const std::size_t at = token * n + first;
-      found += indices_of(out + at, std::min(kRangeColumns, n - first), least[token], at, indices + found);
-    }
-  return found;
+  const auto prefetch_candidate = [&](std::size_t i) {
+    if (i < count) prefetch(pass.head, indices[i] % n);
+  };
+  for (std::size_t i = 0; i < kPrefetchCandidates; ++i) prefetch_candidate(i);
+  for (std::size_t i = 0; i < count; ++i) {
+    prefetch_candidate(i + kPrefetchCandidates);
+    const std::size_t at = indices[i];
+    pass.out[at] += low_dot(pass.head, at % n, pass.activations + at / n * pass.vectors, pass.vectors);
+  }
 }
 
 }  // namespace
@@ -114,13 +107,14 @@ void two_pass_lm_head(const PackedLmHead& head, const float* a, std::size_t m, f
   const std::size_t n = head.high.n, vectors = ceil_div(head.blocks(), kBlocksPerVector);
   nbits_gemm(head.high, a, m, 1, out, parallel, scratch);
   constexpr std::size_t kFloats = sizeof(Activations) / sizeof(float);
-  auto* activations = reinterpret_cast<Activations*>(at_least(scratch, m * vectors * kFloats + m * n + kLanes));
-  auto* indices = reinterpret_cast<std::int32_t*>(activations + m * vectors);
-  for (std::size_t token = 0; token < m; ++token)
+  auto* activations = reinterpret_cast<Activations*>(at_least(scratch, m * vectors * kFloats));
+  float least[kLmHeadRows];
+  for_each_row(m, n, parallel, [&](std::size_t token) {
     quantize_token(a + token * head.high.k, head.blocks(), activations + token * vectors);
-  const std::size_t count = find_candidates(out, m, n, head.margin, indices);
-  Candidates candidates{head, activations, vectors, indices, count, out};
-  parallel.run(parallel.self, pass_2_task, ceil_div(count, kCandidatesPerTask), &candidates);
+    least[token] = max_of(out + token * n, n, -std::numeric_limits<float>::infinity()) - head.margin;
+  });
+  Pass2 pass{head, activations, m, vectors, m == 1 ? kRangeColumnsOfOne : kRangeColumns, least, out};
+  parallel.run(parallel.self, pass_2_task, ceil_div(n, pass.range), &pass);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA
