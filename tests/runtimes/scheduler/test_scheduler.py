@@ -11,7 +11,7 @@ import pytest
 from edgekiln import runtimes
 from edgekiln.engine.manifest import read_manifest
 from edgekiln.errors import EdgekilnError, RequestError
-from edgekiln.runtimes.base import Runtime
+from edgekiln.runtimes.base import Ids, KVCache, Logits, Runtime
 from edgekiln.runtimes.generate.generate import generate
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.sampling.sampler import SamplingOptions
@@ -151,6 +151,29 @@ def test_a_limit_on_the_length(runtime: Runtime, tokenizer: Tokenizer, start: Ca
         RequestError, match="prompt has 20 tokens, the limit is 20 with the answer: shorten it or raise"
     ):
         Client(scheduler, np.arange(3, 23), GenerateOptions())
+
+
+def test_a_prompt_is_computed_in_parts_beside_an_answer_and_whole_alone(
+    runtime: Runtime, tokenizer: Tokenizer, start: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, prefill = [], runtime.prefill
+
+    def record(cache: KVCache, sequence: int, tokens: Ids) -> Logits:
+        sizes.append(tokens.size)
+        return prefill(cache, sequence, tokens)
+
+    monkeypatch.setattr(runtime, "prefill", record)
+    scheduler = start(runtime, tokenizer, slots=2)
+    first = Client(scheduler, np.arange(3, 131), GenerateOptions(500, ignore_eos=True))
+    while not first.tokens:
+        time.sleep(0.001)
+    Client(scheduler, np.arange(103, 3, -1), GenerateOptions(2)).answer()
+    Client(scheduler, np.arange(4, 404) % 200 + 3, GenerateOptions(2)).answer()
+    first.ticket.cancel()
+    part = runtime.chunk // 8
+    assert sizes[:5] == [128, part, part, part, 100 - 3 * part]
+    assert sum(sizes[5:]) == 400
+    assert max(sizes[5:]) == 400 // 8
 
 
 def test_a_conversation_computes_only_its_new_tokens(
