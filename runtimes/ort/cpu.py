@@ -1,5 +1,6 @@
 """The adapter of target `ort-cpu`: ONNX Runtime on the CPU."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ BF16_ATTENTION = ("edgekiln.attention", "bfloat16")
 # one, so verified tokens get the bits of single steps. Those of ONNX Runtime do not.
 MAX_VERIFY_TOKENS = 8
 # From so many tokens on, they convert 4-bit weights to 8 bits or bfloat16; in C++, cpp/kernels/pack/packed_nbits.h.
-PREFILL_MIN_M = 16
+PREFILL_MIN_M = 16 if platform.machine() == "aarch64" else 32
 
 
 class OrtCpuRuntime(OrtRuntime[OrtKVCache]):

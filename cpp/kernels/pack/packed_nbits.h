@@ -125,15 +125,12 @@ void pack_columns(const MatMulNBitsArgs& args, const PackedNBits& weight, std::s
                   const FactoredScales& factored = {});
 
 // From so many tokens of a sequence on, 4-bit weights run the q4 prefill GEMM: VNNI and NEON requantize them to 8 bits
-// with one scale per kRequantizeK values of k, AMX dequantizes them to bfloat16. With VNNI of 512 bits that takes as
-// long as the GEMM for fewer tokens from 32 on, and a quarter longer with 16. It begins there so that a server can cut
-// prompts into parts that short.
-inline constexpr std::size_t kPrefillMinM = 16;
-// Of an expert, from so many tokens on average on.
+// with one scale per kRequantizeK values of k, AMX dequantizes them to bfloat16. Fewer do not amortize the conversion.
+// Experts run it from kExpertPrefillMinM tokens on average on.
 #if defined(__aarch64__)
-inline constexpr std::size_t kExpertPrefillMinM = 8;
+inline constexpr std::size_t kPrefillMinM = 16, kExpertPrefillMinM = 8;
 #else
-inline constexpr std::size_t kExpertPrefillMinM = 32;
+inline constexpr std::size_t kPrefillMinM = 32, kExpertPrefillMinM = 32;
 #endif
 inline constexpr std::size_t kRequantizeK = 128;
 

@@ -22,7 +22,7 @@ from support.instruction_sets import fills, supported_sets, use
 PROMPT = np.arange(150) % 259
 # From this many tokens of a sequence on, GEMM requantizes 4-bit weights to 8 bits, with one scale per column and
 # segment of K; with AMX it converts them to bfloat16.
-PREFILL_TOKENS, SEGMENT = 64, 128
+PREFILL_TOKENS, SEGMENT = 32, 128
 
 
 # Ops are tested on every instruction set.
