@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::size_t kPrefetchCandidates = 6;  // prefetched ahead of their use, as candidates lie far apart
 // Columns of a task of pass 2: the low nibbles of fewer stay in the L2 cache for the next tokens.
-constexpr std::size_t kRangeColumns = 512, kRangeColumnsOfOne = 2048;
+constexpr std::size_t kRangeColumns = 512;
 
 // Quantized activations for kBlocksPerVector blocks of low nibbles, each in four lanes.
 struct Activations {
@@ -27,7 +27,7 @@ struct Activations {
 struct Pass2 {
   const PackedLmHead& head;
   const Activations* activations;  // [m, vectors]
-  std::size_t m, vectors, range;
+  std::size_t m, vectors;
   const float* least;  // [m], of the candidates' logits
   float* out;          // [m, n]
 };
@@ -81,7 +81,7 @@ void prefetch(const PackedLmHead& head, std::size_t column) {
 // Finds the candidates in a range of columns, token by token, and completes their logits.
 void pass_2_task(void* context, std::size_t index) {
   const Pass2& pass = *static_cast<const Pass2*>(context);
-  const std::size_t n = pass.head.high.n, first = index * pass.range, columns = std::min(pass.range, n - first);
+  const std::size_t n = pass.head.high.n, first = index * kRangeColumns, columns = std::min(kRangeColumns, n - first);
   thread_local Scratch memory;
   auto* const indices = reinterpret_cast<std::int32_t*>(at_least(memory, pass.m * columns + kLanes));
   std::size_t count = 0;
@@ -113,8 +113,8 @@ void two_pass_lm_head(const PackedLmHead& head, const float* a, std::size_t m, f
     quantize_token(a + token * head.high.k, head.blocks(), activations + token * vectors);
     least[token] = max_of(out + token * n, n, -std::numeric_limits<float>::infinity()) - head.margin;
   });
-  Pass2 pass{head, activations, m, vectors, m == 1 ? kRangeColumnsOfOne : kRangeColumns, least, out};
-  parallel.run(parallel.self, pass_2_task, ceil_div(n, pass.range), &pass);
+  Pass2 pass{head, activations, m, vectors, least, out};
+  parallel.run(parallel.self, pass_2_task, ceil_div(n, kRangeColumns), &pass);
 }
 
 }  // namespace edgekiln::EDGEKILN_ISA
