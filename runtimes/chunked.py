@@ -170,7 +170,7 @@ class ChunkedRuntime(ABC, Generic[C, S]):
             cache.end_prompt(sequence)
 
     def _prompt_binding(self, session: S, cache: C, sequence: int) -> CacheBinding:
-        """The binding for runs of a prompt: a new one, so that its memory for a chunk is free between prompts."""
+        """The binding for runs of a prompt: a new one, so that its memory is freed after the prompt."""
         return self._bind(session, cache, slice(sequence, sequence + 1))
 
     def _run(self, binding: CacheBinding) -> None:

@@ -8,27 +8,23 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 import edgekiln
-from edgekiln import runtimes
-from edgekiln.engine.manifest import read_manifest
 from edgekiln.runtimes.generate.options import GenerateOptions
 from edgekiln.runtimes.scheduler.options import SchedulerOptions
 from edgekiln.runtimes.scheduler.scheduler import Scheduler
-from edgekiln.runtimes.text.tokenizer import Tokenizer
 
 
 class Batching:
     """The scheduler with its defaults for everything but threads and slots."""
 
     def __init__(self, path: str, threads: int, streams: int) -> None:
-        manifest = read_manifest(path, verify=False)
-        runtime = runtimes.open(Path(path), threads=threads)
-        self._scheduler = Scheduler(runtime, Tokenizer.from_engine(path, manifest), SchedulerOptions(slots=streams))
+        engine = edgekiln.Engine.open(path, threads=threads)
+        self._scheduler = Scheduler(engine.runtime, engine.tokenizer, SchedulerOptions(slots=streams))
 
     def load(self, prompts: list[list[int]], generated: int, streams: int) -> dict[str, Any]:
         """Answer prompts from so many clients, each the next one when its last one has ended.
@@ -37,7 +33,7 @@ class Batching:
             The seconds of all, and for each answer when it began and when its tokens came.
         """
         options = GenerateOptions(generated, ignore_eos=True)
-        ended: list[float] = []
+        ended: SimpleQueue[BaseException | None] = SimpleQueue()
         samples: list[dict[str, Any]] = []
         waiting = list(reversed(prompts))
         start = time.perf_counter()
@@ -46,12 +42,10 @@ class Batching:
             sample: dict[str, Any] = {"start": time.perf_counter(), "arrivals": []}
 
             def end(error: BaseException | None) -> None:
-                if error is not None:
-                    raise error
                 samples.append(sample)
                 if waiting:
                     submit()
-                ended.append(time.perf_counter())
+                ended.put(error)
 
             arrived = sample["arrivals"]
             ids = np.array(waiting.pop(), np.int64)
@@ -59,9 +53,10 @@ class Batching:
 
         for _ in range(min(streams, len(prompts))):
             submit()
-        while len(ended) < len(prompts):
-            time.sleep(0.01)
-        return {"seconds": ended[-1] - start, "samples": samples}
+        for _ in prompts:
+            if (error := ended.get()) is not None:
+                raise error
+        return {"seconds": time.perf_counter() - start, "samples": samples}
 
 
 def main() -> None:

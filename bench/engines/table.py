@@ -96,16 +96,23 @@ def _llama(python: Path, kind: str) -> Callable[[str, Path, Path], None]:
     return prepare
 
 
+# Options of the build, and the suffix of the engine's path.
+_PRESETS = {
+    "int8": (("--quant", "int8"), "-int8"),
+    "int8, int8 KV": (("--quant", "int8", "--kv", "int8"), "-int8-kv8"),
+    "int4": (("--quant", "int4"), "-int4"),
+    "int4, int8 KV": (("--quant", "int4", "--kv", "int8"), "-int4-kv8"),
+}
+
+
 def edgekiln_variants(names: Sequence[str] = ("int8", "int4", "int4, int8 KV")) -> list[Variant]:
-    """Variants of edgekiln with the given presets and KV cache types."""
+    """Variants of edgekiln by preset and KV cache type, "int8, int8 KV" as well."""
     here = Path(os.path.abspath(sys.executable))
-    variants = []
-    for name in names:
-        preset, kv, _ = name.partition(", int8 KV")
-        options = ["--quant", preset, *(("--kv", "int8") if kv else ())]
-        suffix = f"-{preset}-kv8" if kv else f"-{preset}"
-        variants.append(Variant(f"edgekiln {name}", here, "edgekiln", _edgekiln(*options), suffix, ours=True))
-    return variants
+    rows = {name: _PRESETS[name] for name in names}
+    return [
+        Variant(f"edgekiln {name}", here, "edgekiln", _edgekiln(*options), suffix, ours=True)
+        for name, (options, suffix) in rows.items()
+    ]
 
 
 def llama_variants(llama: Path, kinds: Sequence[str] = ("Q4_0", "Q4_1", "Q8_0")) -> list[Variant]:

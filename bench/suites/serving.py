@@ -37,8 +37,8 @@ from edgekiln import Engine
 
 TEXT = Path(__file__).parents[1] / "texts" / "tide_mill.txt"
 NAME = "serving"
-# Modules under bench.engines that batch continuously.
-BATCHING = ("openvino_batching", "edgekiln_batching")
+# Modules under bench.engines that batch continuously, without a server.
+OPENVINO_BATCHING, EDGEKILN_BATCHING = "openvino_batching", "edgekiln_batching"
 OURS = ("int8", "int8, int8 KV", "int4", "int4, int8 KV")
 START_S = 120
 PORT = 18080
@@ -200,11 +200,11 @@ def main(
     variants = edgekiln_variants(OURS)
     if openvino is not None:
         int4 = openvino_variants(openvino)[0]  # int8 is slower
-        variants.append(replace(int4, module=BATCHING[0]))
+        variants.append(replace(int4, module=OPENVINO_BATCHING))
     variants = [each for each in variants if not only or any(part in each.label for part in only)]
     _, paths = prepare(variants, model, out, reuse)
     for each in [variant for variant in variants if variant.ours and "KV" in variant.label]:
-        variants.append(replace(each, label=f"{each.label}, library", module=BATCHING[1]))
+        variants.append(replace(each, label=f"{each.label}, library", module=EDGEKILN_BATCHING))
         paths[variants[-1].label] = paths[each.label]
     if llama_server is not None:
         for path in gguf:
@@ -220,7 +220,7 @@ def main(
             first = turn % len(variants)
             for variant in variants[first:] + variants[:first]:
                 path = paths[variant.label]
-                if variant.module in BATCHING:
+                if variant.module in (OPENVINO_BATCHING, EDGEKILN_BATCHING):
                     found = measure_batching(variant, path, threads, bodies, level)
                 else:
                     with server(variant, path, llama_server, threads, level, context) as pid:

@@ -117,11 +117,11 @@ class OrtCpuRuntime(OrtRuntime[OrtKVCache]):
         return OrtBinding(session, names, cache, sequences)
 
     def _prompt_binding(self, session: ort.InferenceSession, cache: OrtKVCache, sequence: int) -> CacheBinding:
-        """The binding for runs of a prompt, kept with the cache: it has no memory, and takes half a millisecond."""
+        """The binding for runs of a prompt, kept with the cache, as a new one takes half a millisecond."""
         if session is not self._generate:
-            return self._bind(session, cache, slice(sequence, sequence + 1))
+            return super()._prompt_binding(session, cache, sequence)
         if sequence not in cache.prompt_bindings:
-            cache.prompt_bindings[sequence] = self._bind(session, cache, slice(sequence, sequence + 1))
+            cache.prompt_bindings[sequence] = super()._prompt_binding(session, cache, sequence)
         return cache.prompt_bindings[sequence]
 
     def _open(self, path: Path) -> ort.InferenceSession:

@@ -1,7 +1,7 @@
 """Continuous batching (Orca, Yu et al. 2022): requests join and leave the batch between two decode steps.
 
-One thread owns the engine's KV cache. In turn it runs one chunk of a prompt and one decode step of all running answers,
-so that no answer waits longer than for a chunk. Answers are the same as without other requests: kernels give a token
+One thread owns the engine's KV cache. In turn it runs a part of a prompt and one decode step of all running answers, so
+that no answer waits longer than for that part. Answers are the same as without other requests: kernels give a token
 the same bits beside any number of other sequences (`Runtime.run_sizes`).
 """
 
@@ -173,18 +173,18 @@ class Scheduler:
 
     def _prefill(self) -> None:
         """Compute the next tokens of a prompt, or all of several short ones."""
-        left: int | None = None
-        while left is None or left > 0:
-            if self._waiting and self._batch.admit(self._waiting[0]):
-                with self._changed:
-                    self._waiting.popleft()
-            whole = left is None
-            if left is None:
-                left = self._prompt_tokens()
-            size = self._batch.prefill(left, more=whole)
-            if not size:
-                return
+        self._admit()
+        left = most = self._prompt_tokens()
+        while size := self._batch.prefill(left, more=left == most):
             left -= size
+            if left <= 0:
+                return
+            self._admit()
+
+    def _admit(self) -> None:
+        if self._waiting and self._batch.admit(self._waiting[0]):
+            with self._changed:
+                self._waiting.popleft()
 
     def _prompt_tokens(self) -> int:
         """The tokens of prompts that are computed before the next step.

@@ -55,7 +55,7 @@ class TeamSize {
 
  private:
   static constexpr std::size_t kUnlimited = ~std::size_t{0};
-  // What a member may cost: more than one slice of another program's time in a few regions of a millisecond.
+  // Time lost to a member from which on it is left out: more than chance waits add up to between regions without any.
   static constexpr std::chrono::milliseconds kMostLost{4};
   // How long teams have a thread less before the next attempt.
   static constexpr std::chrono::milliseconds kShortestPause{4}, kLongestPause{1000};

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/common/prefetch.h"
 #include "kernels/packed/codebook.h"
 #include "kernels/packed/group_params.h"
 #include "kernels/packed/packed_gemm.h"
@@ -123,14 +124,14 @@ inline Floats scales_of(const RequantizedPanels& panels, std::size_t stride, int
   return load(panels.scales + j / kPanelVectors * stride + j % kPanelVectors * kLanes);
 }
 
-// Bytes of the weight that a tile fetches into the L2 cache, some with each block.
+// Bytes of the weight that a tile fetches, `step` of them with each block.
 struct Prefetch {
   const std::uint8_t* from;
-  std::size_t bytes;
+  std::size_t bytes, step;
 
-  void part(std::size_t index, std::size_t count) const {
-    for (std::size_t at = index * bytes / count / 64 * 64, end = (index + 1) * bytes / count; at < end; at += 64)
-      __builtin_prefetch(from + at, 0, 2);
+  [[gnu::always_inline]] void part(std::size_t block) const {
+    const std::size_t first = std::min(block * step, bytes);
+    prefetch_to_l2(from + first, std::min(step, bytes - first));
   }
 };
 
@@ -152,7 +153,7 @@ void tile(const PrefillArgs& args, std::size_t token, std::size_t panel, Requant
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) totals[i][j] = Floats{};
     for (std::size_t block = first; block < last; ++block, ++a) {
-      prefetch.part(block, args.blocks);
+      prefetch.part(block);
       Ints sums[TileM][kVectors];
 #pragma GCC unroll 8
       for (int i = 0; i < TileM; ++i)
@@ -203,7 +204,8 @@ void tile_of(const PrefillArgs& args, std::size_t token, std::size_t panel, cons
 template <int TilePanels>
 void all_tokens(const PrefillArgs& args, std::size_t panel, const RequantizedPanels& weights) {
   const std::size_t next = panel + TilePanels, count = std::min<std::size_t>(kPanels, args.weight.panels() - next);
-  const Prefetch prefetch{args.weight.panel(next), count * args.weight.panel_bytes()};
+  const std::size_t bytes = count * args.weight.panel_bytes();
+  const Prefetch prefetch{args.weight.panel(next), bytes, ceil_div(bytes, args.blocks * kAlignment) * kAlignment};
   for (std::size_t token = 0; token < args.m; token += kTokens)
     tile_of<TilePanels>(args, token, panel, weights, token ? Prefetch{} : prefetch);
 }

@@ -5,6 +5,7 @@
 // Blocks of keys begin at fixed positions and are merged in order. A token's result therefore has the same bits on any
 // number of threads, and whether tokens are decoded one by one or verified together in speculative decoding.
 #include "kernels/common/aligned.h"
+#include "kernels/common/prefetch.h"
 #include "kernels/packed/int8_kv_attention.h"
 #include "kernels/vector/attention_phases.h"
 #include "kernels/vector/attention_products.h"
@@ -85,10 +86,10 @@ Keys<Element> next_keys(const Decode& decode, const Split& split, std::size_t bl
   return next.first < next.last ? keys_of<Element>(decode, next, next.first) : Keys<Element>{};
 }
 
-// Fetches rows of a cache into the L2 cache: the hardware prefetchers start too late for blocks of so few bytes.
+// Fetches rows of a cache: the hardware prefetchers start too late for blocks of so few bytes.
 template <typename Element>
-void prefetch_rows(const Element* first, std::size_t rows, std::size_t dim) {
-  for (std::size_t at = 0; at < rows * dim; at += kAlignment / sizeof(Element)) __builtin_prefetch(first + at, 0, 2);
+[[gnu::always_inline]] inline void prefetch_rows(const Element* first, std::size_t rows, std::size_t dim) {
+  prefetch_to_l2(first, rows * dim * sizeof(Element));
 }
 
 // Scores of `keys` keys, for a token's query heads [first, first + group).
@@ -120,8 +121,7 @@ void weighted_sum(const Decode& decode, const float* weights, std::size_t group,
 }
 
 // Partial attention of new token s to block `block` of keys, counted from its sequence's first block. Meanwhile fetches
-// the block's values and the `next` keys, if not null, a part at a time: more misses than the processor keeps track of
-// would stop it.
+// the block's values and the `next` keys, if not null, a part at a time.
 template <typename Element>
 void attend_block(const Decode& decode, std::size_t sequence, std::size_t kv_head, std::size_t s, std::size_t block,
                   float* scores, const Keys<Element>* next) {

@@ -14,7 +14,7 @@ from edgekiln.runtimes.ort.kernels import ISA_VARIABLE, installed_library, kerne
 from support.engines import build
 from support.instruction_sets import supported_sets, use
 
-# Longer ones round 4-bit weights again in some sets.
+# From 32 tokens on, some sets requantize 4-bit weights to 8 bits.
 PROMPT = np.arange(30) * 7 % 259
 NAMES = [parameter.values[0] for parameter in supported_sets()]  # type: ignore[attr-defined]
 INCOMPLETE = ("portable",)  # those that leave ops to ONNX Runtime
