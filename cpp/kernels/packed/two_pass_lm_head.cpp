@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/common/prefetch.h"
 #include "kernels/isa_kernels.h"
 #include "kernels/packed/low_nibbles.h"
 #include "kernels/packed/packed_gemm.h"
@@ -71,11 +72,9 @@ float low_dot(const PackedLmHead& head, std::size_t column, const Activations* a
   return sum_of_stripes(totals);
 }
 
-void prefetch(const PackedLmHead& head, std::size_t column) {
-  const std::uint8_t* codes = head.low_codes_of(column);
-  const Float16* scales = head.low_scales_of(column);
-  for (std::size_t at = 0; at < head.blocks() * kBlock / 2; at += 64) __builtin_prefetch(codes + at);
-  for (std::size_t at = 0; at < head.blocks(); at += 32) __builtin_prefetch(scales + at);
+[[gnu::always_inline]] inline void prefetch(const PackedLmHead& head, std::size_t column) {
+  prefetch_to_l2(head.low_codes_of(column), head.blocks() * kBlock / 2);
+  prefetch_to_l2(head.low_scales_of(column), head.blocks() * sizeof(Float16));
 }
 
 // Finds the candidates in a range of columns, token by token, and completes their logits.
@@ -89,12 +88,9 @@ void pass_2_task(void* context, std::size_t index) {
     const std::size_t at = token * n + first;
     count += indices_of(pass.out + at, columns, pass.least[token], at, indices + count);
   }
-  const auto prefetch_candidate = [&](std::size_t i) {
-    if (i < count) prefetch(pass.head, indices[i] % n);
-  };
-  for (std::size_t i = 0; i < kPrefetchCandidates; ++i) prefetch_candidate(i);
+  for (std::size_t i = 0; i < std::min(kPrefetchCandidates, count); ++i) prefetch(pass.head, indices[i] % n);
   for (std::size_t i = 0; i < count; ++i) {
-    prefetch_candidate(i + kPrefetchCandidates);
+    if (i + kPrefetchCandidates < count) prefetch(pass.head, indices[i + kPrefetchCandidates] % n);
     const std::size_t at = indices[i];
     pass.out[at] += low_dot(pass.head, at % n, pass.activations + at / n * pass.vectors, pass.vectors);
   }
